@@ -1,0 +1,1 @@
+"""Everything that runs a model: text in, traces out. Imports `warehouse`, never the other way."""

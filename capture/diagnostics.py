@@ -1,0 +1,96 @@
+"""Next-token diagnostics: what a model predicted at each position, against the token that came.
+
+All over the full vocabulary and in float32. Loss is the cross-entropy -ln p(true), entropy is -Σ p ln p (Shannon 1948), both
+in nats. Logits are made and used in slices of rows, so that memory doesn't grow with batch times vocabulary; within a slice
+the work goes over pieces that fit a processor's cache, since reading the logits from memory is most of what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_SLICE_BYTES = 128 << 20
+"""Float32 logits that exist at a time."""
+_PIECE_BYTES = 12 << 20
+_BLOCK = 64
+"""Width of the blocks whose maxima narrow down the search for the k largest logits."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """(N,) each, and (N, k) for the k most probable tokens, most probable first, the lower id first among equals."""
+
+    pred_id: np.ndarray
+    true_prob: np.ndarray
+    pred_prob: np.ndarray
+    true_rank: np.ndarray
+    entropy: np.ndarray
+    loss: np.ndarray
+    topk_ids: np.ndarray
+    topk_probs: np.ndarray
+
+
+def next_token_diagnostics(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, true_ids: torch.Tensor, vocabulary: int, k: int
+) -> Diagnostics:
+    """`hidden` (N, D), the last state at N positions; `true_ids` (N,), the tokens that came next; `head` makes logits.
+
+    Raises ValueError where N is 0.
+    """
+    count = len(true_ids)
+    if count == 0:
+        raise ValueError("no position has a next token")
+    k = min(k, vocabulary)
+    slices = -(-count * vocabulary * 4 // _SLICE_BYTES)
+    rows = -(-count // slices)
+    piece = max(1, _PIECE_BYTES // (vocabulary * 4))
+    found: list[tuple[torch.Tensor, ...]] = []
+    with torch.no_grad():
+        for start in range(0, count, rows):
+            logits = head(hidden[start : start + rows]).float()
+            true = true_ids[start : start + rows].to(logits.device)
+            for i in range(0, len(true), piece):
+                found.append(_diagnose(logits[i : i + piece], true[i : i + piece], k))
+    columns = [torch.cat(c).cpu().numpy() for c in zip(*found, strict=True)]
+    return Diagnostics(*columns)
+
+
+def _diagnose(logits: torch.Tensor, true_ids: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+    """(n, V), overwritten, and (n,) → the fields of Diagnostics, in order."""
+    true_logit = logits.gather(1, true_ids[:, None])
+    true_rank = (logits > true_logit).sum(1, dtype=torch.int32) + 1
+    top_logits, top_ids = _top(logits, k)
+    peak = top_logits[:, :1]
+    logits.sub_(peak)
+    p = torch.softmax(logits, 1)
+    # ln p = (logit - peak) - ln Σ exp(logit - peak), and that sum is 1 / p at the peak, where the exponent is 0.
+    log_sum = -p.gather(1, top_ids[:, :1]).log()
+    entropy = (log_sum[:, 0] - torch.linalg.vecdot(p, logits)).clamp_(min=0)
+    log_true = true_logit - peak - log_sum
+    top_probs = (top_logits - peak - log_sum).exp()
+    ids = top_ids.to(torch.int32)
+    return ids[:, 0], log_true[:, 0].exp(), top_probs[:, 0], true_rank, entropy, -log_true[:, 0], ids, top_probs
+
+
+def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of each row and their ids, (n, k) each, sorted.
+
+    The k largest lie in the k blocks with the largest maxima (and the rest that fills no block): those few hundred
+    candidates are sorted, the vocabulary is only read once. Sorting is stable and candidates go up by id.
+    """
+    n, vocabulary = logits.shape
+    blocks = vocabulary // _BLOCK
+    if blocks <= 2 * k:
+        found = logits.sort(dim=1, descending=True, stable=True)
+        return found.values[:, :k], found.indices[:, :k]
+    maxima = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).amax(2)
+    chosen = maxima.topk(k, dim=1).indices.sort(dim=1).values
+    within = torch.arange(_BLOCK, device=logits.device)
+    rest = torch.arange(blocks * _BLOCK, vocabulary, device=logits.device).expand(n, -1)
+    candidates = torch.cat([(chosen[:, :, None] * _BLOCK + within).flatten(1), rest], dim=1)
+    found = logits.gather(1, candidates).sort(dim=1, descending=True, stable=True)
+    return found.values[:, :k], candidates.gather(1, found.indices[:, :k])

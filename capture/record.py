@@ -1,0 +1,179 @@
+"""One forward pass → named tensors, token-packed. Knows nothing of files.
+
+A `Recorder` owns hooks on one model while it is open: on each block's output, on the point between its halves, on the input
+of the first block, and on the attention function. Each takes its tensor, leaves out the padding, converts it to the dtype it
+will be stored in and brings it to host memory, all while the forward pass runs; the model's own tensors are never touched,
+and its logits are the same bits with and without.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import nn
+
+from capture.anatomy import Anatomy, AttentionCall, first_output, first_tensor, listen_to_attention
+from warehouse.blobs import NAMES, TensorSpec
+from warehouse.errors import TracesError
+from warehouse.layout import tensor_name
+from warehouse.sites import layers_of, row_shape
+
+Key = tuple[str, int | None]
+
+_TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+class DtypeOutgrown(Exception):
+    """Finite values that the storage dtype of some tensors would make infinite."""
+
+    def __init__(self, tensors: list[str]) -> None:
+        super().__init__(f"values too large for their storage dtype in {', '.join(tensors)}")
+        self.tensors = tensors
+
+
+def store_dtype(model_dtype: str, asked: str) -> str:
+    """The safetensors dtype for a model's tensors: its own, but F16 for float32 models, unless `asked` says otherwise."""
+    if asked == "auto":
+        asked = "float16" if model_dtype == "float32" else model_dtype
+    return NAMES[asked]
+
+
+class Recorder:
+    """Use as a context manager; `run` as often as wanted inside. One at a time in a process."""
+
+    def __init__(
+        self, model: Any, anatomy: Anatomy, sites: tuple[str, ...], dtype: str, promoted: dict[str, str]
+    ) -> None:
+        """`dtype` is what tensors are stored in, `promoted` names those (as `tensor_name` does) that need a wider one."""
+        self._model, self._anatomy = model, anatomy
+        self.tensors: dict[Key, TensorSpec] = {
+            (site, layer): TensorSpec(promoted.get(tensor_name(site, layer), dtype), row_shape(site, anatomy.dims))
+            for site in sites
+            for layer in layers_of(site, anatomy.dims.n_layers)
+        }
+        self._layer_of = {a: i for i, a in enumerate(anatomy.attentions)}
+        self._recorded: dict[Key, torch.Tensor] = {}
+        self._outgrown: list[Key] = []
+        self._rows: torch.Tensor | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Recorder:
+        a, n = self._anatomy, self._anatomy.dims.n_layers
+        with ExitStack() as stack:
+            if ("resid.embed", None) in self.tensors:
+                self._on_input(stack, a.blocks[0], ("resid.embed", None))
+            for i in range(n):
+                if ("resid.post_attn", i) in self.tensors:
+                    self._on_input(stack, a.post_attention[i], ("resid.post_attn", i))
+                if ("resid.post_mlp", i) in self.tensors:
+                    self._on_output(stack, a.blocks[i], ("resid.post_mlp", i))
+            if any(site in ("q", "k", "v") for site, _ in self.tensors):
+                stack.enter_context(listen_to_attention(self._model, self._heard))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[Key, np.ndarray]]:
+        """Right-padded (B, T) ids and mask → the last normed state of the N real tokens, (N, D) on the model's device, and
+        every tensor of `tensors` as (N, *row_shape) on the host.
+
+        Raises DtypeOutgrown, or TracesError where what was seen is not what the model has, or is not finite.
+        """
+        self._recorded, self._outgrown = {}, []
+        mask = attention_mask.bool().flatten()
+        self._rows = None if bool(mask.all()) else mask.nonzero()[:, 0].to(self._model.device)
+        with torch.no_grad():
+            output = self._model.base_model(
+                input_ids=input_ids.to(self._model.device),
+                attention_mask=attention_mask.to(self._model.device),
+                use_cache=False,
+            )
+        last = output.last_hidden_state
+        final = ("hidden", self._anatomy.dims.n_layers)
+        if final in self.tensors:
+            self._keep(final, last)
+        recorded, self._recorded = self._recorded, {}
+        if missing := [tensor_name(*k) for k in self.tensors if k not in recorded]:
+            raise TracesError(
+                f"{type(self._model).__name__}: {len(missing)} of the tensors asked for were not seen in the forward pass "
+                f"({', '.join(missing[:4])}); nothing is written that might be wrong."
+            )
+        if self._outgrown:
+            raise DtypeOutgrown([tensor_name(*k) for k in self._outgrown])
+        return self._packed(last), {k: _to_numpy(recorded[k]) for k in self.tensors}
+
+    # -- what hooks do ---------------------------------------------------------------------------------------------
+
+    def _on_input(self, stack: ExitStack, module: nn.Module, key: Key) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._keep(key, first_tensor(args, kwargs))
+
+        stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def _on_output(self, stack: ExitStack, module: nn.Module, key: Key) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._keep(key, first_output(output))
+
+        stack.callback(module.register_forward_hook(hook).remove)
+
+    def _heard(self, call: AttentionCall) -> None:
+        layer = self._layer_of.get(call.module)
+        if layer is None:
+            raise TracesError(
+                f"{type(call.module).__name__} called attention, but was not there when the model was examined."
+            )
+        for site, x in (("q", call.q), ("k", call.k), ("v", call.v)):
+            if (site, layer) in self.tensors:
+                self._keep((site, layer), x.transpose(1, 2))
+
+    def _keep(self, key: Key, x: torch.Tensor | None) -> None:
+        """Takes (B, T, *row_shape), packed and converted."""
+        spec, name = self.tensors[key], tensor_name(*key)
+        if x is None or x.shape[2:] != spec.row_shape:
+            shape = None if x is None else tuple(x.shape)
+            raise TracesError(f"{name} has shape {shape}, not (batch, tokens, {', '.join(map(str, spec.row_shape))}).")
+        if key in self._recorded:
+            raise TracesError(
+                f"{name} was seen twice in one forward pass: layers that share modules cannot be recorded yet."
+            )
+        if self._rows is None:
+            kept = torch.empty(x.shape, dtype=_TORCH[spec.dtype])
+            kept.copy_(x)
+            kept = kept.flatten(0, 1)
+        else:
+            kept = self._packed(x).to("cpu", _TORCH[spec.dtype]).contiguous()
+        if not _finite(kept):
+            if not _finite(x.detach()):
+                raise TracesError(
+                    f"The model itself computed infinite or undefined values ({name}). Load it in another dtype: "
+                    "--dtype float32 or bfloat16."
+                )
+            self._outgrown.append(key)
+        self._recorded[key] = kept
+
+    def _packed(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, …) → (N, …), padding left out."""
+        flat = x.flatten(0, 1)
+        return flat if self._rows is None else flat.index_select(0, self._rows.to(x.device))
+
+
+def _finite(x: torch.Tensor) -> bool:
+    if not x.numel():
+        return True
+    low, high = torch.aminmax(x)  # NaN if any is, and one pass over memory
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _to_numpy(x: torch.Tensor) -> np.ndarray:
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return x.numpy()

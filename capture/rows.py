@@ -1,0 +1,114 @@
+"""Sequences and diagnostics → rows of the small tables, as Arrow tables in the schema's types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence as Several
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from capture.batches import Sequence, Tokenized
+from capture.diagnostics import Diagnostics
+from warehouse.tables import to_table
+
+
+class Rows:
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._decoded: dict[int, str] = {}
+
+    def examples(self, found: Several[Tokenized]) -> pa.Table:
+        return to_table(
+            "examples",
+            {
+                "example_id": [t.example.example_id for t in found],
+                "idx": [t.idx for t in found],
+                "dataset": [t.example.source.dataset for t in found],
+                "config": [t.example.source.config for t in found],
+                "split": [t.example.source.split for t in found],
+                "source_id": [t.example.source_id for t in found],
+                "text": [t.example.text for t in found],
+                "n_seqs": [len(t.sequences) for t in found],
+                "n_tokens": [sum(map(len, t.sequences)) for t in found],
+                "truncated": [t.truncated for t in found],
+                "prompt_set": [None] * len(found),
+                "metadata": [
+                    json.dumps(t.example.metadata, default=str, ensure_ascii=False) if t.example.metadata else None
+                    for t in found
+                ],
+            },
+        )
+
+    def tokens(self, sequences: Several[Sequence]) -> pa.Table:
+        lengths = [len(s) for s in sequences]
+        ids = np.concatenate([s.ids for s in sequences])
+        return to_table(
+            "tokens",
+            {
+                **_keys(sequences, lengths),
+                "side": ["dec"] * len(ids),
+                "token_id": _int32(ids),
+                "token": self._texts(ids),
+                "char_start": _int32(np.concatenate([s.char_start for s in sequences]), missing=-1),
+                "char_end": _int32(np.concatenate([s.char_end for s in sequences]), missing=-1),
+                "word_idx": _int32(np.concatenate([s.word_idx for s in sequences]), missing=-1),
+                "is_special": pa.array(np.concatenate([s.is_special for s in sequences])),
+                "is_response": pa.array(np.zeros(len(ids), bool)),
+            },
+        )
+
+    def next_token(self, sequences: Several[Sequence], found: Diagnostics) -> pa.Table:
+        """A row for every token but the last of each sequence, in the order of `found`."""
+        lengths = [len(s) - 1 for s in sequences]
+        true_ids = np.concatenate([s.ids[1:] for s in sequences])
+        k = found.topk_ids.shape[1]
+        offsets = pa.array(np.arange(0, (len(true_ids) + 1) * k, k, dtype=np.int32))
+
+        def lists(values: pa.Array) -> pa.ListArray:
+            return pa.ListArray.from_arrays(offsets, values)
+
+        return to_table(
+            "next_token",
+            {
+                **_keys(sequences, lengths),
+                "true_id": _int32(true_ids),
+                "true_token": self._texts(true_ids),
+                "pred_id": pa.array(found.pred_id),
+                "pred_token": self._texts(found.pred_id),
+                "correct": pa.array(found.pred_id == true_ids),
+                "true_prob": pa.array(found.true_prob),
+                "pred_prob": pa.array(found.pred_prob),
+                "true_rank": pa.array(found.true_rank),
+                "entropy": pa.array(found.entropy),
+                "loss": pa.array(found.loss),
+                "topk_ids": lists(pa.array(found.topk_ids.reshape(-1))),
+                "topk_tokens": lists(self._texts(found.topk_ids.reshape(-1))),
+                "topk_probs": lists(pa.array(found.topk_probs.reshape(-1))),
+            },
+        )
+
+    def _texts(self, ids: np.ndarray) -> pa.Array:
+        """Each token decoded on its own. Ids are looked up once: a vocabulary is small beside a data set."""
+        wanted = ids.tolist()
+        new = [i for i in dict.fromkeys(wanted) if i not in self._decoded]
+        if new:
+            texts = self._tokenizer.batch_decode([[i] for i in new], clean_up_tokenization_spaces=False)
+            self._decoded.update(zip(new, texts, strict=True))
+        return pa.array([self._decoded[i] for i in wanted], pa.string())
+
+
+def _keys(sequences: Several[Sequence], lengths: list[int]) -> dict[str, pa.Array]:
+    """The key columns of `lengths[i]` rows for sequence i, positions counting from 0."""
+    ids = [s.example.example_id for s, n in zip(sequences, lengths, strict=True) for _ in range(n)]
+    return {
+        "example_id": pa.array(ids, pa.string()),
+        "seq": _int32(np.repeat([s.seq for s in sequences], lengths)),
+        "pos": _int32(np.concatenate([np.arange(n) for n in lengths])),
+    }
+
+
+def _int32(values: np.ndarray, missing: int | None = None) -> pa.Array:
+    mask = None if missing is None else values == missing
+    return pa.array(values.astype(np.int32), mask=mask)

@@ -1,0 +1,33 @@
+"""Traces at rest: a warehouse of runs, read without torch or transformers.
+
+>>> from warehouse import Warehouse, TraceStore
+>>> wh = Warehouse("runs")                         # doctest: +SKIP
+>>> wh.sql("SELECT * FROM runs").df()              # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warehouse.catalog import Warehouse
+    from warehouse.store import TraceStore
+
+__all__ = ["TraceStore", "Warehouse", "__version__"]
+
+try:
+    __version__ = version("trace-warehouse")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+_HOMES = {"Warehouse": "warehouse.catalog", "TraceStore": "warehouse.store"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: `import warehouse` alone costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'warehouse' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

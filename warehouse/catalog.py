@@ -1,0 +1,191 @@
+"""Warehouse: all runs as one database. Makes `warehouse.duckdb`, and opens it read-only.
+
+The file holds views and nothing else: one over each table's Parquet files (from `warehouse.schema`), `runs` over the
+manifests, and those in `sql/views/`. It is made under another name and moved into place, so that a reader sees the old one
+or the new one; nobody ever holds it open for writing, since DuckDB would then lock every reader out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import duckdb
+import filelock
+
+from warehouse import layout
+from warehouse.errors import NotFound, UsageError
+from warehouse.quoting import sql_path, sql_text
+from warehouse.schema import TABLES, Column, Table
+
+if TYPE_CHECKING:
+    from warehouse.store import TraceStore
+
+_STATE_VIEW = "catalog_state"
+
+_MANIFEST_COLUMNS = {
+    "run_id": "run_id",
+    "kind": "kind",
+    "parents": "parents",
+    "model": "model.name",
+    "revision": "model.revision",
+    "weights_hash": "model.weights_hash",
+    "architecture": "model.architecture",
+    "dtype": "model.dtype",
+    "store_dtype": "store_dtype",
+    "n_layers": "model.n_layers",
+    "dataset": "data.dataset",
+    "config": "data.config",
+    "split": "data.split",
+    "n_examples": "counts.examples",
+    "n_sequences": "counts.sequences",
+    "n_tokens": "counts.tokens",
+    "n_predictions": "counts.predictions",
+    "mean_loss": "mean_loss",
+    "perplexity": "perplexity",
+    "bytes": "bytes",
+    "created_at": "created_at",
+    "seconds": "seconds",
+    "schema_version": "schema_version",
+}
+"""Where the manifest keeps each column of `runs`."""
+
+
+class Warehouse:
+    """All runs below a root. `sql` asks, `run` opens one run's tensors; closes with `close` or as a context manager."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        """Opens the warehouse at `root` (default: `$TRACES_HOME`, else `./runs`), making its views where they are missing
+        or out of date. Raises UsageError where there is no such folder."""
+        self.root = layout.find_root(root)
+        if not self.root.is_dir():
+            raise UsageError(
+                f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
+                "or name another folder: --warehouse DIR or $TRACES_HOME."
+            )
+        if _is_stale(self.root):
+            refresh(self.root)
+        self._connection = duckdb.connect(str(self.root / layout.CATALOG), read_only=True)
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        return self._connection
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`. Raises duckdb.Error as DuckDB does."""
+        return self._connection.sql(query)
+
+    def run(self, run_id: str) -> TraceStore:
+        """One run's tensors and tables. Raises NotFound with the nearest names."""
+        from warehouse.store import TraceStore
+
+        return TraceStore(find_run(self.root, run_id))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Warehouse:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def find_run(root: Path, run_id: str) -> Path:
+    """The folder of a published run. Raises NotFound with the nearest names."""
+    folder = layout.run_dir(root, run_id)
+    if not (folder / layout.MANIFEST).is_file():
+        hint = "It is unfinished: run its capture again to go on." if run_id in layout.staged_runs(root) else ""
+        raise NotFound("run", run_id, layout.published_runs(root), hint)
+    return folder
+
+
+def refresh(root: Path) -> None:
+    """Makes `warehouse.duckdb` anew from the runs that are there and from `sql/views/`."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / layout.STAGING).mkdir(exist_ok=True)
+    with filelock.FileLock(layout.catalog_lock_path(root)):
+        temporary = root / layout.STAGING / f"{layout.CATALOG}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        with duckdb.connect(str(temporary)) as con:
+            for name, (query, comment, columns) in _views(root).items():
+                con.execute(f"CREATE VIEW {name} AS {query}")
+                con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
+                for column in columns:
+                    con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
+            con.execute(f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(_state(root))} AS state")
+            con.execute(f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of all that these views were made from'")
+        temporary.replace(root / layout.CATALOG)
+
+
+def views(root: Path) -> dict[str, str]:
+    """The text of every view, as `traces sql --show NAME` prints it."""
+    return {name: query for name, (query, _, _) in _views(root).items()}
+
+
+def _views(root: Path) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
+    """Name → (query, comment, columns), in an order in which each finds those it needs."""
+    made = {t.name: (_table_view(root, t), f"One row is {t.row}", t.columns) for t in TABLES.values()}
+    for path in sorted((layout.data_dir("sql") / "views").glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        made[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
+    return made
+
+
+def _table_view(root: Path, table: Table) -> str:
+    if not _has_rows(root, table):
+        empty = ",\n".join(f"    NULL::{c.sql} AS {c.name}" for c in table.columns)
+        return f"SELECT\n{empty}\nWHERE false\n"
+    if not table.stored:
+        return _runs_view(root)
+    names = ",\n".join(f"    {c.name}" for c in table.columns)
+    files = sql_path(root.absolute(), f"{layout.RUN_PREFIX}*/{table.name}/*.parquet")
+    return (
+        f"SELECT\n{names}\nFROM read_parquet({files}, hive_partitioning = true, "
+        "hive_types = {'run_id': VARCHAR}, union_by_name = true)\n"
+    )
+
+
+def _runs_view(root: Path) -> str:
+    files = sql_path(root.absolute(), f"{layout.RUN_PREFIX}*/{layout.MANIFEST}")
+    groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
+    nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}
+    types = {c.name: c.sql for c in TABLES["runs"].columns}
+    plain = {g: types[g] for g in groups if g not in nested}
+    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in (plain | nested).items())
+    columns = []
+    for name, path in _MANIFEST_COLUMNS.items():
+        group, _, leaf = path.partition(".")
+        columns.append(f"    ({group} ->> '$.{leaf}')::{types[name]} AS {name}" if leaf else f"    {name}")
+    names = ",\n".join(columns)
+    return f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured')\n"
+
+
+def _has_rows(root: Path, table: Table) -> bool:
+    pattern = f"{table.name}/*.parquet" if table.stored else layout.MANIFEST
+    return next(root.glob(f"{layout.RUN_PREFIX}*/{pattern}"), None) is not None
+
+
+def _state(root: Path) -> str:
+    """What the views depend on, besides the files that they read: root, view texts, and which tables have any rows."""
+    import hashlib
+
+    filled = [t.name for t in TABLES.values() if _has_rows(root, t)]
+    texts = repr((str(root.absolute()), filled, sorted(views(root).items())))
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+
+def _is_stale(root: Path) -> bool:
+    path = root / layout.CATALOG
+    if not path.is_file():
+        return True
+    try:
+        with duckdb.connect(str(path), read_only=True) as con:
+            row = con.sql(f"SELECT state FROM {_STATE_VIEW}").fetchone()
+    except duckdb.Error:
+        return True
+    return row is None or row[0] != _state(root)

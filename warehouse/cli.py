@@ -1,0 +1,275 @@
+"""The reader's half of `traces`: runs, sql, shell, refresh. Heavy packages are imported inside the commands that need them.
+
+`capture.cli` adds what needs a model and is the entry point; `main` there turns our errors into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.output import Format, human_age, human_bytes, write
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+runs_app = typer.Typer(rich_markup_mode="markdown", help="What is there: list, show, validate and delete runs.")
+app.add_typer(runs_app, name="runs", invoke_without_command=True)
+
+WarehouseOption = Annotated[
+    Path | None,
+    typer.Option("--warehouse", "-w", metavar="DIR", help="The warehouse root; default `$TRACES_HOME`, else `./runs`."),
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the answer.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, as `traces runs` lists it.")]
+
+
+@runs_app.callback()
+def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: FormatOption = Format.table) -> None:
+    """List the runs: model, data, examples, tokens, size, age. Unfinished captures are listed below.
+
+    Example: `traces runs --format tsv`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from warehouse import layout
+    from warehouse.catalog import Warehouse
+
+    with Warehouse(warehouse) as wh:
+        answer = wh.sql(
+            "SELECT run_id, kind, model, concat_ws('/', dataset, split) AS data, n_examples, n_tokens, "
+            "round(perplexity, 2) AS perplexity, bytes, created_at FROM runs ORDER BY created_at"
+        )
+        if fmt is not Format.table:
+            write(answer, fmt, None)
+            return
+        _print_runs(answer.fetchall())
+        for name in layout.staged_runs(wh.root):
+            typer.echo(f"unfinished: {name} (run its capture again to go on, or traces runs rm {name})")
+
+
+def _print_runs(rows: list[tuple[Any, ...]]) -> None:
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        typer.echo("No runs yet. Capture something: traces capture next-token --help")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "kind", "model", "data"):
+        table.add_column(name, overflow="fold")
+    for name in ("examples", "tokens", "perplexity", "size", "age"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run, kind, model, data, examples, tokens, perplexity, size, created in rows:
+        age = (datetime.now(UTC) - created.replace(tzinfo=UTC)).total_seconds()
+        table.add_row(run, kind, model, data, f"{examples:,}", f"{tokens:,}",
+                      "" if perplexity is None else f"{perplexity:,.2f}", human_bytes(size), human_age(age))  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@runs_app.command("show")
+def show_run(
+    run: RunArgument,
+    warehouse: WarehouseOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
+) -> None:
+    """What a run holds: model, data, options, counts, perplexity, and the tensors that can be read.
+
+    Example: `traces runs show wt2`
+    """
+    from warehouse import layout
+    from warehouse.catalog import find_run
+    from warehouse.store import TraceStore
+
+    store = TraceStore(find_run(layout.find_root(warehouse), run))
+    m = store.meta
+    if as_json:
+        typer.echo(m.model_dump_json(indent=1))
+        return
+    revision = f" @ {m.model.revision}" if m.model.revision else ""
+    data = "/".join(filter(None, (m.data.dataset, m.data.config, m.data.split)))
+    lines = {
+        "run": f"{m.run_id} ({m.kind}, schema version {m.schema_version})",
+        "model": f"{m.model.name}{revision}: {m.model.architecture}, {m.model.n_layers} layers, {m.model.n_heads} heads "
+        f"({m.model.n_kv_heads} K/V), width {m.model.d_model}, {m.model.dtype} on {m.model.device}",
+        "weights": m.model.weights_hash,
+        "data": f"{data} from {m.data.source}",
+        "options": ", ".join(f"{k}={v}" for k, v in m.options.items() if v not in (None, False, "")),
+        "counts": f"{m.counts.examples:,} examples ({m.counts.truncated:,} truncated), {m.counts.sequences:,} sequences, "
+        f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions",
+        "loss": "" if m.mean_loss is None else f"{m.mean_loss:.4f} nats, perplexity {m.perplexity:.3f} per token",
+        "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
+        "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
+    }
+    for name, text in lines.items():
+        typer.echo(f"{name:9} {text}")
+    for s in m.sites:
+        for tensor, dtype in s.promoted.items():
+            typer.echo(f"promoted  {tensor} to {dtype}: {s.dtype} cannot hold its values")
+    arrays = store.arrays()
+    if len(arrays):
+        typer.echo("")
+        typer.echo(arrays.to_string(index=False))
+
+
+@runs_app.command("rm")
+def remove_run(
+    run: RunArgument,
+    warehouse: WarehouseOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete a run, or what is staged of an unfinished capture.
+
+    Example: `traces runs rm wt2 --dry-run`
+    """
+    from warehouse import catalog, layout
+    from warehouse.files import size_of
+    from warehouse.removal import locked_for_removal, remove
+
+    root = layout.find_root(warehouse)
+    folders = [p for p in (layout.run_dir(root, run), layout.staging_dir(root, run)) if p.is_dir()]
+    if not folders:
+        raise NotFound("run", run, [*layout.published_runs(root), *layout.staged_runs(root)])
+    with locked_for_removal(root, run):
+        for folder in folders:
+            typer.echo(f"{'would delete' if dry_run else 'delete'} {folder} ({human_bytes(size_of(folder))})")
+        if dry_run:
+            return
+        if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
+            raise TracesError("Nothing was deleted.")
+        remove(root, run)
+    catalog.refresh(root)
+
+
+@app.command()
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="The question, in DuckDB's SQL; `-` reads it from standard input.")
+    ] = None,
+    warehouse: WarehouseOption = None,
+    fmt: FormatOption = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the ready questions, tables and views.")] = False,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a question or view.")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="NAME", help="Ask a ready question.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A question's variable, such as `run=wt2`.")
+    ] = None,
+) -> None:
+    """Ask in SQL, over all runs.
+
+    Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
+    `traces sql --run calibration --set run=wt2 --format tsv`
+    """
+    from warehouse import layout
+    from warehouse.questions import all_questions, ask, find_question
+
+    if sum(bool(x) for x in (query, list_, show, run)) != 1:
+        raise UsageError(
+            'Give one of: a query, --list, --show NAME or --run NAME. For example: traces sql "SELECT * FROM runs"'
+        )
+    if settings and not run:
+        raise UsageError("--set sets a variable of a ready question: it goes with --run.")
+    if list_:
+        _list_names(layout.find_root(warehouse))
+    elif show:
+        questions = all_questions()
+        from warehouse.catalog import views
+
+        texts = {name: q.text for name, q in questions.items()} | views(layout.find_root(warehouse))
+        if show not in texts:
+            raise NotFound("question or view", show, texts)
+        typer.echo(texts[show].rstrip())
+    else:
+        from warehouse.catalog import Warehouse
+
+        with Warehouse(warehouse) as wh:
+            if run:
+                answer = ask(wh.connection, find_question(run), dict(_setting(s) for s in settings or []))
+            else:
+                answer = wh.sql(sys.stdin.read() if query == "-" else query or "")
+            if answer is not None:  # a statement such as SET has no answer
+                write(answer, fmt, output)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: write NAME=VALUE.")
+    return name, value
+
+
+def _list_names(root: Path) -> None:
+    from warehouse.catalog import views
+    from warehouse.questions import all_questions
+
+    typer.echo("Questions (traces sql --run NAME):")
+    for q in all_questions().values():
+        variables = f"  [{', '.join(q.variables)}]" if q.variables else ""
+        typer.echo(f"  {q.name:24} {q.title}{variables}")
+    typer.echo("Tables and views (traces sql --show NAME):")
+    typer.echo(f"  {', '.join(views(root))}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
+    """Open the duckdb shell on the warehouse, read-only. Options after `--` are duckdb's own.
+
+    Examples: `traces shell`, `traces shell -- -c "FROM runs"`
+    """
+    from warehouse import layout
+    from warehouse.catalog import Warehouse
+
+    with Warehouse(warehouse) as wh:
+        path = wh.root / layout.CATALOG
+    program = _duckdb_program()
+    sys.stdout.flush()
+    os.execv(program, [program, "-readonly", str(path), *context.args])
+
+
+def _duckdb_program() -> str:
+    """The shell's binary, from the package duckdb-cli."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("duckdb_cli")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for name in ("duckdb", "duckdb.exe"):
+            if (Path(place) / name).is_file():
+                return str(Path(place) / name)
+    raise TracesError("The duckdb shell is not installed: pip install duckdb-cli==1.5.5")
+
+
+@app.command()
+def refresh(warehouse: WarehouseOption = None) -> None:
+    """Make warehouse.duckdb anew, after run folders were copied in, renamed or deleted by hand.
+
+    Example: `traces refresh`
+    """
+    from warehouse import catalog, layout
+
+    root = layout.find_root(warehouse)
+    if not root.is_dir():
+        raise UsageError(f"There is no warehouse at {root}.")
+    catalog.refresh(root)
+    from warehouse.errors import NewerSchema
+    from warehouse.manifest import Manifest
+
+    for name in layout.published_runs(root):
+        try:
+            manifest = Manifest.read(layout.run_dir(root, name))
+            if manifest.run_id != name:
+                typer.echo(
+                    f"warning: folder {layout.run_dir(root, name)} holds a run that was captured as '{manifest.run_id}'",
+                    err=True,
+                )
+        except (NewerSchema, TracesError) as e:
+            typer.echo(f"warning: {e}", err=True)
+    typer.echo(f"{root / layout.CATALOG}: {len(layout.published_runs(root))} runs")

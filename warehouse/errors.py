@@ -1,0 +1,47 @@
+"""What a user can cause and is told in one line: every message names the thing and the remedy.
+
+`TracesError` ends a command with exit code 1 (the run or the data is at fault), `UsageError` with 2 (the call is).
+Anything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TracesError(Exception):
+    exit_code = 1
+
+
+class UsageError(TracesError):
+    exit_code = 2
+
+
+class NotFound(UsageError):
+    """A name that is not there, with the nearest ones that are."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[object], hint: str = "") -> None:
+        names = [str(k) for k in known]
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        if near:
+            tail = f"Did you mean {' or '.join(near)}?"
+        elif names:
+            tail = f"There is: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}."
+        else:
+            tail = "There is none yet."
+        super().__init__(f"No {kind} '{name}'. {tail}{' ' + hint if hint else ''}")
+
+
+class NewerSchema(TracesError):
+    """A run written by a newer version than this one."""
+
+    def __init__(self, where: object, found: object, known: int) -> None:
+        super().__init__(
+            f"{where} has schema version {found}, and this trace-warehouse reads up to {known}. "
+            "Upgrade it: pip install -U trace-warehouse"
+        )
+
+
+class CorruptRun(TracesError):
+    """A file of a run that is missing, cut short or altered."""

@@ -1,0 +1,112 @@
+"""Names and paths of everything on disk: the only place that spells them.
+
+<root>/warehouse.duckdb             the views (an index: rebuilt at any time)
+<root>/.staging/<run>/run/          a run being written: what will be renamed to run_id=<run>
+<root>/.staging/<run>/journal.jsonl what of it is safe; beside it parts/, the tables' rows shard by shard
+<root>/run_id=<run>/run.json        a published run's manifest
+<root>/run_id=<run>/<table>/*.parquet
+<root>/run_id=<run>/blobs/00000.safetensors
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from warehouse.errors import UsageError
+
+CATALOG = "warehouse.duckdb"
+STAGING = ".staging"
+MANIFEST = "run.json"
+BLOBS = "blobs"
+_JOURNAL = "journal.jsonl"
+RUN_PREFIX = "run_id="
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+def find_root(explicit: str | Path | None = None) -> Path:
+    """The warehouse root: `explicit`, else `$TRACES_HOME`, else `./runs`. It need not exist yet."""
+    return Path(explicit or os.environ.get("TRACES_HOME") or "runs").expanduser()
+
+
+def check_run_name(run_id: str) -> str:
+    if not _RUN_NAME.fullmatch(run_id):
+        raise UsageError(
+            f"'{run_id}' cannot name a run: use letters, digits, '.', '_' and '-', at most 120, starting with a letter or digit."
+        )
+    return run_id
+
+
+def run_dir(root: Path, run_id: str) -> Path:
+    return root / f"{RUN_PREFIX}{run_id}"
+
+
+def run_id_of(folder: Path) -> str:
+    """The run's name from its folder: `run_id=wt2` is `wt2`; a folder renamed by hand keeps its own name."""
+    return folder.name.removeprefix(RUN_PREFIX)
+
+
+def published_runs(root: Path) -> list[str]:
+    """Names of the published runs: folders with a manifest in them."""
+    if not root.is_dir():
+        return []
+    return sorted(run_id_of(p.parent) for p in root.glob(f"{RUN_PREFIX}*/{MANIFEST}"))
+
+
+def staging_dir(root: Path, run_id: str) -> Path:
+    return root / STAGING / run_id
+
+
+def staged_run(staging: Path) -> Path:
+    """The folder that becomes the run."""
+    return staging / "run"
+
+
+def journal_path(staging: Path) -> Path:
+    return staging / _JOURNAL
+
+
+def part_path(staging: Path, table: str, shard: int) -> Path:
+    """One shard's rows of a table, until all are merged at publication."""
+    return staging / "parts" / table / f"{shard:05d}.parquet"
+
+
+def staged_runs(root: Path) -> list[str]:
+    """Names of the unfinished captures."""
+    return sorted(p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
+
+
+def lock_path(root: Path, run_id: str) -> Path:
+    """Held by the one process that writes this run. A dead process holds nothing."""
+    return root / STAGING / f"{run_id}.lock"
+
+
+def catalog_lock_path(root: Path) -> Path:
+    return root / STAGING / f"{CATALOG}.lock"
+
+
+def trash_dir(root: Path, run_id: str) -> Path:
+    """Where a run goes, in one rename, before its files are deleted one by one."""
+    return root / STAGING / f"deleted-{run_id}-{os.getpid()}"
+
+
+def blob_name(shard: int) -> str:
+    return f"{BLOBS}/{shard:05d}.safetensors"
+
+
+def table_name(table: str) -> str:
+    """All rows of a table, in the published run."""
+    return f"{table}/00000.parquet"
+
+
+def tensor_name(site: str, layer: int | None) -> str:
+    """A tensor's name inside a shard: `resid.post_mlp.L16`, or `resid.embed` where there is no layer."""
+    return site if layer is None else f"{site}.L{layer:02d}"
+
+
+def data_dir(name: str) -> Path:
+    """`sql/` or `migrations/`: beside this file in an installed wheel, at the top level of a checkout."""
+    installed = Path(__file__).parent / name
+    return installed if installed.is_dir() else Path(__file__).parent.parent / name

@@ -1,0 +1,140 @@
+"""run.json as a typed model: what a run is, what made it, and the checksum of every file in it.
+
+Written last, so that a folder with a manifest is a complete run. Read by the store, the catalog's `runs` view (as plain
+JSON: the names here are that view's) and `validate`.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from warehouse import layout
+from warehouse.errors import CorruptRun, NewerSchema
+from warehouse.schema import SCHEMA_VERSION
+
+
+class _Typed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LayerAttention(_Typed):
+    """How one layer turns q and k into attention: softmax(softcap(scale · q·kᵀ)) over the positions it may see."""
+
+    scale: float
+    causal: bool = True
+    window: int | None = None
+    """Tokens that a query sees, itself included; None: all before it."""
+    softcap: float | None = None
+
+
+class ModelInfo(_Typed):
+    name: str
+    """As asked for: short name, hub name, folder or file."""
+    revision: str | None = None
+    architecture: str
+    weights_hash: str
+    tokenizer_hash: str
+    dtype: str
+    device: str
+    attn_implementation: str
+    trust_remote_code: bool = False
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_value: int
+    vocab_size: int
+    window: int | None = None
+    """Longest sequence the model was made for, tokens."""
+    attention: list[LayerAttention] | None = None
+    """One entry a layer; None: probabilities cannot be derived from q and k."""
+    attention_error: float | None = None
+    """Largest difference, at loading, between the attention output and derived probabilities times v, relative to its size."""
+
+
+class DataInfo(_Typed):
+    dataset: str
+    config: str | None = None
+    split: str | None = None
+    source: str
+    """Where it was read from, as asked for."""
+    hash: str
+    """xxh3-128 over every example's id and text, in order."""
+
+
+class SiteInfo(_Typed):
+    site: str
+    layers: list[int | None]
+    row_shape: list[int]
+    dtype: str
+    promoted: dict[str, str] = {}
+    """Tensors with a value that `dtype` cannot hold, and the dtype they are stored in instead."""
+
+
+class Counts(_Typed):
+    examples: int
+    sequences: int
+    tokens: int
+    predictions: int
+    truncated: int
+    rows: dict[str, int]
+    """Rows of every table."""
+
+
+class FileInfo(_Typed):
+    path: str
+    bytes: int
+    checksum: str | None = None
+    """xxh3-128 of a table's file. A blob has none: every slice of it has its own, in `tensors`."""
+
+
+class Manifest(_Typed):
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    kind: str
+    parents: list[str] = []
+    created_at: datetime
+    seconds: float
+    model: ModelInfo
+    data: DataInfo
+    options: dict[str, Any]
+    store_dtype: str
+    sites: list[SiteInfo] = []
+    counts: Counts
+    mean_loss: float | None = None
+    perplexity: float | None = None
+    bytes: int
+    files: list[FileInfo]
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Writes run.json into `folder`, whole or not at all."""
+        from warehouse.files import write_atomically
+
+        write_atomically(folder / layout.MANIFEST, self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads `folder`/run.json. Raises `NewerSchema`, or `CorruptRun` where it is missing or is not a manifest."""
+        path = folder / layout.MANIFEST
+        try:
+            raw = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise CorruptRun(f"{folder} is not a run: it has no {layout.MANIFEST}.") from None
+        except ValueError as e:
+            raise CorruptRun(f"{path} is not valid JSON ({e}).") from None
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerSchema(path, version, SCHEMA_VERSION)
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CorruptRun(f"{path} is not a manifest: {where}: {first['msg']}.") from None

@@ -1,0 +1,237 @@
+"""The tables: every column's type and comment, once.
+
+Writers take their Arrow schemas from here, the catalog its views, `migrations/0001_baseline.sql` its DDL and
+`docs/tables.md` its text (`python -m warehouse.schema ddl|docs`; a test holds both equal to this file).
+
+`run_id` is a column of every table, but in no file: it is the name of the run's folder (`run_id=<run>/`).
+This module imports nothing heavy, so that `traces sql` starts fast; `arrow_schema` imports pyarrow when called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from warehouse.quoting import sql_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    sql: str
+    comment: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    row: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    stored: bool = True
+    """Kept as Parquet in the run's folder; else (`runs`) read from the manifests."""
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.columns]
+
+    @property
+    def file_columns(self) -> tuple[Column, ...]:
+        return tuple(c for c in self.columns if c.name != "run_id")
+
+    @property
+    def sort_key(self) -> tuple[str, ...]:
+        """The order of rows in a run's file: the key without the partition column."""
+        return tuple(k for k in self.key if k != "run_id")
+
+
+_RUN = Column("run_id", "VARCHAR", "The run: the name of its folder")
+_EXAMPLE = Column(
+    "example_id",
+    "VARCHAR",
+    "The example: 16 hex digits from data set, config, split and source id; the same in every run",
+)
+_SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, or the chunk under --chunk")
+_POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
+
+_TABLES = (
+    Table(
+        "runs",
+        "a run",
+        ("run_id",),
+        (
+            _RUN,
+            Column("kind", "VARCHAR", "What made it: next-token"),
+            Column("parents", "VARCHAR[]", "Runs it was derived from"),
+            Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),
+            Column("revision", "VARCHAR", "Hub revision asked for", nullable=True),
+            Column("weights_hash", "VARCHAR", "xxh3-128 of the loaded weights, in hex"),
+            Column("architecture", "VARCHAR", "Model class"),
+            Column("dtype", "VARCHAR", "dtype that the model computed in"),
+            Column("store_dtype", "VARCHAR", "dtype that tensors are stored in, promotions apart"),
+            Column("n_layers", "INTEGER", "Blocks"),
+            Column("dataset", "VARCHAR", "Data set, or the stem of the text file"),
+            Column("config", "VARCHAR", "Configuration of the data set", nullable=True),
+            Column("split", "VARCHAR", "Split of the data set", nullable=True),
+            Column("n_examples", "BIGINT", "Examples read"),
+            Column("n_sequences", "BIGINT", "Sequences run through the model"),
+            Column("n_tokens", "BIGINT", "Tokens run through the model, padding not counted"),
+            Column("n_predictions", "BIGINT", "Positions that have a next token"),
+            Column("mean_loss", "DOUBLE", "Mean next-token loss over all predictions, nats", nullable=True),
+            Column("perplexity", "DOUBLE", "exp(mean_loss), per token of this model's tokenizer", nullable=True),
+            Column("bytes", "BIGINT", "Size on disk, bytes"),
+            Column("created_at", "TIMESTAMP", "When the capture began, UTC"),
+            Column("seconds", "DOUBLE", "Time spent in the capture, all its processes together, seconds"),
+            Column("schema_version", "INTEGER", "Version of the on-disk format"),
+        ),
+        stored=False,
+    ),
+    Table(
+        "examples",
+        "an example",
+        ("run_id", "example_id"),
+        (
+            _RUN,
+            _EXAMPLE,
+            Column("idx", "BIGINT", "Place in the data as this run read it, 0-based"),
+            Column("dataset", "VARCHAR", "Data set, or the stem of the text file"),
+            Column("config", "VARCHAR", "Configuration of the data set", nullable=True),
+            Column("split", "VARCHAR", "Split of the data set", nullable=True),
+            Column("source_id", "VARCHAR", "Its id in the source; for plain text the line, 1-based", nullable=True),
+            Column("text", "VARCHAR", "The text that was tokenized"),
+            Column("n_seqs", "INTEGER", "Sequences that its tokens were split into; 0 where it has no tokens"),
+            Column("n_tokens", "INTEGER", "Tokens kept, over all its sequences"),
+            Column("truncated", "BOOLEAN", "Whether tokens past --max-len were dropped"),
+            Column("prompt_set", "VARCHAR", "Prompt set that it belongs to", nullable=True),
+            Column("metadata", "VARCHAR", "Other fields of the source row, a JSON object", nullable=True),
+        ),
+    ),
+    Table(
+        "tokens",
+        "a token",
+        ("run_id", "example_id", "seq", "pos"),
+        (
+            _RUN,
+            _EXAMPLE,
+            _SEQ,
+            _POS,
+            Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model that read it"),
+            Column("token_id", "INTEGER", "Id in the model's vocabulary"),
+            Column("token", "VARCHAR", "The token decoded on its own; a part of a character shows as �"),
+            Column("char_start", "INTEGER", "First character in examples.text, 0-based", nullable=True),
+            Column("char_end", "INTEGER", "One past its last character", nullable=True),
+            Column("word_idx", "INTEGER", "The tokenizer's word that it belongs to, 0-based", nullable=True),
+            Column("is_special", "BOOLEAN", "Added by the tokenizer, not in the text"),
+            Column("is_response", "BOOLEAN", "Generated by the model"),
+        ),
+    ),
+    Table(
+        "next_token",
+        "a position that has a next token",
+        ("run_id", "example_id", "seq", "pos"),
+        (
+            _RUN,
+            _EXAMPLE,
+            _SEQ,
+            Column("pos", "INTEGER", "Position that the model predicts from; the token predicted stands at pos + 1"),
+            Column("true_id", "INTEGER", "Id of the token at pos + 1"),
+            Column("true_token", "VARCHAR", "That token, decoded on its own"),
+            Column("pred_id", "INTEGER", "Id of the most probable token; the lowest id among equals"),
+            Column("pred_token", "VARCHAR", "That token, decoded on its own"),
+            Column("correct", "BOOLEAN", "pred_id = true_id"),
+            Column("true_prob", "FLOAT", "Probability of the true token"),
+            Column("pred_prob", "FLOAT", "Probability of the predicted token"),
+            Column("true_rank", "INTEGER", "1 + the number of tokens with a larger logit than the true one"),
+            Column("entropy", "FLOAT", "Entropy of the prediction over the whole vocabulary, nats"),
+            Column("loss", "FLOAT", "-log(true_prob), nats"),
+            Column("topk_ids", "INTEGER[]", "The k most probable tokens, most probable first"),
+            Column("topk_tokens", "VARCHAR[]", "The same, decoded"),
+            Column("topk_probs", "FLOAT[]", "The same, their probabilities"),
+        ),
+    ),
+    Table(
+        "tensors",
+        "a stored tensor slice: one example's rows of one tensor",
+        ("run_id", "example_id", "seq", "side", "site", "layer"),
+        (
+            _RUN,
+            _EXAMPLE,
+            _SEQ,
+            Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model"),
+            Column("site", "VARCHAR", "What was recorded: resid.post_mlp, q, …"),
+            Column("layer", "INTEGER", "Layer, 0-based; NULL for resid.embed, which comes before all", nullable=True),
+            Column("blob", "VARCHAR", "File, relative to the run's folder"),
+            Column("tensor", "VARCHAR", "Name of the tensor in that file"),
+            Column("row_start", "BIGINT", "First row (token) in that tensor"),
+            Column("row_end", "BIGINT", "One past its last row"),
+            Column("dtype", "VARCHAR", "As safetensors names it: F16, BF16, F32"),
+            Column("shape", "BIGINT[]", "Shape of the slice: tokens first"),
+            Column("checksum", "VARCHAR", "xxh3-64 of the slice's bytes, in hex"),
+        ),
+    ),
+)
+
+TABLES: dict[str, Table] = {t.name: t for t in _TABLES}
+STORED: dict[str, Table] = {t.name: t for t in _TABLES if t.stored}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table's files, with each column's comment in its metadata."""
+    import pyarrow as pa
+
+    scalars = {
+        "VARCHAR": pa.string(),
+        "INTEGER": pa.int32(),
+        "BIGINT": pa.int64(),
+        "FLOAT": pa.float32(),
+        "BOOLEAN": pa.bool_(),
+    }
+
+    def arrow_type(sql: str) -> pa.DataType:
+        return pa.list_(scalars[sql.removesuffix("[]")]) if sql.endswith("[]") else scalars[sql]
+
+    t = STORED[table]
+    fields = [
+        pa.field(c.name, arrow_type(c.sql), nullable=c.nullable, metadata={"comment": c.comment})
+        for c in t.file_columns
+    ]
+    return pa.schema(fields, metadata={"table": t.name, "row": t.row, "schema_version": str(SCHEMA_VERSION)})
+
+
+def ddl() -> str:
+    """CREATE TABLE and COMMENT statements for every table: what `migrations/0001_baseline.sql` holds."""
+    out = [
+        f"-- Schema version {SCHEMA_VERSION}: every table as the views show it. Made by `python -m warehouse.schema ddl`.",
+        "-- A change to a table goes into the next numbered file, never into this one.",
+    ]
+    for t in TABLES.values():
+        columns = [f"    {c.name} {c.sql}{'' if c.nullable else ' NOT NULL'}" for c in t.columns]
+        out += ["", f"CREATE TABLE {t.name} (", ",\n".join(columns), ");"]
+        out.append(f"COMMENT ON TABLE {t.name} IS {sql_text('One row is ' + t.row)};")
+        out += [f"COMMENT ON COLUMN {t.name}.{c.name} IS {sql_text(c.comment)};" for c in t.columns]
+    return "\n".join(out) + "\n"
+
+
+def docs() -> str:
+    """The reference of tables and columns: what `docs/tables.md` holds."""
+    out = ["# Tables", "", "Made by `make docs` from `warehouse/schema.py`; a test holds it equal.", ""]
+    out += [f"Schema version {SCHEMA_VERSION}. `run_id` is the run's folder, not a column of its files.", ""]
+    for t in TABLES.values():
+        home = f"`run_id=*/{t.name}/*.parquet`" if t.stored else "`run_id=*/run.json`"
+        out += [f"## {t.name}", "", f"One row is {t.row}. Key: {', '.join(f'`{k}`' for k in t.key)}. From {home}.", ""]
+        out += ["| column | type | meaning |", "| --- | --- | --- |"]
+        out += [f"| `{c.name}` | {c.sql}{', may be NULL' if c.nullable else ''} | {c.comment} |" for c in t.columns]
+        out.append("")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write({"ddl": ddl, "docs": docs}[sys.argv[1]]())

@@ -1,0 +1,386 @@
+"""RunWriter: stage a run, journal it, resume it, publish it.
+
+A job hands over `Batch`es, shard by shard; one background thread checks them in, so that the model never waits for the
+disk. What lives how long:
+
+    RunWriter   the capture process; holds the run's lock, the journal and the thread
+    shard       from `begin_shard` to `end_shard`: one blob file and one Parquet part a table
+    Batch       from `put` until the thread has written it; at most `_QUEUED` of them wait
+
+An error in the thread (a full disk, say) stops the capture: the next call of the job raises it. All that a kill can cost
+is the shard in progress; `publish` merges the parts, writes the manifest last, and renames the folder into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import filelock
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from warehouse import catalog, layout
+from warehouse.blobs import ShardFile, TensorSpec
+from warehouse.errors import TracesError, UsageError
+from warehouse.files import file_checksum, sync_folder
+from warehouse.journal import Journal, ShardEntry
+from warehouse.manifest import FileInfo, Manifest
+from warehouse.schema import STORED
+from warehouse.tables import merge_parts, to_table, write_part
+
+_QUEUED = 2
+
+Key = tuple[str, int | None]
+"""(site, layer)"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass leaves: its sequences' tensors, packed end to end, and its rows of the small tables."""
+
+    sequences: list[tuple[str, int, int]]
+    """(example_id, seq, number of tokens), in the order in which the tensors hold them."""
+    tensors: Mapping[Key, np.ndarray]
+    """(N, *row_shape) each, N the tokens of all sequences."""
+    tables: Mapping[str, pa.Table]
+    side: str = "dec"
+
+
+@dataclass
+class _Shard:
+    """The thread's own state of the shard in progress."""
+
+    number: int
+    tensors: Mapping[Key, TensorSpec]
+    blob: ShardFile | None
+    rows: int = 0
+    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
+
+
+class RunWriter:
+    """Use as a context manager: leaving it early keeps what is complete, for the same job to go on from."""
+
+    def __init__(self, root: Path, run_id: str, job: dict[str, Any]) -> None:
+        """Opens a new capture, or one that was interrupted.
+
+        Raises UsageError where the name is taken, where another process is writing it, or where an unfinished capture of
+        that name had other options or other data than `job` tells of.
+        """
+        self.root, self.run_id = root, layout.check_run_name(run_id)
+        self._staging = layout.staging_dir(root, run_id)
+        self._lock = filelock.FileLock(layout.lock_path(root, run_id))
+        (root / layout.STAGING).mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise UsageError(
+                f"Another process is capturing run '{run_id}' at this moment. Choose another --run."
+            ) from None
+        try:
+            self._open(job)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_QUEUED)
+        self._error: BaseException | None = None
+        self._shard: _Shard | None = None
+        self._clock = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name=f"writer of {run_id}", daemon=True)
+        self._thread.start()
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    def _open(self, job: dict[str, Any]) -> None:
+        if layout.run_dir(self.root, self.run_id).exists():
+            shutil.rmtree(self._staging, ignore_errors=True)  # left by a kill between the rename and the clean-up
+            catalog.refresh(self.root)
+            raise UsageError(
+                f"Run '{self.run_id}' is already there (traces runs show {self.run_id}). "
+                f"Choose another --run, or delete it: traces runs rm {self.run_id}"
+            )
+        staged = layout.staged_run(self._staging)
+        (staged / layout.BLOBS).mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(layout.journal_path(self._staging))
+        if self._journal.job is None:
+            self._journal.begin(job, datetime.now(UTC).isoformat())
+            sync_folder(self._staging)
+        elif differing := sorted(_differences(self._journal.job, job)):
+            raise UsageError(
+                f"An unfinished capture named '{self.run_id}' differs in {', '.join(differing)}. Finish it with its own "
+                f"options, choose another --run, or drop it: traces runs rm {self.run_id}"
+            )
+        self._drop_incomplete()
+
+    def _drop_incomplete(self) -> None:
+        """Deletes what no journal line vouches for. Raises where a file that one does is not what it was."""
+        safe: dict[str, int] = {}
+        for entry in self._journal.shards:
+            safe |= entry.files
+        for path in self._staging.rglob("*"):
+            relative = path.relative_to(self._staging).as_posix()
+            if path.is_file() and path != self._journal.path and relative not in safe:
+                path.unlink()
+        for relative, size in safe.items():
+            path = self._staging / relative
+            if not path.is_file() or path.stat().st_size != size:
+                raise TracesError(
+                    f"{path} of the unfinished capture '{self.run_id}' is gone or changed. "
+                    f"Start over: traces runs rm {self.run_id}"
+                )
+
+    @property
+    def done(self) -> list[ShardEntry]:
+        """The shards that are complete, those of earlier processes included."""
+        return self._journal.shards
+
+    @property
+    def promoted(self) -> dict[str, str]:
+        """Tensors (by name) whose values outgrew their dtype, and what they are stored in."""
+        return dict(self._journal.promoted)
+
+    # -- writing: called by the job --------------------------------------------------------------------------------
+
+    def begin_shard(self, rows: int, tensors: Mapping[Key, TensorSpec]) -> None:
+        """Starts the next shard: `rows` tokens of every tensor will come."""
+        self._hand_over(lambda: self._begin(rows, dict(tensors)))
+
+    def put(self, batch: Batch) -> None:
+        """Hands a batch over. Waits only while `_QUEUED` others do."""
+        self._hand_over(lambda: self._take(batch))
+
+    def end_shard(self, mark: str) -> None:
+        """Completes the shard; `mark` is the job's note of where in its data it stands."""
+        self._hand_over(lambda: self._complete(mark))
+
+    def promote(self, tensors: dict[str, str]) -> None:
+        """Drops the shard in progress, and has these tensors stored in wider dtypes from its start on."""
+        self._hand_over(self._abandon)
+        self._wait()
+        self._journal.promote(tensors)
+
+    def discard(self) -> None:
+        """Drops the capture and all that is staged of it."""
+        self._hand_over(self._abandon)
+        self._wait()
+        shutil.rmtree(self._staging)
+
+    def _hand_over(self, work: Callable[[], None]) -> None:
+        self._raise_error()
+        self._queue.put(work)
+
+    def _wait(self) -> None:
+        self._queue.join()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            with _explained(self.run_id):
+                raise self._error
+
+    # -- writing: in the thread ------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (work := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    work()
+                except BaseException as e:  # handed to the job by its next call
+                    self._error = e
+            del work  # lets go of the batch before the next one is waited for
+            self._queue.task_done()
+        self._queue.task_done()
+
+    def _begin(self, rows: int, tensors: dict[Key, TensorSpec]) -> None:
+        number = len(self._journal.shards)
+        blob = None
+        if tensors and rows:
+            path = layout.staged_run(self._staging) / layout.blob_name(number)
+            blob = ShardFile(path, {layout.tensor_name(*key): spec for key, spec in tensors.items()}, rows)
+        self._shard = _Shard(number, tensors, blob)
+
+    def _take(self, batch: Batch) -> None:
+        shard = self._current()
+        if batch.tensors.keys() != shard.tensors.keys():
+            raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ shard.tensors.keys()}")
+        tables = dict(batch.tables)
+        if shard.blob is not None:
+            for key, array in batch.tensors.items():
+                shard.blob.put(layout.tensor_name(*key), shard.rows, array)
+            tables["tensors"] = _index(batch, shard)
+        shard.rows += sum(n for _, _, n in batch.sequences)
+        for name, rows in tables.items():
+            shard.tables.setdefault(name, []).append(rows)
+
+    def _complete(self, mark: str) -> None:
+        shard = self._current()
+        paths = []
+        if shard.blob is not None:
+            shard.blob.close()
+            paths.append(shard.blob.path)
+        for name, tables in shard.tables.items():
+            path = layout.part_path(self._staging, name, shard.number)
+            write_part(path, pa.concat_tables(tables))
+            paths.append(path)
+        for folder in {p.parent for p in paths}:
+            sync_folder(folder)
+        files = {p.relative_to(self._staging).as_posix(): p.stat().st_size for p in paths}
+        now = time.monotonic()
+        self._journal.complete(ShardEntry(shard.number, mark, now - self._clock, files))
+        self._clock, self._shard = now, None
+
+    def _abandon(self) -> None:
+        if self._shard is not None and self._shard.blob is not None:
+            self._shard.blob.abandon()
+        self._shard = None
+
+    def _current(self) -> _Shard:
+        if self._shard is None:
+            raise ValueError("no shard has begun")
+        return self._shard
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, describe: Callable[[Published], Manifest]) -> Manifest:
+        """Merges the parts, writes the manifest that `describe` makes, renames the run into place, refreshes the views.
+
+        Raises UsageError where a run of that name has appeared meanwhile; the capture stays staged.
+        """
+        self._wait()
+        with _explained(self.run_id):
+            staged = layout.staged_run(self._staging)
+            rows, files = {}, []
+            for name in STORED:
+                shards = range(len(self.done))
+                parts = [p for i in shards if (p := layout.part_path(self._staging, name, i)).exists()]
+                rows[name] = 0
+                if parts:
+                    target = staged / layout.table_name(name)
+                    rows[name] = merge_parts(name, parts, target, self._staging / "sort")
+                    files.append(_file_info(staged, target, checksum=True))
+            blobs = sorted((staged / layout.BLOBS).iterdir())
+            files += [_file_info(staged, p, checksum=False) for p in blobs]
+            seconds = sum(s.seconds for s in self.done) + time.monotonic() - self._clock
+            created = datetime.fromisoformat(self._journal.created_at)
+            manifest = describe(Published(staged, rows, files, created, seconds, self.promoted))
+            manifest.write(staged)
+            for folder in {(staged / f.path).parent for f in files}:
+                sync_folder(folder)
+            try:
+                staged.rename(layout.run_dir(self.root, self.run_id))
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                raise UsageError(f"Run '{self.run_id}' has appeared while this one was captured. Nothing is lost: delete or "
+                                 "rename that folder, and run the same command again.") from None  # fmt: skip
+            sync_folder(self.root)
+            shutil.rmtree(self._staging)
+        catalog.refresh(self.root)
+        return manifest
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._abandon()
+        self._lock.release()
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the writer knows when the manifest is to be made."""
+
+    folder: Path
+    rows: dict[str, int]
+    files: list[FileInfo]
+    created_at: datetime
+    seconds: float
+    promoted: dict[str, str]
+
+
+def _index(batch: Batch, shard: _Shard) -> pa.Table:
+    """The `tensors` rows of a batch: where each slice lies, and its checksum."""
+    n_seq, n = len(batch.sequences), len(batch.sequences) * len(batch.tensors)
+    starts, ends, at = [], [], shard.rows
+    for _, _, length in batch.sequences:
+        starts.append(at)
+        ends.append(at := at + length)
+    sums: list[str] = []
+    shapes: list[list[int]] = []
+    for array in batch.tensors.values():
+        row = list(array.shape[1:])
+        octets = array.reshape(len(array), -1).view(np.uint8)
+        for start, end in zip(starts, ends, strict=True):
+            sums.append(xxhash.xxh3_64_hexdigest(octets[start - shard.rows : end - shard.rows]))
+            shapes.append([end - start, *row])
+    keys = list(batch.tensors)
+
+    def each_tensor(values: list[Any]) -> list[Any]:
+        return [v for v in values for _ in range(n_seq)]
+
+    return to_table(
+        "tensors",
+        {
+            "example_id": [e for e, _, _ in batch.sequences] * len(keys),
+            "seq": [s for _, s, _ in batch.sequences] * len(keys),
+            "side": [batch.side] * n,
+            "site": each_tensor([site for site, _ in keys]),
+            "layer": each_tensor([layer for _, layer in keys]),
+            "blob": [layout.blob_name(shard.number)] * n,
+            "tensor": each_tensor([layout.tensor_name(*key) for key in keys]),
+            "row_start": starts * len(keys),
+            "row_end": ends * len(keys),
+            "dtype": each_tensor([shard.tensors[key].dtype for key in keys]),
+            "shape": shapes,
+            "checksum": sums,
+        },
+    )
+
+
+def _file_info(folder: Path, path: Path, checksum: bool) -> FileInfo:
+    return FileInfo(
+        path=path.relative_to(folder).as_posix(),
+        bytes=path.stat().st_size,
+        checksum=file_checksum(path) if checksum else None,
+    )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Dotted names of what two jobs differ in, with both values."""
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from (f"{key}.{d}" for d in _differences(a, b))
+        elif a != b:
+            yield f"{key} ({a!r} then, {b!r} now)"
+
+
+@contextlib.contextmanager
+def _explained(run_id: str) -> Iterator[None]:
+    """Tells a full disk and its kin as one line, with what to do; our own errors pass as they are."""
+    try:
+        yield
+    except (OSError, duckdb.IOException, pa.ArrowException) as e:
+        full = getattr(e, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(e)
+        cause = "The disk is full" if full else f"Writing failed: {e}"
+        remedy = "Free some space, then run" if full else "Run"
+        raise TracesError(
+            f"{cause}; the capture '{run_id}' has stopped. What was complete is kept. {remedy} the same command again to go on."
+        ) from e
