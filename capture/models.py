@@ -72,15 +72,14 @@ def load(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model: Any
-        info: dict[str, Any]
-        model, info = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=DTYPES.get(dtype, "auto"),
             use_safetensors=True,
             output_loading_info=True,
             **options,
         )
+        model, info = found
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
         raise _explained(name, source, e) from e

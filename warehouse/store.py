@@ -93,8 +93,8 @@ class TraceStore:
             """
         ).df()
 
-    def query(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Asks this run alone: its tables by their names, in SQL."""
+    def query(self, query: str, params: list[Any] | None = None) -> duckdb.DuckDBPyRelation:
+        """Asks this run alone: its tables by their names, in SQL, `?` standing for `params`."""
         import duckdb
 
         con = duckdb.connect()
@@ -105,14 +105,14 @@ class TraceStore:
                 )
             else:
                 con.register(name, arrow_schema(name).empty_table())
-        return con.sql(query)
+        return con.sql(query, params=params)
 
     def encodings(self, example_id: str, seq: int = 0) -> dict[str, Any]:
         """`input_ids` (T,), `attention_mask` (T,), all ones, `offset_mapping` (T, 2), -1 where a token has no place in the
         text, and `tokens`, a list of T strings."""
         t = self._read("tokens", ["token_id", "token", "char_start", "char_end"], example_id, seq)
         if not len(t):
-            self._find(example_id, seq)
+            self.place(example_id, seq)
         offsets = [t[c].fill_null(-1).to_numpy() for c in ("char_start", "char_end")]
         return {
             "input_ids": t["token_id"].to_numpy(),
@@ -226,7 +226,7 @@ class TraceStore:
         return probabilities(q, k, self.meta.model.attention[layer])
 
     def _slice(self, site: str, layer: int | None, example_id: str, seq: int) -> np.ndarray:
-        blob, start, end = self._find(example_id, seq)
+        blob, start, end = self.place(example_id, seq)
         if site not in self._stored:
             raise UsageError(
                 f"Run '{self.meta.run_id}' did not store {site}; it has {', '.join(sorted(self._stored)) or 'no tensors'}. "
@@ -243,7 +243,8 @@ class TraceStore:
             self._blobs[name] = Blob(self.path / name)
         return self._blobs[name]
 
-    def _find(self, example_id: str, seq: int) -> tuple[str, int, int]:
+    def place(self, example_id: str, seq: int = 0) -> tuple[str, int, int]:
+        """The shard that holds a sequence's tensors, its first row there, and one past its last."""
         try:
             return self._places[example_id, seq]
         except KeyError:

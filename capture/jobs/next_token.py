@@ -302,7 +302,7 @@ def _manifest(
         model=model,
         data=DataInfo(
             dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
-        ),  # fmt: skip
+        ),
         options=asdict(job.options),
         store_dtype=job.store,
         sites=_site_infos(job, published.promoted),

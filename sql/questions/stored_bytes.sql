@@ -1,0 +1,11 @@
+-- What do the tensors of every run take on disk, site by site?
+SELECT
+    run_id,
+    site,
+    any_value(dtype) AS dtype,
+    count(DISTINCT layer) AS layers,
+    count(DISTINCT blob) AS shards,
+    sum(list_product(shape) * CASE WHEN dtype = 'F32' THEN 4 ELSE 2 END)::BIGINT AS bytes
+FROM tensors
+GROUP BY run_id, site
+ORDER BY run_id, bytes DESC;

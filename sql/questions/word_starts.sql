@@ -1,0 +1,15 @@
+-- Is the first token of a word harder than the rest of it?
+-- run: the run asked about
+SELECT
+    CASE WHEN after.word_idx IS DISTINCT FROM here.word_idx THEN 'starts a word' ELSE 'goes on with one' END AS true_token_is,
+    count(*) AS predictions,
+    round(avg(p.loss), 3) AS mean_loss,
+    round(exp(avg(p.loss)), 2) AS perplexity,
+    round(avg(CAST(p.correct AS INTEGER)), 3) AS accuracy
+FROM next_token AS p
+JOIN tokens AS here USING (run_id, example_id, seq, pos)
+JOIN tokens AS after
+    ON after.run_id = p.run_id AND after.example_id = p.example_id AND after.seq = p.seq AND after.pos = p.pos + 1
+WHERE p.run_id = getvariable('run')
+GROUP BY true_token_is
+ORDER BY true_token_is;
