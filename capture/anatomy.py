@@ -129,26 +129,50 @@ class Head:
 
     The model's `forward` is called with its body replaced by one that returns the given rows, so that whatever it does
     after the body (a head, a scale, a soft-cap) is done by its own code, slice by slice: the full logits of a batch never
-    exist.
+    exist. A plain linear head writes into a buffer that is kept: a fresh one of this size costs as much as an eighth of the
+    multiplication, for the system hands it out page by page.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._linear = _plain_linear(model.get_output_embeddings())
+        self._buffer: torch.Tensor | None = None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, D) in the model's dtype → logits (n, V)."""
-        body = self._model.base_model
-        before = body.__dict__.get("forward")
-        body.forward = lambda *args, **kw: BaseModelOutputWithPast(last_hidden_state=rows[None])
-        try:
-            ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
+        """(n, D) in the model's dtype → logits (n, V), good until the next call."""
+        body = BaseModelOutputWithPast(last_hidden_state=rows[None])
+        ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
+        with ExitStack() as stack:
+            stack.enter_context(_forward_replaced(self._model.base_model, lambda *args, **kw: body))
+            if self._linear is not None:
+                stack.enter_context(_forward_replaced(self._linear, self._multiply))
             logits: torch.Tensor = self._model(input_ids=ids, use_cache=False).logits[0]
-            return logits
-        finally:
-            if before is None:
-                del body.forward
-            else:
-                body.forward = before
+        return logits
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, n, D) → (1, n, V), the linear head's own multiplication."""
+        assert self._linear is not None
+        weight, n = self._linear.weight, x.shape[1]
+        if self._buffer is None or len(self._buffer) < n or self._buffer.device != weight.device:
+            self._buffer = torch.empty((n, len(weight)), dtype=weight.dtype, device=weight.device)
+        return torch.mm(x[0], weight.t(), out=self._buffer[:n])[None]
+
+
+def _plain_linear(head: Any) -> nn.Linear | None:
+    return head if type(head) is nn.Linear and head.bias is None else None
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = module.__dict__.get("forward")  # set on the instance by accelerate, where it spreads a model over devices
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

@@ -86,7 +86,7 @@ def _errors(
             derived = store.attn(example_id, i, seq=seq)
             yield "attn", float(np.abs(derived - attention[0].float().cpu().numpy()).max())
     with Recorder(loaded.model, anatomy, tuple(s.site for s in store.meta.sites), "F32", {}) as recorder:
-        _, again = recorder.run(ids, torch.ones_like(ids))
+        again = recorder.run(ids, torch.ones_like(ids)).tensors
     blob, start, end = store.place(example_id, seq)
     for (site, layer), array in again.items():
         rows = store.blob(blob).rows(layout.tensor_name(site, layer), start, end)

@@ -8,7 +8,11 @@ and its logits are the same bits with and without.
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -28,12 +32,46 @@ Key = tuple[str, int | None]
 _TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
+_ALIGNED = 64
+
+
 class DtypeOutgrown(Exception):
     """Finite values that the storage dtype of some tensors would make infinite."""
 
     def __init__(self, tensors: list[str]) -> None:
         super().__init__(f"values too large for their storage dtype in {', '.join(tensors)}")
         self.tensors = tensors
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one forward pass left. N are its real tokens, padding left out."""
+
+    last: torch.Tensor
+    """(N, D), the last normed state, on the model's device and in its dtype."""
+    tensors: dict[Key, np.ndarray]
+    """(N, *row_shape) each, on the host and in the dtype to be stored."""
+    release: Callable[[], None]
+    """Gives the tensors' memory back, to be written over by a later pass."""
+
+
+class _HostBuffers:
+    """Memory for the tensors of the few batches that are on their way to the disk, used again and again: the system hands
+    out fresh memory page by page, which costs more than filling it."""
+
+    def __init__(self) -> None:
+        self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
+
+    def take(self, size: int) -> torch.Tensor:
+        """At least `size` bytes."""
+        try:
+            buffer = self._free.get_nowait()
+        except queue.Empty:
+            return torch.empty(size, dtype=torch.uint8)
+        return buffer if len(buffer) >= size else torch.empty(size, dtype=torch.uint8)
+
+    def give_back(self, buffer: torch.Tensor) -> None:
+        self._free.put(buffer)
 
 
 def store_dtype(model_dtype: str, asked: str) -> str:
@@ -61,6 +99,8 @@ class Recorder:
         self._outgrown: list[Key] = []
         self._rows: torch.Tensor | None = None
         self._stack = ExitStack()
+        self._buffers = _HostBuffers()
+        self._places: dict[Key, torch.Tensor] = {}
 
     def __enter__(self) -> Recorder:
         a, n = self._anatomy, self._anatomy.dims.n_layers
@@ -82,15 +122,16 @@ class Recorder:
     ) -> None:
         self._stack.close()
 
-    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[Key, np.ndarray]]:
-        """Right-padded (B, T) ids and mask → the last normed state of the N real tokens, (N, D) on the model's device, and
-        every tensor of `tensors` as (N, *row_shape) on the host.
+    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Recording:
+        """Right-padded (B, T) ids and mask → what was seen of their N real tokens.
 
         Raises DtypeOutgrown, or TracesError where what was seen is not what the model has, or is not finite.
         """
-        self._recorded, self._outgrown = {}, []
         mask = attention_mask.bool().flatten()
-        self._rows = None if bool(mask.all()) else mask.nonzero()[:, 0].to(self._model.device)
+        rows = mask.nonzero()[:, 0]
+        self._rows = None if len(rows) == len(mask) else rows.to(self._model.device)
+        self._recorded, self._outgrown = {}, []
+        buffer = self._lay_out(len(rows))
         with torch.no_grad():
             output = self._model.base_model(
                 input_ids=input_ids.to(self._model.device),
@@ -101,7 +142,7 @@ class Recorder:
         final = ("hidden", self._anatomy.dims.n_layers)
         if final in self.tensors:
             self._keep(final, last)
-        recorded, self._recorded = self._recorded, {}
+        recorded, self._recorded, self._places = self._recorded, {}, {}
         if missing := [tensor_name(*k) for k in self.tensors if k not in recorded]:
             raise TracesError(
                 f"{type(self._model).__name__}: {len(missing)} of the tensors asked for were not seen in the forward pass "
@@ -109,7 +150,19 @@ class Recorder:
             )
         if self._outgrown:
             raise DtypeOutgrown([tensor_name(*k) for k in self._outgrown])
-        return self._packed(last), {k: _to_numpy(recorded[k]) for k in self.tensors}
+        tensors = {k: _to_numpy(recorded[k]) for k in self.tensors}
+        return Recording(self._packed(last), tensors, partial(self._buffers.give_back, buffer))
+
+    def _lay_out(self, tokens: int) -> torch.Tensor:
+        """Gives every tensor of the coming pass its place, (N, *row_shape), in one buffer."""
+        sizes = {k: tokens * spec.row_bytes for k, spec in self.tensors.items()}
+        buffer = self._buffers.take(sum(-(-n // _ALIGNED) * _ALIGNED for n in sizes.values()))
+        at = 0
+        for key, size in sizes.items():
+            spec = self.tensors[key]
+            self._places[key] = buffer[at : at + size].view(_TORCH[spec.dtype]).view(tokens, *spec.row_shape)
+            at += -(-size // _ALIGNED) * _ALIGNED
+        return buffer
 
     # -- what hooks do ---------------------------------------------------------------------------------------------
 
@@ -145,12 +198,11 @@ class Recorder:
             raise TracesError(
                 f"{name} was seen twice in one forward pass: layers that share modules cannot be recorded yet."
             )
+        kept = self._places[key]
         if self._rows is None:
-            kept = torch.empty(x.shape, dtype=_TORCH[spec.dtype])
-            kept.copy_(x)
-            kept = kept.flatten(0, 1)
+            kept.view(x.shape).copy_(x)  # converts and packs in one pass over memory
         else:
-            kept = self._packed(x).to("cpu", _TORCH[spec.dtype]).contiguous()
+            kept.copy_(self._packed(x))
         if not _finite(kept):
             if not _finite(x.detach()):
                 raise TracesError(

@@ -57,6 +57,8 @@ class Batch:
     tensors: Mapping[Key, np.ndarray]
     """(N, *row_shape) each, N the tokens of all sequences."""
     tables: Mapping[str, pa.Table]
+    release: Callable[[], None]
+    """Called once the tensors are written: their memory may be used again."""
     side: str = "dec"
 
 
@@ -221,6 +223,7 @@ class RunWriter:
             for key, array in batch.tensors.items():
                 shard.blob.put(layout.tensor_name(*key), shard.rows, array)
             tables["tensors"] = _index(batch, shard)
+        batch.release()
         shard.rows += sum(n for _, _, n in batch.sequences)
         for name, rows in tables.items():
             shard.tables.setdefault(name, []).append(rows)

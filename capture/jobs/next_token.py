@@ -204,15 +204,16 @@ def _record(job: _Job, recorder: Recorder, batch: Batch, progress: Progress) -> 
     tables = {"examples": job.rows.examples(batch.examples)} if batch.examples else {}
     if not batch.sequences:
         none = {key: _no_rows(spec) for key, spec in recorder.tensors.items()}
-        return traces.Batch([], none, tables)
+        return traces.Batch([], none, tables, release=lambda: None)
     ids, mask = (torch.from_numpy(a) for a in batch.padded(job.loaded.tokenizer.pad_token_id or 0))
-    last, tensors = recorder.run(ids, mask)
+    recording = recorder.run(ids, mask)
     tables["tokens"] = job.rows.tokens(batch.sequences)
     if batch.tokens > len(batch.sequences):
-        found = _diagnose(job, batch, last)
+        found = _diagnose(job, batch, recording.last)
         tables["next_token"] = job.rows.next_token(batch.sequences, found)
         progress.loss_sum += float(found.loss.sum())
-    return traces.Batch([(s.example.example_id, s.seq, len(s)) for s in batch.sequences], tensors, tables)
+    sequences = [(s.example.example_id, s.seq, len(s)) for s in batch.sequences]
+    return traces.Batch(sequences, recording.tensors, tables, recording.release)
 
 
 def _diagnose(job: _Job, batch: Batch, last: torch.Tensor) -> Diagnostics:
