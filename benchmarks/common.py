@@ -100,7 +100,15 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows.values():
-        cells = [f"{r['claim']}<br>`{r['command']}`", r["other"], r["ours"], r["theirs"], r["result"], r["target"], r["date"]]
+        cells = [
+            f"{r['claim']}<br>`{r['command']}`",
+            r["other"],
+            r["ours"],
+            r["theirs"],
+            r["result"],
+            r["target"],
+            r["date"],
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

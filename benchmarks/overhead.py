@@ -23,7 +23,11 @@ from capture.jobs import next_token
 
 LENGTH, BATCH = 128, 8
 CASES = {
-    "resid": ("hidden,resid", "next-token capture with hidden and all residual streams, diagnostics, fsynced", "at most 1.15"),
+    "resid": (
+        "hidden,resid",
+        "next-token capture with hidden and all residual streams, diagnostics, fsynced",
+        "at most 1.15",
+    ),
     "qkv": ("hidden,resid,qkv,attn", "the same and attention and q, k, v", "at most 1.25"),
 }
 
@@ -54,7 +58,9 @@ def main() -> None:
 
                 def ours(name: str = name, options: next_token.Options = options, sizes: list[int] = sizes) -> None:
                     root = Path(folder) / "runs"
-                    sizes.append(next_token.run(loaded, source, options, root=root, run_id=f"{name}-{len(sizes)}").bytes)
+                    sizes.append(
+                        next_token.run(loaded, source, options, root=root, run_id=f"{name}-{len(sizes)}").bytes
+                    )
 
                 mine, other = in_turns(ours, bare, args.rounds)
                 ratios = [a / b for a, b in zip(mine, other, strict=True)]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from warehouse.attention import probabilities
@@ -135,12 +134,15 @@ class Head:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        with torch.no_grad():
+            one = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+            self._output_class = type(model.base_model(input_ids=one, use_cache=False))
         self._linear = _plain_linear(model.get_output_embeddings())
         self._buffer: torch.Tensor | None = None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, D) in the model's dtype → logits (n, V), good until the next call."""
-        body = BaseModelOutputWithPast(last_hidden_state=rows[None])
+        body = self._output_class(last_hidden_state=rows[None])
         ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
         with ExitStack() as stack:
             stack.enter_context(_forward_replaced(self._model.base_model, lambda *args, **kw: body))

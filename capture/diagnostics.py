@@ -60,9 +60,7 @@ def next_token_diagnostics(
     return Diagnostics(*columns)
 
 
-def _diagnose(
-    logits: torch.Tensor, true_ids: torch.Tensor, k: int, scratch: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+def _diagnose(logits: torch.Tensor, true_ids: torch.Tensor, k: int, scratch: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(n, V), overwritten, and (n,) → the fields of Diagnostics, in order. `scratch` is (n or more, V)."""
     scratch = scratch[: len(logits)]
     true_logit = logits.gather(1, true_ids[:, None])

@@ -189,7 +189,9 @@ class Recorder:
                 self._keep((site, layer), x.transpose(1, 2))
 
     def _keep(self, key: Key, x: torch.Tensor | None) -> None:
-        """Takes (B, T, *row_shape), packed and converted."""
+        """Takes (B, T, *row_shape), packed and converted. Does nothing outside `run`: the model may be called meanwhile."""
+        if not self._places:
+            return
         spec, name = self.tensors[key], tensor_name(*key)
         if x is None or x.shape[2:] != spec.row_shape:
             shape = None if x is None else tuple(x.shape)

@@ -16,7 +16,7 @@ from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.output import Format, human_age, human_bytes, write
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-runs_app = typer.Typer(rich_markup_mode="markdown", help="What is there: list, show, validate and delete runs.")
+runs_app = typer.Typer(rich_markup_mode="markdown")
 app.add_typer(runs_app, name="runs", invoke_without_command=True)
 
 WarehouseOption = Annotated[
@@ -29,7 +29,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, a
 
 @runs_app.callback()
 def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: FormatOption = Format.table) -> None:
-    """List the runs: model, data, examples, tokens, size, age. Unfinished captures are listed below.
+    """What is there: list runs (as `traces runs` alone does), show, validate and delete them.
 
     Example: `traces runs --format tsv`
     """

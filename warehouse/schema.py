@@ -194,7 +194,7 @@ def arrow_schema(table: str) -> pa.Schema:
     }
 
     def arrow_type(sql: str) -> pa.DataType:
-        return pa.list_(scalars[sql.removesuffix("[]")]) if sql.endswith("[]") else scalars[sql]
+        return pa.list_(pa.field("element", scalars[sql.removesuffix("[]")])) if sql.endswith("[]") else scalars[sql]
 
     t = STORED[table]
     fields = [

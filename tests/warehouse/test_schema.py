@@ -1,0 +1,67 @@
+"""One home for every table: the files, the DDL, the reference and the views follow from schema.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from warehouse import Warehouse, layout, schema
+
+TOP = Path(__file__).parents[2]
+
+
+def test_the_baseline_migration_is_what_the_schema_says() -> None:
+    assert (TOP / "migrations" / "0001_baseline.sql").read_text(encoding="utf-8") == schema.ddl(), "run: make docs"
+
+
+def test_the_reference_is_what_the_schema_says() -> None:
+    assert (TOP / "docs" / "tables.md").read_text(encoding="utf-8") == schema.docs(), "run: make docs"
+
+
+def test_the_ddl_makes_the_tables_that_the_views_show(tmp_path: Path) -> None:
+    columns = "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
+    with duckdb.connect() as con:
+        con.execute(schema.ddl())
+        made = [r for r in con.sql(columns).fetchall()]
+    tmp_path.joinpath("runs").mkdir()
+    with Warehouse(tmp_path / "runs") as wh:
+        shown = [r for r in wh.sql(columns).fetchall() if r[0] in schema.TABLES]
+    assert shown == made
+
+
+@pytest.mark.parametrize("table", list(schema.STORED))
+def test_files_have_the_schemas_columns_types_comments_and_order(tiny_root: Path, table: str) -> None:
+    path = layout.run_dir(tiny_root, "llama") / layout.table_name(table)
+    assert pq.read_schema(path).equals(schema.arrow_schema(table), check_metadata=True)
+    found = pq.ParquetFile(path)
+    assert found.metadata.row_group(0).column(0).compression == "ZSTD"
+    keys = ", ".join(schema.STORED[table].sort_key)
+    with duckdb.connect() as con:
+        con.sql("SET preserve_insertion_order = true")
+        rows = con.sql(f"SELECT {keys} FROM read_parquet('{path}')").fetchall()
+    assert rows == sorted(rows, key=lambda r: [(v is None, v) for v in r])
+
+
+@pytest.mark.parametrize("table", list(schema.TABLES))
+def test_views_have_the_schemas_types_with_and_without_rows(tiny_root: Path, tmp_path: Path, table: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for root, empty in ((tiny_root, False), (tmp_path / "empty", True)):
+        with Warehouse(root) as wh:
+            answer = wh.sql(f"SELECT * FROM {table}")
+            assert dict(zip(answer.columns, map(str, answer.types), strict=True)) == {
+                c.name: c.sql for c in schema.TABLES[table].columns
+            }
+            assert (len(answer.fetchall()) == 0) == empty
+
+
+def test_no_column_that_must_be_there_is_null(tiny_root: Path) -> None:
+    with Warehouse(tiny_root) as wh:
+        for table in schema.TABLES.values():
+            for column in table.columns:
+                if not column.nullable:
+                    assert wh.sql(f"SELECT count(*) FROM {table.name} WHERE {column.name} IS NULL").fetchone() == (
+                        0,
+                    ), column

@@ -1,0 +1,157 @@
+"""Every check finds what it is there for: a run is damaged on purpose, and the right check fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from warehouse.blobs import Blob
+from warehouse.files import file_checksum
+from warehouse.layout import run_dir
+from warehouse.schema import arrow_schema
+from warehouse.validate import validate
+
+
+@pytest.fixture
+def folder(tiny_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_dir(tiny_root, "gpt2"), tmp_path / "run_id=gpt2"))
+
+
+def failed(folder: Path) -> dict[str, str]:
+    return {c.name: c.detail for c in validate(folder) if c.passed is False}
+
+
+def edit(folder: Path, table: str, change: Callable[[dict[str, list]], None]) -> None:
+    """Rewrites a table with its checksums set right: only its contents are wrong."""
+    path = folder / table / "00000.parquet"
+    columns = pq.read_table(path, partitioning=None).to_pydict()
+    change(columns)
+    pq.write_table(pa.table(columns, schema=arrow_schema(table)), path, compression="zstd")
+    manifest = json.loads((folder / "run.json").read_text())
+    for f in manifest["files"]:
+        if f["path"] == f"{table}/00000.parquet":
+            f["bytes"], f["checksum"] = path.stat().st_size, file_checksum(path)
+    manifest["counts"]["rows"][table] = len(columns["example_id"])
+    (folder / "run.json").write_text(json.dumps(manifest))
+
+
+def overwrite(folder: Path, tensor: str, row: int, values: np.ndarray) -> None:
+    """Writes into a blob, leaving its index as it is."""
+    path = sorted((folder / "blobs").iterdir())[0]
+    with Blob(path) as blob:
+        at = blob.rows(tensor, row, row + 1)
+        offset = at.__array_interface__["data"][0] - np.frombuffer(blob._map, np.uint8).__array_interface__["data"][0]
+        data = values.astype(at.dtype).tobytes()
+    with path.open("r+b") as f:
+        f.seek(offset)
+        f.write(data)
+
+
+def test_a_sound_run_passes(tiny_root: Path) -> None:
+    for run in ("gpt2", "llama"):
+        checks = list(validate(run_dir(tiny_root, run)))
+        assert [c for c in checks if c.passed is not True] == []
+        assert len(checks) == 11
+
+
+def test_one_altered_bit_of_a_tensor_is_found_and_named(folder: Path) -> None:
+    path = sorted((folder / "blobs").iterdir())[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = failed(folder)
+    assert list(found) == ["tensor checksums"] and "of example" in found["tensor checksums"]
+
+
+@pytest.mark.parametrize("what", ["blobs/00000.safetensors", "tokens/00000.parquet"])
+def test_a_file_cut_short_or_gone_is_found(folder: Path, what: str) -> None:
+    data = (folder / what).read_bytes()
+    (folder / what).write_bytes(data[:-10])
+    assert "cut short" in failed(folder)["files"]
+    (folder / what).unlink()
+    assert failed(folder)["files"] == f"{what} is missing"
+
+
+def test_one_altered_bit_of_a_table_is_found(folder: Path) -> None:
+    path = folder / "next_token" / "00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "is altered" in failed(folder)["table checksums"]
+
+
+def test_nan_is_found(folder: Path) -> None:
+    overwrite(folder, "resid.post_mlp.L01", 2, np.full(32, np.nan))
+    assert "tensor checksums" in failed(folder)
+
+    def forget(columns: dict[str, list]) -> None:  # and its checksum made to fit: only the value is wrong
+        import xxhash
+
+        with Blob(folder / "blobs" / "00000.safetensors") as blob:
+            for i, (b, t, s, e) in enumerate(
+                zip(columns["blob"], columns["tensor"], columns["row_start"], columns["row_end"], strict=True)
+            ):
+                if b == "blobs/00000.safetensors" and t == "resid.post_mlp.L01":
+                    columns["checksum"][i] = xxhash.xxh3_64_hexdigest(
+                        np.ascontiguousarray(blob.rows(t, s, e)).view(np.uint8)
+                    )
+
+    edit(folder, "tensors", forget)
+    assert "resid.post_mlp.L01 (F32) holds NaN" in failed(folder)["finite"]
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "check", "finding"),
+    [
+        ("next_token", lambda c: c["loss"].__setitem__(0, c["loss"][0] + 1), "next_token", "a loss that is not"),
+        ("next_token", lambda c: c["entropy"].__setitem__(0, 99.0), "next_token", "an entropy outside"),
+        ("next_token", lambda c: c["true_rank"].__setitem__(0, 0), "next_token", "a rank outside"),
+        ("next_token", lambda c: c["correct"].__setitem__(0, not c["correct"][0]), "next_token", "marked wrongly"),
+        ("next_token", lambda c: c["topk_probs"][0].reverse(), "next_token", "top-k"),
+        ("next_token", lambda c: c["topk_ids"][0].reverse(), "next_token", "does not begin with the prediction"),
+        ("next_token", lambda c: c["true_prob"].__setitem__(0, 1.5), "next_token", "a probability outside"),
+        (
+            "next_token",
+            lambda c: c["true_id"].__setitem__(0, c["true_id"][0] + 1),
+            "keys",
+            "not the one that came next",
+        ),
+        ("next_token", lambda c: [v.pop() for v in c.values()], "keys", "no prediction"),
+        ("next_token", lambda c: [v.append(v[-1]) for v in c.values()], "keys", "two rows"),
+        ("tokens", lambda c: [v.pop() for v in c.values()], "keys", "tokens are not all there"),
+        ("tokens", lambda c: c["pos"].__setitem__(0, 500), "keys", "positions are not"),
+        ("tokens", lambda c: c["char_end"].__setitem__(0, 10_000), "tokens", "outside the text"),
+        ("tokens", lambda c: c["token"].__setitem__(c["token"].index(" the"), " tho"), "tokens", "not what stands"),
+        ("tensors", lambda c: [v.pop() for v in c.values()], "keys", "tensors are not all there"),
+        ("tensors", lambda c: c["shape"][0].__setitem__(0, 1), "shapes", "shape is not its rows"),
+        ("examples", lambda c: [v.pop() for v in c.values()], "keys", "an example that is not there"),
+    ],
+)
+def test_contents_that_contradict_each_other_are_found(
+    folder: Path, table: str, change, check: str, finding: str
+) -> None:
+    edit(folder, table, change)
+    found = failed(folder)
+    assert check in found, found
+    assert finding in found[check], found[check]
+
+
+def test_counts_that_are_wrong_are_found(folder: Path) -> None:
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["counts"]["tokens"] += 1
+    (folder / "run.json").write_text(json.dumps(manifest))
+    assert "tokens are not as many" in failed(folder)["counts"]
+
+
+def test_a_manifest_with_other_shapes_is_found(folder: Path) -> None:
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["sites"][0]["row_shape"] = [31]
+    (folder / "run.json").write_text(json.dumps(manifest))
+    assert "not F32 (T, (31,))" in failed(folder)["shapes"]
