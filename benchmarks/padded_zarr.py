@@ -1,0 +1,80 @@
+"""The alternative for tensors: padded Zarr v3 arrays, float16, default codec, as tools of this kind keep them.
+
+Attention, q, k, v, hidden states, the embedding and three residual streams of every layer, each one array over examples and
+layers, padded to one length. Sharded by batch and chunked by example and layer: the layout that served Zarr best here, for
+writing (few files) and for reading (small chunks) alike. Attention comes from eager `output_attentions`, which is the only
+way to have it without recomputing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+
+from capture.anatomy import Anatomy, AttentionCall, first_output, first_tensor, listen_to_attention
+
+
+def write(model: Any, anatomy: Anatomy, ids: torch.Tensor, batch: int, folder: Path) -> None:
+    """Captures (N, T) ids in batches into `folder`. The model must be under eager attention."""
+    count, length = ids.shape
+    layers, width = anatomy.dims.n_layers, anatomy.dims.d_model
+    heads, kv_heads, d = anatomy.dims.n_heads, anatomy.dims.n_kv_heads, anatomy.dims.d_head
+    group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+
+    def array(name: str, *shape: int) -> Any:
+        layered = name != "embed"
+        chunks = (1, 1, *shape[1:]) if layered else (1, *shape)
+        return group.create_array(
+            name, shape=(count, *shape), chunks=chunks, shards=(batch, *shape), dtype="float16", fill_value=0
+        )
+
+    arrays = {
+        "attn": array("attn", layers, heads, length, length),
+        "q": array("q", layers, heads, length, d),
+        "k": array("k", layers, kv_heads, length, d),
+        "v": array("v", layers, kv_heads, length, d),
+        "hidden": array("hidden", layers + 1, length, width),
+        "embed": array("embed", length, width),
+        **{f"resid_{s}": array(f"resid_{s}", layers, length, width) for s in ("pre_attn", "post_attn", "post_mlp")},
+    }
+    for start in range(0, count, batch):
+        part = ids[start : start + batch]
+        with torch.no_grad(), _watched(model, anatomy) as seen:
+            out = model(input_ids=part, output_hidden_states=True, output_attentions=True, use_cache=False)
+        seen["hidden"], seen["attn"] = list(out.hidden_states), list(out.attentions)
+        rows = slice(start, start + len(part))
+        for name, tensors in seen.items():
+            stacked = np.stack([t.to(torch.float16).numpy() for t in tensors], axis=1)
+            arrays[name][rows] = stacked
+        arrays["embed"][rows] = out.hidden_states[0].to(torch.float16).numpy()
+
+
+@contextmanager
+def _watched(model: Any, anatomy: Anatomy) -> Iterator[dict[str, list[torch.Tensor]]]:
+    seen: dict[str, list[torch.Tensor]] = {
+        n: [] for n in ("q", "k", "v", "resid_pre_attn", "resid_post_attn", "resid_post_mlp")
+    }
+
+    def heard(call: AttentionCall) -> None:
+        for name, x in (("q", call.q), ("k", call.k), ("v", call.v)):
+            seen[name].append(x)
+
+    def entering(name: str) -> Any:
+        return lambda module, args, kwargs: seen[name].append(first_tensor(args, kwargs))
+
+    with ExitStack() as stack:
+        stack.enter_context(listen_to_attention(model, heard))
+        for block, post in zip(anatomy.blocks, anatomy.post_attention, strict=True):
+            for handle in (
+                block.register_forward_pre_hook(entering("resid_pre_attn"), with_kwargs=True),
+                post.register_forward_pre_hook(entering("resid_post_attn"), with_kwargs=True),
+                block.register_forward_hook(lambda m, a, out: seen["resid_post_mlp"].append(first_output(out))),
+            ):
+                stack.callback(handle.remove)
+        yield seen
