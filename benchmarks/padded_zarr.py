@@ -20,9 +20,10 @@ import zarr
 from capture.anatomy import Anatomy, AttentionCall, first_output, first_tensor, listen_to_attention
 
 
-def write(model: Any, anatomy: Anatomy, ids: torch.Tensor, batch: int, folder: Path) -> None:
-    """Captures (N, T) ids in batches into `folder`. The model must be under eager attention."""
-    count, length = ids.shape
+def write(model: Any, anatomy: Anatomy, texts: list[list[int]], length: int, batch: int, folder: Path) -> None:
+    """Captures token lists of at most `length` in batches, each padded to its longest, into arrays padded to `length`.
+    The model must be under eager attention."""
+    count = len(texts)
     layers, width = anatomy.dims.n_layers, anatomy.dims.d_model
     heads, kv_heads, d = anatomy.dims.n_heads, anatomy.dims.n_kv_heads, anatomy.dims.d_head
     group = zarr.open_group(str(folder), mode="w", zarr_format=3)
@@ -44,15 +45,29 @@ def write(model: Any, anatomy: Anatomy, ids: torch.Tensor, batch: int, folder: P
         **{f"resid_{s}": array(f"resid_{s}", layers, length, width) for s in ("pre_attn", "post_attn", "post_mlp")},
     }
     for start in range(0, count, batch):
-        part = ids[start : start + batch]
+        part, mask = _padded(texts[start : start + batch])
         with torch.no_grad(), _watched(model, anatomy) as seen:
-            out = model(input_ids=part, output_hidden_states=True, output_attentions=True, use_cache=False)
+            out = model(
+                input_ids=part, attention_mask=mask, output_hidden_states=True, output_attentions=True, use_cache=False
+            )
         seen["hidden"], seen["attn"] = list(out.hidden_states), list(out.attentions)
         rows = slice(start, start + len(part))
         for name, tensors in seen.items():
-            stacked = np.stack([t.to(torch.float16).numpy() for t in tensors], axis=1)
-            arrays[name][rows] = stacked
-        arrays["embed"][rows] = out.hidden_states[0].to(torch.float16).numpy()
+            arrays[name][rows] = _boxed(np.stack([t.to(torch.float16).numpy() for t in tensors], axis=1), name, length)
+        arrays["embed"][rows] = _boxed(out.hidden_states[0].to(torch.float16).numpy(), "embed", length)
+
+
+def _padded(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, texts))
+    mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts])
+    return torch.tensor([t + [0] * (longest - len(t)) for t in texts]), mask
+
+
+def _boxed(x: np.ndarray, name: str, length: int) -> np.ndarray:
+    """Tokens filled up with zeros to `length`: the last axis but one, for attention the last too."""
+    missing = length - x.shape[-2]
+    last = (0, missing) if name == "attn" else (0, 0)
+    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), last]) if missing else x
 
 
 @contextmanager

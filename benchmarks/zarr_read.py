@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import padded_zarr
-import torch
 import zarr
 from common import long_texts, median_ms, record
 
@@ -35,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     loaded = models.load("smollm2")
     texts = long_texts(loaded.tokenizer, LENGTH, SEQUENCES)
-    ids = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts])
+    ids = [loaded.tokenizer(t).input_ids[:LENGTH] for t in texts]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.txt"
         path.write_text("\n".join(texts), encoding="utf-8")
@@ -43,7 +42,7 @@ def main() -> None:
         next_token.run(loaded, open_text(str(path), "text"), options, root=Path(folder), run_id="r")
         store = TraceStore(run_dir(Path(folder), "r"))
         loaded.model.set_attn_implementation("eager")
-        padded_zarr.write(loaded.model, examine(loaded.model), ids, BATCH, Path(folder) / "zarr")
+        padded_zarr.write(loaded.model, examine(loaded.model), ids, LENGTH, BATCH, Path(folder) / "zarr")
         group = zarr.open_group(str(Path(folder) / "zarr"), mode="r")
         attn, resid = group["attn"], group["resid_post_mlp"]
         examples = list(store.tokens.example_id)

@@ -1,8 +1,9 @@
 """Capture of everything into a run against capture of the same into padded Zarr: seconds and bytes.
 
-Ours also computes next-token diagnostics, checksums and tables, and fsyncs; the other does not.
+Two cases: WikiText-2 as it comes, paragraphs and headings in their order, cut at 128 tokens; and only texts of 128 tokens or
+more, where nothing is padding. Ours also computes next-token diagnostics, checksums and tables, and fsyncs; the other does not.
 
-    python benchmarks/zarr_write.py [--sequences 32] [--rounds 3]
+    python benchmarks/zarr_write.py [--rounds 3]
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 import padded_zarr
-import torch
 from common import in_turns, long_texts, record
+from common import texts as all_texts
 
 from capture import models
-from capture.anatomy import examine
+from capture.anatomy import Anatomy, examine
 from capture.data.text import open_text
 from capture.jobs import next_token
 from warehouse.files import size_of
@@ -28,15 +29,27 @@ LENGTH, BATCH = 128, 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     loaded = models.load("smollm2")
     eager = models.load("smollm2")
     eager.model.set_attn_implementation("eager")
     anatomy = examine(eager.model)
-    texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
-    ids = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts])
+    cases = {
+        "mixed": (all_texts()[:96], "the same, into padded Zarr or a run: paragraphs as they come"),
+        "full": (
+            long_texts(loaded.tokenizer, LENGTH, 64),
+            "the same where every text fills its 128 tokens, no padding",
+        ),
+    }
+    for name, (texts, claim) in cases.items():
+        compare(name, claim, texts, loaded, eager, anatomy, args.rounds)
+
+
+def compare(
+    name: str, claim: str, texts: list[str], loaded: models.Loaded, eager: models.Loaded, anatomy: Anatomy, rounds: int
+) -> None:
+    ids = [loaded.tokenizer(t).input_ids[:LENGTH] for t in texts]
     with tempfile.TemporaryDirectory() as folder:
         root, other = Path(folder) / "runs", Path(folder) / "zarr"
         path = Path(folder) / "texts.txt"
@@ -50,15 +63,15 @@ def main() -> None:
 
         def theirs() -> None:
             shutil.rmtree(other, ignore_errors=True)
-            padded_zarr.write(eager.model, anatomy, ids, BATCH, other)
+            padded_zarr.write(eager.model, anatomy, ids, LENGTH, BATCH, other)
 
-        mine, other_seconds = in_turns(ours, theirs, args.rounds)
+        mine, other_seconds = in_turns(ours, theirs, rounds)
         ratios = [b / a for a, b in zip(mine, other_seconds, strict=True)]
         sizes = size_of(root), size_of(other)
-    tokens = ids.numel()
+    tokens = sum(map(len, ids))
     record(
-        "zarr_write",
-        "the same and attention and q, k, v (written)",
+        f"zarr_write#{name}",
+        claim,
         "padded Zarr v3, float16, default codec: attention, q, k, v, hidden, embed, three residual streams",
         f"{tokens / statistics.median(mine):.0f} tokens/s, {sizes[0] / tokens / 1e3:.0f} KB a token",
         f"{tokens / statistics.median(other_seconds):.0f} tokens/s, {sizes[1] / tokens / 1e3:.0f} KB a token",

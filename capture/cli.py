@@ -273,6 +273,9 @@ def main() -> None:
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as e:  # a folder that may not be written to, a disk that is full or gone
+        _note(f"traces: {e}")
+        sys.exit(1)
     except Exception as e:
         if type(e).__module__ not in ("duckdb", "_duckdb"):
             raise

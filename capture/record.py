@@ -206,7 +206,7 @@ class Recorder:
         else:
             kept.copy_(self._packed(x))
         if not _finite(kept):
-            if not _finite(x.detach()):
+            if not _finite(self._packed(x)):
                 raise TracesError(
                     f"The model itself computed infinite or undefined values ({name}). Load it in another dtype: "
                     "--dtype float32 or bfloat16."

@@ -65,8 +65,13 @@ class Warehouse:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
-        if _is_stale(self.root):
-            refresh(self.root)
+        try:
+            if _is_stale(self.root):
+                refresh(self.root)
+        except OSError:  # somebody else's folder, which we may only read: the views are made in memory
+            self._connection = duckdb.connect()
+            _create_views(self._connection, self.root)
+            return
         self._connection = duckdb.connect(str(self.root / layout.CATALOG), read_only=True)
 
     @property
@@ -112,14 +117,18 @@ def refresh(root: Path) -> None:
         temporary = root / layout.STAGING / f"{layout.CATALOG}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         with duckdb.connect(str(temporary)) as con:
-            for name, (query, comment, columns) in _views(root).items():
-                con.execute(f"CREATE VIEW {name} AS {query}")
-                con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
-                for column in columns:
-                    con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
-            con.execute(f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(_state(root))} AS state")
-            con.execute(f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of all that these views were made from'")
+            _create_views(con, root)
         temporary.replace(root / layout.CATALOG)
+
+
+def _create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
+    for name, (query, comment, columns) in _views(root).items():
+        con.execute(f"CREATE VIEW {name} AS {query}")
+        con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
+        for column in columns:
+            con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
+    con.execute(f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(_state(root))} AS state")
+    con.execute(f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of all that these views were made from'")
 
 
 def views(root: Path) -> dict[str, str]:

@@ -93,7 +93,8 @@ class RunWriter:
                 f"Another process is capturing run '{run_id}' at this moment. Choose another --run."
             ) from None
         try:
-            self._open(job)
+            with _explained(run_id):
+                self._open(job)
         except BaseException:
             self._lock.release()
             raise

@@ -84,6 +84,15 @@ def test_results_do_not_depend_on_batch_size_neighbours_or_order(
         )
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_models(tmp_path: Path, load_tiny: Callable, capture_tiny: Callable, kind: str, dtype: str) -> None:
+    store = capture_tiny(tmp_path / "runs", loaded=load_tiny(kind, dtype=dtype))
+    assert {s.dtype for s in store.meta.sites} == {{"bfloat16": "BF16", "float16": "F16"}[dtype]}
+    assert all(p is not False for p in verdicts(store.path).values())
+    assert all(c.passed for c in recheck(store.path)), list(recheck(store.path))
+
+
 def test_chunks_are_sequences_of_one_example(tmp_path: Path, capture_tiny: Callable) -> None:
     store = capture_tiny(tmp_path / "runs", max_len=16, chunk=True)
     assert all(p is not False for p in verdicts(store.path).values())

@@ -84,6 +84,16 @@ def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
         assert wh.sql("SELECT count(*) FROM runs").fetchone() == (2,)
 
 
+def test_a_folder_that_may_only_be_read_is_read_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(root: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(root))
+
+    monkeypatch.setattr(catalog, "refresh", refuse)  # root, as CI is, may write everywhere
+    (root / layout.CATALOG).unlink(missing_ok=True)
+    with Warehouse(root) as wh:
+        assert wh.sql("SELECT count(DISTINCT run_id) FROM token_diagnostics").fetchone() == (2,)
+
+
 def test_the_database_file_is_views_only_and_read_only(root: Path) -> None:
     with Warehouse(root) as wh:
         with pytest.raises(duckdb.Error, match="read-only"):
