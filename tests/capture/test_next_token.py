@@ -86,7 +86,9 @@ def test_results_do_not_depend_on_batch_size_neighbours_or_order(
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_models(tmp_path: Path, load_tiny: Callable, capture_tiny: Callable, kind: str, dtype: str) -> None:
+def test_half_precision_models(
+    tmp_path: Path, load_tiny: Callable, capture_tiny: Callable, kind: str, dtype: str
+) -> None:
     store = capture_tiny(tmp_path / "runs", loaded=load_tiny(kind, dtype=dtype))
     assert {s.dtype for s in store.meta.sites} == {{"bfloat16": "BF16", "float16": "F16"}[dtype]}
     assert all(p is not False for p in verdicts(store.path).values())
