@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warehouse.cli import RunArgument, WarehouseOption, app, runs_app
-from warehouse.errors import TracesError, UsageError
+from warehouse.errors import RunTaken, TracesError, UsageError
 
 if TYPE_CHECKING:
     from capture.jobs.next_token import Progress
@@ -113,8 +113,7 @@ def next_token(
         raise UsageError(f"--store-dtype {store_dtype}: use auto, {', '.join(NAMES)}.")
     length = _max_len(max_len)
     if run is not None and layout.run_dir(root, layout.check_run_name(run)).exists():
-        raise UsageError(f"Run '{run}' is already there (traces runs show {run}). "
-                         f"Choose another --run, or delete it: traces runs rm {run}")  # fmt: skip
+        raise RunTaken(run)
     source = open_data(data, text, split, from_, text_column)
     with _needs_capture_extra():
         from capture import models
@@ -236,7 +235,7 @@ def _progress(limit: int | None) -> Iterator[Callable[[Progress], None]]:
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn("examples read, {task.fields[rate]}"),
+        bars.TextColumn("examples, {task.fields[rate]}"),
         bars.TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
@@ -250,13 +249,13 @@ def _progress(limit: int | None) -> Iterator[Callable[[Progress], None]]:
             nonlocal said, resumed_said
             new = p.tokens - p.resumed_tokens
             rate = f"{new / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"
-            bar.update(task, completed=p.examples, description=p.run_id, rate=rate)
+            bar.update(task, completed=p.begun, description=p.run_id, rate=rate)
             if p.resumed_tokens and new and not resumed_said:
                 resumed_said = True
                 console.print(f"going on after {p.resumed_tokens:,} tokens")
             if not console.is_terminal and time.monotonic() - said > 10:
                 said = time.monotonic()
-                _note(f"{p.run_id}: {p.examples:,} examples read, {p.tokens:,} tokens, {rate}")
+                _note(f"{p.run_id}: {p.begun:,} examples, {p.tokens:,} tokens, {rate}")
 
         yield report
 

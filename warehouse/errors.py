@@ -33,6 +33,16 @@ class NotFound(UsageError):
         super().__init__(f"No {kind} '{name}'. {tail}{' ' + hint if hint else ''}")
 
 
+class RunTaken(UsageError):
+    """A published run has that name."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"Run '{run_id}' is already there (traces runs show {run_id}). "
+            f"Choose another --run, or delete it: traces runs rm {run_id}"
+        )
+
+
 class NewerSchema(TracesError):
     """A run written by a newer version than this one."""
 

@@ -35,7 +35,7 @@ import xxhash
 
 from warehouse import catalog, layout
 from warehouse.blobs import ShardFile, TensorSpec
-from warehouse.errors import TracesError, UsageError
+from warehouse.errors import RunTaken, TracesError, UsageError
 from warehouse.files import file_checksum, sync_folder
 from warehouse.journal import Journal, ShardEntry
 from warehouse.manifest import FileInfo, Manifest
@@ -111,10 +111,7 @@ class RunWriter:
         if layout.run_dir(self.root, self.run_id).exists():
             shutil.rmtree(self._staging, ignore_errors=True)  # left by a kill between the rename and the clean-up
             catalog.refresh(self.root)
-            raise UsageError(
-                f"Run '{self.run_id}' is already there (traces runs show {self.run_id}). "
-                f"Choose another --run, or delete it: traces runs rm {self.run_id}"
-            )
+            raise RunTaken(self.run_id)
         staged = layout.staged_run(self._staging)
         (staged / layout.BLOBS).mkdir(parents=True, exist_ok=True)
         self._journal = Journal(layout.journal_path(self._staging))

@@ -62,6 +62,9 @@ class Progress:
 
     run_id: str
     examples: int = 0
+    """Read, not all of them run yet: they are read a window at a time."""
+    begun: int = 0
+    """Examples whose first sequence has been through the model: what a progress bar shows."""
     sequences: int = 0
     tokens: int = 0
     predictions: int = 0
@@ -74,6 +77,7 @@ class Progress:
     def count(self, batch: Batch) -> None:
         self.examples += len(batch.examples)
         self.truncated += sum(t.truncated for t in batch.examples)
+        self.begun += sum(s.seq == 0 for s in batch.sequences)
         self.sequences += len(batch.sequences)
         self.tokens += batch.tokens
         self.predictions += batch.tokens - len(batch.sequences)
