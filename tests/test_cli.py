@@ -52,6 +52,7 @@ def test_capture_show_validate_ask_and_delete(traces: Callable, capture: Callabl
     assert done.code == 0 and "first: 2 examples" in done.out and "perplexity" in done.out, done
     shown = traces("runs", "show", "first", "-w", root)
     assert "LlamaForCausalLM, 3 layers, 4 heads (2 K/V)" in shown.out and "perplexity" in shown.out
+    assert traces("runs", "-w", root, "show", "first").out == shown.out
     assert json.loads(traces("runs", "show", "first", "--json", "-w", root).out)["run_id"] == "first"
     assert traces("runs", "-w", root).out.split("\n")[1].split()[0] == "first"
     valid = traces("runs", "validate", "first", "--deep", "-w", root)
@@ -125,7 +126,7 @@ def test_refresh_sees_what_was_copied_in(traces: Callable, tiny_root: Path, tmp_
     (tmp_path / "r").mkdir()
     assert "0 runs" in traces("refresh", "-w", tmp_path / "r").out
     shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(tmp_path / "r", "llama"))
-    assert "1 runs" in traces("refresh", "-w", tmp_path / "r").out
+    assert "1 run\n" in traces("refresh", "-w", tmp_path / "r").out
     manifest = layout.run_dir(tmp_path / "r", "llama") / "run.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     assert "schema version 2" in traces("refresh", "-w", tmp_path / "r").err

@@ -72,7 +72,7 @@ class Warehouse:
             self._connection = duckdb.connect()
             _create_views(self._connection, self.root)
             return
-        self._connection = duckdb.connect(str(self.root / layout.CATALOG), read_only=True)
+        self._connection = _open(self.root / layout.CATALOG)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -129,6 +129,15 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
             con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
     con.execute(f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(_state(root))} AS state")
     con.execute(f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of all that these views were made from'")
+
+
+def _open(path: Path) -> duckdb.DuckDBPyConnection:
+    """The file as it is now, read-only. Attached rather than connected to: a process that has connected to a file goes on
+    getting that one for its path, long after another has been moved into its place."""
+    con = duckdb.connect()
+    con.execute(f"ATTACH {sql_text(str(path))} AS warehouse (READ_ONLY)")
+    con.execute("USE warehouse")
+    return con
 
 
 def views(root: Path) -> dict[str, str]:
@@ -193,7 +202,7 @@ def _is_stale(root: Path) -> bool:
     if not path.is_file():
         return True
     try:
-        with duckdb.connect(str(path), read_only=True) as con:
+        with _open(path) as con:
             row = con.sql(f"SELECT state FROM {_STATE_VIEW}").fetchone()
     except duckdb.Error:
         return True

@@ -34,6 +34,8 @@ def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: Fo
     Example: `traces runs --format tsv`
     """
     if context.invoked_subcommand is not None:
+        if warehouse is not None:  # `traces runs -w DIR show RUN` means the same as `traces runs show RUN -w DIR`
+            os.environ["TRACES_HOME"] = str(warehouse)
         return
     from warehouse import layout
     from warehouse.catalog import Warehouse
@@ -254,22 +256,20 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     Example: `traces refresh`
     """
     from warehouse import catalog, layout
+    from warehouse.manifest import Manifest
 
     root = layout.find_root(warehouse)
     if not root.is_dir():
         raise UsageError(f"There is no warehouse at {root}.")
     catalog.refresh(root)
-    from warehouse.errors import NewerSchema
-    from warehouse.manifest import Manifest
-
-    for name in layout.published_runs(root):
+    names = layout.published_runs(root)
+    for name in names:
+        folder = layout.run_dir(root, name)
         try:
-            manifest = Manifest.read(layout.run_dir(root, name))
-            if manifest.run_id != name:
-                typer.echo(
-                    f"warning: folder {layout.run_dir(root, name)} holds a run that was captured as '{manifest.run_id}'",
-                    err=True,
-                )
-        except (NewerSchema, TracesError) as e:
+            captured_as = Manifest.read(folder).run_id
+        except TracesError as e:
             typer.echo(f"warning: {e}", err=True)
-    typer.echo(f"{root / layout.CATALOG}: {len(layout.published_runs(root))} runs")
+        else:
+            if captured_as != name:
+                typer.echo(f"warning: {folder} holds a run that was captured as '{captured_as}'", err=True)
+    typer.echo(f"{root / layout.CATALOG}: {len(names)} {'run' if len(names) == 1 else 'runs'}")

@@ -77,6 +77,16 @@ def test_a_run_copied_in_or_deleted_by_hand_is_seen(root: Path, tmp_path: Path) 
         assert wh.sql("SELECT * FROM token_diagnostics").fetchall() == []
 
 
+def test_a_run_published_while_a_warehouse_is_open_is_seen_by_the_next_one(root: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "new"
+    empty.mkdir()
+    with Warehouse(empty) as before:
+        shutil.copytree(layout.run_dir(root, "llama"), layout.run_dir(empty, "llama"))
+        with Warehouse(empty) as after:
+            assert after.sql("SELECT DISTINCT run_id FROM tokens").fetchall() == [("llama",)]
+        assert before.sql("SELECT count(*) FROM tokens").fetchone() == (0,), "the one open keeps its views, whole"
+
+
 def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
     catalog.refresh(root)
     moved = root.rename(tmp_path / "elsewhere")
