@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from capture import models
 from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.recheck import recheck
@@ -61,6 +64,31 @@ def test_the_real_model_end_to_end(real_root: Path, smollm2) -> None:
         "JOIN examples USING (example_id) WHERE text LIKE 'The capital of France%' AND token = ' is' ORDER BY pos LIMIT 1"
     ).fetchone()
     assert " Paris" in france[0]
+
+
+def test_the_real_model_in_bfloat16(tmp_path: Path, capture_tiny: Callable, smollm2) -> None:
+    loaded = models.load("smollm2", device="cpu", dtype="bfloat16")
+    store = capture_tiny(tmp_path / "runs", loaded=loaded, max_len=24)
+    assert {s.dtype for s in store.meta.sites} == {"BF16"}
+    assert all(p is not False for p in verdicts(store.path).values())
+    assert all(c.passed for c in recheck(store.path)), list(recheck(store.path))
+
+
+def test_deep_validation_finds_what_the_files_alone_do_not_show(
+    tmp_path: Path, tiny_root: Path, tiny_folder: Callable
+) -> None:
+    def failed(change: Callable[[dict], None]) -> set[str]:
+        folder = Path(shutil.copytree(run_dir(tiny_root, "llama"), tmp_path / "copy", dirs_exist_ok=True))
+        manifest = json.loads((folder / "run.json").read_text())
+        change(manifest)
+        (folder / "run.json").write_text(json.dumps(manifest))
+        assert all(p is not False for p in verdicts(folder).values()), "sound, as far as the files tell"
+        return {c.name for c in recheck(folder) if not c.passed}
+
+    assert failed(lambda m: None) == set()
+    assert failed(lambda m: m["model"]["attention"][1].update(scale=0.5)) == {"deep: attention"}
+    assert failed(lambda m: m["model"]["attention"][2].update(window=3)) == {"deep: attention"}
+    assert failed(lambda m: m["model"].update(weights_hash="0" * 32)) == {"deep: weights"}
 
 
 def test_results_do_not_depend_on_batch_size_neighbours_or_order(
@@ -150,8 +178,6 @@ def test_without_tensors_there_are_diagnostics_alone(tmp_path: Path, capture_tin
 def test_a_tensor_with_values_too_large_for_float16_is_promoted_and_the_manifest_says_so(
     tmp_path: Path, make_llama: Callable, tokenizer, capture_tiny: Callable
 ) -> None:
-    from capture import models
-
     model = make_llama()
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(1e8)
