@@ -128,8 +128,8 @@ class Head:
 
     The model's `forward` is called with its body replaced by one that returns the given rows, so that whatever it does
     after the body (a head, a scale, a soft-cap) is done by its own code, slice by slice: the full logits of a batch never
-    exist. A plain linear head writes into a buffer that is kept: a fresh one of this size costs as much as an eighth of the
-    multiplication, for the system hands it out page by page.
+    exist. A plain linear head writes into a buffer that is kept: a fresh one of this size costs time of its own, for the
+    system hands it out page by page.
     """
 
     def __init__(self, model: Any) -> None:

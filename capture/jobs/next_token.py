@@ -71,8 +71,6 @@ class Progress:
     truncated: int = 0
     resumed_tokens: int = 0
     """Tokens that an earlier process had captured."""
-    loss_sum: float = 0.0
-    """Over the predictions of this process, nats."""
 
     def count(self, batch: Batch) -> None:
         self.examples += len(batch.examples)
@@ -189,7 +187,7 @@ def _walk(job: _Job, source: Source, limit: int | None, writer: RunWriter) -> tu
                 continue
             writer.begin_shard(sum(b.tokens for b in shard), recorder.tensors)
             for batch in shard:
-                writer.put(_record(job, recorder, batch, progress))
+                writer.put(_record(job, recorder, batch))
                 progress.count(batch)
                 job.report(progress)
             writer.end_shard(mark)
@@ -203,7 +201,7 @@ def _skip(shard: list[Batch], progress: Progress, report: Callable[[Progress], N
     report(progress)
 
 
-def _record(job: _Job, recorder: Recorder, batch: Batch, progress: Progress) -> traces.Batch:
+def _record(job: _Job, recorder: Recorder, batch: Batch) -> traces.Batch:
     """One forward pass, its tensors and its rows."""
     tables = {"examples": job.rows.examples(batch.examples)} if batch.examples else {}
     if not batch.sequences:
@@ -213,9 +211,7 @@ def _record(job: _Job, recorder: Recorder, batch: Batch, progress: Progress) -> 
     recording = recorder.run(ids, mask)
     tables["tokens"] = job.rows.tokens(batch.sequences)
     if batch.tokens > len(batch.sequences):
-        found = _diagnose(job, batch, recording.last)
-        tables["next_token"] = job.rows.next_token(batch.sequences, found)
-        progress.loss_sum += float(found.loss.sum())
+        tables["next_token"] = job.rows.next_token(batch.sequences, _diagnose(job, batch, recording.last))
     sequences = [(s.example.example_id, s.seq, len(s)) for s in batch.sequences]
     return traces.Batch(sequences, recording.tensors, tables, recording.release)
 
