@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from warehouse.attention import probabilities
+from warehouse.attention import per_query_head, probabilities
 from warehouse.errors import TracesError
 from warehouse.manifest import LayerAttention
 from warehouse.sites import Dims
@@ -328,9 +328,8 @@ def _derivation(probe: _Probe, attentions: list[nn.Module]) -> tuple[tuple[Layer
             softcap=call.options.get("softcap"),
         )
         q, k, v = (x[0].float().cpu().numpy() for x in (call.q, call.k, call.v))
-        group = len(q) // len(k)
-        attention = probabilities(q, np.repeat(k, group, axis=0), layer)
-        derived = np.matmul(attention, np.repeat(v, group, axis=0)).swapaxes(0, 1)
+        attention = probabilities(q, per_query_head(k, len(q)), layer)
+        derived = np.matmul(attention, per_query_head(v, len(q))).swapaxes(0, 1)
         out = call.out[0].float().cpu().numpy()
         error = float(np.abs(derived - out).max() / max(np.abs(out).max(), 1e-30))
         worst = max(worst, error)

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from capture import models
 from capture.anatomy import Anatomy, examine
 from capture.record import Recorder
 from warehouse import layout
-from warehouse.attention import probabilities
+from warehouse.attention import per_query_head, probabilities
 from warehouse.errors import TracesError
 from warehouse.store import TraceStore
-from warehouse.validate import Check
+from warehouse.validate import Check, sample_sequences
 
-_SAMPLE = 4
 _PADDING = 5
 
 _ROUNDING = {"F16": 2**-10, "BF16": 2**-7, "F32": 2**-20}
@@ -88,8 +88,7 @@ def recheck(folder: Path) -> Iterator[Check]:
     if not same:
         return
     anatomy = examine(loaded.model)
-    sequences = store.query("SELECT DISTINCT example_id, seq FROM tokens ORDER BY ALL").fetchall()
-    sample = sequences[:: max(1, len(sequences) // _SAMPLE)][:_SAMPLE]
+    sample = sample_sequences(store)
     error, noise = dict.fromkeys(_WHAT, 0.0), dict.fromkeys(_WHAT, 0.0)
     for example_id, seq in sample:
         ids = torch.from_numpy(store.encodings(example_id, seq)["input_ids"].astype(np.int64))
@@ -97,7 +96,7 @@ def recheck(folder: Path) -> Iterator[Check]:
         room = _PADDING if loaded.window is None else min(_PADDING, loaded.window - len(ids))
         for name, value in _seen(loaded, anatomy, store, ids, padding=room).errors(alone).items():
             noise[name] = max(noise[name], value)
-        if _has_attention(store):
+        if "attn" in store.sites:
             alone = replace(alone, attention=_eager_attention(loaded, ids))
         for name, value in _stored(store, example_id, seq, alone).errors(alone).items():
             error[name] = max(error[name], value)
@@ -115,21 +114,13 @@ def _allowed(store: TraceStore) -> dict[str, float]:
     stored = {s.site: s.dtype for s in store.meta.sites}
     rounding = max((_ROUNDING[d] for s in store.meta.sites for d in (s.dtype, *s.promoted.values())), default=0.0)
     allowed = {"loss": _LOSS}
-    if _has_hidden(store):
+    if "hidden" in store.sites:
         allowed["hidden"] = rounding
-    if _has_attention(store):
+    if "attn" in store.sites:
         allowed["attention"] = _ATTENTION[stored["q"]] + _EAGER[store.meta.model.dtype]
     if stored:
         allowed["tensors"] = rounding
     return allowed
-
-
-def _has_hidden(store: TraceStore) -> bool:
-    return {"hidden", "resid.embed", "resid.post_mlp"} <= {s.site for s in store.meta.sites}
-
-
-def _has_attention(store: TraceStore) -> bool:
-    return {"q", "k"} <= {s.site for s in store.meta.sites} and store.meta.model.attention is not None
 
 
 def _stored(store: TraceStore, example_id: str, seq: int, like: _Seen) -> _Seen:
@@ -148,11 +139,9 @@ def _stored(store: TraceStore, example_id: str, seq: int, like: _Seen) -> _Seen:
 def _seen(loaded: models.Loaded, anatomy: Anatomy, store: TraceStore, ids: torch.Tensor, padding: int) -> _Seen:
     """Runs a sequence (T,) alone, or as the first row of a batch of two, the second longer by `padding`."""
     n = len(ids)
-    batch, mask = ids[None], torch.ones((1, n), dtype=torch.long)
-    if padding:
-        longer = torch.cat([ids, ids[:1].expand(padding)])
-        batch = torch.stack([torch.cat([ids, torch.zeros(padding, dtype=torch.long)]), longer])
-        mask = torch.stack([torch.cat([mask[0], torch.zeros(padding, dtype=torch.long)]), torch.ones_like(longer)])
+    rows = [ids, torch.cat([ids, ids[:1].expand(padding)])] if padding else [ids]
+    batch = pad_sequence(rows, batch_first=True)
+    mask = pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
     labels = torch.where(mask.bool(), batch, -100)
     labels[1:] = -100
     inputs = {"input_ids": batch.to(loaded.device), "attention_mask": mask.to(loaded.device), "use_cache": False}
@@ -162,8 +151,8 @@ def _seen(loaded: models.Loaded, anatomy: Anatomy, store: TraceStore, ids: torch
         tensors = recorder.run(batch, mask).tensors
     return _Seen(
         loss=float(out.loss) if n > 1 else np.nan,
-        hidden=[_array(h[0, :n]) for h in out.hidden_states] if _has_hidden(store) else [],
-        attention=_derived(store, tensors, n) if _has_attention(store) else [],
+        hidden=[_array(h[0, :n]) for h in out.hidden_states] if "hidden" in store.sites else [],
+        attention=_derived(store, tensors, n) if "attn" in store.sites else [],
         tensors={key: x[:n] for key, x in tensors.items()},
     )
 
@@ -173,7 +162,7 @@ def _derived(store: TraceStore, tensors: dict[tuple[str, int | None], np.ndarray
     found = []
     for i, layer in enumerate(store.meta.model.attention or ()):
         q, k = (tensors[site, i][:n].swapaxes(0, 1) for site in ("q", "k"))
-        found.append(probabilities(q, np.repeat(k, len(q) // len(k), axis=0), layer))
+        found.append(probabilities(q, per_query_head(k, len(q)), layer))
     return found
 
 

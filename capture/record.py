@@ -155,13 +155,14 @@ class Recorder:
 
     def _lay_out(self, tokens: int) -> torch.Tensor:
         """Gives every tensor of the coming pass its place, (N, *row_shape), in one buffer."""
-        sizes = {k: tokens * spec.row_bytes for k, spec in self.tensors.items()}
-        buffer = self._buffers.take(sum(-(-n // _ALIGNED) * _ALIGNED for n in sizes.values()))
-        at = 0
-        for key, size in sizes.items():
-            spec = self.tensors[key]
-            self._places[key] = buffer[at : at + size].view(_TORCH[spec.dtype]).view(tokens, *spec.row_shape)
-            at += -(-size // _ALIGNED) * _ALIGNED
+        starts, end = [], 0
+        for spec in self.tensors.values():
+            starts.append(end)
+            end += -(-tokens * spec.row_bytes // _ALIGNED) * _ALIGNED
+        buffer = self._buffers.take(end)
+        for start, (key, spec) in zip(starts, self.tensors.items(), strict=True):
+            octets = buffer[start : start + tokens * spec.row_bytes]
+            self._places[key] = octets.view(_TORCH[spec.dtype]).view(tokens, *spec.row_shape)
         return buffer
 
     # -- what hooks do ---------------------------------------------------------------------------------------------

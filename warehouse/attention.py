@@ -28,6 +28,11 @@ def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.nda
     return scores
 
 
+def per_query_head(x: np.ndarray, n_heads: int) -> np.ndarray:
+    """Grouped keys or values, (H_kv, T, d), repeated for each query head: (H, T, d)."""
+    return np.repeat(x, n_heads // len(x), axis=0)
+
+
 def _hidden(t: int, s: int, layer: LayerAttention) -> np.ndarray | None:
     """(T, S): True where a query may not look."""
     if not layer.causal and layer.window is None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import layout, sites
-from warehouse.attention import probabilities
+from warehouse.attention import per_query_head, probabilities
 from warehouse.blobs import Blob
 from warehouse.errors import CorruptRun, NotFound, UsageError
 from warehouse.manifest import Manifest
@@ -53,6 +53,14 @@ class TraceStore:
 
     # -- small tables ----------------------------------------------------------------------------------------------
 
+    @property
+    def sites(self) -> set[str]:
+        """Names of the sites that can be asked for, stored or derived."""
+        return {site for site, _, _ in self._readable()}
+
+    def _readable(self) -> list[tuple[str, str, str]]:
+        return sites.readable(self._stored, self._dims, self.meta.model.attention is not None)
+
     def arrays(self) -> pd.DataFrame:
         """What can be asked for, a row a site: its shape for one sequence, dtype, and whether it is stored or derived."""
         import pandas as pd
@@ -66,7 +74,7 @@ class TraceStore:
                 "F32" if site == "attn" else dtypes.get(site, residual) if home == "stored" else residual,
                 home,
             )
-            for site, shape, home in sites.readable(self._stored, self._dims, self.meta.model.attention is not None)
+            for site, shape, home in self._readable()
         ]
         return pd.DataFrame(rows, columns=["site", "shape", "dtype", "home"])
 
@@ -199,10 +207,9 @@ class TraceStore:
 
     def _heads(self, which: str, layer: int, head: int | None, example_id: str, seq: int) -> np.ndarray:
         rows = self._slice(which, layer, example_id, seq)  # (T, heads, d)
-        group = self._dims.n_heads // rows.shape[1]
         if head is not None:
-            return rows[:, head // group]
-        return np.repeat(rows.swapaxes(0, 1), group, axis=0)
+            return rows[:, head * rows.shape[1] // self._dims.n_heads]
+        return per_query_head(rows.swapaxes(0, 1), self._dims.n_heads)
 
     def attn(
         self,

@@ -289,10 +289,10 @@ def _probabilities(store: TraceStore) -> str:
 
 def _attention(store: TraceStore) -> str | None:
     """On a sample: derived probabilities are causal and their rows sum to 1."""
-    if store.meta.model.attention is None or not {"q", "k"} <= {s.site for s in store.meta.sites}:
+    if "attn" not in store.sites:
         return None
     worst = 0.0
-    sample = _sample(store)
+    sample = sample_sequences(store)
     for example_id, seq in sample:
         for layer in range(store.meta.model.n_layers):
             attn = store.attn(example_id, layer, seq=seq)
@@ -305,11 +305,10 @@ def _attention(store: TraceStore) -> str | None:
 
 def _hidden(store: TraceStore) -> str | None:
     """On a sample: `hidden` is the residual stream, state by state, and only its last one is normed."""
-    stored = {s.site for s in store.meta.sites}
-    if not {"hidden", "resid.embed", "resid.post_mlp"} <= stored:
+    if "hidden" not in store.sites:
         return None
     n = store.meta.model.n_layers
-    sample = _sample(store)
+    sample = sample_sequences(store)
     for example_id, seq in sample:
         hidden = store.hidden(example_id, seq=seq)
         stream = [store.resid(example_id, "embed", seq=seq), *store.resid(example_id, "post_mlp", seq=seq)]
@@ -332,8 +331,8 @@ _CONTENT_CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
 }
 
 
-def _sample(store: TraceStore) -> list[tuple[str, int]]:
-    """A few sequences, spread over the run."""
+def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:
+    """A few sequences, (example_id, seq), spread over the run."""
     found = _rows(store, "SELECT DISTINCT example_id, seq FROM tokens ORDER BY ALL")
     step = max(1, len(found) // _SAMPLE)
     return [(e, s) for e, s in found[::step][:_SAMPLE]]
