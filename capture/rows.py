@@ -31,7 +31,7 @@ class Rows:
                 "source_id": [t.example.source_id for t in found],
                 "text": [t.example.text for t in found],
                 "n_seqs": [len(t.sequences) for t in found],
-                "n_tokens": [sum(map(len, t.sequences)) for t in found],
+                "n_tokens": [sum(s.tokens for s in t.sequences) for t in found],
                 "truncated": [t.truncated for t in found],
                 "prompt_set": [None] * len(found),
                 "metadata": [
@@ -42,27 +42,28 @@ class Rows:
         )
 
     def tokens(self, sequences: Several[Sequence]) -> pa.Table:
-        lengths = [len(s) for s in sequences]
-        ids = np.concatenate([s.ids for s in sequences])
+        found = [(s, side, part) for s in sequences for side, part in s.parts.items()]
+        lengths = [len(part) for _, _, part in found]
+        ids = np.concatenate([part.ids for _, _, part in found])
         return to_table(
             "tokens",
             {
-                **_keys(sequences, lengths),
-                "side": ["dec"] * len(ids),
+                **_keys([s for s, _, _ in found], lengths),
+                "side": [side for (_, side, _), n in zip(found, lengths, strict=True) for _ in range(n)],
                 "token_id": _int32(ids),
                 "token": self._texts(ids),
-                "char_start": _int32(np.concatenate([s.char_start for s in sequences]), missing=-1),
-                "char_end": _int32(np.concatenate([s.char_end for s in sequences]), missing=-1),
-                "word_idx": _int32(np.concatenate([s.word_idx for s in sequences]), missing=-1),
-                "is_special": pa.array(np.concatenate([s.is_special for s in sequences])),
+                "char_start": _int32(np.concatenate([p.char_start for _, _, p in found]), missing=-1),
+                "char_end": _int32(np.concatenate([p.char_end for _, _, p in found]), missing=-1),
+                "word_idx": _int32(np.concatenate([p.word_idx for _, _, p in found]), missing=-1),
+                "is_special": pa.array(np.concatenate([p.is_special for _, _, p in found])),
                 "is_response": pa.array(np.zeros(len(ids), bool)),
             },
         )
 
     def next_token(self, sequences: Several[Sequence], found: Diagnostics) -> pa.Table:
-        """A row for every token but the last of each sequence, in the order of `found`."""
-        lengths = [len(s) - 1 for s in sequences]
-        true_ids = np.concatenate([s.ids[1:] for s in sequences])
+        """A row for every token that the decoder reads but the last of each sequence, in the order of `found`."""
+        lengths = [len(s.parts["dec"]) - 1 for s in sequences]
+        true_ids = np.concatenate([s.parts["dec"].ids[1:] for s in sequences])
         k = found.topk_ids.shape[1]
         offsets = pa.array(np.arange(0, (len(true_ids) + 1) * k, k, dtype=np.int32))
 

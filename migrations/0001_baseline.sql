@@ -1,5 +1,4 @@
--- Schema version 1: every table as the views show it. Made by `python -m warehouse.schema ddl`.
--- A change to a table goes into the next numbered file, never into this one.
+-- Schema version 1: every table as the views show it. A change to a table goes into the next numbered file, never into this one.
 
 CREATE TABLE runs (
     run_id VARCHAR NOT NULL,

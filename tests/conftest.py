@@ -123,10 +123,11 @@ def capture_tiny(load_tiny: Callable[..., object]) -> Callable[..., object]:
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory, capture_tiny: Callable[..., object]) -> Path:
-    """A warehouse with two runs over the sample, a Llama's and a GPT-2's. Read only."""
+    """A warehouse with two runs over the sample, a Llama's and a GPT-2's, everything captured. Read only."""
     root = tmp_path_factory.mktemp("tiny") / "runs"
-    capture_tiny(root, "llama", "llama", max_len=64)
-    capture_tiny(root, "gpt2", "gpt2", max_len=64, store_dtype="float32")
+    everything = "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act,heads"
+    capture_tiny(root, "llama", "llama", max_len=64, capture=everything)
+    capture_tiny(root, "gpt2", "gpt2", max_len=64, capture=everything, store_dtype="float32")
     return root
 
 

@@ -1,6 +1,6 @@
 """Token-packed safetensors shards: lay one out, fill one in place, slice one through a memory map.
 
-A shard holds each tensor once, rows of all its examples end to end, no padding. How many rows it will hold is known
+A shard holds each tensor once, rows of all its examples end to end, no padding. How many rows each will have is known
 before the first one is computed (texts are tokenized first), so every tensor has its place in the file from the start
 and each batch is written straight there: a shard never exists in memory.
 
@@ -49,14 +49,14 @@ class TensorSpec:
 class ShardFile:
     """A shard being filled. `put` may come in any order of tensors and rows; all rows must have come before `close`."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, TensorSpec], rows: int) -> None:
-        header: dict[str, object] = {"__metadata__": {"format": "np", "rows": str(rows)}}
+    def __init__(self, path: Path, tensors: Mapping[str, TensorSpec], rows: Mapping[str, int]) -> None:
+        header: dict[str, object] = {"__metadata__": {"format": "np"}}
         self._offsets: dict[str, int] = {}
         self._tensors = dict(tensors)
         end = 0
         for name, spec in tensors.items():
-            start, end = end, end + rows * spec.row_bytes
-            header[name] = {"dtype": spec.dtype, "shape": [rows, *spec.row_shape], "data_offsets": [start, end]}
+            start, end = end, end + rows[name] * spec.row_bytes
+            header[name] = {"dtype": spec.dtype, "shape": [rows[name], *spec.row_shape], "data_offsets": [start, end]}
             self._offsets[name] = start
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -65,7 +65,7 @@ class ShardFile:
                 f"a shard of {len(tensors)} tensors has a header of {len(text)} bytes, over safetensors' limit"
             )
         self._base = 8 + len(text)
-        self._missing = dict.fromkeys(tensors, rows)
+        self._missing = {name: rows[name] for name in tensors}
         self.path = path
         self.bytes = self._base + end
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

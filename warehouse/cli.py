@@ -113,6 +113,12 @@ def show_run(
     for s in m.sites:
         for tensor, dtype in s.promoted.items():
             typer.echo(f"promoted  {tensor} to {dtype}: {s.dtype} cannot hold its values")
+    for side in dict.fromkeys(s.side for s in m.sites):
+        stack = m.model.stack(side)
+        if stack.convention == "post-norm":
+            typer.echo(f"streams   {side}: those after the norms, since the block normalises after adding")
+        for site, reason in stack.missing.items():
+            typer.echo(f"not there {side}: {site}: {reason}")
     arrays = store.arrays()
     if len(arrays):
         typer.echo("")

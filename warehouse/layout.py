@@ -101,9 +101,11 @@ def table_name(table: str) -> str:
     return f"{table}/00000.parquet"
 
 
-def tensor_name(site: str, layer: int | None) -> str:
-    """A tensor's name inside a shard: `resid.post_mlp.L16`, or `resid.embed` where there is no layer."""
-    return site if layer is None else f"{site}.L{layer:02d}"
+def tensor_name(side: str, site: str, layer: int | None) -> str:
+    """A tensor's name inside a shard: `resid.post_mlp.L16`, `resid.embed` where there is no layer, and with `enc.` before it
+    on an encoder's side."""
+    name = site if layer is None else f"{site}.L{layer:02d}"
+    return f"enc.{name}" if side == "enc" else name
 
 
 def data_dir(name: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,11 +28,42 @@ class LayerAttention(_Typed):
     scale: float
     causal: bool = True
     window: int | None = None
-    """Tokens that a query sees, itself included; None: all before it."""
+    """Tokens that a query sees, itself included, to the left, and where it is not causal to the right too; None: all."""
     softcap: float | None = None
+    sinks: list[float] | None = None
+    """A score for each query head that takes part in the softmax and has no token: rows then sum to less than 1."""
 
 
-class ModelInfo(_Typed):
+class StackInfo(_Typed):
+    """The blocks that one side's tokens pass, and how its streams are to be read."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    """Query heads of the first layer with attention; 0: attention shows in none."""
+    n_kv_heads: int
+    d_head: int
+    d_value: int
+    convention: Literal["pre-norm", "post-norm"] = "pre-norm"
+    """post-norm: the block normalises after adding (BERT), and its streams are those after the norms."""
+    parallel: bool = False
+    """Attention and MLP are added to the stream at once (GPT-NeoX): resid.post_attn is resid.pre_attn + attn_out."""
+    final_norm: bool = True
+    """The last hidden state is normed, not the last block's output."""
+    causal: bool = True
+    attention: list[LayerAttention | None] | None = None
+    """One entry a layer, None for one without attention; None for all: probabilities cannot be derived from q and k."""
+    cross_attention: list[LayerAttention | None] | None = None
+    """The same for a decoder's attention over the encoder's tokens."""
+    attention_error: float | None = None
+    """Largest difference, at loading, between the attention output and derived probabilities times v, relative to its size."""
+    missing: dict[str, str] = {}
+    """Sites that this model has not, in any layer or in some, and why."""
+
+
+class ModelInfo(StackInfo):
+    """A model; as a stack, its decoder, or the encoder of a model that has no decoder."""
+
     name: str
     """As asked for: short name, hub name, folder or file."""
     revision: str | None = None
@@ -43,19 +74,20 @@ class ModelInfo(_Typed):
     device: str
     attn_implementation: str
     trust_remote_code: bool = False
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
-    d_value: int
     vocab_size: int
     window: int | None = None
     """Longest sequence the model was made for, tokens."""
-    attention: list[LayerAttention] | None = None
-    """One entry a layer; None: probabilities cannot be derived from q and k."""
-    attention_error: float | None = None
-    """Largest difference, at loading, between the attention output and derived probabilities times v, relative to its size."""
+    side: Literal["dec", "enc"] = "dec"
+    encoder: StackInfo | None = None
+    """An encoder-decoder's encoder."""
+
+    def stack(self, side: str) -> StackInfo:
+        """Raises KeyError for a side that the model has not."""
+        if side == self.side:
+            return self
+        if self.encoder is None or side != "enc":
+            raise KeyError(side)
+        return self.encoder
 
 
 class DataInfo(_Typed):
@@ -69,8 +101,13 @@ class DataInfo(_Typed):
 
 
 class SiteInfo(_Typed):
+    """Stored tensors of one site, those of one row shape."""
+
+    side: Literal["dec", "enc"] = "dec"
     site: str
     layers: list[int | None]
+    rows: Literal["token", "source", "triangle", "square", "cross"] = "token"
+    """What a row is, as `warehouse.sites` says."""
     row_shape: list[int]
     dtype: str
     promoted: dict[str, str] = {}

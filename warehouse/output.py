@@ -28,6 +28,12 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class ReportFormat(StrEnum):
+    table = "table"
+    tsv = "tsv"
+    json = "json"
+
+
 def write(answer: duckdb.DuckDBPyRelation, fmt: Format, target: Path | None) -> None:
     """Writes to `target`, or to standard output. Raises UsageError for Parquet on a terminal."""
     if fmt is Format.parquet:

@@ -1,7 +1,8 @@
 """The tables: every column's type and comment, once.
 
-Writers take their Arrow schemas from here, the catalog its views, `migrations/0001_baseline.sql` its DDL and
-`docs/tables.md` its text (`python -m warehouse.schema ddl|docs`; a test holds both equal to this file).
+Writers take their Arrow schemas from here, the catalog its views and `docs/tables.md` its text (`python -m warehouse.schema
+docs`; a test holds it equal). `migrations/` tells how the tables came to be, version by version: a test holds that all of them,
+one after the other, make what `ddl` says.
 
 `run_id` is a column of every table, but in no file: it is the name of the run's folder (`run_id=<run>/`).
 This module imports nothing heavy, so that `traces sql` starts fast; `arrow_schema` imports pyarrow when called.
@@ -17,7 +18,7 @@ from warehouse.quoting import sql_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ _TABLES = (
         ("run_id",),
         (
             _RUN,
-            Column("kind", "VARCHAR", "What made it: next-token"),
+            Column("kind", "VARCHAR", "What made it: next-token, encode, or heads (derived)"),
             Column("parents", "VARCHAR[]", "Runs it was derived from"),
             Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),
             Column("revision", "VARCHAR", "Hub revision asked for", nullable=True),
@@ -115,7 +116,7 @@ _TABLES = (
     Table(
         "tokens",
         "a token",
-        ("run_id", "example_id", "seq", "pos"),
+        ("run_id", "example_id", "seq", "side", "pos"),
         (
             _RUN,
             _EXAMPLE,
@@ -124,7 +125,12 @@ _TABLES = (
             Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model that read it"),
             Column("token_id", "INTEGER", "Id in the model's vocabulary"),
             Column("token", "VARCHAR", "The token decoded on its own; a part of a character shows as �"),
-            Column("char_start", "INTEGER", "First character in examples.text, 0-based", nullable=True),
+            Column(
+                "char_start",
+                "INTEGER",
+                "First character in the text, 0-based: examples.text, or the target's for the decoder of an encoder-decoder",
+                nullable=True,
+            ),
             Column("char_end", "INTEGER", "One past its last character", nullable=True),
             Column("word_idx", "INTEGER", "The tokenizer's word that it belongs to, 0-based", nullable=True),
             Column("is_special", "BOOLEAN", "Added by the tokenizer, not in the text"),
@@ -156,6 +162,35 @@ _TABLES = (
         ),
     ),
     Table(
+        "heads",
+        "an attention head on a sequence",
+        ("run_id", "example_id", "seq", "side", "layer", "head"),
+        (
+            _RUN,
+            Column(
+                "source_run_id", "VARCHAR", "The run whose attention it tells of: run_id itself where made at capture"
+            ),
+            _EXAMPLE,
+            _SEQ,
+            Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model"),
+            Column("layer", "INTEGER", "Layer, 0-based"),
+            Column("head", "INTEGER", "Query head, 0-based"),
+            Column("entropy", "FLOAT", "Mean entropy of its attention over positions, nats"),
+            Column("max_prob", "FLOAT", "Mean of the largest probability at each position"),
+            Column("first_token_mass", "FLOAT", "Mean probability on the first token"),
+            Column(
+                "previous_token_mass", "FLOAT", "Mean probability on the token before; NULL: one token", nullable=True
+            ),
+            Column("self_mass", "FLOAT", "Mean probability on the token itself"),
+            Column(
+                "induction_mass",
+                "FLOAT",
+                "Mean probability on tokens after earlier occurrences of the current one; NULL: no token occurs twice",
+                nullable=True,
+            ),
+        ),
+    ),
+    Table(
         "tensors",
         "a stored tensor slice: one example's rows of one tensor",
         ("run_id", "example_id", "seq", "side", "site", "layer"),
@@ -168,10 +203,12 @@ _TABLES = (
             Column("layer", "INTEGER", "Layer, 0-based; NULL for resid.embed, which comes before all", nullable=True),
             Column("blob", "VARCHAR", "File, relative to the run's folder"),
             Column("tensor", "VARCHAR", "Name of the tensor in that file"),
-            Column("row_start", "BIGINT", "First row (token) in that tensor"),
+            Column(
+                "row_start", "BIGINT", "First row in that tensor: a token, or for attn a pair of tokens (query, key)"
+            ),
             Column("row_end", "BIGINT", "One past its last row"),
             Column("dtype", "VARCHAR", "As safetensors names it: F16, BF16, F32"),
-            Column("shape", "BIGINT[]", "Shape of the slice: tokens first"),
+            Column("shape", "BIGINT[]", "Shape of the slice: rows first"),
             Column("checksum", "VARCHAR", "xxh3-64 of the slice's bytes, in hex"),
         ),
     ),
@@ -205,11 +242,8 @@ def arrow_schema(table: str) -> pa.Schema:
 
 
 def ddl() -> str:
-    """CREATE TABLE and COMMENT statements for every table: what `migrations/0001_baseline.sql` holds."""
-    out = [
-        f"-- Schema version {SCHEMA_VERSION}: every table as the views show it. Made by `python -m warehouse.schema ddl`.",
-        "-- A change to a table goes into the next numbered file, never into this one.",
-    ]
+    """CREATE TABLE and COMMENT statements for every table, as the views show it: what the migrations add up to."""
+    out = [f"-- Schema version {SCHEMA_VERSION}: every table as the views show it."]
     for t in TABLES.values():
         columns = [f"    {c.name} {c.sql}{'' if c.nullable else ' NOT NULL'}" for c in t.columns]
         out += ["", f"CREATE TABLE {t.name} (", ",\n".join(columns), ");"]

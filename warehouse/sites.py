@@ -1,45 +1,76 @@
-"""What can be captured: the sites' names, their shapes, and whether a site is stored or derived from stored ones.
+"""What can be captured: the sites' names, what a row of each is, and whether a site is stored or derived from stored ones.
 
-A *site* is a place in the model. What a user asks for (`hidden,resid,qkv,attn`) is resolved here to the tensors that
-must be stored; what a reader asks for is resolved in `warehouse.store` from the same facts.
+A *site* is a place in the model. What a user asks for (`hidden,resid,qkv,attn`) is resolved here to sites; which tensors a
+model needs for them is for `capture.plan` to say, and what a reader may ask of a run follows from its manifest: `readable`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from warehouse.errors import NotFound
 
-RESID_STAGES = ("embed", "pre_attn", "post_attn", "post_mlp")
+if TYPE_CHECKING:
+    from warehouse.manifest import Manifest, SiteInfo
+
+
+class Key(NamedTuple):
+    """A tensor of a run."""
+
+    side: str
+    """`dec` or `enc`: the stack of the model."""
+    site: str
+    layer: int | None
+
+
+SIDES = ("dec", "enc")
+
+RESID_STAGES = ("embed", "pre_attn", "post_attn", "post_cross", "post_mlp")
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "hidden": ("resid.embed", "resid.post_mlp", "hidden"),
-    "resid": ("resid.embed", "resid.post_attn", "resid.post_mlp"),
-    "qkv": ("q", "k", "v"),
-    "attn": ("q", "k"),
-    "q": ("q",),
-    "k": ("k",),
-    "v": ("v",),
+    "resid": ("resid.embed", "resid.post_attn", "resid.post_cross", "resid.post_mlp"),
+    "qkv": ("q", "k", "v", "cross.q", "cross.k", "cross.v"),
+    "attn": ("attn", "cross.attn"),
+    "q": ("q", "cross.q"),
+    "k": ("k", "cross.k"),
+    "v": ("v", "cross.v"),
+    "attn_out": ("attn_out", "cross.attn_out"),
+    "mlp_out": ("mlp_out",),
+    "mlp_act": ("mlp_act",),
+    "heads": ("heads",),
 }
-"""What `--capture` takes, and the stored sites that each name needs. `hidden` as a stored site is its last row only."""
+"""What `--capture` takes, and the sites behind each name. The cross sites are there in encoder-decoder models alone; `heads`
+is a table, made of attention."""
 
-STORED_ORDER = ("resid.embed", "resid.post_attn", "resid.post_mlp", "hidden", "q", "k", "v")
+STORED_ORDER = (
+    "resid.embed",
+    "resid.post_attn",
+    "resid.post_cross",
+    "resid.post_mlp",
+    "hidden",
+    "q",
+    "k",
+    "v",
+    "attn",
+    "attn_out",
+    "mlp_out",
+    "mlp_act",
+    "cross.q",
+    "cross.k",
+    "cross.v",
+    "cross.attn",
+    "cross.attn_out",
+)
 
-
-@dataclass(frozen=True)
-class Dims:
-    """The sizes of a model that the shapes of its sites follow from."""
-
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
-    d_value: int
+TOKEN, SOURCE, TRIANGLE, SQUARE, CROSS = "token", "source", "triangle", "square", "cross"
+"""What a row of a tensor is: a token; a token of the encoder (`cross.k`, `cross.v`); a pair of tokens (query, key), row by
+row of the attention matrix: its lower triangle, all of it, or decoder by encoder."""
 
 
 def resolve(capture: str) -> tuple[str, ...]:
-    """`"hidden,qkv"` to the sites to store, in their order on disk. Empty or `none`: no tensors.
+    """`"hidden,qkv"` to the sites behind it, in their order on disk, `heads` last. Empty or `none`: nothing.
 
     Raises `NotFound` for a name that is not a site.
     """
@@ -48,7 +79,7 @@ def resolve(capture: str) -> tuple[str, ...]:
         if name not in GROUPS:
             raise NotFound("site", name, GROUPS, "--capture takes a comma-separated list.")
         wanted.update(GROUPS[name])
-    return tuple(s for s in STORED_ORDER if s in wanted)
+    return tuple(s for s in (*STORED_ORDER, "heads") if s in wanted)
 
 
 def names(capture: str) -> list[str]:
@@ -56,44 +87,109 @@ def names(capture: str) -> list[str]:
     return [name for part in capture.split(",") if (name := part.strip()) not in ("", "none")]
 
 
-def layers_of(site: str, n_layers: int) -> list[int | None]:
-    """The layers at which a site is stored. The stored row of `hidden` is the last one, number L."""
-    if site == "resid.embed":
-        return [None]
-    if site == "hidden":
-        return [n_layers]
-    return list(range(n_layers))
+def row_kind(site: str, causal: bool) -> str:
+    if site == "attn":
+        return TRIANGLE if causal else SQUARE
+    if site == "cross.attn":
+        return CROSS
+    return SOURCE if site in ("cross.k", "cross.v") else TOKEN
 
 
-def row_shape(site: str, dims: Dims) -> tuple[int, ...]:
-    """The shape of one token's row in a stored tensor."""
-    if site == "q":
-        return (dims.n_heads, dims.d_head)
-    if site == "k":
-        return (dims.n_kv_heads, dims.d_head)
-    if site == "v":
-        return (dims.n_kv_heads, dims.d_value)
-    return (dims.d_model,)
+def row_count(kind: str, side: str, lengths: Mapping[str, int]) -> int:
+    """Rows of one sequence that has so many tokens on each side."""
+    n = lengths[side]
+    if kind == TRIANGLE:
+        return n * (n + 1) // 2
+    if kind == SQUARE:
+        return n * n
+    if kind == CROSS:
+        return n * lengths["enc"]
+    return lengths["enc"] if kind == SOURCE else n
 
 
-def readable(stored: set[str], dims: Dims, can_derive_attn: bool) -> list[tuple[str, str, str]]:
-    """Every site a run can answer for: `(site, shape for one sequence of T tokens, stored | derived)`."""
-    L, D = dims.n_layers, dims.d_model
-    rows = []
+class Readable(NamedTuple):
+    """A site that a run can answer for."""
+
+    side: str
+    site: str
+    shape: str
+    """For one sequence of T tokens (S: the encoder's)."""
+    dtype: str
+    home: str
+    """`stored` or `derived`"""
+
+
+def readable(meta: Manifest) -> list[Readable]:
+    """Every site that a run can answer for, in their order along the model."""
+    return [r for side in dict.fromkeys(s.side for s in meta.sites) for r in _readable_side(meta, side)]
+
+
+def _readable_side(meta: Manifest, side: str) -> list[Readable]:
+    stack = meta.model.stack(side)
+    stored: dict[str, list[SiteInfo]] = {}
+    for s in meta.sites:
+        if s.side == side:
+            stored.setdefault(s.site, []).append(s)
+    L, D = stack.n_layers, stack.d_model
+    out: list[Readable] = []
+
+    def add(site: str, shape: str, home: str, like: str, layers: int | list[int] = L) -> None:
+        count = layers if isinstance(layers, int) else len(layers)
+        some = "" if isinstance(layers, int) or count == L else f", layers {_ranges(layers)}"
+        text = shape if shape.startswith("(T") else f"({count}, {shape}){some}"
+        out.append(Readable(side, site, text, "F32" if home == "derived" and site in _COMPUTED else like, home))
+
+    def dtype(site: str) -> str:
+        return stored[site][0].dtype
+
+    def of(site: str) -> list[int]:
+        return sorted(i for s in stored[site] for i in s.layers if i is not None)
+
+    stream = {"resid.embed", "resid.post_mlp"} <= stored.keys()
     if "resid.embed" in stored:
-        rows.append(("resid.embed", f"(T, {D})", "stored"))
-    if {"resid.embed", "resid.post_mlp"} <= stored:
-        rows.append(("resid.pre_attn", f"({L}, T, {D})", "derived"))
-    for site in ("resid.post_attn", "resid.post_mlp"):
+        add("resid.embed", f"(T, {D})", "stored", dtype("resid.embed"))
+    if stream:
+        add("resid.pre_attn", f"T, {D}", "derived", dtype("resid.post_mlp"))
+    for site in ("resid.post_attn", "resid.post_cross", "resid.post_mlp"):
         if site in stored:
-            rows.append((site, f"({L}, T, {D})", "stored"))
-    if {"resid.embed", "resid.post_mlp", "hidden"} <= stored:
-        rows.append(("hidden", f"({L + 1}, T, {D})", "derived"))
-    if "q" in stored:
-        rows.append(("q", f"({L}, {dims.n_heads}, T, {dims.d_head})", "stored"))
-    for site, width in (("k", dims.d_head), ("v", dims.d_value)):
+            add(site, f"T, {D}", "stored", dtype(site), of(site))
+        elif site == "resid.post_attn" and stack.parallel and stream and "attn_out" in stored:
+            add(site, f"T, {D}", "derived", dtype("attn_out"), of("attn_out"))
+    if stream and ("hidden" in stored or not stack.final_norm):
+        add("hidden", f"T, {D}", "derived", dtype("resid.post_mlp"), L + 1)
+    for prefix, keys in (("", "T"), ("cross.", "S")):
+        heads = stored[prefix + "q"][0].row_shape[0] if prefix + "q" in stored else None
+        for site in ("q", "k", "v"):
+            if prefix + site not in stored:
+                continue
+            own, width = stored[prefix + site][0].row_shape
+            n = heads or own
+            grouped = f", from {own} heads" if own != n else ""
+            rows = "T" if site == "q" else keys
+            add(prefix + site, f"{n}, {rows}, {width}{grouped}", "stored", dtype(prefix + site), of(prefix + site))
+        formulas = stack.cross_attention if prefix else stack.attention
+        if prefix + "attn" in stored:
+            n = stored[prefix + "attn"][0].row_shape[0]
+            add(prefix + "attn", f"{n}, T, {keys}", "stored", dtype(prefix + "attn"), of(prefix + "attn"))
+        elif formulas is not None and {prefix + "q", prefix + "k"} <= stored.keys():
+            add(prefix + "attn", f"{heads}, T, {keys}", "derived", dtype(prefix + "q"), of(prefix + "q"))
+    for site in ("attn_out", "cross.attn_out", "mlp_out", "mlp_act"):
         if site in stored:
-            rows.append((site, f"({L}, {dims.n_heads}, T, {width}), from {dims.n_kv_heads} heads", "stored"))
-    if can_derive_attn and {"q", "k"} <= stored:
-        rows.append(("attn", f"({L}, {dims.n_heads}, T, T)", "derived"))
-    return rows
+            widths = sorted({s.row_shape[-1] for s in stored[site]})
+            add(site, f"T, {' or '.join(map(str, widths))}", "stored", dtype(site), of(site))
+    return out
+
+
+_COMPUTED = ("attn", "cross.attn", "resid.post_attn")
+"""Derived by arithmetic, which is done in float32."""
+
+
+def _ranges(layers: list[int]) -> str:
+    """`[0, 1, 2, 5]` to `0-2, 5`."""
+    spans: list[list[int]] = []
+    for i in layers:
+        if spans and i == spans[-1][1] + 1:
+            spans[-1][1] = i
+        else:
+            spans.append([i, i])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)

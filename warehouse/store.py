@@ -6,22 +6,23 @@ stored tensors determine (`hidden`, `resid.pre_attn`, `attn`) is put together he
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import layout, sites
-from warehouse.attention import per_query_head, probabilities
+from warehouse.attention import of_heads, per_query_head, probabilities, unpacked
 from warehouse.blobs import Blob
 from warehouse.errors import CorruptRun, NotFound, UsageError
-from warehouse.manifest import Manifest
+from warehouse.manifest import LayerAttention, Manifest, SiteInfo
 from warehouse.quoting import sql_path
 from warehouse.schema import STORED, arrow_schema
+from warehouse.sites import Key
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,19 +34,20 @@ class TraceStore:
     """A published run, opened from its folder alone: no warehouse and no model needed.
 
     T is the number of tokens of the sequence asked for, L the layers, H the query heads, D the width. Arrays come in the
-    dtype they are stored in and may be read-only views; `attn` is float32. Every accessor raises NotFound for an example
-    that the run does not have (with the nearest ids), and UsageError for a site it did not store or a layer or head that
-    the model has not.
+    dtype they are stored in and may be read-only views; what is computed (`attn`, and streams of parallel blocks) is
+    float32. `side` is `dec` or `enc`, the stack of the model; left out, it is the decoder, or the encoder of a model that
+    has no decoder. Every accessor raises NotFound for an example that the run does not have (with the nearest ids), and
+    UsageError for a site that it did not store or the model does not have, or a layer or head that is not there.
     """
 
     def __init__(self, folder: str | Path) -> None:
         """Raises CorruptRun where `folder` is no run, NewerSchema where a newer version wrote it."""
         self.path = Path(folder)
         self.meta = Manifest.read(self.path)
-        m = self.meta.model
-        self._dims = sites.Dims(m.n_layers, m.d_model, m.n_heads, m.n_kv_heads, m.d_head, m.d_value)
-        self._stored = {s.site for s in self.meta.sites}
+        self._sites = {Key(s.side, s.site, layer): s for s in self.meta.sites for layer in s.layers}
+        self._stored = {(s.side, s.site) for s in self.meta.sites}
         self._blobs: dict[str, Blob] = {}
+        self._places: dict[tuple[str, str], dict[tuple[str, int], tuple[str, int, int]]] = {}
 
     def __repr__(self) -> str:
         c = self.meta.counts
@@ -55,49 +57,36 @@ class TraceStore:
 
     @property
     def sites(self) -> set[str]:
-        """Names of the sites that can be asked for, stored or derived."""
-        return {site for site, _, _ in self._readable()}
-
-    def _readable(self) -> list[tuple[str, str, str]]:
-        return sites.readable(self._stored, self._dims, self.meta.model.attention is not None)
+        """Names of the sites that can be asked for, stored or derived, on either side."""
+        return {r.site for r in sites.readable(self.meta)}
 
     def arrays(self) -> pd.DataFrame:
-        """What can be asked for, a row a site: its shape for one sequence, dtype, and whether it is stored or derived."""
+        """What can be asked for, a row a site: side, its shape for one sequence, dtype, and whether it is stored or derived."""
         import pandas as pd
 
-        dtypes = {s.site: s.dtype for s in self.meta.sites}
-        residual = dtypes.get("resid.post_mlp", "")
-        rows = [
-            (
-                site,
-                shape,
-                "F32" if site == "attn" else dtypes.get(site, residual) if home == "stored" else residual,
-                home,
-            )
-            for site, shape, home in self._readable()
-        ]
-        return pd.DataFrame(rows, columns=["site", "shape", "dtype", "home"])
+        return pd.DataFrame(sites.readable(self.meta), columns=list(sites.Readable._fields))
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
-        """A row an example (a row a chunk under --chunk), in the data's order: its text, and as lists its token ids, tokens,
-        character offsets, and for every position with a next token the prediction's id, whether it was right, and loss."""
+        """A row an example (a row a chunk under --chunk, a row a side in an encoder-decoder), in the data's order: its text,
+        and as lists its token ids, tokens, character offsets, and for every position with a next token the prediction's id,
+        whether it was right, and loss."""
         return self.query(
-            """
-            SELECT e.idx, e.example_id, coalesce(t.seq, 0) AS seq, e.text, t.input_ids, t.tokens, t.offsets,
-                   p.pred_ids, p.correct, p.losses
+            f"""
+            SELECT e.idx, e.example_id, coalesce(t.seq, 0) AS seq, coalesce(t.side, '{self.meta.model.side}') AS side, e.text,
+                   t.input_ids, t.tokens, t.offsets, p.pred_ids, p.correct, p.losses
             FROM examples AS e
             LEFT JOIN (
-                SELECT example_id, seq, list(token_id ORDER BY pos) AS input_ids, list(token ORDER BY pos) AS tokens,
+                SELECT example_id, seq, side, list(token_id ORDER BY pos) AS input_ids, list(token ORDER BY pos) AS tokens,
                        list([char_start, char_end] ORDER BY pos) AS offsets
-                FROM tokens GROUP BY example_id, seq
+                FROM tokens GROUP BY example_id, seq, side
             ) AS t USING (example_id)
             LEFT JOIN (
                 SELECT example_id, seq, list(pred_id ORDER BY pos) AS pred_ids, list(correct ORDER BY pos) AS correct,
                        list(loss ORDER BY pos) AS losses
                 FROM next_token GROUP BY example_id, seq
-            ) AS p ON p.example_id = t.example_id AND p.seq = t.seq
-            ORDER BY e.idx, seq
+            ) AS p ON p.example_id = t.example_id AND p.seq = t.seq AND t.side = 'dec'
+            ORDER BY e.idx, seq, side
             """
         ).df()
 
@@ -115,12 +104,13 @@ class TraceStore:
                 con.register(name, arrow_schema(name).empty_table())
         return con.sql(query, params=params)
 
-    def encodings(self, example_id: str, seq: int = 0) -> dict[str, Any]:
+    def encodings(self, example_id: str, seq: int = 0, *, side: str | None = None) -> dict[str, Any]:
         """`input_ids` (T,), `attention_mask` (T,), all ones, `offset_mapping` (T, 2), -1 where a token has no place in the
         text, and `tokens`, a list of T strings."""
-        t = self._read("tokens", ["token_id", "token", "char_start", "char_end"], example_id, seq)
+        side = self._side(side)
+        t = self._read("tokens", ["token_id", "token", "char_start", "char_end"], example_id, seq, side)
         if not len(t):
-            self.place(example_id, seq)
+            self.check_sequence(example_id, seq)
         offsets = [t[c].fill_null(-1).to_numpy() for c in ("char_start", "char_end")]
         return {
             "input_ids": t["token_id"].to_numpy(),
@@ -132,52 +122,82 @@ class TraceStore:
     def _has(self, table: str) -> bool:
         return next((self.path / table).glob("*.parquet"), None) is not None
 
-    def _read(self, table: str, columns: list[str], example_id: str, seq: int) -> pa.Table:
+    def _read(self, table: str, columns: list[str], example_id: str, seq: int, side: str) -> pa.Table:
         if not self._has(table):
             return arrow_schema(table).empty_table()
-        wanted = (pc.field("example_id") == example_id) & (pc.field("seq") == seq)
+        wanted = (pc.field("example_id") == example_id) & (pc.field("seq") == seq) & (pc.field("side") == side)
         return pq.read_table(self.path / table, columns=columns, filters=wanted, partitioning=None)
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 
     def resid(
-        self, example_id: str, stage: str = "post_mlp", layer: int | None = None, *, seq: int = 0, side: str = "dec"
+        self,
+        example_id: str,
+        stage: str = "post_mlp",
+        layer: int | None = None,
+        *,
+        seq: int = 0,
+        side: str | None = None,
     ) -> np.ndarray:
         """The residual stream at a stage of a layer, (T, D), or of all layers, (L, T, D).
 
         Stages: `embed`, what enters the first layer, always (T, D); `pre_attn`, a layer's input; `post_attn`, after its
-        attention is added; `post_mlp`, its output.
+        attention is added; `post_cross`, after its attention over the encoder's tokens; `post_mlp`, its output. Where the
+        block normalises after adding (`meta.model.convention` is `post-norm`), the streams are those after the norms.
         """
-        self._check_side(side)
+        side = self._side(side)
         if stage not in sites.RESID_STAGES:
             raise NotFound("stage of the residual stream", stage, sites.RESID_STAGES)
         if stage == "embed":
-            return self._slice("resid.embed", None, example_id, seq)
-        if layer is None:
-            return np.stack([self._resid(stage, i, example_id, seq) for i in range(self._dims.n_layers)])
-        self._check("layer", layer, self._dims.n_layers)
-        return self._resid(stage, layer, example_id, seq)
+            return self.rows(Key(side, "resid.embed", None), example_id, seq)
+        return self._layers(side, layer, lambda i: self._resid(side, stage, i, example_id, seq))
 
-    def _resid(self, stage: str, layer: int, example_id: str, seq: int) -> np.ndarray:
+    def _resid(self, side: str, stage: str, layer: int, example_id: str, seq: int) -> np.ndarray:
         if stage == "pre_attn":
-            if layer == 0:
-                return self._slice("resid.embed", None, example_id, seq)
-            return self._slice("resid.post_mlp", layer - 1, example_id, seq)
-        return self._slice(f"resid.{stage}", layer, example_id, seq)
+            before = Key(side, "resid.post_mlp", layer - 1) if layer else Key(side, "resid.embed", None)
+            return self.rows(before, example_id, seq)
+        key = Key(side, f"resid.{stage}", layer)
+        if stage == "post_attn" and key not in self._sites and self.meta.model.stack(side).parallel:
+            stream: np.ndarray = self._resid(side, "pre_attn", layer, example_id, seq).astype(np.float32)
+            return stream + self.rows(Key(side, "attn_out", layer), example_id, seq)
+        return self.rows(key, example_id, seq)
 
-    def hidden(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str = "dec") -> np.ndarray:
+    def hidden(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None) -> np.ndarray:
         """What transformers calls `output_hidden_states`: (L+1, T, D), or one of them, (T, D).
 
         `hidden[0]` is the embedding, `hidden[l]` the input of layer l, and the last one is after the final norm.
         """
-        self._check_side(side)
-        n = self._dims.n_layers
+        side = self._side(side)
+        stack = self.meta.model.stack(side)
+        n = stack.n_layers
         if layer is None:
-            return np.stack([self.hidden(example_id, i, seq=seq) for i in range(n + 1)])
+            return np.stack([self.hidden(example_id, i, seq=seq, side=side) for i in range(n + 1)])
         self._check("layer", layer, n + 1)
-        if layer == n:
-            return self._slice("hidden", n, example_id, seq)
-        return self._resid("pre_attn", layer, example_id, seq)
+        if layer < n:
+            return self._resid(side, "pre_attn", layer, example_id, seq)
+        last = Key(side, "hidden", n) if stack.final_norm else Key(side, "resid.post_mlp", n - 1)
+        return self.rows(last, example_id, seq)
+
+    def attn_out(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None,
+                 kind: str = "self") -> np.ndarray:  # fmt: skip
+        """What attention (`kind="cross"`: over the encoder's tokens) adds to the residual stream: (T, D), or (L, T, D)."""
+        side = self._side(side)
+        prefix = self._prefix(side, kind)
+        return self._layers(side, layer, lambda i: self.rows(Key(side, prefix + "attn_out", i), example_id, seq))
+
+    def mlp_out(
+        self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None
+    ) -> np.ndarray:
+        """What the MLP adds to the residual stream: (T, D), or (L, T, D)."""
+        side = self._side(side)
+        return self._layers(side, layer, lambda i: self.rows(Key(side, "mlp_out", i), example_id, seq))
+
+    def mlp_act(
+        self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None
+    ) -> np.ndarray:
+        """The MLP's activations, which its last projection reads: (T, D_mlp), or (L, T, D_mlp)."""
+        side = self._side(side)
+        return self._layers(side, layer, lambda i: self.rows(Key(side, "mlp_act", i), example_id, seq))
 
     def qkv(
         self,
@@ -187,29 +207,36 @@ class TraceStore:
         head: int | None = None,
         *,
         seq: int = 0,
-        side: str = "dec",
+        side: str | None = None,
         kind: str = "self",
     ) -> np.ndarray:
         """Queries, keys or values (`which` is `q`, `k` or `v`) as attention receives them, after position encoding.
 
         (T, d_head) for one head of one layer; leaving out `head` or `layer` gives (H, T, d_head) or (L, …). Heads are query
-        heads: grouped keys and values are repeated for each of them.
+        heads: grouped keys and values are repeated for each of them, where queries were stored too. `kind="cross"` is the
+        decoder's attention over the encoder's tokens, whose keys and values have a row for each of those.
         """
-        self._check_side(side, kind)
+        side = self._side(side)
+        prefix = self._prefix(side, kind)
         if which not in ("q", "k", "v"):
             raise NotFound("tensor of attention", which, ("q", "k", "v"))
-        if head is not None:
-            self._check("head", head, self._dims.n_heads)
-        if layer is None:
-            return np.stack([self._heads(which, i, head, example_id, seq) for i in range(self._dims.n_layers)])
-        self._check("layer", layer, self._dims.n_layers)
-        return self._heads(which, layer, head, example_id, seq)
+        return self._layers(side, layer, lambda i: self._heads(Key(side, prefix + which, i), head, example_id, seq))
 
-    def _heads(self, which: str, layer: int, head: int | None, example_id: str, seq: int) -> np.ndarray:
-        rows = self._slice(which, layer, example_id, seq)  # (T, heads, d)
+    def _heads(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
+        rows = self.rows(key, example_id, seq)  # (T, heads, d)
+        n = self._query_heads(key)
         if head is not None:
-            return rows[:, head * rows.shape[1] // self._dims.n_heads]
-        return per_query_head(rows.swapaxes(0, 1), self._dims.n_heads)
+            self._check("head", head, n)
+            return rows[:, head * rows.shape[1] // n]
+        return per_query_head(rows.swapaxes(0, 1), n)
+
+    def _query_heads(self, key: Key) -> int:
+        """A layer's query heads: k and v alone don't tell them where heads are grouped, but the model's other layers may."""
+        prefix = key.site.rpartition(".")[0]
+        q = self._sites.get(key._replace(site=f"{prefix}.q" if prefix else "q"))
+        own = self._sites[key].row_shape[0]
+        n = q.row_shape[0] if q else self.meta.model.stack(key.side).n_heads
+        return n if n % own == 0 else own
 
     def attn(
         self,
@@ -218,31 +245,108 @@ class TraceStore:
         head: int | None = None,
         *,
         seq: int = 0,
-        side: str = "dec",
+        side: str | None = None,
         kind: str = "self",
     ) -> np.ndarray:
         """Attention probabilities, float32 (T, T), row i over what token i sees; without `head` (H, T, T), without `layer`
-        (L, …). Derived from the stored q and k."""
-        self._check_side(side, kind)
-        if layer is None:
-            return np.stack([self.attn(example_id, i, head, seq=seq) for i in range(self._dims.n_layers)])
-        if self.meta.model.attention is None:
-            raise UsageError(f"Run '{self.meta.run_id}': this model's attention cannot be derived from q and k.")
-        q = self.qkv(example_id, "q", layer, head, seq=seq)
-        k = self.qkv(example_id, "k", layer, head, seq=seq)
-        return probabilities(q, k, self.meta.model.attention[layer])
+        (L, …); `kind="cross"`: over the S tokens of the encoder, (T, S).
 
-    def _slice(self, site: str, layer: int | None, example_id: str, seq: int) -> np.ndarray:
-        blob, start, end = self.place(example_id, seq)
-        if site not in self._stored:
+        Stored ones where the run has them, else derived from the stored q and k. Rows sum to 1, but to less in a model with
+        attention sinks.
+        """
+        side = self._side(side)
+        prefix = self._prefix(side, kind)
+        return self._layers(side, layer, lambda i: self._attn(Key(side, prefix + "attn", i), head, example_id, seq))
+
+    def _attn(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
+        if key in self._sites:
+            pairs = self.rows(key, example_id, seq)  # (pairs, H)
+            if head is not None:
+                self._check("head", head, pairs.shape[1])
+                pairs = pairs[:, head : head + 1]
+            full = unpacked(pairs, self._sites[key].rows, self._width(key, example_id, seq))
+            return full if head is None else full[0]
+        return self.derived_attn(key, example_id, seq, head)
+
+    def derived_attn(self, key: Key, example_id: str, seq: int = 0, head: int | None = None) -> np.ndarray:
+        """Attention from the stored q and k, whether it is stored itself or not: (H, T, S), or (T, S) of one head."""
+        formula = self._formula(key)
+        which = [key._replace(site=key.site.removesuffix("attn") + x) for x in ("q", "k")]
+        q, k = (self._heads(x, head, example_id, seq) for x in which)
+        if head is None:
+            return probabilities(q, k, formula)
+        return probabilities(q[None], k[None], of_heads(formula, slice(head, head + 1)))[0]
+
+    def _formula(self, key: Key) -> LayerAttention:
+        """How q and k of a layer become attention. Raises UsageError where they do not."""
+        assert key.layer is not None
+        stack = self.meta.model.stack(key.side)
+        formulas = stack.cross_attention if key.site == "cross.attn" else stack.attention
+        if formulas is None:
+            if not {(key.side, "q"), (key.side, "k")} <= self._stored:
+                self._refuse(key)
             raise UsageError(
-                f"Run '{self.meta.run_id}' did not store {site}; it has {', '.join(sorted(self._stored)) or 'no tensors'}. "
-                f"Capture it again with --capture {_captures(site)}."
+                f"Run '{self.meta.run_id}': this model's attention does not follow from q and k. Capture attn itself."
             )
+        formula = formulas[key.layer]
+        if formula is None:
+            self._refuse(key)
+        return formula
+
+    def _width(self, key: Key, example_id: str, seq: int) -> int:
+        """Tokens that a row of stored attention is over: known but for cross attention, where the encoder's are counted."""
+        if self._sites[key].rows == sites.CROSS:
+            return len(self.encodings(example_id, seq, side="enc")["input_ids"])
+        return 0
+
+    def _layers(self, side: str, layer: int | None, one: Callable[[int], np.ndarray]) -> np.ndarray:
+        """One layer's array, or that of all of them, stacked. Raises UsageError where they cannot be stacked."""
+        n = self.meta.model.stack(side).n_layers
+        if layer is not None:
+            self._check("layer", layer, n)
+            return one(layer)
+        found = [one(i) for i in range(n)]
+        if len({x.shape for x in found}) > 1:
+            raise UsageError(f"{self.meta.model.name}: layers differ in shape here; ask for one layer at a time.")
+        return np.stack(found)
+
+    def has(self, key: Key) -> bool:
+        """Whether a tensor is stored."""
+        return key in self._sites
+
+    def row_kind(self, key: Key) -> str:
+        """What a row of a stored tensor is, as `warehouse.sites` says."""
+        return self._sites[key].rows
+
+    def dtype(self, key: Key) -> str:
+        """The dtype that a tensor is stored in, as safetensors names it."""
+        return self._sites[key].promoted.get(layout.tensor_name(*key), self._sites[key].dtype)
+
+    def layers_with(self, site: str, side: str) -> list[int]:
+        """The layers in which a site is stored."""
+        return sorted(k.layer for k, _ in self._keyed() if (k.side, k.site) == (side, site) and k.layer is not None)
+
+    def rows(self, key: Key, example_id: str, seq: int = 0) -> np.ndarray:
+        """A stored tensor's rows of one sequence, (rows, *row_shape), as they lie on the disk."""
+        if key not in self._sites:
+            self._refuse(key)
+        blob, start, end = self.place(key, example_id, seq)
         if start == end:
-            shape = next(s.row_shape for s in self.meta.sites if s.site == site)
-            return np.empty((0, *shape), np.float32)
-        return self.blob(blob).rows(layout.tensor_name(site, layer), start, end)
+            return np.empty((0, *self._sites[key].row_shape), np.float32)
+        return self.blob(blob).rows(layout.tensor_name(*key), start, end)
+
+    def _refuse(self, key: Key) -> NoReturn:
+        """Says why a tensor is not there: the model has none, or it was not captured."""
+        missing = self.meta.model.stack(key.side).missing
+        if key.site in missing:
+            raise UsageError(f"{self.meta.model.name} has no {key.site} here: {missing[key.site]}.")
+        if (key.side, key.site) in self._stored:
+            raise UsageError(f"{self.meta.model.name} has no {key.site} in layer {key.layer}.")
+        stored = sorted({site for _, site in self._stored})
+        raise UsageError(
+            f"Run '{self.meta.run_id}' did not store {key.site}; it has {', '.join(stored) or 'no tensors'}. "
+            f"Capture it again with --capture {_captures(key.site)}."
+        )
 
     def blob(self, name: str) -> Blob:
         """A shard of this run by its path in the run's folder."""
@@ -250,35 +354,44 @@ class TraceStore:
             self._blobs[name] = Blob(self.path / name)
         return self._blobs[name]
 
-    def place(self, example_id: str, seq: int = 0) -> tuple[str, int, int]:
-        """The shard that holds a sequence's tensors, its first row there, and one past its last."""
+    def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
+        """The shard that holds a sequence's rows of a tensor, the first one there, and one past the last."""
         try:
-            return self._places[example_id, seq]
+            return self._places_of(key)[example_id, seq]
         except KeyError:
-            pass
-        if not any(example == example_id for example, _ in self._places):
+            self.check_sequence(example_id, seq)
+            return ("", 0, 0)  # a sequence without tokens
+
+    def check_sequence(self, example_id: str, seq: int) -> None:
+        """Raises NotFound for an example, or a sequence of it, that the run does not have."""
+        if (example_id, seq) in self._sequences:
+            return
+        if not any(example == example_id for example, _ in self._sequences):
             raise NotFound(
-                "example", example_id, dict.fromkeys(e for e, _ in self._places), f"(run '{self.meta.run_id}')"
+                "example", example_id, dict.fromkeys(e for e, _ in self._sequences), f"(run '{self.meta.run_id}')"
             )
-        raise NotFound("seq", seq, sorted(s for e, s in self._places if e == example_id), f"(example {example_id})")
+        raise NotFound("seq", seq, sorted(s for e, s in self._sequences if e == example_id), f"(example {example_id})")
 
     @cached_property
-    def _places(self) -> dict[tuple[str, int], tuple[str, int, int]]:
-        """(example_id, seq) → shard and rows. All tensors of a shard hold the same rows (`validate` proves it), so one of
-        them tells of all. Sequences without tensors are there too, with no rows."""
-        places = {
-            (e, s): ("", 0, 0)
-            for e, n in self._columns("examples", ["example_id", "n_seqs"])
-            for s in range(max(n, 1))
-        }  # fmt: skip
-        if self.meta.sites:
-            first = self.meta.sites[0]
-            one = pc.field("site") == first.site
-            if first.layers[0] is not None:
-                one &= pc.field("layer") == first.layers[0]
+    def _sequences(self) -> set[tuple[str, int]]:
+        counts = self._columns("examples", ["example_id", "n_seqs"])
+        return {(e, s) for e, n in counts for s in range(max(n, 1))}
+
+    def _places_of(self, key: Key) -> dict[tuple[str, int], tuple[str, int, int]]:
+        """(example_id, seq) → shard and rows, for all tensors whose rows are the same things: `validate` proves that they
+        agree, so one of them tells of all."""
+        kind = (key.side, self._sites[key].rows)
+        if kind not in self._places:
+            site, layer = next((k.site, k.layer) for k, s in self._keyed() if (k.side, s.rows) == kind)
+            one = (pc.field("side") == key.side) & (pc.field("site") == site)
+            if layer is not None:
+                one &= pc.field("layer") == layer
             names = ["example_id", "seq", "blob", "row_start", "row_end"]
-            places |= {(e, s): (b, i, j) for e, s, b, i, j in self._columns("tensors", names, one)}
-        return places
+            self._places[kind] = {(e, s): (b, i, j) for e, s, b, i, j in self._columns("tensors", names, one)}
+        return self._places[kind]
+
+    def _keyed(self) -> Iterable[tuple[Key, SiteInfo]]:
+        return self._sites.items()
 
     def _columns(self, table: str, names: list[str], where: pc.Expression | None = None) -> Iterable[tuple[Any, ...]]:
         try:
@@ -293,19 +406,29 @@ class TraceStore:
         if not 0 <= index < count:
             raise UsageError(f"{what} {index}: {self.meta.model.name} has {what}s 0 to {count - 1}.")
 
-    def _check_side(self, side: str, kind: str = "self") -> None:
-        if side not in ("dec", "enc"):
-            raise NotFound("side", side, ("dec", "enc"))
+    def _side(self, side: str | None) -> str:
+        """The side meant. Raises UsageError where the model has none such."""
+        model = self.meta.model
+        found = side or model.side
+        if found not in sites.SIDES:
+            raise NotFound("side", found, sites.SIDES)
+        if found == "dec" and model.side == "enc":
+            raise UsageError(f"Run '{self.meta.run_id}' has no decoder side: {model.architecture} is an encoder.")
+        if found == "enc" and model.side == "dec" and model.encoder is None:
+            raise UsageError(f"Run '{self.meta.run_id}' has no encoder side: {model.architecture} is a decoder.")
+        return found
+
+    def _prefix(self, side: str, kind: str) -> str:
+        """What the names of the sites of a kind of attention begin with."""
         if kind not in ("self", "cross"):
             raise NotFound("kind of attention", kind, ("self", "cross"))
-        if side != "dec":
+        if kind == "self":
+            return ""
+        if side == "enc" or self.meta.model.encoder is None:
             raise UsageError(
-                f"Run '{self.meta.run_id}' has no encoder side: {self.meta.model.architecture} is a decoder."
+                f"Run '{self.meta.run_id}' has no cross attention on that side: only the decoder of an encoder-decoder has."
             )
-        if kind != "self":
-            raise UsageError(
-                f"Run '{self.meta.run_id}' has no cross attention: {self.meta.model.architecture} is a decoder."
-            )
+        return "cross."
 
 
 def _captures(site: str) -> str:

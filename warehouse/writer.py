@@ -40,26 +40,37 @@ from warehouse.files import file_checksum, sync_folder
 from warehouse.journal import Journal, ShardEntry
 from warehouse.manifest import FileInfo, Manifest
 from warehouse.schema import STORED
+from warehouse.sites import Key
 from warehouse.tables import merge_parts, to_table, write_part
 
 _QUEUED = 2
 
-Key = tuple[str, int | None]
-"""(site, layer)"""
+
+def _nothing() -> None:
+    pass
+
+
+def _no_tables() -> Mapping[str, pa.Table]:
+    return {}
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one forward pass leaves: its sequences' tensors, packed end to end, and its rows of the small tables."""
 
-    sequences: list[tuple[str, int, int]]
-    """(example_id, seq, number of tokens), in the order in which the tensors hold them."""
+    sequences: list[tuple[str, int]]
+    """(example_id, seq), in the order in which the tensors hold them."""
     tensors: Mapping[Key, np.ndarray]
-    """(N, *row_shape) each, N the tokens of all sequences."""
+    """(rows, *row_shape) each."""
+    rows: Mapping[Key, list[int]]
+    """How many rows of each tensor are each sequence's."""
     tables: Mapping[str, pa.Table]
-    release: Callable[[], None]
-    """Called once the tensors are written: their memory may be used again."""
-    side: str = "dec"
+    late: Callable[[], Mapping[str, pa.Table]] = _no_tables
+    """More rows of tables, made in the writer's thread."""
+    ready: Callable[[], None] = _nothing
+    """Called first: waits until the tensors have arrived."""
+    release: Callable[[], None] = _nothing
+    """Called last: the tensors' memory may be used again."""
 
 
 @dataclass
@@ -69,7 +80,8 @@ class _Shard:
     number: int
     tensors: Mapping[Key, TensorSpec]
     blob: ShardFile | None
-    rows: int = 0
+    rows: dict[Key, int]
+    """So many have come."""
     tables: dict[str, list[pa.Table]] = field(default_factory=dict)
 
 
@@ -154,9 +166,9 @@ class RunWriter:
 
     # -- writing: called by the job --------------------------------------------------------------------------------
 
-    def begin_shard(self, rows: int, tensors: Mapping[Key, TensorSpec]) -> None:
-        """Starts the next shard: `rows` tokens of every tensor will come."""
-        self._hand_over(lambda: self._begin(rows, dict(tensors)))
+    def begin_shard(self, rows: Mapping[Key, int], tensors: Mapping[Key, TensorSpec]) -> None:
+        """Starts the next shard: so many rows of every tensor will come."""
+        self._hand_over(lambda: self._begin(dict(rows), dict(tensors)))
 
     def put(self, batch: Batch) -> None:
         """Hands a batch over. Waits only while `_QUEUED` others do."""
@@ -204,25 +216,28 @@ class RunWriter:
             self._queue.task_done()
         self._queue.task_done()
 
-    def _begin(self, rows: int, tensors: dict[Key, TensorSpec]) -> None:
+    def _begin(self, rows: dict[Key, int], tensors: dict[Key, TensorSpec]) -> None:
         number = len(self._journal.shards)
         blob = None
-        if tensors and rows:
+        if any(rows.values()):
             path = layout.staged_run(self._staging) / layout.blob_name(number)
-            blob = ShardFile(path, {layout.tensor_name(*key): spec for key, spec in tensors.items()}, rows)
-        self._shard = _Shard(number, tensors, blob)
+            named = {layout.tensor_name(*key): spec for key, spec in tensors.items()}
+            blob = ShardFile(path, named, {layout.tensor_name(*key): n for key, n in rows.items()})
+        self._shard = _Shard(number, tensors, blob, dict.fromkeys(tensors, 0))
 
     def _take(self, batch: Batch) -> None:
         shard = self._current()
         if batch.tensors.keys() != shard.tensors.keys():
             raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ shard.tensors.keys()}")
-        tables = dict(batch.tables)
-        if shard.blob is not None:
+        batch.ready()
+        tables = {**batch.tables, **batch.late()}
+        if shard.blob is not None and batch.sequences:
             for key, array in batch.tensors.items():
-                shard.blob.put(layout.tensor_name(*key), shard.rows, array)
+                shard.blob.put(layout.tensor_name(*key), shard.rows[key], array)
             tables["tensors"] = _index(batch, shard)
+            for key, array in batch.tensors.items():
+                shard.rows[key] += len(array)
         batch.release()
-        shard.rows += sum(n for _, _, n in batch.sequences)
         for name, rows in tables.items():
             shard.tables.setdefault(name, []).append(rows)
 
@@ -318,41 +333,29 @@ class Published:
 
 def _index(batch: Batch, shard: _Shard) -> pa.Table:
     """The `tensors` rows of a batch: where each slice lies, and its checksum."""
-    n_seq, n = len(batch.sequences), len(batch.sequences) * len(batch.tensors)
-    starts, ends, at = [], [], shard.rows
-    for _, _, length in batch.sequences:
-        starts.append(at)
-        ends.append(at := at + length)
-    sums: list[str] = []
-    shapes: list[list[int]] = []
-    for array in batch.tensors.values():
-        row = list(array.shape[1:])
-        octets = array.reshape(len(array), -1).view(np.uint8)
-        for start, end in zip(starts, ends, strict=True):
-            sums.append(xxhash.xxh3_64_hexdigest(octets[start - shard.rows : end - shard.rows]))
-            shapes.append([end - start, *row])
-    keys = list(batch.tensors)
-
-    def each_tensor(values: list[Any]) -> list[Any]:
-        return [v for v in values for _ in range(n_seq)]
-
-    return to_table(
-        "tensors",
-        {
-            "example_id": [e for e, _, _ in batch.sequences] * len(keys),
-            "seq": [s for _, s, _ in batch.sequences] * len(keys),
-            "side": [batch.side] * n,
-            "site": each_tensor([site for site, _ in keys]),
-            "layer": each_tensor([layer for _, layer in keys]),
-            "blob": [layout.blob_name(shard.number)] * n,
-            "tensor": each_tensor([layout.tensor_name(*key) for key in keys]),
-            "row_start": starts * len(keys),
-            "row_end": ends * len(keys),
-            "dtype": each_tensor([shard.tensors[key].dtype for key in keys]),
-            "shape": shapes,
-            "checksum": sums,
-        },
-    )
+    columns: dict[str, list[Any]] = {name: [] for name in STORED["tensors"].names if name != "run_id"}
+    for key, array in batch.tensors.items():
+        name, spec, at = layout.tensor_name(*key), shard.tensors[key], shard.rows[key]
+        octets, start = array.reshape(len(array), -1).view(np.uint8), 0
+        for (example_id, seq), n in zip(batch.sequences, batch.rows[key], strict=True):
+            values = {
+                "example_id": example_id,
+                "seq": seq,
+                "side": key.side,
+                "site": key.site,
+                "layer": key.layer,
+                "blob": layout.blob_name(shard.number),
+                "tensor": name,
+                "row_start": at + start,
+                "row_end": at + start + n,
+                "dtype": spec.dtype,
+                "shape": [n, *spec.row_shape],
+                "checksum": xxhash.xxh3_64_hexdigest(octets[start : start + n]),
+            }
+            for column, value in values.items():
+                columns[column].append(value)
+            start += n
+    return to_table("tensors", columns)
 
 
 def _file_info(folder: Path, path: Path, checksum: bool) -> FileInfo:

@@ -68,12 +68,13 @@ def test_nothing_to_predict_is_an_error() -> None:
 
 
 def test_the_models_own_loss(make_llama: Callable) -> None:
-    from capture.anatomy import Head
+    from capture.body import Body
+    from capture.head import Head
 
     model = make_llama()
     ids = torch.randint(1, model.config.vocab_size, (1, 60), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         loss = float(model(input_ids=ids, labels=ids).loss)
         last = model.base_model(input_ids=ids).last_hidden_state[0]
-    d = next_token_diagnostics(Head(model), last[:-1], ids[0, 1:], model.config.vocab_size, 5)
+    d = next_token_diagnostics(Head(Body(model)), last[:-1], ids[0, 1:], model.config.vocab_size, 5)
     assert d.loss.mean() == pytest.approx(loss, abs=1e-5)

@@ -63,15 +63,15 @@ def _capture(folder: str, text: str, root: str, n: int | None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from capture import models
+    from capture import job, models
     from capture.data.text import open_text
     from capture.jobs import next_token
 
-    next_token._SHARD_TOKENS = 300
+    job._SHARD_TOKENS = 300
     loaded = models.load(folder, device="cpu")
     if n is not None:
         _die_at(n)
-    options = next_token.Options(capture="hidden,resid,qkv,attn", batch_tokens=100, shard_mb=1, max_len=40)
+    options = next_token.Options(capture="hidden,resid,qkv,attn,heads", batch_tokens=100, shard_mb=1, max_len=40)
     next_token.run(loaded, open_text(text, "text"), options, root=Path(root), run_id="r")
 
 
@@ -99,7 +99,7 @@ def start(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 def same(one: TraceStore, other: TraceStore) -> None:
     """Every row and every tensor is equal, bit for bit; shards and all."""
-    for name in ("examples", "tokens", "next_token", "tensors"):
+    for name in ("examples", "tokens", "next_token", "heads", "tensors"):
         assert pq.read_table(one.path / name, partitioning=None).equals(
             pq.read_table(other.path / name, partitioning=None)
         ), name

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from capture import models
+from capture import job, models
 from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.recheck import recheck
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import TracesError, UsageError
+from warehouse.errors import UsageError
 from warehouse.layout import run_dir, staged_runs
 from warehouse.validate import validate
 
@@ -181,7 +181,7 @@ def test_a_tensor_with_values_too_large_for_float16_is_promoted_and_the_manifest
     model = make_llama()
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(1e8)
-    loaded = models.Loaded(model, tokenizer, "loud", None, torch.device("cpu"), False)
+    loaded = models.Loaded(model, tokenizer, "loud", None, "cpu", False)
     store = capture_tiny(tmp_path / "runs", loaded=loaded)
     promoted = {name for s in store.meta.sites for name in s.promoted}
     assert "resid.post_mlp.L01" in promoted and "resid.post_mlp.L00" not in promoted
@@ -211,20 +211,33 @@ def test_the_same_capture_has_the_same_name_and_a_taken_name_is_refused(
         assert wh.sql("SELECT count(*) FROM runs").fetchone() == (2,)
 
 
-def test_attention_that_cannot_be_derived_is_refused_and_q_and_k_are_not(
+def test_attention_that_cannot_be_derived_is_stored(
     tmp_path: Path, load_tiny: Callable, capture_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_tiny()
-    from capture import anatomy
+    from capture import derive
 
-    monkeypatch.setitem(anatomy._TOLERANCE, torch.float32, 0.0)  # as if the probe had found a difference
-    with pytest.raises(TracesError, match="cannot be derived from q and k"):
-        capture_tiny(tmp_path / "runs", loaded=loaded, capture="attn")
-    store = capture_tiny(tmp_path / "runs", loaded=loaded, capture="qkv")
+    with monkeypatch.context() as patched:
+        patched.setitem(derive.TOLERANCE, torch.float32, 0.0)  # as if the probe had found a difference
+        patched.setattr(job, "_check_given", lambda loaded, anatomy: None)  # which asks the same of eager attention
+        store = capture_tiny(tmp_path / "runs", loaded=loaded, capture="attn", store_dtype="float32")
+        qkv = capture_tiny(tmp_path / "runs", "qkv", loaded=loaded, capture="qkv")
+    assert store.meta.model.attn_implementation == "eager" and loaded.model.config._attn_implementation == "sdpa"
+    assert set(store.arrays().site) == {"attn"} and list(store.arrays().home) == ["stored"]
+    assert all(p is not False for p in verdicts(store.path).values())
     eid = store.tokens.example_id[0]
-    assert store.qkv(eid, "q", layer=0, head=0).ndim == 2
-    with pytest.raises(UsageError, match="cannot be derived"):
-        store.attn(eid, layer=0)
+    ids = torch.from_numpy(store.encodings(eid)["input_ids"].astype(np.int64))[None]
+    loaded.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = loaded.model(input_ids=ids, output_attentions=True).attentions
+    loaded.model.set_attn_implementation("sdpa")
+    for i, attention in enumerate(expected):
+        # The capture ran it in a padded batch: sums of float32 in another order.
+        np.testing.assert_allclose(store.attn(eid, i), attention[0].numpy(), rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(store.attn(eid, i, head=2), store.attn(eid, i)[2])
+    assert qkv.qkv(eid, "q", layer=0, head=0).ndim == 2
+    with pytest.raises(UsageError, match="does not follow from q and k"):
+        qkv.attn(eid, layer=0)
 
 
 def test_going_on_with_other_data_or_options_is_refused(
@@ -234,7 +247,7 @@ def test_going_on_with_other_data_or_options_is_refused(
     path.write_text("\n".join(sample_lines), encoding="utf-8")
     options = next_token.Options(capture="hidden", batch_tokens=64, shard_mb=1)
 
-    def interrupted(progress: next_token.Progress) -> None:
+    def interrupted(progress: job.Progress) -> None:
         if progress.tokens > 500:
             raise KeyboardInterrupt
 
@@ -242,7 +255,7 @@ def test_going_on_with_other_data_or_options_is_refused(
         next_token.run(load_tiny(), open_text(str(path), "text"), options, root=root, run_id="r", report=report)
         return TraceStore(run_dir(root, "r"))
 
-    next_token._SHARD_TOKENS, before = 200, next_token._SHARD_TOKENS
+    job._SHARD_TOKENS, before = 200, job._SHARD_TOKENS
     try:
         with pytest.raises(KeyboardInterrupt):
             go(interrupted)
@@ -258,4 +271,4 @@ def test_going_on_with_other_data_or_options_is_refused(
         assert max(seen) > 0, "it went on, it did not start over"
         assert all(p is not False for p in verdicts(store.path).values())
     finally:
-        next_token._SHARD_TOKENS = before
+        job._SHARD_TOKENS = before

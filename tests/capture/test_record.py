@@ -7,15 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertLMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from capture.anatomy import Head, examine, listen_to_attention
+from capture.anatomy import examine
+from capture.body import Body
+from capture.head import Head
+from capture.listen import listen_to_attention
+from capture.plan import plan
 from capture.record import DtypeOutgrown, Recorder
 from warehouse.attention import probabilities
 from warehouse.errors import TracesError
-from warehouse.sites import resolve
 
-ALL = resolve("hidden,resid,qkv,attn")
+ALL = "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act"
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -37,9 +39,15 @@ def pack(x: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
     return x[mask.bool()].detach().numpy()
 
 
-def record(model, ids: torch.Tensor, mask: torch.Tensor, sites=ALL, dtype: str = "F32"):
-    with Recorder(model, examine(model), sites, dtype, {}) as recorder:
-        return recorder.run(ids, mask)
+def recorder(model, dtype: str = "F32", anatomy=None) -> Recorder:
+    anatomy = anatomy or examine(model)
+    return Recorder(anatomy, plan(anatomy, ALL, "auto", dtype).stored)
+
+
+def record(model, ids: torch.Tensor, mask: torch.Tensor, dtype: str = "F32") -> dict:
+    """(site, layer) → what was recorded of a decoder."""
+    with recorder(model, dtype) as r:
+        return {(k.site, k.layer): x for k, x in r.run({"dec": (ids, mask)}).tensors.items()}
 
 
 @pytest.mark.parametrize("lengths", [[17], [9, 9, 9], [20, 13, 1]])
@@ -47,7 +55,7 @@ def test_residual_stream_equals_output_hidden_states_bit_for_bit(model, lengths:
     ids, mask = padded(lengths, model.config.vocab_size)
     with torch.no_grad():
         hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
-    tensors = record(model, ids, mask).tensors
+    tensors = record(model, ids, mask)
     n = len(hidden) - 1
     assert np.array_equal(tensors["resid.embed", None], pack(hidden[0], mask))
     for i in range(n - 1):
@@ -62,24 +70,41 @@ def test_residual_stream_equals_output_hidden_states_bit_for_bit(model, lengths:
 
 def test_post_attn_is_the_input_plus_what_attention_adds(model) -> None:
     ids, mask = padded([20, 13], model.config.vocab_size)
-    anatomy = examine(model)
     added: dict[int, torch.Tensor] = {}
+    attentions = [layer.self_attn if hasattr(layer, "self_attn") else layer.attn for layer in blocks(model)]
     handles = [
         a.register_forward_hook(lambda m, args, out, i=i: added.__setitem__(i, out[0]))
-        for i, a in enumerate(anatomy.attentions)
+        for i, a in enumerate(attentions)
     ]
-    tensors = record(model, ids, mask).tensors
+    tensors = record(model, ids, mask)
     for h in handles:
         h.remove()
-    for i in range(anatomy.dims.n_layers):
+    for i in range(len(attentions)):
         before = tensors["resid.embed", None] if i == 0 else tensors["resid.post_mlp", i - 1]
-        assert np.array_equal(tensors["resid.post_attn", i], before + pack(added[i], mask))
+        assert np.array_equal(tensors["attn_out", i], pack(added[i], mask))
+        assert np.array_equal(tensors["resid.post_attn", i], before + tensors["attn_out", i])
+        assert np.array_equal(tensors["resid.post_mlp", i], tensors["resid.post_attn", i] + tensors["mlp_out", i])
+
+
+def blocks(model) -> list:
+    return list(model.model.layers if hasattr(model, "model") else model.transformer.h)
+
+
+def test_mlp_act_is_what_the_last_projection_reads(model) -> None:
+    ids, mask = padded([20, 13], model.config.vocab_size)
+    tensors = record(model, ids, mask)
+    for i, block in enumerate(blocks(model)):
+        projection = block.mlp.down_proj if hasattr(block.mlp, "down_proj") else block.mlp.c_proj
+        with torch.no_grad():
+            out = projection(torch.from_numpy(tensors["mlp_act", i]))
+        # A product of a matrix with another number of rows may be summed in another order.
+        np.testing.assert_allclose(out.numpy(), tensors["mlp_out", i], rtol=1e-5, atol=1e-6)
 
 
 def test_attention_from_q_and_k_equals_eager_attention(model) -> None:
     ids, mask = padded([20, 13], model.config.vocab_size)
     anatomy = examine(model)
-    tensors = record(model, ids, mask).tensors
+    tensors = record(model, ids, mask)
     model.set_attn_implementation("eager")
     with torch.no_grad():
         eager = model(input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False).attentions
@@ -87,7 +112,7 @@ def test_attention_from_q_and_k_equals_eager_attention(model) -> None:
         start = 0
         for b, n in enumerate(mask.sum(1).tolist()):
             q, k = (tensors[s, i][start : start + n].swapaxes(0, 1) for s in "qk")
-            derived = probabilities(q, np.repeat(k, len(q) // len(k), axis=0), anatomy.layer_attention[i])
+            derived = probabilities(q, np.repeat(k, len(q) // len(k), axis=0), anatomy.main.layers[i].attends)
             # Float32 matrix products that sum in another order: a few units in the last place.
             np.testing.assert_allclose(derived, attention[b, :, :n, :n].numpy(), rtol=0, atol=1e-6)
             start += n
@@ -101,10 +126,10 @@ def test_values_times_attention_is_what_the_output_projection_gets(make_llama: C
     handle = layer.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     anatomy = examine(model)
     seen.clear()
-    tensors = record(model, ids, mask).tensors
+    tensors = record(model, ids, mask)
     handle.remove()
     q, k, v = (tensors[s, 1].swapaxes(0, 1) for s in "qkv")
-    attn = probabilities(q, np.repeat(k, 2, axis=0), anatomy.layer_attention[1])
+    attn = probabilities(q, np.repeat(k, 2, axis=0), anatomy.main.layers[1].attends)
     out = np.matmul(attn, np.repeat(v, 2, axis=0)).swapaxes(0, 1).reshape(15, -1)
     np.testing.assert_allclose(out, seen[-1][0].numpy(), rtol=0, atol=1e-6)
 
@@ -113,28 +138,28 @@ def test_values_times_attention_is_what_the_output_projection_gets(make_llama: C
 def test_logits_are_the_same_bits_with_and_without_the_recorder(model, implementation: str) -> None:
     model.set_attn_implementation(implementation)
     ids, mask = padded([20, 13, 20], model.config.vocab_size)
+    anatomy = examine(model)  # asks for hidden states, for which transformers leaves hooks of its own
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     with torch.no_grad():
         before = model(input_ids=ids, attention_mask=mask).logits
-        with Recorder(model, examine(model), ALL, "F16", {}) as recorder:
-            recorder.run(ids, mask)
-            recorder._lay_out(int(mask.sum()))  # so that hooks record outside `run` too
+        with recorder(model, "F16", anatomy) as r:
+            r.run({"dec": (ids, mask)})
+            passing = r.begin({"dec": (ids, mask)})  # so that hooks record outside `run` too
             within = model(input_ids=ids, attention_mask=mask).logits
-            assert len(recorder._recorded) == len(recorder.tensors) - 1, "all but the last state were recorded"
+            assert len(passing._kept) == len(r.tensors) - 1, "all but the last state were recorded"
         after = model(input_ids=ids, attention_mask=mask).logits
     assert torch.equal(before, within)
     assert torch.equal(before, after)
-    assert not any(
-        m._forward_hooks or m._forward_pre_hooks for m in model.modules() if "hook" not in type(m).__name__.lower()
-    )
+    assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
 
 
 def test_the_real_models_logits_are_the_same_bits_too(smollm2, sample_lines: list[str]) -> None:
     enc = smollm2.tokenizer(sample_lines[:4], return_tensors="pt", padding=True, padding_side="right")
     with torch.no_grad():
         before = smollm2.model(**enc).logits
-        with Recorder(smollm2.model, examine(smollm2.model), ALL, "F16", {}) as recorder:
-            recorder.run(enc.input_ids, enc.attention_mask)
-            recorder._lay_out(int(enc.attention_mask.sum()))
+        with recorder(smollm2.model, "F16") as r:
+            r.run({"dec": (enc.input_ids, enc.attention_mask)})
+            r.begin({"dec": (enc.input_ids, enc.attention_mask)})
             within = smollm2.model(**enc).logits
     assert torch.equal(before, within)
 
@@ -145,7 +170,7 @@ def test_logits_made_in_slices_are_the_models_own(model, rows: int) -> None:
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=mask).logits[0]
         last = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[0]
-        head = Head(model)
+        head = Head(Body(model))
         found = torch.cat([head(last[i : i + rows]).clone() for i in range(0, 40, rows)])
     # Products over other numbers of rows may use another kernel: rounding of float32.
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -155,10 +180,10 @@ def test_logits_made_in_slices_are_the_models_own(model, rows: int) -> None:
 
 def test_recording_does_not_depend_on_batch_or_neighbours(model) -> None:
     ids, mask = padded([20, 13, 7], model.config.vocab_size)
-    together = record(model, ids, mask).tensors
+    together = record(model, ids, mask)
     start = 0
     for b, n in enumerate([20, 13, 7]):
-        alone = record(model, ids[b : b + 1, :n], mask[b : b + 1, :n]).tensors
+        alone = record(model, ids[b : b + 1, :n], mask[b : b + 1, :n])
         for key, x in alone.items():
             # Kernels may sum in another order for another shape: float32 rounding of values near 1.
             np.testing.assert_allclose(together[key][start : start + n], x, rtol=1e-4, atol=2e-6, err_msg=str(key))
@@ -172,7 +197,7 @@ def test_half_precision_models_keep_their_dtype(make_llama: Callable) -> None:
     ids, mask = padded([11, 6], model.config.vocab_size)
     with torch.no_grad():
         hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-    tensors = record(model, ids, mask, dtype="BF16").tensors
+    tensors = record(model, ids, mask, dtype="BF16")
     x = tensors["resid.post_mlp", 0]
     assert x.dtype == ml_dtypes.bfloat16
     assert np.array_equal(x.view(np.uint16), hidden[1][mask.bool()].view(torch.uint16).numpy())
@@ -197,9 +222,9 @@ def test_a_model_that_computes_nan_is_refused(make_llama: Callable) -> None:
     ids, mask = padded([11], model.config.vocab_size)
     with (
         pytest.raises(TracesError, match="infinite or undefined"),
-        Recorder(model, anatomy, ALL, "F16", {}) as recorder,
+        recorder(model, "F16", anatomy) as r,
     ):
-        recorder.run(ids, mask)
+        r.run({"dec": (ids, mask)})
 
 
 def test_a_layer_that_is_not_seen_stops_the_capture(make_llama: Callable) -> None:
@@ -209,27 +234,9 @@ def test_a_layer_that_is_not_seen_stops_the_capture(make_llama: Callable) -> Non
     ids, mask = padded([11], model.config.vocab_size)
     with (
         pytest.raises(TracesError, match="were not seen"),
-        Recorder(model, anatomy, ALL, "F16", {}) as recorder,
+        recorder(model, "F16", anatomy) as r,
     ):
-        recorder.run(ids, mask)
-
-
-def test_what_cannot_be_recorded_yet_is_refused_with_the_reason(tokenizer) -> None:
-    bert = BertLMHeadModel(
-        BertConfig(
-            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
-        )
-    ).eval()
-    with pytest.raises(TracesError, match="not causal|cannot be recorded"):
-        examine(bert)
-    neox = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-            use_parallel_residual=True,
-        )
-    ).eval()  # fmt: skip
-    with pytest.raises(TracesError, match="reads the residual stream after attention"):
-        examine(neox)
+        r.run({"dec": (ids, mask)})
 
 
 def test_only_one_recorder_at_a_time(make_llama: Callable) -> None:

@@ -19,7 +19,7 @@ def write(path: Path) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     dtypes = {"F16": np.float16, "F32": np.float32, "BF16": ml_dtypes.bfloat16}
     arrays = {n: rng.normal(size=(10, *s.row_shape)).astype(dtypes[s.dtype]) for n, s in SPECS.items()}
-    shard = ShardFile(path, SPECS, 10)
+    shard = ShardFile(path, SPECS, dict.fromkeys(SPECS, 10))
     for name in ("c", "a.L00", "b"):
         shard.put(name, 6, arrays[name][6:])
         shard.put(name, 0, arrays[name][:6])
@@ -59,7 +59,7 @@ def test_rows_are_read_only_views(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_not_full_is_not_closed(tmp_path: Path) -> None:
-    shard = ShardFile(tmp_path / "x.safetensors", SPECS, 10)
+    shard = ShardFile(tmp_path / "x.safetensors", SPECS, dict.fromkeys(SPECS, 10))
     shard.put("b", 0, np.zeros((10, 5), np.float32))
     with pytest.raises(ValueError, match="not full"):
         shard.close()

@@ -149,10 +149,10 @@ def test_a_newer_manifest_is_refused_by_name_and_others_stay_readable(root: Path
     raw = json.loads(path.read_text())
     raw["schema_version"], raw["something_new"] = 99, {"a": 1}
     path.write_text(json.dumps(raw))
-    with pytest.raises(NewerSchema, match="schema version 99, and this trace-warehouse reads up to 1"):
+    with pytest.raises(NewerSchema, match="schema version 99, and this trace-warehouse reads up to 2"):
         TraceStore(path.parent)
     with Warehouse(root) as wh:
-        assert wh.sql("SELECT schema_version FROM runs ORDER BY run_id").fetchall() == [(1,), (99,)]
+        assert wh.sql("SELECT schema_version FROM runs ORDER BY run_id").fetchall() == [(2,), (99,)]
         assert len(wh.run("gpt2").tokens)
 
 

@@ -49,8 +49,10 @@ def test_encodings(store: TraceStore, eid: str) -> None:
 
 def test_arrays_lists_every_site_with_its_shape(store: TraceStore, eid: str) -> None:
     arrays = store.arrays().set_index("site")
+    eid = next(row.example_id for row in store.tokens.itertuples() if len(row.input_ids) not in (32, 64))
     assert set(arrays.index) == {
         "resid.embed", "resid.pre_attn", "resid.post_attn", "resid.post_mlp", "hidden", "q", "k", "v", "attn",
+        "attn_out", "mlp_out", "mlp_act",
     }  # fmt: skip
     T = len(store.encodings(eid)["input_ids"])
     shapes = {
@@ -59,10 +61,11 @@ def test_arrays_lists_every_site_with_its_shape(store: TraceStore, eid: str) -> 
         "k": store.qkv(eid, "k").shape,
         "v": store.qkv(eid, "v").shape,
         "attn": store.attn(eid).shape,
+        **{name: getattr(store, name)(eid).shape for name in ("attn_out", "mlp_out", "mlp_act")},
         **{f"resid.{s}": store.resid(eid, s).shape for s in ("embed", "pre_attn", "post_attn", "post_mlp")},
     }
     for site, shape in shapes.items():
-        assert arrays.loc[site, "shape"].split("), ")[0].rstrip(")") + ")" == str(shape).replace(f" {T}", " T").replace(
+        assert arrays.loc[site, "shape"].replace(", from 2 heads", "") == str(shape).replace(f" {T}", " T").replace(
             f"({T}", "(T"
         ), site
 

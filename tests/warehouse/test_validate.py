@@ -58,7 +58,7 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
     for run in ("gpt2", "llama"):
         checks = list(validate(run_dir(tiny_root, run)))
         assert [c for c in checks if c.passed is not True] == []
-        assert len(checks) == 11
+        assert len(checks) == 12
 
 
 def test_one_altered_bit_of_a_tensor_is_found_and_named(folder: Path) -> None:

@@ -1,0 +1,172 @@
+"""A model as the recorder calls it: token ids in, last hidden states out, one for each side.
+
+The *side* is the stack that reads tokens: `dec`, where a token sees only those before it, or `enc`, where it sees all.
+An encoder-decoder has both. What runs is the model without its head, so that logits are made only where they are wanted.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from warehouse.errors import TracesError
+
+Tokens = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""Side → right-padded ids and mask, (B, T) each."""
+
+_SEEN = {torch.float32: 1e-5, torch.float64: 1e-5}
+_SEEN_HALF = 1e-2
+"""How much a later token must change earlier states, relative to their size, to count as seen: more than the rounding of
+experts that get other numbers of rows."""
+
+_PADDED = {torch.float32: 1e-3, torch.float64: 1e-3}
+_PADDED_HALF = 0.2
+"""How much padding may change the states before it: other kernels round otherwise, layer after layer."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    last: dict[str, torch.Tensor]
+    """(B, T, D) each, after the final norm."""
+    hidden: dict[str, tuple[torch.Tensor, ...]]
+    attentions: dict[str, tuple[Any, ...]]
+    """As the model itself gives them, where it was asked to; `cross` is the decoder's over the encoder's tokens."""
+
+
+class Body:
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+        self.module: Any = model.base_model
+        if self.module is model and not self.encoder_decoder:  # its body goes by another name than its class says
+            self.module = next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
+        head = model.get_output_embeddings()
+        self._own_head = head if self.module is model and isinstance(head, nn.Module) else None
+        self.side = "dec" if self.encoder_decoder or self._causal() else "enc"
+        self.pads = self._pads()
+        """Padding after a sequence does not change its states; where it does, only sequences of a length share a batch."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("dec", "enc") if self.encoder_decoder else (self.side,)
+
+    def __call__(self, tokens: Tokens, **options: Any) -> Outputs:
+        """`options` are what transformers takes: output_hidden_states, output_attentions. An encoder-decoder may be given
+        the encoder's tokens alone."""
+        device = self.model.device
+        inputs = {side: (ids.to(device), mask.to(device)) for side, (ids, mask) in tokens.items()}
+        if not self.encoder_decoder:
+            ((side, (ids, mask)),) = inputs.items()
+            return self._one_stack(self.module, side, ids, mask, options)
+        if "dec" not in inputs:
+            return self._one_stack(self.model.get_encoder(), "enc", *inputs["enc"], options)
+        return self._both(inputs, options)
+
+    def _one_stack(
+        self, module: Any, side: str, ids: torch.Tensor, mask: torch.Tensor, options: dict[str, Any]
+    ) -> Outputs:
+        out = module(input_ids=ids, **_accepted(module, attention_mask=mask, use_cache=False), **options)
+        last = out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
+        return Outputs(
+            {side: last},
+            {side: out.get("hidden_states") or ()},
+            {side: out.get("attentions") or ()},
+        )
+
+    def _both(self, inputs: dict[str, tuple[torch.Tensor, torch.Tensor]], options: dict[str, Any]) -> Outputs:
+        (enc_ids, enc_mask), (dec_ids, dec_mask) = inputs["enc"], inputs["dec"]
+        last: list[torch.Tensor] = []
+        decoder = self.model.get_decoder()
+        handle = decoder.register_forward_hook(lambda _m, _args, output: last.append(output[0]))
+        head = self._own_head
+        try:
+            with forward_replaced(head, lambda x: x[..., :1]) if head is not None else nullcontext():
+                out = self.module(
+                    input_ids=enc_ids,
+                    attention_mask=enc_mask,
+                    decoder_input_ids=dec_ids,
+                    **_accepted(self.module, decoder_attention_mask=dec_mask, use_cache=False),
+                    **options,
+                )
+        finally:
+            handle.remove()
+        return Outputs(
+            {"dec": last[-1], "enc": out.encoder_last_hidden_state},
+            {"dec": out.get("decoder_hidden_states") or (), "enc": out.get("encoder_hidden_states") or ()},
+            {
+                "dec": out.get("decoder_attentions") or (),
+                "enc": out.get("encoder_attentions") or (),
+                "cross": out.get("cross_attentions") or (),
+            },
+        )
+
+    def _causal(self) -> bool:
+        """Whether the states of a few tokens stay as they are when the token after them changes."""
+        ids = probe_ids(self.model, 8)
+        other = ids.clone()
+        other[0, -1] = (other[0, -1] + 1) % vocabulary_size(self.model)
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            one, two = (self._one_stack(self.module, "dec", i, mask, {}).last["dec"][0, :-1] for i in (ids, other))
+        allowed = _SEEN.get(one.dtype, _SEEN_HALF)
+        return bool((one - two).abs().max() <= allowed * one.abs().max())
+
+    def _pads(self) -> bool:
+        ids = probe_ids(self.model, 11).cpu()
+        mask = torch.ones((2, 11), dtype=torch.long)
+        mask[1, 7:] = 0
+        padded = torch.cat([ids, torch.where(mask[1:].bool(), ids, padding_id(self.model))])
+        with torch.no_grad():
+            batch = self(dict.fromkeys(self.sides, (padded, mask))).last
+            alone = self(dict.fromkeys(self.sides, (ids[:, :7], mask[:1, :7]))).last
+        return all(
+            bool((batch[side][1, :7] - x[0]).abs().max() <= _PADDED.get(x.dtype, _PADDED_HALF) * x.abs().max())
+            for side, x in alone.items()
+        )
+
+
+def padding_id(model: Any) -> int:
+    return getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+
+
+def vocabulary_size(model: Any) -> int:
+    """Raises TracesError for a model that reads something else than token ids."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if weight is None or weight.ndim != 2:
+        raise TracesError(f"{type(model).__name__} reads no text: it has no embedding of token ids.")
+    return int(weight.shape[0])
+
+
+def probe_ids(model: Any, length: int, seed: int = 0) -> torch.Tensor:
+    """(1, length) token ids, the same for every model with the same vocabulary size; no padding token among them."""
+    vocabulary = vocabulary_size(model)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, vocabulary, (1, length), generator=generator)
+    ids[ids == padding_id(model)] = (padding_id(model) + 1) % vocabulary
+    return ids.to(model.device)
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = module.__dict__.get("forward")  # set on the instance by accelerate, where it spreads a model over devices
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def _accepted(module: Any, **options: Any) -> dict[str, Any]:
+    """Those options that the module's forward names, or takes all of."""
+    names = inspect.signature(module.forward).parameters
+    return {k: v for k, v in options.items() if k in names}

@@ -1,0 +1,466 @@
+"""What every capture does, whatever its kind: batches through the model, tensors and rows to the writer, a run at the end.
+
+Reads as it runs: shard by shard record, make rows and hand over to the writer, which publishes at the end. A capture that was
+killed walks through the same batches again and skips the shards that are done. What a kind adds (next-token diagnostics, say)
+it gives as a function from a batch and its recording to tables; `capture/jobs/` has one file a kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import xxhash
+
+from capture import batches, models
+from capture.anatomy import Anatomy, Stack, examine
+from capture.batches import Batch, Tokenizing
+from capture.body import vocabulary_size
+from capture.data.example import Source
+from capture.derive import TOLERANCE, given_error
+from capture.listen import eager, implementation
+from capture.plan import ATTN_HOMES, Plan, plan
+from capture.probe import attention_outputs, probe_tokens
+from capture.record import DtypeOutgrown, Recorder, Recording, store_dtype
+from capture.rows import Rows
+from capture.versions import versions
+from warehouse import heads, layout, sites
+from warehouse import writer as traces
+from warehouse.blobs import DTYPES
+from warehouse.errors import UsageError
+from warehouse.manifest import Counts, DataInfo, LayerAttention, Manifest, ModelInfo, SiteInfo, StackInfo
+from warehouse.schema import SCHEMA_VERSION
+from warehouse.sites import Key
+from warehouse.writer import Published, RunWriter
+
+_SHARD_TOKENS = 1 << 16
+"""Most tokens between two points from which a capture can go on, however little is stored for each."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose, besides model and data. All of it is part of what a capture is: resuming compares it."""
+
+    capture: str = ""
+    attn: str = "auto"
+    """`auto`: attention is derived from q and k where that is exact; `stored`: stored in any case."""
+    limit: int | None = None
+    max_len: int | None = None
+    """None: as long as the text is, at most the model's window."""
+    chunk: bool = False
+    target_column: str | None = None
+    batch_tokens: int = 1024
+    store_dtype: str = "auto"
+    shard_mb: int = 256
+
+
+@dataclass
+class Progress:
+    """How far a capture is; the job calls back with it after every batch."""
+
+    run_id: str
+    examples: int = 0
+    """Read, not all of them run yet: they are read a window at a time."""
+    begun: int = 0
+    """Examples whose first sequence has been through the model: what a progress bar shows."""
+    sequences: int = 0
+    tokens: int = 0
+    predictions: int = 0
+    """Positions that a decoder predicts a next token from."""
+    truncated: int = 0
+    resumed_tokens: int = 0
+    """Tokens that an earlier process had captured."""
+
+    def count(self, batch: Batch) -> None:
+        self.examples += len(batch.examples)
+        self.truncated += sum(t.truncated for t in batch.examples)
+        self.begun += sum(s.seq == 0 for s in batch.sequences)
+        self.sequences += len(batch.sequences)
+        self.tokens += batch.tokens
+        self.predictions += sum(len(s.parts["dec"]) - 1 for s in batch.sequences if "dec" in s.parts)
+
+
+Report = Callable[[Progress], None]
+Tables = Callable[[Batch, Recording], Mapping[str, pa.Table]]
+
+
+def no_report(progress: Progress) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same from the first batch to the last."""
+
+    kind: str
+    loaded: models.Loaded
+    anatomy: Anatomy
+    source: Source
+    options: Options
+    plan: Plan
+    store: str
+    tokenizing: Tokenizing
+    rows: Rows
+    tables: Tables
+    """A kind's own tables; not asked for batches without sequences."""
+    mean_loss: Callable[[Path], float | None]
+    """Of the finished tables in a folder, nats; None for a kind without predictions."""
+    refusal: Callable[[Progress], str | None] = field(default=lambda _: None)
+    """Why what was read makes no run, if so."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("dec", "enc") if self.tokenizing.target_column is not None else (self.tokenizing.side,)
+
+
+def prepare(
+    kind: str,
+    loaded: models.Loaded,
+    source: Source,
+    options: Options,
+    rows: Rows,
+    tables: Tables,
+    mean_loss: Callable[[Path], float | None],
+    refusal: Callable[[Progress], str | None] = lambda _: None,
+    anatomy: Anatomy | None = None,
+) -> Job:
+    """Looks at the model and resolves what is to be stored. Raises UsageError where they don't go together."""
+    sites.resolve(options.capture)
+    if options.attn not in ATTN_HOMES:
+        raise UsageError(f"--attn {options.attn}: use {' or '.join(ATTN_HOMES)}.")
+    anatomy = anatomy or examine(loaded.model)
+    tokenizing = _tokenizing(loaded, anatomy, options)
+    sides = ("dec", "enc") if tokenizing.target_column is not None else (tokenizing.side,)
+    store = store_dtype(loaded.dtype, options.store_dtype)
+    chosen = plan(anatomy, options.capture, options.attn, store, sides)
+    if chosen.eager:
+        _check_given(loaded, anatomy)
+    return Job(kind, loaded, anatomy, source, options, chosen, store, tokenizing, rows, tables, mean_loss, refusal)
+
+
+def run(job: Job, *, root: Path, run_id: str | None = None, report: Report = no_report) -> Manifest:
+    """Captures one run, or goes on with it where it was interrupted, and publishes it.
+
+    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
+    """
+    with eager(job.loaded.model) if job.plan.eager else nullcontext():
+        model = _model_info(job)
+        identity = _identity(job, model)
+        run_id = run_id or default_name(job.loaded.name, job.source, identity)
+        with ExitStack() as stack:
+            table = stack.enter_context(heads.HeadTable(run_id)) if job.plan.heads else None
+            writer = stack.enter_context(RunWriter(root, run_id, identity))
+            progress, data_hash = _capture(job, writer, table, report)
+            if reason := _refusal(job, progress):
+                writer.discard()
+                raise UsageError(f"{job.source.origin}: {reason}")
+            return writer.publish(lambda published: _manifest(job, published, model, progress, data_hash))
+
+
+def forecast(job: Job) -> list[str]:
+    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
+    n, lengths = 0, list[Mapping[str, int]]()
+    for t in batches.tokenize(islice(job.source.read(), job.options.limit), job.tokenizing):
+        n += 1
+        lengths += [{side: len(part) for side, part in s.parts.items()} for s in t.sequences]
+    tokens = sum(sum(n.values()) for n in lengths)
+    causal = {side: stack.causal for side, stack in job.anatomy.stacks.items()}
+    size = job.plan.bytes(lengths, causal)
+    names = dict.fromkeys(f"{'enc.' if k.side == 'enc' else ''}{k.site}" for k in job.plan.stored)
+    return [
+        f"{job.source.origin}: {n:,} examples, {len(lengths):,} sequences, {tokens:,} tokens",
+        f"tensors: {', '.join(names) or 'none'}, {size / 1e6:,.1f} MB as {job.store}",
+        *(f"not there: {site}: {reason}" for site, reason in job.plan.missing.items()),
+    ]
+
+
+def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
+    """`smollm2-wikitext2-validation-a1b2`: the same for the same capture, so that running it again goes on with it."""
+    digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
+    words = [Path(model).name.removesuffix(".gguf"), source.dataset, *([source.split] if source.split else []), digest]
+    name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
+    return layout.check_run_name(name.strip("-.")[:100])
+
+
+def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
+    if options.max_len is not None and loaded.window is not None and options.max_len > loaded.window:
+        raise UsageError(
+            f"--max-len {options.max_len} is more than {loaded.name} was made for: {loaded.window} tokens."
+        )
+    side = "enc" if anatomy.body.encoder_decoder else anatomy.body.side
+    target, start = options.target_column, None
+    if target is not None:
+        if not anatomy.body.encoder_decoder:
+            raise UsageError(f"--target-column is for encoder-decoder models; {loaded.name} has one stack.")
+        if options.chunk:
+            raise UsageError("--chunk and --target-column don't go together: a target belongs to a whole text.")
+        start = _start_id(loaded)
+    limit = options.max_len or loaded.window
+    return Tokenizing(loaded.tokenizer, side, limit, options.chunk, target, start)
+
+
+def _check_given(loaded: models.Loaded, anatomy: Anatomy) -> None:
+    """Raises UsageError where the attention that would be stored is not what the model applies."""
+    with eager(loaded.model):
+        calls = attention_outputs(anatomy.body, probe_tokens(anatomy.body))
+    worst = max((given_error(call) for call in calls), default=0.0)
+    if worst > 10 * TOLERANCE.get(loaded.model.dtype, 1e-4):
+        raise UsageError(
+            f"{loaded.name} gives other attention probabilities than it applies (off by {worst:.1e}), so that they are not "
+            "stored. Leave out --attn stored where attention can be derived (traces model check), or attn and heads."
+        )
+
+
+def _start_id(loaded: models.Loaded) -> int:
+    """The token that the decoder begins with."""
+    for config in (getattr(loaded.model, "generation_config", None), loaded.model.config):
+        found = getattr(config, "decoder_start_token_id", None)
+        if found is not None:
+            return int(found)
+    raise UsageError(f"{loaded.name} doesn't say which token its decoder begins with (decoder_start_token_id).")
+
+
+# -- through the model -------------------------------------------------------------------------------------------------
+
+
+def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
+    """Runs every batch that is not on disk yet; returns what was done, by earlier processes too, and the data's hash."""
+    while True:
+        try:
+            return _walk(job, writer, table, report)
+        except DtypeOutgrown as e:
+            writer.promote(dict.fromkeys(e.tensors, "F32"))
+
+
+def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
+    options = job.options
+    tokenized = batches.tokenize(islice(job.source.read(), options.limit), job.tokenizing)
+    shards = batches.shards(
+        batches.batches(tokenized, options.batch_tokens, job.anatomy.body.pads), _tokens_per_shard(job)
+    )
+    progress, mark = Progress(writer.run_id), ""
+    with Recorder(job.anatomy, job.plan.tensors, writer.promoted, job.plan.derives) as recorder:
+        stored = {k: recorder.tensors[k] for k in job.plan.stored}
+        for number, shard in enumerate(shards):
+            mark = shard[-1].mark
+            if number < len(writer.done):
+                if writer.done[number].mark != mark:
+                    raise UsageError(
+                        f"The data is not what it was when the capture '{writer.run_id}' began, so it cannot go on. "
+                        f"Drop it (traces runs rm {writer.run_id}) and run the same command again."
+                    )
+                _skip(shard, progress, report)
+                continue
+            writer.begin_shard(_shard_rows(job, shard), stored)
+            for batch in shard:
+                writer.put(_record(job, recorder, batch, table))
+                progress.count(batch)
+                report(progress)
+            writer.end_shard(mark)
+    return progress, mark.split()[-1]
+
+
+def _skip(shard: list[Batch], progress: Progress, report: Report) -> None:
+    for batch in shard:
+        progress.count(batch)
+    progress.resumed_tokens = progress.tokens
+    report(progress)
+
+
+def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> traces.Batch:
+    """One forward pass, its tensors and its rows."""
+    tables = {"examples": job.rows.examples(batch.examples)} if batch.examples else {}
+    if not batch.sequences:
+        none = {k: np.empty((0, *s.row_shape), DTYPES[recorder.tensors[k].dtype]) for k, s in job.plan.stored.items()}
+        return traces.Batch([], none, {k: [] for k in none}, tables)
+    padded = batch.padded(getattr(job.loaded.tokenizer, "pad_token_id", None) or 0)
+    recording = recorder.run({side: (torch.from_numpy(i), torch.from_numpy(m)) for side, (i, m) in padded.items()})
+    tables["tokens"] = job.rows.tokens(batch.sequences)
+    tables |= job.tables(batch, recording)
+
+    def late() -> Mapping[str, pa.Table]:
+        return {} if table is None else {"heads": _heads(job, table, batch, recording)}
+
+    return traces.Batch(
+        [(s.example.example_id, s.seq) for s in batch.sequences],
+        {k: recording.tensors[k] for k in job.plan.stored},
+        recording.rows,
+        tables,
+        late,
+        recording.ready,
+        recording.release,
+    )
+
+
+def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording) -> pa.Table:
+    """What each head does on each sequence, from the tensors as they are stored."""
+    found, at = [], dict.fromkeys(recording.tensors, 0)
+    for n, sequence in enumerate(batch.sequences):
+        rows = {k: x[at[k] : at[k] + recording.rows[k][n]] for k, x in recording.tensors.items()}
+        for k in at:
+            at[k] += recording.rows[k][n]
+        for side, part in sequence.parts.items():
+            stack = job.anatomy.stacks[side]
+            layers = {i: _head_layer(stack, i, rows) for i in stack.attention_layers}
+            found.append(table.rows(sequence.example.example_id, sequence.seq, side, part.ids, layers))
+    return pa.concat_tables(found)
+
+
+def _head_layer(stack: Stack, i: int, rows: Mapping[Key, np.ndarray]) -> heads.Layer:
+    q, k = Key(stack.side, "q", i), Key(stack.side, "k", i)
+    formula = stack.layers[i].attends
+    if formula is not None and q in rows and k in rows:
+        return heads.from_qk(rows[q], rows[k], formula)
+    return heads.from_stored(rows[Key(stack.side, "attn", i)], sites.row_kind("attn", stack.causal))
+
+
+def _shard_rows(job: Job, shard: list[Batch]) -> dict[Key, int]:
+    """How many rows of every stored tensor a shard will have."""
+    lengths = [{side: len(p) for side, p in s.parts.items()} for batch in shard for s in batch.sequences]
+    kinds = {(k.side, sites.row_kind(k.site, job.anatomy.stacks[k.side].causal)) for k in job.plan.stored}
+    counts = {(side, kind): sum(sites.row_count(kind, side, n) for n in lengths) for side, kind in kinds}
+    return {k: counts[k.side, sites.row_kind(k.site, job.anatomy.stacks[k.side].causal)] for k in job.plan.stored}
+
+
+def _tokens_per_shard(job: Job) -> int:
+    """From the dtype that was planned, promotions apart: a shard's batches must not change when a tensor is promoted. Stored
+    attention is reckoned at the longest row that a batch can have."""
+    reach = min(job.options.batch_tokens, job.tokenizing.max_len or job.options.batch_tokens)
+    pairs = (sites.TRIANGLE, sites.SQUARE, sites.CROSS)
+    token_bytes = sum(
+        spec.row_bytes * (reach if sites.row_kind(k.site, job.anatomy.stacks[k.side].causal) in pairs else 1)
+        for k, spec in job.plan.stored.items()
+    )
+    return max(1, min(_SHARD_TOKENS, (job.options.shard_mb << 20) // max(token_bytes, 1)))
+
+
+def _refusal(job: Job, progress: Progress) -> str | None:
+    if not progress.tokens:
+        return "there is no text in it."
+    return job.refusal(progress)
+
+
+# -- the manifest ------------------------------------------------------------------------------------------------------
+
+
+def _model_info(job: Job) -> ModelInfo:
+    loaded, main = job.loaded, job.anatomy.main
+    encoder = job.anatomy.stacks.get("enc") if main.side == "dec" else None
+    return ModelInfo(
+        **stack_info(main).model_dump(),
+        name=loaded.name,
+        revision=loaded.revision,
+        architecture=type(loaded.model).__name__,
+        weights_hash=models.weights_hash(loaded.model),
+        tokenizer_hash=models.tokenizer_hash(loaded.tokenizer),
+        dtype=loaded.dtype,
+        device=loaded.device,
+        attn_implementation=implementation(loaded.model),
+        trust_remote_code=loaded.trust_remote_code,
+        vocab_size=vocabulary_size(loaded.model),
+        window=loaded.window,
+        side="dec" if main.side == "dec" else "enc",
+        encoder=stack_info(encoder) if encoder is not None else None,
+    )
+
+
+def stack_info(stack: Stack) -> StackInfo:
+    """What the manifest says of a stack."""
+    shapes = [stack.layers[i].shapes for i in stack.attention_layers]
+    first = shapes[0] if shapes else {}
+    heads_of, none = first.get("q", first.get("attn", (0,))), (0, 0)
+
+    def formulas(one: Callable[[int], LayerAttention | None], there: bool) -> list[LayerAttention | None] | None:
+        return [one(i) for i in range(len(stack.layers))] if there else None
+
+    cross = any("cross.attn" in layer.shapes for layer in stack.layers)
+    return StackInfo(
+        n_layers=len(stack.layers),
+        d_model=stack.width[-1],
+        n_heads=heads_of[0],
+        n_kv_heads=first.get("k", none)[0],
+        d_head=first.get("q", none)[1],
+        d_value=first.get("v", none)[1],
+        convention="post-norm" if stack.post_norm else "pre-norm",
+        parallel=any(layer.parallel for layer in stack.layers),
+        final_norm=stack.final_norm,
+        causal=stack.causal,
+        attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
+        cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),
+        attention_error=stack.attention_error if stack.registered else None,
+        missing=dict(stack.missing),
+    )
+
+
+def _identity(job: Job, model: ModelInfo) -> dict[str, Any]:
+    """What makes two captures the same one, so that the second goes on where the first stopped. Where model and data were
+    read from is no part of it; what they hold is."""
+    source = job.source
+    return {
+        "kind": job.kind,
+        "schema_version": SCHEMA_VERSION,
+        "model": model.model_dump(
+            include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
+        ),
+        "data": {"dataset": source.dataset, "config": source.config, "split": source.split},
+        "options": asdict(job.options),
+        "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
+    }
+
+
+def _manifest(job: Job, published: Published, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
+    source, mean_loss = job.source, job.mean_loss(published.folder)
+    return Manifest(
+        run_id=progress.run_id,
+        kind=job.kind,
+        created_at=published.created_at,
+        seconds=published.seconds,
+        model=model,
+        data=DataInfo(
+            dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
+        ),
+        options=asdict(job.options),
+        store_dtype=job.store,
+        sites=_site_infos(job, published.promoted),
+        counts=Counts(
+            examples=progress.examples,
+            sequences=progress.sequences,
+            tokens=progress.tokens,
+            predictions=published.rows["next_token"],
+            truncated=progress.truncated,
+            rows=published.rows,
+        ),
+        bytes=sum(f.bytes for f in published.files),
+        files=published.files,
+        versions=versions(),
+        mean_loss=mean_loss,
+        perplexity=None if mean_loss is None else math.exp(mean_loss),
+    )
+
+
+def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
+    groups: dict[tuple[str, str, tuple[int, ...]], list[Key]] = {}
+    for key, spec in job.plan.stored.items():
+        groups.setdefault((key.side, key.site, spec.row_shape), []).append(key)
+    return [
+        SiteInfo.model_validate(
+            {
+                "side": side,
+                "site": site,
+                "layers": [k.layer for k in keys],
+                "rows": sites.row_kind(site, job.anatomy.stacks[side].causal),
+                "row_shape": list(shape),
+                "dtype": job.store,
+                "promoted": {n: promoted[n] for n in (layout.tensor_name(*k) for k in keys) if n in promoted},
+            }
+        )
+        for (side, site, shape), keys in groups.items()
+    ]

@@ -1,0 +1,82 @@
+"""The options that several commands of `traces` share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+MODEL_HELP = "`smollm2` or `minilm` (packaged), a hub name, a folder, or a .gguf file."
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="A data set: `wikitext2`, `wikitext2-raw`.", show_default=False)
+]
+SplitOption = Annotated[str, typer.Option("--split", help="The data set's split.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="FILE", help="A local copy of the data set, instead of the hub's.")
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Your own texts: one a line (.txt), or .jsonl or .parquet; `-` is standard input.",
+    ),
+]
+TextColumnOption = Annotated[str, typer.Option("--text-column", help="The text's column in .jsonl and .parquet files.")]
+TargetColumnOption = Annotated[
+    str | None,
+    typer.Option("--target-column", help="For encoder-decoders: the column of the text that the decoder is given."),
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first N examples.")]
+CaptureOption = Annotated[
+    str,
+    typer.Option(
+        "--capture",
+        help="What to keep: any of `hidden,resid,qkv,attn,q,k,v,attn_out,mlp_out,mlp_act,heads`, or `none`. See "
+        "`traces model check`.",
+    ),
+]
+AttnOption = Annotated[
+    str,
+    typer.Option(
+        "--attn", help="`auto`: derive attention from q and k where that is exact, else store it; `stored`: store it."
+    ),
+]
+RunOption = Annotated[str | None, typer.Option("--run", help="The run's name; made from model and data if left out.")]
+MaxLenOption = Annotated[
+    str, typer.Option("--max-len", help="Cut texts after so many tokens; `auto`: at the model's window.")
+]
+ChunkOption = Annotated[bool, typer.Option("--chunk", help="Go on with the rest of a long text as the next `seq`.")]
+BatchTokensOption = Annotated[
+    int, typer.Option("--batch-tokens", min=1, help="Tokens in a forward pass, padding counted.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option("--device-map", help="`auto` spreads a large model over all devices, as accelerate does."),
+]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Compute in `float32`, `float16` or `bfloat16`; `auto`: as the weights are.")
+]
+StoreDtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--store-dtype",
+        help="Keep tensors in `float16`, `bfloat16` or `float32`; `auto`: as computed, but float16 for float32.",
+    ),
+]
+ShardOption = Annotated[
+    int, typer.Option("--shard-mb", min=1, help="Size of a tensor file, MB: how much a kill can cost.")
+]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit of a hub model.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that comes with the model, with your account's rights. Only for a publisher you trust.",
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be captured and how large it gets; write nothing.")
+]

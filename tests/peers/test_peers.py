@@ -1,0 +1,129 @@
+"""What we record against what TransformerLens and nnsight see inside the same model, on the same weights and tokens.
+
+TransformerLens (its HookedTransformer) computes the model by code of its own, which shares nothing with transformers but the
+weights: agreement says that a name means the same place in the model here and there. nnsight traces the code of transformers
+that we record too: agreement to the bit says that recording takes the values as they are.
+
+The libraries live in a virtual environment of their own, made from requirements.txt; its Python is named by PEERS_PYTHON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PEERS_PYTHON = os.environ.get("PEERS_PYTHON", "")
+
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.skipif(
+        not PEERS_PYTHON,
+        reason="PEERS_PYTHON is not set: it names the Python of an environment with tests/peers/requirements.txt installed",
+    ),
+]
+
+RTOL = ATOL = 1e-5
+"""For float32 sums in another order, norms written another way, and scaled-dot-product attention here but written out there.
+Values are up to 5, where a unit in the last place is 5e-7, and a few of them add up over three layers: about a fifth of this
+is what shows."""
+
+
+def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
+    """What we record of one sequence, with the names and shapes of cache.py. All use of our own code is in here."""
+    from capture.anatomy import Head, examine
+    from capture.record import Recorder
+    from warehouse.attention import per_query_head, probabilities
+    from warehouse.layout import tensor_name
+    from warehouse.sites import resolve
+
+    anatomy = examine(model)
+    input_ids = torch.tensor([ids])
+    with Recorder(model, anatomy, resolve("hidden,resid,qkv,attn"), "F32", {}) as recorder:
+        recording = recorder.run(input_ids, torch.ones_like(input_ids))
+    found = {tensor_name(site, layer): x for (site, layer), x in recording.tensors.items()}
+    assert anatomy.layer_attention is not None
+    for i, layer in enumerate(anatomy.layer_attention):
+        q, k = (recording.tensors[site, i].swapaxes(0, 1) for site in "qk")
+        found[tensor_name("attn", i)] = probabilities(q, per_query_head(k, len(q)), layer)
+    with torch.no_grad():
+        found["logits"] = Head(model)(recording.last).numpy()
+    return found
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def model(request: pytest.FixtureRequest, make_gpt2: Callable, make_llama: Callable) -> PreTrainedModel:
+    """A tiny model with noise on all its weights.
+
+    A new one has biases of 0, norms of 1 and nearly uniform attention: much could be mixed up or left out without a trace.
+    """
+    model = make_gpt2() if request.param == "gpt2" else make_llama()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator), alpha=0.15)
+    return model
+
+
+@pytest.fixture
+def ids(tokenizer: PreTrainedTokenizerFast, sample_lines: list[str]) -> list[int]:
+    found: list[int] = tokenizer(" ".join(sample_lines[:4]))["input_ids"][:40]
+    assert len(found) == 40
+    return found
+
+
+@pytest.fixture
+def theirs(
+    model: PreTrainedModel, ids: list[int], tmp_path: Path
+) -> Callable[[str], tuple[dict[str, np.ndarray], dict[str, str]]]:
+    """Runs the model by a peer: its tensors, and the versions that made them."""
+
+    def run(peer: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        folder, tokens, out = tmp_path / "model", tmp_path / "ids.json", tmp_path / f"{peer}.safetensors"
+        model.save_pretrained(folder)
+        tokens.write_text(json.dumps({"input_ids": ids}), encoding="utf-8")
+        script = Path(__file__).with_name("cache.py")
+        done = subprocess.run(
+            [PEERS_PYTHON, "-I", *map(str, (script, peer, folder, tokens, out))],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            # Another number of threads may sum in another order.
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        with safe_open(out, "np") as f:
+            return {name: f.get_tensor(name) for name in f.keys()}, f.metadata()  # noqa: SIM118
+
+    return run
+
+
+def test_transformer_lens_sees_the_same_in_its_own_implementation(
+    model: PreTrainedModel, ids: list[int], theirs: Callable
+) -> None:
+    mine, (found, _) = ours(model, ids), theirs("transformer_lens")
+    assert mine.keys() <= found.keys(), sorted(mine.keys() - found.keys())
+    for name, x in mine.items():
+        np.testing.assert_allclose(x, found[name], rtol=RTOL, atol=ATOL, err_msg=name)
+
+
+def test_nnsight_sees_the_same_bits(model: PreTrainedModel, ids: list[int], theirs: Callable) -> None:
+    """Both with eager attention, the only one that has probabilities to look at."""
+    model.set_attn_implementation("eager")
+    mine, (found, versions) = ours(model, ids), theirs("nnsight")
+    assert mine.keys() <= found.keys(), sorted(mine.keys() - found.keys())
+    same_code = all(versions[package] == version(package) for package in ("torch", "transformers"))
+    for name, x in mine.items():
+        if same_code and not name.startswith("attn."):
+            np.testing.assert_array_equal(x, found[name], err_msg=name)
+        else:  # other kernels, or for attention our own product of q and k in NumPy
+            np.testing.assert_allclose(x, found[name], rtol=RTOL, atol=ATOL, err_msg=name)
