@@ -99,7 +99,7 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         if head is None:
-            head = str((config.architectures or [""])[0]).endswith(_PREDICTS)
+            head = predicts((config.architectures or [""])[0])
         found: Any = _class_for(config, head).from_pretrained(
             source,
             dtype=DTYPES.get(dtype, "auto"),
@@ -124,6 +124,11 @@ def load(
     else:
         where = ", ".join(sorted({str(d) for d in getattr(model, "hf_device_map", {"": model.device}).values()}))
     return Loaded(model.eval().requires_grad_(False), words, name, revision, where, trust_remote_code)
+
+
+def predicts(architecture: str) -> bool:
+    """Whether a class of transformers is a language model with its head, by its name."""
+    return architecture.endswith(_PREDICTS)
 
 
 def _class_for(config: Any, head: bool) -> Any:

@@ -9,7 +9,8 @@ import typer
 MODEL_HELP = "`smollm2` or `minilm` (packaged), a hub name, a folder, or a .gguf file."
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="A data set: `wikitext2`, `wikitext2-raw`.", show_default=False)
+    str | None,
+    typer.Option("--data", help="A data set: `wikitext2`, `wikitext2-raw`, `repeated-words`.", show_default=False),
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="The data set's split.")]
 FromOption = Annotated[

@@ -74,7 +74,7 @@ class _Seen:
             "attention": max(
                 (float(np.abs(x - other.attention[k]).max()) for k, x in self.attention.items()), default=0.0
             ),
-            "tensors": max((_relative(x, other.tensors[k]) for k, x in self.tensors.items()), default=0.0),
+            "tensors": max((_difference(k, x, other.tensors[k]) for k, x in self.tensors.items()), default=0.0),
         }
 
 
@@ -89,7 +89,7 @@ def recheck(folder: Path) -> Iterator[Check]:
         return
     loaded = models.load(
         m.name,
-        head=store.meta.mean_loss is not None,
+        head=models.predicts(m.architecture),
         revision=m.revision,
         dtype=m.dtype,
         trust_remote_code=m.trust_remote_code,
@@ -269,6 +269,13 @@ class _Again:
 
 def _array(x: torch.Tensor) -> np.ndarray:
     return x.float().cpu().numpy()
+
+
+def _difference(key: Key, found: np.ndarray, expected: np.ndarray) -> float:
+    """As `_relative`, but for probabilities, whose rows are the heads' for one pair of tokens, as it is."""
+    if key.site in ("attn", "cross.attn"):
+        return float(np.abs(found.astype(np.float32) - expected).max())
+    return _relative(found, expected)
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:

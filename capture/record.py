@@ -269,6 +269,7 @@ class _Pass:
             side: None if bool(mask.all()) else mask.bool().flatten().nonzero()[:, 0]
             for side, (_, mask) in tokens.items()
         }
+        self._real_on: dict[tuple[str, torch.device], torch.Tensor] = {}
         self._pairs: dict[tuple[str, str, torch.device], tuple[torch.Tensor, ...]] = {}
         self._copies = copies
         self._finite: dict[Key, torch.Tensor] = {}
@@ -308,7 +309,8 @@ class _Pass:
             packed = self._packed_tokens(key, x)
         self._kept[key] = kept
         if self._copies is not None and packed.is_cuda:
-            converted = packed.to(kept.dtype)
+            # A copy in any case: the model may go on to change its own tensor before the host has it.
+            converted = torch.empty(packed.shape, dtype=kept.dtype, device=packed.device).copy_(packed)
             self._finite[key], self._sound[key] = _finite(converted), _finite(packed)
             self._copies.copy(converted, kept.view(packed.shape))
             return
@@ -339,7 +341,11 @@ class _Pass:
     def packed(self, x: torch.Tensor, side: str) -> torch.Tensor:
         """(B, T, …) → (N, …), padding left out."""
         flat, real = x.flatten(0, 1), self._real[side]
-        return flat if real is None else flat.index_select(0, real.to(x.device))
+        if real is None:
+            return flat
+        if (side, x.device) not in self._real_on:
+            self._real_on[side, x.device] = real.to(x.device)
+        return flat.index_select(0, self._real_on[side, x.device])
 
     def _packed_pairs(self, key: Key, x: torch.Tensor | None) -> torch.Tensor:
         """(B, H, T, S) → (pairs, H), the pairs of each sequence row by row of its matrix."""

@@ -1,7 +1,7 @@
 """Ready questions: `sql/questions/*.sql`, each a query that people really ask, runnable from here and from the shell alike.
 
 A question's first comment line is its title; a line `-- run: …` names a variable that it reads with getvariable('run').
-`run` is the newest run unless set, `other_run` the newest but one.
+`run` is the newest captured run unless set, `other_run` the newest but one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def find_question(name: str) -> Question:
 def ask(con: duckdb.DuckDBPyConnection, question: Question, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
     """Runs a question. Raises NotFound for a setting it does not have or a run that is not there, UsageError where it needs
     more runs than there are."""
-    runs = [r for (r,) in con.sql("SELECT run_id FROM runs ORDER BY created_at DESC, run_id").fetchall()]
+    captured_first = "ORDER BY len(parents) > 0, created_at DESC, run_id"
+    runs = [r for (r,) in con.sql(f"SELECT run_id FROM runs {captured_first}").fetchall()]
     for name in settings:
         if name not in question.variables:
             raise NotFound(f"variable in question '{question.name}':", name, question.variables)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from capture.data.example import Source
+from capture.data.repeats import NAME as REPEATS
+from capture.data.repeats import open_repeats
 from capture.data.text import open_text
 from capture.data.wikitext2 import CONFIGS, open_wikitext2
 from warehouse.errors import NotFound, UsageError
 
-NAMES = tuple(CONFIGS)
+NAMES = (*CONFIGS, REPEATS)
 
 
 def open_data(data: str | None, text: str | None, split: str, origin: str | None, text_column: str) -> Source:
@@ -18,6 +20,10 @@ def open_data(data: str | None, text: str | None, split: str, origin: str | None
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
         source = open_text(text, text_column)
+    elif data == REPEATS:
+        if origin is not None:
+            raise UsageError(f"{REPEATS} is made on the spot: it takes no --from.")
+        source = open_repeats()
     elif data in CONFIGS:
         source = open_wikitext2(data, split, origin)
     else:

@@ -1,0 +1,15 @@
+-- Which heads look for what followed the current token before? Needs the table heads; --data repeated-words shows them best.
+-- run: the run asked about, at whose capture heads were made, or from which they were derived
+SELECT
+    h.layer,
+    h.head,
+    count(DISTINCT (h.example_id, h.seq)) AS examples,
+    round(avg(h.induction_mass), 3) AS induction_mass,
+    round(avg(h.previous_token_mass), 3) AS previous_token_mass,
+    round(avg(h.first_token_mass), 3) AS first_token_mass,
+    round(avg(h.entropy), 3) AS entropy
+FROM heads AS h
+WHERE h.source_run_id = getvariable('run') AND h.induction_mass IS NOT NULL
+GROUP BY h.side, h.layer, h.head
+ORDER BY induction_mass DESC, h.layer, h.head
+LIMIT 20;
