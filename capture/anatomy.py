@@ -5,9 +5,10 @@ arithmetic that has to come out bit for bit:
 
     block i          the module whose input is `output_hidden_states[i]` and whose output is the next one
     an addition      stream + what a module gave, times a number from the config where there is one (Granite's multipliers)
-    post-attention   the module that reads the stream after the addition of attention
+    post-attention   the module that reads the stream after the addition of attention (`capture.stream`)
     post-norm        where that module's *output* is the stream from there on (BERT's kind), the streams are those after norms
     parallel         where the block's output is its input plus attention plus MLP at once (GPT-NeoX, Phi, Falcon)
+    attention        the formula whose probabilities, times v, are what attention gave (`capture.derive`)
 
 No list of model names. What doesn't come out is not there, and the reason is kept: `Stack.missing`.
 """
@@ -23,26 +24,16 @@ from torch import nn
 
 from capture.body import Body
 from capture.derive import derivation
-from capture.listen import AttentionCall
 from capture.probe import Attention, Call, Probe, State, attention_calls, probe
+from capture.stream import Places, Tap, find_streams
 from warehouse.errors import TracesError
 from warehouse.manifest import LayerAttention
 
-_PROVEN_TOKENS, _PROVEN_WINDOW = 48, 1024
-"""How attention follows from q and k is proven on an input of so many tokens, and of more than a window's where it is so wide
-at most. The recorder goes on proving it as sequences get longer."""
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where a tensor passes: a module's input or output, times a factor."""
-
-    module: nn.Module
-    at: str
-    """`input` or `output`"""
-    factor: float = 1.0
-    through: tuple[nn.Module, ...] = ()
-    """For mlp_act: what it passes from there until it is mlp_out."""
+PROVEN_TOKENS = 48
+"""How attention follows from q and k is proven on an input of so many tokens; the recorder goes on proving it as sequences get
+longer."""
+_PROVEN_WINDOW = 1024
+"""And on more tokens than a window has, where it is so wide at most."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,17 @@ class Layer:
     attends: LayerAttention | None = None
     """How q and k become attention; None where derived probabilities don't reproduce the model's."""
     cross_attends: LayerAttention | None = None
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """One side of the model as the probe saw it."""
+
+    side: str
+    blocks: list[Call]
+    attentions: list[Attention]
+    """The calls of the attention function with this side's queries."""
+    factors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -136,32 +138,28 @@ def _stack(body: Body, side: str, seen: Probe, factors: tuple[float, ...]) -> St
     hidden = [State(h[0]) for h in states]
     blocks = _blocks(seen, hidden, name)
     called = [a for a in seen.attentions if a.call.q.shape[2] == seen.lengths[side]]
-    layers, reasons = [], list[dict[str, str]]()
-    for i, block in enumerate(blocks):
-        layer, missing = _layer(seen, side, i, block, [a for a in called if block.holds(a.tick)], len(blocks), factors)
-        layers.append(layer)
-        reasons.append(missing)
-    last = blocks[-1].y
-    assert last is not None and blocks[0].x is not None
+    outline = _Outline(side, blocks, called, factors)
+    layers, places = zip(*(_layer(seen, outline, i) for i in range(len(blocks))), strict=True)
     formulas = [_formulas(layer, seen, block) for layer, block in zip(layers, blocks, strict=True)]
-    layers = [
-        replace(layer, attends=own[0], cross_attends=cross[0])
-        for layer, (own, cross) in zip(layers, formulas, strict=True)
-    ]
+    first, last = blocks[0].x, blocks[-1].y
+    assert first is not None and last is not None
     return Stack(
         side=side,
-        layers=tuple(layers),
-        width=tuple(blocks[0].x.rows.shape[1:]),
+        layers=tuple(
+            replace(layer, attends=own[0], cross_attends=cross[0])
+            for layer, (own, cross) in zip(layers, formulas, strict=True)
+        ),
+        width=places[0].width,
         last_width=tuple(hidden[-1].rows.shape[1:]),
-        time_first=blocks[0].x.time_first,
-        post_norm=any(_is_post_norm(seen, block, factors) for block in blocks[:1]),
+        time_first=first.time_first,
+        post_norm=places[0].post_norm,
         final_norm=last.digest != hidden[-1].digest,
         causal=side == "dec",
-        embeds=blocks[0].x.digest == hidden[0].digest,
+        embeds=first.digest == hidden[0].digest,
         registered=bool(called),
         attention_error=max(own[1] for own, _ in formulas),
         cross_error=max(cross[1] for _, cross in formulas),
-        missing=_merged(reasons, layers),
+        missing=_merged([p.missing for p in places], layers),
     )
 
 
@@ -213,180 +211,54 @@ def _alike(call: Call, found: list[Call]) -> bool:
 # -- inside a block ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Addition:
-    """stream + factor · what `call` gave; `reader` reads the sum, none where it is the block's output."""
-
-    call: Call
-    factor: float
-    reader: Call | None
-    post_norm: bool
-    """The reader's output is the stream from here on."""
-
-
-def _additions(inside: list[Call], block: Call, factors: tuple[float, ...]) -> list[_Addition] | None:
-    """What a block adds to its input, one after the other, until its output is reached; None where that doesn't come out."""
-    assert block.x is not None and block.y is not None
-    readers: dict[bytes, Call] = {}
-    for call in sorted(inside, key=lambda c: c.start):
-        if call.x is not None:
-            readers.setdefault(call.x.digest, call)
-    return _walk(block.x, block.start, inside, readers, block.y, factors, depth=4)
-
-
-def _walk(
-    stream: State,
-    after: int,
-    inside: list[Call],
-    readers: Mapping[bytes, Call],
-    goal: State,
-    factors: tuple[float, ...],
-    depth: int,
-) -> list[_Addition] | None:
-    if not depth:
-        return None
-    for call in inside:
-        if call.end < after or call.y is None or call.y.rows.shape != stream.rows.shape:
-            continue
-        for factor in factors:
-            total = _plus(stream, call.y, factor)
-            if total.digest == stream.digest:
-                continue
-            if total.digest == goal.digest:
-                return [_Addition(call, factor, None, False)]
-            reader = readers.get(total.digest)
-            if reader is None or reader.start < call.end:
-                continue
-            if rest := _walk(total, reader.start, inside, readers, goal, factors, depth - 1):
-                return [_Addition(call, factor, reader, False), *rest]
-            normed = reader.y
-            if normed is None or normed.rows.shape != stream.rows.shape:
-                continue
-            if normed.digest == goal.digest:
-                return [_Addition(call, factor, reader, True)]
-            if rest := _walk(normed, reader.end, inside, readers, goal, factors, depth - 1):
-                return [_Addition(call, factor, reader, True), *rest]
-    return None
-
-
-def _parallel(inside: list[Call], block: Call, attended: int | None) -> tuple[Call, Call] | None:
-    """The calls whose outputs are added to the block's input at once: attention's and the MLP's."""
-    assert block.x is not None and block.y is not None
-    x, goal = block.x.rows, block.y.digest
-    wide = [c for c in inside if c.y is not None and c.y.rows.shape == x.shape]
-    unique = list({c.y.digest: c for c in wide if c.y is not None}.values())
-    for a in unique:
-        for m in unique:
-            if a is m or a.y is None or m.y is None:
-                continue
-            p, q = a.y.rows, m.y.rows
-            if any(State(total).digest == goal for total in ((x + p) + q, (p + q) + x)):
-                return (m, a) if attended is not None and not _holds_attention(a, attended, wide) else (a, m)
-    return None
-
-
-def _holds_attention(call: Call, attended: int, calls: list[Call]) -> bool:
-    """Whether `call`, or one with the same output, ran around or after the attention function, and no MLP did."""
-    same = [c for c in calls if c.y is not None and call.y is not None and c.y.digest == call.y.digest]
-    if any(c.holds(attended) for c in same):
-        return True
-    followers = [c for c in calls if c.start > attended]
-    return bool(followers) and min(followers, key=lambda c: c.end) in same
-
-
-def _layer(
-    seen: Probe,
-    side: str,
-    index: int,
-    block: Call,
-    attentions: list[Attention],
-    count: int,
-    factors: tuple[float, ...],
-) -> tuple[Layer, dict[str, str]]:
-    inside = _inside(seen, block)
-    width = tuple(block.x.rows.shape[1:]) if block.x is not None else ()
-    missing: dict[str, str] = {}
-    shapes: dict[str, tuple[int, ...]] = {"resid.post_mlp": width}
-    taps = {"resid.post_mlp": Tap(block.module, "output")}
-
-    own = [a for a in attentions if a.call.k.shape[2] == seen.lengths[side]]
-    over_encoder = [a for a in attentions if side == "dec" and a.call.k.shape[2] == seen.lengths.get("enc")]
-    if len(own) + len(over_encoder) < len(attentions):
+def _layer(seen: Probe, outline: _Outline, index: int) -> tuple[Layer, Places]:
+    block, side = outline.blocks[index], outline.side
+    assert block.x is not None
+    places = Places(tuple(block.x.rows.shape[1:]))
+    inside = [c for c in seen.calls if block.start < c.start and c.end < block.end]
+    calls = [a for a in outline.attentions if block.holds(a.tick)]
+    own = [a for a in calls if a.call.k.shape[2] == seen.lengths[side]]
+    over_encoder = [a for a in calls if side == "dec" and a.call.k.shape[2] == seen.lengths.get("enc")]
+    if len(own) + len(over_encoder) < len(calls):
         own, over_encoder = [], []
-        for site in ("q", "k", "v", "attn"):
-            missing[site] = "it attends over other things than the tokens of one side"
-    attention = _interface(own, "", shapes, missing)
-    cross = _interface(over_encoder, "cross.", shapes, missing)
+        reason = "it attends over other things than the tokens of one side"
+        places.missing |= dict.fromkeys(("q", "k", "v", "attn"), reason)
+    attention, cross = _interface(places, own, ""), _interface(places, over_encoder, "cross.")
     attended = own[0].tick if own else None
     if not seen.attentions:
-        attended = _shown_attention(seen, side, index, count, inside, shapes, missing)
-        if (
-            side == "dec"
-            and (probabilities := _given(seen.outputs.attentions.get("cross", ()), index, count)) is not None
-        ):
-            shapes["cross.attn"] = (probabilities.shape[1],)
-
-    parallel = False
-    additions = _additions(inside, block, factors)
-    if additions is not None:
-        _sequential(additions, attended, over_encoder, inside, width, shapes, taps, missing)
-    elif (pair := _parallel(inside, block, attended)) is not None:
-        parallel = True
-        for site, call in zip(("attn_out", "mlp_out"), pair, strict=True):
-            shapes[site], taps[site] = width, Tap(call.module, "output")
-        shapes["resid.post_attn"] = width
-        _activation(pair[1], inside, shapes, taps, missing)
-    else:
-        _before_mlp(inside, block, attended, width, shapes, taps, missing)
-    layer = Layer(block.module, shapes, taps, attention, cross, parallel)
-    return layer, missing
+        attended = _shown_attention(places, seen, outline, index, inside)
+    find_streams(places, block, inside, attended, "cross.attn" in places.shapes, outline.factors)
+    return Layer(block.module, places.shapes, places.taps, attention, cross, places.parallel), places
 
 
-def _inside(seen: Probe, block: Call) -> list[Call]:
-    """The calls within a block, those of modules left out that ran more than once in it: they are several places."""
-    calls = [c for c in seen.calls if block.start < c.start and c.end < block.end]
-    times: dict[nn.Module, int] = {}
-    for c in calls:
-        times[c.module] = times.get(c.module, 0) + 1
-    return [c for c in calls if times[c.module] == 1]
-
-
-def _interface(
-    calls: list[Attention], prefix: str, shapes: dict[str, tuple[int, ...]], missing: dict[str, str]
-) -> nn.Module | None:
+def _interface(places: Places, calls: list[Attention], prefix: str) -> nn.Module | None:
     """The module that called the attention interface; fills in the shapes of its q, k, v and probabilities."""
     if not calls:
         return None
     if len(calls) > 1:
-        for site in ("q", "k", "v", "attn"):
-            missing[prefix + site] = f"the block calls the attention interface {len(calls)} times"
+        reason = f"the block calls the attention interface {len(calls)} times"
+        places.missing |= {prefix + site: reason for site in ("q", "k", "v", "attn")}
         return None
     call = calls[0].call
     for site, x in (("q", call.q), ("k", call.k), ("v", call.v)):
-        shapes[prefix + site] = (x.shape[1], x.shape[3])
-    shapes[prefix + "attn"] = (call.q.shape[1],)
+        places.shapes[prefix + site] = (x.shape[1], x.shape[3])
+    places.shapes[prefix + "attn"] = (call.q.shape[1],)
     return call.module
 
 
-def _shown_attention(
-    seen: Probe,
-    side: str,
-    index: int,
-    count: int,
-    inside: list[Call],
-    shapes: dict[str, tuple[int, ...]],
-    missing: dict[str, str],
-) -> int | None:
+def _shown_attention(places: Places, seen: Probe, outline: _Outline, index: int, inside: list[Call]) -> int | None:
     """When a block that doesn't use the interface attended, told from where its probabilities come out."""
-    given = _given(seen.outputs.attentions.get(side, ()), index, count)
+    count = len(outline.blocks)
+    if outline.side == "dec" and (over := _given(seen.outputs.attentions.get("cross", ()), index, count)) is not None:
+        places.shapes["cross.attn"] = (over.shape[1],)
+    given = _given(seen.outputs.attentions.get(outline.side, ()), index, count)
     if given is None:
         return None
-    for site in ("q", "k", "v"):
-        missing[site] = "its attention does not pass transformers' attention interface"
-    if reason := _not_attention(given, seen.eager_error, side):
-        missing["attn"] = reason
+    places.missing |= dict.fromkeys(("q", "k", "v"), "its attention does not pass transformers' attention interface")
+    if reason := _not_attention(given, seen.eager_error, outline.side):
+        places.missing["attn"] = reason
     else:
-        shapes["attn"] = (given.shape[1],)
+        places.shapes["attn"] = (given.shape[1],)
     digest = State(given.detach()).digest
     sources = {c.module for c in seen.sources if digest in c.gave}
     return max((c.start for c in inside if c.module in sources), default=None)
@@ -414,113 +286,6 @@ def _given(found: tuple[Any, ...], index: int, count: int) -> torch.Tensor | Non
     return found[index]
 
 
-def _sequential(
-    additions: list[_Addition],
-    attended: int | None,
-    over_encoder: list[Attention],
-    inside: list[Call],
-    width: tuple[int, ...],
-    shapes: dict[str, tuple[int, ...]],
-    taps: dict[str, Tap],
-    missing: dict[str, str],
-) -> None:
-    """Names a block's additions: attention (or another mixer of tokens) first, over the encoder's tokens next, the MLP last."""
-    crosses = bool(over_encoder) or "cross.attn" in shapes
-    names = ["attn_out", *(["cross.attn_out"] if crosses else []), "mlp_out"]
-    if len(additions) == 1:
-        mixes = attended is not None and attended < additions[0].call.end
-        mixes |= any(isinstance(c.module, nn.Conv1d) for c in inside)  # a state-space mixer's
-        names = ["attn_out" if mixes else "mlp_out"]
-        missing["resid.post_attn"] = "the block adds once to the stream: what follows is its output, resid.post_mlp"
-        for site in ("mlp_out", "mlp_act") if names == ["attn_out"] else ("attn_out",):
-            missing[site] = "the block has no such half"
-    elif len(additions) != len(names):
-        missing["mlp_out"] = missing["mlp_act"] = f"the block adds {len(additions)} times to the stream"
-        names = ["attn_out"] + [""] * (len(additions) - 1)
-    after = {"attn_out": "resid.post_attn", "cross.attn_out": "resid.post_cross"}
-    for name, addition in zip(names, additions, strict=True):
-        if not name:
-            continue
-        shapes[name], taps[name] = width, Tap(addition.call.module, "output", addition.factor)
-        if name in after and addition.reader is not None and len(additions) > 1:
-            at = "output" if addition.post_norm else "input"
-            shapes[after[name]], taps[after[name]] = width, Tap(addition.reader.module, at)
-        if addition.post_norm and addition.reader is not None and addition is additions[-1]:
-            taps["resid.post_mlp"] = Tap(addition.reader.module, "output")
-        if name == "mlp_out":
-            _activation(addition.call, inside, shapes, taps, missing)
-
-
-def _before_mlp(
-    inside: list[Call],
-    block: Call,
-    attended: int | None,
-    width: tuple[int, ...],
-    shapes: dict[str, tuple[int, ...]],
-    taps: dict[str, Tap],
-    missing: dict[str, str],
-) -> None:
-    """Where the first half doesn't come out, the second may: a module's input that the block's output is a sum with."""
-    assert block.x is not None and block.y is not None
-    reason = "nothing that a module of the block gives adds up, bit for bit, to what the next one reads"
-    for site in ("attn_out", "mlp_out", "mlp_act", "resid.post_attn"):
-        missing[site] = reason
-    wide = [c for c in inside if c.x is not None and c.x.rows.shape == block.x.rows.shape]
-    for reader in wide:
-        if reader.x is None or reader.x.digest == block.x.digest or (attended is not None and reader.start < attended):
-            continue
-        for call in inside:
-            if call.y is None or call.start < reader.start or call.y.rows.shape != block.x.rows.shape:
-                continue
-            if _plus(reader.x, call.y, 1.0).digest == block.y.digest:
-                for site in ("mlp_out", "mlp_act", "resid.post_attn"):
-                    del missing[site]
-                shapes["resid.post_attn"], taps["resid.post_attn"] = width, Tap(reader.module, "input")
-                shapes["mlp_out"], taps["mlp_out"] = width, Tap(call.module, "output")
-                _activation(call, inside, shapes, taps, missing)
-                return
-
-
-def _activation(
-    added: Call,
-    inside: list[Call],
-    shapes: dict[str, tuple[int, ...]],
-    taps: dict[str, Tap],
-    missing: dict[str, str],
-) -> None:
-    """The MLP's hidden activations: the input of the linear module whose output is added, norms in between allowed."""
-    assert added.y is not None
-    wanted, end = added.y.digest, added.end
-    through: list[nn.Module] = []
-    for _ in range(4):
-        makers = [c for c in inside if c.y is not None and c.y.digest == wanted and c.end <= end]
-        linear = next((c for c in makers if _is_linear(c.module) and c.x is not None), None)
-        if linear is not None and linear.x is not None:
-            shapes["mlp_act"] = tuple(linear.x.rows.shape[1:])
-            taps["mlp_act"] = Tap(linear.module, "input", through=(linear.module, *through))
-            return
-        leaf = next((c for c in makers if not any(True for _ in c.module.children()) and c.x is not None), None)
-        if leaf is None or leaf.x is None:
-            break
-        through.insert(0, leaf.module)
-        wanted, end = leaf.x.digest, leaf.start
-    missing["mlp_act"] = "its MLP has no single last projection (a mixture of experts has one an expert)"
-
-
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.ndim == 2 and not any(True for _ in module.children())
-
-
-def _is_post_norm(seen: Probe, block: Call, factors: tuple[float, ...]) -> bool:
-    additions = _additions(_inside(seen, block), block, factors)
-    return additions is not None and any(a.post_norm for a in additions)
-
-
-def _plus(stream: State, y: State, factor: float) -> State:
-    return State(stream.rows + (y.rows if factor == 1.0 else y.rows * factor))
-
-
 def _numbers(config: Any) -> Iterator[float]:
     """Numbers in a config that may be multipliers."""
     values: Iterable[Any] = config.values() if isinstance(config, dict) else config
@@ -536,18 +301,17 @@ def _numbers(config: Any) -> Iterator[float]:
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
-def _call_in(seen: Probe, module: nn.Module | None, block: Call) -> AttentionCall | None:
-    return next((a.call for a in seen.attentions if a.call.module is module and block.holds(a.tick)), None)
-
-
 _Formula = tuple[LayerAttention | None, float]
 
 
 def _formulas(layer: Layer, seen: Probe, block: Call) -> tuple[_Formula, _Formula]:
     """How a layer's q and k become attention, and its attention over the encoder's tokens, with the errors seen."""
-    calls = (_call_in(seen, module, block) for module in (layer.attention, layer.cross))
-    own, cross = ((None, 0.0) if call is None else derivation(call) for call in calls)
-    return own, cross
+
+    def formula(module: nn.Module | None) -> _Formula:
+        call = next((a.call for a in seen.attentions if a.call.module is module and block.holds(a.tick)), None)
+        return (None, 0.0) if call is None else derivation(call)
+
+    return formula(layer.attention), formula(layer.cross)
 
 
 def _proven(body: Body, stack: Stack) -> Stack:
@@ -555,7 +319,7 @@ def _proven(body: Body, stack: Stack) -> Stack:
     if not any(x.attends is not None for x in stack.layers):
         return stack
     windows = [x.attends.window for x in stack.layers if x.attends is not None and x.attends.window is not None]
-    length = max(_PROVEN_TOKENS, *(w + 9 for w in windows if w <= _PROVEN_WINDOW), 0)
+    length = max(PROVEN_TOKENS, *(w + 9 for w in windows if w <= _PROVEN_WINDOW), 0)
     limit = getattr(body.model.config.get_text_config(), "max_position_embeddings", None)
     calls = attention_calls(body, min(length, limit - 9 if isinstance(limit, int) and limit > 32 else length))
     layers, worst = [], stack.attention_error
@@ -570,7 +334,7 @@ def _proven(body: Body, stack: Stack) -> Stack:
 _EXPECTED = ("q", "k", "v", "attn", "attn_out", "resid.post_attn", "mlp_out", "mlp_act")
 
 
-def _merged(reasons: list[dict[str, str]], layers: list[Layer]) -> dict[str, str]:
+def _merged(reasons: list[dict[str, str]], layers: tuple[Layer, ...]) -> dict[str, str]:
     """Site → reason, with the layers that it holds for, where not for all."""
     found: dict[str, str] = {}
     every = len(layers)

@@ -16,7 +16,7 @@ import torch
 from capture.anatomy import Anatomy, Stack, examine
 from capture.body import Tokens, padding_id, probe_ids
 from capture.derive import given_error
-from capture.listen import eager
+from capture.listen import AttentionCall, eager
 from capture.plan import plan, there
 from capture.probe import attention_outputs
 from capture.record import Recorder, Recording
@@ -145,12 +145,14 @@ class _Checker:
             self._within = recorder.run(tokens).last
             self._alone = [recorder.run(one) for one in _each(tokens)]
         self._attention: Recording | None = None
+        self._heard: list[AttentionCall] = []
         if any(stack.attention_layers for stack in anatomy.stacks.values()):
-            names = "attn,q,k" if "qkv" in everything else "attn"
+            names = "attn,qkv" if "qkv" in everything else "attn"
             wanted = plan(anatomy, names, "stored", "F32")
             with eager(body.model):
                 with torch.no_grad():
                     self._given = body(tokens, output_attentions=True).attentions
+                self._heard = attention_outputs(body, tokens)
                 with Recorder(anatomy, wanted.stored) as recorder:
                     self._attention = recorder.run(tokens)
 
@@ -261,30 +263,42 @@ class _Checker:
         return self._compared(stack, "mlp_act", "the last projection of it is mlp_out", found, self._close)
 
     def _interface(self, stack: Stack, site: str) -> Iterator[Finding]:
+        """What was recorded as q, k and v gives the attention function's output."""
         if not self._has(stack, site):
             if site in stack.missing:
                 yield Finding(stack.side, site, "absent", stack.missing[site])
             return
         cross = site.startswith("cross.")
-        formula = stack.cross_derivable if cross else stack.derivable
-        if formula:
-            how = "softmax(q·k)·v is what the attention function gave"
-            error = stack.cross_error if cross else stack.attention_error
-        else:
-            how = "as the attention function received it; probabilities times v is what it gave"
-            error = self._values_error(stack, cross)
-        allowed = self._close * 10
+        given = "softmax(q·k)" if (stack.cross_derivable if cross else stack.derivable) else "stored attention"
+        error, allowed = self._output_error(stack, "cross.attn" if cross else "attn"), self._close * 10
+        how = f"{given} times v is what the attention function gave"
         status = "close" if error <= allowed else "wrong"
         yield self._single(
             stack, site, Finding(stack.side, site, status, how, error, allowed, self._where(stack, site))
         )
 
-    def _values_error(self, stack: Stack, cross: bool) -> float:
-        """How far attention's output is from the probabilities that eager attention gives times v."""
-        modules = {layer.cross if cross else layer.attention for layer in stack.layers}
-        with eager(self._anatomy.body.model):
-            calls = attention_outputs(self._anatomy.body, self._tokens)
-        return max((given_error(call) for call in calls if call.module in modules), default=0.0)
+    def _output_error(self, stack: Stack, site: str) -> float:
+        """How far probabilities times v, both as recorded, are from what the attention function gave."""
+        worst = 0.0
+        for i, call in self._calls(stack, site).items():
+            layer = stack.layers[i]
+            formula = layer.cross_attends if site == "cross.attn" else layer.attends
+            for b, (_, stored, (q, k, v)) in enumerate(self._matrices(stack, site, i)):
+                attention = stored if formula is None else probabilities(q, per_query_head(k, len(q)), formula)
+                out = np.matmul(attention, per_query_head(v, len(q))).swapaxes(0, 1)
+                expected = call.out[b, : len(out)].float().cpu().numpy()
+                worst = max(worst, float(np.abs(out - expected).max() / max(np.abs(expected).max(), 1e-30)))
+        return worst
+
+    def _calls(self, stack: Stack, site: str) -> dict[int, AttentionCall]:
+        """The eager calls of the attention function, by layer."""
+        layers = [i for i, layer in enumerate(stack.layers) if site in layer.shapes]
+        modules = {stack.layers[i].cross if site == "cross.attn" else stack.layers[i].attention for i in layers}
+        return dict(zip(layers, (call for call in self._heard if call.module in modules), strict=True))
+
+    def _given_error(self, stack: Stack, site: str) -> float:
+        """How far the attention function's output is from the probabilities that eager attention gives times v."""
+        return max((given_error(call) for call in self._calls(stack, site).values()), default=0.0)
 
     def _probabilities(self, stack: Stack, site: str) -> Iterator[Finding]:
         """Stored: the same bits as eager output_attentions. Derived: close to them."""
@@ -292,20 +306,15 @@ class _Checker:
             if site in stack.missing:
                 yield Finding(stack.side, site, "absent", stack.missing[site])
             return
-        assert self._attention is not None
         cross = site.startswith("cross.")
-        matrices = self._given["cross" if cross else stack.side]
         with_attention = [i for i, layer in enumerate(stack.layers) if site in layer.shapes]
-        numbers = with_attention if len(matrices) == len(with_attention) else range(len(matrices))
-        given = dict(zip(numbers, matrices, strict=True))
         derivable = stack.cross_derivable if cross else stack.derivable
         stored, derived = 0.0, 0.0
         for i in with_attention:
             formula = stack.layers[i].cross_attends if cross else stack.layers[i].attends
-            for expected, found, rows in self._matrices(stack, site, i, given[i]):
+            for expected, found, (q, k, _) in self._matrices(stack, site, i):
                 stored = max(stored, _distance(found, expected))
                 if derivable and formula is not None:
-                    q, k = rows
                     derived = max(derived, _distance(probabilities(q, per_query_head(k, len(q)), formula), expected))
         if stored > 0:
             how = "eager output_attentions"
@@ -313,7 +322,7 @@ class _Checker:
         elif derivable:
             allowed = _ATTENTION.get(self._dtype, 1e-5)
             how = "derived from q and k, against eager output_attentions (the same bits where stored)"
-            if derived > allowed and self._values_error(stack, cross) > self._close * 10:
+            if derived > allowed and self._given_error(stack, site) > self._close * 10:
                 how = "derived from q and k, times v what attention gave; its own output_attentions are not"
                 derived, allowed = (stack.cross_error if cross else stack.attention_error), self._close * 10
             status = "close" if derived <= allowed else "wrong"
@@ -323,27 +332,26 @@ class _Checker:
             yield Finding(stack.side, site, "exact", how, 0.0, 0.0, self._where(stack, site))
 
     def _matrices(
-        self, stack: Stack, site: str, layer: int, given: torch.Tensor
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-        """Sequence by sequence: the model's own (H, T, S), what was recorded, and q and k where they were."""
+        self, stack: Stack, site: str, layer: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """Sequence by sequence: the model's own probabilities (H, T, S), those recorded, and q, k and v where they were."""
         assert self._attention is not None
-        key = Key(stack.side, site, layer)
         prefix = site.removesuffix("attn")
-        keys = [Key(stack.side, prefix + x, layer) for x in ("q", "k")]
-        at = dict.fromkeys((key, *keys), 0)
-        over = "enc" if prefix else stack.side
+        matrices = self._given["cross" if prefix else stack.side]
+        with_attention = [i for i, x in enumerate(stack.layers) if site in x.shapes]
+        given = matrices[with_attention.index(layer) if len(matrices) == len(with_attention) else layer]
+        keys = [Key(stack.side, prefix + x, layer) for x in ("attn", "q", "k", "v")]
+        at = dict.fromkeys(keys, 0)
         for b in range(len(given)):
-            n, s = (int(self._tokens[side][1][b].sum()) for side in (stack.side, over))
-            slices = {}
-            for one in at:
-                if one in self._attention.tensors:
-                    rows = self._attention.rows[one][b]
-                    slices[one] = self._attention.tensors[one][at[one] : at[one] + rows]
-                    at[one] += rows
-            found = unpacked(slices[key], row_kind(site, stack.causal), s)
-            none = np.empty(0)
-            q, k = (slices[one].swapaxes(0, 1) if one in slices else none for one in keys)
-            yield given[b, :, :n, :s].float().cpu().numpy(), found, (q, k)
+            n, s = (int(self._tokens[side][1][b].sum()) for side in (stack.side, "enc" if prefix else stack.side))
+            slices = []
+            for key in keys:
+                rows = self._attention.rows[key][b] if key in self._attention.rows else 0
+                none = np.empty((0, 0, 0), np.float32)
+                slices.append(self._attention.tensors[key][at[key] : at[key] + rows] if rows else none)
+                at[key] += rows
+            found = unpacked(slices[0], row_kind(site, stack.causal), s)
+            yield given[b, :, :n, :s].float().cpu().numpy(), found, [x.swapaxes(0, 1) for x in slices[1:]]
 
     # -- comparing -------------------------------------------------------------------------------------------------
 

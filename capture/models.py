@@ -114,6 +114,8 @@ def load(
     _check_whole(name, model, set(info["missing_keys"]))
     try:
         words = AutoTokenizer.from_pretrained(source, **options)
+        if not words("The lamp")["input_ids"]:  # what transformers makes of a folder that has none
+            raise ValueError("it has no tokenizer, so that it cannot read text")
     except Exception as e:
         if tokenizer:
             raise _explained(name, source, e) from e

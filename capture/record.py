@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from capture.anatomy import Anatomy
+from capture.anatomy import PROVEN_TOKENS, Anatomy
 from capture.body import Tokens
 from capture.derive import TOLERANCE, error_on
 from capture.listen import AttentionCall, listen_to_attention
-from capture.probe import DEC_TOKENS, first_input, first_output
+from capture.probe import first_input, first_output
 from warehouse import sites
 from warehouse.blobs import NAMES, TensorSpec
 from warehouse.errors import TracesError
@@ -37,9 +37,6 @@ from warehouse.sites import Key
 _TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 _ALIGNED = 64
-
-_PROVEN = 2 * DEC_TOKENS
-"""Sequences up to this long need no more proof of how attention is derived than the probe gave."""
 
 
 class DtypeOutgrown(Exception):
@@ -93,7 +90,7 @@ class Recorder:
             k for k in self.tensors if k.site in ("attn", "cross.attn") and not anatomy.stacks[k.side].registered
         }
         self._stack = ExitStack()
-        self._proven = sys.maxsize if not derives else _PROVEN
+        self._proven = PROVEN_TOKENS if derives else sys.maxsize
         cuda = anatomy.body.model.device.type == "cuda"
         self._buffers = _HostBuffers(pinned=cuda)
         self._copies = _DeviceCopies() if cuda else None

@@ -40,23 +40,26 @@ is what shows."""
 
 def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
     """What we record of one sequence, with the names and shapes of cache.py. All use of our own code is in here."""
-    from capture.anatomy import Head, examine
+    from capture.anatomy import examine
+    from capture.head import Head
+    from capture.plan import plan
     from capture.record import Recorder
     from warehouse.attention import per_query_head, probabilities
     from warehouse.layout import tensor_name
-    from warehouse.sites import resolve
+    from warehouse.sites import Key
 
     anatomy = examine(model)
     input_ids = torch.tensor([ids])
-    with Recorder(model, anatomy, resolve("hidden,resid,qkv,attn"), "F32", {}) as recorder:
-        recording = recorder.run(input_ids, torch.ones_like(input_ids))
-    found = {tensor_name(site, layer): x for (site, layer), x in recording.tensors.items()}
-    assert anatomy.layer_attention is not None
-    for i, layer in enumerate(anatomy.layer_attention):
-        q, k = (recording.tensors[site, i].swapaxes(0, 1) for site in "qk")
-        found[tensor_name("attn", i)] = probabilities(q, per_query_head(k, len(q)), layer)
+    tensors = plan(anatomy, "hidden,resid,qkv,attn_out,mlp_out", "auto", "F32").stored
+    with Recorder(anatomy, tensors) as recorder:
+        recording = recorder.run({"dec": (input_ids, torch.ones_like(input_ids))})
+    found = {tensor_name(*key): x for key, x in recording.tensors.items()}
+    for i, layer in enumerate(anatomy.main.layers):
+        assert layer.attends is not None
+        q, k = (recording.tensors[Key("dec", site, i)].swapaxes(0, 1) for site in "qk")
+        found[tensor_name("dec", "attn", i)] = probabilities(q, per_query_head(k, len(q)), layer.attends)
     with torch.no_grad():
-        found["logits"] = Head(model)(recording.last).numpy()
+        found["logits"] = Head(anatomy.body)(recording.last["dec"]).numpy()
     return found
 
 
