@@ -41,6 +41,9 @@ class Outputs:
 
 
 class Body:
+    pads: bool
+    """Padding after a sequence does not change its states; where it does, only sequences of a length may share a batch."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
@@ -49,9 +52,10 @@ class Body:
             self.module = next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
         head = model.get_output_embeddings()
         self._own_head = head if self.module is model and isinstance(head, nn.Module) else None
-        self.side = "dec" if self.encoder_decoder or self._causal() else "enc"
-        self.pads = self._pads()
-        """Padding after a sequence does not change its states; where it does, only sequences of a length share a batch."""
+        self.side = "dec"
+        causal, self.pads = self._behaviour()
+        if not causal:
+            self.side = "enc"
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -107,29 +111,27 @@ class Body:
             },
         )
 
-    def _causal(self) -> bool:
-        """Whether the states of a few tokens stay as they are when the token after them changes."""
-        ids = probe_ids(self.model, 8)
-        other = ids.clone()
-        other[0, -1] = (other[0, -1] + 1) % vocabulary_size(self.model)
-        mask = torch.ones_like(ids)
-        with torch.no_grad():
-            one, two = (self._one_stack(self.module, "dec", i, mask, {}).last["dec"][0, :-1] for i in (ids, other))
-        allowed = _SEEN.get(one.dtype, _SEEN_HALF)
-        return bool((one - two).abs().max() <= allowed * one.abs().max())
-
-    def _pads(self) -> bool:
+    def _behaviour(self) -> tuple[bool, bool]:
+        """Whether tokens see only those before them, and whether padding changes nothing: a batch of a sequence, the same with
+        another last token, and its beginning, padded; then the beginning alone."""
         ids = probe_ids(self.model, 11).cpu()
-        mask = torch.ones((2, 11), dtype=torch.long)
-        mask[1, 7:] = 0
-        padded = torch.cat([ids, torch.where(mask[1:].bool(), ids, padding_id(self.model))])
+        other, start = ids.clone(), ids.clone()
+        other[0, -1] = (other[0, -1] + 1) % vocabulary_size(self.model)
+        start[0, 7:] = padding_id(self.model)
+        mask = torch.ones((3, 11), dtype=torch.long)
+        mask[2, 7:] = 0
         with torch.no_grad():
-            batch = self(dict.fromkeys(self.sides, (padded, mask))).last
+            batch = self(dict.fromkeys(self.sides, (torch.cat([ids, other, start]), mask))).last
             alone = self(dict.fromkeys(self.sides, (ids[:, :7], mask[:1, :7]))).last
-        return all(
-            bool((batch[side][1, :7] - x[0]).abs().max() <= _PADDED.get(x.dtype, _PADDED_HALF) * x.abs().max())
-            for side, x in alone.items()
-        )
+        x = batch["dec"]
+        causal = self.encoder_decoder or _same(x[0, :-1], x[1, :-1], _SEEN.get(x.dtype, _SEEN_HALF))
+        pads = all(_same(x[0], batch[side][2, :7], _PADDED.get(x.dtype, _PADDED_HALF)) for side, x in alone.items())
+        return causal, pads
+
+
+def _same(x: torch.Tensor, y: torch.Tensor, allowed: float) -> bool:
+    """Within so much of the largest value."""
+    return bool((x - y).abs().max() <= allowed * x.abs().max())
 
 
 def padding_id(model: Any) -> int:

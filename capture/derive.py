@@ -13,9 +13,13 @@ from capture.listen import AttentionCall
 from warehouse.attention import of_heads, per_query_head, probabilities
 from warehouse.manifest import LayerAttention
 
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
-"""How far derived probabilities times v may be from the model's attention output, relative to its largest value: rounding of
-the dtype it computes in, with room for kernels that sum in another order."""
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far derived probabilities times v may be from the model's attention output, relative to its largest value: rounding
+    of the dtype it computes in, with room for kernels that sum in another order."""
+    return _TOLERANCE.get(dtype, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class _Try:
 def derivation(call: AttentionCall) -> tuple[LayerAttention | None, float]:
     """The formula, None where no form that is known gives the output (a position bias, say), and its relative error."""
     best = min((_Try(_error(call, layer), layer) for layer in _forms(call)), key=lambda t: t.error)
-    exact = best.error <= TOLERANCE.get(call.out.dtype, 1e-4)
+    exact = best.error <= tolerance(call.out.dtype)
     return (best.layer if exact else None), best.error
 
 

@@ -25,7 +25,7 @@ from capture.anatomy import Anatomy, Stack, examine
 from capture.batches import Batch, Tokenizing
 from capture.body import vocabulary_size
 from capture.data.example import Source
-from capture.derive import TOLERANCE, given_error
+from capture.derive import given_error, tolerance
 from capture.listen import eager, implementation
 from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
@@ -212,7 +212,7 @@ def _check_given(loaded: models.Loaded, anatomy: Anatomy) -> None:
     with eager(loaded.model):
         calls = attention_outputs(anatomy.body, probe_tokens(anatomy.body))
     worst = max((given_error(call) for call in calls), default=0.0)
-    if worst > 10 * TOLERANCE.get(loaded.model.dtype, 1e-4):
+    if worst > 10 * tolerance(loaded.model.dtype):
         raise UsageError(
             f"{loaded.name} gives other attention probabilities than it applies (off by {worst:.1e}), so that they are not "
             "stored. Leave out --attn stored where attention can be derived (traces model check), or attn and heads."
@@ -355,7 +355,7 @@ def _model_info(job: Job) -> ModelInfo:
     loaded, main = job.loaded, job.anatomy.main
     encoder = job.anatomy.stacks.get("enc") if main.side == "dec" else None
     return ModelInfo(
-        **stack_info(main).model_dump(),
+        **stack_info(main, loaded.model.dtype).model_dump(),
         name=loaded.name,
         revision=loaded.revision,
         architecture=type(loaded.model).__name__,
@@ -368,11 +368,11 @@ def _model_info(job: Job) -> ModelInfo:
         vocab_size=vocabulary_size(loaded.model),
         window=loaded.window,
         side="dec" if main.side == "dec" else "enc",
-        encoder=stack_info(encoder) if encoder is not None else None,
+        encoder=stack_info(encoder, loaded.model.dtype) if encoder is not None else None,
     )
 
 
-def stack_info(stack: Stack) -> StackInfo:
+def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
     """What the manifest says of a stack."""
     shapes = [stack.layers[i].shapes for i in stack.attention_layers]
     first = shapes[0] if shapes else {}
@@ -396,6 +396,7 @@ def stack_info(stack: Stack) -> StackInfo:
         attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
         cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),
         attention_error=stack.attention_error if stack.registered else None,
+        attention_tolerance=tolerance(dtype) if stack.registered else None,
         missing=dict(stack.missing),
     )
 

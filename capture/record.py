@@ -24,7 +24,7 @@ from torch import nn
 
 from capture.anatomy import PROVEN_TOKENS, Anatomy
 from capture.body import Tokens
-from capture.derive import TOLERANCE, error_on
+from capture.derive import error_on, tolerance
 from capture.listen import AttentionCall, listen_to_attention
 from capture.probe import first_input, first_output
 from warehouse import sites
@@ -232,7 +232,7 @@ class Recorder:
         lengths = self._pass.lengths
         b = max(range(len(lengths[side])), key=lambda n: lengths[side][n])
         error = error_on(call, formula, b, lengths[side][b], lengths[over][b])
-        if error > TOLERANCE.get(call.out.dtype, 1e-4):
+        if error > tolerance(call.out.dtype):
             raise TracesError(
                 f"{self._name}: on {lengths[side][b]} tokens its attention no longer follows from q and k (off by {error:.1e} "
                 "of its output). Store it: --attn stored."

@@ -229,7 +229,9 @@ def _activation(places: Places, added: Call, inside: list[Call]) -> None:
             break
         through.insert(0, leaf.module)
         wanted, end = leaf.x.digest, leaf.start
-    places.missing["mlp_act"] = "its MLP has no single last projection (a mixture of experts has one an expert)"
+    places.missing["mlp_act"] = (
+        "what the MLP adds is not what one projection gives (a mixture of experts has one an expert)"
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -86,7 +86,8 @@ def _notes(found: Checked) -> str:
         elif f.status == "absent":
             reasons.setdefault(f.how, []).append(site)
         elif f.layers:
-            reasons.setdefault(f"only in layers {f.layers}", []).append(site)
+            layers = "layers" if "," in f.layers else "layer"
+            reasons.setdefault(f"only in {layers} {f.layers}", []).append(site)
         elif f.site == "padding":
             reasons.setdefault(f.how, [])
     return "; ".join(f"{', '.join(sites)}: {reason}" if sites else reason for reason, sites in reasons.items())

@@ -57,6 +57,8 @@ class StackInfo(_Typed):
     """The same for a decoder's attention over the encoder's tokens."""
     attention_error: float | None = None
     """Largest difference, at loading, between the attention output and derived probabilities times v, relative to its size."""
+    attention_tolerance: float | None = None
+    """What it may be at most for attention to be derived."""
     missing: dict[str, str] = {}
     """Sites that this model has not, in any layer or in some, and why."""
 

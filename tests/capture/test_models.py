@@ -98,3 +98,23 @@ def test_the_packaged_model_answers_and_its_conversion_is_kept(smollm2) -> None:
     assert models.weights_hash(again.model) == models.weights_hash(smollm2.model)
     gguf = models._packaged_file("smollm2")
     assert models.weights_hash(models.load(str(gguf)).model) == models.weights_hash(smollm2.model)
+
+
+def test_a_model_that_is_spread_over_devices_is_recorded_wherever_a_block_lives(
+    tmp_path: Path, tiny_folder: Callable, load_tiny: Callable, capture_tiny: Callable
+) -> None:
+    """accelerate moves tensors between modules by hooks of its own; here all its places are this machine's processor."""
+    from accelerate import dispatch_model
+
+    spread = models.load(str(tiny_folder("llama")), device_map="auto")
+    assert spread.device == "cpu" or "cuda" in spread.device
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{i}": "cpu" for i in range(3)}
+    hooked = load_tiny()
+    hooked = models.Loaded(dispatch_model(hooked.model, places, force_hooks=True), *list(vars(hooked).values())[1:])
+    capture = "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act"
+    one = capture_tiny(tmp_path / "runs", "one", capture=capture)
+    two = capture_tiny(tmp_path / "runs", "two", loaded=hooked, capture=capture)
+    assert one.meta.model.weights_hash == two.meta.model.weights_hash
+    for a, b in zip(sorted((one.path / "blobs").iterdir()), sorted((two.path / "blobs").iterdir()), strict=True):
+        assert a.read_bytes() == b.read_bytes()

@@ -218,7 +218,7 @@ def test_attention_that_cannot_be_derived_is_stored(
     from capture import derive
 
     with monkeypatch.context() as patched:
-        patched.setitem(derive.TOLERANCE, torch.float32, 0.0)  # as if the probe had found a difference
+        patched.setitem(derive._TOLERANCE, torch.float32, 0.0)  # as if the probe had found a difference
         patched.setattr(job, "_check_given", lambda loaded, anatomy: None)  # which asks the same of eager attention
         store = capture_tiny(tmp_path / "runs", loaded=loaded, capture="attn", store_dtype="float32")
         qkv = capture_tiny(tmp_path / "runs", "qkv", loaded=loaded, capture="qkv")

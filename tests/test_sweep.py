@@ -1,0 +1,35 @@
+"""docs/models.md says what the sweep finds, and the README its count."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import sweep
+
+TOP = Path(__file__).parents[1]
+
+
+def documented() -> dict[str, str]:
+    """Class → result."""
+    lines = (TOP / "docs" / "models.md").read_text(encoding="utf-8").splitlines()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    return {name: result for _, name, result, *_ in cells[1:]}
+
+
+def test_the_readme_says_how_many_classes_are_recorded() -> None:
+    results = list(documented().values())
+    recorded = sum(r in ("whole", "partial") for r in results)
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    assert f"**{recorded} of {len(results)} language model classes are recorded**" in readme
+    assert re.search(rf"{len(results)} classes, \*\*{recorded} recorded\*\*", (TOP / "docs" / "models.md").read_text())
+
+
+@pytest.mark.slow
+def test_every_class_that_is_documented_as_recorded_is_and_none_is_wrong() -> None:
+    found = {row.model: row for row in sweep.rows()}
+    assert [row for row in found.values() if row.result == "wrong"] == []
+    # What does not build or run may depend on packages that happen to be there.
+    expected = {name: result for name, result in documented().items() if result != "not run"}
+    assert {name: row.result for name, row in found.items() if name in expected} == expected
