@@ -33,6 +33,10 @@ layer."""
 _ATTENTION = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}
 """Absolute, on probabilities: eager attention rounds scores to the dtype it computes in, what is derived does not."""
 
+_ON_THE_PROBE = (
+    "seen on the probe alone: what modules read and give adds up there, bit for bit; they take more than rows"
+)
+
 TEXT = (
     "The residual stream carries what every layer has written to the layers after it, and each of them reads from it.",
     "A head attends to the tokens before the one it stands at.",
@@ -212,8 +216,7 @@ class _Checker:
         sums = [self._sum(stack, i, site) for i, layer in enumerate(stack.layers) if site in layer.shapes]
         pairs = [(total, goal) for total, goal, _ in filter(None, sums)]
         if not pairs:
-            how = "seen on the probe alone: what block and norm read and give adds up there, bit for bit"
-            yield Finding(stack.side, site, "close", how, 0.0, 0.0, self._where(stack, site))
+            yield Finding(stack.side, site, "close", _ON_THE_PROBE, 0.0, 0.0, self._where(stack, site))
             return
         formula = next(formula for _, _, formula in filter(None, sums))
         how = formula + (" (normed)" if stack.post_norm else "")
@@ -260,6 +263,8 @@ class _Checker:
                     x = None if x is None else _passed(module, x)
                 if x is not None:
                     found.append((x * layer.taps["mlp_out"].factor, self._tensor(stack, "mlp_out", i)))
+        if not found:
+            return Finding(stack.side, "mlp_act", "close", _ON_THE_PROBE, 0.0, 0.0, self._where(stack, "mlp_act"))
         return self._compared(stack, "mlp_act", "the last projection of it is mlp_out", found, self._close)
 
     def _interface(self, stack: Stack, site: str) -> Iterator[Finding]:

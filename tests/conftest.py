@@ -145,7 +145,7 @@ def smollm2():
 def real_root(tmp_path_factory: pytest.TempPathFactory, smollm2, capture_tiny: Callable[..., object]) -> Path:
     """A warehouse with one run, `real`: SmolLM2 over the sample, everything captured. Read only."""
     root = tmp_path_factory.mktemp("real") / "runs"
-    capture_tiny(root, "real", loaded=smollm2, max_len=48, shard_mb=16)
+    capture_tiny(root, "real", loaded=smollm2, capture="hidden,resid,qkv,attn,heads", max_len=48, shard_mb=16)
     return root
 
 
