@@ -6,8 +6,9 @@ and its shards, written or not, hold what they would have held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import xxhash
 
 from capture.data.example import Example
+from capture.words import word_indices
 from warehouse.errors import UsageError
 
 _WINDOW_EXAMPLES = 1024
@@ -33,12 +35,21 @@ class Part:
     word_idx: np.ndarray
     """-1 where a token belongs to no word."""
     is_special: np.ndarray
+    types: np.ndarray | None = None
+    """Which text of a pair each token is of, where the model is told (`token_type_ids`)."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def cut(self, start: int, end: int) -> Part:
-        return Part(*(a[start:end] for a in (self.ids, self.char_start, self.char_end, self.word_idx, self.is_special)))
+        return Part(
+            self.ids[start:end],
+            self.char_start[start:end],
+            self.char_end[start:end],
+            self.word_idx[start:end],
+            self.is_special[start:end],
+            None if self.types is None else self.types[start:end],
+        )
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Sequence:
     seq: int
     parts: Mapping[str, Part]
     """By side: one, or a decoder's and an encoder's."""
+    text: str | None = None
+    """What was tokenized, where that is not the example's text."""
 
     @property
     def tokens(self) -> int:
@@ -63,6 +76,8 @@ class Tokenized:
     example: Example
     sequences: list[Sequence]
     truncated: bool
+    altered: bool
+    """Whether the tokenizer changed the text before it cut it into tokens."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,23 @@ class Batch:
         """By side: right-padded ids and mask, (B, T) int64 each."""
         return {side: _padded([s.parts[side].ids for s in self.sequences], pad_id) for side in self.sequences[0].parts}
 
+    def padded_types(self) -> np.ndarray | None:
+        """(B, T) int64, padding as 0, where the model is told which text of a pair a token is of."""
+        types = [part.types for s in self.sequences for part in s.parts.values()]
+        return None if types[0] is None else _padded([t for t in types if t is not None], 0)[0]
+
+
+@dataclass(frozen=True)
+class Sequencing:
+    """How a kind of capture makes sequences of examples."""
+
+    tokenize: Callable[[Iterable[Example]], Iterator[Tokenized]]
+    sides: tuple[str, ...]
+    max_len: int | None
+    """No part of a sequence has more tokens."""
+    together: bool = False
+    """An example's sequences go through the model in one batch."""
+
 
 @dataclass(frozen=True)
 class Tokenizing:
@@ -97,19 +129,31 @@ class Tokenizing:
     start_id: int | None = None
     """What the decoder begins with."""
 
+    def sequencing(self) -> Sequencing:
+        sides = ("dec", "enc") if self.target_column is not None else (self.side,)
+        return Sequencing(partial(tokenize, how=self), sides, self.max_len)
+
 
 def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized]:
     """Texts longer than `max_len` tokens are cut, or with `chunk` go on as the next sequence of the same example.
 
-    Raises UsageError where an example has no target and one is wanted.
+    Raises UsageError where an example has no target and one is wanted, or has words and the tokenizer tells no offsets.
     """
-    numbered = enumerate(examples)
-    while group := list(islice(numbered, _TOKENIZED_AT_ONCE)):
-        parts = _parts(how.tokenizer, [e.text for _, e in group])
+    alters = altering(how.tokenizer)
+    for group in grouped(examples):
+        parts = [
+            _with_words(p, e, how.tokenizer)
+            for p, (_, e) in zip(encode(how.tokenizer, [e.text for _, e in group]), group, strict=True)
+        ]
         targets: list[Part] | list[None] = [None] * len(group)
         if how.target_column is not None:
             texts = [_target(e, how.target_column) for _, e in group]
-            targets = [_started(p, how.start_id) for p in _parts(how.tokenizer, texts, target=True)]
+            targets = [
+                replace(p, word_idx=np.full(len(p), -1)) if e.row.words else p
+                for p, (_, e) in zip(
+                    (_started(p, how.start_id) for p in encode(how.tokenizer, texts, target=True)), group, strict=True
+                )
+            ]
         for (idx, example), part, target in zip(group, parts, targets, strict=True):
             limit = how.max_len or max(len(part), len(target or ()), 1)
             cuts = range(0, len(part), limit) if how.chunk else range(0, min(len(part), 1), limit)
@@ -118,35 +162,87 @@ def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized
                 for seq, at in enumerate(cuts)
             ]
             longest = max(len(part), len(target or ()))
-            yield Tokenized(idx, example, sequences, not how.chunk and longest > limit)
+            yield Tokenized(idx, example, sequences, not how.chunk and longest > limit, alters(example.text))
+
+
+def grouped(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
+    """Numbered examples, as many at a time as are worth one call of a tokenizer."""
+    numbered = enumerate(examples)
+    while group := list(islice(numbered, _TOKENIZED_AT_ONCE)):
+        yield group
+
+
+def altering(tokenizer: Any) -> Callable[[str], bool]:
+    """Whether a tokenizer changes a text before it cuts it: its normalizer folds case or accents, or drops characters. Marks
+    for spaces (▁) are not counted."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normalizer is None:
+        return lambda _: False
+
+    def alters(text: str) -> bool:
+        found: str = normalizer.normalize_str(text)
+        return found.replace("▁", " ").strip() != text.strip()
+
+    return alters
+
+
+def _with_words(part: Part, example: Example, tokenizer: Any) -> Part:
+    words = example.row.words
+    if not words:
+        return part
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError(
+            f"{type(tokenizer).__name__} tells no character offsets, so that its tokens cannot be matched with the words of "
+            f"{example.source.dataset}. A fast tokenizer is needed."
+        )
+    return replace(part, word_idx=word_indices(part.char_start, part.char_end, len(example.text), words))
 
 
 def _sides(side: str, part: Part, target: Part | None) -> dict[str, Part]:
     return {side: part} if target is None else {"dec": target, "enc": part}
 
 
-def _parts(tokenizer: Any, texts: list[str], target: bool = False) -> list[Part]:
+def encode(
+    tokenizer: Any,
+    texts: list[str],
+    pairs: list[str] | None = None,
+    *,
+    target: bool = False,
+    special: bool = True,
+    max_len: int | None = None,
+) -> list[Part]:
+    """Each text's tokens, or those of a text and its pair, whose characters are counted as if a line break joined the two.
+
+    `target`: as a target of an encoder-decoder; `special`: with the tokens that the tokenizer adds; `max_len`: texts are cut so
+    that with their pairs they have no more tokens.
+    """
     offsets = bool(getattr(tokenizer, "is_fast", False))
     encoded = tokenizer(
         **{"text_target" if target else "text": texts},
-        add_special_tokens=True,
+        **({} if pairs is None else {"text_pair": pairs}),
+        add_special_tokens=special,
         return_offsets_mapping=offsets,
         return_special_tokens_mask=True,
         return_attention_mask=False,
-        truncation=False,
         verbose=False,
+        **({"truncation": False} if max_len is None else {"truncation": "only_first", "max_length": max_len}),
     )
     found = []
-    for i in range(len(texts)):
+    for i, text in enumerate(texts):
         ids = np.asarray(encoded["input_ids"][i], np.int64)
-        special = np.asarray(encoded["special_tokens_mask"][i], bool)
+        added = np.asarray(encoded["special_tokens_mask"][i], bool)
         none = np.full(len(ids), -1)
         start, end, words = none, none, none
         if offsets and len(ids):
             start, end = np.asarray(encoded["offset_mapping"][i], np.int64).T
-            start, end = np.where(special, -1, start), np.where(special, -1, end)
             words = np.asarray([-1 if w is None else w for w in encoded.word_ids(i)], np.int64)
-        found.append(Part(ids, start, end, words, special))
+            if pairs is not None:
+                second = np.asarray([s == 1 for s in encoded.sequence_ids(i)])
+                start, end = start + second * (len(text) + 1), end + second * (len(text) + 1)
+                words = words + second * (words[~second].max(initial=-1) + 1)
+            start, end = np.where(added, -1, start), np.where(added, -1, end)
+        types = encoded["token_type_ids"][i] if pairs is not None and "token_type_ids" in encoded else None
+        found.append(Part(ids, start, end, words, added, None if types is None else np.asarray(types, np.int64)))
     return found
 
 
@@ -163,11 +259,11 @@ def _started(part: Part, start_id: int | None) -> Part:
 
 
 def _target(example: Example, column: str) -> str:
-    target = example.metadata.get(column)
+    target = example.row.metadata.get(column)
     if not isinstance(target, str) or not target.strip():
         raise UsageError(
-            f"Example {example.source_id} has no text in column '{column}' for the decoder (it has: "
-            f"{', '.join(example.metadata) or 'no other columns'}). Name the targets' column: --target-column."
+            f"Example {example.row.source_id} has no text in column '{column}' for the decoder (it has: "
+            f"{', '.join(example.row.metadata) or 'no other columns'}). Name the targets' column: --target-column."
         )
     return target
 
@@ -181,9 +277,11 @@ def _padded(rows: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray
     return ids, mask
 
 
-def batches(examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True) -> Iterator[Batch]:
+def batches(
+    examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True, together: bool = False
+) -> Iterator[Batch]:
     """Batches of at most `batch_tokens` tokens, padding counted, or of one sequence that is longer; without padding where
-    `pads` is false.
+    `pads` is false. With `together` the sequences of an example are not parted, even where they are more.
 
     Sequences are sorted by length within a window of the data, so that little is padding and memory stays flat; the
     examples' own rows come with the first batch of their window.
@@ -197,20 +295,29 @@ def batches(examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True)
         due = window
         waiting: list[Sequence] = []
         widths: dict[str, int] = {}
-        for s in sorted((s for t in window for s in t.sequences), key=lambda s: s.tokens, reverse=True):
-            wider = {side: max(len(part), widths.get(side, 0)) for side, part in s.parts.items()}
-            uneven = (
-                not pads
-                and waiting
-                and {k: len(p) for k, p in waiting[0].parts.items()} != {k: len(p) for k, p in s.parts.items()}
-            )
-            if uneven or (waiting and (len(waiting) + 1) * sum(wider.values()) > batch_tokens):
+        for unit in _units(window, together):
+            wider = dict(widths)
+            for s in unit:
+                wider = {side: max(len(part), wider.get(side, 0)) for side, part in s.parts.items()}
+            uneven = not pads and waiting and _lengths(waiting[0]) != _lengths(unit[0])
+            if uneven or (waiting and (len(waiting) + len(unit)) * sum(wider.values()) > batch_tokens):
                 yield Batch(waiting, mark, due)
-                waiting, due, wider = [], [], {side: len(part) for side, part in s.parts.items()}
-            waiting.append(s)
+                waiting, due = [], []
+                wider = {side: max(len(s.parts[side]) for s in unit) for side in unit[0].parts}
+            waiting += unit
             widths = wider
         if waiting or due:
             yield Batch(waiting, mark, due)
+
+
+def _units(window: list[Tokenized], together: bool) -> list[list[Sequence]]:
+    """What is not parted, longest first."""
+    units = [t.sequences for t in window if t.sequences] if together else [[s] for t in window for s in t.sequences]
+    return sorted(units, key=lambda unit: max(s.tokens for s in unit), reverse=True)
+
+
+def _lengths(sequence: Sequence) -> dict[str, int]:
+    return {side: len(part) for side, part in sequence.parts.items()}
 
 
 def _windows(examples: Iterable[Tokenized]) -> Iterator[list[Tokenized]]:

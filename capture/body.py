@@ -62,9 +62,10 @@ class Body:
         return ("dec", "enc") if self.encoder_decoder else (self.side,)
 
     def __call__(self, tokens: Tokens, **options: Any) -> Outputs:
-        """`options` are what transformers takes: output_hidden_states, output_attentions. An encoder-decoder may be given
-        the encoder's tokens alone."""
+        """`options` are what transformers takes: output_hidden_states, output_attentions, token_type_ids. An encoder-decoder
+        may be given the encoder's tokens alone."""
         device = self.model.device
+        options = {k: x.to(device) if isinstance(x, torch.Tensor) else x for k, x in options.items()}
         inputs = {side: (ids.to(device), mask.to(device)) for side, (ids, mask) in tokens.items()}
         if not self.encoder_decoder:
             ((side, (ids, mask)),) = inputs.items()

@@ -22,7 +22,7 @@ import xxhash
 
 from capture import batches, models
 from capture.anatomy import Anatomy, Stack, examine
-from capture.batches import Batch, Tokenizing
+from capture.batches import Batch, Sequencing, Tokenizing
 from capture.body import vocabulary_size
 from capture.data.example import Source
 from capture.derive import given_error, tolerance
@@ -76,12 +76,14 @@ class Progress:
     predictions: int = 0
     """Positions that a decoder predicts a next token from."""
     truncated: int = 0
+    altered: int = 0
     resumed_tokens: int = 0
     """Tokens that an earlier process had captured."""
 
     def count(self, batch: Batch) -> None:
         self.examples += len(batch.examples)
         self.truncated += sum(t.truncated for t in batch.examples)
+        self.altered += sum(t.altered for t in batch.examples)
         self.begun += sum(s.seq == 0 for s in batch.sequences)
         self.sequences += len(batch.sequences)
         self.tokens += batch.tokens
@@ -107,7 +109,7 @@ class Job:
     options: Options
     plan: Plan
     store: str
-    tokenizing: Tokenizing
+    sequencing: Sequencing
     rows: Rows
     tables: Tables
     """A kind's own tables; not asked for batches without sequences."""
@@ -115,10 +117,6 @@ class Job:
     """Of the finished tables in a folder, nats; None for a kind without predictions."""
     refusal: Callable[[Progress], str | None] = field(default=lambda _: None)
     """Why what was read makes no run, if so."""
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return ("dec", "enc") if self.tokenizing.target_column is not None else (self.tokenizing.side,)
 
 
 def prepare(
@@ -131,19 +129,20 @@ def prepare(
     mean_loss: Callable[[Path], float | None],
     refusal: Callable[[Progress], str | None] = lambda _: None,
     anatomy: Anatomy | None = None,
+    sequencing: Sequencing | None = None,
 ) -> Job:
-    """Looks at the model and resolves what is to be stored. Raises UsageError where they don't go together."""
+    """Looks at the model and resolves what is to be stored. `sequencing`: how examples become sequences; left out, their texts
+    do. Raises UsageError where they don't go together."""
     sites.resolve(options.capture)
     if options.attn not in ATTN_HOMES:
         raise UsageError(f"--attn {options.attn}: use {' or '.join(ATTN_HOMES)}.")
     anatomy = anatomy or examine(loaded.model)
-    tokenizing = _tokenizing(loaded, anatomy, options)
-    sides = ("dec", "enc") if tokenizing.target_column is not None else (tokenizing.side,)
+    sequencing = sequencing or _tokenizing(loaded, anatomy, options).sequencing()
     store = store_dtype(loaded.dtype, options.store_dtype)
-    chosen = plan(anatomy, options.capture, options.attn, store, sides)
+    chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides)
     if chosen.eager:
         _check_given(loaded, anatomy)
-    return Job(kind, loaded, anatomy, source, options, chosen, store, tokenizing, rows, tables, mean_loss, refusal)
+    return Job(kind, loaded, anatomy, source, options, chosen, store, sequencing, rows, tables, mean_loss, refusal)
 
 
 def run(job: Job, *, root: Path, run_id: str | None = None, report: Report = no_report) -> Manifest:
@@ -152,7 +151,7 @@ def run(job: Job, *, root: Path, run_id: str | None = None, report: Report = no_
     Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
     """
     with eager(job.loaded.model) if job.plan.eager else nullcontext():
-        model = _model_info(job)
+        model = model_info(job.loaded, job.anatomy)
         identity = _identity(job, model)
         run_id = run_id or default_name(job.loaded.name, job.source, identity)
         with ExitStack() as stack:
@@ -168,7 +167,7 @@ def run(job: Job, *, root: Path, run_id: str | None = None, report: Report = no_
 def forecast(job: Job) -> list[str]:
     """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
     n, lengths = 0, list[Mapping[str, int]]()
-    for t in batches.tokenize(islice(job.source.read(), job.options.limit), job.tokenizing):
+    for t in job.sequencing.tokenize(islice(job.source.read(), job.options.limit)):
         n += 1
         lengths += [{side: len(part) for side, part in s.parts.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
@@ -190,11 +189,17 @@ def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
     return layout.check_run_name(name.strip("-.")[:100])
 
 
-def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
+def max_len(loaded: models.Loaded, options: Options) -> int | None:
+    """The most tokens of a sequence. Raises UsageError where the model was not made for so many."""
     if options.max_len is not None and loaded.window is not None and options.max_len > loaded.window:
         raise UsageError(
             f"--max-len {options.max_len} is more than {loaded.name} was made for: {loaded.window} tokens."
         )
+    return options.max_len or loaded.window
+
+
+def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
+    limit = max_len(loaded, options)
     side = "enc" if anatomy.body.encoder_decoder else anatomy.body.side
     target, start = options.target_column, None
     if target is not None:
@@ -203,7 +208,6 @@ def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> To
         if options.chunk:
             raise UsageError("--chunk and --target-column don't go together: a target belongs to a whole text.")
         start = _start_id(loaded)
-    limit = options.max_len or loaded.window
     return Tokenizing(loaded.tokenizer, side, limit, options.chunk, target, start)
 
 
@@ -242,10 +246,9 @@ def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report:
 
 def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
     options = job.options
-    tokenized = batches.tokenize(islice(job.source.read(), options.limit), job.tokenizing)
-    shards = batches.shards(
-        batches.batches(tokenized, options.batch_tokens, job.anatomy.body.pads), _tokens_per_shard(job)
-    )
+    tokenized = job.sequencing.tokenize(islice(job.source.read(), options.limit))
+    found = batches.batches(tokenized, options.batch_tokens, job.anatomy.body.pads, job.sequencing.together)
+    shards = batches.shards(found, _tokens_per_shard(job))
     progress, mark = Progress(writer.run_id), ""
     with Recorder(job.anatomy, job.plan.tensors, writer.promoted, job.plan.derives) as recorder:
         stored = {k: recorder.tensors[k] for k in job.plan.stored}
@@ -277,13 +280,18 @@ def _skip(shard: list[Batch], progress: Progress, report: Report) -> None:
 
 def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> traces.Batch:
     """One forward pass, its tensors and its rows."""
-    tables = {"examples": job.rows.examples(batch.examples)} if batch.examples else {}
+    tables = {}
+    if batch.examples:
+        tables = {"examples": job.rows.examples(batch.examples), **job.rows.annotations(batch.examples)}
     if not batch.sequences:
         none = {k: np.empty((0, *s.row_shape), DTYPES[recorder.tensors[k].dtype]) for k, s in job.plan.stored.items()}
         return traces.Batch([], none, {k: [] for k in none}, tables)
     padded = batch.padded(getattr(job.loaded.tokenizer, "pad_token_id", None) or 0)
-    recording = recorder.run({side: (torch.from_numpy(i), torch.from_numpy(m)) for side, (i, m) in padded.items()})
-    tables["tokens"] = job.rows.tokens(batch.sequences)
+    types = batch.padded_types()
+    more = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
+    tokens = {side: (torch.from_numpy(i), torch.from_numpy(m)) for side, (i, m) in padded.items()}
+    recording = recorder.run(tokens, **more)
+    tables |= {"tokens": job.rows.tokens(batch.sequences), **job.rows.prompts(batch.sequences)}
     tables |= job.tables(batch, recording)
 
     def late() -> Mapping[str, pa.Table]:
@@ -333,7 +341,7 @@ def _shard_rows(job: Job, shard: list[Batch]) -> dict[Key, int]:
 def _tokens_per_shard(job: Job) -> int:
     """From the dtype that was planned, promotions apart: a shard's batches must not change when a tensor is promoted. Stored
     attention is reckoned at the longest row that a batch can have."""
-    reach = min(job.options.batch_tokens, job.tokenizing.max_len or job.options.batch_tokens)
+    reach = min(job.options.batch_tokens, job.sequencing.max_len or job.options.batch_tokens)
     pairs = (sites.TRIANGLE, sites.SQUARE, sites.CROSS)
     token_bytes = sum(
         spec.row_bytes * (reach if sites.row_kind(k.site, job.anatomy.stacks[k.side].causal) in pairs else 1)
@@ -351,9 +359,10 @@ def _refusal(job: Job, progress: Progress) -> str | None:
 # -- the manifest ------------------------------------------------------------------------------------------------------
 
 
-def _model_info(job: Job) -> ModelInfo:
-    loaded, main = job.loaded, job.anatomy.main
-    encoder = job.anatomy.stacks.get("enc") if main.side == "dec" else None
+def model_info(loaded: models.Loaded, anatomy: Anatomy) -> ModelInfo:
+    """What the manifest says of a model."""
+    main = anatomy.main
+    encoder = anatomy.stacks.get("enc") if main.side == "dec" else None
     return ModelInfo(
         **stack_info(main, loaded.model.dtype).model_dump(),
         name=loaded.name,
@@ -365,6 +374,7 @@ def _model_info(job: Job) -> ModelInfo:
         device=loaded.device,
         attn_implementation=implementation(loaded.model),
         trust_remote_code=loaded.trust_remote_code,
+        untrained=list(loaded.untrained),
         vocab_size=vocabulary_size(loaded.model),
         window=loaded.window,
         side="dec" if main.side == "dec" else "enc",
@@ -411,7 +421,7 @@ def _identity(job: Job, model: ModelInfo) -> dict[str, Any]:
         "model": model.model_dump(
             include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
         ),
-        "data": {"dataset": source.dataset, "config": source.config, "split": source.split},
+        "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
         "options": asdict(job.options),
         "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
     }
@@ -422,6 +432,7 @@ def _manifest(job: Job, published: Published, model: ModelInfo, progress: Progre
     return Manifest(
         run_id=progress.run_id,
         kind=job.kind,
+        parents=_parents(job.loaded, model),
         created_at=published.created_at,
         seconds=published.seconds,
         model=model,
@@ -437,6 +448,7 @@ def _manifest(job: Job, published: Published, model: ModelInfo, progress: Progre
             tokens=progress.tokens,
             predictions=published.rows["next_token"],
             truncated=progress.truncated,
+            altered=progress.altered,
             rows=published.rows,
         ),
         bytes=sum(f.bytes for f in published.files),
@@ -445,6 +457,12 @@ def _manifest(job: Job, published: Published, model: ModelInfo, progress: Progre
         mean_loss=mean_loss,
         perplexity=None if mean_loss is None else math.exp(mean_loss),
     )
+
+
+def _parents(loaded: models.Loaded, model: ModelInfo) -> list[str]:
+    """The run that fine-tuned the model, where its weights are still the ones that came out of it."""
+    made = loaded.finetuned
+    return [made.run_id] if made is not None and made.weights_hash == model.weights_hash else []
 
 
 def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:

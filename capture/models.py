@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import xxhash
@@ -23,6 +24,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultipleChoice,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GgufConfig,
@@ -44,6 +46,18 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 _PREDICTS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of model classes end that predict tokens one after the other."""
 
+HeadKind = Literal["lm", "none", "multiple-choice"]
+"""What a model is loaded with: its language-model head, none, or the head that gives a question and a choice a score."""
+
+FINETUNED = "finetuned.json"
+"""Beside a fine-tuned model: which run made it, and of which weights that is true."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    run_id: str
+    weights_hash: str
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -55,6 +69,10 @@ class Loaded:
     revision: str | None
     device: str
     trust_remote_code: bool
+    untrained: tuple[str, ...] = ()
+    """Weights that the checkpoint lacked: random ones, of a head that was not trained."""
+    finetuned: Finetuned | None = None
+    """What the model's folder says of how it was made."""
 
     @property
     def dtype(self) -> str:
@@ -72,20 +90,21 @@ class Loaded:
 def load(
     name: str,
     *,
-    head: bool | None = True,
+    head: HeadKind | None = "lm",
     revision: str | None = None,
     device: str = "auto",
     device_map: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
     tokenizer: bool = True,
+    seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Raises UsageError (a model, device or dtype that is not there) or TracesError (one that is, and cannot be read).
 
-    `head`: with the language-model head, without, or, where None, as the model's own configuration says. `device_map` is
-    accelerate's, and spreads a model over devices. With `tokenizer` false, a model may come without one. `note` is told of
-    what takes long.
+    `head`: what the model is loaded with; None: as its own configuration says. `device_map` is accelerate's, and spreads a
+    model over devices. With `tokenizer` false, a model may come without one. `seed` is of the weights of a multiple-choice head
+    that the checkpoint has not. `note` is told of what takes long.
     """
     place = find_device(device)
     if dtype != "auto" and dtype not in DTYPES:
@@ -99,19 +118,21 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         if head is None:
-            head = predicts((config.architectures or [""])[0])
-        found: Any = _class_for(config, head).from_pretrained(
-            source,
-            dtype=DTYPES.get(dtype, "auto"),
-            use_safetensors=True,
-            output_loading_info=True,
-            **({"device_map": device_map} if device_map is not None else {}),
-            **options,
-        )
+            head = head_of((config.architectures or [""])[0])
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found: Any = _class_for(config, head).from_pretrained(
+                source,
+                dtype=DTYPES.get(dtype, "auto"),
+                use_safetensors=True,
+                output_loading_info=True,
+                **({"device_map": device_map} if device_map is not None else {}),
+                **options,
+            )
         model, info = found
     except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
         raise _explained(name, source, e) from e
-    _check_whole(name, model, set(info["missing_keys"]))
+    untrained = _untrained(name, model, set(info["missing_keys"]), head)
     try:
         words = AutoTokenizer.from_pretrained(source, **options)
         if not words("The lamp")["input_ids"]:  # what transformers makes of a folder that has none
@@ -125,32 +146,56 @@ def load(
         where = str(place)
     else:
         where = ", ".join(sorted({str(d) for d in getattr(model, "hf_device_map", {"": model.device}).values()}))
-    return Loaded(model.eval().requires_grad_(False), words, name, revision, where, trust_remote_code)
+    model = model.eval().requires_grad_(False)
+    return Loaded(model, words, name, revision, where, trust_remote_code, untrained, _finetuned(Path(source)))
 
 
-def predicts(architecture: str) -> bool:
-    """Whether a class of transformers is a language model with its head, by its name."""
-    return architecture.endswith(_PREDICTS)
+def head_of(architecture: str) -> HeadKind:
+    """What a class of transformers has, by its name."""
+    if architecture.endswith("ForMultipleChoice"):
+        return "multiple-choice"
+    return "lm" if architecture.endswith(_PREDICTS) else "none"
 
 
-def _class_for(config: Any, head: bool) -> Any:
-    if not head:
+def _class_for(config: Any, head: HeadKind) -> Any:
+    if head == "multiple-choice":
+        return AutoModelForMultipleChoice
+    if head == "none":
         return AutoModel
     return AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
 
 
-def _check_whole(name: str, model: Any, missing: set[str]) -> None:
-    """Raises TracesError where weights are not in the checkpoint: they would be random. A pooler is dropped instead: it reads
-    the last hidden state and changes nothing of it, and checkpoints of masked language models come without."""
-    if any(key.startswith("pooler.") for key in missing):
-        model.pooler = None
-        missing = {key for key in missing if not key.startswith("pooler.")}
+def _untrained(name: str, model: Any, missing: set[str], head: HeadKind) -> tuple[str, ...]:
+    """Weights that are random because they are not in the checkpoint, in a head that is there to be trained, with the pooler
+    that it reads.
+
+    Raises TracesError for any others. Without a multiple-choice head a pooler is dropped: it reads the last hidden state and
+    changes nothing of it, and checkpoints of masked language models come without.
+    """
+    pooler = {key for key in missing if "pooler." in key}
+    if head == "multiple-choice":
+        body = f"{model.base_model_prefix}."
+        untrained = {key for key in missing if not key.startswith(body)} | pooler
+        missing = missing - untrained
+    else:
+        untrained = set()
+        if pooler:
+            model.base_model.pooler = None
+            missing = missing - pooler
     if missing:
         some = sorted(missing)
         raise TracesError(
             f"{name} lacks weights for {', '.join(some[:3])}{' and more' if len(some) > 3 else ''}: what it computes would be "
             "partly random. It may not be a language model (an encoder: traces capture encode), or not whole."
         )
+    return tuple(sorted(untrained))
+
+
+def _finetuned(folder: Path) -> Finetuned | None:
+    try:
+        return Finetuned(**json.loads((folder / FINETUNED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def find_device(device: str) -> torch.device:
@@ -197,11 +242,16 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return xxhash.xxh3_128_hexdigest(definition.encode())
 
 
+def packaged(name: str, note: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder of a packaged model. Raises UsageError where its package is not installed."""
+    path = _packaged_file(name)
+    return _converted(path, note) if path.suffix == ".gguf" else path.parent
+
+
 def _source(name: str, note: Callable[[str], None]) -> str:
     """What transformers is to load: a folder, or a hub name."""
     if name in PACKAGED:
-        path = _packaged_file(name)
-        return str(_converted(path, note) if path.suffix == ".gguf" else path.parent)
+        return str(packaged(name, note))
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

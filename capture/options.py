@@ -10,11 +10,28 @@ MODEL_HELP = "`smollm2` or `minilm` (packaged), a hub name, a folder, or a .gguf
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="A data set: `wikitext2`, `wikitext2-raw`, `repeated-words`.", show_default=False),
+    typer.Option(
+        "--data",
+        help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), or any of the "
+        "hub's as `owner/name`.",
+        show_default=False,
+    ),
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="The data set's split.")]
+QuestionsOption = Annotated[str, typer.Option("--data", help="A data set of multiple-choice questions: `csqa`.")]
+SplitOption = Annotated[str, typer.Option("--split", help="The data set's split; `dev` is `validation`.")]
 FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="FILE", help="A local copy of the data set, instead of the hub's.")
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="A local copy of a known data set in its original format, or a folder with one file a split.",
+    ),
+]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", metavar="NAME", help="The configuration of a data set `owner/name`.")
+]
+HeadingsOption = Annotated[
+    bool, typer.Option("--headings", help="Read the headings of WikiText too, which are left out otherwise.")
 ]
 TextOption = Annotated[
     str | None,
@@ -24,7 +41,10 @@ TextOption = Annotated[
         help="Your own texts: one a line (.txt), or .jsonl or .parquet; `-` is standard input.",
     ),
 ]
-TextColumnOption = Annotated[str, typer.Option("--text-column", help="The text's column in .jsonl and .parquet files.")]
+TextColumnOption = Annotated[
+    str,
+    typer.Option("--text-column", help="The text's column in .jsonl and .parquet files and data sets `owner/name`."),
+]
 TargetColumnOption = Annotated[
     str | None,
     typer.Option("--target-column", help="For encoder-decoders: the column of the text that the decoder is given."),

@@ -23,14 +23,16 @@ from torch.nn.utils.rnn import pad_sequence
 from capture import models
 from capture.anatomy import examine
 from capture.body import Tokens, padding_id
+from capture.data.example import Choice, Example, Row, Source
 from capture.listen import eager
+from capture.prompts import Prompting
 from capture.record import Recorder
 from warehouse.attention import per_query_head, probabilities, unpacked
 from warehouse.blobs import TensorSpec
+from warehouse.check import Check, sample_sequences
 from warehouse.errors import TracesError
 from warehouse.sites import Key, readable
 from warehouse.store import TraceStore
-from warehouse.validate import Check, sample_sequences
 
 _PADDING = 5
 
@@ -43,6 +45,8 @@ _EAGER = {"float32": 0.0, "float16": 1e-2, "bfloat16": 1e-1}
 by up to 0.125 in bfloat16, and a probability of one half by a quarter of that; what is derived here is the more exact."""
 _LOSS = 1e-4
 """Nats: losses are stored as float32, and kernels sum in another order for other batch shapes."""
+_SCORE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 0.5}
+"""Logits and sums of log-probabilities of a few tokens, from a whole text alone; in the capture from padded batches."""
 _NOISE = 4
 """Times the difference that the model itself makes between two batch shapes: the capture's batch was a third."""
 
@@ -51,6 +55,7 @@ _WHAT = {
     "hidden": "relative to output_hidden_states",
     "attention": "from eager output_attentions",
     "tensors": "relative to a second recording",
+    "scores": "from the model's own scores of choices (logits, nats)",
 }
 
 
@@ -82,14 +87,16 @@ def recheck(folder: Path) -> Iterator[Check]:
     """Yields one check after another. Raises TracesError or UsageError where the model cannot be loaded."""
     store = TraceStore(folder)
     m = store.meta.model
-    if store.meta.parents:
+    if not store.meta.captured:
         yield Check(
-            "deep: model", None, f"a derived run: no model made it; its source is {', '.join(store.meta.parents)}"
+            "deep: model",
+            None,
+            f"a run of kind {store.meta.kind}: no capture made it, so that there is nothing to repeat",
         )
         return
     loaded = models.load(
         m.name,
-        head=models.predicts(m.architecture),
+        head=models.head_of(m.architecture),
         revision=m.revision,
         dtype=m.dtype,
         trust_remote_code=m.trust_remote_code,
@@ -102,19 +109,21 @@ def recheck(folder: Path) -> Iterator[Check]:
         return
     with eager(loaded.model) if m.attn_implementation == "eager" else nullcontext():
         yield from _compare(store, _Again(loaded, store))
+        if store.meta.counts.rows.get("choices"):
+            yield _scores(store, loaded)
 
 
 def _compare(store: TraceStore, again: _Again) -> Iterator[Check]:
     sample = sample_sequences(store)
     error, noise = dict.fromkeys(_WHAT, 0.0), dict.fromkeys(_WHAT, 0.0)
     for example_id, seq in sample:
-        ids = again.ids(example_id, seq)
-        alone = again.seen(ids, padding=0)
+        ids, types = again.ids(example_id, seq), again.types(example_id, seq)
+        alone = again.seen(ids, types, padding=0)
         if again.anatomy.body.pads and (room := again.room(ids)):
-            for name, value in again.seen(ids, padding=room).errors(alone).items():
+            for name, value in again.seen(ids, types, padding=room).errors(alone).items():
                 noise[name] = max(noise[name], value)
         if alone.attention:
-            alone = replace(alone, attention=again.eager_attention(ids))
+            alone = replace(alone, attention=again.eager_attention(ids, types))
         for name, value in again.stored(example_id, seq, alone).errors(alone).items():
             error[name] = max(error[name], value)
     for name, allowed in _allowed(store).items():
@@ -161,23 +170,33 @@ class _Again:
             found[side] = torch.from_numpy(ids.astype(np.int64))
         return found
 
+    def types(self, example_id: str, seq: int) -> torch.Tensor | None:
+        """(T,), of a pair of texts, where the model was told which is which."""
+        if len(self._sides) > 1:
+            return None
+        found = self._store.encodings(example_id, seq, side=self._sides[0]).get("token_type_ids")
+        return None if found is None else torch.from_numpy(found.astype(np.int64))
+
     def room(self, ids: dict[str, torch.Tensor]) -> int:
         """How much longer than a sequence another one beside it may be."""
         if self._loaded.window is None:
             return _PADDING
         return max(0, min(_PADDING, self._loaded.window - max(map(len, ids.values()))))
 
-    def seen(self, ids: dict[str, torch.Tensor], padding: int) -> _Seen:
+    def seen(self, ids: dict[str, torch.Tensor], types: torch.Tensor | None, padding: int) -> _Seen:
         """Runs a sequence alone, or as the first row of a batch of two, the second longer by `padding`."""
-        tokens = {}
+        tokens, more = {}, {}
+        if types is not None:
+            longer = [types, torch.cat([types, types[-1:].expand(padding)])] if padding else [types]
+            more["token_type_ids"] = pad_sequence(longer, batch_first=True)
         for side, row in ids.items():
             rows = [row, torch.cat([row, row[:1].expand(padding)])] if padding else [row]
             batch = pad_sequence(rows, batch_first=True, padding_value=padding_id(self._loaded.model))
             tokens[side] = (batch, pad_sequence([torch.ones_like(r) for r in rows], batch_first=True))
         with torch.no_grad():
-            out = self.anatomy.body(tokens, output_hidden_states=True)
+            out = self.anatomy.body(tokens, output_hidden_states=True, **more)
         with Recorder(self.anatomy, self._specs) as recorder:
-            recording = recorder.run(tokens)
+            recording = recorder.run(tokens, **more)
         tensors = {k: x[: recording.rows[k][0]] for k, x in recording.tensors.items()}
         hidden = {
             (side, i): _array(h[0, : len(ids[side])])
@@ -225,11 +244,12 @@ class _Again:
                         found[key] = probabilities(queries, keys, formula)
         return found
 
-    def eager_attention(self, ids: dict[str, torch.Tensor]) -> dict[Key, np.ndarray]:
+    def eager_attention(self, ids: dict[str, torch.Tensor], types: torch.Tensor | None) -> dict[Key, np.ndarray]:
         """What the model itself gives, layer by layer."""
         tokens = {side: (row[None], torch.ones_like(row)[None]) for side, row in ids.items()}
+        more = {} if types is None else {"token_type_ids": types[None]}
         with eager(self._loaded.model), torch.no_grad():
-            given = self.anatomy.body(tokens, output_attentions=True).attentions
+            given = self.anatomy.body(tokens, output_attentions=True, **more).attentions
         found: dict[Key, np.ndarray] = {}
         for side, stack in self.anatomy.stacks.items():
             for site, name in (("attn", side), ("cross.attn", "cross")):
@@ -265,6 +285,62 @@ class _Again:
             },
             tensors={key: store.rows(key, example_id, seq) for key in like.tensors},
         )
+
+
+def _scores(store: TraceStore, loaded: models.Loaded) -> Check:
+    """Choices' logits and log-probabilities, against the model asked question by question, without batches or padding."""
+    sample = list(dict.fromkeys(example_id for example_id, _ in sample_sequences(store)))
+    worst = 0.0
+    for example_id in sample:
+        query = (
+            "SELECT e.text, list(label ORDER BY choice_idx), list(c.text ORDER BY choice_idx), list(logit ORDER BY choice_idx), "
+            "list(logprob ORDER BY choice_idx) FROM choices AS c JOIN examples AS e USING (example_id) WHERE example_id = ? "
+            "GROUP BY e.text"
+        )
+        (row,) = store.query(query, [example_id]).fetchall()
+        text, letters, texts, logits, logprobs = row
+        again = (_asked_encoder if store.meta.kind == "mcq-encoder" else _asked_decoder)(
+            store, loaded, text, [Choice(*c) for c in zip(letters, texts, strict=True)]
+        )
+        told = logits if store.meta.kind == "mcq-encoder" else [*logits, *logprobs]
+        worst = max(worst, float(np.abs(np.asarray(told) - again).max()))
+    limit = _SCORE[loaded.dtype]
+    detail = f"at most {worst:.1e} {_WHAT['scores']}, on {len(sample)} questions (allowed: {limit:.1e})"
+    return Check("deep: scores", worst <= limit, detail)
+
+
+def _asked_encoder(store: TraceStore, loaded: models.Loaded, text: str, choices: list[Choice]) -> np.ndarray:
+    """(C,) logits, all choices in one padded batch, as transformers' own examples ask."""
+    inputs = loaded.tokenizer(
+        [text] * len(choices),
+        [c.text for c in choices],
+        padding=True,
+        return_tensors="pt",
+        **({"truncation": "only_first", "max_length": loaded.window} if loaded.window else {}),
+    )
+    with torch.no_grad():
+        logits = loaded.model(**{k: x[None].to(loaded.model.device) for k, x in inputs.items()}).logits[0]
+    return _array(logits)
+
+
+def _asked_decoder(store: TraceStore, loaded: models.Loaded, text: str, choices: list[Choice]) -> np.ndarray:
+    """(2 C,): the letters' logits, then the texts' log-probabilities."""
+    options = store.meta.options
+    prompting = Prompting(loaded.tokenizer, loaded.name, options["template"], options["chat"])
+    source = Source("", None, None, "", lambda: iter(()))
+    example = Example(source, Row("", text, choices=tuple(choices)), "")
+    ((prompt, letters),) = prompting.letters([example])
+    with torch.no_grad():
+        ids = torch.from_numpy(prompt.ids).to(loaded.model.device)
+        logits = _array(loaded.model(input_ids=ids[None]).logits[0, -1])[letters]
+    logprobs = []
+    for c in prompting.choices([example])[0]:
+        ids = torch.from_numpy(c.ids).to(loaded.model.device)
+        with torch.no_grad():
+            found = loaded.model(input_ids=ids[None]).logits[0].float()
+        chosen = found.log_softmax(-1)[torch.arange(c.start - 1, len(ids) - 1), ids[c.start :]]
+        logprobs.append(float(chosen.double().sum()))
+    return np.concatenate([logits, logprobs])
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

@@ -122,15 +122,17 @@ class Recorder:
     ) -> None:
         self._stack.close()
 
-    def run(self, tokens: Tokens) -> Recording:
-        """Right-padded ids and masks, side by side → what was seen of their real tokens.
+    def run(self, tokens: Tokens, **inputs: torch.Tensor) -> Recording:
+        """Right-padded ids and masks, side by side → what was seen of their real tokens. `inputs` are others that the model's
+        forward takes, such as `token_type_ids`.
 
         Raises DtypeOutgrown, or TracesError where what was seen is not what the model has, or is not finite.
         """
         passing = self.begin(tokens)
         try:
             with torch.no_grad():
-                outputs = self._anatomy.body(tokens, **({"output_attentions": True} if self._given else {}))
+                asked = {"output_attentions": True} if self._given else {}
+                outputs = self._anatomy.body(tokens, **asked, **inputs)
             for side, x in outputs.last.items():
                 final = Key(side, "hidden", len(self._anatomy.stacks[side].layers))
                 if final in self.tensors:

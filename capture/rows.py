@@ -28,23 +28,61 @@ class Rows:
                 "dataset": [t.example.source.dataset for t in found],
                 "config": [t.example.source.config for t in found],
                 "split": [t.example.source.split for t in found],
-                "source_id": [t.example.source_id for t in found],
+                "source_id": [t.example.row.source_id for t in found],
                 "text": [t.example.text for t in found],
                 "n_seqs": [len(t.sequences) for t in found],
                 "n_tokens": [sum(s.tokens for s in t.sequences) for t in found],
                 "truncated": [t.truncated for t in found],
+                "altered": [t.altered for t in found],
                 "prompt_set": [None] * len(found),
                 "metadata": [
-                    json.dumps(t.example.metadata, default=str, ensure_ascii=False) if t.example.metadata else None
+                    json.dumps(m, default=str, ensure_ascii=False) if (m := t.example.row.metadata) else None
                     for t in found
                 ],
             },
         )
 
+    def annotations(self, found: Several[Tokenized]) -> dict[str, pa.Table]:
+        """What people know about the examples: `words` and `labels`, where there are any."""
+        tables = {}
+        words = [(t.example.example_id, i, w) for t in found for i, w in enumerate(t.example.row.words)]
+        if words:
+            same = ("word_id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "multiword")
+            columns = {name: [getattr(w, name) for _, _, w in words] for name in same}
+            columns |= {
+                "example_id": [e for e, _, _ in words],
+                "word_idx": [i for _, i, _ in words],
+                "char_start": [w.start for _, _, w in words],
+                "char_end": [w.end for _, _, w in words],
+            }
+            tables["words"] = to_table("words", columns)
+        labels = [(t.example.example_id, x) for t in found for x in t.example.row.labels]
+        if labels:
+            columns = {
+                "example_id": [e for e, _ in labels],
+                "label_id": [x.label_id for _, x in labels],
+                "label": [x.label for _, x in labels],
+            }
+            tables["labels"] = to_table("labels", columns)
+        return tables
+
+    def prompts(self, sequences: Several[Sequence]) -> dict[str, pa.Table]:
+        """The texts of sequences that are not their examples' own, where there are any."""
+        own = [s for s in sequences if s.text is not None]
+        if not own:
+            return {}
+        columns = {
+            "example_id": [s.example.example_id for s in own],
+            "seq": [s.seq for s in own],
+            "text": [s.text for s in own],
+        }
+        return {"prompts": to_table("prompts", columns)}
+
     def tokens(self, sequences: Several[Sequence]) -> pa.Table:
         found = [(s, side, part) for s in sequences for side, part in s.parts.items()]
-        lengths = [len(part) for _, _, part in found]
-        ids = np.concatenate([part.ids for _, _, part in found])
+        parts = [part for _, _, part in found]
+        lengths = [len(part) for part in parts]
+        ids = np.concatenate([part.ids for part in parts])
         return to_table(
             "tokens",
             {
@@ -52,10 +90,13 @@ class Rows:
                 "side": [side for (_, side, _), n in zip(found, lengths, strict=True) for _ in range(n)],
                 "token_id": _int32(ids),
                 "token": self._texts(ids),
-                "char_start": _int32(np.concatenate([p.char_start for _, _, p in found]), missing=-1),
-                "char_end": _int32(np.concatenate([p.char_end for _, _, p in found]), missing=-1),
-                "word_idx": _int32(np.concatenate([p.word_idx for _, _, p in found]), missing=-1),
-                "is_special": pa.array(np.concatenate([p.is_special for _, _, p in found])),
+                "char_start": _int32(np.concatenate([p.char_start for p in parts]), missing=-1),
+                "char_end": _int32(np.concatenate([p.char_end for p in parts]), missing=-1),
+                "word_idx": _int32(np.concatenate([p.word_idx for p in parts]), missing=-1),
+                "token_type_id": _int32(
+                    np.concatenate([np.full(len(p), -1) if p.types is None else p.types for p in parts]), missing=-1
+                ),
+                "is_special": pa.array(np.concatenate([p.is_special for p in parts])),
                 "is_response": pa.array(np.zeros(len(ids), bool)),
             },
         )

@@ -33,6 +33,7 @@ _MANIFEST_COLUMNS = {
     "revision": "model.revision",
     "weights_hash": "model.weights_hash",
     "architecture": "model.architecture",
+    "untrained": "model.untrained",
     "dtype": "model.dtype",
     "store_dtype": "store_dtype",
     "n_layers": "model.n_layers",
@@ -45,12 +46,20 @@ _MANIFEST_COLUMNS = {
     "n_predictions": "counts.predictions",
     "mean_loss": "mean_loss",
     "perplexity": "perplexity",
+    "tables": "counts.rows",
     "bytes": "bytes",
     "created_at": "created_at",
     "seconds": "seconds",
     "schema_version": "schema_version",
 }
 """Where the manifest keeps each column of `runs`."""
+
+_FROM_JSON = {
+    "untrained": "coalesce(({group} -> '$.{leaf}')::VARCHAR[], [])",
+    "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
+    "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
+}
+"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3."""
 
 
 class Warehouse:
@@ -178,7 +187,8 @@ def _runs_view(root: Path) -> str:
     columns = []
     for name, path in _MANIFEST_COLUMNS.items():
         group, _, leaf = path.partition(".")
-        columns.append(f"    ({group} ->> '$.{leaf}')::{types[name]} AS {name}" if leaf else f"    {name}")
+        value = _FROM_JSON.get(name, f"({{group}} ->> '$.{{leaf}}')::{types[name]}").format(group=group, leaf=leaf)
+        columns.append(f"    {value} AS {name}" if leaf else f"    {name}")
     names = ",\n".join(columns)
     return f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured')\n"
 

@@ -6,6 +6,7 @@
 <root>/run_id=<run>/run.json        a published run's manifest
 <root>/run_id=<run>/<table>/*.parquet
 <root>/run_id=<run>/blobs/00000.safetensors
+<root>/data/<name>/<split>.parquet  a data set prepared for captures
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ STAGING = ".staging"
 MANIFEST = "run.json"
 BLOBS = "blobs"
 _JOURNAL = "journal.jsonl"
+_PREPARED = "data"
 RUN_PREFIX = "run_id="
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -106,6 +108,15 @@ def tensor_name(side: str, site: str, layer: int | None) -> str:
     on an encoder's side."""
     name = site if layer is None else f"{site}.L{layer:02d}"
     return f"enc.{name}" if side == "enc" else name
+
+
+def prepared_path(root: Path, data: str, split: str) -> Path:
+    return root / _PREPARED / data / f"{split}.parquet"
+
+
+def prepared_splits(root: Path, data: str) -> list[str]:
+    """Names of a data set's splits that are prepared."""
+    return sorted(p.stem for p in (root / _PREPARED / data).glob("*.parquet"))
 
 
 def data_dir(name: str) -> Path:

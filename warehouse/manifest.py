@@ -76,6 +76,8 @@ class ModelInfo(StackInfo):
     device: str
     attn_implementation: str
     trust_remote_code: bool = False
+    untrained: list[str] = []
+    """Weights that the checkpoint lacked, and that are random."""
     vocab_size: int
     window: int | None = None
     """Longest sequence the model was made for, tokens."""
@@ -122,6 +124,8 @@ class Counts(_Typed):
     tokens: int
     predictions: int
     truncated: int
+    altered: int = 0
+    """Examples whose text the tokenizer changed before it cut it into tokens."""
     rows: dict[str, int]
     """Rows of every table."""
 
@@ -151,6 +155,11 @@ class Manifest(_Typed):
     bytes: int
     files: list[FileInfo]
     versions: dict[str, str]
+
+    @property
+    def captured(self) -> bool:
+        """Whether a model read examples for it; else it was derived from another run, or tells of a training."""
+        return self.kind not in ("heads", "finetune")
 
     def write(self, folder: Path) -> None:
         """Writes run.json into `folder`, whole or not at all."""

@@ -18,7 +18,7 @@ from warehouse.quoting import sql_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ _EXAMPLE = Column(
     "VARCHAR",
     "The example: 16 hex digits from data set, config, split and source id; the same in every run",
 )
-_SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, or the chunk under --chunk")
+_SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, the chunk under --chunk, or the choice")
 _POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
 
 _TABLES = (
@@ -68,12 +68,17 @@ _TABLES = (
         ("run_id",),
         (
             _RUN,
-            Column("kind", "VARCHAR", "What made it: next-token, encode, or heads (derived)"),
-            Column("parents", "VARCHAR[]", "Runs it was derived from"),
+            Column(
+                "kind",
+                "VARCHAR",
+                "What made it: next-token, encode, mcq-prompt, mcq-encoder, finetune, or heads (derived)",
+            ),
+            Column("parents", "VARCHAR[]", "Runs it was derived from, or whose model it ran"),
             Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),
             Column("revision", "VARCHAR", "Hub revision asked for", nullable=True),
             Column("weights_hash", "VARCHAR", "xxh3-128 of the loaded weights, in hex"),
             Column("architecture", "VARCHAR", "Model class"),
+            Column("untrained", "VARCHAR[]", "Weights that the checkpoint lacked, and that are random"),
             Column("dtype", "VARCHAR", "dtype that the model computed in"),
             Column("store_dtype", "VARCHAR", "dtype that tensors are stored in, promotions apart"),
             Column("n_layers", "INTEGER", "Blocks"),
@@ -86,6 +91,7 @@ _TABLES = (
             Column("n_predictions", "BIGINT", "Positions that have a next token"),
             Column("mean_loss", "DOUBLE", "Mean next-token loss over all predictions, nats", nullable=True),
             Column("perplexity", "DOUBLE", "exp(mean_loss), per token of this model's tokenizer", nullable=True),
+            Column("tables", "VARCHAR[]", "Tables that it has rows in"),
             Column("bytes", "BIGINT", "Size on disk, bytes"),
             Column("created_at", "TIMESTAMP", "When the capture began, UTC"),
             Column("seconds", "DOUBLE", "Time spent in the capture, all its processes together, seconds"),
@@ -105,10 +111,11 @@ _TABLES = (
             Column("config", "VARCHAR", "Configuration of the data set", nullable=True),
             Column("split", "VARCHAR", "Split of the data set", nullable=True),
             Column("source_id", "VARCHAR", "Its id in the source; for plain text the line, 1-based", nullable=True),
-            Column("text", "VARCHAR", "The text that was tokenized"),
+            Column("text", "VARCHAR", "Its text: what was tokenized, but where the table prompts has another"),
             Column("n_seqs", "INTEGER", "Sequences that its tokens were split into; 0 where it has no tokens"),
             Column("n_tokens", "INTEGER", "Tokens kept, over all its sequences"),
             Column("truncated", "BOOLEAN", "Whether tokens past --max-len were dropped"),
+            Column("altered", "BOOLEAN", "Whether the tokenizer changed the text first: case, accents, white space"),
             Column("prompt_set", "VARCHAR", "Prompt set that it belongs to", nullable=True),
             Column("metadata", "VARCHAR", "Other fields of the source row, a JSON object", nullable=True),
         ),
@@ -128,13 +135,74 @@ _TABLES = (
             Column(
                 "char_start",
                 "INTEGER",
-                "First character in the text, 0-based: examples.text, or the target's for the decoder of an encoder-decoder",
+                "First character in the text, 0-based: prompts.text where there is one, or the target's for the decoder of an "
+                "encoder-decoder, else examples.text",
                 nullable=True,
             ),
             Column("char_end", "INTEGER", "One past its last character", nullable=True),
-            Column("word_idx", "INTEGER", "The tokenizer's word that it belongs to, 0-based", nullable=True),
+            Column(
+                "word_idx",
+                "INTEGER",
+                "The word that it begins in: of the table words where the data set has words, else the tokenizer's, 0-based; "
+                "NULL: white space, or special",
+                nullable=True,
+            ),
+            Column(
+                "token_type_id",
+                "INTEGER",
+                "Which text of a pair the model is told it is of, 0 or 1; NULL: not told",
+                nullable=True,
+            ),
             Column("is_special", "BOOLEAN", "Added by the tokenizer, not in the text"),
             Column("is_response", "BOOLEAN", "Generated by the model"),
+        ),
+    ),
+    Table(
+        "prompts",
+        "a sequence whose text is not its example's own",
+        ("run_id", "example_id", "seq"),
+        (
+            _RUN,
+            _EXAMPLE,
+            _SEQ,
+            Column("text", "VARCHAR", "What was tokenized; the texts of a pair with a line break between them"),
+        ),
+    ),
+    Table(
+        "words",
+        "a word of an annotated data set",
+        ("run_id", "example_id", "word_idx"),
+        (
+            _RUN,
+            _EXAMPLE,
+            Column("word_idx", "INTEGER", "Place among the words, 0-based, empty nodes counted"),
+            Column("word_id", "VARCHAR", "Its id in the data set: a number from 1, 8.1 for an empty node"),
+            Column("form", "VARCHAR", "The word as it stands in the sentence", nullable=True),
+            Column("lemma", "VARCHAR", "Lemma", nullable=True),
+            Column("upos", "VARCHAR", "Universal part of speech", nullable=True),
+            Column("xpos", "VARCHAR", "Part of speech in the treebank's own tag set", nullable=True),
+            Column("feats", "VARCHAR", "Morphological features, Name=Value|Name=Value", nullable=True),
+            Column(
+                "head", "INTEGER", "word_idx of its syntactic head; NULL: the root, or an empty node", nullable=True
+            ),
+            Column("deprel", "VARCHAR", "Relation to its head; root; NULL: an empty node", nullable=True),
+            Column("deps", "VARCHAR", "Enhanced graph, word_id:relation|word_id:relation", nullable=True),
+            Column("multiword", "VARCHAR", "The multiword token that it is part of (don't)", nullable=True),
+            Column(
+                "char_start", "INTEGER", "First character in examples.text, 0-based; NULL: an empty node", nullable=True
+            ),
+            Column("char_end", "INTEGER", "One past its last character", nullable=True),
+        ),
+    ),
+    Table(
+        "labels",
+        "a label of an example",
+        ("run_id", "example_id", "label_id"),
+        (
+            _RUN,
+            _EXAMPLE,
+            Column("label_id", "INTEGER", "Id of the label in the data set"),
+            Column("label", "VARCHAR", "Its name"),
         ),
     ),
     Table(
@@ -188,6 +256,67 @@ _TABLES = (
                 "Mean probability on tokens after earlier occurrences of the current one; NULL: no token occurs twice",
                 nullable=True,
             ),
+        ),
+    ),
+    Table(
+        "choices",
+        "a choice of a multiple-choice question",
+        ("run_id", "example_id", "choice_idx"),
+        (
+            _RUN,
+            _EXAMPLE,
+            Column("choice_idx", "INTEGER", "Place among the question's choices, 0-based"),
+            Column("label", "VARCHAR", "Its letter"),
+            Column("text", "VARCHAR", "Its text"),
+            Column(
+                "logit", "FLOAT", "mcq-prompt: of its letter after the prompt; mcq-encoder: of the multiple-choice head"
+            ),
+            Column(
+                "logprob",
+                "FLOAT",
+                "Log-probability of its text after the prompt, nats; NULL: an encoder",
+                nullable=True,
+            ),
+            Column("logprob_per_byte", "FLOAT", "The same, by byte of its text in UTF-8, nats", nullable=True),
+            Column("prob", "FLOAT", "Softmax over the question's choices of the score that decides"),
+            Column("is_label", "BOOLEAN", "Whether it is the right one; NULL: not known", nullable=True),
+            Column("is_pred", "BOOLEAN", "Whether it has the highest score, the first among equals"),
+        ),
+    ),
+    Table(
+        "mcq_predictions",
+        "a multiple-choice question",
+        ("run_id", "example_id"),
+        (
+            _RUN,
+            _EXAMPLE,
+            Column("score", "VARCHAR", "What decides: letter, text, byte (columns of choices), or head"),
+            Column("label_idx", "INTEGER", "choice_idx of the right choice; NULL: not known", nullable=True),
+            Column("label", "VARCHAR", "Its letter", nullable=True),
+            Column("pred_idx", "INTEGER", "choice_idx of the choice with the highest score, the first among equals"),
+            Column("pred_label", "VARCHAR", "Its letter"),
+            Column("is_correct", "BOOLEAN", "pred_idx = label_idx; NULL: not known", nullable=True),
+            Column("pred_prob", "FLOAT", "Probability of the predicted choice among the choices: the confidence"),
+            Column("label_prob", "FLOAT", "Probability of the right choice", nullable=True),
+            Column(
+                "margin", "FLOAT", "Score of the predicted choice less that of the second: logits, nats or nats a byte"
+            ),
+            Column("top_two_gap", "FLOAT", "Probability of the predicted choice less that of the second"),
+            Column("entropy", "FLOAT", "Entropy of the probabilities of the choices, nats"),
+        ),
+    ),
+    Table(
+        "training",
+        "a measurement while a model is fine-tuned",
+        ("run_id", "step", "split"),
+        (
+            _RUN,
+            Column("step", "INTEGER", "Optimizer steps done"),
+            Column("epoch", "FLOAT", "Passes over the training data done"),
+            Column("split", "VARCHAR", "train: a mean since the row before; else the split that was evaluated"),
+            Column("loss", "FLOAT", "Cross-entropy over the choices, nats"),
+            Column("accuracy", "FLOAT", "Part of the questions answered right"),
+            Column("learning_rate", "FLOAT", "Learning rate; NULL for an evaluation", nullable=True),
         ),
     ),
     Table(

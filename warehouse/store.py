@@ -6,6 +6,7 @@ stored tensors determine (`hidden`, `resid.pre_attn`, `attn`) is put together he
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -106,9 +107,10 @@ class TraceStore:
 
     def encodings(self, example_id: str, seq: int = 0, *, side: str | None = None) -> dict[str, Any]:
         """`input_ids` (T,), `attention_mask` (T,), all ones, `offset_mapping` (T, 2), -1 where a token has no place in the
-        text, and `tokens`, a list of T strings."""
+        text, and `tokens`, a list of T strings; of a pair of texts also `token_type_ids` (T,), where the model was told."""
         side = self._side(side)
-        t = self._read("tokens", ["token_id", "token", "char_start", "char_end"], example_id, seq, side)
+        columns = ["token_id", "token", "char_start", "char_end", "token_type_id"]
+        t = self._read("tokens", columns, example_id, seq, side)
         if not len(t):
             self.check_sequence(example_id, seq)
         offsets = [t[c].fill_null(-1).to_numpy() for c in ("char_start", "char_end")]
@@ -117,6 +119,7 @@ class TraceStore:
             "attention_mask": np.ones(len(t), np.int64),
             "offset_mapping": np.stack(offsets, axis=1),
             "tokens": t["token"].to_pylist(),
+            **({} if t["token_type_id"].null_count else {"token_type_ids": t["token_type_id"].to_numpy()}),
         }
 
     def _has(self, table: str) -> bool:
@@ -257,6 +260,49 @@ class TraceStore:
         side = self._side(side)
         prefix = self._prefix(side, kind)
         return self._layers(side, layer, lambda i: self._attn(Key(side, prefix + "attn", i), head, example_id, seq))
+
+    # -- multiple choice -------------------------------------------------------------------------------------------
+
+    def mcq_resid(
+        self, example_id: str, choice_idx: int, stage: str = "post_mlp", layer: int | None = None
+    ) -> np.ndarray:
+        """`resid` of what the model read for a choice: the question with it, or, in a run whose tensors are of prompts (the
+        letter decides), the one prompt that holds all choices. Raises UsageError for a choice that is not there."""
+        return self.resid(example_id, stage, layer, seq=self._choice(example_id, choice_idx))
+
+    def mcq_hidden(self, example_id: str, choice_idx: int, layer: int | None = None) -> np.ndarray:
+        """`hidden` of what the model read for a choice, as `mcq_resid`."""
+        return self.hidden(example_id, layer, seq=self._choice(example_id, choice_idx))
+
+    def mcq_qkv(
+        self, example_id: str, choice_idx: int, which: str, layer: int | None = None, head: int | None = None
+    ) -> np.ndarray:
+        """`qkv` of what the model read for a choice, as `mcq_resid`."""
+        return self.qkv(example_id, which, layer, head, seq=self._choice(example_id, choice_idx))
+
+    def mcq_attn(
+        self, example_id: str, choice_idx: int, layer: int | None = None, head: int | None = None
+    ) -> np.ndarray:
+        """`attn` of what the model read for a choice, as `mcq_resid`."""
+        return self.attn(example_id, layer, head, seq=self._choice(example_id, choice_idx))
+
+    def _choice(self, example_id: str, choice_idx: int) -> int:
+        """The sequence that holds a choice."""
+        if not self._choices:
+            raise UsageError(
+                f"Run '{self.meta.run_id}' is of kind {self.meta.kind}: it has no multiple-choice questions."
+            )
+        n = self._choices.get(example_id)
+        if n is None:
+            raise NotFound("example", example_id, self._choices, f"(run '{self.meta.run_id}')")
+        if not 0 <= choice_idx < n:
+            raise UsageError(f"choice {choice_idx}: example {example_id} has choices 0 to {n - 1}.")
+        return choice_idx if (example_id, choice_idx) in self._sequences else 0
+
+    @cached_property
+    def _choices(self) -> dict[str, int]:
+        """Every question's number of choices."""
+        return dict(Counter(example_id for (example_id,) in self._columns("choices", ["example_id"])))
 
     def _attn(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
         if key in self._sites:

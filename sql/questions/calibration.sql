@@ -1,5 +1,6 @@
 -- Is the model as often right as it is sure? Predicted probability against accuracy, in ten bins.
 -- run: the run asked about
+-- needs: next_token
 SELECT
     least(floor(pred_prob * 10), 9) / 10 AS from_prob,
     count(*) AS predictions,

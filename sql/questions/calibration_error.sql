@@ -1,4 +1,5 @@
 -- One number for calibration: expected calibration error over ten bins (Guo et al. 2017), for every run.
+-- needs: next_token
 WITH bins AS (
     SELECT
         run_id,

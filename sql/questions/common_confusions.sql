@@ -1,5 +1,6 @@
 -- Which token does the model most often predict where another one comes?
 -- run: the run asked about
+-- needs: next_token
 SELECT
     true_token,
     pred_token,

@@ -1,6 +1,7 @@
 -- On which examples, read by both runs, do two runs differ most in mean loss?
 -- run: the one
 -- other_run: the other
+-- needs: next_token
 WITH by_example AS (
     SELECT run_id, example_id, avg(loss) AS mean_loss, count(*) AS predictions
     FROM next_token

@@ -1,6 +1,7 @@
 -- Where do two runs that read the same tokens predict different next ones, the first of them more surely?
 -- run: the one
 -- other_run: the other
+-- needs: next_token
 SELECT
     a.example_id,
     a.pos,

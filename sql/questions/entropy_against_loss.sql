@@ -1,5 +1,6 @@
 -- Does the model know when it does not know? Mean loss by the entropy of its prediction, both in nats.
 -- run: the run asked about
+-- needs: next_token
 SELECT
     floor(entropy) AS entropy_from,
     count(*) AS predictions,

@@ -1,5 +1,6 @@
 -- Which examples did the model find hardest? Perplexity per token, of those with at least ten predictions.
 -- run: the run asked about
+-- needs: next_token
 SELECT
     p.example_id,
     count(*) AS predictions,

@@ -1,5 +1,6 @@
--- Which heads look for what followed the current token before? Needs the table heads; --data repeated-words shows them best.
--- run: the run asked about, at whose capture heads were made, or from which they were derived
+-- Which heads look for what followed the current token before? --data repeated-words shows them best.
+-- run: the run asked about, at whose capture heads were made, from which they were derived, or that was derived
+-- needs: heads
 SELECT
     h.layer,
     h.head,
@@ -9,7 +10,7 @@ SELECT
     round(avg(h.first_token_mass), 3) AS first_token_mass,
     round(avg(h.entropy), 3) AS entropy
 FROM heads AS h
-WHERE h.source_run_id = getvariable('run') AND h.induction_mass IS NOT NULL
+WHERE getvariable('run') IN (h.run_id, h.source_run_id) AND h.induction_mass IS NOT NULL
 GROUP BY h.side, h.layer, h.head
 ORDER BY induction_mass DESC, h.layer, h.head
 LIMIT 20;

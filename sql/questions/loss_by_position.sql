@@ -1,5 +1,6 @@
 -- Does the model predict better the more it has read? Mean loss (nats) and accuracy by position.
 -- run: the run asked about
+-- needs: next_token
 SELECT
     CASE WHEN pos < 16 THEN pos ELSE CAST(pow(2, floor(log2(pos))) AS INTEGER) END AS from_pos,
     count(*) AS predictions,

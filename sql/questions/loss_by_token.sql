@@ -1,5 +1,6 @@
 -- Which tokens are hardest to foresee? Mean loss by true token, of those that came at least five times.
 -- run: the run asked about
+-- needs: next_token
 SELECT
     true_token,
     count(*) AS times,

@@ -1,17 +1,19 @@
 -- Which single tokens surprised the model most, and what did it expect instead?
 -- run: the run asked about
+-- needs: next_token
 SELECT
     round(p.loss, 2) AS loss,
     p.true_token,
     p.pred_token,
     round(p.pred_prob, 3) AS pred_prob,
     p.true_rank,
-    e.text[greatest(t.char_end - 60, 1) : t.char_end] AS before,
+    coalesce(s.text, e.text)[greatest(t.char_end - 60, 1) : t.char_end] AS before,
     p.example_id,
     p.pos
 FROM next_token AS p
 JOIN tokens AS t USING (run_id, example_id, seq, pos)
 JOIN examples AS e USING (run_id, example_id)
+LEFT JOIN prompts AS s USING (run_id, example_id, seq)
 WHERE p.run_id = getvariable('run')
 ORDER BY p.loss DESC
 LIMIT 20;

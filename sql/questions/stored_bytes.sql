@@ -1,4 +1,5 @@
 -- What do the tensors of every run take on disk, site by site?
+-- needs: tensors
 SELECT
     run_id,
     site,

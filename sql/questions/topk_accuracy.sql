@@ -1,4 +1,5 @@
 -- How often is the true token among the k most probable? Every run, for k = 1, 3, 5, 10, 100, 1000.
+-- needs: next_token
 SELECT
     run_id,
     count(*) AS predictions,

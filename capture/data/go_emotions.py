@@ -1,0 +1,90 @@
+"""GoEmotions (Demszky et al. 2020): Reddit comments with one or several of 27 emotions, or neutral.
+
+From the release's TSV (text, label ids with commas between, comment id; no header), or the hub's `simplified` form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capture.data.example import Label, Row
+from capture.data.hub import hub_rows
+from capture.data.known import Known
+from capture.data.text import file_lines, place
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    import datasets
+
+# A label's id is its place here.
+NAMES = (
+    "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",
+    "disappointment", "disapproval", "disgust", "embarrassment", "excitement", "fear", "gratitude", "grief", "joy",
+    "love", "nervousness", "optimism", "pride", "realization", "relief", "remorse", "sadness", "surprise", "neutral",
+)  # fmt: skip
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def _file(path: Path) -> Iterator[Row]:
+    seen: dict[str, int] = {}
+    for number, line in file_lines(path):
+        if not line.strip():
+            continue
+        where = place(path, number)
+        fields = line.split("\t")
+        if len(fields) != 3:
+            raise UsageError(
+                f"{where} has {len(fields)} fields, not 3 (text, label ids, comment id) with tabs between."
+            )
+        text, ids, comment = fields
+        if not all(i.isascii() and i.isdigit() for i in ids.split(",")):
+            raise UsageError(f"{where}: '{ids}' is not label ids with commas between, such as 4,27.")
+        if not comment.strip():
+            raise UsageError(f"{where} has no comment id.")
+        if seen.setdefault(comment, number) != number:
+            raise UsageError(f"{where}: the comment {comment} is there already, on line {seen[comment]}.")
+        yield _row(_unquoted(text), [int(i) for i in ids.split(",")], comment, where)
+
+
+def _unquoted(text: str) -> str:
+    """The release writes a text that has quotation marks as CSV does, within quotation marks and each of its own twice.
+    Line by line and only where all of it fits: a reader of CSV would take a lone mark for the start of many lines."""
+    return text[1:-1].replace('""', '"') if _QUOTED.fullmatch(text) else text
+
+
+def _hub(data: datasets.Dataset) -> Iterator[Row]:
+    for number, fields in enumerate(hub_rows(data, ["text", "labels", "id"])):
+        yield _row(fields["text"], fields["labels"], fields["id"], f"{KNOWN.hub_name}, row {number}")
+
+
+def _row(text: str, ids: Iterable[int], comment: str, where: str) -> Row:
+    labels: dict[int, Label] = {}
+    for i in ids:
+        if not 0 <= i < len(NAMES):
+            raise UsageError(f"{where}: there is no label {i}: they go from 0 to {len(NAMES) - 1}.")
+        if i in labels:
+            raise UsageError(f"{where}: the label {i} ({NAMES[i]}) is there twice.")
+        labels[i] = Label(i, NAMES[i])
+    return Row(comment, text, labels=tuple(labels.values()))
+
+
+KNOWN = Known(
+    name="go_emotions",
+    dataset="go_emotions",
+    config=None,
+    about="comments with one or several of 27 emotions, or neutral",
+    licence="Apache 2.0",
+    hub_name="google-research-datasets/go_emotions",
+    hub_config="simplified",
+    files={
+        "train": ("train.tsv",),
+        "validation": ("dev.tsv", "validation.tsv"),
+        "test": ("test.tsv",),
+    },
+    read_file=_file,
+    read_hub=_hub,
+)

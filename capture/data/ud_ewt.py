@@ -1,0 +1,339 @@
+"""Universal Dependencies English EWT (Silveira et al. 2014): sentences of web text, each word with its lemma, parts of
+speech, features and syntax, and with its place in the text.
+
+From CoNLL-U files, or the hub's copy of them, which an old script made: there ids are missing and everything is text,
+so that the sentence is put together again from the order of its lines. Both end in the same `Row`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capture.data.example import Row, Word
+from capture.data.hub import hub_rows
+from capture.data.known import Known
+from capture.data.text import file_lines, place
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    import datasets
+
+_COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
+_HUB_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps")
+
+Id = int | tuple[int, str, int]
+"""As conllu has it: 3 is a word, (3, "-", 4) a multiword token, (8, ".", 1) an empty node."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A word, a multiword token or an empty node, as it is in the file: `_` where nothing is given."""
+
+    where: str
+    id: Id
+    form: str
+    lemma: str
+    upos: str
+    xpos: str
+    feats: str
+    head: int | None
+    deprel: str
+    deps: str
+    space_after: bool = True
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a word is in the text, and the multiword token that it is part of."""
+
+    start: int
+    end: int
+    surface: str
+    multiword: bool = False
+
+
+def _row(sent_id: str, text: str, lines: list[_Line], metadata: dict[str, Any] | None = None) -> Row:
+    """Raises UsageError where the forms are not the text, or a head is no word."""
+    spans = _spans(text, lines)
+    nodes = [line for line in lines if not _is_multiword(line.id)]
+    places = {line.id: i for i, line in enumerate(nodes)}
+    return Row(sent_id, text, metadata or {}, words=tuple(_word(n, spans.get(n.id), places) for n in nodes))
+
+
+def _word(line: _Line, span: _Span | None, places: Mapping[Id, int]) -> Word:
+    if line.head and line.head not in places:
+        raise UsageError(f"{line.where}: the head {line.head} is not a word of the sentence.")
+    # `_` is "nothing given", but also how an underscore is written: it is one where the text has one.
+    form = None if line.form == "_" and (span is None or "_" not in span.surface) else line.form
+    return Word(
+        word_id=_shown(line.id),
+        form=form,
+        lemma=line.lemma if form == "_" else _given(line.lemma),
+        upos=_given(line.upos),
+        xpos=_given(line.xpos),
+        feats=_given(line.feats),
+        head=places[line.head] if line.head else None,
+        deprel=_given(line.deprel),
+        deps=_given(line.deps),
+        multiword=span.surface if span and span.multiword else None,
+        start=span.start if span else None,
+        end=span.end if span else None,
+    )
+
+
+def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
+    """Every word's place in the text, found in order, with nothing but white space between.
+
+    Raises UsageError where the text goes on otherwise.
+    """
+    forms = {line.id: line.form for line in lines}
+    spans: dict[Id, _Span] = {}
+    at = 0
+    for line in lines:
+        if _is_empty(line.id) or line.id in spans:
+            continue
+        start = len(text) - len(text[at:].lstrip())
+        at = start + len(line.form)
+        if text[start:at] != line.form:
+            raise UsageError(
+                f"{line.where}: the text goes on with '{text[start : start + 20]}', not with '{line.form}'."
+            )
+        if isinstance(line.id, int):
+            spans[line.id] = _Span(start, at, line.form)
+        else:
+            numbers = range(line.id[0], line.id[2] + 1)
+            spans.update(zip(numbers, _shared(line.form, [forms[n] for n in numbers], start), strict=True))
+    if text[at:].strip():
+        raise UsageError(
+            f"{lines[-1].where}: the sentence ends here, but its text goes on with '{text[at:].strip()[:20]}'."
+        )
+    return spans
+
+
+def _shared(surface: str, forms: list[str], start: int) -> Iterator[_Span]:
+    """The words of a multiword token: each its part where they make it up (do + n't), else all of it (du: de + le)."""
+    joined = "".join(forms)
+    apart = joined.casefold() == surface.casefold() and len(joined) == len(surface)
+    at = start
+    for form in forms:
+        yield _Span(at, at + len(form), surface, True) if apart else _Span(start, start + len(surface), surface, True)
+        at += len(form)
+
+
+def _is_multiword(node: Id) -> bool:
+    return isinstance(node, tuple) and node[1] == "-"
+
+
+def _is_empty(node: Id) -> bool:
+    return isinstance(node, tuple) and node[1] == "."
+
+
+def _shown(node: Id) -> str:
+    return str(node) if isinstance(node, int) else f"{node[0]}{node[1]}{node[2]}"
+
+
+def _given(value: str) -> str | None:
+    return None if value == "_" else value
+
+
+# CoNLL-U
+
+
+def _file(path: Path) -> Iterator[Row]:
+    """The sentences of a file. Raises UsageError, with file and line, for what is not CoNLL-U."""
+    seen: dict[str, int] = {}
+    doc: str | None = None
+    for first, comments, numbered in _blocks(path):
+        where = place(path, first)
+        if not numbered:
+            raise UsageError(f"{where}: comments without a sentence.")
+        lines = [_parsed(line, place(path, number)) for number, line in numbered]
+        _check_ids(lines)
+        sent_id = comments.get("sent_id")
+        if sent_id is None:
+            raise UsageError(f"{where}: the sentence has no '# sent_id = …', which identifies it.")
+        if seen.setdefault(sent_id, first) != first:
+            raise UsageError(f"{where}: the sentence {sent_id} is there already, on line {seen[sent_id]}.")
+        if "newdoc id" in comments or "newdoc" in comments:
+            doc = comments.get("newdoc id")
+        yield _row(sent_id, comments.get("text") or _rebuilt(lines), lines, {"doc": doc} if doc else {})
+
+
+def _blocks(path: Path) -> Iterator[tuple[int, dict[str, str | None], list[tuple[int, str]]]]:
+    """Sentence by sentence: the number of its first line, its comments, and its other lines with their numbers."""
+    first = 0
+    comments: dict[str, str | None] = {}
+    lines: list[tuple[int, str]] = []
+    for number, line in file_lines(path):
+        if not line.strip():
+            if first:
+                yield first, comments, lines
+            first, comments, lines = 0, {}, []
+            continue
+        first = first or number
+        if line.startswith("#"):
+            key, _, value = line[1:].partition("=")
+            comments[key.strip()] = value.strip() or None
+        else:
+            lines.append((number, line))
+    if first:
+        yield first, comments, lines
+
+
+def _parsed(line: str, where: str) -> _Line:
+    """What conllu makes of a line. What it would let pass is refused: columns missing, empty or parted by spaces."""
+    try:
+        from conllu.exceptions import ParseException
+        from conllu.parser import DEFAULT_FIELD_PARSERS, DEFAULT_FIELDS, parse_line
+    except ModuleNotFoundError:
+        raise UsageError("Reading CoNLL-U needs conllu: pip install 'trace-warehouse[capture]'") from None
+
+    columns = line.split("\t")
+    if len(columns) != len(_COLUMNS):
+        raise UsageError(f"{where} has {len(columns)} columns, not {len(_COLUMNS)} with tabs between.")
+    for name, value in zip(_COLUMNS, columns, strict=True):
+        if not value.strip() or "  " in value:
+            problem = "has two spaces in a row" if value.strip() else "is empty: write _ where nothing is given"
+            raise UsageError(f"{where}: the column {name} {problem}.")
+    try:
+        # The others stay as they are: the warehouse shows features and enhanced graph as the treebank writes them.
+        token = parse_line(line, DEFAULT_FIELDS, {name: DEFAULT_FIELD_PARSERS[name] for name in ("id", "head", "misc")})
+    except ParseException as e:
+        raise UsageError(f"{where} is not CoNLL-U: {e}") from None
+    if token["id"] is None:
+        raise UsageError(f"{where} has no ID.")
+    if token["head"] is not None and (token["head"] < 0 or token["head"] == token["id"]):
+        raise UsageError(f"{where}: {token['head']} cannot be the head of word {columns[0]}.")
+    misc = token["misc"] or {}
+    texts = {name: token[name] for name in ("form", "lemma", "upos", "xpos", "feats", "deprel", "deps")}
+    return _Line(where, token["id"], head=token["head"], space_after=misc.get("SpaceAfter") != "No", **texts)
+
+
+def _check_ids(lines: list[_Line]) -> None:
+    """Raises UsageError unless words count from 1, multiword tokens precede their words, and empty nodes count too."""
+    word, empty, covered = 0, 0, 0
+    for line in lines:
+        if isinstance(line.id, int):
+            right = line.id == word + 1
+            word, empty = line.id, 0
+        elif _is_multiword(line.id):
+            right = line.id[0] == word + 1 and line.id[0] > covered
+            covered = line.id[2]
+        else:
+            right = line.id[0] == word and line.id[2] == empty + 1
+            empty = line.id[2]
+        if not right:
+            raise UsageError(f"{line.where}: the id {_shown(line.id)} is not in order.")
+    if covered > word:
+        raise UsageError(
+            f"{lines[-1].where}: the sentence ends before the multiword token that goes to word {covered}."
+        )
+
+
+def _rebuilt(lines: list[_Line]) -> str:
+    """The text, from the forms and `SpaceAfter=No`."""
+    text, covered = "", 0
+    for line in lines:
+        if _is_empty(line.id) or (isinstance(line.id, int) and line.id <= covered):
+            continue
+        if not isinstance(line.id, int):
+            covered = line.id[2]
+        text += line.form + " " * line.space_after
+    return text.strip()
+
+
+# The hub
+
+
+def _hub(data: datasets.Dataset) -> Iterator[Row]:
+    tags = getattr(getattr(data.features.get("upos"), "feature", None), "names", None)
+    for number, fields in enumerate(hub_rows(data, ["idx", "text", *_HUB_COLUMNS])):
+        where = f"{KNOWN.hub_name}, row {number} ({fields['idx']})"
+        if tags is not None:
+            fields["upos"] = [tags[tag] for tag in fields["upos"]]
+        yield _row(fields["idx"], fields["text"], _hub_lines(fields, where), None)
+
+
+def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
+    """The sentence's lines with their ids, which the hub has not kept: what has no head is an empty node where it has
+    enhanced dependencies, and a multiword token where it has none."""
+    columns = list(zip(*(fields[name] for name in _HUB_COLUMNS), strict=True))
+    word, empty = 0, 0
+    lines = []
+    for i, (form, lemma, upos, xpos, feats, head, deprel, deps) in enumerate(columns):
+        node: Id
+        if head != "None":
+            word, empty = word + 1, 0
+            node = word
+        elif deps != "None":
+            empty += 1
+            node = (word, ".", empty)
+        else:
+            following = (c[0] for c in columns[i + 1 :] if c[5] != "None")
+            node = (word + 1, "-", word + _width(form, following, where))
+        number = int(head) if head != "None" else None
+        given = (form, lemma or "_", upos or "_", xpos or "_", _feats(feats))
+        lines.append(_Line(where, node, *given, number, deprel or "_", _deps(deps)))
+    return lines
+
+
+def _width(surface: str, following: Iterable[str], where: str) -> int:
+    """How many words a multiword token has: as many as make it up; else two, the commonest, which the text then has to
+    bear out. Raises UsageError where fewer follow."""
+    joined, n = "", 0
+    for n, form in enumerate(following, 1):
+        joined += form
+        if joined.casefold() == surface.casefold():
+            return n
+    if n < 2:
+        raise UsageError(f"{where}: the multiword token '{surface}' has no words.")
+    return 2
+
+
+@lru_cache(maxsize=1 << 14)
+def _feats(text: str) -> str:
+    """`{'Number': 'Sing', 'Person': '3'}` → `Number=Sing|Person=3`."""
+    found = _literal(text)
+    return (
+        "|".join(f"{k}={v or '_'}" for k, v in found.items()) if isinstance(found, dict) else text.replace("None", "_")
+    )
+
+
+def _deps(text: str) -> str:
+    """`[('nsubj', 4), ('conj:and', (8, '.', 1))]` → `4:nsubj|8.1:conj:and`."""
+    found = _literal(text)
+    return (
+        "|".join(f"{_shown(head)}:{relation}" for relation, head in found)
+        if isinstance(found, list)
+        else text.replace("None", "_")
+    )
+
+
+def _literal(text: str) -> Any:
+    """What Python's `str` was of; None for what it was not, such as text that had no structure to begin with."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
+KNOWN = Known(
+    name="ud_ewt",
+    dataset="ud_ewt",
+    config=None,
+    about="sentences of web text with words, parts of speech, features and syntax",
+    licence="CC BY-SA 4.0",
+    hub_name="universal-dependencies/universal_dependencies",
+    hub_config="en_ewt",
+    files={
+        split: tuple(f"{name}.conllu" for name in (f"en_ewt-ud-{short}", *dict.fromkeys((short, split))))
+        for split, short in {"train": "train", "validation": "dev", "test": "test"}.items()
+    },
+    read_file=_file,
+    read_hub=_hub,
+)

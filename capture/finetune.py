@@ -1,0 +1,351 @@
+"""Fine-tuning an encoder on multiple-choice questions, through transformers' Trainer: a model folder, and a run of its own in the
+warehouse, with loss and accuracy by step, which is the parent of the captures made from the model.
+
+While it goes on, checkpoints lie in `OUT/checkpoints`, one an epoch: the last, to go on from, and the best so far, by accuracy
+on the questions held out. In the end the best one's weights are OUT itself, and the checkpoints are gone. Training reads the
+same pairs of tokens as a capture does (`capture.pairs`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from capture import models
+from capture.anatomy import Anatomy, examine
+from capture.batches import Sequence
+from capture.body import padding_id
+from capture.data.example import Source
+from capture.job import default_name, model_info
+from capture.multiple_choice import check_questions
+from capture.pairs import Pairing
+from capture.versions import versions
+from warehouse.errors import TracesError, UsageError
+from warehouse.files import write_atomically
+from warehouse.manifest import Counts, DataInfo, Manifest
+from warehouse.schema import SCHEMA_VERSION
+from warehouse.tables import to_table
+from warehouse.writer import Batch, Published, RunWriter
+
+KIND = "finetune"
+_CHECKPOINTS = "checkpoints"
+_BEGUN = "begun.json"
+_STATE = "trainer_state.json"
+_LOGS_AN_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    epochs: int = 3
+    lr: float = 5e-5
+    batch_size: int = 8
+    """Questions to a step, each with all its choices."""
+    seed: int = 0
+    gradient_checkpointing: bool = False
+    limit: int | None = None
+    """Only the first so many training questions."""
+    max_len: int | None = None
+
+
+@dataclass
+class Step:
+    """How far it is; reported after every optimizer step."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None = None
+    accuracy: float | None = None
+    """The last measured on the questions held out."""
+
+
+Report = Callable[[Step], None]
+
+
+def finetune(
+    loaded: models.Loaded,
+    train: Source,
+    held_out: Source,
+    options: Options,
+    *,
+    out: Path,
+    root: Path,
+    run_id: str | None = None,
+    report: Report = lambda _: None,
+) -> Manifest:
+    """Trains `loaded`, a model with a multiple-choice head, and leaves the best epoch's in `out`, or goes on with it where it
+    was interrupted.
+
+    Raises UsageError where `out` holds something else, where the data is not of questions with answers, or for a model that is
+    no encoder.
+    """
+    anatomy = examine(loaded.model)
+    if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
+        raise UsageError(f"{loaded.name} is no encoder: finetune mcq trains encoders on pairs of question and choice.")
+    pairing = Pairing(loaded.tokenizer, loaded.name, options.max_len or loaded.window)
+    questions, held = _questions(train, pairing, options.limit), _questions(held_out, pairing, None)
+    base = models.weights_hash(loaded.model)
+    identity = {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "model": base,
+        "data": [questions.hash, held.hash],
+        "options": asdict(options),
+    }
+    run_id = run_id or default_name(f"{loaded.name}-finetune", train, identity)
+    checkpoints = out / _CHECKPOINTS
+    _begin(out, checkpoints, identity)
+    with RunWriter(root, run_id, identity) as writer:
+        history = _train(loaded, questions, held, options, checkpoints, report)
+        model = loaded.model.eval().requires_grad_(False)
+        result = models.weights_hash(model)
+        _save(out, loaded, model, models.Finetuned(run_id, result))
+        rows = _rows(history, held_out.split or "held out")
+        if not writer.done:
+            writer.begin_shard({}, {})
+            writer.put(Batch([], {}, {}, {"training": to_table("training", rows)}))
+            writer.end_shard(result)
+
+        def manifest(published: Published) -> Manifest:
+            made = models.Loaded(model, loaded.tokenizer, str(out), None, loaded.device, loaded.trust_remote_code)
+            return _manifest(made, anatomy, train, questions, held, options, base, loaded.name, run_id or "", published)
+
+        found = writer.publish(manifest)
+    shutil.rmtree(checkpoints)
+    return found
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Pairs of all questions, and their answers."""
+
+    pairs: list[list[Sequence]]
+    answers: list[int]
+    hash: str
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> tuple[list[Sequence], int]:
+        return self.pairs[i], self.answers[i]
+
+    @property
+    def tokens(self) -> int:
+        return sum(s.tokens for pair in self.pairs for s in pair)
+
+
+def _questions(source: Source, pairing: Pairing, limit: int | None) -> _Questions:
+    """Raises UsageError where a question has no answer to learn from."""
+    check_questions(source)
+    pairs, answers, truncated, digest = [], [], 0, xxhash.xxh3_128()
+    for t in pairing.tokenize(islice(source.read(), limit)):
+        row = t.example.row
+        if row.answer is None:
+            raise UsageError(
+                f"{source.origin}: question {row.source_id} has no key, so that nothing can be learnt of it."
+            )
+        pairs.append(t.sequences)
+        answers.append(row.answer)
+        truncated += t.truncated
+        digest.update(f"{t.example.example_id}\x1f{row.text}\x1e".encode("utf-8", "surrogatepass") + row.annotations())
+    return _Questions(pairs, answers, digest.hexdigest(), truncated)
+
+
+def _begin(out: Path, checkpoints: Path, identity: dict[str, Any]) -> None:
+    """Makes `out` ready to train into. Raises UsageError where it holds a model, or another training that was begun."""
+    begun = checkpoints / _BEGUN
+    if not begun.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise UsageError(f"{out} is not empty. Choose another --out, or delete it.")
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(begun, json.dumps(identity, indent=1).encode())
+    elif json.loads(begun.read_text(encoding="utf-8")) != json.loads(json.dumps(identity)):
+        raise UsageError(
+            f"Another fine-tuning was begun in {out}, with other data or options. Go on with those, choose another --out, or "
+            "delete it."
+        )
+    for folder in checkpoints.glob("checkpoint-*"):
+        if not (folder / _STATE).is_file():  # written last: without it a kill came first
+            shutil.rmtree(folder)
+
+
+def _train(
+    loaded: models.Loaded,
+    questions: _Questions,
+    held: _Questions,
+    options: Options,
+    checkpoints: Path,
+    report: Report,
+) -> list[dict[str, float]]:
+    """Trains the model, goes back to its best epoch, and returns what was measured on the way."""
+    steps = math.ceil(len(questions) / options.batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=options.epochs,
+        learning_rate=options.lr,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_checkpointing=options.gradient_checkpointing,
+        seed=options.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        logging_steps=max(1, steps // _LOGS_AN_EPOCH),
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=loaded.model.device.type == "cpu",
+        dataloader_pin_memory=loaded.model.device.type == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    trainer = _Trainer(
+        model=loaded.model.requires_grad_(True),
+        args=arguments,
+        train_dataset=questions,
+        eval_dataset=held,
+        data_collator=lambda rows: _collate(rows, padding_id(loaded.model)),
+        compute_metrics=_accuracy,
+        callbacks=[_Watch(report)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    done = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    found: list[dict[str, float]] = trainer.state.log_history
+    return found
+
+
+def _accuracy(evaluated: Any) -> dict[str, float]:
+    return {"accuracy": float((evaluated.predictions.argmax(-1) == evaluated.label_ids).mean())}
+
+
+class _Trainer(Trainer):
+    """Counts the training questions that were answered right, and leaves its own printing to us."""
+
+    right = seen = 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self.right += int((outputs.logits.argmax(-1) == inputs["labels"]).sum())
+            self.seen += len(inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kw: Any) -> None:
+        if "loss" in logs and self.seen:
+            logs["accuracy"] = self.right / self.seen
+            self.right = self.seen = 0
+        super().log(logs, *args, **kw)
+
+
+class _Watch(TrainerCallback):
+    def __init__(self, report: Report) -> None:
+        self._report, self._accuracy = report, None
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
+        accuracy = next((row["eval_accuracy"] for row in reversed(state.log_history) if "eval_accuracy" in row), None)
+        self._report(Step(state.global_step, state.max_steps, state.epoch or 0.0, loss, accuracy))
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        control.should_log = True  # what is counted starts anew with every epoch, as after a kill
+
+
+def _collate(rows: Iterable[tuple[list[Sequence], int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Questions → (B, C, T) ids, mask and types, and (B,) answers."""
+    rows = list(rows)
+    parts = [s.parts["enc"] for pairs, _ in rows for s in pairs]
+
+    def stacked(arrays: list[np.ndarray], fill: int) -> torch.Tensor:
+        padded = pad_sequence([torch.from_numpy(a) for a in arrays], batch_first=True, padding_value=fill)
+        return padded.unflatten(0, (len(rows), -1))
+
+    batch = {
+        "input_ids": stacked([p.ids for p in parts], pad_id),
+        "attention_mask": stacked([np.ones(len(p), np.int64) for p in parts], 0),
+        "labels": torch.tensor([answer for _, answer in rows]),
+    }
+    if parts[0].types is not None:
+        batch["token_type_ids"] = stacked([p.types for p in parts if p.types is not None], 0)
+    return batch
+
+
+def _save(out: Path, loaded: models.Loaded, model: Any, made: models.Finetuned) -> None:
+    model.save_pretrained(out)
+    loaded.tokenizer.save_pretrained(out)
+    write_atomically(out / models.FINETUNED, json.dumps(asdict(made), indent=1).encode())
+
+
+def _rows(history: list[dict[str, float]], split: str) -> dict[str, list[Any]]:
+    """The Trainer's history as rows of `training`."""
+    rows = []
+    for entry in history:
+        at = {"step": int(entry["step"]), "epoch": entry["epoch"]}
+        if "eval_loss" in entry:
+            told = {
+                "split": split,
+                "loss": entry["eval_loss"],
+                "accuracy": entry["eval_accuracy"],
+                "learning_rate": None,
+            }
+        elif "loss" in entry and "accuracy" in entry:
+            told = {k: entry[k] for k in ("loss", "accuracy", "learning_rate")} | {"split": "train"}
+        else:  # the summary at the end
+            continue
+        rows.append(at | told)
+    if not rows:
+        raise TracesError("The training left no measurements.")
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _manifest(
+    made: models.Loaded,
+    anatomy: Anatomy,
+    train: Source,
+    questions: _Questions,
+    held: _Questions,
+    options: Options,
+    base: str,
+    base_name: str,
+    run_id: str,
+    published: Published,
+) -> Manifest:
+    return Manifest(
+        run_id=run_id,
+        kind=KIND,
+        created_at=published.created_at,
+        seconds=published.seconds,
+        model=model_info(made, anatomy),
+        data=DataInfo(
+            dataset=train.dataset, config=train.config, split=train.split, source=train.origin, hash=questions.hash
+        ),
+        options={"model": base_name, "model_weights_hash": base, **asdict(options), "held_out": len(held)},
+        store_dtype="F32",
+        counts=Counts(
+            examples=len(questions),
+            sequences=sum(map(len, questions.pairs)),
+            tokens=questions.tokens,
+            predictions=0,
+            truncated=questions.truncated,
+            rows=published.rows,
+        ),
+        bytes=sum(f.bytes for f in published.files),
+        files=published.files,
+        versions=versions(),
+    )

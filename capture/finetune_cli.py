@@ -1,0 +1,127 @@
+"""The commands of `traces finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from capture.asked import Data, Model, tokens
+from capture.console import needs_capture_extra, note, stopped_by_signals
+from capture.options import (
+    DeviceOption,
+    FromOption,
+    MaxLenOption,
+    ModelOption,
+    QuestionsOption,
+    RevisionOption,
+    RunOption,
+    TrustOption,
+)
+from warehouse.cli import WarehouseOption, app
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    from capture.finetune import Step
+
+finetune_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Train a model's head on a data set."
+)
+app.add_typer(finetune_app, name="finetune")
+
+
+@finetune_app.callback()
+def several() -> None:
+    """Train a model on a data set, as a run of the warehouse."""
+
+
+@finetune_app.command("mcq")
+def mcq(
+    model: ModelOption,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where the trained model goes.", show_default=False)
+    ],
+    data: QuestionsOption = "csqa",
+    split: Annotated[str, typer.Option("--split", help="The split to train on.")] = "train",
+    held_out: Annotated[
+        str, typer.Option("--eval-split", help="The split that each epoch is judged on, and the best one chosen by.")
+    ] = "validation",
+    from_: FromOption = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Train on the first N questions only.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training questions.")] = 3,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate at the start; it falls linearly to 0.")] = 5e-5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions to a step, each with all its choices.")] = 8,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations again instead of keeping them.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the new head, the order of the questions and dropout.")] = 0,
+    max_len: MaxLenOption = "auto",
+    run: RunOption = None,
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Fine-tune an encoder on multiple-choice questions, and keep the epoch that answers the held-out ones best.
+
+    The same command again goes on after the last whole epoch of one that was interrupted. Loss and accuracy by step are a run of
+    the warehouse, the parent of captures made from the model.
+
+    Example: `traces finetune mcq --model minilm --data csqa --epochs 2 --lr 2e-5 --batch-size 8 --out checkpoints/minilm-csqa`
+    """
+    from warehouse import layout
+
+    root = layout.find_root(warehouse)
+    if from_ is not None and not Path(from_).is_dir():
+        raise UsageError(f"--from {from_}: name the folder that has both splits, {split} and {held_out}.")
+    chosen = tokens(max_len)
+    train, held = (Data(data, s, from_).open(root) for s in (split, held_out))
+    loaded = Model(model, "multiple-choice", device, None, "float32", revision, trust_remote_code).load(seed=seed)
+    with needs_capture_extra():
+        from capture.finetune import Options, finetune
+    options = Options(epochs, lr, batch_size, seed, gradient_checkpointing, limit, chosen)
+    with stopped_by_signals(), _progress() as report:
+        manifest = finetune(loaded, train, held, options, out=out, root=root, run_id=run, report=report)
+    c = manifest.counts
+    typer.echo(f"{manifest.run_id}: {c.examples:,} questions, {options.epochs} epochs in {manifest.seconds:.1f} s")
+    typer.echo(f"next: traces capture mcq-encoder --model {out} --data {data}")
+    typer.echo(f"loss and accuracy: traces sql --run training_curve --set run={manifest.run_id}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Step], None]]:
+    """A progress bar on a terminal, a line now and then elsewhere; on standard error."""
+    import time
+
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    bar = bars.Progress(
+        bars.TextColumn("training"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("steps {task.fields[told]}"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    said = time.monotonic()
+    with bar:
+        task = bar.add_task("training", total=None, told="")
+
+        def report(s: Step) -> None:
+            nonlocal said
+            told = "" if s.loss is None else f"loss {s.loss:.4f}"
+            if s.accuracy is not None:
+                told += f", accuracy {s.accuracy:.3f}"
+            bar.update(task, completed=s.step, total=s.steps, told=told)
+            if not console.is_terminal and time.monotonic() - said > 10:
+                said = time.monotonic()
+                note(f"step {s.step} of {s.steps} {told}")
+
+        yield report

@@ -1,0 +1,88 @@
+"""The mcq-encoder job: multiple-choice questions put to an encoder with a multiple-choice head, the question with each choice as
+a pair. Tensors are of every pair, `seq` being the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from capture import job, models
+from capture.anatomy import examine
+from capture.batches import Batch, Sequencing
+from capture.choice_head import ChoiceHead
+from capture.data.example import Source
+from capture.job import Options, Report, no_report
+from capture.multiple_choice import Scores, check_questions, tables
+from capture.pairs import Pairing
+from capture.record import Recording
+from capture.rows import Rows
+from warehouse.errors import UsageError
+from warehouse.manifest import Manifest
+
+KIND = "mcq-encoder"
+
+__all__ = ["KIND", "Options", "forecast", "run"]
+
+
+def run(
+    loaded: models.Loaded,
+    source: Source,
+    options: Options,
+    *,
+    root: Path,
+    run_id: str | None = None,
+    report: Report = no_report,
+) -> Manifest:
+    """Captures one run, or goes on with it where it was interrupted, and publishes it.
+
+    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
+    """
+    prepared, head = _prepared(loaded, source, options)
+    with head:
+        return job.run(prepared, root=root, run_id=run_id, report=report)
+
+
+def forecast(loaded: models.Loaded, source: Source, options: Options) -> list[str]:
+    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
+    return job.forecast(_prepared(loaded, source, options)[0])
+
+
+def _prepared(loaded: models.Loaded, source: Source, options: Options) -> tuple[job.Job, ChoiceHead]:
+    check_questions(source)
+    anatomy = examine(loaded.model)
+    body = anatomy.body
+    if body.encoder_decoder or body.side != "enc":
+        raise UsageError(
+            f"{loaded.name} is no encoder, which reads a question and a choice together. traces capture mcq-prompt asks a decoder."
+        )
+    if not body.pads:
+        raise UsageError(
+            f"{loaded.name} computes other values where a sequence is padded, so that the choices of a question, which differ in "
+            "length, cannot be compared."
+        )
+    pairing = Pairing(loaded.tokenizer, loaded.name, job.max_len(loaded, options))
+    head = ChoiceHead(body)
+
+    def rows(batch: Batch, _recording: Recording) -> Mapping[str, pa.Table]:
+        logits = head.logits().float().cpu().numpy()
+        asked = {s.example.example_id: s.example for s in batch.sequences}
+        found: dict[str, list[float]] = {question: [] for question in asked}
+        for s, logit in zip(batch.sequences, logits, strict=True):
+            found[s.example.example_id].append(logit)  # in the order of the choices: they are not parted
+        return tables(list(asked.values()), [Scores(np.asarray(x, np.float32)) for x in found.values()], "head")
+
+    prepared = job.prepare(
+        KIND,
+        loaded,
+        source,
+        options,
+        Rows(loaded.tokenizer),
+        rows,
+        lambda _folder: None,
+        anatomy=anatomy,
+        sequencing=Sequencing(pairing.tokenize, ("enc",), pairing.max_len, together=True),
+    )
+    return prepared, head

@@ -1,0 +1,162 @@
+"""The mcq-prompt job: multiple-choice questions put to a decoder as prompts.
+
+Each choice gets three scores: the logit of its letter where the prompt ends, the log-probability of its text after the prompt
+(summed over its tokens), and that by byte. Tensors are of the prompt where the letter decides, else of the prompt with each
+choice's text, `seq` being the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from capture import job, models
+from capture.anatomy import Anatomy, examine
+from capture.batches import Batch, Part, Sequencing
+from capture.body import vocabulary_size
+from capture.continuations import Continuation, Continuer
+from capture.data.example import Example, Source
+from capture.diagnostics import next_token_diagnostics
+from capture.head import Head
+from capture.job import Report, no_report
+from capture.multiple_choice import Scores, check_questions, tables
+from capture.prompts import TEMPLATE, Prompting
+from capture.record import Recording
+from capture.rows import Rows
+from warehouse.errors import UsageError
+from warehouse.manifest import Manifest
+
+KIND = "mcq-prompt"
+SCORES = ("letter", "text", "byte")
+
+
+@dataclass(frozen=True)
+class Options(job.Options):
+    score: str = "letter"
+    """What decides: the letter's logit, the text's log-probability, or that by byte."""
+    template: str = TEMPLATE
+    chat: bool = False
+
+
+def run(
+    loaded: models.Loaded,
+    source: Source,
+    options: Options,
+    *,
+    root: Path,
+    run_id: str | None = None,
+    report: Report = no_report,
+) -> Manifest:
+    """Captures one run, or goes on with it where it was interrupted, and publishes it.
+
+    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
+    """
+    return job.run(_prepared(loaded, source, options), root=root, run_id=run_id, report=report)
+
+
+def forecast(loaded: models.Loaded, source: Source, options: Options) -> list[str]:
+    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
+    return job.forecast(_prepared(loaded, source, options))
+
+
+def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+    check_questions(source)
+    scorer = Scorer(loaded, options)
+    sequencing = Sequencing(scorer.prompting.tokenize, ("dec",), scorer.prompting.max_len, together=True)
+
+    def rows(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
+        questions = list(dict.fromkeys(s.example.example_id for s in batch.sequences))
+        examples = {s.example.example_id: s.example for s in batch.sequences}
+        asked = [examples[q] for q in questions]
+        return tables(asked, scorer.scores(asked, batch, recording), options.score)
+
+    return job.prepare(
+        KIND,
+        loaded,
+        source,
+        options,
+        Rows(loaded.tokenizer),
+        rows,
+        lambda _folder: None,
+        anatomy=scorer.anatomy,
+        sequencing=sequencing,
+    )
+
+
+class Scorer:
+    """What a model makes of the choices of questions."""
+
+    def __init__(self, loaded: models.Loaded, options: Options) -> None:
+        """Raises UsageError for a model that is no decoder."""
+        if options.score not in SCORES:
+            raise UsageError(f"--score {options.score}: use {', '.join(SCORES)}.")
+        self.anatomy: Anatomy = examine(loaded.model)
+        body = self.anatomy.body
+        if body.encoder_decoder or body.side == "enc":
+            raise UsageError(
+                f"{loaded.name} is no decoder: it does not go on with a prompt. traces capture mcq-encoder asks an encoder, "
+                "question and choice together."
+            )
+        self.prompting = Prompting(
+            loaded.tokenizer,
+            loaded.name,
+            options.template,
+            options.chat,
+            job.max_len(loaded, options),
+            each=options.score != "letter",
+        )
+        self._head, self._vocabulary = Head(body), vocabulary_size(loaded.model)
+        self._continuer = Continuer(self.anatomy, options.batch_tokens)
+
+    def scores(self, asked: list[Example], batch: Batch, recording: Recording) -> list[Scores]:
+        """Of the questions of a batch, from its states and, where it has only prompts, from passes of their choices."""
+        last = recording.last["dec"]
+        place, start = {}, 0
+        for s in batch.sequences:
+            place[s.example.example_id, s.seq] = last[start : start + s.tokens]
+            start += s.tokens
+        letters = self.prompting.letters(asked)
+        continuations = self.prompting.choices(asked)
+        if self.prompting.each:
+            states = [
+                [place[e.example_id, i][c.start - 1 : len(c) - 1] for i, c in enumerate(found)]
+                for e, found in zip(asked, continuations, strict=True)
+            ]
+            ends = [
+                self._end(place[e.example_id, 0], found[0], part)
+                for e, found, (part, _) in zip(asked, continuations, letters, strict=True)
+            ]
+        else:
+            states = self._continuer.states(continuations)
+            ends = [place[e.example_id, 0][-1] for e in asked]
+        with torch.no_grad():
+            logits = self._head(torch.stack(ends)).float().cpu()
+        chosen = [logits[i, torch.from_numpy(ids)].numpy() for i, (_, ids) in enumerate(letters)]
+        logprobs = self._logprobs(continuations, states)
+        return [Scores(*found) for found in zip(chosen, logprobs, strict=True)]
+
+    def _end(self, states: torch.Tensor, read: Continuation, prompt: Part) -> torch.Tensor:
+        """(D,), the state that a letter is predicted from: of the prompt with a choice's text, where that begins as the prompt
+        with a letter does; else from a pass of its own."""
+        n = len(prompt)
+        if np.array_equal(read.ids[:n], prompt.ids):
+            return states[n - 1]
+        letter = Continuation(np.append(prompt.ids, 0), n)
+        return self._continuer.states([[letter]])[0][0][0]
+
+    def _logprobs(self, continuations: list[list[Continuation]], states: list[list[torch.Tensor]]) -> list[np.ndarray]:
+        """Each choice's log-probability, (C,) for every question, nats, summed over its tokens."""
+        wanted = [c.ids[c.start :] for found in continuations for c in found]
+        rows = torch.cat([s for found in states for s in found])
+        loss = next_token_diagnostics(
+            self._head, rows, torch.from_numpy(np.concatenate(wanted)), self._vocabulary, 1
+        ).loss.astype(np.float64)
+        ends = np.cumsum([len(ids) for ids in wanted])
+        sums = -np.add.reduceat(loss, np.concatenate([[0], ends[:-1]]))
+        cuts = np.cumsum([len(found) for found in continuations])[:-1]
+        return np.split(sums, cuts)

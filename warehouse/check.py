@@ -1,0 +1,41 @@
+"""A check of a run: what it found. Shared by those of files and those of contents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warehouse.store import TraceStore
+
+_SAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    passed: bool | None
+    """None: there was nothing to check."""
+    detail: str
+
+
+class Unsound(Exception):
+    """What was found, and where."""
+
+
+def expect(holds: bool, finding: str) -> None:
+    if not holds:
+        raise Unsound(finding)
+
+
+def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:
+    """A few sequences, (example_id, seq), spread over the run."""
+    found = select(store, "SELECT DISTINCT example_id, seq FROM tokens ORDER BY ALL")
+    step = max(1, len(found) // _SAMPLE)
+    return [(e, s) for e, s in found[::step][:_SAMPLE]]
+
+
+def select(store: TraceStore, query: str) -> list[tuple]:
+    return store.query(query).fetchall()
+
+
+def single(store: TraceStore, query: str) -> float:
+    return float(select(store, query)[0][0])
