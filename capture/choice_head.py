@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
-from capture.body import Body, forward_replaced, probe_ids
+from capture.body import Body, forward_replaced, padding_id, probe_ids
 from warehouse.errors import TracesError, UsageError
 
 
@@ -23,12 +24,20 @@ class ChoiceHead:
         self._given: Any = None
         self._handle: Any = None
         ids = torch.cat([probe_ids(body.model, 12), probe_ids(body.model, 12, seed=1)])
+        mask = torch.ones_like(ids)
         with self, torch.no_grad():
-            expected = self._model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None]).logits[0]
-            if not torch.equal(self.logits(), expected):
+            expected = self._model(input_ids=ids[None], attention_mask=mask[None]).logits[0]
+            if not torch.equal(self.logits(ids, mask), expected):
                 raise TracesError(
                     f"{type(body.model).__name__}: its logits don't follow from what its body gives, so that they would not be "
                     "its own."
+                )
+            padded, short = pad(ids, (0, 5), value=padding_id(body.model)), pad(mask, (0, 5))
+            body({"enc": (padded, short)})
+            if not torch.allclose(self.logits(padded, short), expected, atol=1e-2, rtol=1e-2):
+                raise UsageError(
+                    f"{type(body.model).__name__}: its head reads padding, so that the choices of a question, which differ in "
+                    "length, cannot be compared."
                 )
 
     def __enter__(self) -> ChoiceHead:
@@ -43,12 +52,11 @@ class ChoiceHead:
     ) -> None:
         self._handle.remove()
 
-    def logits(self) -> torch.Tensor:
-        """(B,), one for each sequence of the last pass."""
-        given = self._given
-        ids = torch.zeros(
-            (len(given[0]), 1, 1), dtype=torch.long, device=given[0].device
-        )  # each a question of one choice
+    def logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Of the sequences of the last pass, whose right-padded ids and mask these are, (B, T) each: (B,)."""
+        given, device = self._given, self._model.device
         with forward_replaced(self._body, lambda *args, **kw: given), torch.no_grad():
-            found: torch.Tensor = self._model(input_ids=ids).logits[:, 0]
+            # each sequence as a question of one choice
+            out = self._model(input_ids=ids[:, None].to(device), attention_mask=mask[:, None].to(device))
+        found: torch.Tensor = out.logits[:, 0]
         return found

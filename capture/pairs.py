@@ -47,11 +47,11 @@ class Pairing:
     def _cut(self, example: Example, choice: int, part: Part) -> Part:
         if self.max_len is None or len(part) <= self.max_len:
             return part
-        answer = example.row.choices[choice].text
-        (cut,) = encode(self.tokenizer, [example.text], [answer], max_len=self.max_len)
-        if len(cut) > self.max_len:
+        of_question = int(((part.char_start >= 0) & (part.char_end <= len(example.text))).sum())
+        if len(part) - of_question >= self.max_len:
             raise UsageError(
                 f"Question {example.row.source_id}: choice {choice} alone is longer than the {self.max_len} tokens that "
                 f"{self.name} may read."
             )
+        (cut,) = encode(self.tokenizer, [example.text], [example.row.choices[choice].text], max_len=self.max_len)
         return cut

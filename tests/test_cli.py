@@ -130,12 +130,12 @@ def test_refresh_sees_what_was_copied_in(traces: Callable, tiny_root: Path, tmp_
     shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(tmp_path / "r", "llama"))
     assert "1 run\n" in traces("refresh", "-w", tmp_path / "r").out
     manifest = layout.run_dir(tmp_path / "r", "llama") / "run.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    assert "schema version 3" in traces("refresh", "-w", tmp_path / "r").err
+    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    assert "schema version 4" in traces("refresh", "-w", tmp_path / "r").err
     clear(
-        traces("runs", "show", "llama", "-w", tmp_path / "r"), 1, "schema version 3", "pip install -U trace-warehouse"
+        traces("runs", "show", "llama", "-w", tmp_path / "r"), 1, "schema version 4", "pip install -U trace-warehouse"
     )
-    clear(traces("runs", "validate", "llama", "-w", tmp_path / "r"), 1, "schema version 3")
+    clear(traces("runs", "validate", "llama", "-w", tmp_path / "r"), 1, "schema version 4")
 
 
 def test_bad_input_is_one_clear_line(

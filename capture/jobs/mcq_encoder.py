@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from capture import job, models
 from capture.anatomy import examine
 from capture.batches import Batch, Sequencing
+from capture.body import padding_id
 from capture.choice_head import ChoiceHead
 from capture.data.example import Source
 from capture.job import Options, Report, no_report
@@ -67,7 +69,8 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> tuple[
     head = ChoiceHead(body)
 
     def rows(batch: Batch, _recording: Recording) -> Mapping[str, pa.Table]:
-        logits = head.logits().float().cpu().numpy()
+        ids, mask = map(torch.from_numpy, batch.padded(padding_id(loaded.model))["enc"])
+        logits = head.logits(ids, mask).float().cpu().numpy()
         asked = {s.example.example_id: s.example for s in batch.sequences}
         found: dict[str, list[float]] = {question: [] for question in asked}
         for s, logit in zip(batch.sequences, logits, strict=True):

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+import synthetic
 
 from warehouse import Warehouse, layout, schema
 
 TOP = Path(__file__).parents[2]
+DATA = TOP / "tests" / "data"
+
+
+@pytest.fixture(scope="module")
+def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_tiny: Callable) -> Path:
+    """A warehouse with rows in every table, captured but for `training`, which is written down."""
+    from capture.data import open_data
+    from capture.jobs import mcq_prompt, next_token
+
+    root = tmp_path_factory.mktemp("every") / "runs"
+    shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(root, "llama"))
+    for data, file, kind in (
+        ("ud_ewt", "harbour.conllu", next_token),
+        ("go_emotions", "emotions.tsv", next_token),
+        ("csqa", "questions.jsonl", mcq_prompt),
+    ):
+        source = open_data(data, None, "validation", str(DATA / file), "text")
+        kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
+    synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
+    return root
 
 
 def test_the_migrations_add_up_to_what_the_schema_says() -> None:
@@ -42,8 +65,14 @@ def test_the_ddl_makes_the_tables_that_the_views_show(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", list(schema.STORED))
-def test_files_have_the_schemas_columns_types_comments_and_order(tiny_root: Path, table: str) -> None:
-    path = layout.run_dir(tiny_root, "llama") / layout.table_name(table)
+def test_files_have_the_schemas_columns_types_comments_and_order(every_table: Path, table: str) -> None:
+    paths = list(every_table.glob(f"{layout.RUN_PREFIX}*/{layout.table_name(table)}"))
+    assert paths
+    for path in paths:
+        _as_the_schema_says(path, table)
+
+
+def _as_the_schema_says(path: Path, table: str) -> None:
     assert pq.read_schema(path).equals(schema.arrow_schema(table), check_metadata=True)
     found = pq.ParquetFile(path)
     assert found.metadata.row_group(0).column(0).compression == "ZSTD"
@@ -55,9 +84,9 @@ def test_files_have_the_schemas_columns_types_comments_and_order(tiny_root: Path
 
 
 @pytest.mark.parametrize("table", list(schema.TABLES))
-def test_views_have_the_schemas_types_with_and_without_rows(tiny_root: Path, tmp_path: Path, table: str) -> None:
+def test_views_have_the_schemas_types_with_and_without_rows(every_table: Path, tmp_path: Path, table: str) -> None:
     (tmp_path / "empty").mkdir()
-    for root, empty in ((tiny_root, False), (tmp_path / "empty", True)):
+    for root, empty in ((every_table, False), (tmp_path / "empty", True)):
         with Warehouse(root) as wh:
             answer = wh.sql(f"SELECT * FROM {table}")
             assert dict(zip(answer.columns, map(str, answer.types), strict=True)) == {
@@ -66,8 +95,8 @@ def test_views_have_the_schemas_types_with_and_without_rows(tiny_root: Path, tmp
             assert (len(answer.fetchall()) == 0) == empty
 
 
-def test_no_column_that_must_be_there_is_null(tiny_root: Path) -> None:
-    with Warehouse(tiny_root) as wh:
+def test_no_column_that_must_be_there_is_null(every_table: Path) -> None:
+    with Warehouse(every_table) as wh:
         for table in schema.TABLES.values():
             for column in table.columns:
                 if not column.nullable:

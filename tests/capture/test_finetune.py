@@ -1,0 +1,183 @@
+"""Fine-tuning: what it leaves, that it goes on where it stopped, and that it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+import zoo
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from capture import models
+from capture.data.example import Choice, Row, Source
+from capture.finetune import Options, Step, finetune
+from capture.jobs import mcq_encoder
+from warehouse import TraceStore, Warehouse
+from warehouse.errors import RunTaken, UsageError
+from warehouse.layout import run_dir
+from warehouse.validate import validate
+
+COLOURS = ["red", "green", "blue", "white", "black"]
+OPTIONS = Options(epochs=3, lr=3e-3, batch_size=4, seed=1)
+
+
+def colours(split: str, count: int, answers: bool = True) -> Source:
+    """Questions that a small model learns at once: the answer stands in the question."""
+
+    def rows():
+        for i in range(count):
+            order = COLOURS[i % 5 :] + COLOURS[: i % 5]
+            choices = tuple(Choice(x, text) for x, text in zip("ABCDE", order, strict=True))
+            yield Row(f"{split}{i}", f"{order[i % 4]}?", choices=choices, answer=i % 4 if answers else None)
+
+    return Source("colours", None, split, "colours", rows)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A small random BERT, without a multiple-choice head."""
+    folder = tmp_path_factory.mktemp("base")
+    config = zoo.small_config(transformers.BertConfig, {"vocab_size": len(tokenizer)})
+    zoo._instantiate(transformers.BertModel, config, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def trained(base: str, out: Path, root: Path, options: Options = OPTIONS, run_id: str = "ft", **more: object):
+    loaded = models.load(base, head="multiple-choice", device="cpu", seed=options.seed)
+    return finetune(
+        loaded, colours("train", 16), colours("validation", 10), options, out=out, root=root, run_id=run_id, **more
+    )
+
+
+def test_what_it_leaves(tmp_path: Path, base: str) -> None:
+    """The best epoch's weights, a run with loss and accuracy by step, and captures that name it as their parent."""
+    steps: list[Step] = []
+    manifest = trained(base, tmp_path / "out", tmp_path / "runs", report=steps.append)
+    assert [s.step for s in steps] == list(range(1, 13))
+    assert steps[-1].steps == 12
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "config.json", "finetuned.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    assert manifest.kind == "finetune"
+    assert not [c for c in validate(run_dir(tmp_path / "runs", "ft")) if c.passed is False]
+    rows = TraceStore(run_dir(tmp_path / "runs", "ft")).query("SELECT * FROM training ORDER BY step, split").df()
+    train, held = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
+    assert held["step"].tolist() == [4, 8, 12]
+    assert train["step"].tolist() == list(range(1, 13))
+    assert (train["learning_rate"].diff().dropna() < 0).all()
+    assert train["loss"].iloc[-1] < train["loss"].iloc[0]
+
+    loaded = models.load(str(tmp_path / "out"), head="multiple-choice", device="cpu")
+    assert not loaded.untrained
+    captured = mcq_encoder.run(
+        loaded, colours("validation", 10), mcq_encoder.Options(), root=tmp_path / "runs", run_id="c"
+    )
+    assert captured.parents == ["ft"]
+    with Warehouse(tmp_path / "runs") as wh:
+        (row,) = wh.sql("SELECT avg(is_correct::INT) FROM mcq_predictions WHERE run_id = 'c'").fetchall()
+        assert wh.sql("SELECT run_id, parents, tables FROM runs WHERE kind = 'finetune'").fetchall() == [
+            ("ft", [], ["training"])
+        ]
+    # the model kept is the one that did best, and its capture answers as the evaluation did
+    assert row[0] == pytest.approx(held["accuracy"].max())
+
+    loaded.model.base_model.embeddings.word_embeddings.weight += 1
+    changed = mcq_encoder.run(
+        loaded, colours("validation", 10), mcq_encoder.Options(), root=tmp_path / "runs", run_id="d"
+    )
+    assert changed.parents == []  # no longer what came out of it
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [6, 12])
+def test_it_goes_on_after_the_last_whole_epoch(tmp_path: Path, base: str, at: int) -> None:
+    undisturbed = trained(base, tmp_path / "a", tmp_path / "runs", run_id="a")
+
+    def stop(step: Step) -> None:
+        seen.append(step.step)
+        if step.step == at:
+            raise Stop
+
+    seen: list[int] = []
+    with pytest.raises(Stop):
+        trained(base, tmp_path / "b", tmp_path / "runs", run_id="b", report=stop)
+    assert not (tmp_path / "b" / "model.safetensors").exists()
+    with pytest.raises(UsageError, match="other data or options"):
+        trained(base, tmp_path / "b", tmp_path / "runs", replace(OPTIONS, lr=1e-3), run_id="x")
+    begun = len(seen)
+    at = 0
+    resumed = trained(base, tmp_path / "b", tmp_path / "runs", run_id="b", report=stop)
+    assert seen[begun] == (5 if begun == 6 else 9)  # four steps an epoch
+    assert resumed.model.weights_hash == undisturbed.model.weights_hash
+    one, two = (load_file(tmp_path / x / "model.safetensors") for x in "ab")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    told = [
+        TraceStore(run_dir(tmp_path / "runs", x)).query("SELECT * EXCLUDE (run_id) FROM training ORDER BY ALL").df()
+        for x in "ab"
+    ]
+    assert told[0].equals(told[1])
+
+
+def test_a_checkpoint_cut_short_is_not_gone_on_from(tmp_path: Path, base: str) -> None:
+    def stop(step: Step) -> None:
+        if step.step == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(base, tmp_path / "out", tmp_path / "runs", report=stop)
+    (whole,) = (tmp_path / "out" / "checkpoints").glob("checkpoint-*")
+    half = whole.with_name("checkpoint-8")
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:1000])
+    found = trained(base, tmp_path / "out", tmp_path / "runs")
+    assert found.model.weights_hash == trained(base, tmp_path / "b", tmp_path / "runs", run_id="b").model.weights_hash
+
+
+def test_checkpoints_hold_no_pickle_that_is_read(tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever torch.load reads on the way is read as weights only."""
+    asked = []
+    load = torch.load
+
+    def watched(*args: object, **kw: object):
+        asked.append(kw.get("weights_only"))
+        return load(*args, **kw)
+
+    def stop(step: Step) -> None:
+        if step.step == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(base, tmp_path / "out", tmp_path / "runs", report=stop)
+    monkeypatch.setattr(torch, "load", watched)
+    trained(base, tmp_path / "out", tmp_path / "runs")
+    assert asked and all(asked)
+
+
+def test_gradient_checkpointing_computes_the_same(tmp_path: Path, base: str) -> None:
+    plain = trained(base, tmp_path / "a", tmp_path / "runs", run_id="a")
+    less = trained(base, tmp_path / "b", tmp_path / "runs", replace(OPTIONS, gradient_checkpointing=True), run_id="b")
+    assert plain.model.weights_hash == less.model.weights_hash
+
+
+def test_what_is_in_the_way(tmp_path: Path, base: str, load_tiny: Callable) -> None:
+    trained(base, tmp_path / "out", tmp_path / "runs", replace(OPTIONS, epochs=1))
+    with pytest.raises(UsageError, match="not empty"):
+        trained(base, tmp_path / "out", tmp_path / "runs", run_id="other")
+    with pytest.raises(RunTaken):
+        trained(base, tmp_path / "new", tmp_path / "runs")
+    loaded = models.load(base, head="multiple-choice", device="cpu")
+    places = {"out": tmp_path / "x", "root": tmp_path / "runs"}
+    with pytest.raises(UsageError, match="no key"):
+        finetune(loaded, colours("train", 4, answers=False), colours("validation", 4), OPTIONS, **places)
+    with pytest.raises(UsageError, match="is no encoder"):
+        finetune(load_tiny(), colours("train", 4), colours("validation", 4), OPTIONS, **places)
+    assert not (tmp_path / "x").exists()
