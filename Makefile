@@ -51,7 +51,7 @@ peers: $(READY) .venv-peers/.ready
 	@touch $@
 
 bench: $(READY)
-	for b in overhead heads model_check zarr_write memory zarr_read many_runs startup; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

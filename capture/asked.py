@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capture.console import needs_capture_extra, note
 from warehouse import sites
-from warehouse.blobs import NAMES
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ def capture_options(
     shard_mb: int,
 ) -> dict[str, Any]:
     """The options that all kinds of capture share, looked at before anything heavy is imported. Raises UsageError."""
+    from warehouse.blobs import NAMES  # numpy comes with it
+
     sites.resolve(capture)
     if attn not in ("auto", "stored"):
         raise UsageError(f"--attn {attn}: use auto or stored.")

@@ -321,6 +321,11 @@ def _explained(name: str, source: str, error: Exception) -> TracesError:
             f"{name} needs Python code of its own to run. If you trust whoever wrote it with your account and your files, "
             "add --trust-remote-code."
         )
+    if "Unrecognized configuration class" in text and "AutoModelForMultipleChoice" in text:
+        return UsageError(
+            f"{name} is no encoder that transformers can give a multiple-choice head. A decoder is asked by traces capture "
+            "mcq-prompt."
+        )
     if Path(source).is_dir():
         return TracesError(f"{name} cannot be loaded: {text[:300]}")
     if kinds & {"GatedRepoError"}:

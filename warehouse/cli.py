@@ -99,17 +99,22 @@ def show_run(
         "run": f"{m.run_id} ({m.kind}, schema version {m.schema_version})",
         "model": f"{m.model.name}{revision}: {m.model.architecture}, {m.model.n_layers} layers, {m.model.n_heads} heads "
         f"({m.model.n_kv_heads} K/V), width {m.model.d_model}, {m.model.dtype} on {m.model.device}",
+        "parents": ", ".join(m.parents),
         "weights": m.model.weights_hash,
+        "untrained": ", ".join(m.model.untrained),
         "data": f"{data} from {m.data.source}",
-        "options": ", ".join(f"{k}={v}" for k, v in m.options.items() if v not in (None, False, "")),
-        "counts": f"{m.counts.examples:,} examples ({m.counts.truncated:,} truncated), {m.counts.sequences:,} sequences, "
+        "options": ", ".join(f"{k}={_on_a_line(v)}" for k, v in m.options.items() if v not in (None, False, "")),
+        "counts": f"{m.counts.examples:,} examples ({m.counts.truncated:,} truncated, "
+        f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
         f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions",
         "loss": "" if m.mean_loss is None else f"{m.mean_loss:.4f} nats, perplexity {m.perplexity:.3f} per token",
+        "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
         "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
     }
     for name, text in lines.items():
-        typer.echo(f"{name:9} {text}")
+        if text:
+            typer.echo(f"{name:9} {text}")
     for s in m.sites:
         for tensor, dtype in s.promoted.items():
             typer.echo(f"promoted  {tensor} to {dtype}: {s.dtype} cannot hold its values")
@@ -123,6 +128,11 @@ def show_run(
     if len(arrays):
         typer.echo("")
         typer.echo(arrays.to_string(index=False))
+
+
+def _on_a_line(value: Any) -> Any:
+    """A template has several lines."""
+    return repr(value) if isinstance(value, str) and "\n" in value else value
 
 
 @runs_app.command("rm")

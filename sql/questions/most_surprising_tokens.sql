@@ -11,7 +11,7 @@ SELECT
     p.example_id,
     p.pos
 FROM next_token AS p
-JOIN tokens AS t USING (run_id, example_id, seq, pos)
+JOIN (SELECT * FROM tokens WHERE side = 'dec') AS t USING (run_id, example_id, seq, pos)
 JOIN examples AS e USING (run_id, example_id)
 LEFT JOIN prompts AS s USING (run_id, example_id, seq)
 WHERE p.run_id = getvariable('run')

@@ -1,8 +1,9 @@
 -- token_diagnostics: a row is a token of a run, with what the model predicted after it.
 --
 -- `token` stands at `pos`; `true_token` is the one after it, and true_prob, loss and the rest say how well the model, having
--- read up to `token`, foresaw it. The last token of a sequence has no next one: those columns are NULL there. `text` is what
--- char_start and char_end count in: the example's, or the sequence's own where the table prompts has one.
+-- read up to `token`, foresaw it. The last token of a sequence has no next one, and an encoder's tokens (side 'enc') have none:
+-- those columns are NULL there. `text` is what char_start and char_end count in: the example's, or the sequence's own where the
+-- table prompts has one.
 --
 -- upos, lemma and deprel are of the word that `token` begins in; true_upos, true_lemma and true_deprel of the word that
 -- `true_token` begins in, and so the ones that loss and entropy go with. NULL where the data set has no annotated words, and
@@ -11,6 +12,7 @@ SELECT
     t.run_id,
     t.example_id,
     t.seq,
+    t.side,
     t.pos,
     t.token_id,
     t.token,
@@ -48,7 +50,7 @@ SELECT
     r.dtype,
     r.created_at
 FROM tokens AS t
-LEFT JOIN next_token AS p USING (run_id, example_id, seq, pos)
+LEFT JOIN (SELECT *, 'dec' AS side FROM next_token) AS p USING (run_id, example_id, seq, side, pos)
 LEFT JOIN words AS w ON w.run_id = t.run_id AND w.example_id = t.example_id AND w.word_idx = t.word_idx
 LEFT JOIN (
     SELECT a.run_id, a.example_id, a.seq, a.side, a.pos - 1 AS pos, b.upos, b.lemma, b.deprel

@@ -15,6 +15,7 @@ from capture.continuations import Continuation, Continuer
 from capture.data import open_data
 from capture.data.example import Choice, Row, Source
 from capture.jobs import mcq_prompt
+from capture.pairs import Pairing
 from capture.prompts import TEMPLATE, Prompting
 from capture.recheck import recheck
 from warehouse import TraceStore
@@ -221,3 +222,12 @@ def test_braces_in_a_question_are_only_text(tokenizer: PreTrainedTokenizerFast) 
     (example,) = Source("mine", None, None, "mine", lambda: iter([row])).read()
     found = Prompting(tokenizer, "tiny").prompt(example)
     assert found == "What is {choices}?\nChoices:\nA. {question}\nB. x\nAnswer:"
+
+
+def test_a_tokenizer_without_offsets_cannot_be_asked() -> None:
+    class Slow:
+        is_fast = False
+
+    for of in (Prompting, Pairing):
+        with pytest.raises(UsageError, match="fast tokenizer"):
+            of(Slow(), "slow")

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from capture import models
 from capture.batches import Tokenizing, tokenize
 from capture.data import open_data
 from capture.data.example import Row, Source, Word
 from capture.jobs import next_token
 from capture.words import word_indices
 from warehouse import TraceStore
-from warehouse.errors import UsageError
+from warehouse.errors import TracesError, UsageError
 from warehouse.layout import run_dir
 from warehouse.validate import validate
 
@@ -24,9 +25,6 @@ HARBOUR = Path(__file__).parents[1] / "data" / "harbour.conllu"
 
 @pytest.fixture(scope="session")
 def minilm_tokenizer() -> PreTrainedTokenizerFast:
-    from capture import models
-    from warehouse.errors import TracesError
-
     try:
         return AutoTokenizer.from_pretrained(models.packaged("minilm"))
     except TracesError:
@@ -127,3 +125,41 @@ def test_an_annotated_run(tmp_path: Path, load_tiny: Callable) -> None:
             )
             (n,) = joined.fetchone() or (0,)
             assert n > 0.8 * sum(w.start is not None for w in rows)  # the rest begin within a token of another word
+
+
+def test_the_target_of_a_decoder_has_none_of_the_texts_words(tokenizer: PreTrainedTokenizerFast) -> None:
+    words = (Word("1", "a", start=0, end=1), Word("2", "lamp", start=2, end=6))
+    source = Source("d", None, None, "x", lambda: iter([Row("1", "a lamp", {"to": "a boat"}, words=words)]))
+    how = Tokenizing(tokenizer, "enc", None, target_column="to", start_id=0)
+    (found,) = tokenize(source.read(), how)
+    parts = found.sequences[0].parts
+    assert parts["enc"].word_idx.tolist()[0] == 0
+    assert set(parts["enc"].word_idx.tolist()) == {0, 1}
+    assert set(parts["dec"].word_idx.tolist()) == {-1}
+
+
+def test_a_text_that_the_tokenizer_alters_is_said_to_be(
+    tmp_path: Path, make_llama: Callable, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Offsets are those in the text as it is: a word in capitals stands where its tokens, in small letters, say."""
+    from tokenizers import normalizers
+
+    lower = PreTrainedTokenizerFast.from_pretrained(save(tokenizer, tmp_path / "t"))
+    lower.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    loaded = models.Loaded(make_llama(), lower, "lower", None, "cpu", False)
+    texts = ["the lamp was lit", "The Lamp was LIT", "the lämp  was lit"]
+    source = Source("d", None, None, "x", lambda: iter([Row(str(i), t) for i, t in enumerate(texts)]))
+    manifest = next_token.run(loaded, source, next_token.Options(), root=tmp_path, run_id="r")
+    assert manifest.counts.altered == 2
+    store = TraceStore(run_dir(tmp_path, "r"))
+    assert store.query("SELECT altered FROM examples ORDER BY idx").fetchall() == [(False,), (True,), (True,)]
+    assert {c.name: c.passed for c in validate(store.path)}["tokens"]
+    covered = "SELECT string_agg(text[char_start + 1 : char_end], '' ORDER BY pos) FROM tokens JOIN examples USING (example_id) GROUP BY idx ORDER BY idx"
+    assert [t for (t,) in store.query(covered).fetchall()] == texts
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    tokenizer.save_pretrained(folder)
+    return folder

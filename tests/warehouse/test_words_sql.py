@@ -296,3 +296,26 @@ def test_text_is_what_the_offsets_count_in(tmp_path: Path) -> None:
         surprising = ask(wh.connection, find_question("most_surprising_tokens"), {}).df()
         assert list(surprising.before) == ["Q: Why?", "Q:"]
         assert len(ask(wh.connection, find_question("confident_mistakes"), {}).fetchall()) == 2
+
+
+def test_an_encoder_decoders_tokens_have_predictions_on_one_side_only(tmp_path: Path) -> None:
+    keys = {"example_id": "a", "seq": 0}
+    tokens = [keys | {"side": side, "pos": pos, "token": f"{side}{pos}"} for side in ("enc", "dec") for pos in range(3)]
+    predictions = [keys | {"pos": pos, "loss": 1.0 + pos, "true_token": f"dec{pos + 1}"} for pos in range(2)]
+    rows = {"examples": [{"example_id": "a", "text": "x"}], "tokens": tokens, "next_token": predictions}
+    add_run(tmp_path, "r", "next-token", rows)
+    with Warehouse(tmp_path) as wh:
+        found = wh.sql("SELECT side, pos, token, loss FROM token_diagnostics ORDER BY side, pos").fetchall()
+        assert found == [
+            ("dec", 0, "dec0", 1.0),
+            ("dec", 1, "dec1", 2.0),
+            ("dec", 2, "dec2", None),
+            ("enc", 0, "enc0", None),
+            ("enc", 1, "enc1", None),
+            ("enc", 2, "enc2", None),
+        ]
+        for question in ("most_surprising_tokens", "confident_mistakes"):
+            answer = ask(wh.connection, find_question(question), {})
+            assert len(answer.fetchall()) == 2, question
+        counted = ask(wh.connection, find_question("word_starts"), {}).df()
+        assert counted["predictions"].sum() == 2

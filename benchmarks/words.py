@@ -1,0 +1,85 @@
+"""What annotated data costs: reading a treebank into the warehouse, and matching its words with tokens during a capture.
+
+First `traces data prepare ud_ewt`, as a command of its own, against the same command's `--help`. Then next-token captures of 500
+of its sentences with their words (offsets to words, the table `words`) and of the same texts without. SmolLM2.
+
+    python benchmarks/words.py [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from common import DATA, in_turns, record
+
+from capture import models
+from capture.data import open_data
+from capture.data.example import Source
+from capture.jobs import next_token
+
+FILE = DATA / "ud_ewt" / "dev.conllu"
+SENTENCES = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if not FILE.is_file():
+        raise SystemExit(f"this benchmark reads {FILE}, which is not here")
+    with tempfile.TemporaryDirectory() as folder:
+        _prepare(Path(folder), args.rounds)
+        _capture(Path(folder), args.rounds)
+
+
+def _prepare(folder: Path, rounds: int) -> None:
+    command = [sys.executable, "-m", "capture.cli", "data", "prepare"]
+
+    def run(*more: str) -> None:
+        subprocess.run([*command, *more], check=True, capture_output=True, timeout=120)
+
+    mine, other = in_turns(
+        lambda: run("ud_ewt", "--from", str(FILE), "-w", str(folder / "prepared")), lambda: run("--help"), rounds
+    )
+    record(
+        "words#prepare",
+        "`traces data prepare ud_ewt`, 2,001 sentences",
+        "the same command with `--help`",
+        f"{statistics.median(mine):.2f} s",
+        f"{statistics.median(other):.2f} s",
+        f"{statistics.median(mine):.1f} s",
+        "under 5 s",
+    )
+
+
+def _capture(folder: Path, rounds: int) -> None:
+    loaded = models.load("smollm2", device="cpu")
+    annotated = open_data("ud_ewt", None, "validation", str(FILE), "text")
+    plain = Source("plain", None, None, "plain", lambda: (replace(r, words=()) for r in annotated.rows()))
+    options, runs = next_token.Options(limit=SENTENCES), list[str]()
+
+    def capture(source: Source) -> None:
+        runs.append(f"run-{len(runs)}")
+        next_token.run(loaded, source, options, root=folder / "runs", run_id=runs[-1])
+
+    mine, other = in_turns(lambda: capture(annotated), lambda: capture(plain), rounds)
+    ratios = [a / b for a, b in zip(mine, other, strict=True)]
+    record(
+        "words#capture",
+        f"next-token capture of {SENTENCES} sentences with their words",
+        "the same texts without words",
+        f"{statistics.median(mine):.1f} s",
+        f"{statistics.median(other):.1f} s",
+        f"{statistics.median(ratios):.3f} times its time ({min(ratios):.3f} to {max(ratios):.3f} in {rounds} rounds)",
+        "at most 1.05",
+    )
+
+
+if __name__ == "__main__":
+    main()
