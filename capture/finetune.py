@@ -150,12 +150,18 @@ class _Questions:
 def _questions(source: Source, pairing: Pairing, limit: int | None) -> _Questions:
     """Raises UsageError where a question has no answer to learn from."""
     check_questions(source)
-    pairs, answers, truncated, digest = [], [], 0, xxhash.xxh3_128()
+    pairs: list[list[Sequence]] = []
+    answers: list[int] = []
+    truncated, digest = 0, xxhash.xxh3_128()
     for t in pairing.tokenize(islice(source.read(), limit)):
         row = t.example.row
         if row.answer is None:
             raise UsageError(
                 f"{source.origin}: question {row.source_id} has no key, so that nothing can be learnt of it."
+            )
+        if pairs and len(pairs[0]) != len(t.sequences):
+            raise UsageError(
+                f"{source.origin}: question {row.source_id} has another number of choices than those before it."
             )
         pairs.append(t.sequences)
         answers.append(row.answer)

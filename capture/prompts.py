@@ -68,13 +68,14 @@ class Prompting:
         return found
 
     def tokenize(self, examples: Iterable[Example]) -> Iterator[Tokenized]:
-        """Raises UsageError where a prompt is longer than the model may read, or a choice's letter is no token of its own."""
+        """Raises UsageError where a prompt with a choice is longer than the model may read, where a choice has no text, or its
+        letter is no token of its own."""
         alters = altering(self.tokenizer)
         for group in grouped(examples):
-            found = self.sequences([e for _, e in group])
-            for (idx, example), sequences in zip(group, found, strict=True):
-                for s in sequences:
-                    self._check_length(example, s.tokens)
+            asked = [e for _, e in group]
+            for example, found in zip(asked, self.choices(asked), strict=True):
+                self._check(example, found)
+            for (idx, example), sequences in zip(group, self.sequences(asked), strict=True):
                 yield Tokenized(idx, example, sequences, False, alters(self.prompt(example)))
 
     def sequences(self, examples: list[Example]) -> list[list[Sequence]]:
@@ -134,9 +135,15 @@ class Prompting:
     def _joined(self, prompt: str, answer: str) -> str:
         return prompt + ("" if self.chat else " ") + answer
 
-    def _check_length(self, example: Example, tokens: int) -> None:
-        if self.max_len is not None and tokens > self.max_len:
+    def _check(self, example: Example, found: list[Continuation]) -> None:
+        """Raises UsageError where the choices of a question cannot be scored."""
+        where = f"Question {example.row.source_id}"
+        for choice, c in zip(example.row.choices, found, strict=True):
+            if not choice.text.strip() or not 0 < c.start < len(c):
+                raise UsageError(f"{where}: choice {choice.label} has no text that could be scored.")
+        longest = max(map(len, found))
+        if self.max_len is not None and longest > self.max_len:
             raise UsageError(
-                f"Question {example.row.source_id}: its prompt has {tokens} tokens, and {self.name} may read {self.max_len}. A "
-                "prompt is not cut, since its end is where the answer is asked for: see --max-len and --template."
+                f"{where}: its prompt with a choice has {longest} tokens, and {self.name} may read {self.max_len}. A prompt is "
+                "not cut, since its end is where the answer is asked for: see --max-len and --template."
             )

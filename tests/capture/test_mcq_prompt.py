@@ -184,7 +184,7 @@ def test_models_whose_prompts_cannot_be_shared_are_asked_whole() -> None:
         ({"template": "{choices}"}, "{question} 0 times"),
         ({"score": "best"}, "letter, text, byte"),
         ({"chat": True}, "no chat template"),
-        ({"max_len": 12}, "prompt has .* tokens"),
+        ({"max_len": 12}, "prompt with a choice has .* tokens"),
         ({"template": "{question}{choices} Answer"}, None),
     ],
 )
@@ -204,6 +204,13 @@ def test_letters_that_are_no_token_after_the_prompt(tokenizer: PreTrainedTokeniz
     row = Row("1", "Who?", choices=tuple(Choice(x, "text") for x in labels))
     source = Source("mine", None, None, "mine", lambda: iter([row]))
     with pytest.raises(UsageError, match="not one token"):
+        list(Prompting(tokenizer, "tiny").tokenize(source.read()))
+
+
+def test_a_choice_without_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = Row("7", "Who?", choices=(Choice("A", "keeper"), Choice("B", " ")))
+    source = Source("mine", None, None, "mine", lambda: iter([row]))
+    with pytest.raises(UsageError, match="Question 7: choice B has no text"):
         list(Prompting(tokenizer, "tiny").tokenize(source.read()))
 
 
