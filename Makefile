@@ -1,5 +1,6 @@
 # make demo    everything from a fresh checkout to answers on the screen
-# make test    the whole test suite        make check   lint and types        make docs   regenerate what is generated
+# make test    the test suite              make check   lint and types        make docs   regenerate what is generated
+# make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
 # make peers   the recorder against TransformerLens and nnsight, in a virtual environment of theirs
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check docs sweep peers bench clean
+.PHONY: demo test slow check docs notebooks sweep peers bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
@@ -28,7 +29,10 @@ demo: $(READY)
 	$(BIN)/traces sql --run calibration --set run=demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow" -n 2
+
+slow: $(READY)
+	$(BIN)/pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -38,6 +42,9 @@ check: $(READY)
 docs: $(READY)
 	$(BIN)/python -m warehouse.schema docs > docs/tables.md
 	$(BIN)/typer capture.cli utils docs --name traces --output docs/cli.md
+
+notebooks: $(READY)
+	TRACES_HOME=$(CURDIR)/runs/notebooks $(BIN)/python tests/test_notebooks.py
 
 sweep: $(READY)
 	$(BIN)/python tests/sweep.py

@@ -197,6 +197,8 @@ def _train(
     report: Report,
 ) -> list[dict[str, float]]:
     """Trains the model, goes back to its best epoch, and returns what was measured on the way."""
+    if options.gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     steps = math.ceil(len(questions) / options.batch_size)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -204,14 +206,13 @@ def _train(
         learning_rate=options.lr,
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=options.batch_size,
-        gradient_checkpointing=options.gradient_checkpointing,
         seed=options.seed,
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
-        logging_steps=max(1, steps // _LOGS_AN_EPOCH),
+        logging_strategy="no",  # _Watch says when
         report_to="none",
         disable_tqdm=True,
         use_cpu=loaded.model.device.type == "cpu",
@@ -226,7 +227,7 @@ def _train(
         eval_dataset=held,
         data_collator=lambda rows: _collate(rows, padding_id(loaded.model)),
         compute_metrics=_accuracy,
-        callbacks=[_Watch(report)],
+        callbacks=[_Watch(report, steps)],
     )
     trainer.remove_callback(PrinterCallback)
     done = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
@@ -261,16 +262,17 @@ class _Trainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    def __init__(self, report: Report) -> None:
-        self._report, self._accuracy = report, None
+    """Reports every step, and has what was counted logged some times an epoch, anew with each, as after a kill."""
+
+    def __init__(self, report: Report, steps: int) -> None:
+        self._report, self._steps, self._every = report, steps, max(1, steps // _LOGS_AN_EPOCH)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        done = state.global_step % self._steps  # 0 at the end of an epoch
+        control.should_log = done == 0 or (done % self._every == 0 and done + self._every <= self._steps)
         loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
         accuracy = next((row["eval_accuracy"] for row in reversed(state.log_history) if "eval_accuracy" in row), None)
         self._report(Step(state.global_step, state.max_steps, state.epoch or 0.0, loss, accuracy))
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        control.should_log = True  # what is counted starts anew with every epoch, as after a kill
 
 
 def _collate(rows: Iterable[tuple[list[Sequence], int]], pad_id: int) -> dict[str, torch.Tensor]:

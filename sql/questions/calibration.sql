@@ -2,7 +2,7 @@
 -- run: the run asked about
 -- needs: next_token
 SELECT
-    least(floor(pred_prob * 10), 9) / 10 AS from_prob,
+    least(floor(pred_prob::DOUBLE * 10), 9) / 10 AS from_prob,
     count(*) AS predictions,
     round(avg(pred_prob), 3) AS mean_prob,
     round(avg(CAST(correct AS INTEGER)), 3) AS accuracy,

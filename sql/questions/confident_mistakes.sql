@@ -11,9 +11,9 @@ SELECT
     p.example_id,
     p.pos
 FROM next_token AS p
-JOIN (SELECT * FROM tokens WHERE side = 'dec') AS t USING (run_id, example_id, seq, pos)
+JOIN tokens AS t USING (run_id, example_id, seq, pos)
 JOIN examples AS e USING (run_id, example_id)
 LEFT JOIN prompts AS s USING (run_id, example_id, seq)
-WHERE p.run_id = getvariable('run') AND NOT p.correct
+WHERE p.run_id = getvariable('run') AND t.side = 'dec' AND NOT p.correct
 ORDER BY p.pred_prob DESC, p.example_id, p.pos
 LIMIT 20;

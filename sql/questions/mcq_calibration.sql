@@ -2,7 +2,7 @@
 -- run: the multiple-choice run asked about
 -- needs: mcq_predictions
 SELECT
-    least(floor(pred_prob * 10), 9) / 10 AS from_prob,
+    least(floor(pred_prob::DOUBLE * 10), 9) / 10 AS from_prob,
     count(*) AS questions,
     round(avg(pred_prob), 3) AS mean_prob,
     round(avg(CAST(is_correct AS INTEGER)), 3) AS accuracy,

@@ -8,10 +8,10 @@ SELECT
     round(exp(avg(p.loss)), 2) AS perplexity,
     round(avg(CAST(p.correct AS INTEGER)), 3) AS accuracy
 FROM next_token AS p
-JOIN (SELECT * FROM tokens WHERE side = 'dec') AS here USING (run_id, example_id, seq, pos)
+JOIN tokens AS here USING (run_id, example_id, seq, pos)
 JOIN tokens AS after
     ON after.run_id = p.run_id AND after.example_id = p.example_id AND after.seq = p.seq AND after.pos = p.pos + 1
-    AND after.side = 'dec'
-WHERE p.run_id = getvariable('run')
+    AND after.side = here.side
+WHERE p.run_id = getvariable('run') AND here.side = 'dec'
 GROUP BY true_token_is
 ORDER BY true_token_is;

@@ -53,7 +53,7 @@ SELECT
     any_value(CASE WHEN s.n > 0 THEN s.n_correct / s.n END) AS accuracy,
     quantile_cont(s.accuracy, 0.025) AS low,
     quantile_cont(s.accuracy, 0.975) AS high,
-    any_value(s.chance) AS chance,
+    any_value(round(s.chance, 9)) AS chance,
     any_value(s.mean_confidence) AS mean_confidence,
     any_value(r.untrained) AS untrained
 FROM resampled AS s

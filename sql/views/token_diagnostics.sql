@@ -50,13 +50,14 @@ SELECT
     r.dtype,
     r.created_at
 FROM tokens AS t
-LEFT JOIN (SELECT *, 'dec' AS side FROM next_token) AS p USING (run_id, example_id, seq, side, pos)
+LEFT JOIN next_token AS p
+    ON p.run_id = t.run_id AND p.example_id = t.example_id AND p.seq = t.seq AND p.pos = t.pos AND t.side = 'dec'
 LEFT JOIN words AS w ON w.run_id = t.run_id AND w.example_id = t.example_id AND w.word_idx = t.word_idx
 LEFT JOIN (
     SELECT a.run_id, a.example_id, a.seq, a.side, a.pos - 1 AS pos, b.upos, b.lemma, b.deprel
     FROM tokens AS a
     JOIN words AS b USING (run_id, example_id, word_idx)
 ) AS n ON n.run_id = t.run_id AND n.example_id = t.example_id AND n.seq = t.seq AND n.side = t.side AND n.pos = t.pos
-JOIN examples AS e USING (run_id, example_id)
+JOIN examples AS e ON e.run_id = t.run_id AND e.example_id = t.example_id
 LEFT JOIN prompts AS s ON s.run_id = t.run_id AND s.example_id = t.example_id AND s.seq = t.seq
-JOIN runs AS r USING (run_id)
+JOIN runs AS r ON r.run_id = t.run_id

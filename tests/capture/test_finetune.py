@@ -164,8 +164,19 @@ def test_checkpoints_hold_no_pickle_that_is_read(tmp_path: Path, base: str, monk
 
 def test_gradient_checkpointing_computes_the_same(tmp_path: Path, base: str) -> None:
     plain = trained(base, tmp_path / "a", tmp_path / "runs", run_id="a")
-    less = trained(base, tmp_path / "b", tmp_path / "runs", replace(OPTIONS, gradient_checkpointing=True), run_id="b")
+    loaded = models.load(base, head="multiple-choice", device="cpu", seed=OPTIONS.seed)
+    options, seen = replace(OPTIONS, gradient_checkpointing=True), []
+    less = finetune(
+        loaded,
+        colours("train", 16),
+        colours("validation", 10),
+        options,
+        out=tmp_path / "b",
+        root=tmp_path / "runs",
+        report=lambda _: seen.append(loaded.model.is_gradient_checkpointing and loaded.model.training),
+    )
     assert plain.model.weights_hash == less.model.weights_hash
+    assert all(seen) and len(seen) == 12
 
 
 def test_what_is_in_the_way(tmp_path: Path, base: str, load_tiny: Callable) -> None:
