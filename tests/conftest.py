@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers beside each other: more threads would only wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-import synthetic
 
 from warehouse import Warehouse, layout, schema
 
 TOP = Path(__file__).parents[2]
-DATA = TOP / "tests" / "data"
-
-
-@pytest.fixture(scope="module")
-def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_tiny: Callable) -> Path:
-    """A warehouse with rows in every table, captured but for `training`, which is written down."""
-    from capture.data import open_data
-    from capture.jobs import mcq_prompt, next_token
-
-    root = tmp_path_factory.mktemp("every") / "runs"
-    shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(root, "llama"))
-    for data, file, kind in (
-        ("ud_ewt", "harbour.conllu", next_token),
-        ("go_emotions", "emotions.tsv", next_token),
-        ("csqa", "questions.jsonl", mcq_prompt),
-    ):
-        source = open_data(data, None, "validation", str(DATA / file), "text")
-        kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
-    synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
-    return root
 
 
 def test_the_migrations_add_up_to_what_the_schema_says() -> None:

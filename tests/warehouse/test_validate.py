@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +58,15 @@ def overwrite(folder: Path, tensor: str, row: int, values: np.ndarray) -> None:
 def test_a_sound_run_passes(tiny_root: Path) -> None:
     for run in ("gpt2", "llama"):
         checks = list(validate(run_dir(tiny_root, run)))
-        assert [c for c in checks if c.passed is not True] == []
-        assert len(checks) == 12
+        assert [c.name for c in checks if c.passed is not True] == ["words", "multiple choice"]
+        assert len(checks) == 14
+
+
+def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
+    for run, checked in (("ud_ewt", "words"), ("go_emotions", "keys"), ("csqa", "multiple choice")):
+        checks = {c.name: c.passed for c in validate(run_dir(every_table, run))}
+        assert False not in checks.values()
+        assert checks[checked]
 
 
 def test_one_altered_bit_of_a_tensor_is_found_and_named(folder: Path) -> None:
@@ -155,3 +163,47 @@ def test_a_manifest_with_other_shapes_is_found(folder: Path) -> None:
     manifest["sites"][0]["row_shape"] = [31]
     (folder / "run.json").write_text(json.dumps(manifest))
     assert "not F32 (T, (31,))" in failed(folder)["shapes"]
+
+
+def first(values: list, wanted: Callable[[object], bool] = lambda v: v is not None) -> int:
+    return next(i for i, v in enumerate(values) if wanted(v))
+
+
+@pytest.mark.parametrize(
+    ("run", "table", "change", "check", "finding"),
+    [
+        ("ud_ewt", "words", lambda c: c["form"].__setitem__(0, "other"), "words", "a word that is not what stands"),
+        ("ud_ewt", "words", lambda c: c["head"].__setitem__(first(c["head"]), 99), "words", "none of its sentence"),
+        ("ud_ewt", "tokens", lambda c: c["word_idx"].__setitem__(0, 5), "words", "no character of its word"),
+        ("ud_ewt", "tokens", lambda c: c["word_idx"].__setitem__(0, None), "words", "of no word, with a character"),
+        ("go_emotions", "labels", lambda c: [v.append(v[-1]) for v in c.values()], "keys", "two rows"),
+        ("csqa", "choices", lambda c: c["prob"].__setitem__(0, 0.9), "multiple choice", "don't sum to 1"),
+        ("csqa", "choices", lambda c: c["logit"].__setitem__(0, 99.0), "multiple choice", "highest score|softmax"),
+        (
+            "csqa",
+            "choices",
+            lambda c: c["is_pred"].__setitem__(c["is_pred"].index(True), False),
+            "multiple choice",
+            "don't mark",
+        ),
+        (
+            "csqa",
+            "mcq_predictions",
+            lambda c: c["is_correct"].__setitem__(0, None),
+            "multiple choice",
+            "marked wrongly",
+        ),
+        ("csqa", "mcq_predictions", lambda c: c["entropy"].__setitem__(0, 0.01), "multiple choice", "entropy"),
+        ("csqa", "mcq_predictions", lambda c: c["pred_label"].__setitem__(0, "X"), "multiple choice", "a letter"),
+        ("csqa", "prompts", lambda c: c["text"].__setitem__(0, "other"), "tokens", "outside the text|not what stands"),
+    ],
+)
+def test_annotations_and_answers_that_contradict_are_found(
+    every_table: Path, tmp_path: Path, run: str, table: str, change, check: str, finding: str
+) -> None:
+    folder = tmp_path / f"run_id={run}"
+    shutil.copytree(run_dir(every_table, run), folder)
+    edit(folder, table, change)
+    found = failed(folder)
+    assert check in found, found
+    assert re.search(finding, found[check]), found[check]

@@ -1,0 +1,33 @@
+"""What the tests of traces at rest share: a warehouse with rows in every table."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from warehouse import layout
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_tiny: Callable) -> Path:
+    """A warehouse with rows in every table, captured but for `training`, which is written down."""
+    from capture.data import open_data
+    from capture.jobs import mcq_prompt, next_token
+
+    root = tmp_path_factory.mktemp("every") / "runs"
+    shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(root, "llama"))
+    for data, file, kind in (
+        ("ud_ewt", "harbour.conllu", next_token),
+        ("go_emotions", "emotions.tsv", next_token),
+        ("csqa", "questions.jsonl", mcq_prompt),
+    ):
+        source = open_data(data, None, "validation", str(DATA / file), "text")
+        kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
+    synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
+    return root
