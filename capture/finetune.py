@@ -28,7 +28,7 @@ from capture.anatomy import Anatomy, examine
 from capture.batches import Sequence
 from capture.body import padding_id
 from capture.data.example import Source
-from capture.job import default_name, model_info
+from capture.describe import default_name, model_info
 from capture.multiple_choice import check_questions
 from capture.pairs import Pairing
 from capture.versions import versions

@@ -7,39 +7,34 @@ it gives as a function from a batch and its recording to tables; `capture/jobs/`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
-import xxhash
 
-from capture import batches, models
+from capture import batches, describe, models
 from capture.anatomy import Anatomy, Stack, examine
 from capture.batches import Batch, Sequencing, Tokenizing
-from capture.body import vocabulary_size
 from capture.data.example import Source
 from capture.derive import given_error, tolerance
-from capture.listen import eager, implementation
+from capture.listen import eager
 from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
 from capture.record import DtypeOutgrown, Recorder, Recording, store_dtype
 from capture.rows import Rows
-from capture.versions import versions
-from warehouse import heads, layout, sites
+from warehouse import heads, sites
 from warehouse import writer as traces
 from warehouse.blobs import DTYPES
 from warehouse.errors import UsageError
-from warehouse.manifest import Counts, DataInfo, LayerAttention, Manifest, ModelInfo, SiteInfo, StackInfo
-from warehouse.schema import SCHEMA_VERSION
+from warehouse.manifest import Manifest
 from warehouse.sites import Key
-from warehouse.writer import Published, RunWriter
+from warehouse.writer import RunWriter
 
 _SHARD_TOKENS = 1 << 16
 """Most tokens between two points from which a capture can go on, however little is stored for each."""
@@ -117,6 +112,49 @@ class Job:
     """Of the finished tables in a folder, nats; None for a kind without predictions."""
     refusal: Callable[[Progress], str | None] = field(default=lambda _: None)
     """Why what was read makes no run, if so."""
+    around: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    """What has to be open while batches go through the model."""
+
+
+class Run(Protocol):
+    """Captures one run, or goes on with it where it was interrupted, and publishes it.
+
+    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
+    """
+
+    def __call__(
+        self,
+        loaded: models.Loaded,
+        source: Source,
+        options: Any,
+        *,
+        root: Path,
+        run_id: str | None = None,
+        report: Report = no_report,
+    ) -> Manifest: ...
+
+
+class Forecast(Protocol):
+    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
+
+    def __call__(self, loaded: models.Loaded, source: Source, options: Any) -> list[str]: ...
+
+
+def of_kind(prepared: Callable[[models.Loaded, Source, Any], Job]) -> tuple[Run, Forecast]:
+    """`run` and `forecast` of a kind of capture; its module says which job model, data and options make."""
+
+    def run_kind(
+        loaded: models.Loaded,
+        source: Source,
+        options: Any,
+        *,
+        root: Path,
+        run_id: str | None = None,
+        report: Report = no_report,
+    ) -> Manifest:
+        return _run(prepared(loaded, source, options), root, run_id, report)
+
+    return run_kind, lambda loaded, source, options: _forecast(prepared(loaded, source, options))
 
 
 def prepare(
@@ -130,6 +168,7 @@ def prepare(
     refusal: Callable[[Progress], str | None] = lambda _: None,
     anatomy: Anatomy | None = None,
     sequencing: Sequencing | None = None,
+    around: AbstractContextManager[Any] | None = None,
 ) -> Job:
     """Looks at the model and resolves what is to be stored. `sequencing`: how examples become sequences; left out, their texts
     do. Raises UsageError where they don't go together."""
@@ -142,18 +181,28 @@ def prepare(
     chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides)
     if chosen.eager:
         _check_given(loaded, anatomy)
-    return Job(kind, loaded, anatomy, source, options, chosen, store, sequencing, rows, tables, mean_loss, refusal)
+    return Job(
+        kind,
+        loaded,
+        anatomy,
+        source,
+        options,
+        chosen,
+        store,
+        sequencing,
+        rows,
+        tables,
+        mean_loss,
+        refusal,
+        around or nullcontext(),
+    )
 
 
-def run(job: Job, *, root: Path, run_id: str | None = None, report: Report = no_report) -> Manifest:
-    """Captures one run, or goes on with it where it was interrupted, and publishes it.
-
-    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
-    """
-    with eager(job.loaded.model) if job.plan.eager else nullcontext():
-        model = model_info(job.loaded, job.anatomy)
-        identity = _identity(job, model)
-        run_id = run_id or default_name(job.loaded.name, job.source, identity)
+def _run(job: Job, root: Path, run_id: str | None, report: Report) -> Manifest:
+    with job.around, eager(job.loaded.model) if job.plan.eager else nullcontext():
+        model = describe.model_info(job.loaded, job.anatomy)
+        identity = describe.identity(job, model)
+        run_id = run_id or describe.default_name(job.loaded.name, job.source, identity)
         with ExitStack() as stack:
             table = stack.enter_context(heads.HeadTable(run_id)) if job.plan.heads else None
             writer = stack.enter_context(RunWriter(root, run_id, identity))
@@ -161,11 +210,10 @@ def run(job: Job, *, root: Path, run_id: str | None = None, report: Report = no_
             if reason := _refusal(job, progress):
                 writer.discard()
                 raise UsageError(f"{job.source.origin}: {reason}")
-            return writer.publish(lambda published: _manifest(job, published, model, progress, data_hash))
+            return writer.publish(lambda published: describe.manifest(job, published, model, progress, data_hash))
 
 
-def forecast(job: Job) -> list[str]:
-    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
+def _forecast(job: Job) -> list[str]:
     n, lengths = 0, list[Mapping[str, int]]()
     for t in job.sequencing.tokenize(islice(job.source.read(), job.options.limit)):
         n += 1
@@ -179,14 +227,6 @@ def forecast(job: Job) -> list[str]:
         f"tensors: {', '.join(names) or 'none'}, {size / 1e6:,.1f} MB as {job.store}",
         *(f"not there: {site}: {reason}" for site, reason in job.plan.missing.items()),
     ]
-
-
-def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
-    """`smollm2-wikitext2-validation-a1b2`: the same for the same capture, so that running it again goes on with it."""
-    digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
-    words = [Path(model).name.removesuffix(".gguf"), source.dataset, *([source.split] if source.split else []), digest]
-    name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
-    return layout.check_run_name(name.strip("-.")[:100])
 
 
 def max_len(loaded: models.Loaded, options: Options) -> int | None:
@@ -354,132 +394,3 @@ def _refusal(job: Job, progress: Progress) -> str | None:
     if not progress.tokens:
         return "there is no text in it."
     return job.refusal(progress)
-
-
-# -- the manifest ------------------------------------------------------------------------------------------------------
-
-
-def model_info(loaded: models.Loaded, anatomy: Anatomy) -> ModelInfo:
-    """What the manifest says of a model."""
-    main = anatomy.main
-    encoder = anatomy.stacks.get("enc") if main.side == "dec" else None
-    return ModelInfo(
-        **stack_info(main, loaded.model.dtype).model_dump(),
-        name=loaded.name,
-        revision=loaded.revision,
-        architecture=type(loaded.model).__name__,
-        weights_hash=models.weights_hash(loaded.model),
-        tokenizer_hash=models.tokenizer_hash(loaded.tokenizer),
-        dtype=loaded.dtype,
-        device=loaded.device,
-        attn_implementation=implementation(loaded.model),
-        trust_remote_code=loaded.trust_remote_code,
-        untrained=list(loaded.untrained),
-        vocab_size=vocabulary_size(loaded.model),
-        window=loaded.window,
-        side="dec" if main.side == "dec" else "enc",
-        encoder=stack_info(encoder, loaded.model.dtype) if encoder is not None else None,
-    )
-
-
-def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
-    """What the manifest says of a stack."""
-    shapes = [stack.layers[i].shapes for i in stack.attention_layers]
-    first = shapes[0] if shapes else {}
-    heads_of, none = first.get("q", first.get("attn", (0,))), (0, 0)
-
-    def formulas(one: Callable[[int], LayerAttention | None], there: bool) -> list[LayerAttention | None] | None:
-        return [one(i) for i in range(len(stack.layers))] if there else None
-
-    cross = any("cross.attn" in layer.shapes for layer in stack.layers)
-    return StackInfo(
-        n_layers=len(stack.layers),
-        d_model=stack.width[-1],
-        n_heads=heads_of[0],
-        n_kv_heads=first.get("k", none)[0],
-        d_head=first.get("q", none)[1],
-        d_value=first.get("v", none)[1],
-        convention="post-norm" if stack.post_norm else "pre-norm",
-        parallel=any(layer.parallel for layer in stack.layers),
-        final_norm=stack.final_norm,
-        causal=stack.causal,
-        attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
-        cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),
-        attention_error=stack.attention_error if stack.registered else None,
-        attention_tolerance=tolerance(dtype) if stack.registered else None,
-        missing=dict(stack.missing),
-    )
-
-
-def _identity(job: Job, model: ModelInfo) -> dict[str, Any]:
-    """What makes two captures the same one, so that the second goes on where the first stopped. Where model and data were
-    read from is no part of it; what they hold is."""
-    source = job.source
-    return {
-        "kind": job.kind,
-        "schema_version": SCHEMA_VERSION,
-        "model": model.model_dump(
-            include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
-        ),
-        "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
-        "options": asdict(job.options),
-        "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
-    }
-
-
-def _manifest(job: Job, published: Published, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
-    source, mean_loss = job.source, job.mean_loss(published.folder)
-    return Manifest(
-        run_id=progress.run_id,
-        kind=job.kind,
-        parents=_parents(job.loaded, model),
-        created_at=published.created_at,
-        seconds=published.seconds,
-        model=model,
-        data=DataInfo(
-            dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
-        ),
-        options=asdict(job.options),
-        store_dtype=job.store,
-        sites=_site_infos(job, published.promoted),
-        counts=Counts(
-            examples=progress.examples,
-            sequences=progress.sequences,
-            tokens=progress.tokens,
-            predictions=published.rows["next_token"],
-            truncated=progress.truncated,
-            altered=progress.altered,
-            rows=published.rows,
-        ),
-        bytes=sum(f.bytes for f in published.files),
-        files=published.files,
-        versions=versions(),
-        mean_loss=mean_loss,
-        perplexity=None if mean_loss is None else math.exp(mean_loss),
-    )
-
-
-def _parents(loaded: models.Loaded, model: ModelInfo) -> list[str]:
-    """The run that fine-tuned the model, where its weights are still the ones that came out of it."""
-    made = loaded.finetuned
-    return [made.run_id] if made is not None and made.weights_hash == model.weights_hash else []
-
-
-def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
-    groups: dict[tuple[str, str, tuple[int, ...]], list[Key]] = {}
-    for key, spec in job.plan.stored.items():
-        groups.setdefault((key.side, key.site, spec.row_shape), []).append(key)
-    return [
-        SiteInfo.model_validate(
-            {
-                "side": side,
-                "site": site,
-                "layers": [k.layer for k in keys],
-                "rows": sites.row_kind(site, job.anatomy.stacks[side].causal),
-                "row_shape": list(shape),
-                "dtype": job.store,
-                "promoted": {n: promoted[n] for n in (layout.tensor_name(*k) for k in keys) if n in promoted},
-            }
-        )
-        for (side, site, shape), keys in groups.items()
-    ]

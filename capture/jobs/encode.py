@@ -3,40 +3,19 @@ predictions don't matter, and for an encoder-decoder's encoder, or both its side
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from capture import job, models
 from capture.data.example import Source
-from capture.job import Options, Report, no_report
+from capture.job import Options
 from capture.rows import Rows
-from warehouse.manifest import Manifest
 
 KIND = "encode"
 
 __all__ = ["KIND", "Options", "forecast", "run"]
 
 
-def run(
-    loaded: models.Loaded,
-    source: Source,
-    options: Options,
-    *,
-    root: Path,
-    run_id: str | None = None,
-    report: Report = no_report,
-) -> Manifest:
-    """Captures one run, or goes on with it where it was interrupted, and publishes it.
-
-    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
-    """
-    return job.run(_prepared(loaded, source, options), root=root, run_id=run_id, report=report)
-
-
-def forecast(loaded: models.Loaded, source: Source, options: Options) -> list[str]:
-    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
-    return job.forecast(_prepared(loaded, source, options))
-
-
 def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
     rows = Rows(loaded.tokenizer)
     return job.prepare(KIND, loaded, source, options, rows, lambda _batch, _recording: {}, lambda _folder: None)
+
+
+run, forecast = job.of_kind(_prepared)

@@ -4,7 +4,6 @@ a pair. Tensors are of every pair, `seq` being the choice."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,43 +15,19 @@ from capture.batches import Batch, Sequencing
 from capture.body import padding_id
 from capture.choice_head import ChoiceHead
 from capture.data.example import Source
-from capture.job import Options, Report, no_report
+from capture.job import Options
 from capture.multiple_choice import Scores, check_questions, tables
 from capture.pairs import Pairing
 from capture.record import Recording
 from capture.rows import Rows
 from warehouse.errors import UsageError
-from warehouse.manifest import Manifest
 
 KIND = "mcq-encoder"
 
 __all__ = ["KIND", "Options", "forecast", "run"]
 
 
-def run(
-    loaded: models.Loaded,
-    source: Source,
-    options: Options,
-    *,
-    root: Path,
-    run_id: str | None = None,
-    report: Report = no_report,
-) -> Manifest:
-    """Captures one run, or goes on with it where it was interrupted, and publishes it.
-
-    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
-    """
-    prepared, head = _prepared(loaded, source, options)
-    with head:
-        return job.run(prepared, root=root, run_id=run_id, report=report)
-
-
-def forecast(loaded: models.Loaded, source: Source, options: Options) -> list[str]:
-    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
-    return job.forecast(_prepared(loaded, source, options)[0])
-
-
-def _prepared(loaded: models.Loaded, source: Source, options: Options) -> tuple[job.Job, ChoiceHead]:
+def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
     check_questions(source)
     anatomy = examine(loaded.model)
     body = anatomy.body
@@ -77,7 +52,7 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> tuple[
             found[s.example.example_id].append(logit)  # in the order of the choices: they are not parted
         return tables(list(asked.values()), [Scores(np.asarray(x, np.float32)) for x in found.values()], "head")
 
-    prepared = job.prepare(
+    return job.prepare(
         KIND,
         loaded,
         source,
@@ -87,5 +62,8 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> tuple[
         lambda _folder: None,
         anatomy=anatomy,
         sequencing=Sequencing(pairing.tokenize, ("enc",), pairing.max_len, together=True),
+        around=head,
     )
-    return prepared, head
+
+
+run, forecast = job.of_kind(_prepared)

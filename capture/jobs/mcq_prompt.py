@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +22,11 @@ from capture.continuations import Continuation, Continuer
 from capture.data.example import Example, Source
 from capture.diagnostics import next_token_diagnostics
 from capture.head import Head
-from capture.job import Report, no_report
 from capture.multiple_choice import Scores, check_questions, tables
 from capture.prompts import TEMPLATE, Prompting
 from capture.record import Recording
 from capture.rows import Rows
 from warehouse.errors import UsageError
-from warehouse.manifest import Manifest
 
 KIND = "mcq-prompt"
 SCORES = ("letter", "text", "byte")
@@ -41,27 +38,6 @@ class Options(job.Options):
     """What decides: the letter's logit, the text's log-probability, or that by byte."""
     template: str = TEMPLATE
     chat: bool = False
-
-
-def run(
-    loaded: models.Loaded,
-    source: Source,
-    options: Options,
-    *,
-    root: Path,
-    run_id: str | None = None,
-    report: Report = no_report,
-) -> Manifest:
-    """Captures one run, or goes on with it where it was interrupted, and publishes it.
-
-    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
-    """
-    return job.run(_prepared(loaded, source, options), root=root, run_id=run_id, report=report)
-
-
-def forecast(loaded: models.Loaded, source: Source, options: Options) -> list[str]:
-    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
-    return job.forecast(_prepared(loaded, source, options))
 
 
 def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
@@ -86,6 +62,9 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
         anatomy=scorer.anatomy,
         sequencing=sequencing,
     )
+
+
+run, forecast = job.of_kind(_prepared)
 
 
 class Scorer:

@@ -18,12 +18,11 @@ from capture.body import vocabulary_size
 from capture.data.example import Source
 from capture.diagnostics import next_token_diagnostics
 from capture.head import Head
-from capture.job import Progress, Report, no_report
+from capture.job import Progress
 from capture.record import Recording
 from capture.rows import Rows
 from warehouse import layout
 from warehouse.errors import UsageError
-from warehouse.manifest import Manifest
 from warehouse.quoting import sql_path
 
 KIND = "next-token"
@@ -32,27 +31,6 @@ KIND = "next-token"
 @dataclass(frozen=True)
 class Options(job.Options):
     top_k: int = 5
-
-
-def run(
-    loaded: models.Loaded,
-    source: Source,
-    options: Options,
-    *,
-    root: Path,
-    run_id: str | None = None,
-    report: Report = no_report,
-) -> Manifest:
-    """Captures one run, or goes on with it where it was interrupted, and publishes it.
-
-    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
-    """
-    return job.run(_prepared(loaded, source, options), root=root, run_id=run_id, report=report)
-
-
-def forecast(loaded: models.Loaded, source: Source, options: Options) -> list[str]:
-    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
-    return job.forecast(_prepared(loaded, source, options))
 
 
 def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
@@ -84,6 +62,9 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
         return {"next_token": rows.next_token(batch.sequences, found)}
 
     return job.prepare(KIND, loaded, source, options, rows, tables, _mean_loss, _refusal, anatomy)
+
+
+run, forecast = job.of_kind(_prepared)
 
 
 def _refusal(progress: Progress) -> str | None:

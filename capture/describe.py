@@ -1,0 +1,162 @@
+"""What a capture says of itself: what makes it the same as another, its name if it is given none, and its manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+
+from capture import models
+from capture.anatomy import Anatomy, Stack
+from capture.body import vocabulary_size
+from capture.data.example import Source
+from capture.derive import tolerance
+from capture.listen import implementation
+from capture.versions import versions
+from warehouse import layout, sites
+from warehouse.manifest import Counts, DataInfo, LayerAttention, Manifest, ModelInfo, SiteInfo, StackInfo
+from warehouse.schema import SCHEMA_VERSION
+from warehouse.sites import Key
+from warehouse.writer import Published
+
+if TYPE_CHECKING:
+    from capture.job import Job, Progress
+
+
+def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
+    """`smollm2-wikitext2-validation-a1b2`: the same for the same capture, so that running it again goes on with it."""
+    digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
+    words = [Path(model).name.removesuffix(".gguf"), source.dataset, *([source.split] if source.split else []), digest]
+    name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
+    return layout.check_run_name(name.strip("-.")[:100])
+
+
+def model_info(loaded: models.Loaded, anatomy: Anatomy) -> ModelInfo:
+    """What the manifest says of a model."""
+    main = anatomy.main
+    encoder = anatomy.stacks.get("enc") if main.side == "dec" else None
+    return ModelInfo(
+        **stack_info(main, loaded.model.dtype).model_dump(),
+        name=loaded.name,
+        revision=loaded.revision,
+        architecture=type(loaded.model).__name__,
+        weights_hash=models.weights_hash(loaded.model),
+        tokenizer_hash=models.tokenizer_hash(loaded.tokenizer),
+        dtype=loaded.dtype,
+        device=loaded.device,
+        attn_implementation=implementation(loaded.model),
+        trust_remote_code=loaded.trust_remote_code,
+        untrained=list(loaded.untrained),
+        vocab_size=vocabulary_size(loaded.model),
+        window=loaded.window,
+        side="dec" if main.side == "dec" else "enc",
+        encoder=stack_info(encoder, loaded.model.dtype) if encoder is not None else None,
+    )
+
+
+def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
+    """What the manifest says of a stack."""
+    shapes = [stack.layers[i].shapes for i in stack.attention_layers]
+    first = shapes[0] if shapes else {}
+    heads_of, none = first.get("q", first.get("attn", (0,))), (0, 0)
+
+    def formulas(one: Callable[[int], LayerAttention | None], there: bool) -> list[LayerAttention | None] | None:
+        return [one(i) for i in range(len(stack.layers))] if there else None
+
+    cross = any("cross.attn" in layer.shapes for layer in stack.layers)
+    return StackInfo(
+        n_layers=len(stack.layers),
+        d_model=stack.width[-1],
+        n_heads=heads_of[0],
+        n_kv_heads=first.get("k", none)[0],
+        d_head=first.get("q", none)[1],
+        d_value=first.get("v", none)[1],
+        convention="post-norm" if stack.post_norm else "pre-norm",
+        parallel=any(layer.parallel for layer in stack.layers),
+        final_norm=stack.final_norm,
+        causal=stack.causal,
+        attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
+        cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),
+        attention_error=stack.attention_error if stack.registered else None,
+        attention_tolerance=tolerance(dtype) if stack.registered else None,
+        missing=dict(stack.missing),
+    )
+
+
+def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
+    """What makes two captures the same one, so that the second goes on where the first stopped. Where model and data were
+    read from is no part of it; what they hold is."""
+    source = job.source
+    return {
+        "kind": job.kind,
+        "schema_version": SCHEMA_VERSION,
+        "model": model.model_dump(
+            include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
+        ),
+        "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
+        "options": asdict(job.options),
+        "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
+    }
+
+
+def manifest(job: Job, published: Published, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
+    source, mean_loss = job.source, job.mean_loss(published.folder)
+    return Manifest(
+        run_id=progress.run_id,
+        kind=job.kind,
+        parents=_parents(job.loaded, model),
+        created_at=published.created_at,
+        seconds=published.seconds,
+        model=model,
+        data=DataInfo(
+            dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
+        ),
+        options=asdict(job.options),
+        store_dtype=job.store,
+        sites=_site_infos(job, published.promoted),
+        counts=Counts(
+            examples=progress.examples,
+            sequences=progress.sequences,
+            tokens=progress.tokens,
+            predictions=published.rows["next_token"],
+            truncated=progress.truncated,
+            altered=progress.altered,
+            rows=published.rows,
+        ),
+        bytes=sum(f.bytes for f in published.files),
+        files=published.files,
+        versions=versions(),
+        mean_loss=mean_loss,
+        perplexity=None if mean_loss is None else math.exp(mean_loss),
+    )
+
+
+def _parents(loaded: models.Loaded, model: ModelInfo) -> list[str]:
+    """The run that fine-tuned the model, where its weights are still the ones that came out of it."""
+    made = loaded.finetuned
+    return [made.run_id] if made is not None and made.weights_hash == model.weights_hash else []
+
+
+def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
+    groups: dict[tuple[str, str, tuple[int, ...]], list[Key]] = {}
+    for key, spec in job.plan.stored.items():
+        groups.setdefault((key.side, key.site, spec.row_shape), []).append(key)
+    return [
+        SiteInfo.model_validate(
+            {
+                "side": side,
+                "site": site,
+                "layers": [k.layer for k in keys],
+                "rows": sites.row_kind(site, job.anatomy.stacks[side].causal),
+                "row_shape": list(shape),
+                "dtype": job.store,
+                "promoted": {n: promoted[n] for n in (layout.tensor_name(*k) for k in keys) if n in promoted},
+            }
+        )
+        for (side, site, shape), keys in groups.items()
+    ]
