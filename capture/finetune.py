@@ -32,7 +32,7 @@ from capture.describe import default_name, model_info
 from capture.multiple_choice import check_questions
 from capture.pairs import Pairing
 from capture.versions import versions
-from warehouse.errors import TracesError, UsageError
+from warehouse.errors import RunTaken, TracesError, UsageError
 from warehouse.files import write_atomically
 from warehouse.manifest import Counts, DataInfo, Manifest
 from warehouse.schema import SCHEMA_VERSION
@@ -105,6 +105,8 @@ def finetune(
         "options": asdict(options),
     }
     run_id = run_id or default_name(f"{loaded.name}-finetune", train, identity)
+    if layout.run_dir(root, layout.check_run_name(run_id)).exists():
+        raise RunTaken(run_id)
     checkpoints = out / _CHECKPOINTS
     _begin(out, checkpoints, identity)
     with RunWriter(root, run_id, identity) as writer:

@@ -185,6 +185,7 @@ def test_what_is_in_the_way(tmp_path: Path, base: str, load_tiny: Callable) -> N
         trained(base, tmp_path / "out", tmp_path / "runs", run_id="other")
     with pytest.raises(RunTaken):
         trained(base, tmp_path / "new", tmp_path / "runs")
+    assert not (tmp_path / "new").exists()
     loaded = models.load(base, head="multiple-choice", device="cpu")
     places = {"out": tmp_path / "x", "root": tmp_path / "runs"}
     with pytest.raises(UsageError, match="no key"):
