@@ -32,6 +32,7 @@ from capture.describe import default_name, model_info
 from capture.multiple_choice import check_questions
 from capture.pairs import Pairing
 from capture.versions import versions
+from warehouse import layout
 from warehouse.errors import RunTaken, TracesError, UsageError
 from warehouse.files import write_atomically
 from warehouse.manifest import Counts, DataInfo, Manifest
