@@ -76,6 +76,8 @@ def test_from_questions_to_agreement(
     assert trained.code == 0, trained.err
     assert "ft: 3 questions, 2 epochs" in trained.out
     again = traces(*finetune, *w)
+    assert (again.code, "'ft' is already there" in again.err) == (2, True), again.err
+    again = traces(*finetune[:-1], "other", *w)
     assert (again.code, "not empty" in again.err) == (2, True), again.err
 
     told = traces("capture", "mcq-encoder", "--model", out, "--run", "encoder", "--capture", "hidden,resid", *w)
