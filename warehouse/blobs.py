@@ -145,12 +145,16 @@ class Blob:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
             raise CorruptRun(f"{path} has a header that is no safetensors header: {e!r}.") from None
 
+    def tensor(self, name: str) -> np.ndarray:
+        """All its rows, `(n, *row_shape)`, a view."""
+        try:
+            return self._views[name]
+        except KeyError:
+            raise CorruptRun(f"{self.path} has no tensor {name}.") from None
+
     def rows(self, tensor: str, start: int, end: int) -> np.ndarray:
         """`(end - start, *row_shape)`, a view."""
-        try:
-            view = self._views[tensor]
-        except KeyError:
-            raise CorruptRun(f"{self.path} has no tensor {tensor}.") from None
+        view = self.tensor(tensor)
         if end > len(view):
             raise CorruptRun(f"{self.path}: {tensor} has {len(view)} rows, rows {start} to {end} are asked for.")
         return view[start:end]

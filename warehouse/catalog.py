@@ -8,6 +8,7 @@ or the new one; nobody ever holds it open for writing, since DuckDB would then l
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,7 +22,13 @@ from warehouse.quoting import sql_path, sql_text
 from warehouse.schema import TABLES, Column, Table
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from warehouse.batches import Batches
     from warehouse.store import TraceStore
+    from warehouse.vectors.tables import Opened, VectorTable
 
 _STATE_VIEW = "catalog_state"
 
@@ -69,6 +76,7 @@ class Warehouse:
         """Opens the warehouse at `root` (default: `$TRACES_HOME`, else `./runs`), making its views where they are missing
         or out of date. Raises UsageError where there is no such folder."""
         self.root = layout.find_root(root)
+        self._vectors: Opened | None = None
         if not self.root.is_dir():
             raise UsageError(
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
@@ -96,6 +104,96 @@ class Warehouse:
         from warehouse.store import TraceStore
 
         return TraceStore(find_run(self.root, run_id))
+
+    # -- vectors ---------------------------------------------------------------------------------------------------
+
+    @property
+    def vector_tables(self) -> list[VectorTable]:
+        """The vector tables as they are now."""
+        from warehouse.vectors.tables import Opened
+
+        if self._vectors is None:
+            self._vectors = Opened(self.root)
+        return self._vectors.all()
+
+    def nearest(
+        self,
+        vector: ArrayLike,
+        *,
+        site: str = "resid.post_mlp",
+        layer: int | Sequence[int] | None = None,
+        model: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        metric: str = "cosine",
+        head: int | None = None,
+        side: str | None = None,
+        exact: bool = False,
+    ) -> duckdb.DuckDBPyRelation:
+        """The `k` tokens whose vectors are nearest to `vector` (D,), best first, each with every key: of one layer, of
+        several, or of all that have a vector table (None); of one query head, or of all.
+
+        `where` is a condition on the columns of `token_diagnostics`, and on `layer`. `distance` is 1 - cosine, the Euclidean
+        distance (`l2`), or minus the dot product (`dot`); `search` says whether an index found the row, or comparing with all
+        (`exact`, which an index that is not good enough is left for, and which can be asked for). There are `k` rows wherever
+        `k` exist. In a table that is centred, cosine is that of what is left when its median is subtracted from both.
+
+        Raises UsageError for a vector that does not fit or is not finite, a layer without a table (with those there), and a
+        filter with an error.
+        """
+        from warehouse.vectors import search
+
+        found = search.nearest(
+            self, vector, site=site, layer=layer, model=model, k=k, where=where, metric=metric, head=head, side=side,
+            exact=exact,
+        )  # fmt: skip
+        return self._connection.from_arrow(found)
+
+    def matrix(
+        self,
+        query: str,
+        *,
+        site: str = "resid.post_mlp",
+        layer: int | None = None,
+        head: int | None = None,
+        side: str | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> tuple[np.ndarray, pd.DataFrame]:
+        """The vectors of the tokens that a query picks, (n, D), or (n, heads, d_head) of a site with heads and none asked
+        for; and the query's answer, whose rows they belong to. It must SELECT run_id, example_id, seq and pos.
+
+        Read from the runs' shards, in their dtype or the one asked for (float32 where runs differ). Every site with a vector
+        a token is there, derived ones too. Raises UsageError for a query without those columns, for a token that is not
+        there, and for a site that its run did not store.
+        """
+        from warehouse.matrix import Picked
+
+        picked = Picked(self, query, side)
+        return picked.vectors(site, layer, head, dtype), picked.frame()
+
+    def batches(
+        self,
+        *,
+        site: str = "resid.post_mlp",
+        layer: int | None = None,
+        where: str | None = None,
+        model: str | None = None,
+        size: int = 8192,
+        shuffle: bool = False,
+        seed: int = 0,
+        buffer: int = 65_536,
+        head: int | None = None,
+        side: str | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> Batches:
+        """The vectors of all tokens that stored a site, or of those that `where` (on `token_diagnostics`) leaves, `size` at
+        a time: an iterable to go over as often as one likes. See `warehouse.batches.Batches`."""
+        from warehouse.batches import Batches
+
+        return Batches.of(
+            self, site, layer, where, model, side,
+            size=size, shuffle=shuffle, seed=seed, buffer=buffer, head=head, dtype=dtype,
+        )  # fmt: skip
 
     def close(self) -> None:
         self._connection.close()

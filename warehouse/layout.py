@@ -7,6 +7,7 @@
 <root>/run_id=<run>/<table>/*.parquet
 <root>/run_id=<run>/blobs/00000.safetensors
 <root>/data/<name>/<split>.parquet  a data set prepared for captures
+<root>/vectors/<model>/<site>.L15.lance  a vector table; beside it .info.json, what is known of it
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MANIFEST = "run.json"
 BLOBS = "blobs"
 _JOURNAL = "journal.jsonl"
 _PREPARED = "data"
+_VECTORS = "vectors"
 RUN_PREFIX = "run_id="
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -117,6 +119,39 @@ def prepared_path(root: Path, data: str, split: str) -> Path:
 def prepared_splits(root: Path, data: str) -> list[str]:
     """Names of a data set's splits that are prepared."""
     return sorted(p.stem for p in (root / _PREPARED / data).glob("*.parquet"))
+
+
+def vectors_dir(root: Path) -> Path:
+    return root / _VECTORS
+
+
+def vector_model_path(root: Path, model: str) -> Path:
+    """Says which weights the vector tables in its folder are of."""
+    return root / _VECTORS / model / "model.json"
+
+
+def vector_lance_path(root: Path, model: str, table: str) -> Path:
+    return root / _VECTORS / model / f"{table}.lance"
+
+
+def vector_info_path(root: Path, model: str, table: str) -> Path:
+    return root / _VECTORS / model / f"{table}.info.json"
+
+
+def vector_tables(root: Path) -> list[tuple[str, str]]:
+    """(model, table) of every vector table."""
+    found = (root / _VECTORS).glob("*/*.info.json")
+    return sorted((p.parent.name, p.name.removesuffix(".info.json")) for p in found)
+
+
+def vector_lock_path(root: Path, model: str, table: str = "") -> Path:
+    """Held by the one process that changes a vector table, or makes a model's folder."""
+    return root / STAGING / f"vectors.{model}.{table}.lock"
+
+
+def sql_name(text: str) -> str:
+    """A name that SQL takes unquoted, from a model's or a table's."""
+    return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "model"
 
 
 def data_dir(name: str) -> Path:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def sql_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def sql_texts(texts: Iterable[str]) -> str:
+    """`('a', 'b')` for IN; of none, a list that nothing is in."""
+    return f"({', '.join(map(sql_text, texts)) or 'NULL'})"
 
 
 def sql_path(path: Path, pattern: str = "") -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow.compute as pc
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
     import pyarrow as pa
+
+
+class Slice(NamedTuple):
+    """A sequence's rows of a tensor, or some of them: `start` to `end` of its shard."""
+
+    blob: str
+    start: int
+    end: int
+    example_id: str
+    seq: int
+    first: int = 0
+    """Which of the sequence's rows `start` is."""
 
 
 class TraceStore:
@@ -156,10 +168,7 @@ class TraceStore:
         return self._layers(side, layer, lambda i: self._resid(side, stage, i, example_id, seq))
 
     def _resid(self, side: str, stage: str, layer: int, example_id: str, seq: int) -> np.ndarray:
-        if stage == "pre_attn":
-            before = Key(side, "resid.post_mlp", layer - 1) if layer else Key(side, "resid.embed", None)
-            return self.rows(before, example_id, seq)
-        key = Key(side, f"resid.{stage}", layer)
+        key = self.key(f"resid.{stage}", layer, side)
         if stage == "post_attn" and key not in self._sites and self.meta.model.stack(side).parallel:
             stream: np.ndarray = self._resid(side, "pre_attn", layer, example_id, seq).astype(np.float32)
             return stream + self.rows(Key(side, "attn_out", layer), example_id, seq)
@@ -171,15 +180,10 @@ class TraceStore:
         `hidden[0]` is the embedding, `hidden[l]` the input of layer l, and the last one is after the final norm.
         """
         side = self._side(side)
-        stack = self.meta.model.stack(side)
-        n = stack.n_layers
         if layer is None:
+            n = self.meta.model.stack(side).n_layers
             return np.stack([self.hidden(example_id, i, seq=seq, side=side) for i in range(n + 1)])
-        self._check("layer", layer, n + 1)
-        if layer < n:
-            return self._resid(side, "pre_attn", layer, example_id, seq)
-        last = Key(side, "hidden", n) if stack.final_norm else Key(side, "resid.post_mlp", n - 1)
-        return self.rows(last, example_id, seq)
+        return self.rows(self.key("hidden", layer, side), example_id, seq)
 
     def attn_out(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None,
                  kind: str = "self") -> np.ndarray:  # fmt: skip
@@ -232,6 +236,15 @@ class TraceStore:
             self._check("head", head, n)
             return rows[:, head * rows.shape[1] // n]
         return per_query_head(rows.swapaxes(0, 1), n)
+
+    def own_head(self, key: Key, head: int) -> int:
+        """Which head of a stored tensor is a query head's: its own, or the K/V head of its group. Raises UsageError."""
+        shape = self.row_shape(key)
+        if len(shape) != 2:
+            raise UsageError(f"{key.site} has no heads.")
+        n = self._query_heads(key)
+        self._check("head", head, n)
+        return head * shape[0] // n
 
     def _query_heads(self, key: Key) -> int:
         """A layer's query heads: k and v alone don't tell them where heads are grouped, but the model's other layers may."""
@@ -407,6 +420,33 @@ class TraceStore:
         except KeyError:
             self.check_sequence(example_id, seq)
             return ("", 0, 0)  # a sequence without tokens
+
+    def key(self, site: str, layer: int | None, side: str | None = None) -> Key:
+        """The tensor that is a site, or that a derived site is the same as: `resid.pre_attn` and `hidden` of a layer are
+        `resid.post_mlp` of the one below. It need not be stored. Raises UsageError for a layer that is not there."""
+        side = self._side(side)
+        stack = self.meta.model.stack(side)
+        if site == "resid.embed":
+            return Key(side, site, None)
+        if layer is None:
+            raise UsageError(f"{site} has layers: say which.")
+        self._check("layer", layer, stack.n_layers + (site == "hidden"))
+        if site == "hidden" and layer == stack.n_layers:
+            return Key(side, site, layer) if stack.final_norm else Key(side, "resid.post_mlp", layer - 1)
+        if site in ("hidden", "resid.pre_attn"):
+            return Key(side, "resid.post_mlp", layer - 1) if layer else Key(side, "resid.embed", None)
+        return Key(side, site, layer)
+
+    def slices(self, key: Key) -> list[Slice]:
+        """Where every sequence's rows of a stored tensor lie, in the order of the shards. Raises UsageError where it is not stored."""
+        if key not in self._sites:
+            self._refuse(key)
+        places = self._places_of(key).items()
+        return sorted((Slice(b, i, j, e, s) for (e, s), (b, i, j) in places if j > i), key=lambda x: (x.blob, x.start))
+
+    def row_shape(self, key: Key) -> tuple[int, ...]:
+        """The shape of a row of a stored tensor."""
+        return tuple(self._sites[key].row_shape)
 
     def check_sequence(self, example_id: str, seq: int) -> None:
         """Raises NotFound for an example, or a sequence of it, that the run does not have."""

@@ -1,0 +1,317 @@
+"""Vectors in batches, for training probes and sparse autoencoders: in the order in which they are stored, or shuffled.
+
+Shuffling draws pieces of some hundred tokens from all shards in random order into a window of `buffer` tokens, and the
+window's tokens in random order into batches: each batch mixes examples and shards, and what is read lies together on the
+disk. Memory holds a batch, and 28 bytes for every sequence, or stretch of a sequence, that is read; never the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from warehouse import layout
+from warehouse.catalog import find_run
+from warehouse.errors import UsageError
+from warehouse.matrix import FILTER_ERRORS, KEYS, Places, stored_key
+from warehouse.quoting import sql_texts
+from warehouse.sites import Key
+from warehouse.store import TraceStore
+
+if TYPE_CHECKING:
+    import datasets
+    import torch
+    from numpy.typing import DTypeLike
+
+    from warehouse.catalog import Warehouse
+
+_PIECE = 128
+"""Tokens that are drawn together: 150 KB of a stream of width 576."""
+
+
+class Batch(NamedTuple):
+    vectors: np.ndarray
+    """(n, D), or (n, heads, d_head)."""
+    keys: pa.Table
+    """run_id, example_id, seq and pos of each."""
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Stretches of sequences, each a row of these arrays."""
+
+    sequence: np.ndarray
+    """Of `Batches.sequences`."""
+    shard: np.ndarray
+    start: np.ndarray
+    """The first row, in the shard."""
+    length: np.ndarray
+    pos: np.ndarray
+    """The first row's position in the sequence."""
+
+    def __getitem__(self, which: Any) -> _Spans:
+        return _Spans(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+    def cut(self, size: int) -> _Spans:
+        """The same in stretches of at most `size`."""
+        pieces = -(-self.length // size)
+        which = np.repeat(np.arange(len(pieces)), pieces)
+        offset = (np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * size
+        length = np.minimum(self.length[which] - offset, size)
+        return _Spans(
+            self.sequence[which], self.shard[which], self.start[which] + offset, length, self.pos[which] + offset
+        )
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every token: which span it is of, and the how manyth of it."""
+        which = np.repeat(np.arange(len(self.length)), self.length)
+        return which, np.arange(len(which)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
+
+
+@dataclass
+class Batches:
+    """Iterates over batches (n, D) of numpy arrays; `with_keys` over `Batch`es that say whose vectors they are.
+
+    Every pass over shuffled batches is in another order, the same for the same seed and the same pass. `torch()` and
+    `dataset()` show the same vectors to PyTorch and to the library datasets.
+    """
+
+    root: Path
+    runs: list[str]
+    key: Key
+    sequences: pa.Table
+    """run_id, example_id and seq of every sequence."""
+    shards: list[tuple[str, str]]
+    """(run, shard)."""
+    spans: _Spans
+    size: int
+    shuffle: bool
+    seed: int
+    buffer: int
+    head: int | None
+    dtype: np.dtype
+    passes: int = 0
+    """So many have begun."""
+
+    @classmethod
+    def of(
+        cls,
+        wh: Warehouse,
+        site: str,
+        layer: int | None,
+        where: str | None,
+        model: str | None,
+        side: str | None,
+        *,
+        size: int,
+        shuffle: bool,
+        seed: int,
+        buffer: int,
+        head: int | None,
+        dtype: DTypeLike | None,
+    ) -> Batches:
+        """Raises UsageError where no run stored the site, where the runs that did are of models with different weights
+        (say `model`), for a filter with an error, and where it leaves nothing."""
+        if size < 1 or buffer < size:
+            raise UsageError(
+                f"size {size}, buffer {buffer}: a batch has at least one token, the buffer at least a batch."
+            )
+        stores, key = _stores(wh, site, layer, model, side)
+        own = None if head is None else stores[0].own_head(key, head)
+        runs = [layout.run_id_of(s.path) for s in stores]
+        found, shards = [], dict[tuple[str, str], int]()
+        sequences: dict[str, list[Any]] = {"run_id": [], "example_id": [], "seq": []}
+        for run, store in zip(runs, stores, strict=True):
+            for s in store.slices(key):
+                shard = shards.setdefault((run, s.blob), len(shards))
+                found.append((len(sequences["seq"]), shard, s.start, s.end - s.start, 0))
+                for name, value in (("run_id", run), ("example_id", s.example_id), ("seq", s.seq)):
+                    sequences[name].append(value)
+        spans = _Spans(*np.array(found, np.int64).reshape(-1, 5).T)
+        names = pa.table(sequences)
+        if where is not None:
+            spans = _under(wh, names, spans, runs, key.side, where)
+        if not spans.length.sum():
+            raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
+        if dtype is None:
+            kinds = {
+                s.blob(b).tensor(layout.tensor_name(*key)).dtype
+                for s in stores
+                for b in {x.blob for x in s.slices(key)}
+            }
+            dtype = kinds.pop() if len(kinds) == 1 else np.float32
+        return cls(
+            wh.root.absolute(), runs, key, names, list(shards), spans, size, shuffle, seed, buffer, own, np.dtype(dtype)
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return -(-self.tokens // self.size)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.spans.length.sum())
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (vectors for _, _, vectors in self._batches())
+
+    def with_keys(self) -> Iterator[Batch]:
+        for sequence, pos, vectors in self._batches():
+            yield Batch(vectors, self._keys(sequence, pos))
+
+    def torch(self) -> torch.utils.data.IterableDataset:
+        """A PyTorch IterableDataset of these batches as tensors (n, D): give it to a DataLoader with batch_size=None. Its
+        workers share the pieces out among them. bfloat16 vectors come as such."""
+        from warehouse.training import TorchBatches
+
+        return TorchBatches(self)
+
+    def dataset(self) -> datasets.Dataset:
+        """A `datasets.Dataset` with a row a token: its keys, and `vector`, which is read from the shards when a row is asked
+        for."""
+        from warehouse.training import as_dataset
+
+        return as_dataset(self)
+
+    def part(self, index: int, of: int) -> Batches:
+        """Every `of`th piece, from the `index`th on: what one of several workers reads."""
+        spans = self.spans.cut(_PIECE)
+        return replace(self, spans=spans[index::of])
+
+    def vectors_at(self, tokens: np.ndarray) -> np.ndarray:
+        """The vectors of the tokens with these numbers, counted in the order in which they are stored."""
+        ends = np.cumsum(self.spans.length)
+        which = np.searchsorted(ends, tokens, side="right")
+        row = self.spans.start[which] + tokens - (ends - self.spans.length)[which]
+        return self._gather(_open(self), self.spans.shard[which], row)
+
+    def keys(self) -> pa.Table:
+        """Of all tokens, in the order in which they are stored."""
+        which, offset = self.spans.rows()
+        return self._keys(self.spans.sequence[which], self.spans.pos[which] + offset)
+
+    def _keys(self, sequence: np.ndarray, pos: np.ndarray) -> pa.Table:
+        return self.sequences.take(pa.array(sequence)).append_column("pos", pa.array(pos))
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Sequence, position and vector of every token, a batch at a time."""
+        places = _open(self)
+        left: list[tuple[np.ndarray, ...]] = []
+        waiting = 0
+        for window in self._windows():
+            which, offset = window.rows()
+            if self.shuffle:
+                mixed = self._random.permutation(len(which))
+                which, offset = which[mixed], offset[mixed]
+            left.append((window.sequence[which], window.pos[which] + offset, window.shard[which], window.start[which] + offset))  # fmt: skip
+            waiting += len(which)
+            while waiting >= self.size:
+                sequence, pos, shard, row, left = _first(left, self.size)
+                waiting -= self.size
+                yield sequence, pos, self._gather(places, shard, row)
+        if waiting:
+            sequence, pos, shard, row, _ = _first(left, waiting)
+            yield sequence, pos, self._gather(places, shard, row)
+
+    def _windows(self) -> Iterator[_Spans]:
+        """Spans of `buffer` tokens and no more, in the order in which they are to be read."""
+        if self.shuffle:
+            self._random = np.random.default_rng((self.seed, self.passes))
+            spans = self.spans.cut(_PIECE)
+            spans = spans[self._random.permutation(len(spans.length))]
+        else:
+            spans = self.spans.cut(self.buffer)
+        self.passes += 1
+        ends = np.cumsum(spans.length)
+        start = 0
+        while start < len(ends):
+            before = ends[start - 1] if start else 0
+            end = max(start + 1, int(np.searchsorted(ends, before + self.buffer, side="right")))
+            yield spans[start:end]
+            start = end
+
+    def _gather(self, places: Places, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return Places(places.stores, places.shards, shard, row).gather(self.key, self.dtype, self.head)
+
+
+def _first(parts: list[tuple[np.ndarray, ...]], n: int) -> tuple[Any, ...]:
+    """The first `n` of arrays that are in parts, and what is left of the parts."""
+    taken, left, need = [], [], n
+    for part in parts:
+        taken.append(tuple(x[:need] for x in part))
+        if len(part[0]) > need:
+            left.append(tuple(x[need:] for x in part))
+        need -= len(taken[-1][0])
+    return (*(np.concatenate(x) if len(taken) > 1 else x[0] for x in zip(*taken, strict=True)), left)
+
+
+def _open(batches: Batches) -> Places:
+    """The shards, open: each process opens its own."""
+    stores = {run: TraceStore(find_run(batches.root, run)) for run in batches.runs}
+    order = list(stores)
+    shards = [(order.index(run), blob) for run, blob in batches.shards]
+    return Places(list(stores.values()), shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+
+def _stores(
+    wh: Warehouse, site: str, layer: int | None, model: str | None, side: str | None
+) -> tuple[list[TraceStore], Key]:
+    """The runs that stored a site in a layer, all of one model, and which tensor it is."""
+    found: dict[str, list[tuple[TraceStore, Key]]] = {}
+    errors: list[UsageError] = []
+    for run in layout.published_runs(wh.root):
+        store = TraceStore(find_run(wh.root, run))
+        if not store.meta.sites or model not in (None, store.meta.model.name, layout.sql_name(store.meta.model.name)):
+            continue
+        try:
+            key = stored_key(store, site, layer, side)
+            if store.has(key):
+                found.setdefault(store.meta.model.weights_hash, []).append((store, key))
+        except UsageError as e:
+            errors.append(e)
+    if not found:
+        raise (
+            errors[0]
+            if errors
+            else UsageError(
+                f"No run {f'of {model} ' if model else ''}stored {site}{'' if layer is None else f' in layer {layer}'}."
+            )
+        )
+    if len(found) > 1:
+        names = sorted({s.meta.model.name for group in found.values() for s, _ in group})
+        raise UsageError(
+            f"{site} is stored of models with different weights ({', '.join(names)}): say model=…, or name runs in where=…"
+        )
+    (group,) = found.values()
+    return [store for store, _ in group], group[0][1]
+
+
+def _under(wh: Warehouse, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
+    """The stretches of the sequences that a filter leaves."""
+    numbered = names.append_column("sequence", pa.array(np.arange(len(names))))
+    wh.connection.register("_sequences", numbered)
+    try:
+        found = wh.connection.sql(
+            f"SELECT s.sequence, t.pos FROM (SELECT {', '.join(KEYS)} FROM token_diagnostics "
+            f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({where})) AS t "
+            "JOIN _sequences AS s USING (run_id, example_id, seq) ORDER BY s.sequence, t.pos"
+        ).fetchnumpy()
+    except FILTER_ERRORS as e:
+        raise UsageError(
+            f"The filter asks for what token_diagnostics does not have: {str(e).splitlines()[0]}"
+        ) from None
+    finally:
+        wh.connection.unregister("_sequences")
+    sequence, pos = np.asarray(found["sequence"]), np.asarray(found["pos"])
+    if not len(sequence):
+        return spans[:0]
+    breaks = np.flatnonzero((np.diff(sequence) != 0) | (np.diff(pos) != 1)) + 1
+    first = np.concatenate([[0], breaks])
+    length = np.diff(np.concatenate([first, [len(sequence)]]))
+    at = sequence[first]
+    return _Spans(at, spans.shard[at], spans.start[at] + pos[first], length, pos[first])

@@ -1,0 +1,206 @@
+"""Tokens' vectors from the shards, by what SQL picks: the rows' places, and the rows in one gather a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warehouse import layout, sites
+from warehouse.catalog import find_run
+from warehouse.errors import NotFound, UsageError
+from warehouse.sites import Key
+from warehouse.store import TraceStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import DTypeLike
+
+    from warehouse.catalog import Warehouse
+
+KEYS = ("run_id", "example_id", "seq", "pos")
+
+FILTER_ERRORS = (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException, duckdb.ConversionException)
+"""What DuckDB raises for a condition that is wrong in itself."""
+
+
+class Places:
+    """Where tokens' rows lie: which shard, which row of it. One for all tensors that have a row a token."""
+
+    def __init__(self, stores: Sequence[TraceStore], shards: Sequence[tuple[int, str]], shard: np.ndarray, row: np.ndarray) -> None:  # fmt: skip
+        self.stores, self.shards = stores, shards
+        """A shard is of which store, and its name there."""
+        self.shard, self.row = shard, row
+        """Of every token."""
+        at = np.arange(len(row))
+        ordered = len(row) < 2 or bool(((np.diff(shard) > 0) | ((np.diff(shard) == 0) & (np.diff(row) >= 0))).all())
+        self.order: np.ndarray = at if ordered else np.lexsort((row, shard))
+        """The tokens in the order in which they are stored."""
+
+    @classmethod
+    def of(cls, root: Path, tokens: pa.Table, key: Key) -> Places:
+        """The places of the tokens that a table with the columns of `KEYS` names; `key` is a tensor that their runs store.
+
+        Raises NotFound for a run, an example or a sequence that is not there, UsageError for a position beyond its
+        sequence or a run that does not store the tensor.
+        """
+        runs = tokens["run_id"].combine_chunks().dictionary_encode()
+        codes = _numbers(runs.indices)
+        stores, shards = list[TraceStore](), list[tuple[int, str]]()
+        shard, row = np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.int64)
+        for code, run in enumerate(runs.dictionary.to_pylist()):
+            store = TraceStore(find_run(root, run))
+            mine = slice(None) if len(runs.dictionary) == 1 else np.flatnonzero(codes == code)
+            part = tokens if isinstance(mine, slice) else tokens.take(pa.array(mine))
+            names, shard[mine], row[mine] = _in_run(store, part, key)
+            shard[mine] += len(shards)
+            shards += [(len(stores), name) for name in names]
+            stores.append(store)
+        return cls(stores, shards, shard, row)
+
+    def dtype(self, key: Key) -> np.dtype:
+        """What holds the rows of all shards: the stored dtype, or float32 where runs differ."""
+        found = {self._view(i, key).dtype for i in range(len(self.shards))}
+        return found.pop() if len(found) == 1 else np.dtype(np.float32)
+
+    def gather(self, key: Key, dtype: DTypeLike | None = None, head: int | None = None) -> np.ndarray:
+        """The tokens' rows of a tensor, (n, *row_shape), in the tokens' order; of one head, (n, d_head)."""
+        wanted = self.dtype(key) if dtype is None else np.dtype(dtype)
+        out: np.ndarray | None = None
+        for view, at, rows in self._by_shard(key, head):
+            if out is None:
+                out = np.empty((len(self.row), *view.shape[1:]), wanted)
+            if at is None and out.dtype == view.dtype and out.flags.c_contiguous and view.flags.c_contiguous:
+                np.take(view, rows, axis=0, out=out, mode="clip")
+            else:
+                out[slice(None) if at is None else at] = np.take(view, rows, axis=0)
+        if out is None:
+            raise UsageError("No tokens are asked for.")
+        return out
+
+    def in_pieces(self, key: Key, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows in the order in which they are stored, `size` at most at a time, and which of that order is the first."""
+        for start in range(0, len(self.order), size):
+            part = self.order[start : start + size]
+            piece = Places(self.stores, self.shards, self.shard[part], self.row[part])
+            yield start, piece.gather(key)
+
+    def _by_shard(
+        self, key: Key, head: int | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | slice | None, np.ndarray]]:
+        """A shard's tensor, which tokens are in it (None: all, in order), and their rows."""
+        shard, row = self.shard[self.order], self.row[self.order]
+        sorted_already = bool((self.order[:-1] < self.order[1:]).all())
+        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(row)]
+        for start, end in pairwise(bounds):
+            if start == end:
+                continue
+            view = self._view(int(shard[start]), key)
+            if head is not None:
+                view = view[:, head]
+            at: np.ndarray | slice | None = slice(start, end) if sorted_already else self.order[start:end]
+            yield view, None if sorted_already and end - start == len(row) else at, row[start:end]
+
+    def _view(self, shard: int, key: Key) -> np.ndarray:
+        store, name = self.shards[shard]
+        return self.stores[store].blob(name).tensor(layout.tensor_name(*key))
+
+
+def _in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names of a run's shards, and for every token the number of its shard and its row there."""
+    examples = tokens["example_id"].combine_chunks().dictionary_encode()
+    code, seq, pos = _numbers(examples.indices), _numbers(tokens["seq"]), _numbers(tokens["pos"])
+    if len(seq) and seq.min() < 0:
+        raise NotFound("seq", int(seq.min()), ())
+    several = int(seq.max(initial=0)) + 1
+    number = code.astype(np.int64) * several + seq
+    asked = np.flatnonzero(np.bincount(number, minlength=1))
+    ids = examples.dictionary.to_pylist()
+    names: dict[str, int] = {}
+    starts, ends, shards = (np.zeros(len(ids) * several, np.int64) for _ in range(3))
+    for n in asked.tolist():
+        blob, start, end = store.place(key, ids[n // several], n % several)
+        starts[n], ends[n], shards[n] = start, end, names.setdefault(blob, len(names))
+    row = starts[number] + pos
+    beyond = np.flatnonzero((pos < 0) | (row >= ends[number]))
+    if len(beyond):
+        i = int(beyond[0])
+        n = int(number[i])
+        raise UsageError(
+            f"Run '{store.meta.run_id}', example {ids[n // several]}, seq {n % several} has positions 0 to "
+            f"{int(ends[n] - starts[n]) - 1} on side {key.side}; {int(pos[i])} is asked for."
+        )
+    # Shards by name: their order is the order of the rows.
+    order = sorted(names)
+    rank = np.array([order.index(name) for name in names], np.int64) if names else np.zeros(0, np.int64)
+    return order, rank[shards[number]].astype(np.int32), row
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+
+
+def keys_of(answer: pa.Table) -> pa.Table:
+    """What a query picked, in Arrow. Raises UsageError where it has no keys, or a NULL among them."""
+    missing = [name for name in KEYS if name not in answer.column_names]
+    if missing:
+        raise UsageError(
+            f"The query gives no {', '.join(missing)}: let it SELECT {', '.join(KEYS)}, and what else you like."
+        )
+    for name in KEYS:
+        if answer[name].null_count:
+            raise UsageError(f"The query gives rows whose {name} is NULL.")
+        kind = pa.string() if name in ("run_id", "example_id") else pa.int64()
+        answer = answer.set_column(answer.column_names.index(name), name, pc.cast(answer[name], kind))
+    return answer
+
+
+class Picked:
+    """The tokens that a query picks, and their vectors, of one layer after the other."""
+
+    def __init__(self, wh: Warehouse, query: str, side: str | None = None) -> None:
+        """Raises UsageError where the query has no keys; DuckDB's own error where it is wrong."""
+        relation = wh.sql(query)
+        if relation is None:
+            raise UsageError("The query has no answer: a SELECT is needed.")
+        self.root, self.side = wh.root, side
+        self.answer = keys_of(relation.to_arrow_table())
+        if not len(self.answer):
+            raise UsageError("The query picks no tokens.")
+        self.store = TraceStore(find_run(self.root, self.answer["run_id"][0].as_py()))
+        self._places: dict[str, Places] = {}
+
+    def vectors(
+        self, site: str, layer: int | None, head: int | None = None, dtype: DTypeLike | None = None
+    ) -> np.ndarray:
+        """Raises UsageError as `Warehouse.matrix` says."""
+        key = stored_key(self.store, site, layer, self.side)
+        own = None if head is None else self.store.own_head(key, head)
+        return self.places(key).gather(key, dtype, own)
+
+    def places(self, key: Key) -> Places:
+        if key.side not in self._places:
+            self._places[key.side] = Places.of(self.root, self.answer, key)
+        return self._places[key.side]
+
+    def frame(self) -> pd.DataFrame:
+        return self.answer.to_pandas()
+
+
+def stored_key(store: TraceStore, site: str, layer: int | None, side: str | None) -> Key:
+    """The tensor that holds a site's rows, derived sites' too: `hidden[l]` is `resid.post_mlp[l-1]`.
+
+    Raises UsageError for a site that is not a row a token, or is computed, and as `TraceStore` does.
+    """
+    if site.startswith("enc."):
+        site, side = site.removeprefix("enc."), "enc"
+    key = store.key(site, layer, side)
+    if store.row_kind(key) != sites.TOKEN:
+        raise UsageError(f"{site} has no vector a token.")
+    return key

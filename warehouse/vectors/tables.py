@@ -1,0 +1,365 @@
+"""Where a vector table is, what is known of it, and who may change it.
+
+`vectors/<model>/<site>.L15.lance` holds a row a token, or a token and head, of every run that asked. `<site>.L15.info.json`
+beside it is written after every change, and so says when an open table has to be opened again; `model.json` says
+which weights the folder is of.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from warehouse import layout
+from warehouse.errors import NewerSchema, NotFound, TracesError, UsageError
+from warehouse.files import write_atomically
+from warehouse.manifest import ModelInfo
+from warehouse.schema import SCHEMA_VERSION
+from warehouse.sites import Key
+
+if TYPE_CHECKING:
+    from lancedb.table import Table as LanceTable
+
+METRICS = ("cosine", "l2", "dot")
+
+_CENTRE = b"trace-warehouse:centre"
+"""Where in a Lance table's metadata its centre is, float32: it changes together with the vectors, in one commit."""
+
+FORMAT = {"new_table_data_storage_version": "2.2"}
+"""The newest of Lance's file formats that the DuckDB extension reads."""
+
+
+class _Typed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelFolder(_Typed):
+    """`model.json`: whose vectors a folder's tables hold."""
+
+    names: list[str]
+    """What its captures called the model."""
+    weights_hash: str
+
+
+class RunRows(_Typed):
+    """A run's rows in a table."""
+
+    manifest: str
+    """Hash of its run.json: a run that was replaced under the same name has another."""
+    rows: int
+
+
+class IndexInfo(_Typed):
+    """A table's vector index, and how it is searched."""
+
+    kind: Literal["ivf_sq", "ivf_pq"]
+    metric: Literal["cosine", "l2", "dot"]
+    trained_rows: int
+    """Rows of the table when the index was trained."""
+    nprobes: int = 0
+    refine: int = 0
+    """So many times k candidates are compared again by their whole vectors."""
+    recall: float = 0.0
+    """recall@10 on a sample of the table's rows, against exact search. Below `index.LEAST_RECALL` the index is not used."""
+
+
+class TableInfo(_Typed):
+    """What is known of a vector table."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    """The folder's name."""
+    weights_hash: str
+    side: Literal["dec", "enc"]
+    site: str
+    layer: int | None
+    width: int
+    heads: int | None
+    """Rows of a token: heads of that site; None: one."""
+    query_heads: int
+    dtype: Literal["float16", "float32"] = "float16"
+    """float32 where a value is beyond float16."""
+    centred: bool = False
+    """Whether vectors are stored less the median of the table: `VectorTable.centre`."""
+    kind: Literal["auto", "none", "ivf_sq", "ivf_pq"] = "auto"
+    """What index was asked for; auto: none while the table is small, then ivf_sq."""
+    metric: Literal["cosine", "l2", "dot"] = "cosine"
+    """The metric that it is to be of."""
+    runs: dict[str, RunRows] = {}
+    index: IndexInfo | None = None
+
+    @property
+    def name(self) -> str:
+        return layout.tensor_name(self.side, self.site, self.layer)
+
+    @property
+    def sql_name(self) -> str:
+        return layout.sql_name(f"{self.model}_{self.name}")
+
+    @property
+    def rows(self) -> int:
+        return sum(r.rows for r in self.runs.values())
+
+    @property
+    def head_column(self) -> str | None:
+        """The key that tells a token's rows apart."""
+        if self.heads is None:
+            return None
+        return "kv_head" if self.site.rpartition(".")[2] in ("k", "v") else "head"
+
+    def own_head(self, head: int) -> int:
+        """The head column's value for a query head. Raises UsageError where there is no such head."""
+        if self.heads is None:
+            raise UsageError(f"{self.site} has no heads.")
+        n = max(self.query_heads, self.heads)
+        if not 0 <= head < n:
+            raise UsageError(f"head {head}: {self.model} has heads 0 to {n - 1}.")
+        return head * self.heads // n
+
+    def arrow_schema(self, centre: np.ndarray | None) -> pa.Schema:
+        """A row's columns. `head` and `kv_head` are NULL where a token has one vector."""
+        item = pa.float16() if self.dtype == "float16" else pa.float32()
+        whole = ("seq", "pos", "layer", "head", "kv_head")
+        columns = [
+            ("run_id", pa.string()),
+            ("example_id", pa.string()),
+            *((name, pa.int64()) for name in whole),
+            ("vector", pa.list_(item, self.width)),
+        ]
+        return pa.schema(columns, metadata={} if centre is None else {_CENTRE: centre.astype("<f4").tobytes()})
+
+
+_Parsed = TypeVar("_Parsed", bound=_Typed)
+
+
+def _read(path: Path, kind: type[_Parsed]) -> _Parsed:
+    """Raises NewerSchema, or TracesError with what to do."""
+    try:
+        raw = json.loads(path.read_bytes())
+        version = raw.get("schema_version", 0)
+        if version > SCHEMA_VERSION:
+            raise NewerSchema(path, version, SCHEMA_VERSION)
+        return kind.model_validate(raw)
+    except (ValueError, AttributeError, TypeError, ValidationError) as e:
+        if isinstance(e, TracesError):
+            raise
+        raise TracesError(f"{path} is damaged: make the vector tables again with traces index rebuild.") from None
+
+
+class VectorTable:
+    """A vector table. Its info is read when it is opened; `locked` reads it again."""
+
+    def __init__(self, root: Path, info: TableInfo) -> None:
+        self.root, self.info = root, info
+        self._opened: LanceTable | None = None
+
+    @property
+    def path(self) -> Path:
+        return layout.vector_lance_path(self.root, self.info.model, self.info.name)
+
+    @property
+    def lance(self) -> LanceTable:
+        """Raises TracesError where the files are gone or damaged."""
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> LanceTable:
+        try:
+            return connect(self.path.parent).open_table(self.info.name)
+        except (OSError, ValueError, RuntimeError, FileNotFoundError) as e:
+            raise TracesError(
+                f"{self.path} cannot be read ({_first_line(e)}): traces index rebuild makes it again."
+            ) from e
+
+    def reopen(self) -> None:
+        self._opened = None
+
+    @property
+    def centre(self) -> np.ndarray | None:
+        """What was subtracted from every vector, (width,) float32; None: nothing."""
+        octets = (self.lance.schema.metadata or {}).get(_CENTRE)
+        return None if octets is None else np.frombuffer(octets, "<f4")
+
+    def replace(self, rows: pa.RecordBatchReader) -> None:
+        """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
+        mode = "overwrite" if self.path.is_dir() else "create"
+        db = connect(self.path.parent)
+        self._opened = db.create_table(self.info.name, rows, mode=mode, storage_options=FORMAT)
+
+    def write_info(self) -> None:
+        write_atomically(
+            layout.vector_info_path(self.root, self.info.model, self.info.name), self.info.model_dump_json().encode()
+        )
+
+    @contextmanager
+    def locked(self, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """While one process changes a table others wait, and call `waiting` once with why."""
+        (self.root / layout.STAGING).mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(layout.vector_lock_path(self.root, self.info.model, self.info.name))
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            waiting(f"another process is filling or optimising {self.info.model}/{self.info.name}: waiting for it")
+            lock.acquire()
+        try:
+            path = layout.vector_info_path(self.root, self.info.model, self.info.name)
+            if path.is_file():
+                self.info = _read(path, TableInfo)
+            self.reopen()
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def exists(self) -> bool:
+        return layout.vector_info_path(self.root, self.info.model, self.info.name).is_file()
+
+    def remove(self) -> None:
+        """Deletes the table; the runs keep what it was made of."""
+        layout.vector_info_path(self.root, self.info.model, self.info.name).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+        folder = self.path.parent
+        if not any(m == self.info.model for m, _ in layout.vector_tables(self.root)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stale(self) -> list[str]:
+        """Runs with rows here that are not in the warehouse any more, or are others than those."""
+        gone = self.gone()
+        return [r for r, x in self.info.runs.items() if r in gone or x.manifest != manifest_hash(self.root, r)]
+
+    def gone(self) -> list[str]:
+        """Runs with rows here that are not in the warehouse any more."""
+        return [r for r in self.info.runs if not (layout.run_dir(self.root, r) / layout.MANIFEST).is_file()]
+
+
+def connect(folder: Path) -> LanceConnection:
+    import lancedb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return lancedb.connect(folder)
+
+
+if TYPE_CHECKING:
+    from lancedb.db import DBConnection as LanceConnection
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0][:200]
+
+
+def manifest_hash(root: Path, run_id: str) -> str:
+    """Tells a run from another that has taken its name."""
+    return xxhash.xxh3_128_hexdigest((layout.run_dir(root, run_id) / layout.MANIFEST).read_bytes())
+
+
+def all_tables(root: Path) -> list[VectorTable]:
+    """Every vector table, by model, site and layer."""
+    return Opened(root).all()
+
+
+def models(root: Path) -> dict[str, ModelFolder]:
+    """The folders of vector tables."""
+    paths = sorted(layout.vectors_dir(root).glob("*/model.json"))
+    return {p.parent.name: _read(p, ModelFolder) for p in paths}
+
+
+def folder_of(root: Path, model: ModelInfo) -> str | None:
+    """The folder with vectors of these weights, whatever the model is called."""
+    return next((f for f, m in models(root).items() if m.weights_hash == model.weights_hash), None)
+
+
+def folder_named(root: Path, model: str) -> str:
+    """The folder that a user means: by its own name, or by what captures call the model.
+
+    Raises NotFound, or UsageError where two models with different weights are called so.
+    """
+    known = models(root)
+    if model in known:
+        return model
+    found = [f for f, m in known.items() if model in m.names]
+    if len(found) > 1:
+        raise UsageError(f"'{model}' has had different weights, each with vectors of its own: {' or '.join(found)}.")
+    if not found:
+        raise NotFound("model with vector tables", model, known, "Make one: traces index add --help")
+    return found[0]
+
+
+def claim_folder(root: Path, model: ModelInfo) -> str:
+    """The folder for a model's vectors, made if there is none: the same weights share one, others never do."""
+    (root / layout.STAGING).mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(layout.vector_lock_path(root, "models")):
+        known = models(root)
+        folder = folder_of(root, model)
+        names = known[folder].names if folder else []
+        if folder and model.name in names:
+            return folder
+        if folder is None:
+            folder = layout.sql_name(Path(model.name).name.removesuffix(".gguf"))
+            if folder.casefold() in {f.casefold() for f in known}:
+                folder = f"{folder}_{model.weights_hash[:6]}"
+        made = ModelFolder(names=[*names, model.name], weights_hash=model.weights_hash)
+        path = layout.vector_model_path(root, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, made.model_dump_json().encode())
+        return folder
+
+
+def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, ...]) -> TableInfo:
+    """Of a table that is not there yet. Raises UsageError for a site whose rows are no vectors."""
+    if len(row_shape) not in (1, 2):
+        raise UsageError(f"{key.site} has rows of shape {row_shape}: no vectors.")
+    return TableInfo(
+        model=model,
+        weights_hash=meta_model.weights_hash,
+        side="enc" if key.side == "enc" else "dec",
+        site=key.site,
+        layer=key.layer,
+        width=row_shape[-1],
+        heads=row_shape[0] if len(row_shape) == 2 else None,
+        query_heads=meta_model.stack(key.side).n_heads,
+    )
+
+
+def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
+    """A model's table of a tensor, if it has one."""
+    path = layout.vector_info_path(root, model, layout.tensor_name(*key))
+    return VectorTable(root, _read(path, TableInfo)) if path.is_file() else None
+
+
+class Opened:
+    """The vector tables of a warehouse, kept open from one search to the next, and opened again when they have changed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
+
+    def all(self) -> list[VectorTable]:
+        """As they are now, by model, site and layer."""
+        now: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
+        for name in layout.vector_tables(self._root):
+            path = layout.vector_info_path(self._root, *name)
+            try:
+                stat = path.stat()
+                state, known = (stat.st_mtime_ns, stat.st_ino), self._known.get(name)
+                now[name] = (
+                    known if known and known[0] == state else (state, VectorTable(self._root, _read(path, TableInfo)))
+                )
+            except FileNotFoundError:  # dropped at this moment
+                continue
+        self._known = now
+        return _sorted(table for _, table in now.values())
+
+
+def _sorted(tables: Iterable[VectorTable]) -> list[VectorTable]:
+    return sorted(tables, key=lambda t: (t.info.model, t.info.side, t.info.site, t.info.layer or 0))
