@@ -116,6 +116,13 @@ class Warehouse:
             self._vectors = Opened(self.root)
         return self._vectors.all()
 
+    def load_vectors(self) -> None:
+        """Makes the views `vectors_…` and the macros `nearest_…` known to `sql`, as `traces shell` does. Half a second."""
+        from warehouse.vectors.shell import statements
+
+        for statement in statements(self.vector_tables):
+            self._connection.execute(statement)
+
     def nearest(
         self,
         vector: ArrayLike,
@@ -255,6 +262,7 @@ def views(root: Path) -> dict[str, str]:
 def _views(root: Path) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
     """Name → (query, comment, columns), in an order in which each finds those it needs."""
     made = {t.name: (_table_view(root, t), f"One row is {t.row}", t.columns) for t in TABLES.values()}
+    made["vector_tables"] = (_vector_tables_view(root), "One row is a vector table, which traces index makes", ())
     for path in sorted((layout.data_dir("sql") / "views").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
         made[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
@@ -289,6 +297,37 @@ def _runs_view(root: Path) -> str:
         columns.append(f"    {value} AS {name}" if leaf else f"    {name}")
     names = ",\n".join(columns)
     return f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured')\n"
+
+
+_VECTOR_COLUMNS = {
+    "name": ("VARCHAR", "sql_name"),
+    "model": ("VARCHAR", "model"),
+    "side": ("VARCHAR", "side"),
+    "site": ("VARCHAR", "site"),
+    "layer": ("BIGINT", "layer"),
+    "width": ("BIGINT", "width"),
+    "heads": ("BIGINT", "heads"),
+    "rows": ("BIGINT", "list_sum(list_transform(json_keys(runs), lambda r: (runs -> r ->> 'rows')::BIGINT))::BIGINT"),
+    "runs": ("VARCHAR[]", "json_keys(runs)"),
+    "dtype": ("VARCHAR", "dtype"),
+    "centred": ("BOOLEAN", "centred"),
+    "metric": ("VARCHAR", "metric"),
+    "search": ("VARCHAR", "coalesce(index ->> 'kind', 'exact')"),
+    "recall": ("DOUBLE", "coalesce((index ->> 'recall')::DOUBLE, 1)"),
+}
+"""What `vector_tables` tells of a table, and where its info keeps that."""
+
+
+def _vector_tables_view(root: Path) -> str:
+    if not layout.vector_tables(root):
+        empty = ",\n".join(f"    NULL::{kind} AS {name}" for name, (kind, _) in _VECTOR_COLUMNS.items())
+        return f"SELECT\n{empty}\nWHERE false\n"
+    columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
+    read = {"runs": "JSON", "index": "JSON"} | {
+        source: kind for _, (kind, source) in _VECTOR_COLUMNS.items() if source.isidentifier()
+    }
+    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
+    return f"SELECT\n{columns}\nFROM read_json({sql_path(layout.vectors_dir(root.absolute()), layout.VECTOR_INFOS)}, columns = {{{spec}}})\n"
 
 
 def _has_rows(root: Path, table: Table) -> bool:

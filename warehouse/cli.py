@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.output import Format, human_age, human_bytes, write
+
+if TYPE_CHECKING:
+    from warehouse.catalog import Warehouse
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 runs_app = typer.Typer(rich_markup_mode="markdown")
@@ -213,7 +216,10 @@ def sql(
             if run:
                 answer = ask(wh.connection, find_question(run), dict(_setting(s) for s in settings or []))
             else:
-                answer = wh.sql(sys.stdin.read() if query == "-" else query or "")
+                text = sys.stdin.read() if query == "-" else query or ""
+                if "nearest_" in text or "vectors_" in text:
+                    wh.load_vectors()
+                answer = wh.sql(text)
             if answer is not None:  # a statement such as SET has no answer
                 write(answer, fmt, output)
 
@@ -241,16 +247,33 @@ def _list_names(root: Path) -> None:
 def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
     """Open the duckdb shell on the warehouse, read-only. Options after `--` are duckdb's own.
 
-    Examples: `traces shell`, `traces shell -- -c "FROM runs"`
+    Where there are vector tables, `SHOW TABLES` lists a view `vectors_…` of each, and the macro `nearest_…(q, k := 10)` finds
+    the rows nearest to a vector: `SET VARIABLE q = (SELECT vector FROM vectors_… LIMIT 1); FROM nearest_…(getvariable('q'))`.
+
+    Examples: `traces shell`, `traces shell -- -c "FROM runs"`, `traces shell -- -c "FROM vector_tables"`
     """
     from warehouse import layout
     from warehouse.catalog import Warehouse
 
     with Warehouse(warehouse) as wh:
-        path = wh.root / layout.CATALOG
+        path, tables = wh.root / layout.CATALOG, layout.vector_tables(wh.root)
+        init = _vectors_init(wh) if tables else []
     program = _duckdb_program()
     sys.stdout.flush()
-    os.execv(program, [program, "-readonly", str(path), *context.args])
+    os.execv(program, [program, "-readonly", str(path), *init, *context.args])
+
+
+def _vectors_init(wh: Warehouse) -> list[str]:
+    """Options that have the shell begin with the statements about vectors."""
+    from warehouse import layout
+    from warehouse.files import write_atomically
+    from warehouse.vectors.fill import settle
+    from warehouse.vectors.shell import statements
+
+    settle(wh.root, lambda text: typer.echo(text, err=True))
+    path = layout.shell_init_path(wh.root)
+    write_atomically(path, "".join(f"{s};\n" for s in statements(wh.vector_tables)).encode())
+    return ["-init", str(path)]
 
 
 def _duckdb_program() -> str:

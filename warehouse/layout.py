@@ -25,6 +25,9 @@ BLOBS = "blobs"
 _JOURNAL = "journal.jsonl"
 _PREPARED = "data"
 _VECTORS = "vectors"
+_INFO = ".info.json"
+VECTOR_INFOS = f"*/*{_INFO}"
+"""What is known of the vector tables, below `vectors_dir`."""
 RUN_PREFIX = "run_id="
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -135,18 +138,23 @@ def vector_lance_path(root: Path, model: str, table: str) -> Path:
 
 
 def vector_info_path(root: Path, model: str, table: str) -> Path:
-    return root / _VECTORS / model / f"{table}.info.json"
+    return root / _VECTORS / model / f"{table}{_INFO}"
 
 
 def vector_tables(root: Path) -> list[tuple[str, str]]:
     """(model, table) of every vector table."""
-    found = (root / _VECTORS).glob("*/*.info.json")
-    return sorted((p.parent.name, p.name.removesuffix(".info.json")) for p in found)
+    found = (root / _VECTORS).glob(VECTOR_INFOS)
+    return sorted((p.parent.name, p.name.removesuffix(_INFO)) for p in found)
 
 
 def vector_lock_path(root: Path, model: str, table: str = "") -> Path:
     """Held by the one process that changes a vector table, or makes a model's folder."""
     return root / STAGING / f"vectors.{model}.{table}.lock"
+
+
+def shell_init_path(root: Path) -> Path:
+    """What `traces shell` has duckdb begin with."""
+    return root / STAGING / "shell.sql"
 
 
 def sql_name(text: str) -> str:

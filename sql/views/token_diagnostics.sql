@@ -51,7 +51,8 @@ SELECT
     r.created_at
 FROM tokens AS t
 LEFT JOIN next_token AS p
-    ON p.run_id = t.run_id AND p.example_id = t.example_id AND p.seq = t.seq AND p.pos = t.pos AND t.side = 'dec'
+    ON p.run_id = t.run_id AND p.example_id = t.example_id AND p.seq = t.seq
+    AND p.pos = CASE WHEN t.side = 'dec' THEN t.pos END
 LEFT JOIN words AS w ON w.run_id = t.run_id AND w.example_id = t.example_id AND w.word_idx = t.word_idx
 LEFT JOIN (
     SELECT a.run_id, a.example_id, a.seq, a.side, a.pos - 1 AS pos, b.upos, b.lemma, b.deprel

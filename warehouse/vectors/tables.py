@@ -77,6 +77,8 @@ class TableInfo(_Typed):
     """What is known of a vector table."""
 
     schema_version: int = SCHEMA_VERSION
+    sql_name: str
+    """What SQL calls it, after `vectors_` and `nearest_`."""
     model: str
     """The folder's name."""
     weights_hash: str
@@ -101,10 +103,6 @@ class TableInfo(_Typed):
     @property
     def name(self) -> str:
         return layout.tensor_name(self.side, self.site, self.layer)
-
-    @property
-    def sql_name(self) -> str:
-        return layout.sql_name(f"{self.model}_{self.name}")
 
     @property
     def rows(self) -> int:
@@ -320,6 +318,7 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
     if len(row_shape) not in (1, 2):
         raise UsageError(f"{key.site} has rows of shape {row_shape}: no vectors.")
     return TableInfo(
+        sql_name=layout.sql_name(f"{model}_{layout.tensor_name(*key)}"),
         model=model,
         weights_hash=meta_model.weights_hash,
         side="enc" if key.side == "enc" else "dec",
