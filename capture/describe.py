@@ -46,6 +46,7 @@ def model_info(loaded: models.Loaded, anatomy: Anatomy) -> ModelInfo:
         revision=loaded.revision,
         architecture=type(loaded.model).__name__,
         weights_hash=models.weights_hash(loaded.model),
+        body_hash=models.body_hash(loaded.model),
         tokenizer_hash=models.tokenizer_hash(loaded.tokenizer),
         dtype=loaded.dtype,
         device=loaded.device,

@@ -224,6 +224,11 @@ def weights_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def body_hash(model: torch.nn.Module) -> str:
+    """The same without the model's head: that of a language model is its bare body's."""
+    return weights_hash(getattr(model, "base_model", model))
+
+
 def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Every weight by name, those that accelerate keeps elsewhere than on their device included."""
     weights = model.state_dict()

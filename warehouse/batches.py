@@ -24,8 +24,6 @@ from warehouse.sites import Key
 from warehouse.store import TraceStore
 
 if TYPE_CHECKING:
-    import datasets
-    import torch
     from numpy.typing import DTypeLike
 
     from warehouse.catalog import Warehouse
@@ -77,8 +75,8 @@ class _Spans:
 class Batches:
     """Iterates over batches (n, D) of numpy arrays; `with_keys` over `Batch`es that say whose vectors they are.
 
-    Every pass over shuffled batches is in another order, the same for the same seed and the same pass. `torch()` and
-    `dataset()` show the same vectors to PyTorch and to the library datasets.
+    Every pass over shuffled batches is in another order, the same for the same seed and the same pass. `capture.training` shows
+    the same vectors to PyTorch and to the library datasets.
     """
 
     root: Path
@@ -163,20 +161,6 @@ class Batches:
     def with_keys(self) -> Iterator[Batch]:
         for sequence, pos, vectors in self._batches():
             yield Batch(vectors, self._keys(sequence, pos))
-
-    def torch(self) -> torch.utils.data.IterableDataset:
-        """A PyTorch IterableDataset of these batches as tensors (n, D): give it to a DataLoader with batch_size=None. Its
-        workers share the pieces out among them. bfloat16 vectors come as such."""
-        from warehouse.training import TorchBatches
-
-        return TorchBatches(self)
-
-    def dataset(self) -> datasets.Dataset:
-        """A `datasets.Dataset` with a row a token: its keys, and `vector`, which is read from the shards when a row is asked
-        for."""
-        from warehouse.training import as_dataset
-
-        return as_dataset(self)
 
     def part(self, index: int, of: int) -> Batches:
         """Every `of`th piece, from the `index`th on: what one of several workers reads."""
@@ -271,7 +255,7 @@ def _stores(
         try:
             key = stored_key(store, site, layer, side)
             if store.has(key):
-                found.setdefault(store.meta.model.weights_hash, []).append((store, key))
+                found.setdefault(store.meta.model.space, []).append((store, key))
         except UsageError as e:
             errors.append(e)
     if not found:

@@ -39,6 +39,7 @@ _MANIFEST_COLUMNS = {
     "model": "model.name",
     "revision": "model.revision",
     "weights_hash": "model.weights_hash",
+    "body_hash": "model.body_hash",
     "architecture": "model.architecture",
     "untrained": "model.untrained",
     "dtype": "model.dtype",
@@ -62,11 +63,12 @@ _MANIFEST_COLUMNS = {
 """Where the manifest keeps each column of `runs`."""
 
 _FROM_JSON = {
+    "body_hash": "coalesce({group} ->> '$.{leaf}', {group} ->> '$.weights_hash')",
     "untrained": "coalesce(({group} -> '$.{leaf}')::VARCHAR[], [])",
     "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
     "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
 }
-"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3."""
+"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3, `body_hash` not before 4."""
 
 
 class Warehouse:
@@ -201,6 +203,35 @@ class Warehouse:
             self, site, layer, where, model, side,
             size=size, shuffle=shuffle, seed=seed, buffer=buffer, head=head, dtype=dtype,
         )  # fmt: skip
+
+    def probe(
+        self,
+        query: str,
+        *,
+        site: str = "resid.post_mlp",
+        layers: str | Sequence[int] = "all",
+        run: str | None = None,
+        target: str = "y",
+        head: int | None = None,
+        side: str | None = None,
+        test: float = 0.25,
+        max_tokens: int = 10_000,
+        c: float = 0.1,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """A logistic probe a layer, from the vectors of the tokens that a query picks to their labels, in its column `target`:
+        accuracy on held-out examples beside its baselines, a row a layer, as the table `probes` of a new run has them.
+
+        `test` is the part of the examples to judge by; of more than `max_tokens` tokens, whole examples are drawn. `c` is the
+        inverse strength of the penalty on standardised vectors. The same call again returns the run that is there. Needs
+        scikit-learn (`trace-warehouse[capture]`). Raises UsageError as `matrix` does, and where there is nothing to tell apart.
+        """
+        from warehouse import probes
+
+        chosen = layers if isinstance(layers, str) else tuple(layers)
+        options = probes.Options(query, site, chosen, head, side, target, test, max_tokens, c, seed)
+        store = probes.probe(self, options, run)
+        return store.query("FROM probes ORDER BY layer").df().assign(run_id=store.meta.run_id)
 
     def close(self) -> None:
         self._connection.close()

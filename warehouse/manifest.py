@@ -71,6 +71,8 @@ class ModelInfo(StackInfo):
     revision: str | None = None
     architecture: str
     weights_hash: str
+    body_hash: str = ""
+    """Of the weights without the head; not in manifests before schema version 4."""
     tokenizer_hash: str
     dtype: str
     device: str
@@ -84,6 +86,11 @@ class ModelInfo(StackInfo):
     side: Literal["dec", "enc"] = "dec"
     encoder: StackInfo | None = None
     """An encoder-decoder's encoder."""
+
+    @property
+    def space(self) -> str:
+        """Vectors of models with the same one can be compared."""
+        return self.body_hash or self.weights_hash
 
     def stack(self, side: str) -> StackInfo:
         """Raises KeyError for a side that the model has not."""
@@ -134,7 +141,7 @@ class FileInfo(_Typed):
     path: str
     bytes: int
     checksum: str | None = None
-    """xxh3-128 of a table's file. A blob has none: every slice of it has its own, in `tensors`."""
+    """xxh3-128 of a file. The blobs of a capture have none: every slice of them has its own, in `tensors`."""
 
 
 class Manifest(_Typed):
@@ -159,7 +166,7 @@ class Manifest(_Typed):
     @property
     def captured(self) -> bool:
         """Whether a model read examples for it; else it was derived from another run, or tells of a training."""
-        return self.kind not in ("heads", "finetune")
+        return self.kind not in ("heads", "finetune", "probe")
 
     def write(self, folder: Path) -> None:
         """Writes run.json into `folder`, whole or not at all."""

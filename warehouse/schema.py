@@ -18,7 +18,7 @@ from warehouse.quoting import sql_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ _TABLES = (
             Column(
                 "kind",
                 "VARCHAR",
-                "What made it: next-token, encode, mcq-prompt, mcq-encoder, finetune, or heads (derived)",
+                "What made it: next-token, encode, mcq-prompt, mcq-encoder, finetune, or derived: heads, probe",
             ),
             Column("parents", "VARCHAR[]", "Runs it was derived from, or whose model it ran"),
             Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),
             Column("revision", "VARCHAR", "Hub revision asked for", nullable=True),
             Column("weights_hash", "VARCHAR", "xxh3-128 of the loaded weights, in hex"),
+            Column("body_hash", "VARCHAR", "The same without the head: what tells one space of vectors from another"),
             Column("architecture", "VARCHAR", "Model class"),
             Column("untrained", "VARCHAR[]", "Weights that the checkpoint lacked, and that are random"),
             Column("dtype", "VARCHAR", "dtype that the model computed in"),
@@ -317,6 +318,27 @@ _TABLES = (
             Column("loss", "FLOAT", "Cross-entropy over the choices, nats"),
             Column("accuracy", "FLOAT", "Part of the questions answered right"),
             Column("learning_rate", "FLOAT", "Learning rate; NULL for an evaluation", nullable=True),
+        ),
+    ),
+    Table(
+        "probes",
+        "a probe: a logistic regression from the vectors of a layer to labels, judged on examples that it has not seen",
+        ("run_id", "side", "site", "layer"),
+        (
+            _RUN,
+            Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model"),
+            Column("site", "VARCHAR", "What was probed: resid.post_mlp, q, …"),
+            Column("layer", "INTEGER", "Layer, 0-based; NULL for resid.embed", nullable=True),
+            Column("head", "INTEGER", "Query head; NULL: the site has none", nullable=True),
+            Column("classes", "VARCHAR[]", "The labels, in the order of the coefficients' rows"),
+            Column("n_train", "INTEGER", "Tokens that it was fitted to"),
+            Column("n_test", "INTEGER", "Tokens that it was judged on, all of other examples"),
+            Column("accuracy", "FLOAT", "Part of the test tokens whose label it gives"),
+            Column("train_accuracy", "FLOAT", "The same of the training tokens"),
+            Column("majority_accuracy", "FLOAT", "Part of the test tokens that have the commonest training label"),
+            Column("shuffled_accuracy", "FLOAT", "Accuracy on the test tokens after fitting to shuffled labels"),
+            Column("blob", "VARCHAR", "File of its coefficients, relative to the run's folder"),
+            Column("tensor", "VARCHAR", "Their name there: (classes, width + 1), the last column the intercepts"),
         ),
     ),
     Table(

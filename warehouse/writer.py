@@ -231,10 +231,11 @@ class RunWriter:
             raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ shard.tensors.keys()}")
         batch.ready()
         tables = {**batch.tables, **batch.late()}
-        if shard.blob is not None and batch.sequences:
+        if shard.blob is not None and any(len(array) for array in batch.tensors.values()):
             for key, array in batch.tensors.items():
                 shard.blob.put(layout.tensor_name(*key), shard.rows[key], array)
-            tables["tensors"] = _index(batch, shard)
+            if batch.sequences:  # a tensor that is no example's is not in the index
+                tables["tensors"] = _index(batch, shard)
             for key, array in batch.tensors.items():
                 shard.rows[key] += len(array)
         batch.release()

@@ -3,7 +3,8 @@
 -- `token` stands at `pos`; `true_token` is the one after it, and true_prob, loss and the rest say how well the model, having
 -- read up to `token`, foresaw it. The last token of a sequence has no next one, and an encoder's tokens (side 'enc') have none:
 -- those columns are NULL there. `text` is what char_start and char_end count in: the example's, or the sequence's own where the
--- table prompts has one.
+-- table prompts has one. `context` is the token in up to 40 characters of it on either side; NULL where the token has no place
+-- in the text.
 --
 -- upos, lemma and deprel are of the word that `token` begins in; true_upos, true_lemma and true_deprel of the word that
 -- `true_token` begins in, and so the ones that loss and entropy go with. NULL where the data set has no annotated words, and
@@ -44,6 +45,13 @@ SELECT
     e.split,
     e.source_id,
     coalesce(s.text, e.text) AS text,
+    replace(
+        substr(coalesce(s.text, e.text), greatest(t.char_start - 39, 1), least(t.char_start, 40))
+        || '«' || substr(coalesce(s.text, e.text), t.char_start + 1, t.char_end - t.char_start) || '»'
+        || substr(coalesce(s.text, e.text), t.char_end + 1, 40),
+        chr(10),
+        ' '
+    ) AS context,
     e.n_tokens,
     e.truncated,
     r.model,

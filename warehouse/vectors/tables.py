@@ -48,7 +48,8 @@ class ModelFolder(_Typed):
 
     names: list[str]
     """What its captures called the model."""
-    weights_hash: str
+    space: str
+    """The hash of its weights, the head left out."""
 
 
 class RunRows(_Typed):
@@ -81,7 +82,7 @@ class TableInfo(_Typed):
     """What SQL calls it, after `vectors_` and `nearest_`."""
     model: str
     """The folder's name."""
-    weights_hash: str
+    space: str
     side: Literal["dec", "enc"]
     site: str
     layer: int | None
@@ -274,7 +275,7 @@ def models(root: Path) -> dict[str, ModelFolder]:
 
 def folder_of(root: Path, model: ModelInfo) -> str | None:
     """The folder with vectors of these weights, whatever the model is called."""
-    return next((f for f, m in models(root).items() if m.weights_hash == model.weights_hash), None)
+    return next((f for f, m in models(root).items() if m.space == model.space), None)
 
 
 def folder_named(root: Path, model: str) -> str:
@@ -305,8 +306,8 @@ def claim_folder(root: Path, model: ModelInfo) -> str:
         if folder is None:
             folder = layout.sql_name(Path(model.name).name.removesuffix(".gguf"))
             if folder.casefold() in {f.casefold() for f in known}:
-                folder = f"{folder}_{model.weights_hash[:6]}"
-        made = ModelFolder(names=[*names, model.name], weights_hash=model.weights_hash)
+                folder = f"{folder}_{model.space[:6]}"
+        made = ModelFolder(names=[*names, model.name], space=model.space)
         path = layout.vector_model_path(root, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, made.model_dump_json().encode())
@@ -320,7 +321,7 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
     return TableInfo(
         sql_name=layout.sql_name(f"{model}_{layout.tensor_name(*key)}"),
         model=model,
-        weights_hash=meta_model.weights_hash,
+        space=meta_model.space,
         side="enc" if key.side == "enc" else "dec",
         site=key.site,
         layer=key.layer,

@@ -1,5 +1,8 @@
-"""Batches as PyTorch and the library datasets want them. Imported only when they are asked for: both come with
-`trace-warehouse[capture]`."""
+"""Batches of stored vectors as PyTorch and the library datasets want them.
+
+>>> loader = DataLoader(TorchBatches(wh.batches(layer=15, shuffle=True)), batch_size=None, num_workers=2)  # doctest: +SKIP
+>>> as_dataset(wh.batches(layer=15))[0]["vector"]  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from warehouse.batches import Batches
 
 
 class TorchBatches(IterableDataset):
-    """`Batches` as tensors (n, D); each worker of a DataLoader reads its own pieces."""
+    """`Batches` as tensors (n, D), for a DataLoader with batch_size=None: each of its workers reads its own pieces. bfloat16
+    vectors come as such."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -42,7 +46,7 @@ def _tensor(x: np.ndarray) -> torch.Tensor:
 
 
 def as_dataset(batches: Batches) -> datasets.Dataset:
-    """The keys in Arrow, and a transform that reads the vectors of the rows asked for."""
+    """A `datasets.Dataset` with a row a token: its keys, and `vector`, which is read from the shards when a row is asked for."""
     keys = batches.keys()
     keys = keys.append_column("token", [np.arange(len(keys))])
 
