@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from capture.console import needs_capture_extra, note
 from warehouse import sites
 from warehouse.errors import UsageError
+from warehouse.vectors import asked
 
 if TYPE_CHECKING:
     from capture.data.example import Source
@@ -63,6 +64,7 @@ class Data(NamedTuple):
 def capture_options(
     capture: str,
     attn: str,
+    index: list[str] | None,
     limit: int | None,
     max_len: str,
     batch_tokens: int,
@@ -73,6 +75,7 @@ def capture_options(
     from warehouse.blobs import NAMES  # numpy comes with it
 
     sites.resolve(capture)
+    asked.parse(" ".join(index or ()))
     if attn not in ("auto", "stored"):
         raise UsageError(f"--attn {attn}: use auto or stored.")
     if store_dtype not in ("auto", *NAMES):
@@ -80,6 +83,7 @@ def capture_options(
     return {
         "capture": capture,
         "attn": attn,
+        "index": " ".join(index) if index else "auto",
         "limit": limit,
         "max_len": tokens(max_len),
         "batch_tokens": batch_tokens,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from capture.asked import Data, Model, capture_options
-from capture.console import needs_capture_extra, progress, stopped_by_signals
+from capture.console import needs_capture_extra, note, progress, stopped_by_signals
 from capture.options import (
     AttnOption,
     BatchTokensOption,
@@ -22,6 +22,7 @@ from capture.options import (
     DtypeOption,
     FromOption,
     HeadingsOption,
+    IndexOption,
     LimitOption,
     MaxLenOption,
     ModelOption,
@@ -64,6 +65,7 @@ def next_token(
     limit: LimitOption = None,
     capture: CaptureOption = "none",
     attn: AttnOption = "auto",
+    index: IndexOption = None,
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
     chunk: ChunkOption = False,
@@ -86,7 +88,7 @@ def next_token(
     Examples: `traces capture next-token --model smollm2 --text my.txt --run first`,
     `traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn`
     """
-    shared = capture_options(capture, attn, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import next_token as kind
@@ -109,6 +111,7 @@ def encode(
     limit: LimitOption = None,
     capture: CaptureOption = "hidden",
     attn: AttnOption = "auto",
+    index: IndexOption = None,
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
     chunk: ChunkOption = False,
@@ -129,7 +132,7 @@ def encode(
 
     Example: `traces capture encode --model minilm --data go_emotions --split validation --capture attn,qkv`
     """
-    shared = capture_options(capture, attn, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
     asked = Model(model, "none", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import encode as kind
@@ -159,6 +162,7 @@ def mcq_prompt(
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the tokenizer's chat template.")] = False,
     capture: CaptureOption = "none",
     attn: AttnOption = "auto",
+    index: IndexOption = None,
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
     batch_tokens: BatchTokensOption = 1024,
@@ -178,7 +182,7 @@ def mcq_prompt(
 
     Example: `traces capture mcq-prompt --model smollm2 --data csqa --split validation --capture attn,qkv,hidden,resid`
     """
-    shared = capture_options(capture, attn, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import mcq_prompt as kind
@@ -197,6 +201,7 @@ def mcq_encoder(
     limit: LimitOption = None,
     capture: CaptureOption = "none",
     attn: AttnOption = "auto",
+    index: IndexOption = None,
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
     batch_tokens: BatchTokensOption = 1024,
@@ -216,7 +221,7 @@ def mcq_encoder(
 
     Example: `traces capture mcq-encoder --model checkpoints/minilm-csqa --data csqa --split validation --capture hidden,resid`
     """
-    shared = capture_options(capture, attn, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
     asked = Model(model, "multiple-choice", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import mcq_encoder as kind
@@ -259,7 +264,7 @@ def _run_capture(
             typer.echo(line)
         return
     with stopped_by_signals(), progress(options.limit) as report:
-        manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report)
+        manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
     for line in filter(None, (source.said(), *_told(manifest, root, options.max_len or loaded.window))):
         typer.echo(line)
 

@@ -100,7 +100,7 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
             include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
         ),
         "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
-        "options": asdict(job.options),
+        "options": {k: v for k, v in asdict(job.options).items() if k != "index"},
         "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
     }
 

@@ -28,12 +28,13 @@ from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
 from capture.record import DtypeOutgrown, Recorder, Recording, store_dtype
 from capture.rows import Rows
-from warehouse import heads, sites
+from warehouse import catalog, heads, sites
 from warehouse import writer as traces
 from warehouse.blobs import DTYPES
 from warehouse.errors import UsageError
 from warehouse.manifest import Manifest
 from warehouse.sites import Key
+from warehouse.vectors import asked, fill
 from warehouse.writer import RunWriter
 
 _SHARD_TOKENS = 1 << 16
@@ -55,6 +56,8 @@ class Options:
     batch_tokens: int = 1024
     store_dtype: str = "auto"
     shard_mb: int = 256
+    index: str = "none"
+    """What is to be searchable once the run is there: `resid.post_mlp@mid q@5`, or `auto`."""
 
 
 @dataclass
@@ -93,6 +96,10 @@ def no_report(progress: Progress) -> None:
     pass
 
 
+def no_note(text: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Job:
     """What stays the same from the first batch to the last."""
@@ -114,6 +121,8 @@ class Job:
     """Why what was read makes no run, if so."""
     around: AbstractContextManager[Any] = field(default_factory=nullcontext)
     """What has to be open while batches go through the model."""
+    indexed: list[Key] = field(default_factory=list)
+    """The tensors that are to be searchable."""
 
 
 class Run(Protocol):
@@ -131,6 +140,7 @@ class Run(Protocol):
         root: Path,
         run_id: str | None = None,
         report: Report = no_report,
+        note: Callable[[str], None] = no_note,
     ) -> Manifest: ...
 
 
@@ -151,8 +161,14 @@ def of_kind(prepared: Callable[[models.Loaded, Source, Any], Job]) -> tuple[Run,
         root: Path,
         run_id: str | None = None,
         report: Report = no_report,
+        note: Callable[[str], None] = no_note,
     ) -> Manifest:
-        return _run(prepared(loaded, source, options), root, run_id, report)
+        found = prepared(loaded, source, options)
+        manifest = _run(found, root, run_id, report)
+        if found.indexed:
+            fill.add(root, manifest.run_id, asked.chosen(options.index, found.plan.stored), note=note)
+            catalog.refresh(root)
+        return manifest
 
     return run_kind, lambda loaded, source, options: _forecast(prepared(loaded, source, options))
 
@@ -179,6 +195,8 @@ def prepare(
     sequencing = sequencing or _tokenizing(loaded, anatomy, options).sequencing()
     store = store_dtype(loaded.dtype, options.store_dtype)
     chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides)
+    n_layers = {side: len(stack.layers) for side, stack in anatomy.stacks.items()}
+    indexed = asked.keys(asked.chosen(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side)
     if chosen.eager:
         _check_given(loaded, anatomy)
     return Job(
@@ -195,6 +213,7 @@ def prepare(
         mean_loss,
         refusal,
         around or nullcontext(),
+        indexed,
     )
 
 

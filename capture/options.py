@@ -64,6 +64,16 @@ AttnOption = Annotated[
         "--attn", help="`auto`: derive attention from q and k where that is exact, else store it; `stored`: store it."
     ),
 ]
+IndexOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index",
+        metavar="SITE@LAYERS",
+        help="What to make searchable by nearness: `resid.post_mlp@mid`, `@8,16`, `@all`, `q@5`, …, or `none`. The middle of the "
+        "residual stream if that is kept and nothing is said.",
+        show_default=False,
+    ),
+]
 RunOption = Annotated[str | None, typer.Option("--run", help="The run's name; made from model and data if left out.")]
 MaxLenOption = Annotated[
     str, typer.Option("--max-len", help="Cut texts after so many tokens; `auto`: at the model's window.")

@@ -152,6 +152,7 @@ def remove_run(
     from warehouse import catalog, layout
     from warehouse.files import size_of
     from warehouse.removal import locked_for_removal, remove
+    from warehouse.vectors.tables import all_tables
 
     root = layout.find_root(warehouse)
     folders = [p for p in (layout.run_dir(root, run), layout.staging_dir(root, run)) if p.is_dir()]
@@ -160,6 +161,9 @@ def remove_run(
     with locked_for_removal(root, run):
         for folder in folders:
             typer.echo(f"{'would delete' if dry_run else 'delete'} {folder} ({human_bytes(size_of(folder))})")
+        for table in all_tables(root):
+            if run in table.info.runs:
+                typer.echo(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
         if dry_run:
             return
         if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
@@ -296,10 +300,13 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     """
     from warehouse import catalog, layout
     from warehouse.manifest import Manifest
+    from warehouse.vectors import fill
 
     root = layout.find_root(warehouse)
     if not root.is_dir():
         raise UsageError(f"There is no warehouse at {root}.")
+    if gone := fill.settle(root):
+        typer.echo(f"vector tables: dropped the rows of {', '.join(gone)}")
     catalog.refresh(root)
     names = layout.published_runs(root)
     for name in names:

@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 
 from warehouse.errors import UsageError
+from warehouse.sites import Key
 
 CATALOG = "warehouse.duckdb"
 STAGING = ".staging"
@@ -113,6 +114,13 @@ def tensor_name(side: str, site: str, layer: int | None) -> str:
     on an encoder's side."""
     name = site if layer is None else f"{site}.L{layer:02d}"
     return f"enc.{name}" if side == "enc" else name
+
+
+def key_of(tensor: str) -> Key:
+    """The other way round."""
+    side, name = ("enc", tensor.removeprefix("enc.")) if tensor.startswith("enc.") else ("dec", tensor)
+    site, _, layer = name.rpartition(".L")
+    return Key(side, site, int(layer)) if site and layer.isdigit() else Key(side, name, None)
 
 
 def prepared_path(root: Path, data: str, split: str) -> Path:

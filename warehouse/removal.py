@@ -11,6 +11,7 @@ import filelock
 
 from warehouse import layout
 from warehouse.errors import UsageError
+from warehouse.vectors.fill import forget
 
 
 @contextmanager
@@ -29,9 +30,11 @@ def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
 
 
 def remove(root: Path, run_id: str) -> None:
-    """Deletes the published run and the staged one of that name. Call it under `locked_for_removal`."""
+    """Deletes the published run, the staged one of that name, and their rows in vector tables. Call it under
+    `locked_for_removal`."""
     for folder in (layout.run_dir(root, run_id), layout.staging_dir(root, run_id)):
         if folder.is_dir():
             trash = layout.trash_dir(root, run_id)
             folder.rename(trash)
             shutil.rmtree(trash)
+    forget(root, run_id)

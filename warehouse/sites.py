@@ -82,6 +82,11 @@ def resolve(capture: str) -> tuple[str, ...]:
     return tuple(s for s in (*STORED_ORDER, "heads") if s in wanted)
 
 
+def capture_of(site: str) -> str:
+    """The shortest --capture name that stores a site."""
+    return min((g for g, needs in GROUPS.items() if site in needs), key=lambda g: len(GROUPS[g]))
+
+
 def names(capture: str) -> list[str]:
     """What `--capture` lists; `none` is nothing."""
     return [name for part in capture.split(",") if (name := part.strip()) not in ("", "none")]

@@ -404,7 +404,7 @@ class TraceStore:
         stored = sorted({site for _, site in self._stored})
         raise UsageError(
             f"Run '{self.meta.run_id}' did not store {key.site}; it has {', '.join(stored) or 'no tensors'}. "
-            f"Capture it again with --capture {_captures(key.site)}."
+            f"Capture it again with --capture {sites.capture_of(key.site)}."
         )
 
     def blob(self, name: str) -> Blob:
@@ -515,8 +515,3 @@ class TraceStore:
                 f"Run '{self.meta.run_id}' has no cross attention on that side: only the decoder of an encoder-decoder has."
             )
         return "cross."
-
-
-def _captures(site: str) -> str:
-    """The shortest --capture name that stores a site."""
-    return min((g for g, needs in sites.GROUPS.items() if site in needs), key=lambda g: len(sites.GROUPS[g]))

@@ -28,6 +28,11 @@ def open_text(origin: str, text_column: str) -> Source:
     return Source(path.stem, None, None, origin, lambda: file_rows(path, text_column), has_ids=False)
 
 
+def one_text(text: str) -> Source:
+    """A text as it is."""
+    return Source("text", None, None, "the text", lambda: iter([Row("0", text)]), has_ids=False)
+
+
 def file_rows(path: Path, text_column: str = "text") -> Iterator[Row]:
     """Every row of a file, blank ones included, so that row numbers are the file's. Reads as it goes.
 

@@ -70,6 +70,19 @@ def _one(text: str) -> Asked:
         raise UsageError(f"{text}: after @ come layers, as in 8,16, or mid, or all.") from None
 
 
+def chosen(index: str, stored: Iterable[Key]) -> list[Asked]:
+    """What the option `--index` asks for; `auto`: the middle of the residual stream, where that is stored."""
+    if index != "auto":
+        return parse(index)
+    return parse(DEFAULT) if any(k.site == "resid.post_mlp" for k in stored) else []
+
+
+def of_options(meta: Manifest) -> list[Asked]:
+    """What a run was captured to be searched by."""
+    stored = [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]
+    return chosen(meta.options.get("index") or "none", stored)
+
+
 def of_run(meta: Manifest, asked: Iterable[Asked]) -> list[Key]:
     """The stored tensors of a run that are asked for. Raises UsageError as `keys` does."""
     stored = [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]

@@ -67,10 +67,23 @@ def nearest(
     if k < 1:
         raise UsageError(f"k = {k}: ask for at least one.")
     tables = choose(wh.vector_tables, wh.root, site, layer, model, side)
-    wanted = split(where)
-    found = [_one(wh, t, _query(t, vector, metric), k, wanted, metric, head, exact) for t in tables]
+    found = [in_table(wh, t, vector, k, where, metric, head, exact) for t in tables]
     merged = found[0] if len(found) == 1 else pa.concat_tables(found).sort_by("distance")
     return merged.slice(0, k)
+
+
+def in_table(
+    wh: Warehouse,
+    table: VectorTable,
+    vector: Any,
+    k: int,
+    where: str | None,
+    metric: str,
+    head: int | None,
+    exact: bool,
+) -> pa.Table:
+    """The same of one table."""
+    return _one(wh, table, _query(table, vector, metric), k, split(where), metric, head, exact)
 
 
 def choose(

@@ -141,7 +141,7 @@ class TableInfo(_Typed):
 _Parsed = TypeVar("_Parsed", bound=_Typed)
 
 
-def _read(path: Path, kind: type[_Parsed]) -> _Parsed:
+def read(path: Path, kind: type[_Parsed]) -> _Parsed:
     """Raises NewerSchema, or TracesError with what to do."""
     try:
         raw = json.loads(path.read_bytes())
@@ -214,7 +214,7 @@ class VectorTable:
         try:
             path = layout.vector_info_path(self.root, self.info.model, self.info.name)
             if path.is_file():
-                self.info = _read(path, TableInfo)
+                self.info = read(path, TableInfo)
             self.reopen()
             yield
         finally:
@@ -270,7 +270,7 @@ def all_tables(root: Path) -> list[VectorTable]:
 def models(root: Path) -> dict[str, ModelFolder]:
     """The folders of vector tables."""
     paths = sorted(layout.vectors_dir(root).glob("*/model.json"))
-    return {p.parent.name: _read(p, ModelFolder) for p in paths}
+    return {p.parent.name: read(p, ModelFolder) for p in paths}
 
 
 def folder_of(root: Path, model: ModelInfo) -> str | None:
@@ -334,7 +334,7 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
 def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
     """A model's table of a tensor, if it has one."""
     path = layout.vector_info_path(root, model, layout.tensor_name(*key))
-    return VectorTable(root, _read(path, TableInfo)) if path.is_file() else None
+    return VectorTable(root, read(path, TableInfo)) if path.is_file() else None
 
 
 class Opened:
@@ -353,7 +353,7 @@ class Opened:
                 stat = path.stat()
                 state, known = (stat.st_mtime_ns, stat.st_ino), self._known.get(name)
                 now[name] = (
-                    known if known and known[0] == state else (state, VectorTable(self._root, _read(path, TableInfo)))
+                    known if known and known[0] == state else (state, VectorTable(self._root, read(path, TableInfo)))
                 )
             except FileNotFoundError:  # dropped at this moment
                 continue

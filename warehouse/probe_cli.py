@@ -1,0 +1,77 @@
+"""`traces probe`: what of a label can be read off the vectors of each layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warehouse.cli import FormatOption, WarehouseOption, app
+from warehouse.errors import UsageError
+from warehouse.output import Format, write
+
+
+@app.command()
+def probe(
+    query: Annotated[
+        str, typer.Argument(help="SQL that gives run_id, example_id, seq, pos of tokens, and their labels AS y.")
+    ],
+    site: Annotated[str, typer.Option(help="What to probe: `resid.post_mlp`, `hidden`, `q`, …")] = "resid.post_mlp",
+    layers: Annotated[str, typer.Option(help="`all`, or some, as in `0,15,29`.")] = "all",
+    head: Annotated[
+        int | None, typer.Option(help="Of a site with heads: which query head.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The new run's name; made from what is asked if left out.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="The column with the labels.")] = "y",
+    test: Annotated[float, typer.Option(min=0.01, max=0.99, help="Part of the examples to judge by.")] = 0.25,
+    max_tokens: Annotated[
+        int, typer.Option(min=10, help="Most tokens to look at; of more, a sample of examples.")
+    ] = 10_000,
+    c: Annotated[float, typer.Option("--c", help="Inverse strength of the penalty on the coefficients.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the split, the sample and the shuffled labels.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw accuracy by layer: .svg, .png or .pdf.")
+    ] = None,
+    fmt: FormatOption = Format.table,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Fit a logistic probe a layer, judge it on examples that it has not seen, and keep it as a run with a table `probes`.
+
+    The same command goes on where it was interrupted. Example: `traces probe "SELECT run_id, example_id, seq, pos, upos AS y FROM
+    token_diagnostics WHERE run_id = 'words'" --layers 0,15,29 --plot upos.svg`
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError:
+        raise UsageError("Probes need scikit-learn: pip install 'trace-warehouse[capture]'") from None
+    from warehouse import probes
+    from warehouse.catalog import Warehouse
+
+    chosen: str | tuple[int, ...] = layers
+    if layers != "all":
+        try:
+            chosen = tuple(int(n) for n in layers.split(","))
+        except ValueError:
+            raise UsageError(f"--layers {layers}: write all, or layers as in 0,15.") from None
+
+    def report(f: probes.Fitted) -> None:
+        told = "there already" if f.accuracy is None else f"accuracy {f.accuracy:.3f}"
+        typer.echo(f"{f.run_id}: layer {f.layer} ({f.done} of {f.of}), {told}", err=True)
+
+    options = probes.Options(query, site, chosen, head, None, target, test, max_tokens, c, seed)
+    with Warehouse(warehouse) as wh:
+        store = probes.probe(wh, options, run, report)
+        if plot is not None:
+            probes.plot(store, str(plot))
+        write(
+            store.query(
+                "SELECT layer, round(accuracy, 4) AS accuracy, round(majority_accuracy, 4) AS majority, "
+                "round(shuffled_accuracy, 4) AS shuffled, n_train, n_test, len(classes) AS classes FROM probes ORDER BY layer"
+            ),
+            fmt,
+            None,
+        )
+    typer.echo(f"{store.meta.run_id}: traces runs show {store.meta.run_id}", err=True)

@@ -1,0 +1,103 @@
+"""Vector tables that are damaged, half made, or missing: brought back to where `fill.rebuild` can make them again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from warehouse import layout
+from warehouse.errors import TracesError
+from warehouse.files import write_atomically
+from warehouse.manifest import Manifest
+from warehouse.sites import Key
+from warehouse.vectors import asked, fill
+from warehouse.vectors.tables import ModelFolder, TableInfo, connect, models, read
+
+
+def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
+    """Drops what nothing is known of, and adds every run to the tables that it has, had, or was captured for."""
+    _mend_folders(root)
+    wanted = {run: asks for run in layout.published_runs(root) if (asks := _asked(root, run))}
+    for model, table in _damaged(root):
+        key = layout.key_of(table)
+        for run in _runs_in(root, model, table) or _runs_with(root, model, key):
+            layers: Any = "all" if key.layer is None else (key.layer,)
+            wanted.setdefault(run, []).append(asked.Asked("enc" if key.side == "enc" else None, key.site, layers))
+        note(f"{model}/{table} is damaged: made again")
+        layout.vector_info_path(root, model, table).unlink(missing_ok=True)
+        shutil.rmtree(layout.vector_lance_path(root, model, table), ignore_errors=True)
+    for run, asks in wanted.items():
+        fill.add(root, run, asks, None, report, note)
+
+
+def _mend_folders(root: Path) -> None:
+    """Says again which weights a folder is of, from its tables; a folder of which nobody knows is made anew by who fills it."""
+    for folder in sorted(p for p in layout.vectors_dir(root).glob("*") if p.is_dir()):
+        path = layout.vector_model_path(root, folder.name)
+        try:
+            read(path, ModelFolder)
+            continue
+        except (TracesError, OSError):
+            path.unlink(missing_ok=True)
+        for model, table in layout.vector_tables(root):
+            with contextlib.suppress(TracesError):
+                info = read(layout.vector_info_path(root, model, table), TableInfo)
+                if model == folder.name:
+                    write_atomically(path, ModelFolder(names=[model], space=info.space).model_dump_json().encode())
+                    break
+
+
+def _asked(root: Path, run: str) -> list[asked.Asked]:
+    """What a run was captured to be searched by, as far as it stored it."""
+    try:
+        return asked.of_options(Manifest.read(layout.run_dir(root, run)))
+    except TracesError:  # a run that cannot be read is for traces runs validate
+        return []
+
+
+def _damaged(root: Path) -> list[tuple[str, str]]:
+    """(model, table) of those that cannot be read, or that a first fill left without their info."""
+    found = []
+    for path in sorted(layout.vectors_dir(root).glob("*/*.lance")):
+        model, table = path.parent.name, path.name.removesuffix(".lance")
+        if not layout.vector_info_path(root, model, table).is_file():
+            found.append((model, table))
+    for model, table in layout.vector_tables(root):
+        try:
+            read(layout.vector_info_path(root, model, table), TableInfo)
+            connect(layout.vector_lance_path(root, model, table).parent).open_table(table).count_rows()
+        except (TracesError, OSError, ValueError, RuntimeError):
+            found.append((model, table))
+    return found
+
+
+def _runs_in(root: Path, model: str, table: str) -> list[str]:
+    """The published runs that a damaged table's info, or its rows, tell of."""
+    published = set(layout.published_runs(root))
+    try:
+        runs = set(read(layout.vector_info_path(root, model, table), TableInfo).runs)
+    except (TracesError, OSError):
+        try:
+            lance = connect(layout.vector_lance_path(root, model, table).parent).open_table(table)
+            runs = set(
+                lance.search().select(["run_id"]).limit(lance.count_rows()).to_arrow()["run_id"].unique().to_pylist()
+            )
+        except (OSError, ValueError, RuntimeError):
+            return []
+    return sorted(runs & published)
+
+
+def _runs_with(root: Path, model: str, key: Key) -> list[str]:
+    """All runs of a model that stored a tensor: where nothing is left to tell which of them had asked."""
+    space = {m.space for folder, m in models(root).items() if folder == model}
+    found = []
+    for run in layout.published_runs(root):
+        meta = Manifest.read(layout.run_dir(root, run))
+        if meta.model.space in space and any(
+            (s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites
+        ):
+            found.append(run)
+    return found
