@@ -7,10 +7,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from warehouse import layout
-from warehouse.manifest import Counts, DataInfo, Manifest, ModelInfo
+import numpy as np
+
+from warehouse import TraceStore, layout
+from warehouse.blobs import TensorSpec
+from warehouse.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
 from warehouse.schema import STORED
+from warehouse.sites import Key
 from warehouse.tables import to_table, write_part
+from warehouse.writer import Batch, RunWriter
 
 _EMPTY = {"VARCHAR": "", "INTEGER": 0, "BIGINT": 0, "FLOAT": 0.0, "BOOLEAN": False}
 
@@ -30,13 +35,7 @@ def add_run(
     `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same."""
     folder = layout.run_dir(root, run_id)
     for name, found in rows.items():
-        columns = {
-            c.name: [
-                row.get(c.name, None if c.nullable else [] if c.sql.endswith("[]") else _EMPTY[c.sql]) for row in found
-            ]
-            for c in STORED[name].file_columns
-        }
-        write_part(folder / layout.table_name(name), to_table(name, columns))
+        write_part(folder / layout.table_name(name), to_table(name, columns(name, found)))
     stack = {"n_layers": 1, "d_model": 4, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
     told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
     Manifest(
@@ -64,3 +63,96 @@ def add_run(
         versions={},
     ).write(folder)
     return folder
+
+
+def columns(table: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns, what is left out filled in."""
+    return {
+        c.name: [row.get(c.name, None if c.nullable else [] if c.sql.endswith("[]") else _EMPTY[c.sql]) for row in rows]
+        for c in STORED[table].file_columns
+    }
+
+
+def add_vectors(
+    root: Path,
+    run_id: str,
+    layers: Mapping[int, np.ndarray],
+    lengths: Sequence[int],
+    *,
+    site: str = "resid.post_mlp",
+    n_layers: int = 4,
+    body: str = "body",
+    model: str = "made",
+    losses: np.ndarray | None = None,
+    shards: int = 2,
+) -> TraceStore:
+    """A run that stored these vectors, (tokens, D) or (tokens, heads, d), of examples `e0000`, `e0001`, … of these lengths; its
+    tokens say where they stand, and have a loss if one is given."""
+    first = next(iter(layers.values()))
+    keys = {Key("dec", site, layer): TensorSpec(_NAMES[str(x.dtype)], x.shape[1:]) for layer, x in layers.items()}
+    ids = [f"e{i:04d}" for i in range(len(lengths))]
+    ends = np.cumsum(lengths)
+    with RunWriter(root, run_id, {"made": run_id}) as writer:
+        for part in np.array_split(np.arange(len(lengths)), shards):
+            start, end = int(ends[part[0]] - lengths[part[0]]), int(ends[part[-1]])
+            writer.begin_shard(dict.fromkeys(keys, end - start), keys)
+            tensors = {k: np.ascontiguousarray(layers[k.layer][start:end]) for k in keys if k.layer is not None}
+            rows = {k: [int(lengths[i]) for i in part] for k in keys}
+            writer.put(Batch([(ids[i], 0) for i in part], tensors, rows, _token_rows(part, ids, lengths, ends, losses)))
+            writer.end_shard(str(part[-1]))
+        stack = {
+            "n_layers": n_layers,
+            "d_model": first.shape[-1],
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "d_head": 4,
+            "d_value": 4,
+        }
+        told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
+        info = ModelInfo(name=model, body_hash=body, attn_implementation="eager", vocab_size=1, **stack, **told)
+        writer.publish(
+            lambda p: Manifest(
+                run_id=run_id,
+                kind="encode",
+                created_at=p.created_at,
+                seconds=0,
+                model=info,
+                data=DataInfo(dataset="made", split="test", source="made", hash=""),
+                options={},
+                store_dtype="F16",
+                sites=[
+                    SiteInfo(site=k.site, layers=[k.layer], row_shape=list(s.row_shape), dtype=s.dtype)
+                    for k, s in keys.items()
+                ],
+                counts=Counts(
+                    examples=len(ids), sequences=len(ids), tokens=len(first), predictions=0, truncated=0, rows=p.rows
+                ),
+                bytes=0,
+                files=p.files,
+                versions={},
+            )
+        )
+    return TraceStore(layout.run_dir(root, run_id))
+
+
+_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+
+
+def _token_rows(
+    part: np.ndarray, ids: list[str], lengths: Sequence[int], ends: np.ndarray, losses: np.ndarray | None
+) -> dict[str, Any]:
+    examples = [
+        {"example_id": ids[i], "idx": int(i), "dataset": "made", "text": "", "n_tokens": lengths[i], "n_seqs": 1}
+        for i in part
+    ]
+    tokens = [
+        {"example_id": ids[i], "side": "dec", "pos": pos, "token": str(pos)} for i in part for pos in range(lengths[i])
+    ]
+    found = {"examples": examples, "tokens": tokens}
+    if losses is not None:
+        found["next_token"] = [
+            {"example_id": ids[i], "pos": pos, "loss": float(losses[ends[i] - lengths[i] + pos])}
+            for i in part
+            for pos in range(lengths[i])
+        ]
+    return {name: to_table(name, columns(name, rows)) for name, rows in found.items()}

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from warehouse import TraceStore, layout
+from warehouse.schema import SCHEMA_VERSION
 
 TOP = Path(__file__).parents[1]
 
@@ -129,13 +130,18 @@ def test_refresh_sees_what_was_copied_in(traces: Callable, tiny_root: Path, tmp_
     assert "0 runs" in traces("refresh", "-w", tmp_path / "r").out
     shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(tmp_path / "r", "llama"))
     assert "1 run\n" in traces("refresh", "-w", tmp_path / "r").out
-    manifest = layout.run_dir(tmp_path / "r", "llama") / "run.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 4'))
-    assert "schema version 4" in traces("refresh", "-w", tmp_path / "r").err
-    clear(
-        traces("runs", "show", "llama", "-w", tmp_path / "r"), 1, "schema version 4", "pip install -U trace-warehouse"
+    manifest, newer = layout.run_dir(tmp_path / "r", "llama") / "run.json", SCHEMA_VERSION + 1
+    manifest.write_text(
+        manifest.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', f'"schema_version": {newer}')
     )
-    clear(traces("runs", "validate", "llama", "-w", tmp_path / "r"), 1, "schema version 4")
+    assert f"schema version {newer}" in traces("refresh", "-w", tmp_path / "r").err
+    clear(
+        traces("runs", "show", "llama", "-w", tmp_path / "r"),
+        1,
+        f"schema version {newer}",
+        "pip install -U trace-warehouse",
+    )
+    clear(traces("runs", "validate", "llama", "-w", tmp_path / "r"), 1, f"schema version {newer}")
 
 
 def test_bad_input_is_one_clear_line(

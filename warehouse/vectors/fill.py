@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -316,8 +315,7 @@ def drop(table: VectorTable, runs: Iterable[str]) -> None:
     for run in gone:
         table.info.runs.pop(run, None)
     table.write_info()
-    table.lance.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-    table.reopen()
+    table.tidy()
 
 
 def forget(root: Path, run_id: str, note: Note = _quiet) -> int:

@@ -61,8 +61,7 @@ def upkeep(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> 
 
 def optimize(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> None:
     """Merges small files, takes all rows into the indexes, gives back the space of what was deleted, and measures again."""
-    table.lance.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-    table.reopen()
+    table.tidy()
     upkeep(table, note)
     if table.info.index is not None:
         measure(table, note)

@@ -14,7 +14,7 @@ from warehouse.files import write_atomically
 from warehouse.manifest import Manifest
 from warehouse.sites import Key
 from warehouse.vectors import asked, fill
-from warehouse.vectors.tables import ModelFolder, TableInfo, connect, models, read
+from warehouse.vectors.tables import ModelFolder, TableInfo, connect, folder_for, models, read
 
 
 def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
@@ -96,8 +96,7 @@ def _runs_with(root: Path, model: str, key: Key) -> list[str]:
     found = []
     for run in layout.published_runs(root):
         meta = Manifest.read(layout.run_dir(root, run))
-        if meta.model.space in space and any(
-            (s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites
-        ):
+        same = meta.model.space in space if space else folder_for(meta.model) == model
+        if same and any((s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites):
             found.append(run)
     return found

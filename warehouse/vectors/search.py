@@ -142,11 +142,14 @@ def _query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
     centre = table.centre
     if centre is not None and metric != "dot":
         query = query - centre
+    largest = float(np.abs(query).max())
     if metric == "cosine":
-        norm = np.linalg.norm(query.astype(np.float64))
-        if norm == 0:
+        if largest == 0:
             raise UsageError("The query is zero: it has no direction to compare by cosine. Use another metric.")
-        query = (query / norm).astype(np.float32)
+        # Lance rounds a query to the table's dtype: in this range float16 keeps the small values beside a large one.
+        query = np.ldexp(query, 10 - np.frexp(largest)[1])
+    elif table.info.dtype == "float16" and largest >= 65520:
+        raise UsageError(f"The query has a value of {largest:.0f}, beyond float16, which this table holds.")
     return query
 
 
@@ -296,10 +299,9 @@ class _Search:
         return (int(found.nprobes * max(1.0, (k / 10) ** 0.5)), found.refine)
 
     def _ask(self, k: int, way: tuple[int, int] | None) -> pa.Table:
-        columns = self._columns()
         for again in (False, True):
             try:
-                asking = index.asked(self.table, self.query, self.metric, k, way, columns)
+                asking = index.asked(self.table, self.query, self.metric, k, way, self._columns())
                 if self.under:
                     asking = asking.where(self.under, prefilter=True)
                 return self._with_run(asking.to_arrow())
@@ -314,23 +316,23 @@ class _Search:
 
     def _columns(self) -> tuple[str, ...]:
         info = self.table.info
-        keys = KEYS if len(info.runs) != 1 else KEYS[1:]  # one run's name, a million times, is slow to look up
+        keys = KEYS[1:] if self.table.only_run else KEYS
         return (*keys, *([info.head_column] if info.head_column else []))
 
     def _with_run(self, found: pa.Table) -> pa.Table:
         if "run_id" in found.column_names:
             return found
-        (run,) = self.table.info.runs
-        return found.append_column("run_id", pa.repeat(run, len(found)))
+        return found.append_column("run_id", pa.repeat(self.table.only_run, len(found)))
 
     def _finished(self, found: pa.Table, how: str) -> pa.Table:
         """Lance's rows as ours: distances as they are called, and every key."""
         raw = found["_distance"].to_numpy()
-        return self._answer(
-            {"l2": lambda: np.sqrt(np.maximum(raw, 0)), "dot": lambda: raw - 1}.get(self.metric, lambda: raw)(),
-            found,
-            how,
-        )
+        if self.metric == "l2":
+            raw = np.sqrt(np.maximum(raw, 0))
+        elif self.metric == "dot":  # 1 - q·v, where v is less the centre
+            centre = self.table.centre
+            raw = raw - 1 - (0 if centre is None else float(self.query.astype(np.float64) @ centre))
+        return self._answer(raw, found, how)
 
     def _answer(self, distances: np.ndarray, keys: pa.Table, how: str) -> pa.Table:
         info, n = self.table.info, len(keys)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 METRICS = ("cosine", "l2", "dot")
 
 _CENTRE = b"trace-warehouse:centre"
-"""Where in a Lance table's metadata its centre is, float32: it changes together with the vectors, in one commit."""
+"""Where in a Lance table's metadata its centre is, float32 in base64: it changes together with the vectors, in one commit."""
 
 FORMAT = {"new_table_data_storage_version": "2.2"}
 """The newest of Lance's file formats that the DuckDB extension reads."""
@@ -135,7 +138,9 @@ class TableInfo(_Typed):
             *((name, pa.int64()) for name in whole),
             ("vector", pa.list_(item, self.width)),
         ]
-        return pa.schema(columns, metadata={} if centre is None else {_CENTRE: centre.astype("<f4").tobytes()})
+        return pa.schema(
+            columns, metadata={} if centre is None else {_CENTRE: b64encode(centre.astype("<f4").tobytes())}
+        )
 
 
 _Parsed = TypeVar("_Parsed", bound=_Typed)
@@ -161,6 +166,7 @@ class VectorTable:
     def __init__(self, root: Path, info: TableInfo) -> None:
         self.root, self.info = root, info
         self._opened: LanceTable | None = None
+        self._only_run: tuple[str | None] | None = None
 
     @property
     def path(self) -> Path:
@@ -173,6 +179,14 @@ class VectorTable:
             self._opened = self._open()
         return self._opened
 
+    @property
+    def only_run(self) -> str | None:
+        """The run of all rows, where there is but one: its name, on every row the same, is slow to look up."""
+        if self._only_run is None:
+            (run,) = self.info.runs if len(self.info.runs) == 1 else (None,)
+            self._only_run = (run if run and self.lance.count_rows() == self.info.rows else None,)
+        return self._only_run[0]
+
     def _open(self) -> LanceTable:
         try:
             return connect(self.path.parent).open_table(self.info.name)
@@ -182,18 +196,19 @@ class VectorTable:
             ) from e
 
     def reopen(self) -> None:
-        self._opened = None
+        self._opened = self._only_run = None
 
     @property
     def centre(self) -> np.ndarray | None:
         """What was subtracted from every vector, (width,) float32; None: nothing."""
         octets = (self.lance.schema.metadata or {}).get(_CENTRE)
-        return None if octets is None else np.frombuffer(octets, "<f4")
+        return None if octets is None else np.frombuffer(b64decode(octets), "<f4")
 
     def replace(self, rows: pa.RecordBatchReader) -> None:
         """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
         mode = "overwrite" if self.path.is_dir() else "create"
         db = connect(self.path.parent)
+        self.reopen()
         self._opened = db.create_table(self.info.name, rows, mode=mode, storage_options=FORMAT)
 
     def write_info(self) -> None:
@@ -219,6 +234,13 @@ class VectorTable:
             yield
         finally:
             lock.release()
+
+    def tidy(self) -> None:
+        """Merges small files and deletes what no reader needs any more; one that had it open opens the table again."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # lancedb says to whom that may happen
+            self.lance.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        self.reopen()
 
     @property
     def exists(self) -> bool:
@@ -294,6 +316,11 @@ def folder_named(root: Path, model: str) -> str:
     return found[0]
 
 
+def folder_for(model: ModelInfo) -> str:
+    """What a model's folder is called, unless another's is."""
+    return layout.sql_name(Path(model.name).name.removesuffix(".gguf"))
+
+
 def claim_folder(root: Path, model: ModelInfo) -> str:
     """The folder for a model's vectors, made if there is none: the same weights share one, others never do."""
     (root / layout.STAGING).mkdir(parents=True, exist_ok=True)
@@ -304,7 +331,7 @@ def claim_folder(root: Path, model: ModelInfo) -> str:
         if folder and model.name in names:
             return folder
         if folder is None:
-            folder = layout.sql_name(Path(model.name).name.removesuffix(".gguf"))
+            folder = folder_for(model)
             if folder.casefold() in {f.casefold() for f in known}:
                 folder = f"{folder}_{model.space[:6]}"
         made = ModelFolder(names=[*names, model.name], space=model.space)
