@@ -1,8 +1,8 @@
 """Vectors in batches, for training probes and sparse autoencoders: in the order in which they are stored, or shuffled.
 
-Shuffling draws pieces of some hundred tokens from all shards in random order into a window of `buffer` tokens, and the
-window's tokens in random order into batches: each batch mixes examples and shards, and what is read lies together on the
-disk. Memory holds a batch, and 28 bytes for every sequence, or stretch of a sequence, that is read; never the vectors.
+Shuffling draws pieces of 32 tokens from all shards in random order into a window of `buffer` tokens, and the window's tokens
+in random order into batches: each batch mixes examples and shards, and what is read lies together on the disk. Memory holds a
+batch, the window's token numbers, and 40 bytes for every piece that is read; the vectors stay in the shards.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from warehouse.catalog import Warehouse
 
-_PIECE = 128
-"""Tokens that are drawn together: 150 KB of a stream of width 576."""
+_PIECE = 32
+"""Tokens that are drawn together: 37 KB of a stream of width 576."""
 
 
 class Batch(NamedTuple):

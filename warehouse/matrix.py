@@ -194,13 +194,15 @@ class Picked:
 
 
 def stored_key(store: TraceStore, site: str, layer: int | None, side: str | None) -> Key:
-    """The tensor that holds a site's rows, derived sites' too: `hidden[l]` is `resid.post_mlp[l-1]`.
+    """The tensor that holds a site's rows, derived sites' too: `hidden[l]` is `resid.post_mlp[l-1]`. It need not be stored.
 
-    Raises UsageError for a site that is not a row a token, or is computed, and as `TraceStore` does.
+    Raises NotFound for a name that is no site, UsageError for a site without a vector a token, and as `TraceStore.key` does.
     """
     if site.startswith("enc."):
         site, side = site.removeprefix("enc."), "enc"
-    key = store.key(site, layer, side)
-    if store.row_kind(key) != sites.TOKEN:
-        raise UsageError(f"{site} has no vector a token.")
-    return key
+    known = (*sites.STORED_ORDER, "resid.pre_attn")
+    if site not in known:
+        raise NotFound("site", site, known)
+    if sites.row_kind(site, causal=True) != sites.TOKEN:
+        raise UsageError(f"{site} has no vector for each token.")
+    return store.key(site, layer, side)

@@ -387,8 +387,6 @@ class TraceStore:
 
     def rows(self, key: Key, example_id: str, seq: int = 0) -> np.ndarray:
         """A stored tensor's rows of one sequence, (rows, *row_shape), as they lie on the disk."""
-        if key not in self._sites:
-            self._refuse(key)
         blob, start, end = self.place(key, example_id, seq)
         if start == end:
             return np.empty((0, *self._sites[key].row_shape), np.float32)
@@ -414,7 +412,10 @@ class TraceStore:
         return self._blobs[name]
 
     def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
-        """The shard that holds a sequence's rows of a tensor, the first one there, and one past the last."""
+        """The shard that holds a sequence's rows of a tensor, the first one there, and one past the last. Raises UsageError
+        where it is not stored."""
+        if key not in self._sites:
+            self._refuse(key)
         try:
             return self._places_of(key)[example_id, seq]
         except KeyError:
