@@ -133,6 +133,9 @@ def _read(wh: Warehouse, text: str, asked: Model, site: str, layers: list[int] |
     from warehouse import TraceStore, layout, sites
     from warehouse.vectors import query
 
+    if not text.strip():
+        raise UsageError("--text is empty: there is no last token.")
+    capture = sites.capture_of(site.removeprefix("enc."))
     loaded = asked.load()
     with needs_capture_extra(), TemporaryDirectory() as folder:
         from capture.data.text import one_text
@@ -142,7 +145,7 @@ def _read(wh: Warehouse, text: str, asked: Model, site: str, layers: list[int] |
         encode.run(
             loaded,
             one_text(text),
-            encode.Options(capture=sites.capture_of(site.removeprefix("enc."))),
+            encode.Options(capture=capture),
             root=root,
             run_id="query",
         )

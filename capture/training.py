@@ -24,13 +24,15 @@ class TorchBatches(IterableDataset):
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
+        self._passes = 0  # of this worker, which may live for several
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         worker = get_worker_info()
         mine = self.batches
         if worker is not None:
             mine = mine.part(worker.id, worker.num_workers)
-            mine.passes = worker.seed  # another one each pass; the same under the same torch.manual_seed
+            mine.passes = worker.seed + self._passes  # another each pass; the same under the same torch.manual_seed
+            self._passes += 1
         for x in mine:
             yield _tensor(x)
 

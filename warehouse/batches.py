@@ -18,10 +18,11 @@ import pyarrow as pa
 from warehouse import layout
 from warehouse.catalog import find_run
 from warehouse.errors import UsageError
-from warehouse.matrix import FILTER_ERRORS, KEYS, Places, stored_key
+from warehouse.matrix import KEYS, Places, filter_errors, stored_key
 from warehouse.quoting import sql_texts
 from warehouse.sites import Key
 from warehouse.store import TraceStore
+from warehouse.vectors.filters import condition
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -132,7 +133,7 @@ class Batches:
                     sequences[name].append(value)
         spans = _Spans(*np.array(found, np.int64).reshape(-1, 5).T)
         names = pa.table(sequences)
-        if where is not None:
+        if where is not None and where.strip():
             spans = _under(wh, names, spans, runs, key.side, where)
         if not spans.length.sum():
             raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
@@ -187,10 +188,12 @@ class Batches:
         places = _open(self)
         left: list[tuple[np.ndarray, ...]] = []
         waiting = 0
-        for window in self._windows():
+        random = np.random.default_rng((self.seed, self.passes))
+        self.passes += 1
+        for window in self._windows(random):
             which, offset = window.rows()
             if self.shuffle:
-                mixed = self._random.permutation(len(which))
+                mixed = random.permutation(len(which))
                 which, offset = which[mixed], offset[mixed]
             left.append((window.sequence[which], window.pos[which] + offset, window.shard[which], window.start[which] + offset))  # fmt: skip
             waiting += len(which)
@@ -202,15 +205,13 @@ class Batches:
             sequence, pos, shard, row, _ = _first(left, waiting)
             yield sequence, pos, self._gather(places, shard, row)
 
-    def _windows(self) -> Iterator[_Spans]:
+    def _windows(self, random: np.random.Generator) -> Iterator[_Spans]:
         """Spans of `buffer` tokens and no more, in the order in which they are to be read."""
         if self.shuffle:
-            self._random = np.random.default_rng((self.seed, self.passes))
             spans = self.spans.cut(_PIECE)
-            spans = spans[self._random.permutation(len(spans.length))]
+            spans = spans[random.permutation(len(spans.length))]
         else:
             spans = self.spans.cut(self.buffer)
-        self.passes += 1
         ends = np.cumsum(spans.length)
         start = 0
         while start < len(ends):
@@ -278,17 +279,15 @@ def _stores(
 def _under(wh: Warehouse, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
     """The stretches of the sequences that a filter leaves."""
     numbered = names.append_column("sequence", pa.array(np.arange(len(names))))
+    asked = condition(where)
     wh.connection.register("_sequences", numbered)
     try:
-        found = wh.connection.sql(
-            f"SELECT s.sequence, t.pos FROM (SELECT {', '.join(KEYS)} FROM token_diagnostics "
-            f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({where})) AS t "
-            "JOIN _sequences AS s USING (run_id, example_id, seq) ORDER BY s.sequence, t.pos"
-        ).fetchnumpy()
-    except FILTER_ERRORS as e:
-        raise UsageError(
-            f"The filter asks for what token_diagnostics does not have: {str(e).splitlines()[0]}"
-        ) from None
+        with filter_errors():
+            found = wh.connection.sql(
+                f"SELECT s.sequence, t.pos FROM (SELECT {', '.join(KEYS)} FROM token_diagnostics "
+                f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({asked})) AS t "
+                "JOIN _sequences AS s USING (run_id, example_id, seq) ORDER BY s.sequence, t.pos"
+            ).fetchnumpy()
     finally:
         wh.connection.unregister("_sequences")
     sequence, pos = np.asarray(found["sequence"]), np.asarray(found["pos"])

@@ -7,6 +7,7 @@ or the new one; nobody ever holds it open for writing, since DuckDB would then l
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import duckdb
 import filelock
 
 from warehouse import layout
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.quoting import sql_path, sql_text
 from warehouse.schema import TABLES, Column, Table
 
@@ -118,10 +119,18 @@ class Warehouse:
             self._vectors = Opened(self.root)
         return self._vectors.all()
 
+    @property
+    def damaged_vectors(self) -> list[TracesError]:
+        """What is wrong with the vector tables that could not be read when `vector_tables` was asked for."""
+        return [] if self._vectors is None else self._vectors.damaged
+
     def load_vectors(self) -> None:
         """Makes the views `vectors_…` and the macros `nearest_…` known to `sql`, as `traces shell` does. Half a second."""
+        from warehouse.vectors.fill import settle
         from warehouse.vectors.shell import statements
 
+        with contextlib.suppress(OSError):  # a folder that we may only read
+            settle(self.root)
         for statement in statements(self.vector_tables):
             self._connection.execute(statement)
 
@@ -209,7 +218,7 @@ class Warehouse:
         query: str,
         *,
         site: str = "resid.post_mlp",
-        layers: str | Sequence[int] = "all",
+        layers: str | int | Sequence[int] = "all",
         run: str | None = None,
         target: str = "y",
         head: int | None = None,
@@ -228,7 +237,7 @@ class Warehouse:
         """
         from warehouse import probes
 
-        chosen = layers if isinstance(layers, str) else tuple(layers)
+        chosen = layers if isinstance(layers, str) else (layers,) if isinstance(layers, int) else tuple(layers)
         options = probes.Options(query, site, chosen, head, side, target, test, max_tokens, c, seed)
         store = probes.probe(self, options, run)
         return store.query("FROM probes ORDER BY layer").df().assign(run_id=store.meta.run_id)

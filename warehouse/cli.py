@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,12 +273,23 @@ def _vectors_init(wh: Warehouse) -> list[str]:
     from warehouse import layout
     from warehouse.files import write_atomically
     from warehouse.vectors.fill import settle
+
+    path = layout.shell_init_path(wh.root)
+    try:
+        settle(wh.root, lambda text: typer.echo(text, err=True))
+        write_atomically(path, _init(wh))
+    except OSError:  # a folder that we may only read
+        handle, name = tempfile.mkstemp(suffix=".sql", prefix="traces-shell-")
+        with open(handle, "wb") as f:  # noqa: PTH123
+            f.write(_init(wh))
+        path = Path(name)
+    return ["-init", str(path)]
+
+
+def _init(wh: Warehouse) -> bytes:
     from warehouse.vectors.shell import statements
 
-    settle(wh.root, lambda text: typer.echo(text, err=True))
-    path = layout.shell_init_path(wh.root)
-    write_atomically(path, "".join(f"{s};\n" for s in statements(wh.vector_tables)).encode())
-    return ["-init", str(path)]
+    return "".join(f"{s};\n" for s in statements(wh.vector_tables)).encode()
 
 
 def _duckdb_program() -> str:

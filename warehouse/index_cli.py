@@ -110,8 +110,14 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
         for table in wh.vector_tables:
             info = table.info
             recall = {f"recall_{m}": f"{r:.3f} ({how})" for m, (r, how) in recalls(table).items()}
+            try:
+                table.lance.count_rows()
+            except (TracesError, OSError, RuntimeError, ValueError):
+                recall = dict.fromkeys(recall, "damaged: traces index rebuild")
             rows.append({"name": info.sql_name, "rows": info.rows, "runs": list(info.runs), "width": info.width,
                          "centred": info.centred, **recall, "bytes": size_of(table.path)})  # fmt: skip
+        for damage in wh.damaged_vectors:
+            typer.echo(f"warning: {damage}", err=True)
         if not rows:
             typer.echo("No vector tables yet. Make one: traces index add --run RUN", err=True)
             return

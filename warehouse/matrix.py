@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
 
 KEYS = ("run_id", "example_id", "seq", "pos")
 
-FILTER_ERRORS = (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException, duckdb.ConversionException)
-"""What DuckDB raises for a condition that is wrong in itself."""
+
+@contextmanager
+def filter_errors() -> Iterator[None]:
+    """A condition that DuckDB cannot follow is the caller's error."""
+    try:
+        yield
+    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as e:
+        raise UsageError(f"The filter fails on token_diagnostics: {str(e).splitlines()[0]}") from None
 
 
 class Places:
@@ -119,6 +126,8 @@ def _in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], n
     if len(seq) and seq.min() < 0:
         raise NotFound("seq", int(seq.min()), ())
     several = int(seq.max(initial=0)) + 1
+    if several > 1 << 20:  # a run has some per example
+        raise NotFound("seq", several - 1, (), f"(run '{store.meta.run_id}')")
     number = code.astype(np.int64) * several + seq
     asked = np.flatnonzero(np.bincount(number, minlength=1))
     ids = examples.dictionary.to_pylist()
@@ -148,6 +157,7 @@ def _numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 def keys_of(answer: pa.Table) -> pa.Table:
     """What a query picked, in Arrow. Raises UsageError where it has no keys, or a NULL among them."""
+    answer = answer.rename_columns([n.lower() if n.lower() in KEYS else n for n in answer.column_names])
     missing = [name for name in KEYS if name not in answer.column_names]
     if missing:
         raise UsageError(
@@ -157,7 +167,11 @@ def keys_of(answer: pa.Table) -> pa.Table:
         if answer[name].null_count:
             raise UsageError(f"The query gives rows whose {name} is NULL.")
         kind = pa.string() if name in ("run_id", "example_id") else pa.int64()
-        answer = answer.set_column(answer.column_names.index(name), name, pc.cast(answer[name], kind))
+        try:
+            whole = pc.cast(answer[name], kind)
+        except pa.ArrowInvalid as e:
+            raise UsageError(f"The query gives a {name} that is none: {str(e).splitlines()[0]}") from None
+        answer = answer.set_column(answer.column_names.index(name), name, whole)
     return answer
 
 

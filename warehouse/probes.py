@@ -81,6 +81,8 @@ def probe(
     The same call goes on where an earlier one was interrupted; left unnamed and there already, the run is returned as it is.
     Raises UsageError for a query without keys or labels, fewer than two labels or examples, and as `Warehouse.matrix` does.
     """
+    if not 0 < options.test < 1 or options.c <= 0 or options.max_tokens < 2:
+        raise UsageError("test is between 0 and 1, c above 0, and max_tokens at least 2.")
     picked = Picked(wh, options.query, options.side)
     if options.target not in picked.answer.column_names:
         raise UsageError(f"The query gives no column {options.target}: let it SELECT the labels AS {options.target}.")
@@ -88,10 +90,13 @@ def probe(
     parents = sorted(set(picked.answer["run_id"].to_pylist()))
     identity = {"kind": "probe", "schema_version": SCHEMA_VERSION, "parents": parents, "rows": _hash(picked.answer),
                 **asdict(options)}  # fmt: skip
-    name = run_id or f"probe-{options.site}-{xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]}"
+    name = run_id or f"probe-{options.site}-{xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:12]}"
     if run_id is None and (layout.run_dir(wh.root, name) / layout.MANIFEST).is_file():
         return TraceStore(layout.run_dir(wh.root, name))
     split = _split(picked.answer, options)
+    key = stored_key(picked.store, options.site, layers[0], options.side)
+    if options.head is None and picked.store.has(key) and len(picked.store.row_shape(key)) == 2:
+        raise UsageError(f"{options.site} has a vector for every head: say which, with head.")
     identity["layers"] = [str(i) for i in layers]
     with RunWriter(wh.root, name, identity) as writer:
         for number, layer in enumerate(layers):
@@ -108,7 +113,9 @@ def _layers(store: TraceStore, options: Options) -> list[int | None]:
     if options.site == "resid.embed":
         return [None]
     if not isinstance(options.layers, str):
-        return list(options.layers)
+        if not options.layers:
+            raise UsageError("No layer is asked for.")
+        return list(dict.fromkeys(options.layers))
     if options.layers != "all":
         raise UsageError(f"layers {options.layers!r}: give 'all' or numbers.")
     n = store.meta.model.stack(options.side or store.meta.model.side).n_layers + (options.site == "hidden")
@@ -172,6 +179,10 @@ def _whole_examples(groups: np.ndarray, most: int, random: np.random.Generator) 
 def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, split: _Split, options: Options) -> float:
     key = stored_key(picked.store, options.site, layer, options.side)
     x = picked.vectors(options.site, layer, options.head, np.float32)
+    if not np.isfinite(x).all():
+        raise UsageError(
+            f"{options.site} has values in layer {layer} that are not finite (NaN or infinity): not probed."
+        )
     y = split.y
     train, test = split.train, split.test
     weights, fitted = _fit(x[train], y[train], len(split.classes), options)

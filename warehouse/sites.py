@@ -84,6 +84,8 @@ def resolve(capture: str) -> tuple[str, ...]:
 
 def capture_of(site: str) -> str:
     """The shortest --capture name that stores a site."""
+    if site not in STORED_ORDER:
+        raise NotFound("stored site", site, STORED_ORDER)
     return min((g for g, needs in GROUPS.items() if site in needs), key=lambda g: len(GROUPS[g]))
 
 

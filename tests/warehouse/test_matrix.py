@@ -117,6 +117,10 @@ def test_runs_in_different_dtypes_come_as_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "more", "error", "words"),
     [
+        ("SELECT run_id, example_id, seq, pos + 0.5 AS pos FROM tokens", {}, UsageError, "gives a pos that is none"),
+        ("SELECT run_id, example_id, seq + 1000000000000 AS seq, pos FROM tokens", {}, NotFound, "No seq"),
+        ("FROM tokens", {"site": "resid.mlp"}, NotFound, "Did you mean"),
+        ("FROM tokens", {"site": "attn"}, UsageError, "no vector for each token"),
         ("SELECT run_id, pos FROM tokens", {}, UsageError, "gives no example_id, seq"),
         ("SELECT NULL::VARCHAR AS run_id, example_id, seq, pos FROM tokens", {}, UsageError, "run_id is NULL"),
         ("SELECT * FROM tokens WHERE false", {}, UsageError, "picks no tokens"),
@@ -172,6 +176,9 @@ def test_shuffled_batches_have_every_row_once_and_its_key(wh: Warehouse, where: 
         assert (np.concatenate(second) != first).any()  # another order each pass
     again = wh.batches(layer=1, size=64, buffer=buffer, shuffle=True, where=where)
     np.testing.assert_array_equal(passed(again), first)  # and the same for the same seed
+    beside = wh.batches(layer=1, size=64, buffer=buffer, shuffle=True, where=where)
+    pairs = list(zip(beside, beside, strict=True))  # two passes at once
+    np.testing.assert_array_equal(np.concatenate([number(x) for x, _ in pairs]), first)
     if len(wanted) > 64:
         other = wh.batches(layer=1, size=64, buffer=buffer, shuffle=True, where=where, seed=1)
         assert (passed(other) != first).any()
@@ -214,6 +221,7 @@ def test_memory_holds_no_vectors_but_a_batch(wh: Warehouse) -> None:
         ({"size": 0}, "at least one token"),
         ({"size": 100, "buffer": 50}, "buffer at least a batch"),
         ({"where": "false"}, "leaves no tokens"),
+        ({"where": "false) OR (true"}, "no SQL"),
         ({"where": "nonsense"}, "nonsense"),
         ({"model": "gpt5"}, "No run of gpt5 stored"),
         ({"head": 1}, "has no heads"),
@@ -243,9 +251,12 @@ def test_torch_and_datasets_see_the_same_vectors(root: Path) -> None:
         batches = wh.batches(layer=1, size=500, shuffle=True, where="run_id = 'one'")
         for workers in (0, 2):
             loader = DataLoader(TorchBatches(batches), batch_size=None, num_workers=workers)
-            found = [x for _ in range(1) for x in loader]
+            found = list(loader)
             assert all(isinstance(x, torch.Tensor) and x.dtype == torch.float16 for x in found)
             np.testing.assert_array_equal(np.sort(number(torch.cat(found).numpy())), np.arange(N))
+        loader = DataLoader(TorchBatches(batches), batch_size=None, num_workers=1, persistent_workers=True)
+        one, other = (torch.cat(list(loader)) for _ in range(2))
+        assert (one != other).any() and (np.sort(number(one.numpy())) == np.sort(number(other.numpy()))).all()
         dataset = as_dataset(batches)
         assert len(dataset) == N
         row = dataset[17]

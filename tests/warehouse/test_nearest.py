@@ -14,7 +14,7 @@ import synthetic
 from warehouse import TraceStore, Warehouse, layout
 from warehouse.errors import NotFound, UsageError
 from warehouse.sites import Key
-from warehouse.vectors import asked, fill, index, search
+from warehouse.vectors import asked, compare, fill, index, search
 from warehouse.vectors.tables import all_tables
 
 LENGTHS = [7, 30, 1, 22, 16, 24] * 20
@@ -129,6 +129,8 @@ FILTERS = {
     "token = '4' AND NOT (loss > 3)": (POS == 4) & ~(LOSSES > 3),
     "example_id IN (SELECT example_id FROM examples WHERE idx < 5)": EXAMPLE < "e0005",
     "layer = 1 AND pos < 2": POS < 2,
+    'pos < 99999999999999999999 AND "POS" < 2': POS < 2,
+    "": np.ones(2 * N, bool),
     "layer = 2": np.zeros(2 * N, bool),
     "layer = 2 AND loss > 0": np.zeros(2 * N, bool),
     "upos = 'VERB'": np.zeros(2 * N, bool),
@@ -261,14 +263,15 @@ def test_measured_recall_is_what_exact_search_says(root: Path, tmp_path: Path) -
     fill.rebuild(home, table, fill.Settings(kind="ivf_pq"))
     info = table.info.index
     assert info is not None
-    x = index._vectors(table.lance.to_arrow()["vector"])
+    x = compare.vectors_of(table.lance.to_arrow()["vector"])
     chosen = np.sort(np.random.default_rng(0).choice(len(x), 100, replace=False))
-    unit = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float64)
+    wide = x.astype(np.float64)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     hits = 0
     for i in chosen:
-        limit = np.sort(1 - unit @ unit[i])[10]
-        found = index.asked(table, x[i], "cosine", 11, (info.nprobes, info.refine), ("example_id", "pos")).to_arrow()
-        hits += int((found["_distance"].to_numpy() <= limit + 1e-4).sum()) - 1
+        limit = np.sort(1 - unit @ unit[i])[10] * (1 + 1e-6)
+        found = compare.ask(table, x[i], "cosine", 11, (info.nprobes, info.refine))
+        hits += int((found["distance"].to_numpy() <= limit).sum()) - 1
     assert info.recall == pytest.approx(hits / 1000, abs=1e-3)
 
 
@@ -303,6 +306,11 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ({"k": 0}, UsageError, "at least one"),
         ({"where": "nonsense = 1"}, UsageError, "nonsense"),
         ({"where": "pos ="}, UsageError, "no SQL"),
+        ({"where": "'x"}, UsageError, "no SQL"),
+        ({"where": "regexp_matches(token, '(')"}, UsageError, "fails on token_diagnostics"),
+        ({"where": "pos * 9223372036854775807 > 3"}, UsageError, "fails on token_diagnostics"),
+        ({"where": "error('x')"}, UsageError, "fails on token_diagnostics"),
+        ({"k": 5_000_000_000}, UsageError, "at most"),
         ({"where": "pos = 1; DROP TABLE x"}, UsageError, "more than a condition"),
         ({"where": "pos = 1 ORDER BY pos"}, UsageError, "more than a condition"),
         ({"where": "1) UNION SELECT (2"}, UsageError, "no SQL"),
@@ -329,6 +337,47 @@ def test_a_search_goes_on_while_the_table_is_optimised_and_a_run_deleted(root: P
             index.optimize(table)
         stale.info = stale.info.model_copy()
         assert len(search.in_table(wh, stale, QUERIES[0], 7, None, "cosine", None, False)) == 7
+
+
+@pytest.mark.parametrize("offset", [0, 50, 600])
+def test_vectors_that_lie_close_together_are_told_apart(tmp_path: Path, offset: float) -> None:
+    """First tokens do: cosine distances of 1e-6 and less, where float32 and a query rounded to float16 tell nothing."""
+    rng = np.random.default_rng(0)
+    lengths = [20] * 100
+    x = (rng.standard_normal((2000, 24)) + offset * rng.standard_normal(24)).astype(np.float16)
+    synthetic.add_vectors(tmp_path, "r", {1: x}, lengths)
+    fill.add(tmp_path, "r", asked.parse("resid.post_mlp@1"))
+    wide = x.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1)
+    with Warehouse(tmp_path) as wh:
+        for q in (wide[3], wide[700] * 0.3337 + 1.234e-3):
+            d = 1 - wide @ q / norms / np.linalg.norm(q)
+            found = [r[0] for r in wh.nearest(q, layer=1, k=10).fetchall()]
+            np.testing.assert_allclose(found, np.sort(d)[:10], rtol=1e-6, atol=1e-12)
+            under = [r[0] for r in wh.nearest(q, layer=1, k=10, where="token <> 'x'").fetchall()]
+            np.testing.assert_allclose(under, np.sort(d)[:10], rtol=1e-6, atol=1e-12)
+
+
+def test_vectors_that_are_zero_are_rows_too(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float16)
+    x[[3, 17]] = 0
+    synthetic.add_vectors(tmp_path, "r", {1: x}, [20, 20])
+    fill.add(tmp_path, "r", asked.parse("resid.post_mlp@1"))
+    with Warehouse(tmp_path) as wh:
+        for where in (None, "token <> 'x'"):
+            found = wh.nearest(x[5], layer=1, k=40, where=where).df()
+            assert len(found) == 40 and (found.distance == 1).sum() == 2
+
+
+def test_queries_of_other_kinds(root: Path) -> None:
+    import torch
+
+    with Warehouse(root) as wh:
+        expected = wh.nearest(QUERIES[0], layer=1, k=3).fetchall()
+        for q in (QUERIES[0].tolist(), torch.from_numpy(QUERIES[0]), QUERIES[0].astype(np.float64)):
+            assert wh.nearest(q, layer=np.int64(1), k=3).fetchall() == expected
+        with pytest.raises(UsageError, match="no array of numbers"):
+            wh.nearest(torch.ones(D, requires_grad=True), layer=1)
 
 
 def test_tables_without_any(tmp_path: Path, tiny_root: Path) -> None:

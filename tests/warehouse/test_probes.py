@@ -143,6 +143,9 @@ def test_a_picture(root: Path, tmp_path: Path) -> None:
         (QUERY, {"layers": [3]}, "in layer 3"),
         (QUERY, {"layers": "some"}, "'all' or numbers"),
         (QUERY, {"site": "q"}, "q"),
+        (QUERY, {"layers": []}, "No layer"),
+        (QUERY, {"test": 1.0}, "between 0 and 1"),
+        (QUERY, {"c": 0}, "above 0"),
     ],
 )
 def test_what_cannot_be_probed_is_said_and_leaves_nothing(root: Path, query: str, more: dict, words: str) -> None:

@@ -199,7 +199,8 @@ def test_a_run_deleted_or_replaced_by_hand_is_not_found_any_more(tmp_path: Path)
         assert len(wh.nearest(vectors()[0], layer=1, k=500)) == 2 * N
         shutil.rmtree(layout.run_dir(tmp_path, "one"))
         assert {r[1] for r in wh.nearest(vectors()[0], layer=1, k=500).fetchall()} == {"two"}
-    synthetic.add_vectors(tmp_path, "one", {1: vectors(7)}, LENGTHS[:2])
+        synthetic.add_vectors(tmp_path, "one", {1: vectors(7)}, LENGTHS[:2])  # another, under its name
+        assert {r[1] for r in wh.nearest(vectors()[0], layer=1, k=500).fetchall()} == {"two"}
     assert add(tmp_path, "one")[0].rows == sum(LENGTHS[:2])
     assert sum(k[0] == "one" for k in contents(tmp_path)) == sum(LENGTHS[:2])
     shutil.rmtree(layout.run_dir(tmp_path, "one"))
@@ -214,8 +215,50 @@ def test_rows_that_a_dead_process_committed_and_did_not_note_are_not_there_twice
     before = info.read_bytes()
     add(tmp_path, "two")
     info.write_bytes(before)
+    with Warehouse(tmp_path) as wh:  # until it is noted it is not seen
+        assert {r[1] for r in wh.nearest(vectors()[0], layer=1, k=500).fetchall()} == {"one"}
     assert add(tmp_path, "two")[0].new
     assert len(contents(tmp_path)) == 2 * N
+    info.write_bytes(before)
+    with locked_for_removal(tmp_path, "two"):
+        remove(tmp_path, "two")
+    assert {k[0] for k in contents(tmp_path)} == {"one"}
+
+
+def test_a_folder_that_has_lost_its_model_is_not_given_another(tmp_path: Path) -> None:
+    synthetic.add_vectors(tmp_path, "one", {1: vectors()}, LENGTHS)
+    synthetic.add_vectors(tmp_path, "tuned", {1: vectors(1)}, LENGTHS, body="bbbbbbbb")
+    add(tmp_path, "one")
+    layout.vector_model_path(tmp_path, "made").unlink()
+    add(tmp_path, "tuned")
+    assert {t.info.model: set(t.info.runs) for t in all_tables(tmp_path)} == {"made": {"one"}, "made_bbbbbb": {"tuned"}}
+    layout.vector_model_path(tmp_path, "made").write_text('{"names": ["made"], "space": "bbbbbbbb"}')
+    shutil.rmtree(layout.vectors_dir(tmp_path) / "made_bbbbbb")
+    with pytest.raises(UsageError, match="of a model with other weights"):
+        add(tmp_path, "tuned")
+
+
+def test_one_damaged_table_does_not_keep_others_from_being_used(tmp_path: Path) -> None:
+    for seed, run in enumerate(("one", "two")):
+        synthetic.add_vectors(tmp_path, run, {1: vectors(seed), 2: vectors(seed)}, LENGTHS)
+        add(tmp_path, run, "resid.post_mlp@1,2")
+    _damage_info(tmp_path)
+    said: list[str] = []
+    with Warehouse(tmp_path) as wh:
+        assert len(wh.nearest(vectors()[0], layer=2, k=5)) == 5
+        with pytest.raises(TracesError, match="is damaged"):
+            wh.nearest(vectors()[0], layer=1, k=5)
+    with locked_for_removal(tmp_path, "two"):
+        remove(tmp_path, "two")
+    _lose_files(tmp_path, "resid.post_mlp.L02")
+    assert fill.settle(tmp_path, said.append) == [] and "cannot be read" in said[0]
+    repair.mend(tmp_path, fill._quiet, fill._quiet)
+    for name in ("made_resid_post_mlp_L01", "made_resid_post_mlp_L02"):
+        assert {k[0] for k in contents(tmp_path, name)} == {"one"}
+
+
+def _lose_files(root: Path, name: str) -> None:
+    shutil.rmtree(layout.vector_lance_path(root, "made", name))
 
 
 def _damage_info(root: Path) -> None:
@@ -310,6 +353,7 @@ def test_a_killed_fill_goes_on_and_ends_as_if_nothing_had_happened(
         assert found.count("one") == 200 and found.count("two") in (0, 200)
     filled = fill.add(tmp_path, "two", asked.parse("resid.post_mlp@1,2"))
     assert [f.rows for f in filled] == [200, 200]
+    assert all(t.info.index is not None for t in all_tables(tmp_path))
     for layer in (1, 2):
         name = f"made_resid_post_mlp_L0{layer}"
         assert len(contents(tmp_path, name)) == 400

@@ -7,6 +7,7 @@ table that it was at. Vectors stream from the memory-mapped shards; neither side
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ def add(
         with table.locked(note):
             _check_fits(table, store, key, settings)
             if table.exists:
-                drop(table, table.stale())
+                _settled(table)
             if run_id in table.info.runs:
+                index.upkeep(table, note)
                 filled.append(Filled(table.info.sql_name, table.info.runs[run_id].rows, new=False))
                 continue
             if table.exists:
@@ -100,6 +102,10 @@ def add(
 
 def _check_fits(table: VectorTable, store: TraceStore, key: Key, settings: Settings | None) -> None:
     info, shape = table.info, store.row_shape(key)
+    if info.space != store.meta.model.space:
+        raise UsageError(
+            f"{info.sql_name} holds vectors of a model with other weights than run '{store.meta.run_id}' is of."
+        )
     if info.width != shape[-1] or (info.heads or 1) != (shape[0] if len(shape) == 2 else 1):
         raise UsageError(
             f"{info.sql_name} holds vectors of width {info.width}; run '{store.meta.run_id}' has rows of shape {shape}."
@@ -146,8 +152,6 @@ def write(table: VectorTable, runs: list[str], settings: Settings, report: Repor
 
 def _append(table: VectorTable, run_id: str, store: TraceStore, report: Report) -> None:
     lance, centre, rows = table.lance, table.centre, 0
-    if lance.count_rows(f"run_id = '{run_id}'"):  # committed by a process that died before it could say so
-        lance.delete(f"run_id = '{run_id}'")
 
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal rows
@@ -307,42 +311,52 @@ def _median(stores: Iterable[TraceStore], key: Key) -> np.ndarray:
 
 
 def drop(table: VectorTable, runs: Iterable[str]) -> None:
-    """Deletes runs' rows, and gives their space back. Call it under the lock."""
-    gone = list(runs)
-    if not gone:
-        return
-    table.lance.delete(f"run_id IN {sql_texts(gone)}")
-    for run in gone:
+    """Deletes runs' rows, those of runs that the info does not tell of, and gives their space back. Call it under the lock."""
+    for run in runs:
         table.info.runs.pop(run, None)
+    table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}" if table.info.runs else "true")
     table.write_info()
-    table.tidy()
+    if table.info.runs:
+        table.tidy()
+    else:
+        table.remove()
 
 
-def forget(root: Path, run_id: str, note: Note = _quiet) -> int:
-    """Deletes a run's rows from all vector tables, and tables that are empty then. Returns how many tables had some."""
-    found = 0
+def _settled(table: VectorTable) -> list[str]:
+    """Drops what is not to be there; returns whose rows those were, as far as that is known."""
+    stale = table.stale()
+    if stale or table.has_unlisted:
+        drop(table, stale)
+    return stale
+
+
+def forget(root: Path, run_id: str, note: Note = _quiet) -> None:
+    """Deletes a run's rows from all vector tables, and tables that are empty then."""
     for table in all_tables(root):
-        if run_id not in table.info.runs:
-            continue
-        with table.locked(note):
-            found += 1
-            drop(table, [run_id])
-            if not table.info.runs:
-                table.remove()
-    return found
+        with _told(note):
+            if run_id in table.info.runs or table.has_unlisted:
+                with table.locked(note):
+                    drop(table, [run_id])
 
 
 def settle(root: Path, note: Note = _quiet) -> list[str]:
-    """Deletes the rows of runs that were deleted or replaced by hand; returns whose they were."""
+    """Deletes the rows of runs that were deleted or replaced by hand, or that were never noted; returns whose they were."""
     found: set[str] = set()
     for table in all_tables(root):
-        if stale := table.stale():
-            with table.locked(note):
-                drop(table, stale)
-                if not table.info.runs:
-                    table.remove()
-            found |= set(stale)
+        with _told(note):
+            if table.stale() or table.has_unlisted:
+                with table.locked(note):
+                    found |= set(_settled(table))
     return sorted(found)
+
+
+@contextmanager
+def _told(note: Note) -> Iterator[None]:
+    """A table that is damaged does not keep others from being looked after."""
+    try:
+        yield
+    except TracesError as e:
+        note(f"warning: {e}")
 
 
 def rebuild(
@@ -350,8 +364,9 @@ def rebuild(
 ) -> VectorTable:
     """Makes a table again from the runs that it is of, and its index. Raises as `add` does."""
     with table.locked(note):
-        stale = table.stale()
-        runs = [r for r in table.info.runs if r not in table.gone()]
+        stale = [r for r in table.info.runs if not (layout.run_dir(root, r) / layout.MANIFEST).is_file()]
+        runs = [r for r in table.info.runs if (layout.run_dir(root, r) / layout.MANIFEST).is_file()]
+        runs = [r for r in runs if TraceStore(find_run(root, r)).meta.model.space == table.info.space]
         if not runs:
             table.remove()
             return table

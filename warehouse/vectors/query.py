@@ -44,6 +44,8 @@ def of_token(
 ) -> Query:
     """A token of a run; the example by its id, or by the beginning of one. Raises NotFound or UsageError."""
     store = TraceStore(find_run(wh.root, run))
+    if pos < 0:
+        raise UsageError(f"pos {pos}: positions are counted from 0.")
     example = _whole_id(store, example)
     return _query(wh, store, example, seq, pos, site, layers, head, (run, example, seq, pos))
 
@@ -71,7 +73,7 @@ def _query(
         raise UsageError(
             f"There are no vector tables of {model.name} with these weights. Make one: traces index add --help"
         )
-    tables = search.choose(wh.vector_tables, wh.root, site, layers, folder, None)
+    tables = search.choose(wh.vector_tables, wh.root, site, layers, folder, None, wh.damaged_vectors)
     vectors = []
     for table in tables:
         key = stored_key(store, table.info.site, table.info.layer, table.info.side)

@@ -7,6 +7,7 @@ which weights the folder is of.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import warnings
@@ -166,7 +167,9 @@ class VectorTable:
     def __init__(self, root: Path, info: TableInfo) -> None:
         self.root, self.info = root, info
         self._opened: LanceTable | None = None
-        self._only_run: tuple[str | None] | None = None
+        self._unlisted: bool | None = None
+        self._seen: dict[str, tuple[int, int, str]] = {}
+        self._centre: tuple[np.ndarray | None] | None = None
 
     @property
     def path(self) -> Path:
@@ -182,10 +185,7 @@ class VectorTable:
     @property
     def only_run(self) -> str | None:
         """The run of all rows, where there is but one: its name, on every row the same, is slow to look up."""
-        if self._only_run is None:
-            (run,) = self.info.runs if len(self.info.runs) == 1 else (None,)
-            self._only_run = (run if run and self.lance.count_rows() == self.info.rows else None,)
-        return self._only_run[0]
+        return next(iter(self.info.runs)) if len(self.info.runs) == 1 and not self.has_unlisted else None
 
     def _open(self) -> LanceTable:
         try:
@@ -196,13 +196,15 @@ class VectorTable:
             ) from e
 
     def reopen(self) -> None:
-        self._opened = self._only_run = None
+        self._opened = self._unlisted = self._centre = None
 
     @property
     def centre(self) -> np.ndarray | None:
         """What was subtracted from every vector, (width,) float32; None: nothing."""
-        octets = (self.lance.schema.metadata or {}).get(_CENTRE)
-        return None if octets is None else np.frombuffer(b64decode(octets), "<f4")
+        if self._centre is None:
+            octets = (self.lance.schema.metadata or {}).get(_CENTRE)
+            self._centre = (None if octets is None else np.frombuffer(b64decode(octets), "<f4"),)
+        return self._centre[0]
 
     def replace(self, rows: pa.RecordBatchReader) -> None:
         """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
@@ -254,14 +256,35 @@ class VectorTable:
         if not any(m == self.info.model for m, _ in layout.vector_tables(self.root)):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def stale(self) -> list[str]:
-        """Runs with rows here that are not in the warehouse any more, or are others than those."""
-        gone = self.gone()
-        return [r for r, x in self.info.runs.items() if r in gone or x.manifest != manifest_hash(self.root, r)]
+    def live(self) -> list[str]:
+        """The runs of the table that are in the warehouse, and are those that it was filled from."""
+        return [run for run, rows in self.info.runs.items() if self._is_there(run, rows)]
 
-    def gone(self) -> list[str]:
-        """Runs with rows here that are not in the warehouse any more."""
-        return [r for r in self.info.runs if not (layout.run_dir(self.root, r) / layout.MANIFEST).is_file()]
+    def stale(self) -> list[str]:
+        """The others."""
+        live = set(self.live())
+        return [run for run in self.info.runs if run not in live]
+
+    def _is_there(self, run: str, rows: RunRows) -> bool:
+        """Reads a manifest once, and again when it has changed."""
+        path = layout.run_dir(self.root, run) / layout.MANIFEST
+        try:
+            stat = path.stat()
+            state = (stat.st_mtime_ns, stat.st_ino, rows.manifest)
+            if self._seen.get(run) != state:
+                if manifest_hash(self.root, run) != rows.manifest:
+                    return False
+                self._seen[run] = state
+        except OSError:
+            return False
+        return True
+
+    @property
+    def has_unlisted(self) -> bool:
+        """Whether there are rows of runs that the info does not tell of: a process died, or is just about to note them."""
+        if self._unlisted is None:
+            self._unlisted = self.lance.count_rows() != self.info.rows
+        return self._unlisted
 
 
 def connect(folder: Path) -> LanceConnection:
@@ -290,9 +313,15 @@ def all_tables(root: Path) -> list[VectorTable]:
 
 
 def models(root: Path) -> dict[str, ModelFolder]:
-    """The folders of vector tables."""
+    """The folders of vector tables; one whose model.json is lost is of what its tables say."""
+    found: dict[str, ModelFolder] = {}
+    for model, table in layout.vector_tables(root):
+        if model not in found and not layout.vector_model_path(root, model).is_file():
+            with contextlib.suppress(TracesError):
+                info = read(layout.vector_info_path(root, model, table), TableInfo)
+                found[model] = ModelFolder(names=[model], space=info.space)
     paths = sorted(layout.vectors_dir(root).glob("*/model.json"))
-    return {p.parent.name: read(p, ModelFolder) for p in paths}
+    return found | {p.parent.name: read(p, ModelFolder) for p in paths}
 
 
 def folder_of(root: Path, model: ModelInfo) -> str | None:
@@ -370,10 +399,13 @@ class Opened:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
+        self.damaged: list[TracesError] = []
+        """What is wrong with tables that cannot be read."""
 
     def all(self) -> list[VectorTable]:
         """As they are now, by model, site and layer."""
         now: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
+        self.damaged = []
         for name in layout.vector_tables(self._root):
             path = layout.vector_info_path(self._root, *name)
             try:
@@ -384,6 +416,8 @@ class Opened:
                 )
             except FileNotFoundError:  # dropped at this moment
                 continue
+            except TracesError as e:
+                self.damaged.append(e)
         self._known = now
         return _sorted(table for _, table in now.values())
 

@@ -1,0 +1,109 @@
+"""Real residuals for the benchmarks of vectors, kept in runs/benchmarks from one to the next.
+
+`real()`: SmolLM2 over the first 1,100 paragraphs of the WikiText-2 validation part, 158,870 tokens, all layers: some five minutes
+to capture. `million()`: layer 15 of it seven times over, six of them with noise of a tenth of each dimension's spread, cut at a
+million tokens, with the tokens and predictions of the originals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from common import DATA, HERE
+
+from warehouse import TraceStore, layout
+from warehouse.blobs import TensorSpec
+from warehouse.manifest import Counts
+from warehouse.schema import STORED
+from warehouse.sites import Key
+from warehouse.writer import Batch, RunWriter
+
+ROOT = HERE.parent / "runs" / "benchmarks"
+LAYER = 15
+KEY = Key("dec", "resid.post_mlp", LAYER)
+ROWS = 1_000_000
+
+
+def real() -> TraceStore:
+    folder = layout.run_dir(ROOT, "wt2")
+    if not folder.is_dir():
+        from capture import models
+        from capture.data import open_data
+        from capture.jobs import next_token
+
+        print("capturing 158,870 tokens, once", flush=True)
+        source = open_data("wikitext2", None, "validation", str(DATA / "wikitext2"), "text")
+        options = next_token.Options(capture="hidden", limit=1100, max_len=512)
+        next_token.run(models.load("smollm2"), source, options, root=ROOT, run_id="wt2")
+    return TraceStore(folder)
+
+
+def million() -> TraceStore:
+    root = ROOT / "million"
+    folder = layout.run_dir(root, "million")
+    if not folder.is_dir():
+        print("making a million vectors, once", flush=True)
+        _make(root, real())
+    return TraceStore(folder)
+
+
+def rows_of(store: TraceStore) -> np.ndarray:
+    """All of the layer, in the order of the shards."""
+    blobs = dict.fromkeys(s.blob for s in store.slices(KEY))
+    return np.concatenate([store.blob(b).tensor(layout.tensor_name(*KEY)) for b in blobs])
+
+
+def _make(root: Path, source: TraceStore) -> None:
+    x = rows_of(source)
+    spread = x.astype(np.float32).std(0) / 10
+    slices = source.slices(KEY)
+    rng = np.random.default_rng(0)
+    left, examples, tokens = ROWS, 0, 0
+    with RunWriter(root, "million", {"of": source.meta.run_id}) as writer:
+        for copy in range(-(-ROWS // len(x))):
+            chosen, n = [], 0
+            for s in slices:
+                if n + s.end - s.start > left:
+                    break
+                chosen.append(s)
+                n += s.end - s.start
+            left, examples, tokens = left - n, examples + len(chosen), tokens + n
+            noise = 0 if copy == 0 else rng.standard_normal((n, x.shape[1]), np.float32) * spread
+            vectors = (x[:n].astype(np.float32) + noise).astype(np.float16)
+            lengths = [s.end - s.start for s in chosen]
+            names = {s.example_id: f"{s.example_id[:14]}{copy:02d}" for s in chosen}
+            spec = TensorSpec("F16", (x.shape[1],))
+            writer.begin_shard({KEY: n}, {KEY: spec})
+            found = [(names[s.example_id], s.seq) for s in chosen]
+            tables = {t: _renamed(source, t, names) for t in ("examples", "tokens", "next_token")}
+            writer.put(Batch(found, {KEY: vectors}, {KEY: lengths}, tables))
+            writer.end_shard(str(copy))
+        site = next(s for s in source.meta.sites if s.site == KEY.site)
+        writer.publish(
+            lambda p: source.meta.model_copy(
+                update={
+                    "run_id": "million",
+                    "created_at": p.created_at,
+                    "sites": [site.model_copy(update={"layers": [LAYER]})],
+                    "counts": Counts(
+                        examples=examples, sequences=examples, tokens=tokens, predictions=tokens - examples, truncated=0,
+                        rows=p.rows,
+                    ),
+                    "files": p.files,
+                    "options": {},
+                    "mean_loss": None,
+                }
+            )
+        )  # fmt: skip
+
+
+def _renamed(source: TraceStore, table: str, names: dict[str, str]) -> pa.Table:
+    rows = pq.read_table(source.path / layout.table_name(table), partitioning=None)
+    rows = rows.filter(pa.compute.is_in(rows["example_id"], pa.array(list(names))))
+    ids = pa.array([names[i] for i in rows["example_id"].to_pylist()])
+    schema = pq.read_schema(source.path / layout.table_name(table))
+    assert set(schema.names) <= set(STORED[table].names)
+    return rows.set_column(rows.column_names.index("example_id"), schema.field("example_id"), ids).cast(schema)
