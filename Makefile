@@ -27,6 +27,7 @@ demo: $(READY)
 	$(BIN)/traces sql "SELECT true_token, pred_token, loss, true_rank FROM next_token WHERE run_id = 'demo' ORDER BY loss DESC LIMIT 8"
 	$(BIN)/traces sql --run loss_by_position --set run=demo
 	$(BIN)/traces sql --run calibration --set run=demo
+	$(BIN)/traces nearest --text "The old captain walked up the" --model smollm2 --layer 15 -k 4
 
 test: $(READY)
 	$(BIN)/pytest -m "not slow" -n 2
@@ -58,7 +59,8 @@ peers: $(READY) .venv-peers/.ready
 	@touch $@
 
 bench: $(READY)
-	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup vector_io nearest; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

@@ -22,8 +22,8 @@ from warehouse import Warehouse
 from warehouse.layout import find_root
 
 DOCS = Path(__file__).parents[1] / "docs"
-PICTURES = {"next_token": "part_of_speech.svg", "multiple_choice": "multiple_choice.svg"}
-RUNS = ("ewt", "emotions", "decoder", "training", "encoder")
+PICTURES = {"nearness": "nearness.svg", "next_token": "part_of_speech.svg", "multiple_choice": "multiple_choice.svg"}
+RUNS = ("speech", "ewt", "emotions", "decoder", "training", "encoder")
 SECONDS = 1800
 """The first cell of a notebook makes its runs: minutes, and several times that where others use the machine."""
 
@@ -107,7 +107,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, traces: Callable) -> Path:
 
 @pytest.fixture(scope="module")
 def fresh(root: Path) -> Iterator[dict[str, NotebookNode]]:
-    """Both notebooks, run anew beside the warehouse: nothing of the checkout is written."""
+    """The notebooks, run anew beside the warehouse: nothing of the checkout is written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(root.parent / "ipython"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(root.parent / "jupyter"))

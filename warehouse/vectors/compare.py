@@ -76,19 +76,20 @@ def _ask(
     columns: tuple[str, ...],
     under: str,
 ) -> pa.Table:
-    only = table.only_run if "run_id" in columns else None
-    wanted = [c for c in columns if c != "run_id" or only is None]
-    n = max(table.lance.count_rows(), 1)
-    k = min(k, n)
+    known = {name: value for name, value in table.constants.items() if name in columns}
+    wanted = [c for c in columns if c not in known]
+    k = min(k, max(table.count, 1))
     if k > _RANKED:
         found = _candidates(table, query, metric, k, way, wanted, under)
         found = _ordered(found, _as_ours(found, metric), k)
     else:
-        found = _ranked(table, query, metric, k, way, wanted, under, n)
+        found = _ranked(table, query, metric, k, way, wanted, under)
     if way is None and metric == "cosine" and len(found) < k and len(found) < table.lance.count_rows(under or None):
         found = _every(table, wanted, under)  # Lance leaves out vectors that are zero
         found = _ordered(found, distances(query[None], vectors_of(found["vector"]), metric)[0], k)
-    return found if only is None else found.append_column("run_id", pa.repeat(only, len(found)))
+    for name, value in known.items():
+        found = found.append_column(name, pa.repeat(value, len(found)))
+    return found
 
 
 def _ranked(
@@ -99,7 +100,6 @@ def _ranked(
     way: Way | None,
     columns: list[str],
     under: str,
-    n: int,
 ) -> pa.Table:
     """The `k` nearest of as many candidates as it takes for the next one to be farther by more than Lance may be wrong."""
     asked = k + max(8, k // 4)
@@ -107,7 +107,7 @@ def _ranked(
         found = _candidates(table, query, metric, asked, way, [*columns, "vector"], under)
         rows = vectors_of(found["vector"])
         true = distances(query[None], rows, metric)[0]
-        if len(found) < asked or asked >= min(n, _MOST):
+        if len(found) < asked or asked >= min(table.count, _MOST):
             return _ordered(found, true, k)
         last = _as_ours(found, metric).max()
         if last - _error(query, rows, metric, table.info.dtype) > np.partition(true, k - 1)[k - 1]:
@@ -155,14 +155,13 @@ def _ordered(found: pa.Table, by: np.ndarray, k: int) -> pa.Table:
 
 
 def _every(table: VectorTable, columns: list[str], under: str) -> pa.Table:
-    scan = table.lance.search().select([*columns, "vector"]).limit(table.lance.count_rows())
+    scan = table.lance.search().select([*columns, "vector"]).limit(table.count)
     return (scan.where(under) if under else scan).to_arrow()
 
 
 def scan(table: VectorTable) -> Iterator[np.ndarray]:
     """All vectors, some thousands at a time."""
-    n = table.lance.count_rows()
-    for batch in table.lance.search().select(["vector"]).limit(n).to_batches(8192):
+    for batch in table.lance.search().select(["vector"]).limit(table.count).to_batches(8192):
         yield vectors_of(batch["vector"])
 
 

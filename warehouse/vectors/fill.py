@@ -128,7 +128,7 @@ def write(table: VectorTable, runs: list[str], settings: Settings, report: Repor
     info.metric = settings.metric or info.metric  # type: ignore[assignment]
     info.centred = info.centred if settings.centred is None else settings.centred
     info.index, table.info = None, info
-    key = Key(info.side, info.site, info.layer)
+    key = table.key
     stores = {run: TraceStore(find_run(table.root, run)) for run in runs}
     centre = _median(stores.values(), key) if info.centred else None
     counts: dict[str, int] = dict.fromkeys(runs, 0)
@@ -146,7 +146,7 @@ def write(table: VectorTable, runs: list[str], settings: Settings, report: Repor
         info.dtype = "float32"
         counts = dict.fromkeys(runs, 0)
         _feed(table, centre, batches(), table.replace)
-    info.runs = {run: RunRows(manifest=manifest_hash(table.root, run), rows=n) for run, n in counts.items()}
+    info.runs = {run: _noted(table, stores[run], run, n) for run, n in counts.items()}
     table.write_info()
 
 
@@ -165,8 +165,13 @@ def _append(table: VectorTable, run_id: str, store: TraceStore, report: Report) 
     except _Outgrown:
         write(table, [*table.info.runs, run_id], Settings(), report)
         return
-    table.info.runs[run_id] = RunRows(manifest=manifest_hash(table.root, run_id), rows=rows)
+    table.info.runs[run_id] = _noted(table, store, run_id, rows)
     table.write_info()
+
+
+def _noted(table: VectorTable, store: TraceStore, run_id: str, rows: int) -> RunRows:
+    last = max((s.seq for s in store.slices(table.key)), default=0)
+    return RunRows(manifest=manifest_hash(table.root, run_id), rows=rows, last_seq=last)
 
 
 def _feed(
@@ -202,7 +207,7 @@ def _feed(
 def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray | None) -> Iterator[pa.RecordBatch]:
     """A run's rows of a table, in the order of its shards."""
     info = table.info
-    key, schema = Key(info.side, info.site, info.layer), info.arrow_schema(centre)
+    key, schema = table.key, info.arrow_schema(centre)
     slices = store.slices(key)
     _check_blobs(store, slices)
     itemsize = 4 if info.dtype == "float32" else 2

@@ -18,7 +18,7 @@ from warehouse.vectors.tables import METRICS, IndexInfo, VectorTable
 MIN_ROWS = 50_000
 """Below this, comparing with every row is fast."""
 LEAST_RECALL = 0.95
-_AIM = 0.98
+_AIM = 0.97
 """What a way of asking has to find to be taken before more expensive ones are tried."""
 
 _SAMPLE = 100

@@ -18,7 +18,6 @@ import pyarrow as pa
 from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.matrix import KEYS, Places
 from warehouse.quoting import sql_texts
-from warehouse.sites import Key
 from warehouse.vectors import compare, filters, index
 from warehouse.vectors.tables import METRICS, VectorTable, folder_named
 
@@ -246,7 +245,7 @@ class _Search:
     def _compared(self, tokens: pa.Table) -> pa.Table:
         """Every token that the filter leaves, compared: their vectors from the shards."""
         info = self.table.info
-        key = Key(info.side, info.site, info.layer)
+        key = self.table.key
         every: list[int | None] = [None] if info.heads is None else list(range(info.heads))
         own = every if self.head is None else [self.head]
         best = [(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]

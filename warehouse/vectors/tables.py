@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import warnings
 from base64 import b64decode, b64encode
@@ -62,6 +63,8 @@ class RunRows(_Typed):
     manifest: str
     """Hash of its run.json: a run that was replaced under the same name has another."""
     rows: int
+    last_seq: int = 0
+    """The highest `seq` among them."""
 
 
 class IndexInfo(_Typed):
@@ -167,9 +170,14 @@ class VectorTable:
     def __init__(self, root: Path, info: TableInfo) -> None:
         self.root, self.info = root, info
         self._opened: LanceTable | None = None
-        self._unlisted: bool | None = None
+        self._count: int | None = None
         self._seen: dict[str, tuple[int, int, str]] = {}
         self._centre: tuple[np.ndarray | None] | None = None
+
+    @property
+    def key(self) -> Key:
+        """The tensor that its rows are of."""
+        return Key(self.info.side, self.info.site, self.info.layer)
 
     @property
     def path(self) -> Path:
@@ -183,9 +191,22 @@ class VectorTable:
         return self._opened
 
     @property
-    def only_run(self) -> str | None:
-        """The run of all rows, where there is but one: its name, on every row the same, is slow to look up."""
-        return next(iter(self.info.runs)) if len(self.info.runs) == 1 and not self.has_unlisted else None
+    def constants(self) -> dict[str, str | int]:
+        """Key columns that are the same on every row, which Lance is slow to look up: that takes 2 ms each at a million rows."""
+        found: dict[str, str | int] = {}
+        if not self.has_unlisted:
+            if len(self.info.runs) == 1:
+                found["run_id"] = next(iter(self.info.runs))
+            if not any(r.last_seq for r in self.info.runs.values()):
+                found["seq"] = 0
+        return found
+
+    @property
+    def count(self) -> int:
+        """All rows that are there."""
+        if self._count is None:
+            self._count = self.lance.count_rows()
+        return self._count
 
     def _open(self) -> LanceTable:
         try:
@@ -196,7 +217,7 @@ class VectorTable:
             ) from e
 
     def reopen(self) -> None:
-        self._opened = self._unlisted = self._centre = None
+        self._opened = self._count = self._centre = None
 
     @property
     def centre(self) -> np.ndarray | None:
@@ -282,12 +303,11 @@ class VectorTable:
     @property
     def has_unlisted(self) -> bool:
         """Whether there are rows of runs that the info does not tell of: a process died, or is just about to note them."""
-        if self._unlisted is None:
-            self._unlisted = self.lance.count_rows() != self.info.rows
-        return self._unlisted
+        return self.count != self.info.rows
 
 
 def connect(folder: Path) -> LanceConnection:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of while it trains is for who wrote it
     import lancedb
 
     folder.mkdir(parents=True, exist_ok=True)
