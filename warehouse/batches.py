@@ -1,14 +1,16 @@
 """Vectors in batches, for training probes and sparse autoencoders: in the order in which they are stored, or shuffled.
 
 Shuffling draws pieces of 32 tokens from all shards in random order into a window of `buffer` tokens, and the window's tokens
-in random order into batches: each batch mixes examples and shards, and what is read lies together on the disk. Memory holds a
+at random into batches: each batch mixes examples and shards (its rows come shard by shard), and what is read lies together on the
+disk. Memory holds a
 batch, the window's token numbers, and 40 bytes for every piece that is read; the vectors stay in the shards.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -96,6 +98,14 @@ class Batches:
     dtype: np.dtype
     passes: int = 0
     """So many have begun."""
+    _places: Places | None = field(default=None, repr=False, compare=False)
+    """The shards, open: each process opens its own."""
+
+    _lent: list[np.ndarray] = field(default_factory=list, repr=False, compare=False)
+    """The last batches' memory."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_places": None, "_lent": []}
 
     @classmethod
     def of(
@@ -157,23 +167,23 @@ class Batches:
         return int(self.spans.length.sum())
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (vectors for _, _, vectors in self._batches())
+        return (self._gather(*tokens[2:]) for tokens in self._batches(keys=False))
 
     def with_keys(self) -> Iterator[Batch]:
-        for sequence, pos, vectors in self._batches():
-            yield Batch(vectors, self._keys(sequence, pos))
+        for sequence, pos, shard, row in self._batches(keys=True):
+            yield Batch(self._gather(shard, row), self._keys(sequence, pos))
 
     def part(self, index: int, of: int) -> Batches:
         """Every `of`th piece, from the `index`th on: what one of several workers reads."""
         spans = self.spans.cut(_PIECE)
-        return replace(self, spans=spans[index::of])
+        return replace(self, spans=spans[index::of], _places=None, _lent=[])
 
     def vectors_at(self, tokens: np.ndarray) -> np.ndarray:
         """The vectors of the tokens with these numbers, counted in the order in which they are stored."""
         ends = np.cumsum(self.spans.length)
         which = np.searchsorted(ends, tokens, side="right")
         row = self.spans.start[which] + tokens - (ends - self.spans.length)[which]
-        return self._gather(_open(self), self.spans.shard[which], row)
+        return self._gather(self.spans.shard[which], row)
 
     def keys(self) -> pa.Table:
         """Of all tokens, in the order in which they are stored."""
@@ -183,27 +193,40 @@ class Batches:
     def _keys(self, sequence: np.ndarray, pos: np.ndarray) -> pa.Table:
         return self.sequences.take(pa.array(sequence)).append_column("pos", pa.array(pos))
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Sequence, position and vector of every token, a batch at a time."""
-        places = _open(self)
-        left: list[tuple[np.ndarray, ...]] = []
-        waiting = 0
+    def _batches(self, keys: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Sequence, position (both empty unless asked for), shard and row of every token, a batch at a time."""
         random = np.random.default_rng((self.seed, self.passes))
         self.passes += 1
+        left = [np.zeros(0, np.int64)] * 4
+        small = np.int16 if len(self.shards) < 1 << 15 else np.int64
         for window in self._windows(random):
             which, offset = window.rows()
-            if self.shuffle:
-                mixed = random.permutation(len(which))
-                which, offset = which[mixed], offset[mixed]
-            left.append((window.sequence[which], window.pos[which] + offset, window.shard[which], window.start[which] + offset))  # fmt: skip
-            waiting += len(which)
-            while waiting >= self.size:
-                sequence, pos, shard, row, left = _first(left, self.size)
-                waiting -= self.size
-                yield sequence, pos, self._gather(places, shard, row)
-        if waiting:
-            sequence, pos, shard, row, _ = _first(left, waiting)
-            yield sequence, pos, self._gather(places, shard, row)
+            found = (
+                window.sequence[which],
+                window.pos[which] + offset,
+                window.shard[which],
+                window.start[which] + offset,
+            )
+            tokens = [np.concatenate(pair) for pair in zip(left, found, strict=True)]
+            n = len(tokens[0])
+            order = random.permutation(n) if self.shuffle else np.arange(n)
+            whole = n - n % self.size
+            for start in range(0, whole, self.size):
+                chosen = order[start : start + self.size]
+                if self.shuffle:  # which tokens a batch has is chance, their order within it need not be
+                    chosen = chosen[np.argsort(tokens[2][chosen].astype(small), kind="stable")]
+                yield self._chosen(tokens, chosen, keys)
+            left = [x[order[whole:]] for x in tokens]
+        if len(left[0]):
+            yield self._chosen(left, np.argsort(left[2], kind="stable"), keys)
+
+    @staticmethod
+    def _chosen(
+        tokens: list[np.ndarray], which: np.ndarray, keys: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        none = which[:0]
+        sequence, pos, shard, row = tokens
+        return (sequence[which] if keys else none, pos[which] if keys else none, shard[which], row[which])
 
     def _windows(self, random: np.random.Generator) -> Iterator[_Spans]:
         """Spans of `buffer` tokens and no more, in the order in which they are to be read."""
@@ -220,27 +243,26 @@ class Batches:
             yield spans[start:end]
             start = end
 
-    def _gather(self, places: Places, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
-        return Places(places.stores, places.shards, shard, row).gather(self.key, self.dtype, self.head)
+    def _opened(self) -> Places:
+        if self._places is None:
+            stores = [TraceStore(find_run(self.root, run)) for run in self.runs]
+            shards = [(self.runs.index(run), blob) for run, blob in self.shards]
+            self._places = Places(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
+        return self._places
 
+    def _gather(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
+        places = Places(self._opened().stores, self._opened().shards, shard, row)
+        out = places.gather(self.key, self.dtype, self.head, self._unused())
+        if all(out is not x for x in self._lent):
+            self._lent = [*self._lent[-1:], out]
+        return out
 
-def _first(parts: list[tuple[np.ndarray, ...]], n: int) -> tuple[Any, ...]:
-    """The first `n` of arrays that are in parts, and what is left of the parts."""
-    taken, left, need = [], [], n
-    for part in parts:
-        taken.append(tuple(x[:need] for x in part))
-        if len(part[0]) > need:
-            left.append(tuple(x[need:] for x in part))
-        need -= len(taken[-1][0])
-    return (*(np.concatenate(x) if len(taken) > 1 else x[0] for x in zip(*taken, strict=True)), left)
-
-
-def _open(batches: Batches) -> Places:
-    """The shards, open: each process opens its own."""
-    stores = {run: TraceStore(find_run(batches.root, run)) for run in batches.runs}
-    order = list(stores)
-    shards = [(order.index(run), blob) for run, blob in batches.shards]
-    return Places(list(stores.values()), shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
+    def _unused(self) -> np.ndarray | None:
+        """The memory of a batch that nobody holds any more: fresh memory takes as long as reading does."""
+        for i in range(len(self._lent)):
+            if sys.getrefcount(self._lent[i]) == 2:  # the list's, and this question's
+                return self._lent[i]
+        return None
 
 
 def _stores(
@@ -269,9 +291,7 @@ def _stores(
         )
     if len(found) > 1:
         names = sorted({s.meta.model.name for group in found.values() for s, _ in group})
-        raise UsageError(
-            f"{site} is stored of models with different weights ({', '.join(names)}): say model=…, or name runs in where=…"
-        )
+        raise UsageError(f"{site} is stored of models with different weights ({', '.join(names)}): say model=…")
     (group,) = found.values()
     return [store for store, _ in group], group[0][1]
 

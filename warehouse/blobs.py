@@ -11,6 +11,7 @@ what lets rows arrive batch by batch; `safetensors.safe_open` reads the result l
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 from collections.abc import Mapping
@@ -131,15 +132,12 @@ class Blob:
                 raise CorruptRun(
                     f"{path} has {size} bytes where its header tells of {8 + length + end}: cut short or altered."
                 )
-            self._views = {
-                name: np.frombuffer(
-                    self._map,
-                    DTYPES[dtype],
-                    int(np.prod(shape, dtype=np.int64)),
-                    8 + length + header[name]["data_offsets"][0],
-                ).reshape(shape)
-                for name, (dtype, shape) in self.tensors.items()
-            }
+            self._starts = {name: 8 + length + int(t["data_offsets"][0]) for name, t in header.items()}
+            self._views: dict[str, np.ndarray] = {}
+            for name, (dtype, shape) in self.tensors.items():
+                start, stop = header[name]["data_offsets"]
+                if not 0 <= start <= stop or stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
+                    raise ValueError(f"{name} has {stop - start} bytes")
         except CorruptRun:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
@@ -147,10 +145,13 @@ class Blob:
 
     def tensor(self, name: str) -> np.ndarray:
         """All its rows, `(n, *row_shape)`, a view."""
-        try:
-            return self._views[name]
-        except KeyError:
-            raise CorruptRun(f"{self.path} has no tensor {name}.") from None
+        if name not in self._views:
+            if name not in self.tensors:
+                raise CorruptRun(f"{self.path} has no tensor {name}.")
+            dtype, shape = self.tensors[name]
+            flat = np.frombuffer(self._map, DTYPES[dtype], math.prod(shape), self._starts[name])
+            self._views[name] = flat.reshape(shape)
+        return self._views[name]
 
     def rows(self, tensor: str, start: int, end: int) -> np.ndarray:
         """`(end - start, *row_shape)`, a view."""

@@ -80,6 +80,7 @@ class Warehouse:
         or out of date. Raises UsageError where there is no such folder."""
         self.root = layout.find_root(root)
         self._vectors: Opened | None = None
+        self._opened: dict[str, tuple[tuple[int, int], TraceStore]] = {}
         if not self.root.is_dir():
             raise UsageError(
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
@@ -107,6 +108,17 @@ class Warehouse:
         from warehouse.store import TraceStore
 
         return TraceStore(find_run(self.root, run_id))
+
+    def opened(self, run_id: str) -> TraceStore:
+        """The same as `run`, kept open from one call to the next for as long as the run is what it was."""
+        from warehouse.store import TraceStore
+
+        folder = find_run(self.root, run_id)
+        stat = (folder / layout.MANIFEST).stat()
+        state = (stat.st_mtime_ns, stat.st_ino)
+        if run_id not in self._opened or self._opened[run_id][0] != state:
+            self._opened[run_id] = (state, TraceStore(folder))
+        return self._opened[run_id][1]
 
     # -- vectors ---------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -14,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse import layout, sites
-from warehouse.catalog import find_run
 from warehouse.errors import NotFound, UsageError
 from warehouse.sites import Key
 from warehouse.store import TraceStore
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
 
 KEYS = ("run_id", "example_id", "seq", "pos")
+
+
+_STRETCH = 16
+"""Tokens in a row that are of one shard, on average, for each stretch to be read by itself."""
+_PIECE = 4096
+_LARGE = 4 << 20
+"""Bytes from which several threads read, a piece of so many rows at a time."""
 
 
 @contextmanager
@@ -45,13 +52,9 @@ class Places:
         """A shard is of which store, and its name there."""
         self.shard, self.row = shard, row
         """Of every token."""
-        at = np.arange(len(row))
-        ordered = len(row) < 2 or bool(((np.diff(shard) > 0) | ((np.diff(shard) == 0) & (np.diff(row) >= 0))).all())
-        self.order: np.ndarray = at if ordered else np.lexsort((row, shard))
-        """The tokens in the order in which they are stored."""
 
     @classmethod
-    def of(cls, root: Path, tokens: pa.Table, key: Key) -> Places:
+    def of(cls, wh: Warehouse, tokens: pa.Table, key: Key) -> Places:
         """The places of the tokens that a table with the columns of `KEYS` names; `key` is a tensor that their runs store.
 
         Raises NotFound for a run, an example or a sequence that is not there, UsageError for a position beyond its
@@ -62,7 +65,7 @@ class Places:
         stores, shards = list[TraceStore](), list[tuple[int, str]]()
         shard, row = np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.int64)
         for code, run in enumerate(runs.dictionary.to_pylist()):
-            store = TraceStore(find_run(root, run))
+            store = wh.opened(run)
             mine = slice(None) if len(runs.dictionary) == 1 else np.flatnonzero(codes == code)
             part = tokens if isinstance(mine, slice) else tokens.take(pa.array(mine))
             names, shard[mine], row[mine] = _in_run(store, part, key)
@@ -76,43 +79,61 @@ class Places:
         found = {self._view(i, key).dtype for i in range(len(self.shards))}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
-    def gather(self, key: Key, dtype: DTypeLike | None = None, head: int | None = None) -> np.ndarray:
-        """The tokens' rows of a tensor, (n, *row_shape), in the tokens' order; of one head, (n, d_head)."""
-        wanted = self.dtype(key) if dtype is None else np.dtype(dtype)
-        out: np.ndarray | None = None
-        for view, at, rows in self._by_shard(key, head):
-            if out is None:
-                out = np.empty((len(self.row), *view.shape[1:]), wanted)
-            if at is None and out.dtype == view.dtype and out.flags.c_contiguous and view.flags.c_contiguous:
-                np.take(view, rows, axis=0, out=out, mode="clip")
-            else:
-                out[slice(None) if at is None else at] = np.take(view, rows, axis=0)
-        if out is None:
+    def gather(
+        self, key: Key, dtype: DTypeLike | None = None, head: int | None = None, into: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The tokens' rows of a tensor, (n, *row_shape), in the tokens' order; of one head, (n, d_head). `into`: memory of that
+        shape and dtype to use."""
+        if not len(self.row):
             raise UsageError("No tokens are asked for.")
-        return out
+        bounds = [0, *(np.flatnonzero(np.diff(self.shard)) + 1).tolist(), len(self.row)]
+        if (
+            len(bounds) > len(self.row) // _STRETCH + len(self.shards) + 2
+        ):  # shards by turns: each at once, then to their places
+            order = np.argsort(self.shard, kind="stable")
+            out = np.empty_like(found := self[order].gather(key, dtype, head))
+            out[order] = found
+            return out
+        wanted = self.dtype(key) if dtype is None else np.dtype(dtype)
+        first = self._view(int(self.shard[0]), key)
+        shape = (len(self.row), *(first.shape[1:] if head is None else first.shape[2:]))
+        out = into if into is not None and (into.shape, into.dtype) == (shape, wanted) else np.empty(shape, wanted)
 
-    def in_pieces(self, key: Key, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows in the order in which they are stored, `size` at most at a time, and which of that order is the first."""
-        for start in range(0, len(self.order), size):
-            part = self.order[start : start + size]
-            piece = Places(self.stores, self.shards, self.shard[part], self.row[part])
-            yield start, piece.gather(key)
-
-    def _by_shard(
-        self, key: Key, head: int | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | slice | None, np.ndarray]]:
-        """A shard's tensor, which tokens are in it (None: all, in order), and their rows."""
-        shard, row = self.shard[self.order], self.row[self.order]
-        sorted_already = bool((self.order[:-1] < self.order[1:]).all())
-        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(row)]
-        for start, end in pairwise(bounds):
-            if start == end:
-                continue
-            view = self._view(int(shard[start]), key)
+        def read(stretch: tuple[int, int]) -> None:
+            start, end = stretch
+            view = self._view(int(self.shard[start]), key)
             if head is not None:
                 view = view[:, head]
-            at: np.ndarray | slice | None = slice(start, end) if sorted_already else self.order[start:end]
-            yield view, None if sorted_already and end - start == len(row) else at, row[start:end]
+            if view.dtype == wanted:  # clip: the rows are there, and numpy then writes where it is told
+                np.take(view, self.row[start:end], axis=0, out=out[start:end], mode="clip")
+            else:
+                out[start:end] = view[self.row[start:end]]
+
+        for shard in np.unique(self.shard).tolist():
+            self._view(shard, key)  # opened here, by one thread
+        pieces = [(i, min(i + _PIECE, end)) for start, end in pairwise(bounds) for i in range(start, end, _PIECE)]
+        threads = 1 if out.nbytes < _LARGE else min(4, os.cpu_count() or 1)
+
+        def read_all(number: int) -> None:
+            for piece in pieces[len(pieces) * number // threads : len(pieces) * (number + 1) // threads]:
+                read(piece)
+
+        if threads == 1:
+            read_all(0)
+        else:  # numpy lets go of the interpreter while it copies
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(read_all, range(threads)))
+        return out
+
+    def in_pieces(self, key: Key, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Which tokens, and their rows, `size` at most at a time, in the order in which they are stored."""
+        order = np.lexsort((self.row, self.shard))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            yield part, self[part].gather(key)
+
+    def __getitem__(self, which: np.ndarray) -> Places:
+        return Places(self.stores, self.shards, self.shard[which], self.row[which])
 
     def _view(self, shard: int, key: Key) -> np.ndarray:
         store, name = self.shards[shard]
@@ -183,11 +204,11 @@ class Picked:
         relation = wh.sql(query)
         if relation is None:
             raise UsageError("The query has no answer: a SELECT is needed.")
-        self.root, self.side = wh.root, side
+        self.wh, self.side = wh, side
         self.answer = keys_of(relation.to_arrow_table())
         if not len(self.answer):
             raise UsageError("The query picks no tokens.")
-        self.store = TraceStore(find_run(self.root, self.answer["run_id"][0].as_py()))
+        self.store = wh.opened(self.answer["run_id"][0].as_py())
         self._places: dict[str, Places] = {}
 
     def vectors(
@@ -200,7 +221,7 @@ class Picked:
 
     def places(self, key: Key) -> Places:
         if key.side not in self._places:
-            self._places[key.side] = Places.of(self.root, self.answer, key)
+            self._places[key.side] = Places.of(self.wh, self.answer, key)
         return self._places[key.side]
 
     def frame(self) -> pd.DataFrame:

@@ -203,7 +203,7 @@ def test_shuffling_mixes_examples_shards_and_runs(tmp_path: Path) -> None:
             batch_means.append(keys.example_id.str[1:].astype(int).mean())
             together.append((example.to_numpy()[1:] == example.to_numpy()[:-1]).mean())
         assert np.std(batch_means) < 30 and abs(np.mean(batch_means) - 400) < 20  # every batch is of the whole run
-        assert np.mean(together) < 0.01  # in a true permutation one in 1,600; in order 98 in 100
+        assert np.mean(together) < 0.03  # in a true permutation one in 1,600, by shard one in 200; in order 98 in 100
 
 
 def test_memory_holds_no_vectors_but_a_batch(wh: Warehouse) -> None:

@@ -169,12 +169,13 @@ def _one(
     live = table.live()
     if len(live) < len(info.runs) or table.has_unlisted:
         under.append(f"run_id IN {sql_texts(live)}")
-    search = _Search(table, query, k, metric, " AND ".join(under), own_head, exact)
+    search = _Search(wh, table, query, k, metric, " AND ".join(under), own_head, exact)
     return search.answer(filters.tokens(wh, table, wanted, live) if wanted.views else None)
 
 
 @dataclass
 class _Search:
+    wh: Warehouse
     table: VectorTable
     query: np.ndarray
     k: int
@@ -250,17 +251,17 @@ class _Search:
         own = every if self.head is None else [self.head]
         best = [(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]
         centre = self.table.centre
-        places = Places.of(self.table.root, tokens, key)
-        for start, rows in places.in_pieces(key, 8192):
+        places = Places.of(self.wh, tokens, key)
+        for which, rows in places.in_pieces(key, 8192):
             if centre is not None:
                 rows = (rows.astype(np.float32) - centre).astype(info.dtype)  # as the table has them
             for head in own:
                 d = compare.distances(self.query[None], rows if head is None else rows[:, head], self.metric)[0]
                 at = np.argsort(d, kind="stable")[: self.k]
-                best.append((d[at], at + start, np.full(len(at), -1 if head is None else head)))
+                best.append((d[at], which[at], np.full(len(at), -1 if head is None else head)))
         d, at, heads = (np.concatenate(x) for x in zip(*best, strict=True))
         order = np.argsort(d, kind="stable")[: self.k]
-        found = tokens.take(pa.array(places.order[at[order]]))
+        found = tokens.take(pa.array(at[order]))
         if info.head_column:
             found = found.append_column(info.head_column, pa.array(heads[order], pa.int64()))
         return self._labelled(found.append_column("distance", pa.array(d[order])), "exact")
