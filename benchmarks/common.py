@@ -86,7 +86,7 @@ def record(name: str, claim: str, other: str, ours_value: str, other_value: str,
 
 
 def _table(rows: dict[str, dict[str, str]]) -> str:
-    packages = ("torch", "transformers", "duckdb", "pyarrow", "zarr", "numpy")
+    packages = ("torch", "transformers", "duckdb", "lancedb", "pyarrow", "zarr", "numpy")
     versions = ", ".join(f"{p} {version(p)}" for p in packages)
     lines = [
         "# Benchmarks",
