@@ -101,25 +101,30 @@ def choose(
         raise damaged[0]
     if not found:
         raise NotFound("vector table of site", site, dict.fromkeys(t.info.name for t in known))
-    for what, values in (("model", {t.info.model for t in found}), ("side", {t.info.side for t in found})):
-        if len(values) > 1:
-            raise UsageError(f"{site} is there for more than one {what}: {', '.join(sorted(values))}. Say which.")
     if layer is None:
-        return found
+        return _of_one_model(site, found)
     wanted = list(layer) if isinstance(layer, Iterable) else [int(layer)]
-    by_layer = {t.info.layer: t for t in found}
-    for i in wanted:
-        if i not in by_layer and damaged:
-            raise damaged[0]
-        if i not in by_layer:
-            there = ", ".join(str(n) for n in by_layer if n is not None) or "no layers"
-            raise UsageError(
-                f"No vector table of {site} in layer {i}; there is: {there}. Make one: "
-                f"traces index add --run RUN --site {site} --layers {i}"
-            )
     if not wanted:
         raise UsageError("No layer is asked for.")
-    return [by_layer[i] for i in dict.fromkeys(wanted)]
+    there = {t.info.layer for t in found}
+    for i in wanted:
+        if i not in there and damaged:
+            raise damaged[0]
+        if i not in there:
+            known_layers = ", ".join(str(n) for n in sorted(n for n in there if n is not None)) or "no layers"
+            raise UsageError(
+                f"No vector table of {site} in layer {i}; there is: {known_layers}. Make one: "
+                f"traces index add --run RUN --site {site} --layers {i}"
+            )
+    return _of_one_model(site, [t for t in found if t.info.layer in wanted])
+
+
+def _of_one_model(site: str, tables: list[VectorTable]) -> list[VectorTable]:
+    """The same. Raises UsageError where distances would be of different spaces."""
+    for what, values in (("model", {t.info.model for t in tables}), ("side", {t.info.side for t in tables})):
+        if len(values) > 1:
+            raise UsageError(f"{site} is there for more than one {what}: {', '.join(sorted(values))}. Say which.")
+    return tables
 
 
 def _query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
