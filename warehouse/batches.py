@@ -2,8 +2,8 @@
 
 Shuffling draws pieces of 32 tokens from all shards in random order into a window of `buffer` tokens, and the window's tokens
 at random into batches: each batch mixes examples and shards (its rows come shard by shard), and what is read lies together on the
-disk. Memory holds a
-batch, the window's token numbers, and 40 bytes for every piece that is read; the vectors stay in the shards.
+disk. Memory holds a batch, the window's token numbers, and 40 bytes for every piece that is read; the vectors stay in the
+shards.
 """
 
 from __future__ import annotations

@@ -231,11 +231,9 @@ class TraceStore:
 
     def _heads(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
         rows = self.rows(key, example_id, seq)  # (T, heads, d)
-        n = self._query_heads(key)
         if head is not None:
-            self._check("head", head, n)
-            return rows[:, head * rows.shape[1] // n]
-        return per_query_head(rows.swapaxes(0, 1), n)
+            return rows[:, self.own_head(key, head)]
+        return per_query_head(rows.swapaxes(0, 1), self._query_heads(key))
 
     def own_head(self, key: Key, head: int) -> int:
         """Which head of a stored tensor is a query head's: its own, or the K/V head of its group. Raises UsageError."""
@@ -414,8 +412,6 @@ class TraceStore:
     def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
         """The shard that holds a sequence's rows of a tensor, the first one there, and one past the last. Raises UsageError
         where it is not stored."""
-        if key not in self._sites:
-            self._refuse(key)
         try:
             return self._places_of(key)[example_id, seq]
         except KeyError:
@@ -440,8 +436,6 @@ class TraceStore:
 
     def slices(self, key: Key) -> list[Slice]:
         """Where every sequence's rows of a stored tensor lie, in the order of the shards. Raises UsageError where it is not stored."""
-        if key not in self._sites:
-            self._refuse(key)
         places = self._places_of(key).items()
         return sorted((Slice(b, i, j, e, s) for (e, s), (b, i, j) in places if j > i), key=lambda x: (x.blob, x.start))
 
@@ -466,7 +460,9 @@ class TraceStore:
 
     def _places_of(self, key: Key) -> dict[tuple[str, int], tuple[str, int, int]]:
         """(example_id, seq) → shard and rows, for all tensors whose rows are the same things: `validate` proves that they
-        agree, so one of them tells of all."""
+        agree, so one of them tells of all. Raises UsageError where it is not stored."""
+        if key not in self._sites:
+            self._refuse(key)
         kind = (key.side, self._sites[key].rows)
         if kind not in self._places:
             site, layer = next((k.site, k.layer) for k, s in self._keyed() if (k.side, s.rows) == kind)

@@ -79,15 +79,18 @@ def chosen(index: str, stored: Iterable[Key]) -> list[Asked]:
 
 def of_options(meta: Manifest) -> list[Asked]:
     """What a run was captured to be searched by."""
-    stored = [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]
-    return chosen(meta.options.get("index") or "none", stored)
+    return chosen(meta.options.get("index") or "none", _stored(meta))
 
 
 def of_run(meta: Manifest, asked: Iterable[Asked]) -> list[Key]:
     """The stored tensors of a run that are asked for. Raises UsageError as `keys` does."""
-    stored = [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]
+    stored = _stored(meta)
     n_layers = {side: meta.model.stack(side).n_layers for side in {k.side for k in stored}}
     return keys(asked, stored, n_layers, meta.model.side)
+
+
+def _stored(meta: Manifest) -> list[Key]:
+    return [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]
 
 
 def keys(asked: Iterable[Asked], stored: Iterable[Key], n_layers: Mapping[str, int], main: str) -> list[Key]:

@@ -319,12 +319,12 @@ def drop(table: VectorTable, runs: Iterable[str]) -> None:
     """Deletes runs' rows, those of runs that the info does not tell of, and gives their space back. Call it under the lock."""
     for run in runs:
         table.info.runs.pop(run, None)
-    table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}" if table.info.runs else "true")
-    table.write_info()
-    if table.info.runs:
-        table.tidy()
-    else:
+    if not table.info.runs:
         table.remove()
+        return
+    table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}")
+    table.write_info()
+    table.tidy()
 
 
 def _settled(table: VectorTable) -> list[str]:

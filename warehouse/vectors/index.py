@@ -35,14 +35,15 @@ _STALE = 0.1
 _SCALARS = {"run_id": "bitmap", "head": "bitmap", "kv_head": "bitmap", "example_id": "btree", "pos": "btree"}
 
 
-def upkeep(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> None:
-    """Brings a table's indexes up to its rows. Call it under the lock; what it is doing goes to `note`."""
+def upkeep(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> bool:
+    """Brings a table's indexes up to its rows; returns whether there was anything to do. Call it under the lock; what it is doing
+    goes to `note`."""
     info = table.info
     kind = info.kind if info.kind != "auto" else ("ivf_sq" if info.rows >= MIN_ROWS else "none")
     if kind == "none":
         if info.index is not None:
             _drop(table)
-        return
+        return False
     found = info.index
     again = found is None or found.kind != kind or found.metric != info.metric
     again = again or found is None or info.rows >= _GROWTH * found.trained_rows or _lost(table)
@@ -52,17 +53,19 @@ def upkeep(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> 
         note(f"{info.sql_name}: adding new rows to its index")
         table.lance.optimize(cleanup_older_than=timedelta(hours=1))
     else:
-        return
+        return False
     measure(table, note)
     if not again and table.info.index is not None and table.info.index.recall < LEAST_RECALL:
         _train(table, kind, note)
         measure(table, note)
+    return True
 
 
 def optimize(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> None:
     """Merges small files, takes all rows into the indexes, gives back the space of what was deleted, and measures again."""
     table.tidy()
-    upkeep(table, note)
+    if upkeep(table, note):
+        return
     if table.info.index is not None:
         measure(table, note)
     else:

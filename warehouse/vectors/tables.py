@@ -180,6 +180,10 @@ class VectorTable:
         return Key(self.info.side, self.info.site, self.info.layer)
 
     @property
+    def info_path(self) -> Path:
+        return layout.vector_info_path(self.root, self.info.model, self.info.name)
+
+    @property
     def path(self) -> Path:
         return layout.vector_lance_path(self.root, self.info.model, self.info.name)
 
@@ -235,9 +239,7 @@ class VectorTable:
         self._opened = db.create_table(self.info.name, rows, mode=mode, storage_options=FORMAT)
 
     def write_info(self) -> None:
-        write_atomically(
-            layout.vector_info_path(self.root, self.info.model, self.info.name), self.info.model_dump_json().encode()
-        )
+        write_atomically(self.info_path, self.info.model_dump_json().encode())
 
     @contextmanager
     def locked(self, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
@@ -250,9 +252,8 @@ class VectorTable:
             waiting(f"another process is filling or optimising {self.info.model}/{self.info.name}: waiting for it")
             lock.acquire()
         try:
-            path = layout.vector_info_path(self.root, self.info.model, self.info.name)
-            if path.is_file():
-                self.info = read(path, TableInfo)
+            if self.exists:
+                self.info = read(self.info_path, TableInfo)
             self.reopen()
             yield
         finally:
@@ -267,11 +268,11 @@ class VectorTable:
 
     @property
     def exists(self) -> bool:
-        return layout.vector_info_path(self.root, self.info.model, self.info.name).is_file()
+        return self.info_path.is_file()
 
     def remove(self) -> None:
         """Deletes the table; the runs keep what it was made of."""
-        layout.vector_info_path(self.root, self.info.model, self.info.name).unlink(missing_ok=True)
+        self.info_path.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         folder = self.path.parent
         if not any(m == self.info.model for m, _ in layout.vector_tables(self.root)):
