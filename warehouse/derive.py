@@ -15,7 +15,7 @@ from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
 from warehouse.store import TraceStore
-from warehouse.writer import Batch, Published, RunWriter
+from warehouse.writer import Batch, RunWriter
 
 _SHARD_TOKENS = 1 << 14
 """Most tokens between two points from which an interrupted derivation can go on."""
@@ -74,7 +74,7 @@ def derive_heads(
                 report(counted)
             if not done:
                 writer.end_shard(str(number))
-        return writer.publish(lambda published: _manifest(store, source, run_id, published))
+        return writer.publish(lambda published: store.meta.derived("heads", run_id, [source], {}, published))
 
 
 def _layers(store: TraceStore, s: _Sequence) -> dict[int, heads.Layer]:
@@ -111,25 +111,3 @@ def _shards(store: TraceStore) -> Iterator[list[_Sequence]]:
             tokens += len(ids)
     if shard:
         yield shard
-
-
-def _manifest(store: TraceStore, source: str, run_id: str, published: Published) -> Manifest:
-    """The parent's model and data; what is stored is the one table."""
-    parent = store.meta
-    return parent.model_copy(
-        update={
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
-            "kind": "heads",
-            "parents": [source],
-            "created_at": published.created_at,
-            "seconds": published.seconds,
-            "options": {},
-            "sites": [],
-            "counts": parent.counts.model_copy(update={"rows": published.rows}),
-            "mean_loss": None,
-            "perplexity": None,
-            "bytes": sum(f.bytes for f in published.files),
-            "files": published.files,
-        }
-    )

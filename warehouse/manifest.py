@@ -9,13 +9,20 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from warehouse import layout
 from warehouse.errors import CorruptRun, NewerSchema
+from warehouse.files import file_checksum, write_atomically
 from warehouse.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from warehouse.writer import Published
+
+DERIVED = ("heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation", "trait-projection")
+"""Kinds of runs that were made from others, without reading examples of their own."""
 
 
 class _Typed(BaseModel):
@@ -117,7 +124,7 @@ class SiteInfo(_Typed):
     side: Literal["dec", "enc"] = "dec"
     site: str
     layers: list[int | None]
-    rows: Literal["token", "source", "triangle", "square", "cross"] = "token"
+    rows: Literal["token", "source", "sequence", "triangle", "square", "cross"] = "token"
     """What a row is, as `warehouse.sites` says."""
     row_shape: list[int]
     dtype: str
@@ -166,12 +173,37 @@ class Manifest(_Typed):
     @property
     def captured(self) -> bool:
         """Whether a model read examples for it; else it was derived from another run, or tells of a training."""
-        return self.kind not in ("heads", "finetune", "probe")
+        return self.kind != "finetune" and self.kind not in DERIVED
+
+    def derived(
+        self, kind: str, run_id: str, parents: list[str], options: dict[str, Any], published: Published
+    ) -> Manifest:
+        """The manifest of a run that was made from this one and kin: their model and this one's data, and tables of its own.
+        Blobs that no index tells of get their checksums here."""
+        files = [
+            f if f.checksum else f.model_copy(update={"checksum": file_checksum(published.folder / f.path)})
+            for f in published.files
+        ]
+        return self.model_copy(
+            update={
+                "schema_version": SCHEMA_VERSION,
+                "run_id": run_id,
+                "kind": kind,
+                "parents": parents,
+                "created_at": published.created_at,
+                "seconds": published.seconds,
+                "options": options,
+                "sites": [],
+                "counts": self.counts.model_copy(update={"rows": published.rows}),
+                "mean_loss": None,
+                "perplexity": None,
+                "bytes": sum(f.bytes for f in files),
+                "files": files,
+            }
+        )
 
     def write(self, folder: Path) -> None:
         """Writes run.json into `folder`, whole or not at all."""
-        from warehouse.files import write_atomically
-
         write_atomically(folder / layout.MANIFEST, self.model_dump_json(indent=1).encode())
 
     @classmethod

@@ -20,14 +20,12 @@ import xxhash
 from warehouse import layout
 from warehouse.blobs import TensorSpec
 from warehouse.errors import UsageError
-from warehouse.files import file_checksum
-from warehouse.manifest import Manifest
 from warehouse.matrix import Picked, stored_key
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
 from warehouse.store import TraceStore
 from warehouse.tables import to_table
-from warehouse.writer import Batch, Published, RunWriter
+from warehouse.writer import Batch, RunWriter
 
 if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
@@ -104,7 +102,7 @@ def probe(
             if number >= len(writer.done):
                 accuracy = _layer(writer, number, picked, layer, split, options)
             report(Fitted(name, layer, number + 1, len(layers), accuracy))
-        writer.publish(lambda published: _manifest(picked.store.meta, name, parents, options, published))
+        writer.publish(lambda published: picked.store.meta.derived("probe", name, parents, asdict(options), published))
     return TraceStore(layout.run_dir(wh.root, name))
 
 
@@ -238,31 +236,6 @@ def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tupl
 def _accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     scores = x @ weights[:, :-1].T + weights[:, -1]
     return float((scores.argmax(1) == y).mean())
-
-
-def _manifest(meta: Manifest, run_id: str, parents: list[str], options: Options, published: Published) -> Manifest:
-    """The parents' model and the first one's data; what is stored is the one table, and the coefficients."""
-    files = [
-        f if f.checksum else f.model_copy(update={"checksum": file_checksum(published.folder / f.path)})
-        for f in published.files
-    ]
-    return meta.model_copy(
-        update={
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
-            "kind": "probe",
-            "parents": parents,
-            "created_at": published.created_at,
-            "seconds": published.seconds,
-            "options": asdict(options),
-            "sites": [],
-            "counts": meta.counts.model_copy(update={"rows": published.rows}),
-            "mean_loss": None,
-            "perplexity": None,
-            "bytes": sum(f.bytes for f in files),
-            "files": files,
-        }
-    )
 
 
 def rows(store: TraceStore) -> Iterator[dict[str, Any]]:

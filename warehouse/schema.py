@@ -18,7 +18,7 @@ from warehouse.quoting import sql_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,18 @@ _EXAMPLE = Column(
     "VARCHAR",
     "The example: 16 hex digits from data set, config, split and source id; the same in every run",
 )
-_SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, the chunk under --chunk, or the choice")
+_SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample")
 _POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
+_SOURCE = Column("source_run_id", "VARCHAR", "The run that it was made from")
+_TRAIT = Column("trait", "VARCHAR", "The trait")
+_METHOD = Column("method", "VARCHAR", "How the vector was made: mean_diff, probe, ica, gradient or random")
+_COMPONENT = Column("component", "VARCHAR", "What the vector lives in: residual (resid.post_mlp) or attn_out")
+_BLOCK = Column(
+    "layer",
+    "INTEGER",
+    "Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed",
+    nullable=True,
+)
 
 _TABLES = (
     Table(
@@ -71,7 +81,8 @@ _TABLES = (
             Column(
                 "kind",
                 "VARCHAR",
-                "What made it: next-token, encode, mcq-prompt, mcq-encoder, finetune, or derived: heads, probe",
+                "What made it: next-token, encode, mcq-prompt, mcq-encoder, generate, trait-responses, trait-steering, finetune, or "
+                "derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection",
             ),
             Column("parents", "VARCHAR[]", "Runs it was derived from, or whose model it ran"),
             Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),
@@ -339,6 +350,209 @@ _TABLES = (
             Column("shuffled_accuracy", "FLOAT", "Accuracy on the test tokens after fitting to shuffled labels"),
             Column("blob", "VARCHAR", "File of its coefficients, relative to the run's folder"),
             Column("tensor", "VARCHAR", "Their name there: (classes, width + 1), the last column the intercepts"),
+        ),
+    ),
+    Table(
+        "logit_lens",
+        "a token at a layer: what the model's head makes of the residual stream there",
+        ("run_id", "source_run_id", "example_id", "seq", "pos", "layer"),
+        (
+            _RUN,
+            _SOURCE,
+            _EXAMPLE,
+            _SEQ,
+            _POS,
+            _BLOCK,
+            Column("topk_ids", "INTEGER[]", "The k most probable next tokens, most probable first"),
+            Column("topk_tokens", "VARCHAR[]", "The same, decoded"),
+            Column("topk_probs", "FLOAT[]", "The same, their probabilities"),
+            Column("actual_id", "INTEGER", "Id of the token at pos + 1; NULL: there is none", nullable=True),
+            Column("actual_token", "VARCHAR", "That token, decoded on its own", nullable=True),
+            Column(
+                "actual_rank",
+                "INTEGER",
+                "1 + the number of tokens with a larger logit than the actual one",
+                nullable=True,
+            ),
+            Column("actual_prob", "FLOAT", "Probability of the actual token", nullable=True),
+            Column("entropy", "FLOAT", "Entropy of the distribution over the whole vocabulary, nats"),
+            Column("kl_to_final", "FLOAT", "Kullback-Leibler divergence of the model's own distribution from it, nats"),
+        ),
+    ),
+    Table(
+        "responses",
+        "a response that the model generated",
+        ("run_id", "example_id", "seq"),
+        (
+            _RUN,
+            _EXAMPLE,
+            _SEQ,
+            Column("prompt", "VARCHAR", "What was asked, without the chat template"),
+            Column("system", "VARCHAR", "The system message, such as a trait's instruction", nullable=True),
+            Column("response", "VARCHAR", "What the model answered, without special tokens"),
+            Column(
+                "n_prompt_tokens", "INTEGER", "Tokens of the prompt, its template included: the response begins there"
+            ),
+            Column("n_response_tokens", "INTEGER", "Tokens generated, an end token included"),
+            Column("finish", "VARCHAR", "stop: the model ended it; length: it was cut at --max-new-tokens"),
+            Column("trait", "VARCHAR", "The trait that it was asked to show or not", nullable=True),
+            Column("polarity", "VARCHAR", "pos: asked to show it, neg: not to", nullable=True),
+            Column(
+                "instruction_idx", "INTEGER", "Place of the instruction pair in the definition, 0-based", nullable=True
+            ),
+            Column("question_idx", "INTEGER", "Place of the question in the definition, 0-based", nullable=True),
+            Column("vectors_run_id", "VARCHAR", "Steering: the run of the vector that was added", nullable=True),
+            Column("method", "VARCHAR", "Steering: how that vector was made", nullable=True),
+            Column("component", "VARCHAR", "Steering: what it lives in", nullable=True),
+            Column("layer", "INTEGER", "Steering: the block to whose output it was added", nullable=True),
+            Column(
+                "coefficient",
+                "FLOAT",
+                "Steering: how much of it, in distances between the polarities' means along it (trait_vectors.gap)",
+                nullable=True,
+            ),
+        ),
+    ),
+    Table(
+        "judgements",
+        "what a judge says of a response",
+        ("run_id", "source_run_id", "example_id", "seq", "trait"),
+        (
+            _RUN,
+            Column("source_run_id", "VARCHAR", "The run that the response is of"),
+            _EXAMPLE,
+            _SEQ,
+            _TRAIT,
+            Column("judge", "VARCHAR", "Who judged: openai:MODEL, anthropic:MODEL, URL:MODEL or local:MODEL"),
+            Column("trait_score", "FLOAT", "How strongly it shows the trait, 0 to 100; NULL: not told", nullable=True),
+            Column("coherence_score", "FLOAT", "How coherent it is, 0 to 100; NULL: not told", nullable=True),
+            Column("refused", "BOOLEAN", "The judge says that the response is a refusal"),
+            Column(
+                "scored_by",
+                "VARCHAR",
+                "probabilities: mean over the integers 0 to 100 by the judge's probabilities; number: the number that it gave; "
+                "NULL: neither",
+                nullable=True,
+            ),
+            Column("number_mass", "FLOAT", "Probability that the judge gave to numbers; NULL: not told", nullable=True),
+            Column("trait_answer", "VARCHAR", "What the judge answered on the trait"),
+            Column("coherence_answer", "VARCHAR", "What it answered on coherence"),
+        ),
+    ),
+    Table(
+        "trait_vectors",
+        "a direction of a trait in a layer",
+        ("run_id", "trait", "method", "component", "layer"),
+        (
+            _RUN,
+            _TRAIT,
+            _METHOD,
+            _COMPONENT,
+            _BLOCK,
+            Column("norm", "FLOAT", "Length of the vector as the method gave it, before it was made a unit vector"),
+            Column("gap", "FLOAT", "Distance between the mean projections of the two polarities: one unit of steering"),
+            Column(
+                "midpoint", "FLOAT", "Half way between those means: above it a response counts as showing the trait"
+            ),
+            Column("n_pos", "INTEGER", "Positive responses that it was made from"),
+            Column("n_neg", "INTEGER", "Negative ones"),
+            Column("train_accuracy", "FLOAT", "Part of those on the right side of the midpoint"),
+            Column("effect_size", "FLOAT", "Cohen's d of their cosines with it"),
+            Column("vector", "FLOAT[]", "The unit vector, (D,), pointing towards the trait"),
+        ),
+    ),
+    Table(
+        "trait_evaluations",
+        "a trait's vector, judged on questions that it was not made from",
+        ("run_id", "vectors_run_id", "trait", "method", "component", "layer"),
+        (
+            _RUN,
+            Column("vectors_run_id", "VARCHAR", "The run of the vector"),
+            _TRAIT,
+            _METHOD,
+            _COMPONENT,
+            _BLOCK,
+            Column("n_pos", "INTEGER", "Positive responses to held-out questions"),
+            Column("n_neg", "INTEGER", "Negative ones"),
+            Column("accuracy", "FLOAT", "Part of them on the right side of the training midpoint"),
+            Column("accuracy_low", "FLOAT", "Lower end of its 95 % bootstrap interval, over questions"),
+            Column("accuracy_high", "FLOAT", "Upper end"),
+            Column("effect_size", "FLOAT", "Cohen's d of their cosines with the vector, positive less negative"),
+            Column("effect_size_low", "FLOAT", "Lower end of its 95 % bootstrap interval, over questions"),
+            Column("effect_size_high", "FLOAT", "Upper end"),
+            Column("auc", "FLOAT", "Probability that a positive response projects higher than a negative one"),
+            Column("polarity_right", "BOOLEAN", "Positive responses project higher on average"),
+            Column(
+                "overlap",
+                "FLOAT",
+                "Common area of two normal densities with the polarities' means and deviations, 0 to 1",
+            ),
+            Column("train_minus_heldout", "FLOAT", "Accuracy on what it was made from, less accuracy"),
+            Column(
+                "random_accuracy", "FLOAT", "Mean accuracy of random directions in this layer, their sign from training"
+            ),
+            Column("above_random", "FLOAT", "accuracy - random_accuracy"),
+            Column("above_random_low", "FLOAT", "Lower end of its 95 % bootstrap interval, over questions"),
+            Column("above_random_high", "FLOAT", "Upper end"),
+        ),
+    ),
+    Table(
+        "trait_projections",
+        "a token on a trait's vector",
+        ("run_id", "source_run_id", "example_id", "seq", "pos", "trait", "method", "component", "layer"),
+        (
+            _RUN,
+            _SOURCE,
+            _EXAMPLE,
+            _SEQ,
+            _POS,
+            Column("vectors_run_id", "VARCHAR", "The run of the vector"),
+            _TRAIT,
+            _METHOD,
+            _COMPONENT,
+            _BLOCK,
+            Column("projection", "FLOAT", "h·v/‖v‖, h being the token's own state"),
+            Column("token_norm", "FLOAT", "‖h‖: projection / token_norm is the cosine"),
+            Column("velocity", "FLOAT", "Projection less that of the response token before; NULL: none", nullable=True),
+            Column(
+                "acceleration", "FLOAT", "Velocity less that of the response token before; NULL: none", nullable=True
+            ),
+        ),
+    ),
+    Table(
+        "trait_dynamics",
+        "a response on a trait's vector",
+        ("run_id", "source_run_id", "example_id", "seq", "trait", "method", "component", "layer"),
+        (
+            _RUN,
+            _SOURCE,
+            _EXAMPLE,
+            _SEQ,
+            Column("vectors_run_id", "VARCHAR", "The run of the vector"),
+            _TRAIT,
+            _METHOD,
+            _COMPONENT,
+            _BLOCK,
+            Column("n_tokens", "INTEGER", "Tokens looked at: the response's, or all where the run generated none"),
+            Column("first_pos", "INTEGER", "Position of the first of them"),
+            Column("mean_projection", "FLOAT", "Mean over them"),
+            Column("mean_cosine", "FLOAT", "Mean of projection / token_norm"),
+            Column("spread", "FLOAT", "Standard deviation of the projection"),
+            Column("peak_velocity", "FLOAT", "Largest absolute velocity; NULL: one token", nullable=True),
+            Column(
+                "commitment_point",
+                "INTEGER",
+                "First token, counted from 0 at first_pos, whose absolute acceleration is under the threshold; NULL: none",
+                nullable=True,
+            ),
+            Column(
+                "commitment_point_relative",
+                "INTEGER",
+                "The same, the threshold being that part of spread; NULL: none",
+                nullable=True,
+            ),
+            Column("peak_point", "INTEGER", "The token with the largest projection, counted from 0"),
+            Column("persistence", "INTEGER", "Tokens after the peak whose projection is above half of it"),
         ),
     ),
     Table(

@@ -39,10 +39,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "attn_out": ("attn_out", "cross.attn_out"),
     "mlp_out": ("mlp_out",),
     "mlp_act": ("mlp_act",),
+    "means": ("mean.resid.embed", "mean.resid.post_mlp", "mean.attn_out"),
     "heads": ("heads",),
 }
-"""What `--capture` takes, and the sites behind each name. The cross sites are there in encoder-decoder models alone; `heads`
-is a table, made of attention."""
+"""What `--capture` takes, and the sites behind each name. The cross sites are there in encoder-decoder models alone; `means` are
+those of a sequence's response tokens, its special tokens left out, or of all its tokens where it has no response; `heads` is a
+table, made of attention."""
+
+MEAN = "mean."
+"""How the names of sites begin that are means over a sequence."""
 
 STORED_ORDER = (
     "resid.embed",
@@ -62,10 +67,13 @@ STORED_ORDER = (
     "cross.v",
     "cross.attn",
     "cross.attn_out",
+    "mean.resid.embed",
+    "mean.resid.post_mlp",
+    "mean.attn_out",
 )
 
-TOKEN, SOURCE, TRIANGLE, SQUARE, CROSS = "token", "source", "triangle", "square", "cross"
-"""What a row of a tensor is: a token; a token of the encoder (`cross.k`, `cross.v`); a pair of tokens (query, key), row by
+TOKEN, SEQUENCE, SOURCE, TRIANGLE, SQUARE, CROSS = "token", "sequence", "source", "triangle", "square", "cross"
+"""What a row of a tensor is: a token; a whole sequence (means); a token of the encoder (`cross.k`, `cross.v`); a pair of tokens (query, key), row by
 row of the attention matrix: its lower triangle, all of it, or decoder by encoder."""
 
 
@@ -99,6 +107,8 @@ def row_kind(site: str, causal: bool) -> str:
         return TRIANGLE if causal else SQUARE
     if site == "cross.attn":
         return CROSS
+    if site.startswith(MEAN):
+        return SEQUENCE
     return SOURCE if site in ("cross.k", "cross.v") else TOKEN
 
 
@@ -111,6 +121,8 @@ def row_count(kind: str, side: str, lengths: Mapping[str, int]) -> int:
         return n * n
     if kind == CROSS:
         return n * lengths["enc"]
+    if kind == SEQUENCE:
+        return 1
     return lengths["enc"] if kind == SOURCE else n
 
 
@@ -143,7 +155,7 @@ def _readable_side(meta: Manifest, side: str) -> list[Readable]:
     def add(site: str, shape: str, home: str, like: str, layers: int | list[int] = L) -> None:
         count = layers if isinstance(layers, int) else len(layers)
         some = "" if isinstance(layers, int) or count == L else f", layers {_ranges(layers)}"
-        text = shape if shape.startswith("(T") else f"({count}, {shape}){some}"
+        text = shape if shape.startswith("(") else f"({count}, {shape}){some}"
         out.append(Readable(side, site, text, "F32" if home == "derived" and site in _COMPUTED else like, home))
 
     def dtype(site: str) -> str:
@@ -184,6 +196,10 @@ def _readable_side(meta: Manifest, side: str) -> list[Readable]:
         if site in stored:
             widths = sorted({s.row_shape[-1] for s in stored[site]})
             add(site, f"T, {' or '.join(map(str, widths))}", "stored", dtype(site), of(site))
+    for site in GROUPS["means"]:
+        if site in stored:
+            row, layers = f"1, {stored[site][0].row_shape[-1]}", of(site)
+            add(site, row if layers else f"({row})", "stored", dtype(site), layers)
     return out
 
 
