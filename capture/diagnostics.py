@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 _SLICE_BYTES = 128 << 20
 """Float32 logits that exist at a time."""
-_PIECE_BYTES = 12 << 20
+PIECE_BYTES = 12 << 20
 _BLOCK = 32
 """Width of the blocks whose maxima narrow down the search for the k largest logits."""
 
@@ -47,43 +48,60 @@ def next_token_diagnostics(
     k = min(k, vocabulary)
     slices = -(-count * vocabulary * 4 // _SLICE_BYTES)
     rows = -(-count // slices)
-    piece = max(1, _PIECE_BYTES // (vocabulary * 4))
-    found: list[tuple[torch.Tensor, ...]] = []
+    piece = max(1, PIECE_BYTES // (vocabulary * 4))
+    found: list[Reading] = []
     with torch.no_grad():
         for start in range(0, count, rows):
             logits = head(hidden[start : start + rows]).float()  # of no further use to the head: overwritten
             true = true_ids[start : start + rows].to(logits.device)
             scratch = torch.empty((min(piece, len(true)), vocabulary), device=logits.device)
             for i in range(0, len(true), piece):
-                found.append(_diagnose(logits[i : i + piece], true[i : i + piece], k, scratch))
+                found.append(read(logits[i : i + piece], true[i : i + piece], k, scratch, scratch))
     columns = [torch.cat(c).cpu().numpy() for c in zip(*found, strict=True)]
-    return Diagnostics(*columns)
+    true_prob, true_log, true_rank, entropy, _, ids, probs = columns
+    return Diagnostics(ids[:, 0], true_prob, probs[:, 0], true_rank, entropy, -true_log, ids, probs)
 
 
-def _diagnose(logits: torch.Tensor, true_ids: torch.Tensor, k: int, scratch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """(n, V), overwritten, and (n,) → the fields of Diagnostics, in order. `scratch` is (n or more, V)."""
-    scratch = scratch[: len(logits)]
+class Reading(NamedTuple):
+    """Of n distributions: (n,) each, and (n, k) for the k most probable tokens, sorted as in Diagnostics."""
+
+    true_prob: torch.Tensor
+    true_log: torch.Tensor
+    """ln p(true)"""
+    true_rank: torch.Tensor
+    entropy: torch.Tensor
+    log_sum: torch.Tensor
+    """ln Σ exp(logit - largest logit)"""
+    topk_ids: torch.Tensor
+    topk_probs: torch.Tensor
+
+
+def read(
+    logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tensor, scratch: torch.Tensor
+) -> Reading:
+    """(n, V) float32 and (n,) → what they say. Afterwards `logits` are less the largest of their row, and the first n rows of
+    `probs`, (n or more, V), are the probabilities. `scratch`, the same size, may be `probs`, where those are of no use."""
+    probs, scratch = probs[: len(logits)], scratch[: len(logits)]
     true_logit = logits.gather(1, true_ids[:, None])
     # Counted as floats, exact up to 2^24 of them: several times faster than summing booleans.
     true_rank = torch.gt(logits, true_logit, out=scratch).sum(1).to(torch.int32) + 1
     top_logits, top_ids = _top(logits, k)
     peak = top_logits[:, :1]
     logits.sub_(peak)
-    p = torch.softmax(logits, 1, out=scratch)
+    p = torch.softmax(logits, 1, out=probs)
     # ln p = (logit - peak) - ln Σ exp(logit - peak), and that sum is 1 / p at the peak, where the exponent is 0.
     log_sum = -p.gather(1, top_ids[:, :1]).log()
-    log_true = true_logit - peak - log_sum
+    true_log = (true_logit - peak - log_sum)[:, 0]
     top_probs = (top_logits - peak - log_sum).exp()
-    entropy = (log_sum[:, 0] - p.mul_(logits).sum(1)).clamp_(min=0)
-    ids = top_ids.to(torch.int32)
-    return ids[:, 0], log_true[:, 0].exp(), top_probs[:, 0], true_rank, entropy, -log_true[:, 0], ids, top_probs
+    entropy = (log_sum[:, 0] - torch.mul(p, logits, out=scratch).sum(1)).clamp_(min=0)
+    return Reading(true_log.exp(), true_log, true_rank, entropy, log_sum[:, 0], top_ids.to(torch.int32), top_probs)
 
 
 def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest of each row and their ids, (n, k) each, sorted.
 
-    The k largest lie in the k blocks with the largest maxima (and the rest that fills no block): those few hundred
-    candidates are sorted, the vocabulary is only read once. Sorting is stable and candidates go up by id.
+    The k largest lie in the k blocks with the largest maxima (and the rest that fills no block): only those few hundred
+    candidates are looked at, the vocabulary is read once. They go up by id; rows with equal ones are sorted stably.
     """
     n, vocabulary = logits.shape
     blocks = vocabulary // _BLOCK
@@ -95,5 +113,11 @@ def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     within = torch.arange(_BLOCK, device=logits.device)
     rest = torch.arange(blocks * _BLOCK, vocabulary, device=logits.device).expand(n, -1)
     candidates = torch.cat([(chosen[:, :, None] * _BLOCK + within).flatten(1), rest], dim=1)
-    found = logits.gather(1, candidates).sort(dim=1, descending=True, stable=True)
-    return found.values[:, :k], candidates.gather(1, found.indices[:, :k])
+    values = logits.gather(1, candidates)
+    top, at = values.topk(k + 1, dim=1)  # one more: a tie across the border is one too
+    # topk leaves the order of equal values open. They are rare, and sorting all candidates takes many times as long.
+    tied = (top[:, 1:] == top[:, :-1]).any(1).nonzero()[:, 0]
+    if len(tied):
+        again = values[tied].sort(dim=1, descending=True, stable=True)
+        top[tied], at[tied] = again.values[:, : k + 1], again.indices[:, : k + 1]
+    return top[:, :k], candidates.gather(1, at[:, :k])
