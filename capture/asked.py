@@ -61,6 +61,19 @@ class Data(NamedTuple):
             )
 
 
+class Prompts(NamedTuple):
+    texts: list[str]
+    sets: list[str]
+
+    def open(self, root: Path) -> Source:
+        """Raises UsageError where nothing is asked for, or both."""
+        from capture.data.prompt_sets import open_prompt_sets, open_prompts
+
+        if bool(self.texts) == bool(self.sets):
+            raise UsageError("Name what is asked: --prompt TEXT, or --prompt-set NAME, or --all-prompt-sets.")
+        return open_prompts(self.texts) if self.texts else open_prompt_sets(self.sets)
+
+
 def capture_options(
     capture: str,
     attn: str,

@@ -37,6 +37,8 @@ class Part:
     is_special: np.ndarray
     types: np.ndarray | None = None
     """Which text of a pair each token is of, where the model is told (`token_type_ids`)."""
+    is_response: np.ndarray | None = None
+    """Which tokens the model generated, where it did."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -278,10 +280,11 @@ def _padded(rows: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray
 
 
 def batches(
-    examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True, together: bool = False
+    examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True, together: bool = False, growth: int = 0
 ) -> Iterator[Batch]:
     """Batches of at most `batch_tokens` tokens, padding counted, or of one sequence that is longer; without padding where
-    `pads` is false. With `together` the sequences of an example are not parted, even where they are more.
+    `pads` is false. With `together` the sequences of an example are not parted, even where they are more. `growth`: so many
+    tokens will be added to each sequence.
 
     Sequences are sorted by length within a window of the data, so that little is padding and memory stays flat; the
     examples' own rows come with the first batch of their window.
@@ -300,7 +303,7 @@ def batches(
             for s in unit:
                 wider = {side: max(len(part), wider.get(side, 0)) for side, part in s.parts.items()}
             uneven = not pads and waiting and _lengths(waiting[0]) != _lengths(unit[0])
-            if uneven or (waiting and (len(waiting) + len(unit)) * sum(wider.values()) > batch_tokens):
+            if uneven or (waiting and (len(waiting) + len(unit)) * (sum(wider.values()) + growth) > batch_tokens):
                 yield Batch(waiting, mark, due)
                 waiting, due = [], []
                 wider = {side: max(len(s.parts[side]) for s in unit) for side in unit[0].parts}
@@ -333,15 +336,26 @@ def _windows(examples: Iterable[Tokenized]) -> Iterator[list[Tokenized]]:
         yield window
 
 
-def shards(found: Iterable[Batch], tokens: int) -> Iterator[list[Batch]]:
-    """Batches in groups of at most `tokens` tokens, or of one batch that has more."""
+def with_own_examples(found: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches whose examples are those of their sequences: for sequences that are not whole yet when their window is read.
+    An example's sequences must be together."""
+    waiting: dict[str, Tokenized] = {}
+    for batch in found:
+        waiting |= {t.example.example_id: t for t in batch.examples}
+        mine = dict.fromkeys(s.example.example_id for s in batch.sequences)
+        yield replace(batch, examples=[waiting.pop(example_id) for example_id in mine])
+
+
+def shards(found: Iterable[Batch], tokens: int, growth: int = 0) -> Iterator[list[Batch]]:
+    """Batches in groups of at most `tokens` tokens, or of one batch that has more; `growth` as in `batches`."""
     group: list[Batch] = []
     total = 0
     for batch in found:
-        if group and total + batch.tokens > tokens:
+        size = batch.tokens + growth * len(batch.sequences)
+        if group and total + size > tokens:
             yield group
             group, total = [], 0
         group.append(batch)
-        total += batch.tokens
+        total += size
     if group:
         yield group

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capture.asked import Data, Model, capture_options
+from capture.asked import Data, Model, Prompts, capture_options
 from capture.console import needs_capture_extra, note, progress, stopped_by_signals
 from capture.options import (
     AttnOption,
@@ -94,7 +94,7 @@ def next_token(
         from capture.jobs import next_token as kind
     options = kind.Options(**shared, chunk=chunk, target_column=target_column, top_k=top_k)
     read = Data(data, split, from_, text, text_column, config, headings)
-    _run_capture(kind, options, asked, read, run, dry_run, warehouse)
+    run_capture(kind, options, asked, read, run, dry_run, warehouse)
 
 
 @capture_app.command("encode")
@@ -138,7 +138,7 @@ def encode(
         from capture.jobs import encode as kind
     options = kind.Options(**shared, chunk=chunk, target_column=target_column)
     read = Data(data, split, from_, text, text_column, config, headings)
-    _run_capture(kind, options, asked, read, run, dry_run, warehouse)
+    run_capture(kind, options, asked, read, run, dry_run, warehouse)
 
 
 @capture_app.command("mcq-prompt")
@@ -189,7 +189,7 @@ def mcq_prompt(
         from capture.prompts import TEMPLATE
     chosen = TEMPLATE if template is None else _template(template)
     options = kind.Options(**shared, score=score, template=chosen, chat=chat)
-    _run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
+    run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
 
 
 @capture_app.command("mcq-encoder")
@@ -226,7 +226,7 @@ def mcq_encoder(
     with needs_capture_extra():
         from capture.jobs import mcq_encoder as kind
     options = kind.Options(**shared)
-    _run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
+    run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
 
 
 def _template(path: Path) -> str:
@@ -237,20 +237,24 @@ def _template(path: Path) -> str:
         raise UsageError(f"--template {path}: {e}") from None
 
 
-def _run_capture(
+def run_capture(
     kind: Any,
     options: Options,
     asked: Model,
-    data: Data,
+    data: Data | Prompts,
     run: str | None,
     dry_run: bool,
     warehouse: Path | None,
+    skip_existing: bool = False,
 ) -> None:
     """What the commands of `traces capture` do, `kind` being the module of the job."""
     from warehouse import layout
 
     root = layout.find_root(warehouse)
     if run is not None and layout.run_dir(root, layout.check_run_name(run)).exists():
+        if skip_existing:
+            typer.echo(f"{run} is there already: nothing to do")
+            return
         raise RunTaken(run)
     source = data.open(root)
     loaded = asked.load()
@@ -263,8 +267,14 @@ def _run_capture(
         for line in kind.forecast(loaded, source, options):
             typer.echo(line)
         return
-    with stopped_by_signals(), progress(options.limit) as report:
-        manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
+    try:
+        with stopped_by_signals(), progress(options.limit) as report:
+            manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
+    except RunTaken as e:
+        if not skip_existing:
+            raise
+        typer.echo(f"{e.run_id} is there already: nothing to do")
+        return
     for line in filter(None, (source.said(), *_told(manifest, root, options.max_len or loaded.window))):
         typer.echo(line)
 

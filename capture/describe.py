@@ -144,9 +144,9 @@ def _parents(loaded: models.Loaded, model: ModelInfo) -> list[str]:
 
 
 def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
-    groups: dict[tuple[str, str, tuple[int, ...]], list[Key]] = {}
+    groups: dict[tuple[str, str, tuple[int, ...], str], list[Key]] = {}
     for key, spec in job.plan.stored.items():
-        groups.setdefault((key.side, key.site, spec.row_shape), []).append(key)
+        groups.setdefault((key.side, key.site, spec.row_shape, spec.dtype), []).append(key)
     return [
         SiteInfo.model_validate(
             {
@@ -155,9 +155,9 @@ def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
                 "layers": [k.layer for k in keys],
                 "rows": sites.row_kind(site, job.anatomy.stacks[side].causal),
                 "row_shape": list(shape),
-                "dtype": job.store,
+                "dtype": dtype,
                 "promoted": {n: promoted[n] for n in (layout.tensor_name(*k) for k in keys) if n in promoted},
             }
         )
-        for (side, site, shape), keys in groups.items()
+        for (side, site, shape, dtype), keys in groups.items()
     ]

@@ -16,9 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
-from capture import batches, describe, models
+from capture import batches, describe, means, models
 from capture.anatomy import Anatomy, Stack, examine
 from capture.batches import Batch, Sequencing, Tokenizing
 from capture.data.example import Source
@@ -28,7 +30,7 @@ from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
 from capture.record import DtypeOutgrown, Recorder, Recording, store_dtype
 from capture.rows import Rows
-from warehouse import catalog, heads, sites
+from warehouse import catalog, heads, layout, sites
 from warehouse import writer as traces
 from warehouse.blobs import DTYPES
 from warehouse.errors import UsageError
@@ -39,6 +41,8 @@ from warehouse.writer import RunWriter
 
 _SHARD_TOKENS = 1 << 16
 """Most tokens between two points from which a capture can go on, however little is stored for each."""
+_SHARD_GENERATED = 1 << 12
+"""The same where the model generates them: a token then takes several times as long."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Options:
     shard_mb: int = 256
     index: str = "none"
     """What is to be searchable once the run is there: `resid.post_mlp@mid q@5`, or `auto`."""
+    layer_internals: str = ""
+    """Layers of which every site is stored: `5,8`, or `all`."""
 
 
 @dataclass
@@ -77,6 +83,8 @@ class Progress:
     altered: int = 0
     resumed_tokens: int = 0
     """Tokens that an earlier process had captured."""
+    generated: int = 0
+    """Tokens that the model generated; they are counted among `tokens` once they have been read."""
 
     def count(self, batch: Batch) -> None:
         self.examples += len(batch.examples)
@@ -98,6 +106,23 @@ def no_report(progress: Progress) -> None:
 
 def no_note(text: str) -> None:
     pass
+
+
+class Generation(Protocol):
+    """How a kind of capture has the model go on with its prompts, before the whole of both is read."""
+
+    growth: int
+    """Most tokens that it adds to a prompt."""
+    pads: bool
+    """Prompts of several lengths may share a batch."""
+
+    def complete(self, batch: Batch) -> Batch:
+        """The same with what the model generated after each prompt."""
+        ...
+
+    def reading(self, batch: Batch) -> AbstractContextManager[Any]:
+        """What has to be open while a completed batch is read."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,7 @@ class Job:
     """What has to be open while batches go through the model."""
     indexed: list[Key] = field(default_factory=list)
     """The tensors that are to be searchable."""
+    generation: Generation | None = None
 
 
 class Run(Protocol):
@@ -185,6 +211,7 @@ def prepare(
     anatomy: Anatomy | None = None,
     sequencing: Sequencing | None = None,
     around: AbstractContextManager[Any] | None = None,
+    generation: Generation | None = None,
 ) -> Job:
     """Looks at the model and resolves what is to be stored. `sequencing`: how examples become sequences; left out, their texts
     do. Raises UsageError where they don't go together."""
@@ -194,7 +221,8 @@ def prepare(
     anatomy = anatomy or examine(loaded.model)
     sequencing = sequencing or _tokenizing(loaded, anatomy, options).sequencing()
     store = store_dtype(loaded.dtype, options.store_dtype)
-    chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides)
+    internals = _layers(options.layer_internals, len(anatomy.main.layers))
+    chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides, internals)
     n_layers = {side: len(stack.layers) for side, stack in anatomy.stacks.items()}
     indexed = asked.keys(asked.chosen(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side)
     if chosen.eager:
@@ -214,6 +242,7 @@ def prepare(
         refusal,
         around or nullcontext(),
         indexed,
+        generation,
     )
 
 
@@ -255,6 +284,18 @@ def max_len(loaded: models.Loaded, options: Options) -> int | None:
             f"--max-len {options.max_len} is more than {loaded.name} was made for: {loaded.window} tokens."
         )
     return options.max_len or loaded.window
+
+
+def _layers(asked: str, n: int) -> list[int]:
+    """Raises UsageError for what names no layer."""
+    if asked == "all":
+        return list(range(n))
+    found = []
+    for word in filter(None, asked.split(",")):
+        if not word.strip().isdigit() or int(word) >= n:
+            raise UsageError(f"--layer-internals {word.strip()}: use layers from 0 to {n - 1}, or all.")
+        found.append(int(word))
+    return found
 
 
 def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
@@ -306,11 +347,17 @@ def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report:
 def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
     options = job.options
     tokenized = job.sequencing.tokenize(islice(job.source.read(), options.limit))
-    found = batches.batches(tokenized, options.batch_tokens, job.anatomy.body.pads, job.sequencing.together)
-    shards = batches.shards(found, _tokens_per_shard(job))
+    generation = job.generation
+    growth, pads = 0, job.anatomy.body.pads
+    if generation is not None:
+        growth, pads = generation.growth, pads and generation.pads
+    found = batches.batches(tokenized, options.batch_tokens, pads, job.sequencing.together, growth)
+    if generation is not None:
+        found = batches.with_own_examples(found)
+    shards = batches.shards(found, _tokens_per_shard(job), growth)
     progress, mark = Progress(writer.run_id), ""
     with Recorder(job.anatomy, job.plan.tensors, writer.promoted, job.plan.derives) as recorder:
-        stored = {k: recorder.tensors[k] for k in job.plan.stored}
+        stored = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         for number, shard in enumerate(shards):
             mark = shard[-1].mark
             if number < len(writer.done):
@@ -319,8 +366,10 @@ def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Re
                         f"The data is not what it was when the capture '{writer.run_id}' began, so it cannot go on. "
                         f"Drop it (traces runs rm {writer.run_id}) and run the same command again."
                     )
-                _skip(shard, progress, report)
+                _skip(shard, progress, _generated(writer, number) if generation is not None else 0, report)
                 continue
+            if generation is not None:
+                shard = _completed(generation, shard, progress, report)
             writer.begin_shard(_shard_rows(job, shard), stored)
             for batch in shard:
                 writer.put(_record(job, recorder, batch, table))
@@ -330,11 +379,29 @@ def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Re
     return progress, mark.split()[-1]
 
 
-def _skip(shard: list[Batch], progress: Progress, report: Report) -> None:
+def _skip(shard: list[Batch], progress: Progress, generated: int, report: Report) -> None:
     for batch in shard:
         progress.count(batch)
+    progress.tokens += generated
+    progress.generated += generated
     progress.resumed_tokens = progress.tokens
     report(progress)
+
+
+def _generated(writer: RunWriter, shard: int) -> int:
+    """Tokens that an earlier process had the model generate in a shard."""
+    column = "n_response_tokens"
+    path = layout.part_path(layout.staging_dir(writer.root, writer.run_id), "responses", shard)
+    return int(pc.sum(pq.read_table(path, columns=[column])[column]).as_py() or 0)
+
+
+def _completed(generation: Generation, shard: list[Batch], progress: Progress, report: Report) -> list[Batch]:
+    found = []
+    for batch in shard:
+        found.append(generation.complete(batch))
+        progress.generated += found[-1].tokens - batch.tokens
+        report(progress)
+    return found
 
 
 def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> traces.Batch:
@@ -343,26 +410,35 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
     if batch.examples:
         tables = {"examples": job.rows.examples(batch.examples), **job.rows.annotations(batch.examples)}
     if not batch.sequences:
-        none = {k: np.empty((0, *s.row_shape), DTYPES[recorder.tensors[k].dtype]) for k, s in job.plan.stored.items()}
+        specs = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
+        none = {k: np.empty((0, *s.row_shape), DTYPES[s.dtype]) for k, s in specs.items()}
         return traces.Batch([], none, {k: [] for k in none}, tables)
     padded = batch.padded(getattr(job.loaded.tokenizer, "pad_token_id", None) or 0)
     types = batch.padded_types()
     more = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
     tokens = {side: (torch.from_numpy(i), torch.from_numpy(m)) for side, (i, m) in padded.items()}
-    recording = recorder.run(tokens, **more)
+    with job.generation.reading(batch) if job.generation is not None else nullcontext():
+        recording = recorder.run(tokens, **more)
     tables |= {"tokens": job.rows.tokens(batch.sequences), **job.rows.prompts(batch.sequences)}
     tables |= job.tables(batch, recording)
 
     def late() -> Mapping[str, pa.Table]:
         return {} if table is None else {"heads": _heads(job, table, batch, recording)}
 
+    n = len(batch.sequences)
+    averaged = {k: np.empty((n, *s.row_shape), np.float32) for k, s in job.plan.stored.items() if means.is_mean(k)}
+
+    def ready() -> None:
+        recording.ready()
+        means.fill(averaged, recording.tensors, [s.parts for s in batch.sequences])
+
     return traces.Batch(
         [(s.example.example_id, s.seq) for s in batch.sequences],
-        {k: recording.tensors[k] for k in job.plan.stored},
-        recording.rows,
+        {k: averaged[k] if k in averaged else recording.tensors[k] for k in job.plan.stored},
+        {**recording.rows, **{k: [1] * n for k in averaged}},
         tables,
         late,
-        recording.ready,
+        ready,
         recording.release,
     )
 
@@ -406,7 +482,8 @@ def _tokens_per_shard(job: Job) -> int:
         spec.row_bytes * (reach if sites.row_kind(k.site, job.anatomy.stacks[k.side].causal) in pairs else 1)
         for k, spec in job.plan.stored.items()
     )
-    return max(1, min(_SHARD_TOKENS, (job.options.shard_mb << 20) // max(token_bytes, 1)))
+    most = _SHARD_TOKENS if job.generation is None else _SHARD_GENERATED
+    return max(1, min(most, (job.options.shard_mb << 20) // max(token_bytes, 1)))
 
 
 def _refusal(job: Job, progress: Progress) -> str | None:

@@ -111,3 +111,16 @@ TrustOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be captured and how large it gets; write nothing.")
 ]
+MaxNewTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Most tokens of a response, its end token counted.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0, help="How freely tokens are drawn; 0: the most probable one.")
+]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", help="Draw among the fewest tokens whose probabilities sum to this.")
+]
+SampleTopKOption = Annotated[
+    int, typer.Option("--sample-top-k", min=0, help="Draw among so many of the most probable tokens; 0: among all.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers that tokens are drawn by.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from capture.anatomy import Anatomy, Stack
@@ -19,7 +19,7 @@ ATTN_HOMES = ("auto", "stored")
 class Plan:
     stored: Mapping[Key, TensorSpec]
     passing: Mapping[Key, TensorSpec]
-    """Recorded for the `heads` table alone, and not stored."""
+    """Recorded for the `heads` table or for means alone, and not stored."""
     heads: bool
     derives: bool
     """Attention will be derived from q and k."""
@@ -30,7 +30,8 @@ class Plan:
 
     @property
     def tensors(self) -> dict[Key, TensorSpec]:
-        return {**self.stored, **self.passing}
+        """What is to be recorded."""
+        return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.passing}
 
     def bytes(self, lengths: list[Mapping[str, int]], causal: Mapping[str, bool]) -> int:
         """What the stored tensors of sequences of these lengths take."""
@@ -42,11 +43,24 @@ class Plan:
         )
 
 
-def plan(anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str, ...] | None = None) -> Plan:
-    """`dtype` is what tensors are stored in; `sides` those that will be run, all by default.
+_INTERNALS = "resid,qkv,attn,attn_out,mlp_out,mlp_act"
+
+
+def plan(
+    anatomy: Anatomy,
+    capture: str,
+    attn: str,
+    dtype: str,
+    sides: tuple[str, ...] | None = None,
+    internals: Collection[int] = (),
+) -> Plan:
+    """`dtype` is what tensors are stored in; `sides` those that will be run, all by default; `internals`: layers of which every
+    site is stored, whatever else is.
 
     Raises UsageError, with the reason, for a name of which this model has nothing.
     """
+    if internals:
+        return _with_internals(anatomy, capture, attn, dtype, sides, internals)
     wanted = sites.resolve(capture)
     stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
     both = len(stacks) == 2
@@ -64,8 +78,14 @@ def plan(anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str
         for site in wanted:
             for need in _needs(stack, site, attn, both):
                 _add(stack, need, dtype, passing if site == "heads" else stored)
-            if site in stack.missing:
-                missing[site] = stack.missing[site]
+            bare = site.removeprefix(sites.MEAN)
+            if site != bare:
+                means: dict[Key, TensorSpec] = {}
+                _add(stack, bare, "F32", means)
+                passing |= means
+                stored |= {k._replace(site=site): spec for k, spec in means.items()}
+            if bare in stack.missing:
+                missing[site] = stack.missing[bare]
     ordered = {k: stored[k] for k in sorted(stored, key=_place)}
     passing = {k: v for k, v in passing.items() if k not in stored}
     eager = any(k.site in ("attn", "cross.attn") for k in (*ordered, *passing))
@@ -73,9 +93,33 @@ def plan(anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str
     return Plan(ordered, passing, "heads" in wanted, derives, eager, missing)
 
 
+def _with_internals(
+    anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str, ...] | None, internals: Collection[int]
+) -> Plan:
+    """What was asked for, and of some layers all that they have; the layer below's output is the input of each."""
+    asked = plan(anatomy, capture, attn, dtype, sides)
+    stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
+    every = plan(anatomy, ",".join(n for n in sites.names(_INTERNALS) if there(stacks, n)), attn, dtype, sides)
+
+    def wanted(key: Key) -> bool:
+        if key.layer is None:
+            return 0 in internals
+        return key.layer in internals or (key.site == "resid.post_mlp" and key.layer + 1 in internals)
+
+    stored = {**asked.stored, **{k: s for k, s in every.stored.items() if wanted(k)}}
+    return Plan(
+        {k: stored[k] for k in sorted(stored, key=_place)},
+        {k: s for k, s in asked.passing.items() if k not in stored},
+        asked.heads,
+        asked.derives or every.derives,
+        asked.eager or every.eager,
+        {**every.missing, **asked.missing},
+    )
+
+
 def there(stacks: Iterable[Stack], name: str) -> bool:
     """Whether a model has anything of what a name of --capture stands for."""
-    group = ("attn",) if name == "heads" else sites.GROUPS[name]
+    group = ("attn",) if name == "heads" else tuple(site.removeprefix(sites.MEAN) for site in sites.GROUPS[name])
     if "resid.embed" in group:
         return True
     return any(site in layer.shapes for stack in stacks for layer in stack.layers for site in group)
@@ -83,7 +127,7 @@ def there(stacks: Iterable[Stack], name: str) -> bool:
 
 def _needs(stack: Stack, site: str, attn: str, both: bool) -> list[str]:
     """The sites to record for one that was asked for."""
-    if site.startswith("cross.") and not both:
+    if site.startswith(sites.MEAN) or (site.startswith("cross.") and not both):
         return []
     if site == "heads":
         return ["q", "k"] if stack.derivable else ["attn"]

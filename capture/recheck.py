@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from capture import models
+from capture import means, models
 from capture.anatomy import examine
 from capture.body import Tokens, padding_id
 from capture.data.example import Choice, Example, Row, Source
@@ -87,12 +87,9 @@ def recheck(folder: Path) -> Iterator[Check]:
     """Yields one check after another. Raises TracesError or UsageError where the model cannot be loaded."""
     store = TraceStore(folder)
     m = store.meta.model
-    if not store.meta.captured:
-        yield Check(
-            "deep: model",
-            None,
-            f"a run of kind {store.meta.kind}: no capture made it, so that there is nothing to repeat",
-        )
+    if not store.meta.captured or store.meta.kind == "trait-steering":
+        why = "no capture made it" if not store.meta.captured else "its model was steered"
+        yield Check("deep: model", None, f"a run of kind {store.meta.kind}: {why}, so that there is nothing to repeat")
         return
     loaded = models.load(
         m.name,
@@ -118,9 +115,10 @@ def _compare(store: TraceStore, again: _Again) -> Iterator[Check]:
     error, noise = dict.fromkeys(_WHAT, 0.0), dict.fromkeys(_WHAT, 0.0)
     for example_id, seq in sample:
         ids, types = again.ids(example_id, seq), again.types(example_id, seq)
-        alone = again.seen(ids, types, padding=0)
+        counted = again.counted(example_id, seq)
+        alone = again.seen(ids, types, counted, padding=0)
         if again.anatomy.body.pads and (room := again.room(ids)):
-            for name, value in again.seen(ids, types, padding=room).errors(alone).items():
+            for name, value in again.seen(ids, types, counted, padding=room).errors(alone).items():
                 noise[name] = max(noise[name], value)
         if alone.attention:
             alone = replace(alone, attention=again.eager_attention(ids, types))
@@ -153,8 +151,9 @@ class _Again:
 
     def __init__(self, loaded: models.Loaded, store: TraceStore) -> None:
         self.anatomy, self._loaded, self._store = examine(loaded.model), loaded, store
+        self._stored = [Key(s.side, s.site, layer) for s in store.meta.sites for layer in s.layers]
         self._specs = {
-            Key(s.side, s.site, layer): TensorSpec("F32", tuple(s.row_shape))
+            means.recorded(Key(s.side, s.site, layer)): TensorSpec("F32", tuple(s.row_shape))
             for s in store.meta.sites
             for layer in s.layers
         }
@@ -177,14 +176,29 @@ class _Again:
         found = self._store.encodings(example_id, seq, side=self._sides[0]).get("token_type_ids")
         return None if found is None else torch.from_numpy(found.astype(np.int64))
 
+    def counted(self, example_id: str, seq: int) -> dict[str, np.ndarray]:
+        """(T,) by side, the tokens that means are over."""
+        query = (
+            "SELECT list(is_response ORDER BY pos), list(is_special ORDER BY pos) FROM tokens "
+            "WHERE example_id = ? AND seq = ? AND side = ?"
+        )
+        found = {}
+        for side in self._sides:
+            (row,) = self._store.query(query, [example_id, seq, side]).fetchall()
+            found[side] = means.counted(*(np.asarray(column, bool) for column in row))
+        return found
+
     def room(self, ids: dict[str, torch.Tensor]) -> int:
         """How much longer than a sequence another one beside it may be."""
         if self._loaded.window is None:
             return _PADDING
         return max(0, min(_PADDING, self._loaded.window - max(map(len, ids.values()))))
 
-    def seen(self, ids: dict[str, torch.Tensor], types: torch.Tensor | None, padding: int) -> _Seen:
-        """Runs a sequence alone, or as the first row of a batch of two, the second longer by `padding`."""
+    def seen(
+        self, ids: dict[str, torch.Tensor], types: torch.Tensor | None, counted: dict[str, np.ndarray], padding: int
+    ) -> _Seen:
+        """Runs a sequence alone, or as the first row of a batch of two, the second longer by `padding`. Means are over the
+        tokens `counted`."""
         tokens, more = {}, {}
         if types is not None:
             longer = [types, torch.cat([types, types[-1:].expand(padding)])] if padding else [types]
@@ -197,7 +211,13 @@ class _Again:
             out = self.anatomy.body(tokens, output_hidden_states=True, **more)
         with Recorder(self.anatomy, self._specs) as recorder:
             recording = recorder.run(tokens, **more)
-        tensors = {k: x[: recording.rows[k][0]] for k, x in recording.tensors.items()}
+        seen = {k: x[: recording.rows[k][0]] for k, x in recording.tensors.items()}
+        tensors = {
+            k: means.means(seen[means.recorded(k)], [len(counted[k.side])], [counted[k.side]])
+            if means.is_mean(k)
+            else seen[k]
+            for k in self._stored
+        }
         hidden = {
             (side, i): _array(h[0, : len(ids[side])])
             for side, states in out.hidden.items()

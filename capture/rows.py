@@ -11,7 +11,14 @@ import pyarrow as pa
 
 from capture.batches import Sequence, Tokenized
 from capture.diagnostics import Diagnostics
+from warehouse.schema import STORED
 from warehouse.tables import to_table
+
+RESPONSE_FACTS = (
+    "system", "trait", "polarity", "instruction_idx", "question_idx",
+    "vectors_run_id", "method", "component", "layer", "coefficient",
+)  # fmt: skip
+"""Columns of `responses` that come from what an example's metadata says."""
 
 
 class Rows:
@@ -97,7 +104,9 @@ class Rows:
                     np.concatenate([np.full(len(p), -1) if p.types is None else p.types for p in parts]), missing=-1
                 ),
                 "is_special": pa.array(np.concatenate([p.is_special for p in parts])),
-                "is_response": pa.array(np.zeros(len(ids), bool)),
+                "is_response": pa.array(
+                    np.concatenate([np.zeros(len(p), bool) if p.is_response is None else p.is_response for p in parts])
+                ),
             },
         )
 
@@ -130,6 +139,29 @@ class Rows:
                 "topk_probs": lists(pa.array(found.topk_probs.reshape(-1))),
             },
         )
+
+    def responses(self, sequences: Several[Sequence]) -> pa.Table:
+        """A row for every sequence that the model went on with; what of a trait or a steering it belongs to is in its
+        example's metadata."""
+        columns: dict[str, list[Any]] = {name: [] for name in STORED["responses"].names if name != "run_id"}
+        for s in sequences:
+            part, known = s.parts["dec"], s.example.row.metadata
+            assert part.is_response is not None
+            start = int(part.is_response.argmax())
+            own = part.ids[start:][~part.is_special[start:]]
+            values = {
+                **{name: known.get(name) for name in RESPONSE_FACTS},
+                "example_id": s.example.example_id,
+                "seq": s.seq,
+                "prompt": s.example.text,
+                "response": self._tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                "n_prompt_tokens": start,
+                "n_response_tokens": len(part) - start,
+                "finish": "stop" if part.is_special[-1] else "length",
+            }
+            for name, column in columns.items():
+                column.append(values[name])
+        return to_table("responses", columns)
 
     def _texts(self, ids: np.ndarray) -> pa.Array:
         """Each token decoded on its own. Ids are looked up once: a vocabulary is small beside a data set."""

@@ -130,6 +130,7 @@ def _keys(store: TraceStore) -> str:
             WHERE row_end - row_start <> CASE kind
                 WHEN 'token' THEN if(side = 'dec', dec, enc)
                 WHEN 'source' THEN enc
+                WHEN 'sequence' THEN 1
                 WHEN 'triangle' THEN if(side = 'dec', dec, enc) * (if(side = 'dec', dec, enc) + 1) // 2
                 WHEN 'square' THEN if(side = 'dec', dec, enc) ** 2
                 ELSE dec * enc END"""

@@ -37,6 +37,7 @@ class RunTaken(UsageError):
     """A published run has that name."""
 
     def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
         super().__init__(
             f"Run '{run_id}' is already there (traces runs show {run_id}). "
             f"Choose another --run, or delete it: traces runs rm {run_id}"

@@ -164,16 +164,20 @@ def _readable_side(meta: Manifest, side: str) -> list[Readable]:
     def of(site: str) -> list[int]:
         return sorted(i for s in stored[site] for i in s.layers if i is not None)
 
-    stream = {"resid.embed", "resid.post_mlp"} <= stored.keys()
+    after = of("resid.post_mlp") if "resid.post_mlp" in stored else []
+    stream = "resid.embed" in stored and after == list(range(L))
     if "resid.embed" in stored:
         add("resid.embed", f"(T, {D})", "stored", dtype("resid.embed"))
-    if stream:
-        add("resid.pre_attn", f"T, {D}", "derived", dtype("resid.post_mlp"))
+    before = [i for i in range(L) if (i - 1 in after if i else "resid.embed" in stored)]
+    if before and after:
+        add("resid.pre_attn", f"T, {D}", "derived", dtype("resid.post_mlp"), before)
     for site in ("resid.post_attn", "resid.post_cross", "resid.post_mlp"):
         if site in stored:
             add(site, f"T, {D}", "stored", dtype(site), of(site))
-        elif site == "resid.post_attn" and stack.parallel and stream and "attn_out" in stored:
-            add(site, f"T, {D}", "derived", dtype("attn_out"), of("attn_out"))
+        elif site == "resid.post_attn" and stack.parallel and "attn_out" in stored:
+            both = [i for i in of("attn_out") if i in before]
+            if both:
+                add(site, f"T, {D}", "derived", dtype("attn_out"), both)
     if stream and ("hidden" in stored or not stack.final_norm):
         add("hidden", f"T, {D}", "derived", dtype("resid.post_mlp"), L + 1)
     for prefix, keys in (("", "T"), ("cross.", "S")):

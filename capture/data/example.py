@@ -62,6 +62,7 @@ class Row:
     """Of a multiple-choice question, which the text is."""
     answer: int | None = None
     """Place of the right choice, 0-based; None: not known."""
+    prompt_set: str | None = None
 
     def annotations(self) -> bytes:
         """All that people know about the text, to be hashed; empty where that is nothing."""

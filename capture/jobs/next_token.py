@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from capture import job, models
-from capture.anatomy import examine
+from capture.anatomy import Anatomy, examine
 from capture.batches import Batch
 from capture.body import vocabulary_size
 from capture.data.example import Source
@@ -45,8 +45,14 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
             f"{loaded.name} is an encoder-decoder: its decoder predicts a target for each text. Name the targets' column in "
             "a .jsonl or .parquet file: --target-column. traces capture encode records the encoder alone."
         )
-    head, rows = Head(anatomy.body), Rows(loaded.tokenizer)
-    vocabulary = vocabulary_size(loaded.model)
+    rows = Rows(loaded.tokenizer)
+    tables = diagnosed(anatomy, rows, options.top_k)
+    return job.prepare(KIND, loaded, source, options, rows, tables, mean_loss, _refusal, anatomy)
+
+
+def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
+    """Makes the table `next_token` of a batch that a decoder has read."""
+    head, vocabulary = Head(anatomy.body), vocabulary_size(anatomy.body.model)
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         """The decoder's states hold every token; the last of each sequence has no next one and is left out."""
@@ -58,10 +64,10 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
         has_next[lengths.cumsum(0) - 1] = False
         true_ids = torch.cat([torch.from_numpy(s.parts["dec"].ids[1:]) for s in batch.sequences])
         hidden = last[has_next.to(last.device)]
-        found = next_token_diagnostics(head, hidden, true_ids, vocabulary, options.top_k)
+        found = next_token_diagnostics(head, hidden, true_ids, vocabulary, top_k)
         return {"next_token": rows.next_token(batch.sequences, found)}
 
-    return job.prepare(KIND, loaded, source, options, rows, tables, _mean_loss, _refusal, anatomy)
+    return tables
 
 
 run, forecast = job.of_kind(_prepared)
@@ -71,7 +77,8 @@ def _refusal(progress: Progress) -> str | None:
     return None if progress.predictions else "no text has a second token, so there is no next token to predict."
 
 
-def _mean_loss(folder: Path) -> float:
+def mean_loss(folder: Path) -> float:
+    """Of a run that is about to be published, nats."""
     with duckdb.connect() as con:
         row = con.sql(
             f"SELECT avg(loss::DOUBLE) FROM read_parquet({sql_path(folder / layout.table_name('next_token'))})"

@@ -1,0 +1,78 @@
+"""The generate job: a model goes on with prompts, then reads prompt and response once, as any other text.
+
+That one clean pass is what is recorded: row i of a response is the state *at* its token i, the same that a next-token capture of
+that text would have, and not what a cache held when the token was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from capture import job, models
+from capture.anatomy import Anatomy, examine
+from capture.batches import Batch, Sequencing
+from capture.data.example import Source
+from capture.generation import Chat, Completing, Generator, Sampling
+from capture.jobs.next_token import diagnosed, mean_loss
+from capture.record import Recording
+from capture.rows import Rows
+from warehouse.errors import UsageError
+
+KIND = "generate"
+
+
+@dataclass(frozen=True)
+class Options(job.Options):
+    max_new_tokens: int = 50
+    temperature: float = 0.7
+    top_p: float = 1.0
+    sample_top_k: int = 0
+    seed: int = 0
+    samples: int = 1
+    """Responses to each prompt, `seq` being the sample."""
+    top_k: int = 5
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.sample_top_k, self.seed)
+
+
+def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+    anatomy = decoder(loaded)
+    generator = Generator(loaded, anatomy.body, options.sampling)
+    return prepared(
+        KIND, loaded, source, options, anatomy, Completing(generator, loaded.tokenizer, options.max_new_tokens)
+    )
+
+
+def decoder(loaded: models.Loaded) -> Anatomy:
+    """Looks at the model. Raises UsageError where it is none that goes on with a text."""
+    anatomy = examine(loaded.model)
+    if anatomy.body.encoder_decoder or anatomy.body.side == "enc":
+        raise UsageError(
+            f"{loaded.name} is no decoder: it does not go on with a prompt. traces capture encode records what it makes of it."
+        )
+    return anatomy
+
+
+def prepared(
+    kind: str, loaded: models.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: Completing
+) -> job.Job:
+    """What kinds of capture share that have the model generate."""
+    chat, rows = Chat(loaded, options.max_new_tokens, options.samples), Rows(loaded.tokenizer)
+    predictions = diagnosed(anatomy, rows, options.top_k)
+
+    def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
+        return {"responses": rows.responses(batch.sequences), **predictions(batch, recording)}
+
+    longest = loaded.window
+    sequencing = Sequencing(chat.tokenize, ("dec",), longest, together=True)
+    return job.prepare(
+        kind, loaded, source, options, rows, tables, mean_loss, anatomy=anatomy, sequencing=sequencing, generation=completing
+    )  # fmt: skip
+
+
+run, forecast = job.of_kind(_prepared)

@@ -1,0 +1,167 @@
+"""The trait-steering job: a model answers a trait's questions, nothing asked of it but them, while a trait's vector is added to what
+a block gives.
+
+Added is coefficient · gap · v, v being the unit vector and gap the distance between the means of the two polarities along it
+(`trait_vectors.gap`): coefficient 1 moves a state as far as the trait's instructions moved the mean response. It is added from the
+last token of the prompt on, at every token that a next one is drawn from, and in the same places again when the response is read
+to be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from capture import job, models
+from capture.anatomy import Anatomy
+from capture.batches import Batch
+from capture.data.example import Row, Source
+from capture.generation import Completing, Generator
+from capture.jobs import generate
+from warehouse.errors import UsageError
+
+KIND = "trait-steering"
+
+
+@dataclass(frozen=True)
+class Options(generate.Options):
+    trait: dict[str, Any] = field(default_factory=dict)
+    """The definition."""
+    vectors_run: str = ""
+    method: str = "mean_diff"
+    component: str = "residual"
+    layers: tuple[int, ...] = ()
+    coefficients: tuple[float, ...] = (-4, -2, 0, 2, 4)
+    questions: tuple[int, ...] = ()
+    """Places of the questions that are asked, in the definition."""
+
+
+@dataclass(frozen=True)
+class Vector:
+    unit: np.ndarray
+    """(D,)"""
+    gap: float
+
+
+def source(options: Options) -> Source:
+    """A question for every layer and coefficient."""
+    questions = options.trait["questions"]
+
+    def rows() -> Iterator[Row]:
+        for q in options.questions:
+            for layer in options.layers:
+                for c in options.coefficients:
+                    facts = {
+                        "trait": options.trait["name"],
+                        "question_idx": q,
+                        "vectors_run_id": options.vectors_run,
+                        "method": options.method,
+                        "component": options.component,
+                        "layer": layer,
+                        "coefficient": c,
+                    }
+                    yield Row(f"{q}-L{layer}-{c:g}", questions[q], facts)
+
+    return Source("steering", options.trait["name"], None, f"the definition of {options.trait['name']}", rows)
+
+
+def of_kind(vectors: Mapping[int, Vector]) -> tuple[job.Run, job.Forecast]:
+    """`run` and `forecast` with these vectors, by layer."""
+
+    def prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+        anatomy = generate.decoder(loaded)
+        generator = Generator(loaded, anatomy.body, options.sampling)
+        places = {layer: _place(anatomy, layer, options.component, v) for layer, v in vectors.items()}
+        completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, places)
+        return generate.prepared(KIND, loaded, source, options, anatomy, completing)
+
+    return job.of_kind(prepared)
+
+
+@dataclass(frozen=True)
+class _Place:
+    module: nn.Module
+    """What the vector is added to the output of."""
+    step: torch.Tensor
+    """(D,), what coefficient 1 adds."""
+
+
+def _place(anatomy: Anatomy, layer: int, component: str, vector: Vector) -> _Place:
+    """Raises UsageError where the model has no such place, or one of another width."""
+    layers = anatomy.main.layers
+    if not 0 <= layer < len(layers):
+        raise UsageError(f"Layer {layer}: the model has blocks 0 to {len(layers) - 1}.")
+    if sum(other.block is layers[layer].block for other in layers) > 1:
+        raise UsageError(f"Block {layer} runs as several layers of this model, so that it cannot be steered in one.")
+    module = layers[layer].block
+    if component == "attn_out":
+        tap = layers[layer].taps.get("attn_out")
+        if tap is None or tap.at != "output" or tap.factor != 1.0:
+            raise UsageError(
+                f"Layer {layer} has no module whose output is attn_out as it is: steer the residual stream."
+            )
+        module = tap.module
+    if vector.unit.shape != tuple(anatomy.main.width):
+        raise UsageError(f"The vector is {vector.unit.size} wide, and the model {anatomy.main.width[-1]}.")
+    weight = next(module.parameters())
+    step = torch.from_numpy(vector.unit * vector.gap).to(weight.device, weight.dtype)
+    return _Place(module, step)
+
+
+class Steered(Completing):
+    """Adds to each sequence what its example's metadata says: layer and coefficient."""
+
+    def __init__(self, generator: Generator, tokenizer: Any, growth: int, places: Mapping[int, _Place]) -> None:
+        super().__init__(generator, tokenizer, growth)
+        self._places = places
+
+    def generating(self, batch: Batch) -> AbstractContextManager[Any]:
+        def steered(x: torch.Tensor) -> torch.Tensor:
+            """(1, T, 1): prompts are padded on the left, so that the last place is every row's."""
+            mask = torch.zeros((1, x.shape[1], 1), dtype=x.dtype, device=x.device)
+            mask[:, -1] = 1
+            return mask
+
+        return self._adding(batch, steered)
+
+    def reading(self, batch: Batch) -> AbstractContextManager[Any]:
+        starts = []
+        for s in batch.sequences:
+            is_response = s.parts["dec"].is_response
+            assert is_response is not None
+            starts.append(int(is_response.argmax()) - 1)
+
+        def steered(x: torch.Tensor) -> torch.Tensor:
+            """(B, T, 1)"""
+            places = torch.arange(x.shape[1], device=x.device)
+            return (places[None] >= torch.tensor(starts, device=x.device)[:, None])[..., None].to(x.dtype)
+
+        return self._adding(batch, steered)
+
+    @contextmanager
+    def _adding(self, batch: Batch, mask: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        known = [s.example.row.metadata for s in batch.sequences]
+        with ExitStack() as stack:
+            for layer, place in self._places.items():
+                each = [k["coefficient"] if k["layer"] == layer else 0.0 for k in known]
+                if any(each):
+                    # before the recorder's own hooks: they are to see what the next block reads
+                    hook = place.module.register_forward_hook(_adds(place.step, each, mask), prepend=True)
+                    stack.callback(hook.remove)
+            yield
+
+
+def _adds(step: torch.Tensor, coefficients: Sequence[float], mask: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        x = output if isinstance(output, torch.Tensor) else output[0]
+        each = torch.tensor(coefficients, dtype=x.dtype, device=x.device)[:, None, None]
+        changed = x + mask(x) * each * step.to(x.device)
+        return changed if isinstance(output, torch.Tensor) else (changed, *output[1:])
+
+    return hook
