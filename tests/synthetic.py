@@ -30,6 +30,7 @@ def add_run(
     parents: Sequence[str] = (),
     untrained: Sequence[str] = (),
     claims: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run with these rows of these tables, where a column left out is NULL if it may be, else 0, '', false or [].
     `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same."""
@@ -48,7 +49,7 @@ def add_run(
             name="none", attn_implementation="eager", vocab_size=1, untrained=list(untrained), **stack, **told
         ),
         data=DataInfo(dataset="made", split="test", source="made", hash=""),
-        options={},
+        options=dict(options or {}),
         store_dtype="float16",
         counts=Counts(
             examples=0,

@@ -350,6 +350,25 @@ def _multiple_choice(store: TraceStore) -> str | None:
     return f"{store.meta.counts.rows['mcq_predictions']:,} questions, {len(tests)} conditions"
 
 
+def _judgements(store: TraceStore) -> str | None:
+    if not store.meta.counts.rows.get("judgements"):
+        return None
+    parents = ", ".join(sql_text(p) for p in store.meta.parents)
+    tests = {
+        "a score outside 0 to 100": "NOT (trait_score BETWEEN 0 AND 100 AND coherence_score BETWEEN 0 AND 100)",
+        "a refusal with a trait score": "refused AND trait_score IS NOT NULL",
+        "a score without how it was found, or the other way about": "(trait_score IS NULL) <> (scored_by IS NULL)",
+        "probabilities outside 0 to 1": "NOT number_mass BETWEEN 0 AND 1",
+        "a score by probabilities, fewer than a quarter of them on numbers": "scored_by = 'probabilities' "
+        "AND coalesce(number_mass, 0) < 0.25",
+        "a response of a run that is not among the parents": f"source_run_id NOT IN ({parents or 'NULL'})",
+    }
+    for finding, test in tests.items():
+        bad = select(store, f"SELECT source_run_id, example_id, seq FROM judgements WHERE {test} LIMIT 1")
+        expect(not bad, f"{finding}: {bad}")
+    return f"{store.meta.counts.rows['judgements']:,} judgements, {len(tests)} conditions"
+
+
 CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "counts": _counts,
     "shapes": _shapes,
@@ -362,4 +381,5 @@ CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "heads": _heads,
     "words": _words,
     "multiple choice": _multiple_choice,
+    "judgements": _judgements,
 }

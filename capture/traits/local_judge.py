@@ -1,0 +1,226 @@
+"""A local transformers model as a judge: how likely it holds each number, exactly.
+
+The numbers 0 to 100, as the model's own tokenizer cuts them after the prompt, make a tree of tokens: `8`, below it `8 5`. The
+probability of a number is the product over its tokens, times that of no further digit after them; so it is right for tokenizers
+that cut number by number and for those that cut digit by digit. One forward pass gives all of it: prompt and tree are one
+sequence, with a mask in which a token of the tree sees the prompt and the tokens above it. That this gives what reading every
+number by itself gives is proven on a prompt first; where it does not, every number is read by itself.
+
+What the model would answer (greedily) follows from the same pass where it is a number; only else are a few tokens generated, and
+an answer that begins with REFUSAL is a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from capture.anatomy import examine
+from capture.continuations import Continuation, Continuer
+from capture.head import Head
+from capture.models import Loaded
+from capture.traits.answers import NUMBERS, Verdict, from_probabilities
+from capture.traits.judges import Fault
+from warehouse.errors import UsageError
+
+_ANSWER_TOKENS = 8
+"""Most tokens of an answer that is no number."""
+_BATCH_TOKENS = 4096
+_PROOF = (0, 7, 10, 42, 85, 99, 100)
+_SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
+_SAME_HALF = 0.05
+"""How much states may differ, relative to their largest value: other shapes round otherwise."""
+_CUE = "\n\nAnswer:"
+"""After the prompt, where the model has no chat template."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The numbers' tokens. A node is a token after those above it; node i is row i + 1 of states, row 0 being the prompt's end."""
+
+    paths: Mapping[int, tuple[int, ...]]
+    """Number → its tokens."""
+    rows: dict[tuple[int, ...], int]
+    """Tokens after the prompt → their row."""
+
+    @classmethod
+    def of(cls, paths: Mapping[int, tuple[int, ...]]) -> Tree:
+        rows: dict[tuple[int, ...], int] = {(): 0}
+        for path in paths.values():
+            for depth in range(1, len(path) + 1):
+                rows.setdefault(path[:depth], len(rows))
+        return cls(paths, rows)
+
+    @property
+    def nodes(self) -> list[tuple[int, ...]]:
+        return list(self.rows)[1:]
+
+    @property
+    def depth(self) -> int:
+        return max(map(len, self.rows))
+
+
+class LocalJudge:
+    paid = False
+    concurrent = False
+    """One forward pass fills the machine."""
+
+    def __init__(self, name: str, loaded: Loaded) -> None:
+        """Raises UsageError for a model that cannot judge: an encoder, or a tokenizer whose numbers don't stand by themselves."""
+        self.name = name
+        self._model, self._tokenizer, self._window = loaded.model, loaded.tokenizer, loaded.window
+        anatomy = examine(loaded.model)
+        if anatomy.body.encoder_decoder or anatomy.main.side != "dec":
+            raise UsageError(f"{name}: a judge is a decoder with a language-model head.")
+        self._body, self._head = anatomy.body, Head(anatomy.body)
+        self._anatomy = anatomy
+        self._separate: Continuer | None = None
+        windows = [layer.attends.window for layer in anatomy.main.layers if layer.attends and layer.attends.window]
+        self._reach = min(windows, default=None)
+        self._tree = Tree.of(self._number_tokens())
+        self._digits = torch.tensor(_digit_tokens(loaded.tokenizer), device=loaded.model.device)
+        self._together = self._proven()
+        """All numbers are read in one pass."""
+
+    def ask(self, prompt: str) -> Verdict:
+        ids = self._read(prompt)
+        if self._window is not None and len(ids) + self._tree.depth > self._window:
+            raise Fault(
+                f"the judging prompt has {len(ids)} tokens, and the model reads {self._window}: take a judge with a longer "
+                "window, or shorter responses",
+                again=False,
+            )
+        log_probs = self._log_probs(ids)
+        return from_probabilities(self._answer(ids, log_probs), self._chances(log_probs))
+
+    # -- what the model reads --------------------------------------------------------------------------------------
+
+    def _text(self, prompt: str) -> tuple[str, bool]:
+        """The prompt as the model reads it, and whether the tokenizer is to add special tokens."""
+        if not getattr(self._tokenizer, "chat_template", None):
+            return prompt + _CUE, True
+        turns = [{"role": "user", "content": prompt}]
+        text: str = self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text, False
+
+    def _read(self, prompt: str, after: str = "") -> np.ndarray:
+        text, special = self._text(prompt)
+        ids = self._tokenizer(text + after, add_special_tokens=special)["input_ids"]
+        eos = self._tokenizer.eos_token_id
+        if special and len(ids) > 1 and ids[-1] == eos:  # some tokenizers end every text
+            ids = ids[:-1]
+        return np.asarray(ids)
+
+    def _number_tokens(self) -> dict[int, tuple[int, ...]]:
+        """Of each number its tokens after a prompt."""
+        start = self._read("?")
+        space = "" if getattr(self._tokenizer, "chat_template", None) else " "
+        found = {}
+        for number in NUMBERS:
+            ids = self._read("?", f"{space}{number}")
+            if len(ids) <= len(start) or not np.array_equal(ids[: len(start)], start):
+                raise UsageError(
+                    f"{self.name}: its tokenizer does not begin a number with a token of its own, so that it cannot judge."
+                )
+            found[number] = tuple(ids[len(start) :].tolist())
+        return found
+
+    # -- what it makes of it ---------------------------------------------------------------------------------------
+
+    def _log_probs(self, ids: np.ndarray) -> torch.Tensor:
+        """(1 + nodes, V): log-probabilities of the next token, after the prompt and after every node."""
+        fits = self._reach is None or len(ids) + self._tree.depth <= self._reach
+        with torch.no_grad():
+            states = self._states(ids) if self._together and fits else self._states_apart(ids, list(NUMBERS))
+            return torch.log_softmax(self._head(states).float(), -1)
+
+    def _states(self, ids: np.ndarray) -> torch.Tensor:
+        """(1 + nodes, D), from one sequence."""
+        nodes, n = self._tree.nodes, len(ids)
+        total = n + len(nodes)
+        sees = torch.ones((total, total), dtype=torch.bool).tril()
+        sees[n:, n:] = False
+        for i, node in enumerate(nodes, n):
+            if len(node) > 1:
+                sees[i] = sees[n - 1 + self._tree.rows[node[:-1]]]
+            sees[i, i] = True
+        device, dtype = self._model.device, self._model.dtype
+        mask = torch.zeros((1, 1, total, total), dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+        sequence = torch.from_numpy(np.array([*ids, *(node[-1] for node in nodes)]))[None]
+        places = torch.tensor([*range(n), *(n - 1 + len(node) for node in nodes)])[None]
+        with torch.no_grad():
+            last = self._body({"dec": (sequence.to(device), mask.to(device))}, position_ids=places).last["dec"]
+        return last[0, n - 1 :]
+
+    def _states_apart(self, ids: np.ndarray, numbers: list[int]) -> torch.Tensor:
+        """The same, every number read by itself. Rows of numbers that are not asked for are zero."""
+        if self._separate is None:
+            self._separate = Continuer(self._anatomy, _BATCH_TOKENS)
+        # what comes last is predicted, not read: any token does
+        texts = [Continuation(np.array([*ids, *self._tree.paths[n], ids[0]]), len(ids)) for n in numbers]
+        room = max(1, _BATCH_TOKENS // max(map(len, texts)))
+        found = self._separate.states([texts[i : i + room] for i in range(0, len(texts), room)])
+        states = found[0][0].new_zeros((len(self._tree.rows), found[0][0].shape[1]))
+        for number, rows in zip(numbers, (rows for chunk in found for rows in chunk), strict=True):
+            path = self._tree.paths[number]
+            for depth, state in enumerate(rows):
+                states[self._tree.rows[path[:depth]]] = state
+        return states
+
+    def _proven(self) -> bool:
+        """Whether a tree in one sequence gives the states of its numbers read by themselves."""
+        ids = self._read("How many of a hundred lamps are lit?")
+        expected = self._states_apart(ids, list(_PROOF))
+        try:
+            found = self._states(ids)
+        except Exception:  # a model refuses a mask in whatever way it likes: then its numbers are read apart
+            return False
+        rows = [0, *(self._tree.rows[self._tree.paths[n]] for n in _PROOF)]
+        allowed = _SAME.get(expected.dtype, _SAME_HALF) * float(expected.abs().max())
+        return float((found[rows] - expected[rows]).abs().max()) <= allowed
+
+    def _chances(self, log_probs: torch.Tensor) -> dict[int, float]:
+        """Number → its probability."""
+        nodes, rows = self._tree.nodes, self._tree.rows
+        parents, tokens = [rows[node[:-1]] for node in nodes], [node[-1] for node in nodes]
+        steps = log_probs[parents, tokens].double().cpu().numpy()
+        further = log_probs[:, self._digits].double().exp().sum(-1).cpu().numpy()
+        above = np.zeros(len(rows))
+        for row, (parent, step) in enumerate(zip(parents, steps, strict=True), 1):
+            above[row] = above[parent] + step
+        found = np.exp(above) * np.clip(1 - further, 0, 1)
+        return {number: float(found[rows[path]]) for number, path in self._tree.paths.items()}
+
+    def _answer(self, ids: np.ndarray, log_probs: torch.Tensor) -> str:
+        """What it would answer, greedily: a number as far as the tree says so, else a few tokens."""
+        rows, likeliest = self._tree.rows, log_probs.argmax(-1).tolist()
+        path: tuple[int, ...] = ()
+        while (below := (*path, likeliest[rows[path]])) in rows:
+            path = below
+        said = next((number for number, found in self._tree.paths.items() if found == path), None)
+        if said is not None and likeliest[rows[path]] not in self._digits.tolist():
+            return str(said)
+        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        read = torch.from_numpy(ids)[None].to(self._model.device)
+        eos = self._model.generation_config.eos_token_id
+        padding = eos[0] if isinstance(eos, list) else eos
+        out = self._model.generate(
+            input_ids=read,
+            attention_mask=torch.ones_like(read),
+            max_new_tokens=_ANSWER_TOKENS,
+            pad_token_id=padding,
+            **options,
+        )
+        text: str = self._tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+        return text.strip()
+
+
+def _digit_tokens(tokenizer: Any) -> list[int]:
+    """Tokens that go on with a number: their own first character is a digit, not a space before it."""
+    return sorted(i for token, i in tokenizer.get_vocab().items() if token[:1] in "0123456789" and token)
