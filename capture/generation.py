@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -277,8 +278,8 @@ def _places(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> 
         [context + answer[:i].tolist() for i in range(len(answer) + 1)], clean_up_tokenization_spaces=False
     )
     before = len(texts[0])
-    ends = [len(t.rstrip("\ufffd")) - before for t in texts[:-1]]  # a part of a character shows as one that is none
-    ends.append(len(texts[-1]) - before)
+    # as far as the whole begins with it: a part of a character shows as another one than the character
+    ends = [len(commonprefix([t, texts[-1]])) - before for t in texts]
     return at + np.maximum.accumulate(np.maximum(ends, 0)), texts[-1][before:]
 
 

@@ -376,7 +376,7 @@ def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Re
                 progress.count(batch)
                 report(progress)
             writer.end_shard(mark)
-    return progress, mark.split()[-1]
+    return progress, mark.rpartition(" ")[2]
 
 
 def _skip(shard: list[Batch], progress: Progress, generated: int, report: Report) -> None:
