@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from capture.batches import Batch
 from capture.data.example import Row, Source
 from capture.generation import Completing, Generator
 from capture.jobs import generate
-from warehouse.errors import UsageError
+from warehouse.catalog import Warehouse
+from warehouse.errors import NotFound, UsageError
+from warehouse.manifest import ModelInfo
 
 KIND = "trait-steering"
 
@@ -49,6 +52,74 @@ class Vector:
     gap: float
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a trait is to be steered by."""
+
+    trait: dict[str, Any]
+    """The definition."""
+    vectors_run: str
+    model: ModelInfo
+    """What the vectors are of."""
+    vectors: dict[int, Vector]
+    """By layer."""
+    questions: list[int]
+    """Those that no vector was made from, or all of the definition's where every one was used."""
+    method: str
+    component: str
+
+
+def choose(
+    root: Path, trait: str, vectors_run: str | None, method: str, component: str, layers: str | Sequence[int] = "mid"
+) -> Chosen:
+    """The vectors of a trait in a run, or in the newest that has some. `layers`: `mid`, `best` (of the view trait_best), or which.
+
+    Raises NotFound for a trait, a run, a method, a component or a layer without a vector, with those there.
+    """
+    with Warehouse(root) as wh:
+        if vectors_run is None:
+            found = wh.connection.execute(
+                "SELECT run_id FROM runs JOIN (SELECT DISTINCT run_id FROM trait_vectors WHERE trait = ?) USING (run_id) "
+                "ORDER BY created_at DESC, run_id DESC LIMIT 1",
+                [trait],
+            ).fetchone()
+            if found is None:
+                known = wh.sql("SELECT DISTINCT trait FROM trait_vectors ORDER BY trait").fetchall()
+                raise NotFound("vectors of trait", trait, [t for (t,) in known], "See traces trait extract --help")
+            vectors_run = str(found[0])
+        meta = wh.opened(vectors_run).meta
+        rows = wh.connection.execute(
+            "SELECT method, component, layer, vector, gap FROM trait_vectors "
+            "WHERE run_id = ? AND trait = ? AND layer IS NOT NULL",
+            [vectors_run, trait],
+        ).fetchall()
+        there = {row[:3]: Vector(np.asarray(row[3], np.float32), row[4]) for row in rows}
+        if layers == "best":
+            best = wh.connection.execute(
+                "SELECT method, component, layer FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
+                [vectors_run, trait],
+            ).fetchone()
+            if best is None or best[2] is None:
+                raise UsageError(
+                    f"No best layer of {trait} is known: run traces trait evaluate first, or say --layers."
+                )
+            method, component, layers = best[0], best[1], [best[2]]
+        wanted = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
+        for kind, value, place in (("method", method, 0), ("component", component, 1)):
+            if value not in {key[place] for key in there}:
+                raise NotFound(
+                    kind, value, sorted({key[place] for key in there}), f"(vectors of {trait}, {vectors_run})"
+                )
+        for layer in wanted:
+            if (method, component, layer) not in there:
+                known = sorted(i for m, c, i in there if (m, c) == (method, component))
+                raise NotFound("layer", layer, known, f"(vectors of {trait} by {method}, {vectors_run})")
+        definition = wh.opened(meta.options["responses_run"][trait]).meta.options["trait"]
+    questions = meta.options["held_out_questions"].get(trait) or list(range(len(definition["questions"])))
+    vectors = {i: there[method, component, i] for i in wanted}
+    return Chosen(definition, vectors_run, meta.model, vectors, questions, method, component)
+
+
 def source(options: Options) -> Source:
     """A question for every layer and coefficient."""
     questions = options.trait["questions"]
@@ -71,11 +142,16 @@ def source(options: Options) -> Source:
     return Source("steering", options.trait["name"], None, f"the definition of {options.trait['name']}", rows)
 
 
-def of_kind(vectors: Mapping[int, Vector]) -> tuple[job.Run, job.Forecast]:
-    """`run` and `forecast` with these vectors, by layer."""
+def of_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Forecast]:
+    """`run` and `forecast` with these vectors, by layer, of the space that `ModelInfo.space` names. They raise UsageError for a
+    model of another one."""
 
     def prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = generate.decoder(loaded)
+        if space not in (models.body_hash(loaded.model), models.weights_hash(loaded.model)):
+            raise UsageError(
+                f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
+            )
         generator = Generator(loaded, anatomy.body, options.sampling)
         places = {layer: _place(anatomy, layer, options.component, v) for layer, v in vectors.items()}
         completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, places)

@@ -1,0 +1,273 @@
+"""`traces trait respond` and `steer`: a model answers a trait's questions, as it is asked to or with the trait's vector added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from capture.asked import Model, capture_options
+from capture.console import needs_capture_extra, note, progress, stopped_by_signals
+from capture.judge_cli import JUDGE_HELP, ConcurrencyOption, PriceOption, TimeoutOption, YesOption, judged
+from capture.options import (
+    MODEL_HELP,
+    BatchTokensOption,
+    CaptureOption,
+    DeviceMapOption,
+    DeviceOption,
+    DryRunOption,
+    DtypeOption,
+    MaxNewTokensOption,
+    ModelOption,
+    RevisionOption,
+    RunOption,
+    SampleTopKOption,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+    TrustOption,
+)
+from capture.trait_cli import trait_app
+from warehouse.cli import FormatOption, WarehouseOption
+from warehouse.errors import RunTaken, UsageError
+from warehouse.output import Format
+
+if TYPE_CHECKING:
+    from warehouse.manifest import Manifest
+
+MaybeJudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="JUDGE", help=f"{JUDGE_HELP} Nobody if left out: see traces trait judge.", show_default=False
+    ),
+]
+DefinitionOption = Annotated[
+    str,
+    typer.Option(
+        "--trait", metavar="FILE", help="A definition, or the name of one that comes along.", show_default=False
+    ),
+]
+SkipExistingOption = Annotated[
+    bool, typer.Option("--skip-existing", help="Where the run is there already, leave it and say so.")
+]
+VectorsOption = Annotated[
+    str | None,
+    typer.Option("--vectors", metavar="RUN", help="Whose vectors; the newest with some of the trait if left out."),
+]
+
+
+@trait_app.command("respond")
+def respond(
+    trait: DefinitionOption,
+    model: ModelOption,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Responses of each polarity.")] = 100,
+    judge: MaybeJudgeOption = None,
+    max_new_tokens: MaxNewTokensOption = 64,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 1.0,
+    sample_top_k: SampleTopKOption = 0,
+    seed: SeedOption = 0,
+    capture: CaptureOption = "means",
+    run: RunOption = None,
+    skip_existing: SkipExistingOption = False,
+    batch_tokens: BatchTokensOption = 4096,
+    concurrency: ConcurrencyOption = 20,
+    price: PriceOption = None,
+    yes: YesOption = False,
+    timeout: TimeoutOption = 60.0,
+    device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
+    dtype: DtypeOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    dry_run: DryRunOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """A model answers a trait's questions, asked to show the trait (`pos`) and asked not to (`neg`); a judge says how it did.
+
+    Kept of each response are the means over its tokens at every layer (`--capture means`), which vectors are made from.
+    The same command again goes on where it was interrupted.
+
+    Example: `traces trait respond --trait sarcasm --model smollm2 --n 100 --judge openai:gpt-4.1-mini`
+    """
+    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256)
+    asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
+    with needs_capture_extra():
+        from capture.traits import definition
+        from capture.traits import respond as kind
+    found = definition.load(trait)
+    options = kind.Options(
+        **shared, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, sample_top_k=sample_top_k, seed=seed,
+        trait=found.model_dump(), n=n,
+    )  # fmt: skip
+    name = run or f"{found.name}-{model_stem(model)}-responses"
+    source = kind.source(found, n)
+    manifest = generated(kind.run, kind.forecast, source, options, asked, name, warehouse, dry_run, skip_existing)
+    if manifest is None:
+        return
+    typer.echo(
+        f"{name}: {manifest.counts.sequences:,} responses, {manifest.counts.tokens:,} tokens in {manifest.seconds:.1f} s"
+    )
+    if judge is not None:
+        _judge(name, judge, concurrency, price, yes, timeout, device, warehouse)
+        typer.echo(f"next: traces trait extract --trait {found.name}")
+    else:
+        typer.echo(
+            f"next: traces trait judge {name} --judge …, or traces trait extract --trait {found.name} --threshold none"
+        )
+
+
+@trait_app.command("steer")
+def steer(
+    trait: Annotated[str, typer.Option("--trait", help="A trait that has vectors.", show_default=False)],
+    coefficients: Annotated[
+        str,
+        typer.Option(help="How much is added, in distances between the means of the two polarities along the vector."),
+    ] = "-4,-2,0,2,4",
+    layers: Annotated[str, typer.Option(help="`mid`, `best` (as traces trait evaluate found), or numbers.")] = "mid",
+    vectors: VectorsOption = None,
+    method: Annotated[
+        str, typer.Option(help="Whose vector: `mean_diff`, `probe`, `ica`, `gradient` or `random`.")
+    ] = "mean_diff",
+    component: Annotated[str, typer.Option(help="`residual` or `attn_out`.")] = "residual",
+    questions: Annotated[
+        int | None, typer.Option("--n", "-n", min=1, help="So many questions; all that were held out if left out.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help=f"Where the same model lies now. {MODEL_HELP}", show_default=False),
+    ] = None,
+    judge: MaybeJudgeOption = None,
+    max_new_tokens: MaxNewTokensOption = 64,
+    temperature: TemperatureOption = 0.7,
+    seed: SeedOption = 0,
+    capture: CaptureOption = "means",
+    run: RunOption = None,
+    skip_existing: SkipExistingOption = False,
+    batch_tokens: BatchTokensOption = 4096,
+    concurrency: ConcurrencyOption = 20,
+    price: PriceOption = None,
+    yes: YesOption = False,
+    timeout: TimeoutOption = 60.0,
+    device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
+    dry_run: DryRunOption = False,
+    fmt: FormatOption = Format.table,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Add a trait's vector to what a block gives while the model answers: does it change the text, and is it still coherent?
+
+    Asked are questions that no vector was made from. The same command again goes on where it was interrupted.
+
+    Example: `traces trait steer --trait sarcasm --coefficients -4,-2,0,2,4 --layers mid --judge openai:gpt-4.1-mini`
+    """
+    from warehouse import layout
+
+    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256)
+    wanted = layers if layers in ("mid", "best") else [int(x) for x in _numbers("--layers", layers)]
+    added = tuple(_numbers("--coefficients", coefficients))
+    root = layout.find_root(warehouse)
+    with needs_capture_extra():
+        from capture.traits import steer as kind
+    chosen = kind.choose(root, trait, vectors, method, component, wanted)
+    m = chosen.model
+    asked = Model(model or m.name, "lm", device, None, m.dtype, m.revision, m.trust_remote_code)
+    options = kind.Options(
+        **shared, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+        trait=chosen.trait, vectors_run=chosen.vectors_run, method=chosen.method, component=chosen.component,
+        layers=tuple(chosen.vectors), coefficients=added, questions=tuple(chosen.questions[:questions]),
+    )  # fmt: skip
+    name = run or f"{chosen.vectors_run}-steered"
+    run_kind, forecast = kind.of_kind(chosen.vectors, m.space)
+    manifest = generated(
+        run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing
+    )
+    if manifest is None:
+        return
+    if judge is not None:
+        _judge(name, judge, concurrency, price, yes, timeout, device, warehouse)
+    show_effects(root, name, fmt)
+
+
+def show_effects(root: Path, run: str, fmt: Format) -> None:
+    """A steered run's table: what each coefficient did."""
+    from warehouse.catalog import Warehouse
+    from warehouse.output import write
+    from warehouse.quoting import sql_text
+
+    with Warehouse(root) as wh:
+        answer = wh.sql(
+            "SELECT layer, coefficient, n, round(trait_score, 1) AS trait_score, round(coherence_score, 1) AS coherence_score "
+            f"FROM steering_effects WHERE run_id = {sql_text(run)} ORDER BY layer, coefficient"
+        )
+        write(answer, fmt, None)
+
+
+def generated(
+    run_kind: Any,
+    forecast: Any,
+    source: Any,
+    options: Any,
+    asked: Model,
+    name: str,
+    warehouse: Path | None,
+    dry_run: bool,
+    skip_existing: bool,
+) -> Manifest | None:
+    """Runs a job that generates; None: it was only to say what it would do, or the run was there and is left as it is."""
+    from warehouse import layout
+
+    options.sampling.check()
+    root = layout.find_root(warehouse)
+    if layout.run_dir(root, layout.check_run_name(name)).exists():
+        if not skip_existing:
+            raise RunTaken(name)
+        typer.echo(f"{name} is there already: nothing to do")
+        return None
+    loaded = asked.load()
+    if dry_run:
+        for line in forecast(loaded, source, options):
+            typer.echo(line)
+        return None
+    with stopped_by_signals(), progress(None) as report:
+        manifest: Manifest = run_kind(loaded, source, options, root=root, run_id=name, report=report, note=note)
+    return manifest
+
+
+def _judge(
+    run: str,
+    judge: str,
+    concurrency: int,
+    price: str | None,
+    yes: bool,
+    timeout: float,
+    device: str,
+    warehouse: Path | None,
+) -> None:
+    from warehouse import layout
+
+    root = layout.find_root(warehouse)
+    found = judged(
+        root, run, None, judge, concurrency=concurrency, timeout=timeout, price=price, yes=yes, device=device
+    )
+    if found is not None:
+        typer.echo(f"{found.run_id}: {found.counts.rows['judgements']:,} judgements in {found.seconds:.1f} s")
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """Raises UsageError for what is no list of numbers."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: use numbers with commas between them.") from None
+    if option == "--layers" and any(x != int(x) or x < 0 for x in found):
+        raise UsageError(f"--layers {text}: use mid, best, or numbers from 0 up.")
+    return found
+
+
+def model_stem(model: str) -> str:
+    """A model in the name of a run: `smollm2`."""
+    from warehouse import layout
+
+    return layout.sql_name(Path(model).name.removesuffix(".gguf")).replace("_", "-")

@@ -1,0 +1,140 @@
+"""Responses to a trait's questions, and steering: what is added, where, and that the text follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capture import models
+from capture.traits import respond, steer
+from capture.traits.definition import Definition, Pair
+from warehouse import TraceStore
+from warehouse.errors import UsageError
+from warehouse.layout import run_dir
+from warehouse.sites import Key
+from warehouse.validate import validate
+
+DEFINITION = Definition(
+    name="windy",
+    instruction=[Pair(pos="Speak of the wind.", neg="Speak of stones."), Pair(pos="Blow.", neg="Lie.")],
+    questions=["What is the sea?", "Who keeps the lamp?", "Why?"],
+    eval_prompt="{question} {answer} 0 to 100, or REFUSAL",
+)
+
+
+def responded(root: Path, loaded: models.Loaded, n: int = 4, **options: Any) -> TraceStore:
+    chosen = {"max_new_tokens": 6, "capture": "means", "trait": DEFINITION.model_dump(), "n": n} | options
+    respond.run(loaded, respond.source(DEFINITION, n), respond.Options(**chosen), root=root, run_id="windy-responses")
+    return TraceStore(run_dir(root, "windy-responses"))
+
+
+def test_questions_and_instructions_take_turns() -> None:
+    rows = [r.metadata for r in respond.source(DEFINITION, 8).rows()]
+    pairs = [(m["instruction_idx"], m["question_idx"]) for m in rows if m["polarity"] == "pos"]
+    assert pairs == [(0, 0), (1, 1), (0, 2), (1, 0), (0, 1), (1, 2), (0, 0), (1, 1)]
+    assert [m["polarity"] for m in rows] == ["pos", "neg"] * 8
+    assert len({e.example_id for e in respond.source(DEFINITION, 8).read()}) == 16
+    assert rows[0]["system"] == "Speak of the wind."
+    with pytest.raises(UsageError, match="at least 1"):
+        respond.source(DEFINITION, 0)
+
+
+def test_responses_are_a_sound_run_with_their_means(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    store = responded(tmp_path, load_tiny("gpt2"))
+    assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
+    assert store.meta.kind == "trait-responses"
+    assert store.meta.options["trait"] == DEFINITION.model_dump()
+    rows = store.query("SELECT trait, polarity, prompt, system FROM responses ORDER BY example_id").fetchall()
+    assert len(rows) == 8
+    assert {(t, p) for t, p, _, _ in rows} == {("windy", "pos"), ("windy", "neg")}
+    assert {q for _, _, q, _ in rows} == set(DEFINITION.questions)
+    assert {s.site for s in store.meta.sites} == {"mean.resid.embed", "mean.resid.post_mlp", "mean.attn_out"}
+    assert {s.rows for s in store.meta.sites} == {"sequence"}
+    assert {s.dtype for s in store.meta.sites} == {"F32"}
+
+
+def steered(
+    root: Path, loaded: models.Loaded, vectors: dict[int, steer.Vector], coefficients: tuple[float, ...], **options: Any
+) -> TraceStore:
+    chosen = {
+        "max_new_tokens": 6, "capture": "resid,mlp_out", "store_dtype": "float32", "trait": DEFINITION.model_dump(),
+        "vectors_run": "v", "layers": tuple(vectors), "coefficients": coefficients, "questions": (0, 2), "temperature": 0.0,
+    } | options  # fmt: skip
+    made = steer.Options(**chosen)
+    run, _ = steer.of_kind(vectors, models.body_hash(loaded.model))
+    run(loaded, steer.source(made), made, root=root, run_id="steered")
+    return TraceStore(run_dir(root, "steered"))
+
+
+def test_what_is_recorded_has_the_vector_added_from_the_last_prompt_token_on(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded]
+) -> None:
+    """resid.post_mlp = resid.post_attn + mlp_out + coefficient · gap · v, in the steered layer alone, to float32's rounding."""
+    random = np.random.default_rng(0)
+    vectors = {layer: steer.Vector(_unit(random.normal(size=32)), gap) for layer, gap in ((0, 0.5), (1, 2.0))}
+    store = steered(tmp_path, load_tiny(), vectors, (-3.0, 0.0, 2.0))
+    assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
+    rows = store.query("SELECT example_id, layer, coefficient, n_prompt_tokens FROM responses").fetchall()
+    assert len(rows) == 2 * 2 * 3
+    for example_id, at, coefficient, start in rows:
+        for layer in range(3):
+            x = {s: store.rows(Key("dec", s, layer), example_id, 0) for s in ("resid.post_attn", "mlp_out", "resid.post_mlp")}
+            added = x["resid.post_mlp"] - x["resid.post_attn"] - x["mlp_out"]
+            expected = np.zeros_like(added)
+            if layer == at:
+                expected[start - 1 :] = coefficient * vectors[at].gap * vectors[at].unit
+            np.testing.assert_allclose(added, expected, rtol=0, atol=1e-5)
+
+
+def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    """After the last block, the direction of one token's row of the head makes that token the most probable one."""
+    loaded = load_tiny()
+    weight = loaded.model.get_output_embeddings().weight.detach().numpy()
+    vectors = {2: steer.Vector(_unit(weight[77]), 1.0)}
+    store = steered(tmp_path, loaded, vectors, (0.0, 1000.0))
+    said = store.query(
+        "SELECT coefficient, count(*), count_if(token_id = 77) FROM tokens JOIN responses USING (example_id, seq) "
+        "WHERE is_response GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert said[0][2] < said[0][1]
+    assert said[1][1] == said[1][2] == 2 * 6
+
+
+def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    vector = steer.Vector(_unit(np.arange(32.0)), 1.0)
+    store = steered(tmp_path, load_tiny(), {1: vector}, (2.0,), component="attn_out", capture="resid,attn_out")
+    for example_id, start in store.query("SELECT example_id, n_prompt_tokens FROM responses").fetchall():
+        before = store.resid(example_id, "pre_attn", 1)
+        out = store.rows(Key("dec", "attn_out", 1), example_id, 0)
+        np.testing.assert_allclose(before + out, store.resid(example_id, "post_attn", 1), atol=1e-5)
+        assert np.abs(out[start - 1 :] @ vector.unit).min() > 1
+        assert np.abs(out[: start - 1]).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ({7: steer.Vector(np.ones(32, np.float32), 1.0)}, "blocks 0 to 2"),
+        ({1: steer.Vector(np.ones(16, np.float32), 1.0)}, "16 wide, and the model 32"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded], vectors: dict[int, steer.Vector], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        steered(tmp_path, load_tiny(), vectors, (1.0,))
+
+
+def test_another_models_vectors_are_refused(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    run, _ = steer.of_kind({1: steer.Vector(np.ones(32, np.float32), 1.0)}, "other weights")
+    options = steer.Options(trait=DEFINITION.model_dump(), layers=(1,), questions=(0,))
+    with pytest.raises(UsageError, match="other weights than the model"):
+        run(load_tiny(), steer.source(options), options, root=tmp_path, run_id="no")
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x)).astype(np.float32)
