@@ -8,6 +8,7 @@
 <root>/run_id=<run>/blobs/00000.safetensors
 <root>/data/<name>/<split>.parquet  a data set prepared for captures
 <root>/vectors/<model>/<site>.L15.lance  a vector table; beside it .info.json, what is known of it
+<root>/vectors/<model>/traits.lance  the vectors of all the model's traits
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _VECTORS = "vectors"
 _INFO = ".info.json"
 VECTOR_INFOS = f"*/*{_INFO}"
 """What is known of the vector tables, below `vectors_dir`."""
+TRAITS_TABLE = "traits"
+"""The Lance table of a model's traits: no vector table, as its rows are no tokens."""
 RUN_PREFIX = "run_id="
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -153,6 +156,11 @@ def vector_tables(root: Path) -> list[tuple[str, str]]:
     """(model, table) of every vector table."""
     found = (root / _VECTORS).glob(VECTOR_INFOS)
     return sorted((p.parent.name, p.name.removesuffix(_INFO)) for p in found)
+
+
+def trait_table_folders(root: Path) -> list[str]:
+    """The folders of models with a table of traits."""
+    return sorted(p.parent.name for p in (root / _VECTORS).glob(f"*/{TRAITS_TABLE}.lance"))
 
 
 def vector_lock_path(root: Path, model: str, table: str = "") -> Path:

@@ -22,7 +22,7 @@ from warehouse.quoting import sql_texts
 from warehouse.sites import Key
 from warehouse.store import Slice, TraceStore
 from warehouse.vectors import asked as asking
-from warehouse.vectors import index
+from warehouse.vectors import index, traits
 from warehouse.vectors.tables import RunRows, VectorTable, all_tables, claim_folder, manifest_hash, new_info, table_of
 
 _BATCH_BYTES = 8 << 20
@@ -342,6 +342,8 @@ def forget(root: Path, run_id: str, note: Note = _quiet) -> None:
             if run_id in table.info.runs or table.has_unlisted:
                 with table.locked(note):
                     drop(table, [run_id])
+    with _told(note):
+        traits.settle(root)
 
 
 def settle(root: Path, note: Note = _quiet) -> list[str]:
@@ -352,6 +354,8 @@ def settle(root: Path, note: Note = _quiet) -> list[str]:
             if table.stale() or table.has_unlisted:
                 with table.locked(note):
                     found |= set(_settled(table))
+    with _told(note):
+        found |= set(traits.settle(root))
     return sorted(found)
 
 

@@ -13,7 +13,7 @@ from warehouse.errors import TracesError
 from warehouse.files import write_atomically
 from warehouse.manifest import Manifest
 from warehouse.sites import Key
-from warehouse.vectors import asked, fill
+from warehouse.vectors import asked, fill, traits
 from warehouse.vectors.tables import ModelFolder, TableInfo, connect, folder_for, models, read
 
 
@@ -31,6 +31,7 @@ def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
         shutil.rmtree(layout.vector_lance_path(root, model, table), ignore_errors=True)
     for run, asks in wanted.items():
         fill.add(root, run, asks, None, report, note)
+    traits.settle(root, anew=True)
 
 
 def _mend_folders(root: Path) -> None:
@@ -63,7 +64,7 @@ def _damaged(root: Path) -> list[tuple[str, str]]:
     found = []
     for path in sorted(layout.vectors_dir(root).glob("*/*.lance")):
         model, table = path.parent.name, path.name.removesuffix(".lance")
-        if not layout.vector_info_path(root, model, table).is_file():
+        if table != layout.TRAITS_TABLE and not layout.vector_info_path(root, model, table).is_file():
             found.append((model, table))
     for model, table in layout.vector_tables(root):
         try:

@@ -275,7 +275,8 @@ class VectorTable:
         self.info_path.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         folder = self.path.parent
-        if not any(m == self.info.model for m, _ in layout.vector_tables(self.root)):
+        others = {m for m, _ in layout.vector_tables(self.root)} | set(layout.trait_table_folders(self.root))
+        if self.info.model not in others:
             shutil.rmtree(folder, ignore_errors=True)
 
     def live(self) -> list[str]:

@@ -1,0 +1,298 @@
+"""Traits' vectors on questions that they were not made from: a run of kind `trait-evaluation`, with the table `trait_evaluations`.
+
+Every vector is held against random directions of its layer, whose sign and midpoint come from the training part as its own do: what
+they reach is what the method gives where nothing is known of the trait. Intervals are percentile bootstraps over questions, since
+responses to one question resemble each other (Efron and Tibshirani 1993, ch. 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capture.traits import activations, separation, vectors
+from capture.traits.activations import Means, Selected
+from capture.traits.extract import KIND as VECTORS
+from capture.traits.extract import Count, Step, blocks, layer_seed, put, train_parts
+from warehouse.catalog import Warehouse, find_run
+from warehouse.errors import UsageError
+from warehouse.manifest import Manifest
+from warehouse.schema import SCHEMA_VERSION
+from warehouse.store import TraceStore
+from warehouse.vectors.tables import manifest_hash
+from warehouse.writer import RunWriter
+
+KIND = "trait-evaluation"
+_OTHER = 5_000
+"""Added to a layer's seed: the random directions here are others than that of the vectors' run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    random: int = 20
+    """Random directions a layer."""
+    draws: int = 1000
+    """Resamples of the questions."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Trait:
+    """What a trait's vectors are judged by."""
+
+    selected: Selected
+    held: list[int]
+    means: Means
+    vectors: dict[tuple[str, int | None], list[dict[str, Any]]]
+    """(component, layer) → rows of trait_vectors, one a method."""
+
+    @property
+    def layers(self) -> dict[str, list[int | None]]:
+        found: dict[str, list[int | None]] = {}
+        for component, layer in self.vectors:
+            found.setdefault(component, []).append(layer)
+        return found
+
+
+def evaluate(
+    root: Path,
+    vectors_run: str,
+    run_id: str | None = None,
+    options: Options | None = None,
+    report: Callable[[Step], None] = lambda _: None,
+) -> Manifest:
+    """Judges all vectors of a run on its held-out questions, and publishes that as a run, `<vectors run>-evaluated` if not named.
+
+    The responses are read again as they were selected for the vectors: the same filter, the same judge. The same call goes on where an
+    earlier one was interrupted. Raises UsageError for a run of another kind, fewer than two held-out questions that count, and
+    responses that are not those the vectors were made from; NotFound where they are gone; RunTaken where the run is there.
+    """
+    options = options or Options()
+    if options.random < 1 or options.draws < 1:
+        raise UsageError("An evaluation needs at least one random direction and one resample.")
+    store = vectors_store(root, vectors_run)
+    with Warehouse(root) as wh:
+        traits = [_trait(wh, store, name) for name in store.meta.options["traits"]]
+    units = [u for i, t in enumerate(traits) for u in blocks(i, t.layers)]
+    parents = [vectors_run, *dict.fromkeys(t.selected.run_id for t in traits)]
+    name = run_id or f"{vectors_run}-evaluated"
+    told = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
+            "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
+    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": told,
+                "vectors": manifest_hash(root, vectors_run)}  # fmt: skip
+    count = Count(name, sum(len(u.layers) for u in units), report)
+    with RunWriter(root, name, identity) as writer:
+        for number, unit in enumerate(units):
+            trait = traits[unit.trait]
+            if number < len(writer.done):
+                count.skip(unit, trait.selected.trait)
+                continue
+            rows: list[dict[str, Any]] = []
+            for layer in unit.layers:
+                rows += [{"vectors_run_id": vectors_run, **r} for r in _layer(trait, unit.component, layer, options)]
+                count.one(unit, trait.selected.trait)
+            put(writer, "trait_evaluations", rows, str(number))
+        return writer.publish(lambda published: store.meta.derived(KIND, name, parents, told, published))
+
+
+def vectors_store(root: Path, run_id: str) -> TraceStore:
+    """Raises NotFound for a run that is not there, UsageError for one that has no traits' vectors."""
+    store = TraceStore(find_run(root, run_id))
+    if store.meta.kind != VECTORS:
+        raise UsageError(
+            f"Run '{run_id}' is of kind {store.meta.kind}: what is evaluated are the vectors of one of kind {VECTORS} "
+            "(traces trait extract --help)."
+        )
+    return store
+
+
+def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
+    options, run = store.meta.options, store.meta.run_id
+    responses, judge, held = (options[o][name] for o in ("responses_run", "judge_run", "held_out_questions"))
+    for source in filter(None, (responses, judge)):
+        find_run(wh.root, source)
+        if manifest_hash(wh.root, source) != options["sources"][source]:
+            raise UsageError(
+                f"Run '{source}' is not the one that '{run}' was made from, but another of that name: make the vectors again "
+                "(traces trait extract)."
+            )
+    selected = activations.select(wh, responses, options["threshold"] if judge else None, judge)
+    there = [q for q in held if q in selected.questions]
+    if len(there) < 2:
+        raise UsageError(
+            f"{name}: {len(there)} held-out {'question has' if len(there) == 1 else 'questions have'} responses of both polarities "
+            f"that count, and an evaluation needs two. Make the vectors of '{run}' again with a larger --held-out (it was "
+            f"{options['held_out']:g}), another --threshold, or more responses."
+        )
+    answer = store.query(
+        "SELECT method, component, layer, midpoint, train_accuracy, vector FROM trait_vectors WHERE trait = ? "
+        "ORDER BY component DESC, layer NULLS FIRST, method",
+        [name],
+    )
+    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for row in answer.fetchall():
+        told = dict(zip(answer.columns, row, strict=True))
+        found.setdefault((told["component"], told["layer"]), []).append(told)
+    responses_store = activations.responses_store(wh.root, responses)
+    return _Trait(selected, there, Means(responses_store, selected.keys), found)
+
+
+def _layer(trait: _Trait, component: str, layer: int | None, options: Options) -> Iterator[dict[str, Any]]:
+    """The rows of a layer, one a vector; V of them, and R random directions, are projected on at once."""
+    selected, rows = trait.selected, trait.vectors[component, layer]
+    x = trait.means.of(component, layer)
+    width, known = x.shape[1], len(rows[0]["vector"])
+    if known != width:
+        raise UsageError(
+            f"The vectors of {selected.trait} have width {known}; run '{selected.run_id}' has {width}: not the same model."
+        )
+    train_pos, train_neg = train_parts(x, selected, trait.held)
+    seed = layer_seed(options.seed, layer) + _OTHER
+    drawn = separation.towards(vectors.random_directions(width, options.random, seed), train_pos, train_neg)
+    drawn_mid = separation.midpoints(
+        separation.projections(train_pos, drawn), separation.projections(train_neg, drawn)
+    )
+    units = np.concatenate([np.array([r["vector"] for r in rows], np.float64), drawn])
+    midpoint = np.concatenate([[r["midpoint"] for r in rows], drawn_mid])
+
+    held = np.isin(selected.question, trait.held)
+    is_pos, is_neg = held & selected.positive, held & ~selected.positive
+    pos, neg = separation.projections(x[is_pos], units), separation.projections(x[is_neg], units)
+    cos_pos, cos_neg = separation.cosines(x[is_pos], units), separation.cosines(x[is_neg], units)
+    weights = resamples(len(trait.held), options.draws, options.seed)
+    by_question = [_places(selected.question[side], trait.held) for side in (is_pos, is_neg)]
+    right = separation.right(pos, neg, midpoint)
+    accuracies = resampled_accuracy(weights, right, by_question)
+    effects = resampled_cohens_d(weights, (cos_pos, cos_neg), by_question)
+    v = len(rows)
+    above = accuracies[:, :v] - accuracies[:, v:].mean(1, keepdims=True)
+    accuracy = np.concatenate(right).mean(0)
+    chance = float(accuracy[v:].mean())
+    low, high = (
+        [np.quantile(b, q, axis=0, method="inverted_cdf") for b in (accuracies, effects, above)] for q in (0.025, 0.975)
+    )
+    effect, auc = separation.cohens_d(cos_pos, cos_neg), separation.auc(pos, neg)
+    overlap = separation.overlap(pos[:, :v], neg[:, :v])
+    for i, row in enumerate(rows):
+        yield {
+            "trait": selected.trait,
+            "method": row["method"],
+            "component": component,
+            "layer": layer,
+            "n_pos": len(pos),
+            "n_neg": len(neg),
+            "accuracy": accuracy[i],
+            "accuracy_low": low[0][i],
+            "accuracy_high": high[0][i],
+            "effect_size": effect[i],
+            "effect_size_low": low[1][i],
+            "effect_size_high": high[1][i],
+            "auc": auc[i],
+            "polarity_right": bool(pos[:, i].mean() > neg[:, i].mean()),
+            "overlap": overlap[i],
+            "train_minus_heldout": row["train_accuracy"] - accuracy[i],
+            "random_accuracy": chance,
+            "above_random": accuracy[i] - chance,
+            "above_random_low": low[2][i],
+            "above_random_high": high[2][i],
+        }
+
+
+# -- bootstrap over questions ------------------------------------------------------------------------------------------
+
+
+def resamples(questions: int, draws: int, seed: int) -> np.ndarray:
+    """(draws, Q): how often each question is in each resample, of as many questions with replacement."""
+    rng = np.random.default_rng((seed, 1))
+    found: np.ndarray = rng.multinomial(questions, np.full(questions, 1 / questions), size=draws).astype(np.float64)
+    return found
+
+
+def _places(question: np.ndarray, questions: list[int]) -> np.ndarray:
+    """(Q, n) 0 or 1: which responses are to which question."""
+    found: np.ndarray = (np.array(questions)[:, None] == question).astype(np.float64)
+    return found
+
+
+def resampled_accuracy(
+    weights: np.ndarray, right: tuple[np.ndarray, np.ndarray], by_question: list[np.ndarray]
+) -> np.ndarray:
+    """Part of the responses on the right side, in every resample: `right` (n, V) and (m, V), `by_question` (Q, n) and (Q, m) →
+    (draws, V)."""
+    correct = sum(weights @ (b @ r) for r, b in zip(right, by_question, strict=True))
+    total = sum(weights @ b.sum(1) for b in by_question)
+    found: np.ndarray = correct / np.asarray(total)[:, None]
+    return found
+
+
+def resampled_cohens_d(
+    weights: np.ndarray, values: tuple[np.ndarray, np.ndarray], by_question: list[np.ndarray]
+) -> np.ndarray:
+    """Cohen's d in every resample, from each question's counts, sums and sums of squares: (draws, V)."""
+    centre, scale = np.concatenate(values).mean(0), np.concatenate(values).std(0)
+    means, squares, counts = [], [], []
+    for x, b in zip(values, by_question, strict=True):
+        x = (x - centre) / np.where(scale > 0, scale, 1)  # of size 1, so that sums of squares keep their digits
+        n = (weights @ b.sum(1))[:, None]
+        mean = weights @ (b @ x) / n
+        means.append(mean)
+        squares.append(weights @ (b @ x**2) - n * mean**2)
+        counts.append(n)
+    variance = sum(squares) / np.maximum(sum(counts) - 2, 1)
+    return separation.standardised(means[0] - means[1], np.where(variance < 1e-12, 0, variance))
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+BEST = """
+    SELECT trait, component, method, layer, n_pos, n_neg, round(accuracy, 3) AS accuracy,
+           [round(accuracy_low, 3), round(accuracy_high, 3)] AS accuracy_95, round(effect_size, 2) AS effect_size,
+           round(auc, 3) AS auc, round(overlap, 3) AS overlap, round(train_minus_heldout, 3) AS train_minus_heldout,
+           round(above_random, 3) AS above_random, [round(above_random_low, 3), round(above_random_high, 3)] AS above_random_95
+    FROM trait_evaluations
+    QUALIFY row_number() OVER (PARTITION BY trait, component, method
+                               ORDER BY effect_size DESC, accuracy DESC, layer NULLS FIRST) = 1
+    ORDER BY trait, component DESC, method = 'random', effect_size DESC, method
+"""
+"""The layer with the largest effect size of each method, from an evaluation's own tables (`TraceStore.query`)."""
+
+
+def plot(store: TraceStore, path: str) -> None:
+    """Accuracy and effect size by layer, a line a method, a row of panels a trait and component; what random directions reach is
+    shaded. Raises UsageError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UsageError("A picture needs matplotlib: pip install matplotlib") from None
+    answer = store.query("FROM trait_evaluations ORDER BY trait, component DESC, method, layer NULLS FIRST")
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for values in answer.fetchall():
+        row = dict(zip(answer.columns, values, strict=True))
+        groups.setdefault((row["trait"], row["component"]), {}).setdefault(row["method"], []).append(row)
+    figure = Figure(figsize=(11, 3.6 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), 2, squeeze=False)
+    for line, ((trait, component), methods) in zip(panels, groups.items(), strict=True):
+        for axes, column, label in zip(
+            line, ("accuracy", "effect_size"), ("held-out accuracy", "Cohen's d, held out"), strict=True
+        ):
+            for method, rows in methods.items():
+                layers = [-1 if r["layer"] is None else r["layer"] for r in rows]
+                if method == "random":
+                    low, high = ([r[f"{column}_{end}"] for r in rows] for end in ("low", "high"))
+                    axes.fill_between(layers, low, high, color="0.85", label="a random direction, 95 %", linewidth=0)
+                    continue
+                axes.plot(layers, [r[column] for r in rows], "-o", markersize=3, label=method)
+            if column == "accuracy":
+                means = next(iter(methods.values()))
+                axes.plot([-1 if r["layer"] is None else r["layer"] for r in means],
+                          [r["random_accuracy"] for r in means], ":", color="0.4", label="random directions, mean")  # fmt: skip
+                axes.set_ylim(0, 1.02)
+            axes.set(xlabel="layer (-1: embedding)", ylabel=label, title=f"{trait}, {component}")
+            axes.grid(alpha=0.3)
+        line[0].legend(loc="lower right", fontsize="small")
+    figure.savefig(path)
+
