@@ -9,6 +9,9 @@
 -- upos, lemma and deprel are of the word that `token` begins in; true_upos, true_lemma and true_deprel of the word that
 -- `true_token` begins in, and so the ones that loss and entropy go with. NULL where the data set has no annotated words, and
 -- for a token that is of none. A token that several words share counts for the first of them: token_words has them all.
+--
+-- trait_projections maps each trait that the run was projected on to the token's projection, of the newest such run:
+-- trait_projections['humorous']. NULL where there is none; trait_tokens has the rest of what is known of them.
 SELECT
     t.run_id,
     t.example_id,
@@ -24,6 +27,7 @@ SELECT
     w.lemma,
     w.deprel,
     t.is_special,
+    t.is_response,
     p.true_id,
     p.true_token,
     n.upos AS true_upos,
@@ -54,6 +58,7 @@ SELECT
     ) AS context,
     e.n_tokens,
     e.truncated,
+    x.trait_projections,
     r.model,
     r.dtype,
     r.created_at
@@ -70,3 +75,11 @@ LEFT JOIN (
 JOIN examples AS e ON e.run_id = t.run_id AND e.example_id = t.example_id
 LEFT JOIN prompts AS s ON s.run_id = t.run_id AND s.example_id = t.example_id AND s.seq = t.seq
 JOIN runs AS r ON r.run_id = t.run_id
+LEFT JOIN (
+    SELECT source_run_id, example_id, seq, pos, map(list(trait), list(projection)) AS trait_projections
+    FROM newest_trait_projections
+    WHERE is_first
+    GROUP BY source_run_id, example_id, seq, pos
+) AS x
+    ON x.source_run_id = t.run_id AND x.example_id = t.example_id AND x.seq = t.seq
+    AND x.pos = CASE WHEN t.side = 'dec' THEN t.pos END

@@ -1,0 +1,524 @@
+"""Every token of a run on traits' vectors: h·v/‖v‖ with ‖h‖ beside it, and how it moves along each response.
+
+Reads a captured run's shards and the vectors of one or more trait-vectors runs; no model is needed, and none is loaded. All
+traits, methods and layers asked for are done in one pass: a shard's tensor is read once, a few rows at a time, and multiplied
+by all vectors of its layer while it is in the processor's cache. Leaves a run of kind `trait-projection`, its parents the run
+projected and those of the vectors, with the tables `trait_projections` and `trait_dynamics`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+import xxhash
+from threadpoolctl import threadpool_limits
+
+from capture.traits import dynamics
+from warehouse import layout
+from warehouse.catalog import find_run
+from warehouse.derive import Counted
+from warehouse.errors import NotFound, UsageError
+from warehouse.journal import Journal
+from warehouse.manifest import Manifest
+from warehouse.quoting import sql_texts
+from warehouse.schema import SCHEMA_VERSION, STORED
+from warehouse.sites import Key
+from warehouse.store import Slice, TraceStore
+from warehouse.writer import Batch, RunWriter
+
+if TYPE_CHECKING:
+    from warehouse.catalog import Warehouse
+
+KIND = "trait-projection"
+
+COMPONENTS = {"residual": "resid.post_mlp", "attn_out": "attn_out"}
+"""The site that a component's vectors live in."""
+
+_SHARD_ROWS = 1 << 20
+"""Rows of `trait_projections` between two points from which an interrupted projection can go on: some 30 MB."""
+_PIECE = 1 << 16
+"""Values of a tensor that are multiplied at once: 256 KB as float32, which stay in a core's own cache."""
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Options:
+    traits: tuple[str, ...]
+    vectors: tuple[str, ...] = ()
+    """Runs to take vectors from; none: for each trait the newest that has one of the model's."""
+    layers: tuple[int | None, ...] = ()
+    """None in it: `resid.embed`. Empty: what `_chosen` says; `methods` and `components` too."""
+    methods: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+    dynamics_only: bool = False
+    threshold: float = dynamics.THRESHOLD
+
+
+class Direction(NamedTuple):
+    """A vector to project on."""
+
+    trait: str
+    method: str
+    component: str
+    layer: int | None
+    vectors_run_id: str
+    vector: np.ndarray
+    """(D,), of length 1, float32."""
+    why: str
+    """What chose it."""
+
+    @property
+    def names(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _NAMES}
+
+
+_NAMES = ("trait", "method", "component", "layer", "vectors_run_id")
+
+
+# -- which vectors -----------------------------------------------------------------------------------------------------
+
+
+def directions(wh: Warehouse, source: str, options: Options) -> list[Direction]:
+    """The vectors that are meant, in the order of the table's key: by trait, method, component and layer.
+
+    Raises NotFound for a run, a trait, a method or a layer without a vector, and UsageError for vectors of another model's width
+    or weights, and where the run did not store what they live in.
+    """
+    store = wh.opened(source)
+    for component in options.components:
+        if component not in COMPONENTS:
+            raise NotFound("component", component, COMPONENTS)
+    found = [
+        d
+        for trait in dict.fromkeys(options.traits)
+        for d in _of_trait(wh, store, trait, _vectors_run(wh, store, trait, options), options)
+    ]
+    for d in found:
+        store.slices(key_of(store, d))  # refuses what was not stored, and says how to capture it
+    return sorted(found, key=lambda d: (d.trait, d.method, d.component, -1 if d.layer is None else d.layer))
+
+
+def key_of(store: TraceStore, d: Direction) -> Key:
+    """The tensor that a direction's tokens are in."""
+    site = COMPONENTS[d.component]
+    return store.key("resid.embed", None) if d.layer is None else store.key(site, d.layer)
+
+
+def _vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Options) -> str:
+    """The run to take a trait's vectors from."""
+    for run in options.vectors:
+        find_run(wh.root, run)
+    among = f"AND v.run_id IN {sql_texts(options.vectors)}" if options.vectors else ""
+    runs = wh.connection.execute(
+        f"""
+        SELECT DISTINCT v.run_id, r.body_hash = ? AS fits, r.created_at
+        FROM trait_vectors AS v JOIN runs AS r USING (run_id)
+        WHERE v.trait = ? {among} ORDER BY fits DESC, r.created_at DESC, v.run_id DESC
+        """,
+        [store.meta.model.space, trait],
+    ).fetchall()
+    if not runs:
+        of = f"in {', '.join(options.vectors)}" if options.vectors else ""
+        known = wh.connection.execute(
+            f"SELECT DISTINCT v.trait FROM trait_vectors AS v WHERE true {among} ORDER BY ALL"
+        ).fetchall()
+        raise NotFound("vectors of trait", trait, [name for (name,) in known], of or "See traces trait extract --help")
+    newest: str = runs[0][0]
+    _check_model(store.meta, wh.opened(newest).meta)
+    return newest
+
+
+def _check_model(source: Manifest, vectors: Manifest) -> None:
+    """Raises UsageError where the vectors are not of the space that the run's states are in."""
+    mine, theirs = source.model, vectors.model
+    if mine.d_model != theirs.d_model:
+        what = f"have {theirs.d_model} dimensions ({theirs.name}), the states of run '{source.run_id}' {mine.d_model}"
+    elif mine.space != theirs.space:
+        what = f"are of a model with other weights ({theirs.name}) than that of run '{source.run_id}'"
+    else:
+        return
+    raise UsageError(
+        f"The vectors of run '{vectors.run_id}' {what} ({mine.name}): extract the trait's vectors with that model."
+    )
+
+
+def _of_trait(wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options) -> Iterator[Direction]:
+    rows = wh.connection.execute(
+        "SELECT method, component, layer, vector FROM trait_vectors WHERE run_id = ? AND trait = ?", [run, trait]
+    ).fetchall()
+    there = {(method, component, layer): np.asarray(vector, np.float64) for method, component, layer, vector in rows}
+    methods, components, layers, why = _chosen(wh, store, trait, run, options, list(there))
+    kinds = (
+        ("method", methods, {m for m, _, _ in there}),
+        ("component", components, {c for _, c, _ in there}),
+        ("layer", layers, {i for _, _, i in there}),
+    )
+    for kind, wanted, known in kinds:
+        for value in wanted:
+            if value not in known:
+                names = ["embed" if k is None else k for k in sorted(known, key=lambda k: (k is not None, k))]
+                raise NotFound(kind, "embed" if value is None else value, names, f"(vectors of {trait}, run '{run}')")
+    for key in ((m, c, i) for m in methods for c in components for i in layers):
+        if key not in there:
+            raise UsageError(
+                f"Run '{run}' has no vector of {trait} by {key[0]} in {key[1]}, layer {'embed' if key[2] is None else key[2]}."
+            )
+        vector = there[key]
+        yield Direction(trait, *key, run, (vector / np.linalg.norm(vector)).astype(np.float32), why)
+
+
+def _chosen(
+    wh: Warehouse,
+    store: TraceStore,
+    trait: str,
+    run: str,
+    options: Options,
+    there: Sequence[tuple[str, str, int | None]],
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...], str]:
+    """Methods, components and layers: those asked for, and where nothing is, the best one that an evaluation or steering
+    found (view `trait_best`), else the mean difference of the residual stream in the middle layer."""
+    asked = [name for name in ("methods", "components", "layers") if getattr(options, name)]
+    best = wh.connection.execute(
+        "SELECT method, component, layer, grounds FROM trait_best WHERE vectors_run_id = ? AND trait = ?", [run, trait]
+    ).fetchone()
+    if best is not None:
+        method, component, layer, grounds = best
+        why = f"best by {grounds}"
+    else:
+        method, component = "mean_diff", (options.components or ("residual",))[0]
+        middle = store.meta.model.n_layers // 2
+        near = {i for m, c, i in there if i is not None and m in (options.methods or (method,)) and c == component}
+        layer = min(near, key=lambda i: (abs(i - middle), i), default=middle)
+        why = "the middle layer's mean difference, as nothing was evaluated or steered: traces trait evaluate"
+    if len(asked) == 3:
+        why = "as asked for"
+    elif asked:
+        why = f"{' and '.join(asked)} as asked for, else {why}"
+    return options.methods or (method,), options.components or (component,), options.layers or (layer,), why
+
+
+# -- the job -----------------------------------------------------------------------------------------------------------
+
+
+def project(
+    wh: Warehouse,
+    source: str,
+    chosen: Sequence[Direction],
+    options: Options,
+    run_id: str | None = None,
+    report: Callable[[Counted], None] = lambda _: None,
+) -> Manifest:
+    """Publishes the projections of a run's tokens on `chosen` (from `directions`) as a run of its own.
+
+    The same call goes on where an earlier one was interrupted. Without a name the run is called `<source>-traits`, or with -2,
+    -3, … after it where that is another projection; if this very projection is there already, it is returned as it is. Raises
+    RunTaken where the name is given and taken.
+    """
+    store = wh.opened(source)
+    parents = [source, *sorted({d.vectors_run_id for d in chosen})]
+    told = {
+        "traits": list(dict.fromkeys(d.trait for d in chosen)),
+        "directions": [d.names for d in chosen],
+        "dynamics_only": options.dynamics_only,
+        "threshold": options.threshold,
+        "parent_manifests": {run: _manifest_hash(wh, run) for run in parents},
+    }
+    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **told}
+    name, there = (run_id, None) if run_id is not None else _free_name(wh, source, parents, told, identity)
+    if there is not None:
+        return there
+    plan = _Plan(store, chosen, options)
+    counted = Counted(name)
+    with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
+        for number, group in enumerate(plan.groups()):
+            done = number < len(writer.done)
+            counted.begun += len(group)
+            counted.tokens += sum(s.end - s.start for s in group)
+            if done:
+                counted.resumed_tokens = counted.tokens
+            else:
+                writer.begin_shard({}, {})
+                writer.put(Batch([], {}, {}, plan.tables(group)))
+                writer.end_shard(str(number))
+            report(counted)
+        return writer.publish(lambda published: store.meta.derived(KIND, name, parents, told, published))
+
+
+def _manifest_hash(wh: Warehouse, run: str) -> str:
+    return xxhash.xxh3_128_hexdigest((find_run(wh.root, run) / layout.MANIFEST).read_bytes())
+
+
+def _free_name(
+    wh: Warehouse, source: str, parents: list[str], told: dict[str, Any], identity: dict[str, Any]
+) -> tuple[str, Manifest | None]:
+    """The first of `<source>-traits`, `<source>-traits-2`, … that is free, or holds a part of this projection; with its manifest
+    where it holds all of it."""
+    number = 1
+    while True:
+        name = f"{source}-traits" + (f"-{number}" if number > 1 else "")
+        folder = layout.run_dir(wh.root, name)
+        staged = layout.journal_path(layout.staging_dir(wh.root, name))
+        if folder.exists():
+            there = Manifest.read(folder)
+            if (there.kind, there.parents, there.options) == (KIND, parents, told):
+                return name, there
+        elif not staged.exists() or Journal(staged).job in (None, identity):
+            return name, None
+        number += 1
+
+
+class _Plan:
+    """Which rows of which tensors, on which vectors: what does not change from shard to shard."""
+
+    def __init__(self, store: TraceStore, chosen: Sequence[Direction], options: Options) -> None:
+        self._store, self._chosen, self._options = store, chosen, options
+        keys = [key_of(store, d) for d in chosen]
+        self._keys = list(dict.fromkeys(keys))
+        self._tensor = np.array([self._keys.index(key) for key in keys])
+        """Of every direction, which of the keys it is in."""
+        self._vectors = [
+            np.ascontiguousarray(np.stack([d.vector for d, k in zip(chosen, keys, strict=True) if k == key], axis=1))
+            for key in self._keys
+        ]
+        self._slices = store.slices(self._keys[0])
+        self._looked = _Looked(store, self._keys[0].side)
+
+    def groups(self) -> Iterator[list[Slice]]:
+        """The run's sequences in the order in which they lie on the disk; those of a group lie side by side in one shard."""
+        most = max(1, _SHARD_ROWS // len(self._chosen))
+        group: list[Slice] = []
+        for s in self._slices:
+            if group and (s.blob != group[0].blob or s.end - group[0].start > most):
+                yield group
+                group = []
+            group.append(s)
+        if group:
+            yield group
+
+    def tables(self, group: Sequence[Slice]) -> dict[str, pa.Table]:
+        """The rows of a group of sequences, sorted by their tables' keys."""
+        projection, norm = self._projected(group)
+        ordered = sorted(group, key=lambda s: (s.example_id, s.seq))
+        lengths = np.array([s.end - s.start for s in ordered])
+        begins = np.array([s.start - group[0].start for s in ordered])
+        pos = dynamics.places(lengths)
+        order = np.repeat(begins, lengths) + pos
+        projection, norm = projection[:, order], norm[self._tensor[:, None], order]
+        at = np.flatnonzero(self._looked.of(ordered))
+        which = np.repeat(np.arange(len(ordered)), lengths)
+        counts = np.bincount(which[at], minlength=len(ordered))
+        some = np.flatnonzero(counts)
+        rows = _Rows(self._store.meta.run_id, self._chosen, ordered)
+        counts = counts[some]
+        velocity, acceleration = dynamics.differences(projection[:, at], counts)
+        tables = {}
+        if len(some):
+            found = dynamics.dynamics(projection[:, at], counts, velocity, acceleration, self._options.threshold)
+            cosine = _means(projection[:, at] / np.maximum(norm[:, at], np.finfo(np.float32).tiny), counts)
+            tables["trait_dynamics"] = rows.dynamics(some, counts, pos[at[np.cumsum(counts) - counts]], found, cosine)
+        if not self._options.dynamics_only:
+            tables["trait_projections"] = rows.projections(
+                which, pos, projection, norm, _scattered(velocity, at, len(pos)), _scattered(acceleration, at, len(pos)),
+                _scattered(dynamics.places(counts)[None], at, len(pos), dynamics.NONE)[0],
+            )  # fmt: skip
+        return tables
+
+    def _projected(self, group: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
+        """(K, n) projections on every direction, and (tensors, n) lengths of the states projected, as the rows lie on the disk."""
+        start, end = group[0].start, group[-1].end
+        blob = self._store.blob(group[0].blob)
+        rows = [blob.rows(layout.tensor_name(*key), start, end) for key in self._keys]
+        found = projected(rows, self._vectors)
+        together = np.concatenate([projection for projection, _ in found])
+        projection = np.empty_like(together)
+        projection[np.argsort(self._tensor, kind="stable")] = together
+        return projection, np.stack([norm for _, norm in found])
+
+
+def projected(states: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(k, n) projections and (n,) lengths, float32, of each tensor of states (n, D) in a stored dtype on its unit vectors (D, k).
+
+    Read a piece at a time, by several threads: each piece is widened to float32 in a buffer that stays in a core's cache, and
+    multiplied there. numpy and its BLAS let go of the interpreter; call it under `threadpool_limits(1)`, or BLAS has threads of its
+    own, which wait for one another.
+    """
+    found = [
+        (np.empty((v.shape[1], len(x)), np.float32), np.empty(len(x), np.float32))
+        for x, v in zip(states, vectors, strict=True)
+    ]
+
+    def work(part: tuple[int, int, int]) -> None:
+        tensor, start, end = part
+        rows, (projection, norm) = states[tensor], found[tensor]
+        size = max(8, _PIECE // rows.shape[1])
+        wide = np.zeros((min(size, end - start), rows.shape[1]), np.float32)
+        for at in range(start, end, size):
+            here = slice(at, min(at + size, end))
+            x = _widened(rows[here], wide[: here.stop - at])
+            projection[:, here] = (x @ vectors[tensor]).T
+            np.matmul(x[:, None, :], x[:, :, None], out=norm[here, None, None])
+        np.sqrt(norm[start:end], out=norm[start:end])
+
+    threads = max(1, min(_THREADS, os.cpu_count() or 1))
+    parts = [
+        (tensor, start, end)
+        for tensor, x in enumerate(states)
+        for start, end in pairwise([len(x) * i // threads for i in range(threads + 1)])
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, parts))
+    return found
+
+
+def _widened(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """The values of finite x as float32, in `out`, or x itself where it is that. numpy's own way from float16 goes value by
+    value, at a sixth of this one's speed.
+
+    A float16's bits, sign apart, moved 13 places to the left are those of a float32 that is 2^112 times too small, whether
+    they are normal or subnormal: the exponents' biases are 15 and 127.
+    """
+    if x.dtype == np.float32:
+        return x
+    bits = out.view(np.int32)
+    if x.dtype == ml_dtypes.bfloat16:  # the upper half of a float32
+        np.copyto(bits, x.view(np.int16))
+        np.left_shift(bits, 16, out=bits)
+        return out
+    np.copyto(bits, x.view(np.int16))
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, np.int32(-0x70000001), out=bits)  # of the copies of the sign, the first
+    return np.multiply(out, np.float32(2.0**112), out=out)
+
+
+def _means(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(K, S): of (K, n) values, over each sequence's."""
+    found: np.ndarray = np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1, dtype=np.float64) / lengths
+    return found
+
+
+def _scattered(values: np.ndarray, at: np.ndarray, n: int, rest: int = 0) -> np.ndarray:
+    """(K, n) with the values (K, m) in the columns `at`."""
+    found = np.full((len(values), n), rest, values.dtype)
+    found[:, at] = values
+    return found
+
+
+class _Looked:
+    """Which tokens dynamics are of: the response's, or all where the run generated none; special ones left out."""
+
+    def __init__(self, store: TraceStore, side: str) -> None:
+        answer = store.query(
+            "SELECT is_response, is_special FROM tokens WHERE side = ? ORDER BY example_id, seq, pos", [side]
+        ).fetchnumpy()
+        response, special = (np.asarray(answer[name], bool) for name in ("is_response", "is_special"))
+        self._looked = (response if response.any() else True) & ~special
+        counts = store.query(
+            "SELECT example_id, seq, count(*) FROM tokens WHERE side = ? GROUP BY ALL ORDER BY example_id, seq", [side]
+        ).fetchall()
+        ends = np.cumsum([n for _, _, n in counts], dtype=np.int64)
+        self._start = {(e, s): int(end) - n for (e, s, n), end in zip(counts, ends, strict=True)}
+
+    def of(self, sequences: Sequence[Slice]) -> np.ndarray:
+        """(n,) of these sequences' tokens, end to end."""
+        starts = [self._start[s.example_id, s.seq] for s in sequences]
+        return np.concatenate([self._looked[i : i + s.end - s.start] for i, s in zip(starts, sequences, strict=True)])
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """Makes tables of arrays: every column at once, what repeats as numbers into a dictionary."""
+
+    def __init__(self, source: str, chosen: Sequence[Direction], sequences: Sequence[Slice]) -> None:
+        self._source, self._chosen = source, chosen
+        self._examples = pa.array([s.example_id for s in sequences])
+        self._seqs = np.array([s.seq for s in sequences], np.int32)
+
+    def projections(
+        self,
+        which: np.ndarray,
+        pos: np.ndarray,
+        projection: np.ndarray,
+        norm: np.ndarray,
+        velocity: np.ndarray,
+        acceleration: np.ndarray,
+        nth: np.ndarray,
+    ) -> pa.Table:
+        """Of (K, n) numbers n K rows, all directions of a token together. `which` and `pos` say whose they are, `nth` the how
+        manyth of the tokens looked at each is, `NONE` for the others."""
+        k = len(self._chosen)
+        again = np.repeat(nth, k)
+        return _table(
+            "trait_projections",
+            self._names(which)
+            | {
+                "pos": np.repeat(pos.astype(np.int32), k),
+                "projection": projection.T.ravel(),
+                "token_norm": norm.T.ravel(),
+                "velocity": pa.array(velocity.T.ravel(), mask=again < 1),
+                "acceleration": pa.array(acceleration.T.ravel(), mask=again < 2),
+            },
+        )
+
+    def dynamics(
+        self, which: np.ndarray, counts: np.ndarray, first: np.ndarray, found: dynamics.Dynamics, cosine: np.ndarray
+    ) -> pa.Table:
+        """A row a sequence of `which` and direction; `counts` and `first` are its number of tokens and its first one's position."""
+        k = len(self._chosen)
+        n = np.repeat(counts.astype(np.int32), k)
+
+        def token(numbers: np.ndarray) -> pa.Array:
+            flat = numbers.T.ravel().astype(np.int32)
+            return pa.array(flat, mask=flat == dynamics.NONE)
+
+        return _table(
+            "trait_dynamics",
+            self._names(which)
+            | {
+                "n_tokens": n,
+                "first_pos": np.repeat(first.astype(np.int32), k),
+                "mean_projection": found.mean.T.ravel().astype(np.float32),
+                "mean_cosine": cosine.T.ravel().astype(np.float32),
+                "spread": found.spread.T.ravel().astype(np.float32),
+                "peak_velocity": pa.array(found.peak_velocity.T.ravel(), mask=n < 2),
+                "commitment_point": token(found.commitment),
+                "commitment_point_relative": token(found.commitment_relative),
+                "peak_point": token(found.peak),
+                "persistence": token(found.persistence),
+            },
+        )
+
+    def _names(self, which: np.ndarray) -> dict[str, Any]:
+        """The columns that say which sequence and which direction: for every sequence of `which`, all directions."""
+        k, n = len(self._chosen), len(which)
+        layers = np.array([dynamics.NONE if d.layer is None else d.layer for d in self._chosen], np.int32)
+        columns = {
+            "source_run_id": _coded(np.zeros(n * k, np.int32), [self._source]),
+            "example_id": pa.DictionaryArray.from_arrays(np.repeat(which.astype(np.int32), k), self._examples),
+            "seq": np.repeat(self._seqs[which], k),
+            "layer": pa.array(np.tile(layers, n), mask=np.tile(layers == dynamics.NONE, n)),
+        }
+        for name in ("trait", "method", "component", "vectors_run_id"):
+            values = [getattr(d, name) for d in self._chosen]
+            known = sorted(set(values))
+            codes = np.array([known.index(v) for v in values], np.int32)
+            columns[name] = _coded(np.tile(codes, n), known)
+        return columns
+
+
+def _coded(codes: np.ndarray, values: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(codes, pa.array(values))
+
+
+def _table(name: str, columns: dict[str, Any]) -> pa.Table:
+    """A table's rows with strings kept as numbers into a dictionary: `publish` gives them the table's own types."""
+    return pa.table({c.name: columns[c.name] for c in STORED[name].file_columns})

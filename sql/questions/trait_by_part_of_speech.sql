@@ -1,0 +1,52 @@
+-- On which parts of speech does a trait show? Mean projection by the universal tag of the word that a token begins in.
+-- run: the run that was projected; of several projections on a trait the newest
+-- needs: words, trait_projections
+--
+-- difference is to all other tagged tokens of the run, effect_size that in standard deviations over all of them.
+WITH by_tag AS (
+    SELECT
+        t.trait,
+        t.method,
+        t.component,
+        t.layer,
+        t.upos,
+        count(*) AS n,
+        sum(CAST(t.projection AS DOUBLE)) AS total,
+        sum(CAST(t.projection AS DOUBLE) * t.projection) AS squares,
+        avg(t.cosine) AS cosine,
+        avg(abs(t.velocity)) AS speed
+    FROM trait_tokens AS t
+    WHERE t.run_id = getvariable('run') AND t.upos IS NOT NULL
+    GROUP BY t.trait, t.method, t.component, t.layer, t.upos
+),
+with_overall AS (
+    SELECT
+        trait,
+        method,
+        component,
+        layer,
+        upos,
+        n,
+        cosine,
+        speed,
+        total / n AS projection,
+        total / n - (sum(total) OVER vector - total) / nullif(sum(n) OVER vector - n, 0) AS difference,
+        sqrt(greatest(sum(squares) OVER vector / sum(n) OVER vector - (sum(total) OVER vector / sum(n) OVER vector) ** 2, 0))
+            AS spread
+    FROM by_tag
+    WINDOW vector AS (PARTITION BY trait, method, component, layer)
+)
+SELECT
+    trait,
+    method,
+    component,
+    layer,
+    upos,
+    n AS tokens,
+    round(projection, 3) AS mean_projection,
+    round(cosine, 4) AS mean_cosine,
+    round(difference, 3) AS difference,
+    round(difference / nullif(spread, 0), 3) AS effect_size,
+    round(speed, 3) AS mean_speed
+FROM with_overall
+ORDER BY trait, method, component, layer NULLS FIRST, projection DESC, upos;

@@ -1,0 +1,68 @@
+-- On which tokens does the response commit, and how surprising were they? Loss and entropy (nats) there and elsewhere.
+-- run: the run that was projected; of several projections on a trait the newest
+-- needs: trait_projections, trait_dynamics, next_token
+--
+-- The commitment point is the first token at which the projection's absolute acceleration falls under a threshold: 0.1
+-- (absolute), or that part of the projection's own spread over the response (relative). loss and entropy are of the prediction of
+-- the token itself; elsewhere means the other tokens that have an acceleration, the response's third and later ones. tokens are the five on
+-- which most responses commit. A run that generated nothing is looked at whole.
+WITH looked AS (
+    SELECT
+        t.trait,
+        t.method,
+        t.component,
+        t.layer,
+        t.token,
+        t.own_loss,
+        t.own_entropy,
+        t.acceleration,
+        row_number() OVER (
+            PARTITION BY t.trait, t.method, t.component, t.layer, t.example_id, t.seq ORDER BY t.pos
+        ) - 1 AS place,
+        d.commitment_point,
+        d.commitment_point_relative
+    FROM trait_tokens AS t
+    JOIN trait_dynamics AS d
+        ON d.run_id = t.projection_run_id AND d.source_run_id = t.run_id AND d.example_id = t.example_id AND d.seq = t.seq
+        AND d.trait = t.trait AND d.method = t.method AND d.component = t.component
+        AND d.layer IS NOT DISTINCT FROM t.layer
+    WHERE t.run_id = getvariable('run') AND (t.velocity IS NOT NULL OR t.pos = d.first_pos)
+),
+by_threshold AS (
+    SELECT trait, method, component, layer, token, own_loss, own_entropy, place, 'absolute' AS threshold, commitment_point AS point
+    FROM looked
+    WHERE acceleration IS NOT NULL
+    UNION ALL
+    SELECT trait, method, component, layer, token, own_loss, own_entropy, place, 'relative', commitment_point_relative
+    FROM looked
+    WHERE acceleration IS NOT NULL
+),
+frequent AS (
+    SELECT trait, method, component, layer, threshold, list(token ORDER BY n DESC, token)[:5] AS tokens
+    FROM (
+        SELECT trait, method, component, layer, threshold, token, count(*) AS n
+        FROM by_threshold
+        WHERE place = point
+        GROUP BY trait, method, component, layer, threshold, token
+    )
+    GROUP BY trait, method, component, layer, threshold
+)
+SELECT
+    b.trait,
+    b.method,
+    b.component,
+    b.layer,
+    b.threshold,
+    count(*) FILTER (b.place = b.point) AS committed,
+    round(avg(b.place) FILTER (b.place = b.point), 2) AS mean_place,
+    round(avg(b.own_loss) FILTER (b.place = b.point), 3) AS loss,
+    round(avg(b.own_loss) FILTER (b.place IS DISTINCT FROM b.point), 3) AS loss_elsewhere,
+    round(avg(b.own_entropy) FILTER (b.place = b.point), 3) AS entropy,
+    round(avg(b.own_entropy) FILTER (b.place IS DISTINCT FROM b.point), 3) AS entropy_elsewhere,
+    any_value(f.tokens) AS tokens
+FROM by_threshold AS b
+LEFT JOIN frequent AS f
+    ON f.trait = b.trait AND f.method = b.method AND f.component = b.component
+    AND f.layer IS NOT DISTINCT FROM b.layer AND f.threshold = b.threshold
+GROUP BY b.trait, b.method, b.component, b.layer, b.threshold
+ORDER BY b.trait, b.method, b.component, b.layer NULLS FIRST, b.threshold;
