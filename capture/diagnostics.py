@@ -16,7 +16,7 @@ import torch
 
 _SLICE_BYTES = 128 << 20
 """Float32 logits that exist at a time."""
-PIECE_BYTES = 12 << 20
+_PIECE_BYTES = 12 << 20
 _BLOCK = 32
 """Width of the blocks whose maxima narrow down the search for the k largest logits."""
 
@@ -48,7 +48,7 @@ def next_token_diagnostics(
     k = min(k, vocabulary)
     slices = -(-count * vocabulary * 4 // _SLICE_BYTES)
     rows = -(-count // slices)
-    piece = max(1, PIECE_BYTES // (vocabulary * 4))
+    piece = max(1, _PIECE_BYTES // (vocabulary * 4))
     found: list[Reading] = []
     with torch.no_grad():
         for start in range(0, count, rows):
@@ -76,9 +76,7 @@ class Reading(NamedTuple):
     topk_probs: torch.Tensor
 
 
-def read(
-    logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tensor, scratch: torch.Tensor
-) -> Reading:
+def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tensor, scratch: torch.Tensor) -> Reading:
     """(n, V) float32 and (n,) → what they say. Afterwards `logits` are less the largest of their row, and the first n rows of
     `probs`, (n or more, V), are the probabilities. `scratch`, the same size, may be `probs`, where those are of no use."""
     probs, scratch = probs[: len(logits)], scratch[: len(logits)]

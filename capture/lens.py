@@ -20,7 +20,7 @@ import xxhash
 
 from capture.anatomy import examine
 from capture.body import vocabulary_size
-from capture.diagnostics import PIECE_BYTES, Reading, read
+from capture.diagnostics import Reading, read
 from capture.final_norm import FinalNorm
 from capture.head import Head
 from capture.models import Loaded, body_hash, weights_hash
@@ -41,6 +41,8 @@ _SIDE = "dec"
 
 _SLICE_BYTES = 64 << 20
 """Float32 logits that exist at a time, and as many probabilities."""
+_PIECE_BYTES = 6 << 20
+"""Those that are read together: with the final probabilities and scratch of the same size they stay in a processor's cache."""
 _SHARD_ROWS = 1 << 15
 """Most rows between two points from which an interrupted lens can go on, unless one sequence has more."""
 
@@ -312,7 +314,7 @@ class _Lens:
         self._k = min(k, self.vocabulary)
         self.slice = max(1, _SLICE_BYTES // (self.vocabulary * 4))
         """Most positions that are looked at together."""
-        self._piece = max(1, min(self.slice, PIECE_BYTES // (self.vocabulary * 4)))
+        self._piece = max(1, min(self.slice, _PIECE_BYTES // (self.vocabulary * 4)))
         self._final = torch.empty(0)
         self._scratch = torch.empty(0)
 

@@ -369,6 +369,83 @@ def _judgements(store: TraceStore) -> str | None:
     return f"{store.meta.counts.rows['judgements']:,} judgements, {len(tests)} conditions"
 
 
+def _lens(store: TraceStore) -> str | None:
+    """What the run itself can tell: the tokens that it says came next are another run's."""
+    if not store.meta.counts.rows.get("logit_lens"):
+        return None
+    model = store.meta.model
+    limit, final = float(np.log(model.vocab_size)), model.n_layers - 1
+    place = "list_position(topk_ids, actual_id)"
+    unknown = [f"({name} IS NULL)" for name in ("actual_id", "actual_token", "actual_rank", "actual_prob")]
+    tests = {
+        "a probability outside 0 to 1": "NOT actual_prob BETWEEN 0 AND 1 OR topk_probs[1] > 1 OR topk_probs[-1] < 0",
+        "a top-k that is not sorted": "topk_probs <> list_reverse_sort(topk_probs)",
+        "a top-k whose probabilities exceed 1": "list_sum(topk_probs) > 1 + 1e-5",
+        "a top-k with lists of unequal length, or none": "len(topk_ids) <> len(topk_probs) OR len(topk_ids) <> len(topk_tokens) "
+        "OR len(topk_ids) = 0",
+        "a top-k with a token twice": "len(list_distinct(topk_ids)) <> len(topk_ids)",
+        "an actual token that is known in part": " OR ".join(f"{unknown[0]} <> {u}" for u in unknown[1:]),
+        "a rank outside the vocabulary": f"NOT actual_rank BETWEEN 1 AND {model.vocab_size}",
+        # Equal ones share the first one's rank, and may lie beyond the k-th place.
+        "a rank that is not its place in the top-k": f"actual_rank > {place} OR abs(topk_probs[actual_rank] - actual_prob) > 1e-6",
+        "a token beyond the top-k that is likelier": f"{place} IS NULL AND actual_prob > topk_probs[-1] + 1e-6",
+        "an actual token whose probability is not that in the top-k": f"abs(topk_probs[{place}] - actual_prob) > 1e-6",
+        f"an entropy outside 0 to ln V = {limit:.3f}": f"NOT entropy BETWEEN 0 AND {limit + 1e-4}",
+        "a negative divergence": "kl_to_final < -1e-4",
+        "a last layer that is not the final distribution": f"layer = {final} AND abs(kl_to_final) > 1e-4",
+        "a layer that the model has not": f"NOT layer BETWEEN 0 AND {final}",
+        "NaN": "isnan(entropy) OR isnan(kl_to_final) OR isnan(actual_prob) OR isnan(list_sum(topk_probs))",
+    }
+    for finding, test in tests.items():
+        bad = select(store, f"SELECT example_id, seq, pos, layer FROM logit_lens WHERE {test} LIMIT 1")
+        expect(not bad, f"{finding}: {bad}")
+    bad = select(
+        store,
+        "SELECT source_run_id, example_id, seq, pos FROM logit_lens GROUP BY ALL HAVING count(DISTINCT actual_id) > 1 LIMIT 1",
+    )
+    expect(not bad, f"a token whose next one differs from layer to layer: {bad}")
+    return f"{store.meta.counts.rows['logit_lens']:,} rows, {len(tests) + 1} conditions"
+
+
+def _trait_vectors(store: TraceStore) -> str | None:
+    """Unit vectors of the model's width, that point towards their trait, of layers that it has."""
+    if not store.meta.counts.rows.get("trait_vectors"):
+        return None
+    model = store.meta.model
+    width, n = model.stack(model.side).d_model, model.stack(model.side).n_layers
+    tests = {
+        f"a vector that is not of the model's width, {width}": f"len(vector) <> {width}",
+        "a vector whose length is not 1": "NOT abs(list_inner_product(vector, vector) - 1) < 2e-4",  # a length within 1e-4
+        "a vector that points away from its trait": "gap < 0",
+        "a layer that the model has not": f"NOT layer BETWEEN 0 AND {n - 1}",
+        "an accuracy outside 0 to 1": "NOT train_accuracy BETWEEN 0 AND 1",
+        "a vector made from nothing": "n_pos < 1 OR n_neg < 1 OR NOT norm > 0",
+        "NaN": "isnan(norm) OR isnan(gap) OR isnan(midpoint) OR isnan(effect_size)",
+    }
+    for finding, test in tests.items():
+        bad = select(store, f"SELECT trait, method, component, layer FROM trait_vectors WHERE {test} LIMIT 1")
+        expect(not bad, f"{finding}: {bad}")
+    return f"{store.meta.counts.rows['trait_vectors']:,} vectors, {len(tests)} conditions"
+
+
+def _trait_evaluations(store: TraceStore) -> str | None:
+    if not store.meta.counts.rows.get("trait_evaluations"):
+        return None
+    parts = ("accuracy", "accuracy_low", "accuracy_high", "auc", "overlap", "random_accuracy")
+    ends = ("accuracy", "effect_size", "above_random")
+    tests = {
+        **{f"{name} outside 0 to 1": f"NOT {name} BETWEEN 0 AND 1" for name in parts},
+        **{f"an interval of {name} that ends before it begins": f"NOT {name}_low <= {name}_high" for name in ends},
+        "a difference to random directions that is none": "abs(above_random - (accuracy - random_accuracy)) > 1e-5",
+        "an evaluation of nothing": "n_pos < 1 OR n_neg < 1",
+        "NaN": "isnan(effect_size) OR isnan(train_minus_heldout)",
+    }
+    for finding, test in tests.items():
+        bad = select(store, f"SELECT trait, method, component, layer FROM trait_evaluations WHERE {test} LIMIT 1")
+        expect(not bad, f"{finding}: {bad}")
+    return f"{store.meta.counts.rows['trait_evaluations']:,} evaluations, {len(tests)} conditions"
+
+
 CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "counts": _counts,
     "shapes": _shapes,
@@ -379,7 +456,10 @@ CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "attention": _attention,
     "hidden": _hidden,
     "heads": _heads,
+    "logit_lens": _lens,
     "words": _words,
     "multiple choice": _multiple_choice,
+    "trait vectors": _trait_vectors,
+    "trait evaluations": _trait_evaluations,
     "judgements": _judgements,
 }

@@ -36,16 +36,23 @@ _MADE_BY = {
     "choices": "see traces capture mcq-prompt --help, and mcq-encoder",
     "mcq_predictions": "see traces capture mcq-prompt --help, and mcq-encoder",
     "training": "see traces finetune --help",
+    "responses": "see traces capture generate --help, and traces trait respond and steer",
+    "trait_vectors": "see traces trait extract --help",
+    "trait_evaluations": "see traces trait evaluate --help",
+    "logit_lens": "see traces lens --help",
 }
 """How a run comes to have rows in a table that not every run has rows in."""
 
-# A run that was derived from another adds to what there is of that one: naming either is naming its rows.
-_RUNS = """
+_OF_ANOTHER = ("heads", "lens", "judge", "trait-projection")
+"""Kinds of runs whose rows tell of the run that they were made from, their first parent: its name is in their source_run_id."""
+
+# Such a run adds to what there is of the other: naming either is naming its rows.
+_RUNS = f"""
     SELECT r.run_id, r.kind, list_distinct(list_concat(r.tables, flatten(coalesce(list(d.tables), []))))
     FROM runs AS r
-    LEFT JOIN runs AS d ON d.kind = 'heads' AND list_contains(d.parents, r.run_id)
+    LEFT JOIN runs AS d ON d.kind IN {_OF_ANOTHER} AND d.parents[1] = r.run_id
     GROUP BY r.run_id, r.kind, r.tables, r.created_at
-    ORDER BY r.kind = 'heads', r.created_at DESC, r.run_id
+    ORDER BY r.kind IN {_OF_ANOTHER}, r.created_at DESC, r.run_id
 """
 
 

@@ -22,7 +22,7 @@ def found(logits: torch.Tensor, true_ids: torch.Tensor, k: int = 5):
 @pytest.mark.parametrize("spread", [0.1, 3.0, 30.0])
 def test_against_float64(vocabulary: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "_SLICE_BYTES", vocabulary * 4 * 11)
-    monkeypatch.setattr(diagnostics, "PIECE_BYTES", vocabulary * 4 * 3)
+    monkeypatch.setattr(diagnostics, "_PIECE_BYTES", vocabulary * 4 * 3)
     torch.manual_seed(0)
     logits = torch.randn(32, vocabulary) * spread
     true = torch.randint(0, vocabulary, (32,))

@@ -17,6 +17,7 @@ DATA = Path(__file__).parents[1] / "data"
 @pytest.fixture(scope="session")
 def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_tiny: Callable) -> Path:
     """A warehouse with rows in every table, captured but for `training` and `probes`, which are written down."""
+    from capture import lens
     from capture.data import open_data
     from capture.jobs import mcq_prompt, next_token
 
@@ -29,6 +30,7 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     ):
         source = open_data(data, None, "validation", str(DATA / file), "text")
         kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
+    lens.run(load_tiny(), layout.run_dir(root, "llama"), lens.Options(top_k=5), root=root, run_id="llama-lens")
     synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
     synthetic.add_run(root, "probe", "probe", {"probes": [{"site": "resid.post_mlp", "layer": 1}]})
     return root

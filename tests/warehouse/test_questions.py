@@ -21,7 +21,8 @@ from warehouse.schema import STORED
 CAPTURED = {"next_token", "heads", "tensors"}
 """Tables that the captured runs of the fixtures have rows in, of those that questions need."""
 
-KINDS = {"first": "mcq-prompt", "second": "mcq-encoder", "third": "mcq-prompt", "tuned": "finetune"}
+KINDS = {"first": "mcq-prompt", "second": "mcq-encoder", "third": "mcq-prompt", "tuned": "finetune",
+         "steered": "trait-steering", "evaluated": "trait-evaluation"}  # fmt: skip
 
 
 @pytest.fixture
@@ -38,6 +39,12 @@ def made_root(tmp_path: Path) -> Path:
         "mcq_predictions": [{"example_id": "e", "label_idx": 0, "is_correct": True}],
         "choices": [{"example_id": "e", "is_label": True, "is_pred": True}],
         "training": [{"split": "train"}],
+        "trait_vectors": [{"trait": t, "method": "probe", "component": "residual", "vector": [0.6, 0.8]} for t in ("a", "b")],
+        "trait_evaluations": [{"trait": "a", "method": "probe", "component": "residual"}],
+        "responses": [{"example_id": "e", "coefficient": 1.0}],
+        "logit_lens": [
+            {"example_id": "e", "actual_rank": 1, "topk_ids": [1], "topk_tokens": ["!"], "topk_probs": [1.0]}
+        ],
     }
     for minute, (run, kind) in enumerate(KINDS.items()):
         add_run(tmp_path / "runs", run, kind, rows, minute=minute)
@@ -176,6 +183,62 @@ def test_heads_of_a_derived_run_are_its_sources_too(tmp_path: Path) -> None:
     shutil.rmtree(run_dir(tmp_path, "a"))
     with Warehouse(tmp_path) as wh:
         assert ask(wh.connection, find_question("induction_heads"), {}).fetchall() == found[0]
+
+
+@pytest.mark.parametrize("kind", ["lens", "judge", "trait-projection"])
+def test_what_was_made_of_a_run_counts_as_its_own(tmp_path: Path, kind: str) -> None:
+    """Its first parent is the run that its rows tell of; a second one, such as the vectors', is not asked about by them."""
+    add_run(tmp_path, "a", "generate", {"next_token": [{}]})
+    add_run(tmp_path, "vectors", "trait-vectors", {"trait_vectors": [{}]}, minute=1)
+    rows = [{"source_run_id": "a", "example_id": "e", "topk_ids": [1], "topk_tokens": ["!"], "topk_probs": [1.0]}]
+    add_run(tmp_path, "b", kind, {"logit_lens": rows}, parents=["a", "vectors"], minute=2)
+    with Warehouse(tmp_path) as wh:
+        for settings in ({}, {"run": "a"}, {"run": "b"}):
+            assert len(ask(wh.connection, find_question("decision_depth"), settings).fetchall()) == 1
+        ask(wh.connection, find_question("decision_depth"), {})
+        assert wh.connection.execute("SELECT getvariable('run')").fetchone() == ("a",)
+        with pytest.raises(UsageError, match="no rows in logit_lens: see traces lens"):
+            ask(wh.connection, find_question("decision_depth"), {"run": "vectors"})
+
+
+def lens_rows(tops: dict[int, list[int]], ranks: list[int], pos: int = 0) -> list[dict[str, object]]:
+    """Rows of a token whose likeliest ids, layer by layer, are these (-1: the embedding)."""
+    return [
+        {
+            "source_run_id": "a", "example_id": "e", "pos": pos, "layer": None if layer < 0 else layer,
+            "topk_ids": ids, "topk_tokens": [str(i) for i in ids], "topk_probs": [0.5] * len(ids),
+            "actual_id": 7, "actual_token": "7", "actual_rank": rank, "actual_prob": 0.5, "entropy": 1.0,
+        }
+        for (layer, ids), rank in zip(tops.items(), ranks, strict=True)
+    ]  # fmt: skip
+
+
+def test_decision_depth_is_the_first_layer_of_the_last_unbroken_stretch(tmp_path: Path) -> None:
+    """Decided from the start; from layer 1; at the last layer, though the same token stood first before."""
+    rows = lens_rows({-1: [7], 0: [7], 1: [7], 2: [7]}, [1, 1, 1, 1], pos=0)
+    rows += lens_rows({-1: [3], 0: [4], 1: [7], 2: [7]}, [9, 5, 1, 1], pos=1)
+    rows += lens_rows({-1: [8], 0: [8], 1: [7], 2: [8]}, [6, 6, 1, 11], pos=2)
+    add_run(tmp_path, "a", "next-token", {"tokens": [{"example_id": "e", "side": "dec", "token": "t", "pos": 1}]})
+    add_run(tmp_path, "older", "lens", {"logit_lens": rows[:4]}, parents=["a"], minute=1)
+    add_run(tmp_path, "newer", "lens", {"logit_lens": rows}, parents=["a"], minute=2)
+    with Warehouse(tmp_path) as wh:
+        found = ask(wh.connection, find_question("decision_depth"), {"run": "a"}).fetchall()
+        assert [row[:5] for row in found] == [
+            (None, 1, 0.3333, 0.3333, 1.0), (1, 1, 0.3333, 0.6667, 1.0), (2, 1, 0.3333, 1.0, 0.0)
+        ]  # fmt: skip
+        one = ask(wh.connection, find_question("decision_depth"), {"run": "older"}).fetchall()
+        assert [row[:2] for row in one] == [(None, 1)]
+        hits = ask(wh.connection, find_question("lens_hit_at_k"), {"run": "a"}).fetchall()
+        assert [row[:6] for row in hits] == [
+            (None, 3, 0.3333, 0.3333, 1.0, 6), (0, 3, 0.3333, 0.6667, 1.0, 5), (1, 3, 1.0, 1.0, 1.0, 1),
+            (2, 3, 0.6667, 0.6667, 0.6667, 1),
+        ]  # fmt: skip
+        ranks = ask(wh.connection, find_question("lens_ranks"), {"run": "a", "example": "e"}).fetchall()
+        assert ranks == [
+            (0, 0, None, "7", "7", None, 1, 0.5, [1, 1, 1, 1]),
+            (0, 1, "t", "7", "7", 1, 1, 0.5, [9, 5, 1, 1]),
+            (0, 2, None, "7", "8", 2, 11, 0.5, [6, 6, 1, 11]),
+        ]
 
 
 def test_there_are_at_least_ten() -> None:

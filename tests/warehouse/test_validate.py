@@ -207,3 +207,45 @@ def test_annotations_and_answers_that_contradict_are_found(
     found = failed(folder)
     assert check in found, found
     assert re.search(finding, found[check]), found[check]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "finding"),
+    [
+        ("topk_probs", lambda old: old[::-1], "not sorted"),
+        ("topk_probs", lambda old: [1.0] * len(old), "exceed 1"),
+        ("topk_probs", lambda old: [1.5, *old[1:]], "outside 0 to 1"),
+        ("topk_tokens", lambda old: old[1:], "unequal length"),
+        ("topk_ids", lambda old: [old[0]] * len(old), "a token twice"),
+        ("actual_rank", lambda old: None, "known in part"),
+        ("actual_rank", lambda old: 0, "outside the vocabulary"),
+        ("actual_rank", lambda old: 401, "outside the vocabulary"),
+        ("actual_rank", lambda old: 2 if old == 1 else 1, "not its place"),
+        ("actual_prob", lambda old: 1.0, "not its place|likelier"),
+        ("actual_id", lambda old: old + 1 if old < 399 else 0, "differs from layer to layer|not its place|not that"),
+        ("entropy", lambda old: 6.1, "an entropy outside"),
+        ("entropy", lambda old: float("nan"), "an entropy outside|NaN"),
+        ("kl_to_final", lambda old: -0.01, "negative divergence"),
+        ("layer", lambda old: 3, "that the model has not"),
+    ],
+)
+def test_a_lens_that_contradicts_itself_is_found(
+    every_table: Path, tmp_path: Path, column: str, value: Callable, finding: str
+) -> None:
+    folder = tmp_path / "run_id=llama-lens"
+    shutil.copytree(run_dir(every_table, "llama-lens"), folder)
+    assert not failed(folder)
+
+    def change(columns: dict[str, list]) -> None:
+        columns[column][0] = value(columns[column][0])
+
+    edit(folder, "logit_lens", change)
+    found = failed(folder)
+    assert list(found) == ["logit_lens"] and re.search(finding, found["logit_lens"]), found
+
+
+def test_a_lens_whose_last_layer_is_not_the_models_own_is_found(every_table: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run_id=llama-lens"
+    shutil.copytree(run_dir(every_table, "llama-lens"), folder)
+    edit(folder, "logit_lens", lambda c: c["kl_to_final"].__setitem__(c["layer"].index(2), 0.5))
+    assert "not the final distribution" in failed(folder)["logit_lens"]

@@ -1,0 +1,62 @@
+-- From which layer on does the model's final prediction stay first? Tokens by the depth at which they were decided.
+-- run: the run asked about, or its lens; of several lenses the newest
+-- needs: logit_lens
+--
+-- A token is decided at the first layer from which on every layer of the lens predicts what the last one predicts; a lens of
+-- all layers is exact, another sees the layers that it has. decided counts those at this layer, decided_by those up to it, as a
+-- part of all; layer NULL is the embedding. lens_ranks tells it token by token.
+WITH lens AS (
+    SELECT l.run_id
+    FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l
+    JOIN runs AS r USING (run_id)
+    WHERE getvariable('run') IN (l.run_id, l.source_run_id)
+    ORDER BY r.created_at DESC, l.run_id
+    LIMIT 1
+),
+tops AS (
+    SELECT
+        example_id,
+        seq,
+        pos,
+        coalesce(layer, -1) AS depth,
+        actual_rank,
+        entropy,
+        topk_ids[1] = last_value(topk_ids[1]) OVER whole AS is_final
+    FROM logit_lens
+    JOIN lens USING (run_id)
+    WINDOW whole AS (
+        PARTITION BY example_id, seq, pos ORDER BY layer NULLS FIRST
+        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+    )
+),
+decided AS (
+    SELECT
+        example_id,
+        seq,
+        pos,
+        min(depth) FILTER (depth > coalesce(last_other, -2)) AS depth,
+        arg_max(actual_rank, depth) AS final_rank,
+        arg_max(entropy, depth) AS final_entropy
+    FROM (
+        SELECT
+            example_id,
+            seq,
+            pos,
+            depth,
+            actual_rank,
+            entropy,
+            max(depth) FILTER (NOT is_final) OVER (PARTITION BY example_id, seq, pos) AS last_other
+        FROM tops
+    )
+    GROUP BY example_id, seq, pos
+)
+SELECT
+    nullif(depth, -1) AS layer,
+    count(*) AS decided,
+    round(count(*) / sum(count(*)) OVER (), 4) AS part,
+    round(sum(count(*)) OVER (ORDER BY depth) / sum(count(*)) OVER (), 4) AS decided_by,
+    round(avg(CAST(final_rank = 1 AS INTEGER)), 3) AS accuracy,
+    round(avg(final_entropy), 3) AS final_entropy
+FROM decided
+GROUP BY depth
+ORDER BY depth;
