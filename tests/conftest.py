@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers beside each other: more threa
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from forked import MODULE, Commands
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -160,12 +161,19 @@ def wikitext() -> Path:
 
 
 @pytest.fixture(scope="session")
-def traces() -> Callable[..., SimpleNamespace]:
+def traces() -> Iterator[Callable[..., SimpleNamespace]]:
     """Runs the real command line in a process of its own."""
+    commands: list[Commands] = []  # started by the first call that it can take
 
     def run(*args: object, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 120):
+        words = [*map(str, args)]
+        if stdin is None and env is None:
+            if not commands:
+                commands.append(Commands())
+            code, out, err = commands[0].run(words, timeout)
+            return SimpleNamespace(code=code, out=out, err=err)
         done = subprocess.run(
-            [sys.executable, "-m", "capture.cli", *map(str, args)],
+            [sys.executable, "-m", MODULE, *words],
             input=stdin,
             stdin=None if stdin is not None else subprocess.DEVNULL,
             capture_output=True,
@@ -176,4 +184,6 @@ def traces() -> Callable[..., SimpleNamespace]:
         )
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
-    return run
+    yield run
+    for started in commands:
+        started.close()

@@ -1,0 +1,94 @@
+"""The command line many times for one import of torch and transformers, which takes longer than what most calls then do.
+
+`Commands` starts a process that imports these two and forks for every call. Each call is `python -m capture.cli` in a process
+of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew. What the two
+libraries read of the environment when they are imported (HF_HOME, …) is as at the first call; a call that is about that, or
+about standard input, takes a process from scratch (the fixture `traces`), and so do those that are killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+MODULE = "capture.cli"
+
+
+class Commands:
+    """Owns the process that forks; `close` ends it."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def run(self, args: Sequence[str], timeout: float) -> tuple[int, str, str]:
+        """Exit code (negative: the signal that ended it), standard output and error."""
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            call = {"args": args, "cwd": str(Path.cwd()), "env": dict(os.environ), "out": str(out), "err": str(err)}
+            print(json.dumps(call), file=self._server.stdin, flush=True)
+            pid = int(self._server.stdout.readline())
+            if not select.select([self._server.stdout], [], [], timeout)[0]:
+                os.kill(pid, signal.SIGKILL)
+                self._server.stdout.readline()
+                raise subprocess.TimeoutExpired(args, timeout, out.read_text("utf-8"), err.read_text("utf-8"))
+            code = int(self._server.stdout.readline())
+            return code, out.read_text("utf-8"), err.read_text("utf-8")
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait(60)
+        self._server.stdout.close()
+
+
+def _serve() -> None:
+    """Forks for every line of standard input, and answers with two: the process, and how it ended."""
+    from transformers import (  # noqa: F401  what the commands would each import
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GPT2LMHeadModel,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        Trainer,
+    )
+
+    gc.collect()
+    gc.freeze()  # or a forked process would copy what it only looks through
+    fork = multiprocessing.get_context("fork")
+    while line := sys.stdin.readline():
+        process = fork.Process(target=_call, kwargs=json.loads(line))
+        process.start()
+        print(process.pid, flush=True)
+        process.join()
+        print(process.exitcode, flush=True)
+
+
+def _call(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    """In the forked process: the command line, as a process that was started for it meets it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    for number, path, flag in ((0, os.devnull, os.O_RDONLY), (1, out, flags), (2, err, flags)):
+        opened = os.open(path, flag, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.path.insert(0, cwd)  # as `python -m` does
+    sys.argv[1:] = args
+    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of the tests: a command does not see it
+    _serve()
