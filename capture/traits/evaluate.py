@@ -18,8 +18,9 @@ from capture.traits import activations, separation, vectors
 from capture.traits.activations import Means, Selected
 from capture.traits.extract import KIND as VECTORS
 from capture.traits.extract import Count, Step, blocks, layer_seed, put, train_parts
+from warehouse import layout
 from warehouse.catalog import Warehouse, find_run
-from warehouse.errors import UsageError
+from warehouse.errors import RunTaken, UsageError
 from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.store import TraceStore
@@ -81,9 +82,9 @@ def evaluate(
     parents = [vectors_run, *dict.fromkeys(t.selected.run_id for t in traits)]
     name = run_id or f"{vectors_run}-evaluated"
     told = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
+            "vectors": manifest_hash(root, vectors_run),
             "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
-    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": told,
-                "vectors": manifest_hash(root, vectors_run)}  # fmt: skip
+    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": told}
     count = Count(name, sum(len(u.layers) for u in units), report)
     with RunWriter(root, name, identity) as writer:
         for number, unit in enumerate(units):
@@ -153,9 +154,7 @@ def _layer(trait: _Trait, component: str, layer: int | None, options: Options) -
     train_pos, train_neg = train_parts(x, selected, trait.held)
     seed = layer_seed(options.seed, layer) + _OTHER
     drawn = separation.towards(vectors.random_directions(width, options.random, seed), train_pos, train_neg)
-    drawn_mid = separation.midpoints(
-        separation.projections(train_pos, drawn), separation.projections(train_neg, drawn)
-    )
+    drawn_mid = separation.midpoints(separation.projections(train_pos, drawn), separation.projections(train_neg, drawn))
     units = np.concatenate([np.array([r["vector"] for r in rows], np.float64), drawn])
     midpoint = np.concatenate([[r["midpoint"] for r in rows], drawn_mid])
 
@@ -261,6 +260,17 @@ BEST = """
 """The layer with the largest effect size of each method, from an evaluation's own tables (`TraceStore.query`)."""
 
 
+def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
+    """Whether this very evaluation is published under that name. Raises RunTaken where another run is."""
+    if run_id not in layout.published_runs(root):
+        return False
+    meta = TraceStore(layout.run_dir(root, run_id)).meta
+    wanted = {**asdict(options), "vectors": manifest_hash(root, vectors_store(root, vectors_run).meta.run_id)}
+    if meta.kind != KIND or any(meta.options[k] != v for k, v in wanted.items()):
+        raise RunTaken(run_id)
+    return True
+
+
 def plot(store: TraceStore, path: str) -> None:
     """Accuracy and effect size by layer, a line a method, a row of panels a trait and component; what random directions reach is
     shaded. Raises UsageError where matplotlib is not installed."""
@@ -295,4 +305,3 @@ def plot(store: TraceStore, path: str) -> None:
             axes.grid(alpha=0.3)
         line[0].legend(loc="lower right", fontsize="small")
     figure.savefig(path)
-

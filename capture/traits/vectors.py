@@ -62,9 +62,7 @@ def ica(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
     n = ica_components(x)
     if n == 0:
         return np.zeros(x.shape[1])
-    model = FastICA(
-        n, whiten="unit-variance", whiten_solver="svd", max_iter=ICA_STEPS, tol=1e-3, random_state=seed
-    )
+    model = FastICA(n, whiten="unit-variance", whiten_solver="svd", max_iter=ICA_STEPS, tol=1e-3, random_state=seed)
     sources = model.fit_transform(x)
     d = separation.cohens_d(sources[y], sources[~y])
     best = int(np.abs(d).argmax())

@@ -81,13 +81,17 @@ def test_the_filter_by_score_and_coherence_pairs_by_question(root: Path) -> None
         "to a question without one of the other polarity": 3,
     }
     assert "3 positive and 3 negative responses to 3 questions" in found.told() and "1 without a score" in found.told()
-    assert selected(root, threshold=51.0).questions == [1, 4, 5], "at 51 a negative 50 is below, and a positive 50 not above"
+    assert selected(root, threshold=51.0).questions == [1, 4, 5], (
+        "at 51 a negative 50 is below, and a positive 50 not above"
+    )
 
 
 def test_the_newest_judge_decides_unless_another_is_named(root: Path) -> None:
     good = [90.0 if r.positive else 10.0 for r in RESPONSES]
     add_judge(root, "old", "r", RESPONSES, good, minute=1)
-    add_judge(root, "new", "r", RESPONSES, [s if r.question else 50 for r, s in zip(RESPONSES, good, strict=True)], minute=2)
+    add_judge(
+        root, "new", "r", RESPONSES, [s if r.question else 50 for r, s in zip(RESPONSES, good, strict=True)], minute=2
+    )
     add_judge(root, "elsewhere", "s", RESPONSES, good, minute=3)
     assert selected(root).judge_run == "new" and selected(root).questions == [1, 2, 3, 4, 5]
     assert selected(root, judge_run="old").questions == [0, 1, 2, 3, 4, 5]
@@ -108,7 +112,9 @@ def test_nothing_above_the_threshold_says_what_the_scores_were(root: Path) -> No
     with pytest.raises(UsageError, match=re.escape(says)):
         selected(root)
     add_judge(root, "k", "r", RESPONSES, [60.0 + r.question for r in RESPONSES], minute=2)
-    with pytest.raises(UsageError, match="No negative response of run 'r' has a trait score of below 50 .* Raise --thresh"):
+    with pytest.raises(
+        UsageError, match="No negative response of run 'r' has a trait score of below 50 .* Raise --thresh"
+    ):
         selected(root)
     add_judge(root, "l", "r", RESPONSES, [None] * 12, minute=3)
     with pytest.raises(UsageError, match="'l' has a score for none of the 6"):
@@ -152,7 +158,9 @@ def test_both_ways_give_the_mean_of_the_responses_own_tokens(tmp_path: Path) -> 
     x, attn, embed = states(seed=1), states(seed=2), states(seed=3)
     tensors = {("resid.post_mlp", 1): x, ("attn_out", 1): attn, ("resid.embed", None): embed}
     add_responses(tmp_path, "tokens", RESPONSES, tensors)
-    add_responses(tmp_path, "means", RESPONSES, {(f"mean.{s}", i): means_of(v) for (s, i), v in tensors.items()}, shards=3)
+    add_responses(
+        tmp_path, "means", RESPONSES, {(f"mean.{s}", i): means_of(v) for (s, i), v in tensors.items()}, shards=3
+    )
     order = np.random.default_rng(0).permutation(len(RESPONSES))[:9]
     keys = [(RESPONSES[i].example_id, 0) for i in order]
     for run in ("tokens", "means"):
@@ -196,7 +204,9 @@ def test_layer_l_is_the_output_of_block_l(tmp_path: Path, load_tiny, capture_tin
 def test_a_run_without_the_site_says_how_to_capture_it(root: Path) -> None:
     found = selected(root)
     means = Means(TraceStore(layout.run_dir(root, "r")), found.keys)
-    with pytest.raises(UsageError, match=r"neither mean.attn_out nor attn_out. .*traces trait respond --trait loud .*--capture me"):
+    with pytest.raises(
+        UsageError, match=r"neither mean.attn_out nor attn_out. .*traces trait respond --trait loud .*--capture me"
+    ):
         means.of("attn_out", 1)
     with pytest.raises(UsageError, match="no resid.post_mlp in layer 3; it has 1"):
         means.of("residual", 3)

@@ -62,7 +62,9 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
         assert row["trait"] == "loud" and row["n_pos"] == row["n_neg"] == 9 * 6  # a quarter of 12 questions is held out
         assert row["gap"] >= 0 and np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-6)
         if method != "random" and (component == "attn_out" or layer in (1, 2)):
-            assert row["vector"][3] * (-1 if component == "attn_out" else 1) > 0.85, "of 108 responses; test_vectors has more"
+            assert row["vector"][3] * (-1 if component == "attn_out" else 1) > 0.85, (
+                "of 108 responses; test_vectors has more"
+            )
             assert row["train_accuracy"] > 0.9 and row["effect_size"] > 2 and row["gap"] == pytest.approx(4, rel=0.15)
         elif method in ("random", "mean_diff"):
             assert row["effect_size"] < 1.6
@@ -70,7 +72,9 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
         a, b = (np.array(found[m, "residual", layer]["vector"]) for m in ("gradient", "mean_diff"))
         np.testing.assert_allclose(a, b, atol=1e-4)
         assert found["gradient", "residual", layer]["norm"] == pytest.approx(1)
-        assert found["mean_diff", "residual", layer]["norm"] == pytest.approx(found["mean_diff", "residual", layer]["gap"], rel=1e-5)
+        assert found["mean_diff", "residual", layer]["norm"] == pytest.approx(
+            found["mean_diff", "residual", layer]["gap"], rel=1e-5
+        )
     assert len({tuple(found["random", "residual", i]["vector"]) for i in LAYERS}) == 5
     assert steps[-1].done == steps[-1].of == 6 and [s.done for s in steps] == [1, 2, 3, 4, 5, 6]
     assert notes[0] == "loud: 72 positive and 72 negative responses to 12 questions"
@@ -83,7 +87,11 @@ def test_the_manifest_says_what_was_done(root: Path) -> None:
     assert o["methods"][-1] == "random" and o["components"] == ["residual", "attn_out"] and o["threshold"] == 60
     held, used = o["held_out_questions"]["loud"], o["questions"]["loud"]
     assert len(held) == 3 and sorted(held + used) == list(range(12))
-    assert "output of block l" in o["convention"] and set(o["sources"]) == {"r", "j"} and len(o["definitions"]["loud"]) == 32
+    assert (
+        "output of block l" in o["convention"]
+        and set(o["sources"]) == {"r", "j"}
+        and len(o["definitions"]["loud"]) == 32
+    )
     named = extract(root, ["r"], Options(methods=("mean_diff",)))
     assert named.run_id == "loud-vectors" and named.options["methods"] == ["mean_diff", "random"]
     with pytest.raises(RunTaken):
@@ -96,15 +104,26 @@ def test_held_out_questions_are_never_touched(root: Path) -> None:
     before = rows(root)
     for name, changed in (("held", np.isin([r.question for r in RESPONSES], held)), ("used", None)):
         other = tensors()
-        at = np.flatnonzero(changed) if changed is not None else [next(i for i, r in enumerate(RESPONSES) if r.question not in held)]
+        at = (
+            np.flatnonzero(changed)
+            if changed is not None
+            else [next(i for i, r in enumerate(RESPONSES) if r.question not in held)]
+        )
         for x in other.values():
             x[at] = np.random.default_rng(9).standard_normal((len(at), D)) * 50
         home = root / name
         add_responses(home, "r", RESPONSES, other)
         add_judge(home, "j", "r", RESPONSES, [90.0 if r.positive else 10.0 for r in RESPONSES])
         extract(home, ["r"], Options(), "v")
-        same = [a["vector"] == b["vector"] and a["midpoint"] == b["midpoint"] for a, b in zip(before, rows(home), strict=True)]
-        assert all(same) if name == "held" else not any(s for s, b in zip(same, before, strict=True) if b["method"] != "random")
+        same = [
+            a["vector"] == b["vector"] and a["midpoint"] == b["midpoint"]
+            for a, b in zip(before, rows(home), strict=True)
+        ]
+        assert (
+            all(same)
+            if name == "held"
+            else not any(s for s, b in zip(same, before, strict=True) if b["method"] != "random")
+        )
 
 
 def test_an_interrupted_job_goes_on_and_gives_what_an_undisturbed_one_does(root: Path, monkeypatch) -> None:
@@ -124,7 +143,12 @@ def test_an_interrupted_job_goes_on_and_gives_what_an_undisturbed_one_does(root:
     real = job._layer
     monkeypatch.setattr(job, "_layer", lambda *a: (worked.append(a[4]), real(*a))[1])
     first = extract(root, ["r"], Options(), "v")
-    assert worked == [1, 2, 3, 1]  # blocks (embed, 0), (1, 2), (3), and attn_out's (1): the one in progress is done again
+    assert worked == [
+        1,
+        2,
+        3,
+        1,
+    ]  # blocks (embed, 0), (1, 2), (3), and attn_out's (1): the one in progress is done again
     whole = extract(root, ["r"], Options(), "whole")
     assert rows(root) == rows(root, "whole") and first.options == whole.options
 
@@ -133,7 +157,11 @@ def test_layers_components_and_runs_of_tokens(root: Path) -> None:
     extract(root, ["r"], Options(methods=("mean_diff",), layers="mid", components=("residual",)), "mid")
     assert {r["layer"] for r in rows(root, "mid")} == {2}
     extract(root, ["r"], Options(methods=("mean_diff",), layers=(1, None, 1)), "some")
-    assert {(r["component"], r["layer"]) for r in rows(root, "some")} == {("residual", 1), ("residual", None), ("attn_out", 1)}
+    assert {(r["component"], r["layer"]) for r in rows(root, "some")} == {
+        ("residual", 1),
+        ("residual", None),
+        ("attn_out", 1),
+    }
     for options, error, says in (
         (Options(layers=(7,)), UsageError, "no resid.post_mlp in layer 7; it has embed, 0, 1, 2, 3"),
         (Options(layers=(2,), components=("attn_out",)), UsageError, "no attn_out in layer 2; it has 1"),
@@ -187,13 +215,19 @@ def test_the_lance_table_holds_the_vectors_of_all_runs_of_a_model(root: Path) ->
     for run, name in (("r", "a"), ("s", "b"), ("other", "c")):
         extract(root, [run], Options(methods=("mean_diff",)), name)
     for folder, runs in (("made", ("a", "b")), ("second", ("c",))):
-        want = {(run, r["trait"], r["method"], r["component"], r["layer"]): r["vector"] for run in runs for r in rows(root, run)}
+        want = {
+            (run, r["trait"], r["method"], r["component"], r["layer"]): r["vector"]
+            for run in runs
+            for r in rows(root, run)
+        }
         found = lance(root, folder)
         assert found.keys() == want.keys() and all((found[k] == np.array(want[k])).all() for k in want)
     table = lancedb.connect(layout.vectors_dir(root) / "made").open_table("traits")
     near = table.search(lance(root)["a", "loud", "mean_diff", "residual", 1]).distance_type("cosine")
     near = near.where("method <> 'random' AND layer = 1 AND component = 'residual'").limit(2).to_list()
-    assert [n["run_id"] for n in near] == ["a", "b"] and near[1]["_distance"] < 0.1, "the same direction was planted in both"
+    assert [n["run_id"] for n in near] == ["a", "b"] and near[1]["_distance"] < 0.1, (
+        "the same direction was planted in both"
+    )
     with Warehouse(root) as wh:  # the extension reads it too
         wh.load_vectors()
         path = layout.vector_lance_path(root, "made", "traits")

@@ -106,7 +106,9 @@ def test_cohens_d_is_the_t_statistic_less_the_counts() -> None:
     pos, neg = two()
     t = stats.ttest_ind(pos, neg, equal_var=True).statistic  # t = d / sqrt(1/n + 1/m), by the pooled deviation
     np.testing.assert_allclose(separation.cohens_d(pos, neg), t * np.sqrt(1 / 17 + 1 / 11))
-    by_hand = (pos[:, 0].mean() - neg[:, 0].mean()) / np.sqrt((16 * pos[:, 0].var(ddof=1) + 10 * neg[:, 0].var(ddof=1)) / 26)
+    by_hand = (pos[:, 0].mean() - neg[:, 0].mean()) / np.sqrt(
+        (16 * pos[:, 0].var(ddof=1) + 10 * neg[:, 0].var(ddof=1)) / 26
+    )
     assert separation.cohens_d(pos, neg)[0] == pytest.approx(by_hand)
     flat = np.ones((3, 1))
     assert separation.cohens_d(flat, flat)[0] == 0 and separation.cohens_d(2 * flat, flat)[0] == np.inf
@@ -115,7 +117,9 @@ def test_cohens_d_is_the_t_statistic_less_the_counts() -> None:
 def test_auc_is_scikit_learns_ties_included() -> None:
     pos, neg = (np.round(x) for x in two(3))
     for i, value in enumerate(separation.auc(pos, neg)):
-        assert value == pytest.approx(roc_auc_score(np.repeat([1, 0], [17, 11]), np.concatenate([pos[:, i], neg[:, i]])))
+        assert value == pytest.approx(
+            roc_auc_score(np.repeat([1, 0], [17, 11]), np.concatenate([pos[:, i], neg[:, i]]))
+        )
 
 
 @pytest.mark.parametrize("mean, std", [(0.0, 1.0), (1.5, 1.0), (0.0, 3.0), (2.0, 0.2), (-4.0, 1.0001), (40.0, 2.0)])

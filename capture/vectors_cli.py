@@ -1,0 +1,227 @@
+"""`traces trait extract` and `evaluate`: vectors from a trait's responses, and how well they separate responses that they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from capture.console import needs_capture_extra, note, stopped_by_signals
+from capture.trait_cli import trait_app
+from warehouse.cli import FormatOption, WarehouseOption
+from warehouse.errors import NotFound, UsageError
+from warehouse.output import Format, write
+
+if TYPE_CHECKING:
+    from capture.traits.extract import Step
+    from warehouse.catalog import Warehouse
+
+TraitsOption = Annotated[
+    str | None, typer.Option("--trait", help="The trait, or several: `sycophantic,humorous`.", show_default=False)
+]
+OfModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Whose, where runs of several models have the trait.", show_default=False),
+]
+
+
+@trait_app.command("extract")
+def extract(
+    trait: TraitsOption = None,
+    responses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN,…", help="Runs of responses; the newest of each trait if left out.", show_default=False
+        ),
+    ] = None,
+    model: OfModelOption = None,
+    methods: Annotated[
+        str,
+        typer.Option(help="How: `mean_diff`, `probe`, `ica`, `gradient`. `random` is always added, to compare with."),
+    ] = "mean_diff,probe,ica,gradient",
+    layers: Annotated[
+        str, typer.Option(help="`all`, `mid`, or some, as in `0,5`; `embed` is the input of the first.")
+    ] = "all",
+    components: Annotated[
+        str | None,
+        typer.Option(
+            help="`residual`, `attn_out` or both; both, where the run has them, if left out.", show_default=False
+        ),
+    ] = None,
+    threshold: Annotated[
+        str,
+        typer.Option(help="The trait score that positive responses reach and negative ones do not; `none`: take all."),
+    ] = "50",
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Part of the questions that no vector is made from.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(help="Of which questions are held out, and of what the methods draw.")] = 0,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The new run's name; TRAIT-vectors if left out.", show_default=False)
+    ] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Make a trait's vectors, one a method and layer, from the responses that show it and those that do not: the table `trait_vectors`.
+
+    Responses count by their newest judge: positive ones that score the threshold or more, negative ones below it, with a coherence of
+    at least 50, to questions that have both. Makes a run of its own; the same command again goes on where it was interrupted. Layer l
+    is the output of block l.
+
+    Example: `traces trait extract --trait sycophantic`, then `traces trait evaluate --trait sycophantic`
+    """
+    with needs_capture_extra():
+        from capture.traits.extract import Options
+        from capture.traits.extract import extract as made
+    from warehouse import layout
+    from warehouse.catalog import Warehouse as Opened
+
+    options = Options(
+        methods=_listed(methods),
+        components=None if components is None else _listed(components),
+        layers=_layers(layers),
+        threshold=_threshold(threshold),
+        held_out=held_out,
+        seed=seed,
+    )
+    root = layout.find_root(warehouse)
+    with Opened(root) as wh:
+        runs = _responses_runs(wh, _listed(trait or ""), _listed(responses or ""), model)
+    with stopped_by_signals(), _bar() as report:
+        manifest = made(root, runs, options, run, report, note)
+    for name, questions in manifest.options["held_out_questions"].items():
+        note(
+            f"{name}: from the responses in {manifest.options['responses_run'][name]}; {len(questions)} questions held out"
+        )
+    typer.echo(f"{manifest.run_id}: {manifest.counts.rows['trait_vectors']:,} vectors in {manifest.seconds:.1f} s")
+    typer.echo(f"next: traces trait evaluate --vectors {manifest.run_id}")
+
+
+@trait_app.command("evaluate")
+def evaluate(
+    trait: TraitsOption = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="The run of vectors; the newest of the trait if left out.", show_default=False
+        ),
+    ] = None,
+    model: OfModelOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw accuracy and effect size by layer: .svg, .png or .pdf.", show_default=False
+        ),
+    ] = None,
+    random: Annotated[int, typer.Option(min=1, help="Random directions a layer, to compare with.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the random directions and of the bootstrap.")] = 0,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The new run's name; VECTORS-evaluated if left out.", show_default=False)
+    ] = None,
+    fmt: FormatOption = Format.table,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Judge a trait's vectors on the questions that they were not made from, against random directions: the table `trait_evaluations`.
+
+    Prints the best layer of each method by effect size (Cohen's d); intervals are 95 %, a bootstrap over questions. An evaluation that is
+    there already is shown again. Every layer: `traces sql --run trait_separation`.
+
+    Example: `traces trait evaluate --trait sycophantic --plot sycophantic.svg`
+    """
+    with needs_capture_extra():
+        from capture.traits import evaluate as job
+        from capture.traits.newest import newest
+    from warehouse import layout
+    from warehouse.catalog import Warehouse as Opened
+    from warehouse.catalog import find_run
+    from warehouse.store import TraceStore
+
+    root = layout.find_root(warehouse)
+    traits = _listed(trait or "")
+    if vectors is None:
+        if len(traits) != 1:
+            raise UsageError("Say which: --trait with one trait, or --vectors RUN.")
+        with Opened(root) as wh:
+            vectors = newest(wh, "trait-vectors", traits[0], model)
+    name = run or f"{vectors}-evaluated"
+    options = job.Options(random=random, seed=seed)
+    if job.is_there(root, name, vectors, options):
+        note(f"{name} is there already")
+    else:
+        with stopped_by_signals(), _bar() as report:
+            job.evaluate(root, vectors, name, options, report)
+    store = TraceStore(find_run(root, name))
+    for t in traits:
+        if t not in store.meta.options["traits"]:
+            raise NotFound("trait", t, store.meta.options["traits"], f"(run '{vectors}')")
+    if plot is not None:
+        job.plot(store, str(plot))
+    write(store.query(job.BEST), fmt, None)
+    note(f"{name}: every layer with traces sql --run trait_separation --set run={name}")
+
+
+def _responses_runs(wh: Warehouse, traits: tuple[str, ...], runs: tuple[str, ...], model: str | None) -> list[str]:
+    """The runs named, or the newest of each trait. Raises UsageError where neither is named, or they do not fit each other."""
+    from capture.traits.activations import responses_store, trait_of
+    from capture.traits.newest import newest
+
+    if not traits and not runs:
+        raise UsageError("Say which: --trait with the traits, or --responses with their runs.")
+    if not runs:
+        return [newest(wh, "trait-responses", t, model) for t in traits]
+    found = {r: trait_of(responses_store(wh.root, r)) for r in runs}
+    for run, name in found.items():
+        if traits and name not in traits:
+            raise UsageError(f"Run '{run}' has the responses of trait {name}, not of {' or '.join(traits)}.")
+    if missing := [t for t in traits if t not in found.values()]:
+        raise UsageError(f"No run of those has responses of trait {' or '.join(missing)}: {', '.join(runs)}.")
+    return list(runs)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _layers(text: str) -> str | tuple[int | None, ...]:
+    if text in ("all", "mid"):
+        return text
+    try:
+        return tuple(None if name == "embed" else int(name) for name in _listed(text))
+    except ValueError:
+        raise UsageError(
+            f"--layers {text}: write all, mid, or layers as in 0,5; embed is the input of the first."
+        ) from None
+
+
+def _threshold(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise UsageError(f"--threshold {text}: write a score from 0 to 100, or none.") from None
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Step], None]]:
+    """Layers done, on a terminal; on standard error."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    bar = bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("layers"),
+        bars.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def report(step: Step) -> None:
+            bar.update(task, completed=step.done, total=step.of, description=f"{step.run_id}: {step.doing}")
+
+        yield report
