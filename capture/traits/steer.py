@@ -25,6 +25,7 @@ from capture.batches import Batch
 from capture.data.example import Row, Source
 from capture.generation import Completing, Generator
 from capture.jobs import generate
+from capture.traits.newest import newest
 from warehouse.catalog import Warehouse
 from warehouse.errors import NotFound, UsageError
 from warehouse.manifest import ModelInfo
@@ -74,19 +75,10 @@ def choose(
 ) -> Chosen:
     """The vectors of a trait in a run, or in the newest that has some. `layers`: `mid`, `best` (of the view trait_best), or which.
 
-    Raises NotFound for a trait, a run, a method, a component or a layer without a vector, with those there.
+    Raises NotFound for a trait, a run, a method, a component or a layer without a vector, with those there, and as `newest` does.
     """
     with Warehouse(root) as wh:
-        if vectors_run is None:
-            found = wh.connection.execute(
-                "SELECT run_id FROM runs JOIN (SELECT DISTINCT run_id FROM trait_vectors WHERE trait = ?) USING (run_id) "
-                "ORDER BY created_at DESC, run_id DESC LIMIT 1",
-                [trait],
-            ).fetchone()
-            if found is None:
-                known = wh.sql("SELECT DISTINCT trait FROM trait_vectors ORDER BY trait").fetchall()
-                raise NotFound("vectors of trait", trait, [t for (t,) in known], "See traces trait extract --help")
-            vectors_run = str(found[0])
+        vectors_run = vectors_run or newest(wh, "trait-vectors", trait)
         meta = wh.opened(vectors_run).meta
         rows = wh.connection.execute(
             "SELECT method, component, layer, vector, gap FROM trait_vectors "
