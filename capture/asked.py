@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from capture import sharding
 from capture.console import needs_capture_extra, note
 from warehouse import sites
 from warehouse.errors import UsageError
@@ -83,11 +84,14 @@ def capture_options(
     batch_tokens: int,
     store_dtype: str,
     shard_mb: int,
+    shard: str = "",
 ) -> dict[str, Any]:
     """The options that all kinds of capture share, looked at before anything heavy is imported. Raises UsageError."""
     from warehouse.blobs import NAMES  # numpy comes with it
 
     sites.resolve(capture)
+    if shard:
+        sharding.parse(shard)
     asked.parse(" ".join(index or ()))
     if attn not in ("auto", "stored"):
         raise UsageError(f"--attn {attn}: use auto or stored.")
@@ -102,6 +106,7 @@ def capture_options(
         "batch_tokens": batch_tokens,
         "store_dtype": store_dtype,
         "shard_mb": shard_mb,
+        "shard": shard,
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capture import sharding
 from capture.asked import Data, Model, Prompts, capture_options
 from capture.console import needs_capture_extra, note, progress, stopped_by_signals
 from capture.options import (
@@ -29,6 +30,7 @@ from capture.options import (
     QuestionsOption,
     RevisionOption,
     RunOption,
+    ShardOfOption,
     ShardOption,
     SplitOption,
     StoreDtypeOption,
@@ -76,6 +78,7 @@ def next_token(
     dtype: DtypeOption = "auto",
     store_dtype: StoreDtypeOption = "auto",
     shard_mb: ShardOption = 256,
+    shard: ShardOfOption = "",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
@@ -88,7 +91,7 @@ def next_token(
     Examples: `traces capture next-token --model smollm2 --text my.txt --run first`,
     `traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn`
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import next_token as kind
@@ -121,6 +124,7 @@ def encode(
     dtype: DtypeOption = "auto",
     store_dtype: StoreDtypeOption = "auto",
     shard_mb: ShardOption = 256,
+    shard: ShardOfOption = "",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
@@ -132,7 +136,7 @@ def encode(
 
     Example: `traces capture encode --model minilm --data go_emotions --split validation --capture attn,qkv`
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
     asked = Model(model, "none", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import encode as kind
@@ -171,6 +175,7 @@ def mcq_prompt(
     dtype: DtypeOption = "auto",
     store_dtype: StoreDtypeOption = "auto",
     shard_mb: ShardOption = 256,
+    shard: ShardOfOption = "",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
@@ -182,7 +187,7 @@ def mcq_prompt(
 
     Example: `traces capture mcq-prompt --model smollm2 --data csqa --split validation --capture attn,qkv,hidden,resid`
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import mcq_prompt as kind
@@ -210,6 +215,7 @@ def mcq_encoder(
     dtype: DtypeOption = "auto",
     store_dtype: StoreDtypeOption = "auto",
     shard_mb: ShardOption = 256,
+    shard: ShardOfOption = "",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
@@ -221,7 +227,7 @@ def mcq_encoder(
 
     Example: `traces capture mcq-encoder --model checkpoints/minilm-csqa --data csqa --split validation --capture hidden,resid`
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
     asked = Model(model, "multiple-choice", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import mcq_encoder as kind
@@ -251,6 +257,7 @@ def run_capture(
     from warehouse import layout
 
     root = layout.find_root(warehouse)
+    run = run and sharding.run_name(run, options.shard)
     if run is not None and layout.run_dir(root, layout.check_run_name(run)).exists():
         if skip_existing:
             typer.echo(f"{run} is there already: nothing to do")
@@ -268,7 +275,7 @@ def run_capture(
             typer.echo(line)
         return
     try:
-        with stopped_by_signals(), progress(options.limit) as report:
+        with stopped_by_signals(), progress(sharding.Share(options.shard).count(options.limit)) as report:
             manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
     except RunTaken as e:
         if not skip_existing:
@@ -281,6 +288,8 @@ def run_capture(
 
 def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
     """What a user should know of a capture that is done."""
+    from warehouse import layout
+
     c = manifest.counts
     perplexity = "" if manifest.perplexity is None else f", perplexity {manifest.perplexity:.2f}"
     lines = [f"{manifest.run_id}: {c.examples:,} examples, {c.tokens:,} tokens in {manifest.seconds:.1f} s{perplexity}"]
@@ -296,6 +305,9 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
     asked_for = set(sites.resolve(manifest.options["capture"]))
     for stack in filter(None, (manifest.model, manifest.model.encoder)):
         lines += [f"not there: {site}: {why}" for site, why in stack.missing.items() if site in asked_for]
+    if manifest.options["shard"]:
+        whole, _, _ = layout.shard_of(manifest.run_id) or (manifest.run_id, 0, 0)
+        return [*lines, f"next, when all shards are there: traces runs merge {whole}"]
     return [*lines, f"next: traces runs show {manifest.run_id}"]
 
 

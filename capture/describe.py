@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xxhash
 
-from capture import models
+from capture import models, sharding
 from capture.anatomy import Anatomy, Stack
 from capture.body import vocabulary_size
 from capture.data.example import Source
@@ -30,10 +30,17 @@ if TYPE_CHECKING:
 
 def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
     """`smollm2-wikitext2-validation-a1b2`: the same for the same capture, so that running it again goes on with it."""
+    shard = identity["options"].get("shard", "")
+    if shard:  # named after what all shards have in common
+        identity = {
+            **identity,
+            "options": identity["options"] | {"shard": ""},
+            "model": identity["model"] | {"device": identity["model"]["device"].partition(":")[0]},
+        }
     digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
     words = [Path(model).name.removesuffix(".gguf"), source.dataset, *([source.split] if source.split else []), digest]
     name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
-    return layout.check_run_name(name.strip("-.")[:100])
+    return layout.check_run_name(sharding.run_name(name.strip("-.")[:100], shard))
 
 
 def model_info(loaded: models.Loaded, anatomy: Anatomy) -> ModelInfo:

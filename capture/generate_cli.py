@@ -25,6 +25,7 @@ from capture.options import (
     RunOption,
     SampleTopKOption,
     SeedOption,
+    ShardOfOption,
     ShardOption,
     StoreDtypeOption,
     TemperatureOption,
@@ -77,6 +78,7 @@ def generate(
     dtype: DtypeOption = "auto",
     store_dtype: StoreDtypeOption = "auto",
     shard_mb: ShardOption = 256,
+    shard: ShardOfOption = "",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
@@ -90,7 +92,7 @@ def generate(
     Examples: `traces capture generate --model smollm2 --prompt "How do I make tea?" --capture resid`,
     `traces capture generate --model smollm2 --prompt-set single_trait --max-new-tokens 50 --temperature 0.7 --seed 0 --capture resid,attn_out`
     """
-    shared = capture_options(capture, attn, index, limit, "auto", batch_tokens, store_dtype, shard_mb)
+    shared = capture_options(capture, attn, index, limit, "auto", batch_tokens, store_dtype, shard_mb, shard)
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.data.prompt_sets import shipped_sets

@@ -30,6 +30,7 @@ from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
 from capture.record import DtypeOutgrown, Recorder, Recording, store_dtype
 from capture.rows import Rows
+from capture.sharding import Share
 from warehouse import catalog, heads, layout, sites
 from warehouse import writer as traces
 from warehouse.blobs import DTYPES
@@ -64,6 +65,8 @@ class Options:
     """What is to be searchable once the run is there: `resid.post_mlp@mid q@5`, or `auto`."""
     layer_internals: str = ""
     """Layers of which every site is stored: `5,8`, or `all`."""
+    shard: str = ""
+    """`i/n`: every n-th example, from the i-th on."""
 
 
 @dataclass
@@ -263,7 +266,7 @@ def _run(job: Job, root: Path, run_id: str | None, report: Report) -> Manifest:
 
 def _forecast(job: Job) -> list[str]:
     n, lengths = 0, list[Mapping[str, int]]()
-    for t in job.sequencing.tokenize(islice(job.source.read(), job.options.limit)):
+    for t in job.sequencing.tokenize(Share(job.options.shard).of(islice(job.source.read(), job.options.limit))):
         n += 1
         lengths += [{side: len(part) for side, part in s.parts.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
@@ -346,7 +349,8 @@ def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report:
 
 def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
     options = job.options
-    tokenized = job.sequencing.tokenize(islice(job.source.read(), options.limit))
+    share = Share(options.shard)
+    tokenized = share.placed(job.sequencing.tokenize(share.of(islice(job.source.read(), options.limit))))
     generation = job.generation
     growth, pads = 0, job.anatomy.body.pads
     if generation is not None:
@@ -376,7 +380,7 @@ def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Re
                 progress.count(batch)
                 report(progress)
             writer.end_shard(mark)
-    return progress, mark.rpartition(" ")[2]
+    return progress, share.data_hash
 
 
 def _skip(shard: list[Batch], progress: Progress, generated: int, report: Report) -> None:
@@ -487,6 +491,7 @@ def _tokens_per_shard(job: Job) -> int:
 
 
 def _refusal(job: Job, progress: Progress) -> str | None:
-    if not progress.tokens:
-        return "there is no text in it."
-    return job.refusal(progress)
+    reason = job.refusal(progress) if progress.tokens else "there is no text in it."
+    if reason and job.options.shard:
+        return f"of shard {job.options.shard}: {reason} Use fewer shards: --shard i/n with a smaller n, in all of them."
+    return reason

@@ -100,6 +100,15 @@ StoreDtypeOption = Annotated[
 ShardOption = Annotated[
     int, typer.Option("--shard-mb", min=1, help="Size of a tensor file, MB: how much a kill can cost.")
 ]
+ShardOfOption = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Capture only every N-th example, from the I-th on, as the run NAME.shard-I-of-N. Several processes or machines "
+        "do the others, and `traces runs merge NAME` makes one run of all.",
+    ),
+]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit of a hub model.")]
 TrustOption = Annotated[
     bool,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capture import sharding
 from capture.asked import Model, capture_options
 from capture.console import needs_capture_extra, note, progress, stopped_by_signals
 from capture.judge_cli import JUDGE_HELP, ConcurrencyOption, PriceOption, TimeoutOption, YesOption, judged
@@ -24,6 +25,7 @@ from capture.options import (
     RunOption,
     SampleTopKOption,
     SeedOption,
+    ShardOfOption,
     TemperatureOption,
     TopPOption,
     TrustOption,
@@ -72,6 +74,7 @@ def respond(
     run: RunOption = None,
     skip_existing: SkipExistingOption = False,
     batch_tokens: BatchTokensOption = 4096,
+    shard: ShardOfOption = "",
     concurrency: ConcurrencyOption = 20,
     price: PriceOption = None,
     yes: YesOption = False,
@@ -91,7 +94,8 @@ def respond(
 
     Example: `traces trait respond --trait sarcasm --model smollm2 --n 100 --judge openai:gpt-4.1-mini`
     """
-    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256)
+    _check_judged_later(judge, shard)
+    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256, shard)
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.traits import definition
@@ -101,7 +105,7 @@ def respond(
         **shared, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, sample_top_k=sample_top_k, seed=seed,
         trait=found.model_dump(), n=n,
     )  # fmt: skip
-    name = run or f"{found.name}-{model_stem(model)}-responses"
+    name = sharding.run_name(run or f"{found.name}-{model_stem(model)}-responses", shard)
     source = kind.source(found, n)
     manifest = generated(kind.run, kind.forecast, source, options, asked, name, warehouse, dry_run, skip_existing)
     if manifest is None:
@@ -109,7 +113,9 @@ def respond(
     typer.echo(
         f"{name}: {manifest.counts.sequences:,} responses, {manifest.counts.tokens:,} tokens in {manifest.seconds:.1f} s"
     )
-    if judge is not None:
+    if shard:
+        typer.echo(f"next, when all shards are there: traces runs merge {name.rpartition('.shard-')[0]}")
+    elif judge is not None:
         _judge(name, judge, concurrency, price, yes, timeout, device, warehouse)
         typer.echo(f"next: traces trait extract --trait {found.name}")
     else:
@@ -146,6 +152,7 @@ def steer(
     run: RunOption = None,
     skip_existing: SkipExistingOption = False,
     batch_tokens: BatchTokensOption = 4096,
+    shard: ShardOfOption = "",
     concurrency: ConcurrencyOption = 20,
     price: PriceOption = None,
     yes: YesOption = False,
@@ -164,7 +171,8 @@ def steer(
     """
     from warehouse import layout
 
-    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256)
+    _check_judged_later(judge, shard)
+    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256, shard)
     wanted = layers if layers in ("mid", "best") else [int(x) for x in _numbers("--layers", layers)]
     added = tuple(_numbers("--coefficients", coefficients))
     root = layout.find_root(warehouse)
@@ -178,7 +186,7 @@ def steer(
         trait=chosen.trait, vectors_run=chosen.vectors_run, method=chosen.method, component=chosen.component,
         layers=tuple(chosen.vectors), coefficients=added, questions=tuple(chosen.questions[:questions]),
     )  # fmt: skip
-    name = run or f"{chosen.vectors_run}-steered"
+    name = sharding.run_name(run or f"{chosen.vectors_run}-steered", shard)
     run_kind, forecast = kind.of_kind(chosen.vectors, m.space)
     manifest = generated(
         run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing
@@ -233,6 +241,12 @@ def generated(
     with stopped_by_signals(), progress(None) as report:
         manifest: Manifest = run_kind(loaded, source, options, root=root, run_id=name, report=report, note=note)
     return manifest
+
+
+def _check_judged_later(judge: str | None, shard: str) -> None:
+    """Judgements name the run that they are of, and that is the one that shards become."""
+    if judge is not None and shard:
+        raise UsageError("--judge and --shard don't go together: merge the shards, then traces trait judge RUN.")
 
 
 def _judge(

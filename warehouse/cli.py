@@ -173,6 +173,58 @@ def remove_run(
     catalog.refresh(root)
 
 
+@runs_app.command("merge")
+def merge_runs(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="What the shards' names begin with; or, with --run, the shards themselves."
+        ),
+    ],
+    run: Annotated[
+        str | None, typer.Option("--run", help="The merged run's name; what the shards' names begin with if left out.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the shards there.")] = False,
+    warehouse: WarehouseOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Make one run of shards that were captured with `--shard i/n`, the same that one process would have captured.
+
+    The shards' folders may come from several machines: copy them into the warehouse first. Once the run is there, the shards are
+    deleted. The same command again goes on where it was interrupted.
+
+    Examples: `traces runs merge wt2 --dry-run`, `traces runs merge wt2.shard-1-of-2 wt2.shard-2-of-2 --run whole --keep`
+    """
+    from warehouse import layout, merge
+
+    if len(runs) > 1 and run is None:
+        raise UsageError("Several shards are named, but not the run that they become: add --run NAME.")
+    root, name = layout.find_root(warehouse), run or runs[0]
+
+    def note(text: str) -> None:
+        typer.echo(text, err=True)
+
+    if not dry_run and merge.finish(root, name, note) is not None:
+        typer.echo(f"{name} was merged before; what was left to do is done")
+        return
+    planned = merge.plan(root, runs if len(runs) > 1 else merge.find(root, runs[0]), name)
+    size = human_bytes(sum(s.meta.bytes for s in planned.shards))
+    examples, tokens = (sum(getattr(s.meta.counts, c) for s in planned.shards) for c in ("examples", "tokens"))
+    typer.echo(f"{'would publish' if dry_run else 'publish'} {name}: {examples:,} examples, {tokens:,} tokens, {size}")
+    for tensor, dtype in planned.promoted.items():
+        typer.echo(
+            f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.shards[0].meta.store_dtype}"
+        )
+    if not keep:
+        for shard in planned.shards:
+            typer.echo(f"{'would delete' if dry_run else 'delete'} {shard.folder}")
+        for other in planned.dependent:
+            typer.echo(f"warning: {other} was made from a shard that is deleted: make it again from {name}", err=True)
+    if not dry_run:
+        merge.merge(root, planned, keep, note)
+        typer.echo(f"next: traces runs show {name}")
+
+
 @app.command()
 def sql(
     query: Annotated[

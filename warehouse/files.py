@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import xxhash
@@ -31,6 +32,16 @@ def sync_folder(path: Path) -> None:
     """Makes the names in a folder durable: a rename or a new file is only safe once its folder is synced."""
     if os.name == "posix":
         sync_file(path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the file system cannot do that. Durable on return, but for the name."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+    sync_file(target)
 
 
 def file_checksum(path: Path) -> str:

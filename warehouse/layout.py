@@ -34,6 +34,7 @@ TRAITS_TABLE = "traits"
 """The Lance table of a model's traits: no vector table, as its rows are no tokens."""
 RUN_PREFIX = "run_id="
 
+_SHARD_NAME = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
@@ -48,6 +49,17 @@ def check_run_name(run_id: str) -> str:
             f"'{run_id}' cannot name a run: use letters, digits, '.', '_' and '-', at most 120, starting with a letter or digit."
         )
     return run_id
+
+
+def shard_name(run_id: str, i: int, n: int) -> str:
+    """The i-th, from 1, of the n runs that `traces runs merge` makes one run of."""
+    return f"{run_id}.shard-{i}-of-{n}"
+
+
+def shard_of(run_id: str) -> tuple[str, int, int] | None:
+    """The other way round; None for a name that is no shard's."""
+    found = _SHARD_NAME.fullmatch(run_id)
+    return (found[1], int(found[2]), int(found[3])) if found else None
 
 
 def run_dir(root: Path, run_id: str) -> Path:
@@ -96,6 +108,16 @@ def lock_path(root: Path, run_id: str) -> Path:
 
 def catalog_lock_path(root: Path) -> Path:
     return root / STAGING / f"{CATALOG}.lock"
+
+
+def merged_path(root: Path, run_id: str) -> Path:
+    """What is still to be done after a run has been merged: which shards go."""
+    return root / STAGING / f"{run_id}.merged.json"
+
+
+def trash_dirs(root: Path, run_id: str) -> list[Path]:
+    """What processes that were killed have left of deleting a run."""
+    return [p for p in (root / STAGING).glob(f"deleted-{run_id}-*") if p.name.rpartition("-")[2].isdigit()]
 
 
 def trash_dir(root: Path, run_id: str) -> Path:

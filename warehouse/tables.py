@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ def write_part(path: Path, rows: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows, path, **_OPTIONS)
     sync_file(path)
+
+
+def rewrite_part(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Writes the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
+    file = pq.ParquetFile(source)
+    with pq.ParquetWriter(target, file.schema_arrow, **_OPTIONS) as writer:
+        for batch in file.iter_batches(ROW_GROUP):
+            writer.write_table(change(pa.Table.from_batches([batch])))
+    sync_file(target)
 
 
 def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:

@@ -45,6 +45,9 @@ from warehouse.tables import merge_parts, to_table, write_part
 
 _QUEUED = 2
 
+Make = Callable[[Path], None]
+"""Writes a file there, durable on return."""
+
 
 def _nothing() -> None:
     pass
@@ -130,7 +133,7 @@ class RunWriter:
         if self._journal.job is None:
             self._journal.begin(job, datetime.now(UTC).isoformat())
             sync_folder(self._staging)
-        elif differing := sorted(_differences(self._journal.job, job)):
+        elif differing := sorted(f"{x} ({a!r} then, {b!r} now)" for x, a, b in differences(self._journal.job, job)):
             raise UsageError(
                 f"An unfinished capture named '{self.run_id}' differs in {', '.join(differing)}. Finish it with its own "
                 f"options, choose another --run, or drop it: traces runs rm {self.run_id}"
@@ -177,6 +180,20 @@ class RunWriter:
     def end_shard(self, mark: str) -> None:
         """Completes the shard; `mark` is the job's note of where in its data it stands."""
         self._hand_over(lambda: self._complete(mark))
+
+    def adopt(self, mark: str, blobs: Mapping[str, Make], tables: Mapping[str, Make]) -> None:
+        """Takes files that are made elsewhere as a complete shard: blobs by the name that they get in the run, and parts of
+        tables. Not to be mixed with shards that are written here."""
+        self._wait()
+        with _explained(self.run_id):
+            staged, made = layout.staged_run(self._staging), dict[Path, Make]()
+            made |= {staged / name: make for name, make in blobs.items()}
+            number = len(self._journal.shards)
+            made |= {layout.part_path(self._staging, name, number): make for name, make in tables.items()}
+            for path, make in made.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                make(path)
+            self._note(list(made), mark)
 
     def promote(self, tensors: dict[str, str]) -> None:
         """Drops the shard in progress, and has these tensors stored in wider dtypes from its start on."""
@@ -252,12 +269,17 @@ class RunWriter:
             path = layout.part_path(self._staging, name, shard.number)
             write_part(path, pa.concat_tables(tables))
             paths.append(path)
+        self._note(paths, mark)
+        self._shard = None
+
+    def _note(self, paths: list[Path], mark: str) -> None:
+        """Journals that these files are a complete shard."""
         for folder in {p.parent for p in paths}:
             sync_folder(folder)
         files = {p.relative_to(self._staging).as_posix(): p.stat().st_size for p in paths}
         now = time.monotonic()
-        self._journal.complete(ShardEntry(shard.number, mark, now - self._clock, files))
-        self._clock, self._shard = now, None
+        self._journal.complete(ShardEntry(len(self._journal.shards), mark, now - self._clock, files))
+        self._clock = now
 
     def _abandon(self) -> None:
         if self._shard is not None and self._shard.blob is not None:
@@ -367,14 +389,14 @@ def _file_info(folder: Path, path: Path, checksum: bool) -> FileInfo:
     )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Dotted names of what two jobs differ in, with both values."""
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from (f"{key}.{d}" for d in _differences(a, b))
+            yield from ((f"{key}.{name}", x, y) for name, x, y in differences(a, b))
         elif a != b:
-            yield f"{key} ({a!r} then, {b!r} now)"
+            yield key, a, b
 
 
 @contextlib.contextmanager
