@@ -149,7 +149,7 @@ def parse(raw: str, where: str, name: str) -> Definition:
     """A definition from JSON; `where` is told in errors, `name` is its name where it gives none. Raises DefinitionError."""
     try:
         found = json.loads(raw)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         told = f"line {e.lineno}, column {e.colno}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
         raise DefinitionError(where, [Problem("error", "", f"is not JSON: {told}")]) from None
     if not isinstance(found, dict):

@@ -130,7 +130,9 @@ def _anthropic(spec: str, model: str, key: str, timeout: float) -> Judge:
     with _needs_judge_extra():
         import anthropic
 
-    client = anthropic.Anthropic(api_key=key, timeout=timeout, max_retries=0)
+    # later versions of the API refuse a temperature whatever the model, and answer in the same form
+    version = {"anthropic-version": "2023-06-01"}
+    client = anthropic.Anthropic(api_key=key, timeout=timeout, max_retries=0, default_headers=version)
     return _Anthropic(spec, model, key, client, anthropic, timeout)
 
 
@@ -153,7 +155,8 @@ class _Api:
         while True:
             options = self._options
             try:
-                return self._send(prompt, options)
+                done = self._send([{"role": "user", "content": prompt}], options)
+                break
             except self._sdk.APITimeoutError:
                 raise Fault(f"no answer within {self._timeout:g} s", again=True) from None
             except self._sdk.APIConnectionError as e:
@@ -164,19 +167,29 @@ class _Api:
                     raise self._fault(e) from None
                 instead = {k: v for name in refused for k, v in self._instead.get(name, {}).items()}
                 self._options = {k: v for k, v in options.items() if k not in refused} | instead
-            except (self._sdk.APIResponseValidationError, ValueError, TypeError, AttributeError, LookupError):
-                # the SDKs don't check a body: they fail where what it should hold is looked for
-                raise Fault("it answered with something else than a completion", again=True) from None
+            except (self._sdk.APIResponseValidationError, ValueError):  # a body that is no JSON
+                raise self._garbage() from None
+        try:
+            return self._read(done)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            # the SDKs don't check what a body holds: it shows where that is looked for
+            raise self._garbage() from None
 
-    def _send(self, prompt: str, options: dict[str, Any]) -> Verdict:
+    def _send(self, messages: list[Any], options: dict[str, Any]) -> Any:
         raise NotImplementedError
+
+    def _read(self, done: Any) -> Verdict:
+        raise NotImplementedError
+
+    def _garbage(self) -> Fault:
+        return Fault("it answered with something else than a completion", again=True)
 
     def _fault(self, error: Any) -> Fault:
         status = error.status_code
         again = status in _SAME_AGAIN or status >= 500
         if getattr(error, "code", None) == "insufficient_quota":
             again = False
-        text = self._scrubbed(" ".join(str(error.message).split()))[:300]
+        text = self._scrubbed(" ".join(_message(error).split()))[:300]
         return Fault(
             f"HTTP {status}: {text}", again=again, after=_retry_after(error.response.headers) if again else None
         )
@@ -193,9 +206,10 @@ class _OpenAI(_Api):
     _wanted: ClassVar = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "logprobs": True, "top_logprobs": _TOP}
     _instead: ClassVar = {"max_tokens": {"max_completion_tokens": _THINKING_TOKENS}}
 
-    def _send(self, prompt: str, options: dict[str, Any]) -> Verdict:
-        messages = [{"role": "user", "content": prompt}]
-        done = self._client.chat.completions.create(model=self._model, messages=messages, **options)
+    def _send(self, messages: list[Any], options: dict[str, Any]) -> Any:
+        return self._client.chat.completions.create(model=self._model, messages=messages, **options)
+
+    def _read(self, done: Any) -> Verdict:
         choice = done.choices[0]
         answer = self._scrubbed(choice.message.content or "")
         told = getattr(choice.logprobs, "content", None) if getattr(choice, "logprobs", None) else None
@@ -209,9 +223,13 @@ class _Anthropic(_Api):
 
     _wanted: ClassVar = {"temperature": 0}
 
-    def _send(self, prompt: str, options: dict[str, Any]) -> Verdict:
-        messages = [{"role": "user", "content": prompt}]
-        done = self._client.messages.create(model=self._model, messages=messages, max_tokens=ANSWER_TOKENS, **options)
+    def _send(self, messages: list[Any], options: dict[str, Any]) -> Any:
+        # the SDK has no argument for temperature any more, but models before it went still take one
+        return self._client.messages.create(
+            model=self._model, messages=messages, max_tokens=ANSWER_TOKENS, extra_body=options
+        )
+
+    def _read(self, done: Any) -> Verdict:
         return from_text(self._scrubbed("".join(part.text for part in done.content if part.type == "text")))
 
 
@@ -220,6 +238,14 @@ def _token(told: Any) -> Token:
     for other in told.top_logprobs or []:
         alternatives[other.token] = math.exp(other.logprob)
     return Token(told.token, alternatives)
+
+
+def _message(error: Any) -> str:
+    """What the server said, without what the SDKs put around it."""
+    told = error.body
+    for name in ("error", "message"):
+        told = told.get(name, told) if isinstance(told, dict) else told
+    return told if isinstance(told, str) and told else str(error.message)
 
 
 def _refused(error: Any, options: dict[str, Any]) -> set[str]:

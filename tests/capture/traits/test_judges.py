@@ -1,0 +1,533 @@
+"""What judges answer, and how they are asked: scores from probabilities and from numbers, refusals, parameters that a server
+refuses, keys that stay where they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from judge_server import completion, error, forward, free_port, garbage, late, message, serve, started
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from capture.models import Loaded
+from capture.traits.answers import Token, from_probabilities, from_text, from_tokens
+from capture.traits.judges import Fault, open_judge
+from capture.traits.local_judge import LocalJudge
+from warehouse.errors import UsageError
+
+KEY = "sk-proj-not0a1real2key3"
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+# -- what an answer says -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("85", 85), ("85.", 85), (" 0\n", 0), ("100", 100), ("**85**", 85), ("85/100", 85), ("Score: 85 out of 100.", 85),
+        ("85. It has 3 jokes.", 85), ("The number is 100.", 100), ("85.0", 85), ("85%", 85),
+        ("", None), ("high", None), ("101", None), ("-5", None), ("0.85", None), ("1,000", None), ("85-90", None), ("7th", None),
+        ("between 0 and 100", None), ("3 jokes, so 85", 3), ("It has 3 jokes, so 85", None), ("99999999999999999999", None),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_where_it_is_the_answer(answer: str, score: float | None) -> None:
+    found = from_text(answer)
+    assert (found.score, found.refused) == (score, False)
+    assert found.scored_by == (None if score is None else "number")
+
+
+@pytest.mark.parametrize("answer", ["REFUSAL", "**REFUSAL**", '"REFUSAL": 0', " REFUSAL\n"])
+def test_a_refusal_has_no_score(answer: str) -> None:
+    found = from_text(answer)
+    assert (found.refused, found.score, found.scored_by) == (True, None, None)
+    assert from_probabilities(answer, {0: 0.9}).score is None
+
+
+def test_words_about_refusals_are_none() -> None:
+    assert not from_text("This is no REFUSAL: 80").refused
+    assert not from_text("REFUSALS").refused
+
+
+def test_the_score_is_the_mean_by_probability() -> None:
+    found = from_tokens("80", [Token("80", {"80": 0.5, "90": 0.25, " 90": 0.05, "The": 0.1, "101": 0.1})])
+    assert found.scored_by == "probabilities"
+    assert found.number_mass == pytest.approx(0.8)
+    assert found.score == pytest.approx((80 * 0.5 + 90 * 0.3) / 0.8)
+
+
+def test_less_than_a_quarter_on_numbers_is_no_score_and_never_zero() -> None:
+    assert from_probabilities("0", {0: 0.2, 10: 0.04}).score is None
+    assert from_probabilities("0", {0: 0.2, 10: 0.04}).number_mass == pytest.approx(0.24)
+    assert from_probabilities("0", {0: 0.2, 10: 0.05}).score == pytest.approx(2)
+    assert from_probabilities("", {}).number_mass == 0
+
+
+def test_probabilities_of_digits_are_not_taken_for_those_of_numbers() -> None:
+    digits = {"8": 0.9, "7": 0.1}
+    assert from_tokens("85", [Token("8", digits), Token("5", {"5": 1.0})]).score == 85
+    alone = from_tokens("8", [Token("8", digits)])
+    assert (alone.score, alone.scored_by, alone.number_mass) == (8, "number", None)
+    # one token, but it goes on: 1 0 0 where 10 is a token
+    assert from_tokens("100", [Token("10", {"10": 0.9}), Token("0", {"0": 1.0})]).score == 100
+
+
+def test_a_number_further_on_is_weighed_where_it_stands() -> None:
+    found = from_tokens(
+        "Score: 85", [Token("Score", {"Score": 1}), Token(":", {":": 1}), Token(" 85", {" 85": 0.6, " 95": 0.4})]
+    )
+    assert found.score == pytest.approx(89)
+
+
+def test_an_answer_in_words_is_weighed_where_it_begins() -> None:
+    assert from_tokens("High", [Token("High", {"High": 0.4, "85": 0.3, "95": 0.3})]).score == pytest.approx(90)
+    assert from_tokens("High", [Token("High", {"High": 0.9, "85": 0.1})]).score is None
+
+
+# -- judges behind an address ------------------------------------------------------------------------------------------
+
+
+def logprobs(token: str, **others: float) -> list[dict]:
+    told = {token: 1 - sum(others.values()), **{k.removeprefix("n"): p for k, p in others.items()}}
+    top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in told.items()]
+    return [{**top[0], "top_logprobs": top}]
+
+
+def test_probabilities_are_asked_for_and_used() -> None:
+    with serve(lambda _: completion("80", logprobs("80", n90=0.25))) as front:
+        found = open_judge(f"{front.url}/v1:any/model:tag").ask("How much?")
+    assert found.score == pytest.approx(82.5)
+    assert found.number_mass == pytest.approx(1)
+    (sent,) = front.seen
+    assert sent["messages"] == [{"role": "user", "content": "How much?"}]
+    assert (sent["model"], sent["temperature"], sent["logprobs"], sent["top_logprobs"]) == (
+        "any/model:tag",
+        0,
+        True,
+        20,
+    )
+
+
+def test_a_server_that_refuses_a_parameter_is_asked_without_it() -> None:
+    """As OpenAI's thinking models refuse temperature and max_tokens, and some servers fail where they have no probabilities."""
+    refusals = (
+        error(
+            400,
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        ),
+        error(400, "Unsupported value: 'temperature' does not support 0 with this model."),
+        error(500, "top_logprobs is not supported for models created with logits_all=False"),
+    )
+    with serve(lambda _: completion("70"), *refusals) as front:
+        judge = open_judge(f"{front.url}/v1:m")
+        assert judge.ask("?").score == 70
+        assert judge.ask("?").score == 70
+    assert len(front.seen) == 5
+    assert set(front.seen[-1]) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_openais_and_anthropics_own_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with serve(lambda body: message("30") if body["path"] == "/v1/messages" else completion("REFUSAL")) as front:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{front.url}/v1")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+        assert open_judge("openai:gpt").ask("?").refused
+        found = open_judge("anthropic:claude").ask("?")
+    assert (found.score, found.scored_by, found.number_mass) == (30, "number", None)
+    assert front.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert KEY in {front.headers[1].get("x-api-key"), front.headers[1].get("authorization", "").removeprefix("Bearer ")}
+    assert front.seen[1]["temperature"] == 0
+    assert front.headers[1]["anthropic-version"] == "2023-06-01"  # the last that takes a temperature
+
+
+def test_an_anthropic_model_without_temperature_is_asked_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with serve(lambda _: message("30"), error(400, "`temperature` is deprecated for this model.")) as front:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+        assert open_judge("anthropic:m").ask("?").score == 30
+    assert ["temperature" in sent for sent in front.seen] == [True, False]
+
+
+def test_who_may_have_to_be_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    for spec in ("openai:m", "anthropic:m", "https://judge.example/v1:m", "http://10.0.0.1:80/v1:m"):
+        assert open_judge(spec).paid
+    for spec in ("http://127.0.0.1:9/v1:m", "http://localhost:9/v1:m", "http://[::1]:9/v1:m"):
+        assert not open_judge(spec).paid
+
+
+@pytest.mark.parametrize(
+    ("fault", "again", "told"),
+    [
+        (error(429, "slow down", {"retry-after": "7"}), True, "HTTP 429"),
+        (error(500, "oh"), True, "HTTP 500"),
+        (error(529, "overloaded"), True, "HTTP 529"),
+        (error(429, "quota", code="insufficient_quota"), False, "HTTP 429"),
+        (error(401, "bad key"), False, "HTTP 401"),
+        (error(404, "no such model"), False, "no such model"),
+        (garbage(b'{"cho'), True, "something else"),
+        (garbage(b"<html>", "text/html"), True, "something else"),
+        (garbage(b"{}"), True, "something else"),
+        (garbage(b'{"choices": []}'), True, "something else"),
+        (garbage(b'{"choices": [{"message": {"content": 7}}]}'), True, "something else"),
+        (garbage(b'{"choices": [{"message": null}]}'), True, "something else"),
+        (garbage(b'[{"choices": 3}]'), True, "something else"),
+        (garbage(b"null"), True, "something else"),
+        (lambda _: (0, {}, b""), True, "cannot be reached"),
+        (late(2, completion("1")), True, "no answer within 0.3 s"),
+    ],
+)
+def test_a_fault_says_what_it_was_and_whether_to_ask_again(fault: Callable, again: bool, told: str) -> None:
+    with serve(lambda _: completion("5"), fault) as front:
+        judge = open_judge(f"{front.url}/v1:m", timeout=0.3)
+        with pytest.raises(Fault, match=told) as caught:
+            judge.ask("?")
+        assert caught.value.again == again
+        assert caught.value.after == (7 if told == "HTTP 429" and again else None)
+        assert judge.ask("?").score == 5
+
+
+@pytest.mark.parametrize("body", [b'{"content": 3}', b"nonsense", b'{"content": [{"type": "text"}]}'])
+def test_anthropics_garbage_is_garbage_too(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with serve(lambda _: message("5"), garbage(body)) as front:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+        with pytest.raises(Fault, match="something else"):
+            open_judge("anthropic:m").ask("?")
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(Fault, match="cannot be reached") as caught:
+        open_judge(f"http://127.0.0.1:{free_port()}/v1:m").ask("?")
+    assert caught.value.again
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["openai:m", "anthropic:m", "server"])
+def test_a_key_is_in_no_error_and_no_answer(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "JUDGE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    told = f"Incorrect API key provided: {KEY}. You used sk-other-key-9."
+    answer = message(f"{KEY}: 4") if spec.startswith("anthropic") else completion(f"{KEY}: 4")
+    with serve(lambda _: answer, error(401, told), error(500, told), lambda _: (0, {}, b"")) as front:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{front.url}/v1")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+        judge = open_judge(f"{front.url}/v1:m" if spec == "server" else spec)
+        for _ in range(3):
+            with pytest.raises(Fault) as caught:
+                judge.ask("?")
+            text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+            assert KEY not in text
+            assert "sk-other" not in text
+        assert KEY not in judge.ask("?").answer
+    assert any(KEY in v for headers in front.headers for v in headers.values())  # it was sent
+    assert KEY not in repr(judge) + judge.name
+
+
+def test_a_key_may_lie_in_a_file_dot_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match="openai:m needs a key: set OPENAI_API_KEY in the environment, or in a file .env"
+    ):
+        open_judge("openai:m")
+    (tmp_path / ".env").write_text(f'OPENAI_API_KEY="{KEY}"\n')
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    with serve(lambda _: completion("1")) as front:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{front.url}/v1")
+        open_judge("openai:m").ask("?")
+    assert front.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert "OPENAI_API_KEY" not in os.environ
+
+
+def test_openais_key_goes_to_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
+    with serve(lambda _: completion("1")) as front:
+        open_judge(f"{front.url}/v1:m").ask("?")
+    assert KEY not in json.dumps(front.headers)
+
+
+def test_a_key_that_no_header_can_hold_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + "…")
+    with pytest.raises(UsageError, match="OPENAI_API_KEY holds characters") as caught:
+        open_judge("openai:m")
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "gpt-4", "openai:", "local:", "http://host:80", "ftp://host/v1:m", "mistral:large"]
+)
+def test_what_names_no_judge(spec: str) -> None:
+    with pytest.raises(UsageError, match="No judge '.*': write openai:MODEL, anthropic:MODEL"):
+        open_judge(spec)
+
+
+@pytest.mark.parametrize("spec", ["http://me:secret@host:80/v1:m", "http://host:80/v1?key=secret:m"])
+def test_an_address_with_a_secret_in_it_is_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match="JUDGE_API_KEY") as caught:
+        open_judge(spec)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["openai", "anthropic"])
+def test_a_missing_package_is_told_with_its_remedy(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{package.upper()}_API_KEY", KEY)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=r"This judge needs .*: pip install 'trace-warehouse\[judge\]'"):
+        open_judge(f"{package}:m")
+
+
+# -- real servers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def chat_folder(
+    tmp_path_factory: pytest.TempPathFactory, make_llama: Callable, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """A tiny random model that has a chat template."""
+    folder = tmp_path_factory.mktemp("chat")
+    copied = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>", eos_token="<pad>")
+    copied.chat_template = TEMPLATE
+    copied.save_pretrained(folder)
+    make_llama(max_position_embeddings=512).save_pretrained(folder)
+    return folder
+
+
+def transformers_server(folder: Path):
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--device", "cpu"]
+    port = free_port()
+    return started([*command, "--port", str(port)], port, "/health", {**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+@pytest.mark.slow
+def test_transformers_own_server_answers_in_text(chat_folder: Path) -> None:
+    """It gives no token probabilities: the number is read from the answer. A random model's answer has none, or a few digits."""
+    with transformers_server(chat_folder) as url:
+        judge = open_judge(f"{url}/v1:{chat_folder}", timeout=120)
+        found = judge.ask("How much?")
+        assert found.answer
+        assert found == judge.ask("How much?")
+        assert (found.number_mass, found.refused) == (None, False)
+        assert found == from_text(found.answer)
+        with serve(forward(url), error(500, "not now"), garbage(b"<html>", "text/html")) as front:
+            between = open_judge(f"{front.url}/v1:{chat_folder}", timeout=120)
+            for _ in range(2):
+                with pytest.raises(Fault):
+                    between.ask("How much?")
+            assert between.ask("How much?") == found
+
+
+@pytest.mark.slow
+def test_the_packaged_model_judges_through_transformers_own_server(smollm2: Loaded) -> None:
+    from capture.models import packaged
+
+    folder = packaged("smollm2")
+    with transformers_server(folder) as url:
+        found = open_judge(f"{url}/v1:{folder}", timeout=300).ask("Say a number from 0 to 100, and nothing else.")
+    assert found.scored_by == "number"
+    assert 0 <= found.score <= 100
+
+
+@pytest.mark.llama_cpp
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+def test_llama_cpps_server_gives_probabilities() -> None:
+    """The packaged model cuts numbers digit by digit, so that they are no probabilities of numbers; that they come is seen."""
+    from capture.models import PACKAGED, _packaged_file
+
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        str(_packaged_file("smollm2")),
+        "--logits_all",
+        "true",
+    ]
+    assert "smollm2" in PACKAGED
+    with (
+        started([*command, "--host", "127.0.0.1", "--port", str(port)], port, "/v1/models", dict(os.environ)) as url,
+        serve(forward(url)) as front,
+    ):
+        judge = open_judge(f"{front.url}/v1:any", timeout=300)
+        found = judge.ask("Say a number from 0 to 100, and nothing else.")
+        assert front.seen[-1]["top_logprobs"] == 20  # not refused
+        told = forward(url)({**front.seen[-1], "path": "/v1/chat/completions"})
+    assert json.loads(told[2])["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    assert found.answer
+
+
+# -- a local model -----------------------------------------------------------------------------------------------------
+
+
+def made_tokenizer(words: list[str], chat: bool) -> PreTrainedTokenizerFast:
+    """Cuts text into these words, the longest first, and single characters; BPE with merges that make each word."""
+    alphabet = [chr(c) for c in range(32, 127)] + ["\n"]
+    special = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
+    merges, pieces = [], dict.fromkeys(alphabet)
+    for word in sorted(words, key=len):
+        for n in range(2, len(word) + 1):
+            if word[:n] not in pieces:
+                pieces[word[:n]] = None
+                merges.append((word[: n - 1], word[n - 1]))
+    vocabulary = {token: i for i, token in enumerate([*special, *pieces])}
+    t = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    t.pre_tokenizer = (
+        pre_tokenizers.Split("", "isolated") if not words else pre_tokenizers.Digits(individual_digits=False)
+    )
+    t.decoder = decoders.Fuse()
+    t.add_special_tokens(special)
+    found = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<pad>", eos_token="<|end|>")
+    if chat:
+        found.chat_template = TEMPLATE
+    return found
+
+
+TOKENIZERS = {
+    "digit by digit": [],
+    "number by number": [str(n) for n in range(1000)],
+    "two digits at most": [str(n) for n in range(100)],
+}
+
+
+@pytest.fixture
+def local(make_llama: Callable[..., LlamaForCausalLM]) -> Callable[..., LocalJudge]:
+    """A random model with such a tokenizer. Its weights are scaled up, for probabilities that are far from equal."""
+
+    def make(kind: str = "digit by digit", chat: bool = True, **config: object) -> LocalJudge:
+        tokenizer = made_tokenizer(TOKENIZERS[kind], chat)
+        model = make_llama(vocab_size=len(tokenizer), max_position_embeddings=512, **config)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(20)
+        return LocalJudge("local:made", Loaded(model, tokenizer, "made", None, "cpu", False))
+
+    return make
+
+
+def by_hand(judge: LocalJudge, prompt: str) -> dict[int, float]:
+    """Every number's probability, from whole texts one by one through the model itself."""
+    start = judge._read(prompt)
+    space = "" if judge._tokenizer.chat_template else " "
+    digits = [i for token, i in judge._tokenizer.get_vocab().items() if token[0].isdigit()]
+    found = {}
+    for n in range(101):
+        ids = judge._read(prompt, f"{space}{n}")
+        with torch.no_grad():
+            probs = judge._model(torch.tensor(ids)[None]).logits[0].double().softmax(-1)
+        steps = [probs[i - 1, ids[i]] for i in range(len(start), len(ids))]
+        found[n] = float(torch.stack(steps).prod() * (1 - probs[-1, digits].sum()))
+    return found
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "no chat"])
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("digit by digit", 102), ("number by number", 102), ("two digits at most", 102)]
+)
+def test_a_local_judges_probabilities_are_those_of_whole_numbers(
+    local: Callable, kind: str, rows: int, chat: bool
+) -> None:
+    judge = local(kind, chat)
+    prompt = "What do 3 lamps cost?"
+    assert judge._together
+    assert len(judge._tree.rows) == rows + (not chat)  # without a template, the space before the number is a token
+    expected = by_hand(judge, prompt)
+    found = judge._chances(judge._log_probs(judge._read(prompt)))
+    assert found.keys() == expected.keys()
+    for n in found:
+        assert found[n] == pytest.approx(expected[n], rel=1e-3, abs=1e-9)  # float32, in another order
+    mass = sum(expected.values())
+    assert 0 < mass <= 1 + 1e-6
+    verdict = judge.ask(prompt)
+    assert verdict.number_mass == pytest.approx(mass, rel=1e-4)
+    if mass >= 0.25:
+        assert verdict.score == pytest.approx(sum(n * p for n, p in expected.items()) / mass, rel=1e-4)
+    else:
+        assert verdict.score is None
+
+
+def test_a_model_that_is_sure_is_read_as_sure(local: Callable) -> None:
+    """Digit by digit, the head made to say 8, then 5, then the end: the score is 85, not that of the first digit."""
+    judge = local()
+    ids = judge._tokenizer.convert_tokens_to_ids
+    order = [ids("8"), ids("5"), ids("<|end|>")]
+    after = {ids("<|assistant|>"): order[0], ids("8"): order[1], ids("5"): order[2]}
+    model = judge._model
+    with torch.no_grad():  # no block changes the stream: what comes next depends on the token alone
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for token, following in after.items():
+            x = model.model.embed_tokens.weight[token]
+            model.lm_head.weight[following] += 10 * x / x.norm()
+    found = judge.ask("How much?")
+    assert found.answer == "85"
+    assert found.scored_by == "probabilities"
+    assert found.number_mass > 0.9
+    assert found.score == pytest.approx(85, abs=1)
+
+
+def test_numbers_read_apart_give_the_same(local: Callable) -> None:
+    judge = local()
+    ids = judge._read("How much?")
+    together = judge._log_probs(ids)
+    judge._together = False
+    assert torch.allclose(together, judge._log_probs(ids), atol=1e-4)
+
+
+def test_a_prompt_beyond_a_sliding_window_is_read_apart() -> None:
+    """A tree in one sequence shares a mask, which a window would have to cut differently."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = made_tokenizer([], True)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=8, **sizes)).eval()
+    judge = LocalJudge("local:made", Loaded(model, tokenizer, "made", None, "cpu", False))
+    prompt = "A prompt of more tokens than the window has."
+    expected = by_hand(judge, prompt)
+    found = judge._chances(judge._log_probs(judge._read(prompt)))
+    for n in found:
+        assert found[n] == pytest.approx(expected[n], rel=1e-3, abs=1e-9)
+
+
+def test_a_prompt_that_is_longer_than_the_window_is_not_cut(local: Callable) -> None:
+    with pytest.raises(Fault, match="the judging prompt has .* tokens, and the model reads 512") as caught:
+        local().ask("word " * 600)
+    assert not caught.value.again
+
+
+def test_the_packaged_model_as_a_local_judge(smollm2: Loaded) -> None:
+    """Its numbers are cut digit by digit: 102 states, from one pass."""
+    judge = LocalJudge("local:smollm2", smollm2)
+    assert (judge._together, len(judge._tree.rows)) == (True, 102)
+    found = judge.ask("Say a number from 0 to 100, and nothing else.")
+    greedy = judge._model.generate(
+        torch.tensor(judge._read("Say a number from 0 to 100, and nothing else."))[None],
+        max_new_tokens=8,
+        do_sample=False,
+    )
+    said = judge._tokenizer.decode(greedy[0], skip_special_tokens=True)
+    assert said.rstrip().endswith(found.answer)
+    assert 0 < found.number_mass <= 1

@@ -1,0 +1,437 @@
+"""Judging runs: as many requests in flight as asked for, tries that end, what is paid for is kept, and nothing is paid for unasked."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from judge_server import Front, Reply, completion, error, garbage, late, serve
+from synthetic import add_run
+
+from capture.traits import judging
+from capture.traits.answers import Verdict
+from capture.traits.judges import Fault, open_judge
+from capture.traits.judging import Judged, in_order, judge_run
+from warehouse import TraceStore, Warehouse
+from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.layout import run_dir, staged_runs
+from warehouse.validate import validate
+
+KEY = "sk-proj-not0a1real2key3"
+DEFINITION = {
+    "name": "loud",
+    "instruction": [{"pos": "Shout.", "neg": "Whisper."}],
+    "questions": ["What is it?"],
+    "eval_prompt": "TRAIT {question} {answer}: 0 to 100 or REFUSAL",
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of a tenth."""
+    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.05)
+
+
+def responses(root: Path, n: int, run_id: str = "r", kind: str = "trait-responses", **options: object) -> Path:
+    """A run of n responses, of which number i is to be scored i % 101 for its trait, and 100 less that for coherence; every
+    seventh is a refusal."""
+    rows = [
+        {
+            "example_id": f"e{i:04d}", "prompt": f"What is {i}?", "response": f"It is <{i}>.", "trait": "loud",
+            "polarity": ("pos", "neg")[i % 2], "instruction_idx": 0, "question_idx": i,
+        }
+        for i in range(n)
+    ]  # fmt: skip
+    return add_run(root, run_id, kind, {"responses": rows}, options={"trait": DEFINITION, **options})
+
+
+def answer(body: dict) -> Reply:
+    """Of a judge that knows those scores."""
+    prompt = body["messages"][0]["content"]
+    i = int(re.search(r"<(\d+)>", prompt)[1])
+    if prompt.startswith("TRAIT"):
+        return completion("REFUSAL" if i % 7 == 6 else str(i % 101))
+    return completion(str(100 - i % 101))
+
+
+def run(root: Path, front: Front, run_id: str = "r", **options: object):
+    judge = open_judge(f"{front.url}/v1:m", timeout=options.pop("timeout", 30))
+    return judge_run(root, run_id, judge, name=options.pop("name", f"{run_id}-judged"), **options)
+
+
+def rows(root: Path, run_id: str = "r-judged") -> list[tuple]:
+    store = TraceStore(run_dir(root, run_id))
+    return store.query(
+        "SELECT source_run_id, example_id, seq, trait, trait_score, coherence_score, refused, scored_by, trait_answer, "
+        "coherence_answer FROM judgements ORDER BY example_id"
+    ).fetchall()
+
+
+def expected(n: int) -> list[tuple]:
+    found = []
+    for i in range(n):
+        score = None if i % 7 == 6 else float(i % 101)
+        told = ("REFUSAL", True, None) if score is None else (str(i % 101), False, "number")
+        coherence = 100 - i % 101
+        found.append(("r", f"e{i:04d}", 0, "loud", score, float(coherence), told[1], told[2], told[0], str(coherence)))
+    return found
+
+
+# -- what comes of it --------------------------------------------------------------------------------------------------
+
+
+def test_every_response_gets_what_the_judge_said_of_it(tmp_path: Path) -> None:
+    responses(tmp_path, 40)
+    seen: list[Judged] = []
+    with serve(answer) as front:
+        manifest = run(tmp_path, front, report=lambda j: seen.append(Judged(**vars(j))))
+    assert rows(tmp_path) == expected(40)
+    assert (manifest.kind, manifest.parents, manifest.counts.rows["judgements"]) == ("judge", ["r"], 40)
+    assert manifest.options["judge"] == f"{front.url}/v1:m"
+    assert [j.done for j in seen] == list(range(1, 41))
+    assert (seen[-1].refused, seen[-1].scored) == (5, 35)
+    assert len(front.seen) == 80
+    assert all(c.passed is not False for c in validate(run_dir(tmp_path, "r-judged")))
+    with pytest.raises(RunTaken), serve(answer) as front:
+        run(tmp_path, front)
+    assert not front.seen
+
+
+def test_the_newest_judge_run_counts(tmp_path: Path) -> None:
+    responses(tmp_path, 4)
+    responses(tmp_path, 3, "other")
+    judged = {"example_id": "e0001", "source_run_id": "r", "trait": "loud", "judge": "j"}
+    old = [
+        {**judged, "example_id": f"e000{i}", "trait_score": 1.0, "coherence_score": 2.0, "scored_by": "number"}
+        for i in range(3)
+    ]
+    new = [{**judged, "trait_score": None, "refused": True}, {**judged, "trait": "quiet", "trait_score": 9.0}]
+    add_run(tmp_path, "z-old", "judge", {"judgements": old}, parents=["r"], minute=1)
+    add_run(tmp_path, "a-new", "judge", {"judgements": new}, parents=["r"], minute=2)
+    with Warehouse(tmp_path) as wh:
+        found = wh.sql("SELECT run_id, example_id, trait_score, coherence_score, refused, judge_run_id FROM judged_responses "
+                       "ORDER BY run_id DESC, example_id").fetchall()  # fmt: skip
+        columns, plain = wh.sql("FROM judged_responses").columns, wh.sql("FROM responses").columns
+    assert found == [
+        ("r", "e0000", 1.0, 2.0, False, "z-old"),
+        ("r", "e0001", None, None, True, "a-new"),
+        ("r", "e0002", 1.0, 2.0, False, "z-old"),
+        ("r", "e0003", None, None, None, None),
+        *(("other", f"e000{i}", None, None, None, None) for i in range(3)),
+    ]
+    assert columns[: len(plain)] == plain
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"trait_score": 101.0, "scored_by": "number"}, "a score outside 0 to 100"),
+        ({"refused": True, "trait_score": 0.0, "scored_by": "number"}, "a refusal with a trait score"),
+        ({"trait_score": 5.0}, "a score without how it was found"),
+        ({"number_mass": 1.5}, "probabilities outside 0 to 1"),
+        ({"trait_score": 5.0, "scored_by": "probabilities", "number_mass": 0.2}, "fewer than a quarter"),
+        ({"source_run_id": "elsewhere"}, "not among the parents"),
+    ],
+)
+def test_validation_finds_what_cannot_be(tmp_path: Path, row: dict, told: str) -> None:
+    sound = {"source_run_id": "r", "trait_score": 7.0, "scored_by": "number"}
+    add_run(
+        tmp_path,
+        "j",
+        "judge",
+        {"judgements": [sound, {"example_id": "e1", "source_run_id": "r", **row}]},
+        parents=["r"],
+    )
+    found = {c.name: c for c in validate(run_dir(tmp_path, "j"))}
+    assert found["judgements"].passed is False
+    assert told in found["judgements"].detail
+
+
+# -- in flight ---------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_requests_stay_in_flight(tmp_path: Path) -> None:
+    """Across the ends of shards too, and though one answer in thirty takes five times as long."""
+    responses(tmp_path, 150)
+
+    def slowly(body: dict) -> Reply:
+        found = answer(body)
+        time.sleep(0.5 if b'"3' in found[2] else 0.1)
+        return found
+
+    with serve(slowly) as front:
+        run(tmp_path, front, concurrency=20)
+    assert rows(tmp_path) == expected(150)
+    assert front.most == 20
+    assert front.mean(skip=0.2) > 18  # on a machine that is busy otherwise
+
+
+def test_one_at_a_time_where_that_is_asked_for(tmp_path: Path) -> None:
+    responses(tmp_path, 3)
+    with serve(answer) as front:
+        run(tmp_path, front, concurrency=1)
+    assert front.most == 1
+
+
+def test_answers_come_in_order_and_never_too_many_ahead() -> None:
+    begun: list[int] = []
+
+    def work(i: int) -> int:
+        begun.append(i)
+        time.sleep(0.2 if i == 0 else 0.001)
+        return i
+
+    def items() -> Iterator[int]:
+        yield from range(200)
+
+    found = []
+    for i in in_order(work, items(), 5):
+        found.append(i)
+        assert max(begun) <= i + 4 * 5
+    assert found == list(range(200))
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def test_faults_are_tried_again_until_there_is_an_answer(tmp_path: Path) -> None:
+    responses(tmp_path, 6)
+    faults = [
+        error(500, "oh"), late(1, completion("1")), garbage(b"<html>", "text/html"), garbage(b'{"choices": []}'), garbage(b"{"),
+        lambda _: (0, {}, b""), error(503, "busy"), error(429, "slow down"),
+    ]  # fmt: skip
+    with serve(answer, *faults) as front:
+        run(tmp_path, front, timeout=0.5)
+    assert rows(tmp_path) == expected(6)
+    assert len(front.seen) == 12 + len(faults)
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_for_so_long(tmp_path: Path) -> None:
+    responses(tmp_path, 1)
+    with serve(answer, error(429, "slow down", {"retry-after": "1.2"})) as front:
+        run(tmp_path, front, concurrency=1)
+    assert front.times[1] - front.times[0] >= 1.2
+    assert front.times[2] - front.times[1] < 1.0
+
+
+def test_waits_grow(tmp_path: Path) -> None:
+    responses(tmp_path, 1)
+    with serve(answer, *[error(500, "oh")] * 4) as front:
+        run(tmp_path, front, concurrency=1)
+    waits = [b - a for a, b in zip(front.times[:5], front.times[1:5], strict=False)]
+    for n, wait in enumerate(waits):
+        assert wait >= 0.75 * 0.05 * 2**n
+
+
+@pytest.mark.parametrize(
+    ("fault", "told", "asked"),
+    [
+        (error(500, f"oh {KEY}"), r"HTTP 500: oh \[key\] \(6 tries\)", 6),
+        (garbage(b"{}"), r"something else than a completion \(6 tries\)", 6),
+        (error(401, f"bad key {KEY}"), r"HTTP 401: bad key \[key\]\.", 1),
+        (error(429, "later", {"retry-after": "7200"}), "it asks to wait 7,200 s", 1),
+    ],
+)
+def test_a_judge_that_never_answers_ends_it_and_what_it_did_answer_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable, told: str, asked: int
+) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", KEY)
+    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.01)
+    responses(tmp_path, 40)
+    with serve(fault, *[answer] * 46) as front:
+        judge = open_judge(f"{front.url}/v1:m")
+        with pytest.raises(TracesError, match=told) as caught:
+            judge_run(tmp_path, "r", judge, name="r-judged", concurrency=1)
+        assert len(front.seen) == 46 + asked
+        assert "23 of 40 responses are judged, and kept: run the same command again to go on" in str(caught.value)
+        assert staged_runs(tmp_path) == ["r-judged"]
+        assert judging.estimate(tmp_path, "r", "r-judged").requests == 34
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+        front.script += [answer] * 1000  # it has come to its senses
+        seen: list[int] = []
+        judge_run(tmp_path, "r", judge, name="r-judged", report=lambda j: seen.append(j.resumed))
+        assert len(front.seen) == 46 + asked + 34
+    assert seen[0] == 23
+    assert rows(tmp_path) == expected(40)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_another_judge_does_not_go_on_with_it(tmp_path: Path) -> None:
+    responses(tmp_path, 20)
+    with serve(error(401, "no"), *[answer] * 33) as front:
+        with pytest.raises(TracesError, match="16 of 20"):
+            run(tmp_path, front, concurrency=1)
+        with pytest.raises(UsageError, match="differs in judge"):
+            judge_run(tmp_path, "r", open_judge(f"{front.url}/v1:other"), name="r-judged")
+
+
+def test_a_judge_without_numbers_is_told_of_early(tmp_path: Path) -> None:
+    responses(tmp_path, 20)
+    notes: list[str] = []
+    with serve(lambda _: completion("As a judge, I like\nit.")) as front:
+        run(tmp_path, front, note=notes.append)
+    assert notes == [
+        f"{front.url}/v1:m gave none of the first 16 responses a score; it answered, for one: 'As a judge, I like it.'"
+    ]
+    found = rows(tmp_path)
+    assert all(row[4:8] == (None, None, False, None) for row in found)
+    assert all(c.passed is not False for c in validate(run_dir(tmp_path, "r-judged")))
+
+
+def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
+    responses(tmp_path, 1, "plain", kind="generate")
+    responses(tmp_path, 0, "empty")
+    responses(tmp_path, 1, "untold", trait=None)
+    with serve(answer) as front:
+        for name, told in (
+            ("plain", "is of kind generate"),
+            ("empty", "has no responses"),
+            ("untold", "judges look at"),
+            ("no", "No run 'no'"),
+        ):
+            with pytest.raises(UsageError, match=told):
+                run(tmp_path, front, name)
+    assert not front.seen
+
+
+def test_responses_after_steering_are_judged_too(tmp_path: Path) -> None:
+    responses(tmp_path, 3, kind="trait-steering")
+    with serve(answer) as front:
+        run(tmp_path, front)
+    assert rows(tmp_path) == expected(3)
+
+
+def test_a_local_judge_is_asked_in_this_thread(tmp_path: Path) -> None:
+    responses(tmp_path, 5)
+
+    class Here:
+        name, paid, concurrent = "local:here", False, False
+
+        def ask(self, prompt: str) -> Verdict:
+            assert threading.current_thread() is threading.main_thread()
+            return Verdict("1", 1.0, scored_by="probabilities", number_mass=0.5)
+
+    judge_run(tmp_path, "r", Here(), name="j", concurrency=20)
+    assert [row[4] for row in rows(tmp_path, "j")] == [1.0] * 5
+
+
+def test_a_fault_before_any_answer_keeps_nothing(tmp_path: Path) -> None:
+    responses(tmp_path, 2)
+
+    class Full:
+        name, paid, concurrent = "local:full", False, False
+
+        def ask(self, prompt: str) -> Verdict:
+            raise Fault("the judging prompt has 9 tokens, and the model reads 4", again=False)
+
+    with pytest.raises(TracesError, match="0 of 2 responses are judged"):
+        judge_run(tmp_path, "r", Full(), name="j")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_judges_and_tells(tmp_path: Path, traces: Callable[..., SimpleNamespace]) -> None:
+    responses(tmp_path, 30)
+    with serve(answer) as front:
+        done = traces("trait", "judge", "r", "--judge", f"{front.url}/v1:m", "--format", "tsv", "-w", tmp_path)
+    assert done.code == 0, done.err
+    header, *lines = (line.split("\t") for line in done.out.splitlines())
+    assert [(line[1], line[4]) for line in lines] == [("neg", "15"), ("pos", "15")]
+    assert header[5:] == ["trait_score", "coherence_score", "refused", "without_score"]
+    assert "60 requests, about" in done.err
+    assert rows(tmp_path) == expected(30)
+
+
+def test_a_paid_judge_is_not_asked_without_a_yes(tmp_path: Path, traces: Callable[..., SimpleNamespace]) -> None:
+    """The address is nobody's (RFC 5737); the key is not even looked at by anyone."""
+    responses(tmp_path, 30)
+    asked = ("trait", "judge", "r", "--judge", "http://192.0.2.1:9/v1:m", "-w", tmp_path)
+    done = traces(*asked)
+    assert done.code == 2
+    assert "nobody is there to be asked: add --yes" in done.err
+    done = traces(*asked, "--dry-run", "--price", "2.5,10")
+    assert done.code == 0
+    characters = sum(len(p) for i in range(30) for p in judging._prompts(
+        judging.Definition.model_validate(DEFINITION), judging.Response("e", 0, f"What is {i}?", f"It is <{i}>.")))  # fmt: skip
+    cost = (characters // 4 * 2.5 + 60 * 16 * 10) / 1e6
+    assert f"60 requests, about {characters // 4:,} tokens in and at most 960 out, about ${cost:.2f}" in done.err
+    assert not run_dir(tmp_path, "r-judged").exists()
+    assert staged_runs(tmp_path) == []
+    assert traces(*asked, "--price", "cheap").code == 2
+
+
+def test_no_ends_it_and_yes_goes_on(tmp_path: Path) -> None:
+    responses(tmp_path, 2)
+    command = [sys.executable, "-m", "capture.cli", "trait", "judge", "r", "--judge", "openai:m", "-w", str(tmp_path)]
+    with serve(answer) as front:
+        # this address leads back to this machine, but is not known for one that does
+        env = {
+            **os.environ,
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": front.url.replace("127.0.0.1", "0.0.0.0") + "/v1",
+        }
+        for said, code, asked in ((b"n\n", 1, 0), (b"y\n", 0, 4)):
+            master, slave = pty.openpty()
+            process = subprocess.Popen(command, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+            os.write(master, said)
+            out, err = process.communicate(timeout=60)
+            os.close(master), os.close(slave)
+            assert process.returncode == code, err
+            assert b"Go on?" in err
+            assert len(front.seen) == asked
+            assert KEY.encode() not in out + err
+
+
+def test_killed_and_gone_on_with_it_is_as_if_undisturbed(tmp_path: Path) -> None:
+    """SIGTERM ends it at once, though the judge takes its time; the same command asks for the rest alone."""
+    responses(tmp_path, 100)
+    hang = threading.Event()
+
+    def until(body: dict) -> Reply:
+        if len(front.seen) > 90 and not hang.is_set():
+            hang.wait(30)
+        return answer(body)
+
+    with serve(until) as front:
+        command = [
+            sys.executable,
+            "-m",
+            "capture.cli",
+            "trait",
+            "judge",
+            "r",
+            "--judge",
+            f"{front.url}/v1:m",
+            "-w",
+            str(tmp_path),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while len(front.seen) < 91:
+            time.sleep(0.05)
+        time.sleep(1)  # answers before those that hang come in
+        process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=25)
+        assert time.monotonic() - start < 15
+        assert process.returncode == 130, err
+        assert "What was complete is kept" in err
+        hang.set()
+        left = judging.estimate(tmp_path, "r", "r-judged").requests
+        assert left < 200 - 64
+        before = len(front.seen)
+        run(tmp_path, front)
+        assert len(front.seen) == before + left
+    assert rows(tmp_path) == expected(100)
