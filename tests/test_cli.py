@@ -180,10 +180,11 @@ def test_bad_input_is_one_clear_line(
 def test_models_that_are_not_there(traces: Callable, tmp_path: Path, small: Path) -> None:
     def of(model: str, **env: str):
         args = ("capture", "next-token", "--model", model, "--text", small, "-w", tmp_path / "runs")
-        return traces(*args, env={"HF_HOME": str(tmp_path / "hf"), **env})
+        return traces(*args, env=env or None)
 
     clear(of("./no/such/folder"), 2, "There is no model at ./no/such/folder")
-    closed = of("nobody/nothing", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    closed = of("nobody/nothing", HF_HOME=str(tmp_path / "hf"), **hub)
     clear(closed, 2, "the hub cannot be reached", "smollm2")
 
 
