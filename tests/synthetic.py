@@ -31,13 +31,16 @@ def add_run(
     untrained: Sequence[str] = (),
     claims: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    body: str = "",
+    d_model: int = 4,
 ) -> Path:
     """A run with these rows of these tables, where a column left out is NULL if it may be, else 0, '', false or [].
-    `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same."""
+    `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same; `body` and `d_model`: of which
+    model it is."""
     folder = layout.run_dir(root, run_id)
     for name, found in rows.items():
         write_part(folder / layout.table_name(name), to_table(name, columns(name, found)))
-    stack = {"n_layers": 1, "d_model": 4, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
+    stack = {"n_layers": 1, "d_model": d_model, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
     told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
     Manifest(
         run_id=run_id,
@@ -46,7 +49,13 @@ def add_run(
         created_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute),
         seconds=0,
         model=ModelInfo(
-            name="none", attn_implementation="eager", vocab_size=1, untrained=list(untrained), **stack, **told
+            name="none",
+            body_hash=body,
+            attn_implementation="eager",
+            vocab_size=1,
+            untrained=list(untrained),
+            **stack,
+            **told,
         ),
         data=DataInfo(dataset="made", split="test", source="made", hash=""),
         options=dict(options or {}),

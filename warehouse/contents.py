@@ -446,6 +446,51 @@ def _trait_evaluations(store: TraceStore) -> str | None:
     return f"{store.meta.counts.rows['trait_evaluations']:,} evaluations, {len(tests)} conditions"
 
 
+def _projections(store: TraceStore) -> str | None:
+    """A projection is no longer than its state, and velocity, acceleration and dynamics follow from the projections."""
+    counts = store.meta.counts.rows
+    if not counts.get("trait_projections") and not counts.get("trait_dynamics"):
+        return None
+    vector = "source_run_id, example_id, seq, trait, method, component, place"  # place: the layer, NULL being one
+    projections, dynamics = (
+        f"(SELECT *, coalesce(layer, -1) AS place FROM {table})" for table in ("trait_projections", "trait_dynamics")
+    )
+    # Tokens that dynamics look at: the first of them, and those with a velocity.
+    looked = (
+        f"SELECT p.*, d.n_tokens, lag(projection) OVER same AS one_before, lag(velocity) OVER same AS velocity_before "
+        f"FROM {projections} AS p JOIN {dynamics} AS d USING ({vector}) WHERE p.velocity IS NOT NULL OR p.pos = d.first_pos "
+        f"WINDOW same AS (PARTITION BY {vector} ORDER BY pos)"
+    )
+    tests = {
+        "a projection longer than its state": ("trait_projections", "abs(projection) > token_norm * (1 + 1e-3)"),
+        "a value that is not finite": (
+            "trait_projections",
+            "NOT isfinite(projection + token_norm + coalesce(velocity, 0) + coalesce(acceleration, 0))",
+        ),
+        "a velocity that is not the difference of projections": (
+            f"({looked})", "velocity IS DISTINCT FROM projection - one_before",
+        ),
+        "an acceleration that is not the difference of velocities": (
+            f"({looked})", "acceleration IS DISTINCT FROM velocity - velocity_before",
+        ),
+        "dynamics of another number of tokens": (
+            f"(SELECT {vector}, n_tokens, count(*) AS found FROM ({looked}) GROUP BY ALL)", "found <> n_tokens",
+        ),
+        "a point outside the tokens looked at": (
+            "trait_dynamics",
+            "n_tokens < 1 OR NOT peak_point BETWEEN 0 AND n_tokens - 1 OR NOT coalesce(commitment_point, 2) BETWEEN 2 AND greatest(n_tokens - 1, 2) "
+            "OR NOT coalesce(commitment_point_relative, 2) BETWEEN 2 AND greatest(n_tokens - 1, 2)",
+        ),
+        "a peak that persists longer than there are tokens after it": (
+            "trait_dynamics", "NOT persistence BETWEEN 0 AND n_tokens - 1 - peak_point",
+        ),
+    }  # fmt: skip
+    for finding, (rows, test) in tests.items():
+        bad = select(store, f"SELECT example_id, seq FROM {rows} WHERE {test} LIMIT 1")
+        expect(not bad, f"{finding}: {bad}")
+    return f"{counts.get('trait_projections', 0):,} projections, {counts.get('trait_dynamics', 0):,} dynamics, {len(tests)} conditions"
+
+
 CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "counts": _counts,
     "shapes": _shapes,
@@ -462,4 +507,5 @@ CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "trait vectors": _trait_vectors,
     "trait evaluations": _trait_evaluations,
     "judgements": _judgements,
+    "trait projections": _projections,
 }

@@ -40,6 +40,9 @@ _MADE_BY = {
     "trait_vectors": "see traces trait extract --help",
     "trait_evaluations": "see traces trait evaluate --help",
     "logit_lens": "see traces lens --help",
+    "trait_dynamics": "see traces trait project --help",
+    "trait_projections": "see traces trait project --help",
+    "judgements": "see traces trait judge --help",
 }
 """How a run comes to have rows in a table that not every run has rows in."""
 
