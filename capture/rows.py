@@ -41,7 +41,7 @@ class Rows:
                 "n_tokens": [sum(s.tokens for s in t.sequences) for t in found],
                 "truncated": [t.truncated for t in found],
                 "altered": [t.altered for t in found],
-                "prompt_set": [None] * len(found),
+                "prompt_set": [t.example.row.prompt_set for t in found],
                 "metadata": [
                     json.dumps(m, default=str, ensure_ascii=False) if (m := t.example.row.metadata) else None
                     for t in found

@@ -63,6 +63,7 @@ class Row:
     answer: int | None = None
     """Place of the right choice, 0-based; None: not known."""
     prompt_set: str | None = None
+    """Name of the prompt set that it belongs to."""
 
     def annotations(self) -> bytes:
         """All that people know about the text, to be hashed; empty where that is nothing."""
@@ -84,9 +85,16 @@ class Source:
     """Whether a row's id is a fact of the data set; else it is only where the row stood, and the text identifies it."""
     said: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     """A line on what of the rows read so far was left out, by the last of the readers."""
+    parts: tuple[Source, ...] = ()
+    """The sources that it is made of, one after the other, where it is several. An example is its part's own: its id
+    says nothing of what else was read with it."""
 
     def read(self) -> Iterator[Example]:
         """The examples from the start. Rows of white space are no examples, but keep their number."""
+        if self.parts:
+            for part in self.parts:
+                yield from part.read()
+            return
         seen: dict[bytes, int] = {}
         for row in self.rows():
             if not row.text.strip():

@@ -1,0 +1,120 @@
+"""Prompt sets: JSON files of prompts for a model to answer, the ones that ship with the project and people's own.
+
+A file is an object with a name, a description, and prompts, each with an id (a text or a whole number), a text, and
+usually a note that says what it is for. Several sets are one source, and every prompt keeps the id that it has in its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from capture.data.example import Row, Source
+from capture.data.text import existing
+from warehouse.errors import NotFound, UsageError
+
+_SHIPPED = Path(__file__).parent.parent / "prompt_sets"
+
+
+def shipped_sets() -> list[str]:
+    """The names of the sets that ship with the project."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.json"))
+
+
+def shipped_counts() -> dict[str, int]:
+    """How many prompts each of them has."""
+    return {name: len(_rows(_SHIPPED / f"{name}.json")) for name in shipped_sets()}
+
+
+def open_prompt_sets(names: list[str]) -> Source:
+    """The prompts of all the sets named, in that order: each name is a shipped set's, a JSON file, or a folder of them.
+
+    A part of the source is a set: data set `prompts`, config the set's name (its file's, without `.json`). Raises
+    NotFound for one that is not there, UsageError for one that is not sound, or there twice.
+    """
+    files: dict[str, Path] = {}
+    for path in chain.from_iterable(map(_files, names)):
+        if path.stem in files:
+            if files[path.stem].resolve() == path.resolve():
+                raise UsageError(f"The prompt set {path.stem} is asked for twice: name it once.")
+            raise UsageError(
+                f"The prompt set {path.stem} is there twice, in {files[path.stem]} and {path}: rename one."
+            )
+        files[path.stem] = path
+    parts = []
+    for name, path in files.items():
+        rows = _rows(path)
+        parts.append(Source("prompts", name, None, str(path), partial(iter, rows)))
+    return Source(
+        "prompts",
+        ",".join(files),
+        None,
+        ", ".join(names),
+        lambda: chain.from_iterable(part.rows() for part in parts),
+        parts=tuple(parts),
+    )
+
+
+def open_prompts(texts: list[str]) -> Source:
+    """Prompts given one by one. Raises UsageError for one without text."""
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UsageError(f"--prompt: prompt {number} has no text.")
+    rows = [Row(str(number), text) for number, text in enumerate(texts, 1)]
+    return Source("prompt", None, None, "--prompt", partial(iter, rows), has_ids=False)
+
+
+def _files(name: str) -> Iterator[Path]:
+    """The files that a name stands for."""
+    if name in shipped_sets():
+        yield _SHIPPED / f"{name}.json"
+        return
+    path = Path(name).expanduser()
+    if path.is_dir():
+        found = sorted(path.glob("*.json"))
+        if not found:
+            raise UsageError(f"{path} has no prompt sets: it holds no .json file.")
+        yield from found
+    elif path.suffix or len(path.parts) > 1:
+        yield existing(path)
+    else:
+        raise NotFound("prompt set", name, shipped_sets(), "One of your own is named by its file: ./prompts.json")
+
+
+def _rows(path: Path) -> list[Row]:
+    """The prompts of a file. Read at once: sets are small, and a fault is told before a model is loaded."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}).") from None
+    except (ValueError, RecursionError) as e:
+        raise UsageError(f"{path} is not JSON: {e}.") from None
+    prompts = found.get("prompts") if isinstance(found, dict) else None
+    if not isinstance(prompts, list) or not prompts:
+        raise UsageError(f'{path} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.')
+    rows, seen = [], dict[str, int]()
+    for number, prompt in enumerate(prompts, 1):
+        row = _row(path, number, prompt)
+        if (first := seen.setdefault(row.source_id, number)) != number:
+            raise UsageError(f"{path}: prompts {first} and {number} have the same id, {row.source_id}.")
+        rows.append(row)
+    return rows
+
+
+def _row(path: Path, number: int, prompt: Any) -> Row:
+    where = f"{path}, prompt {number}"
+    if not isinstance(prompt, dict):
+        raise UsageError(f"{where} is not a JSON object with an id and a text.")
+    fields = dict(prompt)
+    key, text = fields.pop("id", None), fields.pop("text", None)
+    if isinstance(key, bool) or not isinstance(key, str | int) or not str(key).strip():
+        raise UsageError(f"{where} has no id, which is a text or a whole number.")
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"{where} (id {key}) has no text.")
+    if any("\ud800" <= c <= "\udfff" for c in text):  # half of a surrogate pair, which JSON can spell
+        raise UsageError(f"{where} (id {key}) has a text that is not Unicode.")
+    return Row(str(key), text, fields, prompt_set=path.stem)
