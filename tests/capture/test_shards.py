@@ -1,0 +1,192 @@
+"""`--shard i/n`: what several processes capture, each its share, is once merged what one process captures.
+
+A sequence a batch (`batch_tokens=1`), so that every value is computed in the same shapes and can be compared bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from capture import job, models, sharding
+from capture.data import open_data
+from capture.data.example import Row, Source
+from capture.data.text import open_text
+from capture.jobs import generate, mcq_prompt, next_token
+from capture.recheck import recheck
+from warehouse import TraceStore, Warehouse, layout, merge
+from warehouse.errors import UsageError
+from warehouse.layout import run_dir
+from warehouse.schema import STORED
+from warehouse.validate import validate
+from warehouse.vectors.tables import all_tables
+
+DATA = Path(__file__).parents[1] / "data"
+EVERYTHING = {
+    "capture": "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act,heads",
+    "index": "resid.post_mlp@1",
+    "max_len": 40,
+}
+
+
+def merged(root: Path, run_id: str, keep: bool = False) -> TraceStore:
+    merge.merge(root, merge.plan(root, merge.find(root, run_id), run_id), keep)
+    return TraceStore(run_dir(root, run_id))
+
+
+def capture_shards(
+    kind: Any, loaded: models.Loaded, source: Source, root: Path, run_id: str, n: int, **options: Any
+) -> None:
+    for i in range(1, n + 1):
+        shard = f"{i}/{n}"
+        kind.run(
+            loaded, source, kind.Options(**options, shard=shard), root=root, run_id=sharding.run_name(run_id, shard)
+        )
+
+
+def check_same(one: TraceStore, whole: TraceStore) -> None:
+    """Equal, row by row and bit by bit; only the blobs are cut elsewhere."""
+    for name, table in STORED.items():
+        others = {"tensors": ("blob", "row_start", "row_end"), "heads": ("source_run_id",)}.get(name, ())
+        columns = ", ".join(c for c in table.names if c not in ("run_id", *others))
+        rows, expected = (
+            s.query(f"SELECT {columns} FROM {name} ORDER BY {', '.join(table.sort_key)}").fetchall()
+            for s in (one, whole)
+        )
+        assert rows == expected, name
+    for store in (one, whole):
+        assert {r for (r,) in store.query("SELECT DISTINCT source_run_id FROM heads").fetchall()} <= {store.meta.run_id}
+    for site in whole.meta.sites:
+        for layer in site.layers:
+            key = layout.key_of(layout.tensor_name(site.side, site.site, layer))
+            for s in whole.slices(key):
+                assert np.array_equal(one.rows(key, s.example_id, s.seq), whole.rows(key, s.example_id, s.seq))
+    volatile = {"run_id", "created_at", "seconds", "files", "bytes"}
+    assert one.meta.model_dump(exclude=volatile) == whole.meta.model_dump(exclude=volatile)
+    assert [(c.name, c.detail) for c in validate(one.path) if c.passed is False] == []
+
+
+def test_shards_merged_are_the_whole_run(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded], sample_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blank lines, a text that occurs again in another shard, several blobs a shard, one of them interrupted on the way."""
+    text = tmp_path / "lines.txt"
+    text.write_text("\n".join([*sample_lines[:7], "", sample_lines[1], " ", *sample_lines[7:14], "A"]))
+    source, loaded = open_text(str(text), "text"), load_tiny()
+    options = EVERYTHING | {"batch_tokens": 1}
+    root = tmp_path / "runs"
+    next_token.run(loaded, source, next_token.Options(**options), root=root, run_id="whole")
+    monkeypatch.setattr(job, "_SHARD_TOKENS", 60)
+
+    def stop(progress: job.Progress) -> None:
+        if progress.sequences == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next_token.run(
+            loaded, source, next_token.Options(**options, shard="2/3"), root=root, run_id="w.shard-2-of-3", report=stop
+        )
+    assert layout.staged_runs(root) == ["w.shard-2-of-3"]
+    capture_shards(next_token, loaded, source, root, "w", 3, **options)
+    parts = [TraceStore(run_dir(root, f"w.shard-{i}-of-3")) for i in (1, 2, 3)]
+    assert [p.tokens.idx.tolist() for p in parts] == [[*range(i, 16, 3)] for i in range(3)]
+    assert len({p.meta.data.hash for p in parts}) == 1
+    metas = [p.meta for p in parts]
+    blobs = {b.stat().st_ino for p in parts for b in (p.path / "blobs").iterdir()}
+    assert len(blobs) > 6
+    one, whole = merged(root, "w"), TraceStore(run_dir(root, "whole"))
+    check_same(one, whole)
+    assert {b.stat().st_ino for b in (one.path / "blobs").iterdir()} == blobs  # linked, not copied
+    assert one.meta.created_at == min(m.created_at for m in metas)
+    assert one.meta.seconds == sum(m.seconds for m in metas)
+    assert one.meta.bytes == sum((one.path / f.path).stat().st_size for f in one.meta.files)
+    assert layout.published_runs(root) == ["w", "whole"]
+    assert [c.name for c in recheck(one.path) if c.passed is False] == []
+    (table,) = all_tables(root)
+    assert sorted(table.info.runs) == ["w", "whole"] and len({r.rows for r in table.info.runs.values()}) == 1
+    assert table.lance.count_rows() == table.info.rows == 2 * one.meta.counts.tokens
+    with Warehouse(root) as wh:
+        assert wh.sql("SELECT run_id FROM runs ORDER BY ALL").fetchall() == [("w",), ("whole",)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "file"), [(mcq_prompt, "csqa", "questions.jsonl"), (next_token, "ud_ewt", "harbour.conllu")]
+)
+def test_annotated_data_and_questions(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded], kind: Any, data: str, file: str
+) -> None:
+    source, loaded = open_data(data, None, "validation", str(DATA / file), "text"), load_tiny()
+    options = {"capture": "resid", "batch_tokens": 1, "limit": 5}
+    kind.run(loaded, source, kind.Options(**options), root=tmp_path, run_id="whole")
+    capture_shards(kind, loaded, source, tmp_path, "w", 2, **options)
+    check_same(merged(tmp_path, "w"), TraceStore(run_dir(tmp_path, "whole")))
+
+
+def test_responses_do_not_depend_on_the_shard(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    texts = ["The lamp", "Every night the keeper of the light", "Why?", "The sea was calm.", "A"]
+    source = Source("prompts", "made", None, "-", lambda: (Row(str(i), t) for i, t in enumerate(texts)))
+    loaded = load_tiny()
+    options = {"max_new_tokens": 8, "temperature": 1.0, "seed": 3, "samples": 2, "capture": "means"}
+    generate.run(loaded, source, generate.Options(**options), root=tmp_path, run_id="whole")
+    capture_shards(generate, loaded, source, tmp_path, "w", 2, **options)
+    one, whole = merged(tmp_path, "w"), TraceStore(run_dir(tmp_path, "whole"))
+    assert [(c.name, c.detail) for c in validate(one.path) if c.passed is False] == []
+    for query in (
+        "SELECT example_id, idx, text FROM examples ORDER BY idx",
+        "SELECT * EXCLUDE (run_id) FROM responses ORDER BY example_id, seq",
+        "SELECT * EXCLUDE (run_id) FROM tokens ORDER BY example_id, seq, pos",
+        "SELECT * EXCLUDE (run_id) FROM prompts ORDER BY example_id, seq",
+    ):
+        assert one.query(query).fetchall() == whole.query(query).fetchall()
+    assert one.meta.counts == whole.meta.counts and one.meta.data == whole.meta.data
+
+
+def test_a_tensor_promoted_in_one_shard_is_so_in_the_whole(
+    tmp_path: Path, make_llama: Callable, tokenizer: Any
+) -> None:
+    """Only the text with a `~` has values beyond float16's."""
+    model = make_llama()
+    (loud,) = tokenizer("~")["input_ids"]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[loud] *= 1e7
+    loaded = models.Loaded(model, tokenizer, "loud", None, "cpu", False)
+    text = tmp_path / "lines.txt"
+    text.write_text("The lamp.\nThe ~ sea.\nA boat.\nThe keeper.")
+    source, options = open_text(str(text), "text"), {"capture": "hidden,resid,qkv", "batch_tokens": 1}
+    capture_shards(next_token, loaded, source, tmp_path, "w", 2, **options)
+    parts = [TraceStore(run_dir(tmp_path, f"w.shard-{i}-of-2")) for i in (1, 2)]
+    assert not any(s.promoted for s in parts[0].meta.sites) and any(s.promoted for s in parts[1].meta.sites)
+    one = merged(tmp_path, "w", keep=True)
+    assert [(c.name, c.detail) for c in validate(one.path) if c.passed is False] == []
+    assert [s.promoted for s in one.meta.sites] == [s.promoted for s in parts[1].meta.sites]
+    key = layout.key_of("resid.post_mlp.L00")
+    for part in parts:
+        for s in part.slices(key):
+            rows = one.rows(key, s.example_id, s.seq)
+            assert rows.dtype == np.float32 and np.array_equal(rows, part.rows(key, s.example_id, s.seq))
+
+
+def test_the_default_name_is_the_same_for_all_shards(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    source, loaded = open_text(str(DATA / "lighthouse.txt"), "text"), load_tiny()
+    names = []
+    for i in (1, 2):
+        options = next_token.Options(shard=f"{i}/2", limit=4)
+        names.append(next_token.run(loaded, source, options, root=tmp_path).run_id)
+    whole = next_token.run(loaded, source, next_token.Options(limit=4), root=tmp_path / "other").run_id
+    assert names == [f"{whole}.shard-1-of-2", f"{whole}.shard-2-of-2"]
+    assert merged(tmp_path, whole).meta.counts.examples == 4
+
+
+def test_what_is_no_shard(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    for wrong in ("0/2", "3/2", "2", "a/b", "1/2/3", "-1/2", "1/0", " 1/2"):
+        with pytest.raises(UsageError, match="--shard .*: write i/n, such as 2/4"):
+            sharding.parse(wrong)
+    source = open_text(str(DATA / "lighthouse.txt"), "text")
+    with pytest.raises(UsageError, match="of shard 4/4: there is no text in it. Use fewer shards"):
+        next_token.run(load_tiny(), source, next_token.Options(shard="4/4", limit=3), root=tmp_path, run_id="r")
+    assert layout.staged_runs(tmp_path) == []
