@@ -129,7 +129,7 @@ def run(
             done = number < len(writer.done)
             if not done:
                 writer.begin_shard({}, {})
-            for pieces in _slices(shard, lens.slice):
+            for pieces in _slices(shard, slice_rows(lens.vocabulary)):
                 counted.begun += sum(p.ends for p in pieces)
                 counted.tokens += sum(len(p.positions) for p in pieces)
                 if done:
@@ -300,6 +300,11 @@ def _slices(shard: list[_Piece], most: int) -> Iterator[list[_Piece]]:
         yield pieces
 
 
+def slice_rows(vocabulary: int) -> int:
+    """Most positions that are looked at together."""
+    return max(1, _SLICE_BYTES // (vocabulary * 4))
+
+
 class _Lens:
     """Keeps the memory for logits' companions from slice to slice: fresh memory of that size costs time of its own."""
 
@@ -312,9 +317,7 @@ class _Lens:
         self._last = store.meta.model.stack(_SIDE).n_layers - 1
         self.vocabulary = vocabulary_size(loaded.model)
         self._k = min(k, self.vocabulary)
-        self.slice = max(1, _SLICE_BYTES // (self.vocabulary * 4))
-        """Most positions that are looked at together."""
-        self._piece = max(1, min(self.slice, _PIECE_BYTES // (self.vocabulary * 4)))
+        self._piece = max(1, min(slice_rows(self.vocabulary), _PIECE_BYTES // (self.vocabulary * 4)))
         self._final = torch.empty(0)
         self._scratch = torch.empty(0)
 
