@@ -108,7 +108,7 @@ def select(wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run
     judge = None if threshold is None else judge_run or newest_judge(wh, run_id)
     found = wh.connection.execute(_RESPONSES, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
     positive = np.asarray(found["polarity"] == "pos")
-    score, coherence = (_scores(found[name]) for name in ("trait_score", "coherence_score"))
+    score, coherence = (_scores(np.ma.asarray(found[name])) for name in ("trait_score", "coherence_score"))
     kept = np.asarray(found["n_tokens"]) > 0
     dropped = {"empty": int((~kept).sum())}
     for polarity, side in (("pos", positive), ("neg", ~positive)):
@@ -127,9 +127,9 @@ def select(wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run
         ):
             dropped[why] = int((kept & ~passes).sum())
             kept &= passes
-        for side, of_side in (("positive", positive), ("negative", ~positive)):
-            if not (kept & of_side).any():
-                raise UsageError(_nothing_left(side, run_id, judge, threshold, score[of_side], coherence[of_side]))
+        for name, side in (("positive", positive), ("negative", ~positive)):
+            if not (kept & side).any():
+                raise UsageError(_nothing_left(name, run_id, judge, threshold, score[side], coherence[side]))
     question = np.asarray(found["question_idx"], np.int64)
     both = np.intersect1d(question[kept & positive], question[kept & ~positive])
     if not len(both):

@@ -202,15 +202,17 @@ def _wanted(means: Means, options: Options) -> dict[str, list[int | None]]:
     found: dict[str, list[int | None]] = {}
     for component in components:
         there = means.layers(component)
-        if options.layers == "all":
-            layers = there
+        if not isinstance(options.layers, str):
+            layers = [i for i in dict.fromkeys(options.layers) if i is not None or component == "residual"]
         elif options.layers == "mid":
             layers = [means.store.meta.model.stack(means.store.meta.model.side).n_layers // 2]
         else:
-            layers = [i for i in dict.fromkeys(options.layers) if i is not None or component == "residual"]
+            layers = there
         for layer in [i for i in layers if i not in there] or ([] if there else [0]):
             means.of(component, layer)  # says why it is not there
         found[component] = layers
+    if not any(found.values()):
+        raise UsageError("resid.embed is of component residual: attn_out has none.")
     return found
 
 

@@ -31,6 +31,11 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
         source = open_data(data, None, "validation", str(DATA / file), "text")
         kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
     lens.run(load_tiny(), layout.run_dir(root, "llama"), lens.Options(top_k=5), root=root, run_id="llama-lens")
+    vector = {"trait": "loud", "method": "probe", "component": "residual", "layer": 0}
+    made = vector | {"norm": 2.0, "gap": 1.0, "n_pos": 2, "n_neg": 2, "vector": [0.6, 0.8, 0.0, 0.0]}
+    synthetic.add_run(root, "vectors", "trait-vectors", {"trait_vectors": [made]})
+    judged = vector | {"vectors_run_id": "vectors", "n_pos": 2, "n_neg": 2, "accuracy": 1.0, "above_random": 1.0}
+    synthetic.add_run(root, "evaluated", "trait-evaluation", {"trait_evaluations": [judged]})
     synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
     synthetic.add_run(root, "probe", "probe", {"probes": [{"site": "resid.post_mlp", "layer": 1}]})
     return root

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import synthetic
 
 from warehouse.blobs import Blob
 from warehouse.files import file_checksum
@@ -249,3 +250,28 @@ def test_a_lens_whose_last_layer_is_not_the_models_own_is_found(every_table: Pat
     shutil.copytree(run_dir(every_table, "llama-lens"), folder)
     edit(folder, "logit_lens", lambda c: c["kl_to_final"].__setitem__(c["layer"].index(2), 0.5))
     assert "not the final distribution" in failed(folder)["logit_lens"]
+
+
+@pytest.mark.parametrize(
+    ("run", "column", "value", "finding"),
+    [
+        ("vectors", "vector", [0.6, 0.81, 0.0, 0.0], "length is not 1"),
+        ("vectors", "vector", [0.6, 0.8, 0.0], "width, 4"),
+        ("vectors", "gap", -0.1, "points away"),
+        ("vectors", "layer", 1, "layer that the model has not"),
+        ("vectors", "train_accuracy", 1.1, "outside 0 to 1"),
+        ("vectors", "norm", 0.0, "made from nothing"),
+        ("evaluated", "auc", 1.5, "auc outside 0 to 1"),
+        ("evaluated", "overlap", float("nan"), "overlap outside 0 to 1"),
+        ("evaluated", "effect_size_low", 1.0, "interval of effect_size that ends"),
+        ("evaluated", "above_random", 0.5, "a difference to random directions"),
+    ],
+)
+def test_vectors_and_evaluations_that_cannot_be_are_found(
+    tmp_path: Path, run: str, column: str, value: object, finding: str
+) -> None:
+    table = {"vectors": "trait_vectors", "evaluated": "trait_evaluations"}[run]
+    row = {"trait": "loud", "layer": 0, "n_pos": 2, "n_neg": 2, "norm": 2.0, "vector": [0.6, 0.8, 0.0, 0.0]}
+    assert not failed(synthetic.add_run(tmp_path, "sound", "trait-vectors", {table: [row]}))
+    found = failed(synthetic.add_run(tmp_path, "wrong", "trait-vectors", {table: [row | {column: value}]}))
+    assert list(found) == [table.replace("_", " ")] and re.search(finding, *found.values()), found

@@ -287,7 +287,8 @@ def test_the_best_vector_by_evaluation_and_by_steering(tmp_path: Path) -> None:
     add_run(tmp_path, "old", "trait-evaluation", {"trait_evaluations": [evaluated("ica", 7, 8.0)]}, minute=1)
     add_run(tmp_path, "new", "trait-evaluation", {"trait_evaluations": rows}, minute=2)
     query = "SELECT * FROM trait_best ORDER BY vectors_run_id, trait"
-    names = "vectors_run_id trait method component layer grounds gain coherence effect_size accuracy".split()
+    names = ["vectors_run_id", "trait", "method", "component", "layer", "grounds", "gain", "coherence", "effect_size",
+             "accuracy"]  # fmt: skip
     grounds = "held-out effect size"
     accuracy = pytest.approx(0.9)
     with Warehouse(tmp_path) as wh:

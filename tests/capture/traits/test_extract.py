@@ -62,10 +62,10 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
         assert row["trait"] == "loud" and row["n_pos"] == row["n_neg"] == 9 * 6  # a quarter of 12 questions is held out
         assert row["gap"] >= 0 and np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-6)
         if method != "random" and (component == "attn_out" or layer in (1, 2)):
-            assert row["vector"][3] * (-1 if component == "attn_out" else 1) > 0.85, (
+            assert row["vector"][3] * (-1 if component == "attn_out" else 1) > 0.8, (
                 "of 108 responses; test_vectors has more"
             )
-            assert row["train_accuracy"] > 0.9 and row["effect_size"] > 2 and row["gap"] == pytest.approx(4, rel=0.15)
+            assert row["train_accuracy"] > 0.9 and row["effect_size"] > 2 and row["gap"] == pytest.approx(4, rel=0.25)
         elif method in ("random", "mean_diff"):
             assert row["effect_size"] < 1.6
     for layer in LAYERS:
@@ -165,6 +165,7 @@ def test_layers_components_and_runs_of_tokens(root: Path) -> None:
     for options, error, says in (
         (Options(layers=(7,)), UsageError, "no resid.post_mlp in layer 7; it has embed, 0, 1, 2, 3"),
         (Options(layers=(2,), components=("attn_out",)), UsageError, "no attn_out in layer 2; it has 1"),
+        (Options(layers=(None,), components=("attn_out",)), UsageError, "resid.embed is of component residual"),
         (Options(methods=("svd",)), NotFound, "No method 'svd'"),
         (Options(components=("mlp",)), NotFound, "No component 'mlp'"),
         (Options(layers="some"), UsageError, "give all, mid, or numbers"),
