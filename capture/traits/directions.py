@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from capture.traits import dynamics
+from capture.traits.activations import COMPONENTS
 from warehouse.catalog import find_run
 from warehouse.errors import NotFound, UsageError
 from warehouse.manifest import Manifest
@@ -22,9 +23,6 @@ from warehouse.store import TraceStore
 
 if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
-
-COMPONENTS = {"residual": "resid.post_mlp", "attn_out": "attn_out"}
-"""The site that a component's vectors live in."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import xxhash
 from threadpoolctl import threadpool_limits
 
@@ -38,8 +40,9 @@ KIND = "trait-projection"
 
 _SHARD_ROWS = 1 << 20
 """Rows of `trait_projections` between two points from which an interrupted projection can go on: some 30 MB."""
-_PIECE = 1 << 16
-"""Values of a tensor that are multiplied at once: 256 KB as float32, which stay in a core's own cache."""
+_PIECE = 1 << 18
+"""Values of a tensor that are multiplied at once: 1 MB as float32, about a core's own cache. Of smaller pieces numpy's calls take
+longer than what they do."""
 _THREADS = 4
 
 
@@ -70,7 +73,7 @@ def project(
     name, there = (run_id, None) if run_id is not None else _free_name(wh, source, parents, told, identity)
     if there is not None:
         return there
-    plan = _Plan(store, chosen, options)
+    plan = Plan(store, chosen, options)
     counted = Counted(name)
     with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
         for number, group in enumerate(plan.groups()):
@@ -110,7 +113,7 @@ def _free_name(
         number += 1
 
 
-class _Plan:
+class Plan:
     """Which rows of which tensors, on which vectors: what does not change from shard to shard."""
 
     def __init__(self, store: TraceStore, chosen: Sequence[Direction], options: Options) -> None:
@@ -140,7 +143,7 @@ class _Plan:
 
     def tables(self, group: Sequence[Slice]) -> dict[str, pa.Table]:
         """The rows of a group of sequences, sorted by their tables' keys."""
-        projection, norm = self._projected(group)
+        projection, norm = self.projected_group(group)
         ordered = sorted(group, key=lambda s: (s.example_id, s.seq))
         lengths = np.array([s.end - s.start for s in ordered])
         begins = np.array([s.start - group[0].start for s in ordered])
@@ -166,7 +169,7 @@ class _Plan:
             )  # fmt: skip
         return tables
 
-    def _projected(self, group: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
+    def projected_group(self, group: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
         """(K, n) projections on every direction, and (tensors, n) lengths of the states projected, as the rows lie on the disk."""
         start, end = group[0].start, group[-1].end
         blob = self._store.blob(group[0].blob)
@@ -250,16 +253,20 @@ class _Looked:
     """Which tokens dynamics are of: the response's, or all where the run generated none; special ones left out."""
 
     def __init__(self, store: TraceStore, side: str) -> None:
-        answer = store.query(
-            "SELECT is_response, is_special FROM tokens WHERE side = ? ORDER BY example_id, seq, pos", [side]
-        ).fetchnumpy()
-        response, special = (np.asarray(answer[name], bool) for name in ("is_response", "is_special"))
+        names = ["example_id", "seq", "side", "is_special", "is_response"]
+        rows = pq.read_table(
+            store.path / layout.table_name("tokens"), columns=names, partitioning=None, read_dictionary=["example_id"],
+            filters=pc.field("side") == side,
+        ).combine_chunks()  # fmt: skip
+        response, special = (rows[name].to_numpy() for name in ("is_response", "is_special"))
         self._looked = (response if response.any() else True) & ~special
-        counts = store.query(
-            "SELECT example_id, seq, count(*) FROM tokens WHERE side = ? GROUP BY ALL ORDER BY example_id, seq", [side]
-        ).fetchall()
-        ends = np.cumsum([n for _, _, n in counts], dtype=np.int64)
-        self._start = {(e, s): int(end) - n for (e, s, n), end in zip(counts, ends, strict=True)}
+        # A run's tokens are sorted by example, sequence and side.
+        codes = rows["example_id"].chunk(0) if len(rows) else pa.array([], pa.string()).dictionary_encode()
+        code, seq = codes.indices.to_numpy(), rows["seq"].to_numpy()
+        new = np.concatenate([[True], (np.diff(code) != 0) | (np.diff(seq) != 0)])[: len(rows)]
+        first = np.flatnonzero(new)
+        ids = codes.dictionary.to_pylist()
+        self._start = {(ids[code[i]], int(seq[i])): int(i) for i in first}
 
     def of(self, sequences: Sequence[Slice]) -> np.ndarray:
         """(n,) of these sequences' tokens, end to end."""
