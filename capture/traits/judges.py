@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from capture.traits.answers import Token, Verdict, from_text, from_tokens
 from warehouse.errors import UsageError
@@ -83,15 +83,24 @@ def open_judge(
     if kind == "anthropic" and model:
         return _anthropic(spec, model, find_key("ANTHROPIC_API_KEY", spec), timeout)
     found = _URL.fullmatch(spec)
-    if found is None:
+    url = _address(found[1]) if found is not None else None
+    if found is None or url is None:
         raise UsageError(f"No judge '{spec}': write {_SPECS}.")
-    url = urlsplit(found[1])
     if "@" in url.netloc or url.query:
         raise UsageError(
             "A judge's address is kept with its judgements: leave user, password and query out of it, and set JUDGE_API_KEY."
         )
     # a key of OpenAI's is never sent to another server
     return _openai(spec, found[2], find_key("JUDGE_API_KEY") or "none", found[1], timeout)
+
+
+def _address(text: str) -> SplitResult | None:
+    """None where it is no address: without a host, or with a port that is none."""
+    try:
+        url = urlsplit(text)
+        return url if url.hostname and url.port != 0 else None
+    except ValueError:
+        return None
 
 
 def find_key(variable: str, needed_by: str | None = None) -> str:

@@ -270,7 +270,19 @@ def test_a_key_that_no_header_can_hold_is_not_told(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "gpt-4", "openai:", "local:", "http://host:80", "ftp://host/v1:m", "mistral:large"]
+    "spec",
+    [
+        "",
+        "gpt-4",
+        "openai:",
+        "local:",
+        "http://host:80",
+        "http://host:x/v1:m",
+        "http://[::1/v1:m",
+        "http://:80/v1:m",
+        "ftp://host/v1:m",
+        "mistral:large",
+    ],
 )
 def test_what_names_no_judge(spec: str) -> None:
     with pytest.raises(UsageError, match="No judge '.*': write openai:MODEL, anthropic:MODEL"):
