@@ -153,7 +153,7 @@ def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | N
         path.unlink()  # of a merge that was killed before it published
         return None
     meta = Manifest.read(folder)
-    fill.add(root, run_id, asked.of_options(meta), note=note)
+    changed = bool(fill.add(root, run_id, asked.of_options(meta), note=note) or left["delete"])
     for shard, known in left["delete"].items():
         with locked_for_removal(root, shard):
             there = layout.run_dir(root, shard).is_dir()
@@ -165,7 +165,8 @@ def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | N
                 shutil.rmtree(trash)
     path.unlink()
     shutil.rmtree(layout.staging_dir(root, run_id), ignore_errors=True)
-    catalog.refresh(root)
+    if changed:
+        catalog.refresh(root)
     return meta
 
 
