@@ -30,7 +30,9 @@ def init(name: Annotated[str, typer.Argument(metavar="NAME", help="The trait: `s
 
 @trait_app.command("check")
 def check(
-    definition: Annotated[str, typer.Argument(metavar="FILE", help="A definition, or the name of one that comes along.")],
+    definition: Annotated[
+        str, typer.Argument(metavar="FILE", help="A definition, or the name of one that comes along.")
+    ],
     fmt: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to print the report.")] = ReportFormat.table,
 ) -> None:
     """Say what is missing in a trait's definition, and what makes it a weak one.
@@ -72,7 +74,9 @@ def judge(
     name: Annotated[str | None, typer.Option("--run", help="The new run's name; RUN-judged if left out.")] = None,
     price: PriceOption = None,
     yes: YesOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be asked, and what it may cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be asked, and what it may cost.")
+    ] = False,
     timeout: TimeoutOption = 60.0,
     fmt: FormatOption = Format.table,
     warehouse: WarehouseOption = None,
@@ -107,7 +111,9 @@ def judge(
             f"WHERE j.run_id = {sql_text(manifest.run_id)} GROUP BY ALL ORDER BY ALL"
         )
         write(answer, fmt, None)
-    typer.echo(f"{manifest.run_id}: {manifest.counts.rows['judgements']:,} judgements in {manifest.seconds:.1f} s", err=True)
+    typer.echo(
+        f"{manifest.run_id}: {manifest.counts.rows['judgements']:,} judgements in {manifest.seconds:.1f} s", err=True
+    )
 
 
 @trait_app.command("project")
