@@ -5,7 +5,7 @@ logits, probabilities, ranks, entropy, divergence from the final distribution, t
 fsynced, sorted and published. The other multiplies as many rows by the unembedding, in the same slices, into one buffer that is
 kept, and looks at none of it. SmolLM2 on WikiText-2.
 
-    python benchmarks/lens.py [--positions 1364] [--rounds 3]
+    python benchmarks/lens.py [--positions 4092] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LENGTH, LAYERS, TOP_K = 124, 30, 50
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--positions", type=int, default=11 * LENGTH, help="Tokens that are looked at, in each layer.")
+    parser.add_argument("--positions", type=int, default=33 * LENGTH, help="Tokens that are looked at, in each layer.")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     loaded = models.load("smollm2", device="cpu")

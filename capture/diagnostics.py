@@ -107,7 +107,7 @@ def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         found = logits.sort(dim=1, descending=True, stable=True)
         return found.values[:, :k], found.indices[:, :k]
     maxima = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).amax(2)
-    chosen = maxima.topk(k, dim=1).indices.sort(dim=1).values
+    chosen = maxima.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
     within = torch.arange(_BLOCK, device=logits.device)
     rest = torch.arange(blocks * _BLOCK, vocabulary, device=logits.device).expand(n, -1)
     candidates = torch.cat([(chosen[:, :, None] * _BLOCK + within).flatten(1), rest], dim=1)

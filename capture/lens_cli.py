@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from capture import sharding
 from capture.asked import Model
 from capture.console import needs_capture_extra, progress, stopped_by_signals
-from capture.options import DeviceOption, TrustOption
+from capture.options import DeviceOption, ShardOfOption, TrustOption
 from warehouse.cli import RunArgument, WarehouseOption, app
 from warehouse.errors import TracesError, UsageError
 
@@ -34,6 +35,7 @@ def lens(
         typer.Option("--model", "-m", help="Where the run's model is now, if not where it was; the same weights."),
     ] = None,
     name: Annotated[str | None, typer.Option("--run", help="The new run's name; RUN-lens if left out.")] = None,
+    shard: ShardOfOption = "",
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
     dry_run: Annotated[
@@ -57,7 +59,8 @@ def lens(
     folder = find_run(root, run)
     with needs_capture_extra():
         from capture import lens as job
-    options = job.Options(top_k, layers, positions)
+        from capture import models
+    options = job.Options(top_k, layers, positions, shard)
     wanted = job.forecast(folder, options)
     if dry_run:
         typer.echo(f"{wanted.positions:,} positions × {wanted.layers} layers = {wanted.rows:,} rows of logit_lens")
@@ -67,13 +70,18 @@ def lens(
     asked = Model(
         model or made.name, "lm", device, None, made.dtype, None if model else made.revision, trust_remote_code
     )
+    models.find_device(device)
     try:
         loaded = asked.load()
     except TracesError as e:
         if model is not None:
             raise
         raise UsageError(f"{e} If the model of run '{run}' lies elsewhere now: --model PLACE") from None
+    called = sharding.run_name(name or f"{run}-lens", shard)
     with stopped_by_signals(), progress(None) as report:
-        manifest = job.run(loaded, folder, options, root=root, run_id=name or f"{run}-lens", report=report)
+        manifest = job.run(loaded, folder, options, root=root, run_id=called, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['logit_lens']:,} rows in {manifest.seconds:.1f} s")
+    if shard:
+        typer.echo(f"next, when all shards are there: traces runs merge {name or f'{run}-lens'}")
+        return
     typer.echo(f"next: traces sql --run decision_depth --set run={run}")
