@@ -248,10 +248,13 @@ def resampled_cohens_d(
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 BEST = """
-    SELECT trait, component, method, layer, n_pos, n_neg, round(accuracy, 3) AS accuracy,
-           [round(accuracy_low, 3), round(accuracy_high, 3)] AS accuracy_95, round(effect_size, 2) AS effect_size,
-           round(auc, 3) AS auc, round(overlap, 3) AS overlap, round(train_minus_heldout, 3) AS train_minus_heldout,
-           round(above_random, 3) AS above_random, [round(above_random_low, 3), round(above_random_high, 3)] AS above_random_95
+    SELECT trait, component, method, layer, n_pos, n_neg, round(accuracy::DOUBLE, 3) AS accuracy,
+           [round(accuracy_low::DOUBLE, 3), round(accuracy_high::DOUBLE, 3)] AS accuracy_95,
+           round(effect_size::DOUBLE, 2) AS effect_size,
+           round(auc::DOUBLE, 3) AS auc, round(overlap::DOUBLE, 3) AS overlap,
+           round(train_minus_heldout::DOUBLE, 3) AS train_minus_heldout,
+           round(above_random::DOUBLE, 3) AS above_random,
+           [round(above_random_low::DOUBLE, 3), round(above_random_high::DOUBLE, 3)] AS above_random_95
     FROM trait_evaluations
     QUALIFY row_number() OVER (PARTITION BY trait, component, method
                                ORDER BY effect_size DESC, accuracy DESC, layer NULLS FIRST) = 1
@@ -295,7 +298,15 @@ def plot(store: TraceStore, path: str) -> None:
                     low, high = ([r[f"{column}_{end}"] for r in rows] for end in ("low", "high"))
                     axes.fill_between(layers, low, high, color="0.85", label="a random direction, 95 %", linewidth=0)
                     continue
-                axes.plot(layers, [r[column] for r in rows], "-o", markersize=3, label=method)
+                dashed = method == "gradient"  # it lies on mean_diff
+                axes.plot(
+                    layers,
+                    [r[column] for r in rows],
+                    "--" if dashed else "-o",
+                    markersize=3,
+                    label=method,
+                    zorder=2 + dashed,
+                )
             if column == "accuracy":
                 means = next(iter(methods.values()))
                 axes.plot([-1 if r["layer"] is None else r["layer"] for r in means],

@@ -8,15 +8,15 @@ SELECT
     trait,
     component,
     layer,
-    round(any_value(effect_size) FILTER (method = 'mean_diff'), 2) AS mean_diff,
-    round(any_value(effect_size) FILTER (method = 'probe'), 2) AS probe,
-    round(any_value(effect_size) FILTER (method = 'ica'), 2) AS ica,
-    round(any_value(effect_size) FILTER (method = 'gradient'), 2) AS gradient,
-    round(any_value(effect_size) FILTER (method = 'random'), 2) AS random,
-    round(max(accuracy) FILTER (method <> 'random'), 3) AS best_accuracy,
+    round(avg(effect_size) FILTER (method = 'mean_diff'), 2) AS mean_diff,
+    round(avg(effect_size) FILTER (method = 'probe'), 2) AS probe,
+    round(avg(effect_size) FILTER (method = 'ica'), 2) AS ica,
+    round(avg(effect_size) FILTER (method = 'gradient'), 2) AS gradient,
+    round(avg(effect_size) FILTER (method = 'random'), 2) AS random,
+    round(max(CAST(accuracy AS DOUBLE)) FILTER (method <> 'random'), 3) AS best_accuracy,
     arg_max(method, accuracy) FILTER (method <> 'random') AS best_method,
-    round(any_value(random_accuracy), 3) AS random_accuracy,
-    round(arg_max(above_random_low, accuracy) FILTER (method <> 'random'), 3) AS above_random_low
+    round(avg(random_accuracy), 3) AS random_accuracy,
+    round(arg_max(CAST(above_random_low AS DOUBLE), accuracy) FILTER (method <> 'random'), 3) AS above_random_low
 FROM trait_evaluations
 WHERE run_id = getvariable('run')
 GROUP BY trait, component, layer
