@@ -2,7 +2,7 @@
 -- run: the run that was projected; of several projections on a trait the newest
 -- example: the example, by its id or the beginning of it; the first one if not set
 -- trait: the trait; all of them if not set
--- needs: trait_projections
+-- needs: trait_projections, trait_dynamics
 --
 -- The response's tokens, or all where the run generated none. loss and entropy are of the prediction of the token itself, made
 -- one position before it; projection, cosine and velocity of the state that the model is in having read it.
