@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_rows_are_sorted_and_sound(tmp_path: Path, tiny_root: Path, load_tiny: C
     lens.run(load_tiny("llama"), run_dir(tiny_root, "llama"), lens.Options(), root=tmp_path, run_id="lens")
     store = TraceStore(run_dir(tmp_path, "lens"))
     assert store.meta.kind == "lens" and store.meta.parents == ["llama"]
-    assert store.meta.options == {"top_k": 50, "layers": "all", "positions": "all"}
+    assert store.meta.options == asdict(lens.Options())
     rows = store.query("SELECT * FROM logit_lens").df()
     tokens = TraceStore(run_dir(tiny_root, "llama")).meta.counts.tokens
     assert len(rows) == 4 * tokens and set(rows.source_run_id) == {"llama"}
