@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 @pytest.fixture(scope="session")
 def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_tiny: Callable) -> Path:
-    """A warehouse with rows in every table, captured but for `training` and `probes`, which are written down."""
+    """A warehouse with rows in every table, captured but for trainings, probes and what is said of traits, which are written down."""
     from capture import lens
     from capture.data import open_data
     from capture.jobs import mcq_prompt, next_token
@@ -36,6 +36,13 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     synthetic.add_run(root, "vectors", "trait-vectors", {"trait_vectors": [made]})
     judged = vector | {"vectors_run_id": "vectors", "n_pos": 2, "n_neg": 2, "accuracy": 1.0, "above_random": 1.0}
     synthetic.add_run(root, "evaluated", "trait-evaluation", {"trait_evaluations": [judged]})
+    said = {"example_id": "e", "prompt": "How?", "response": "So.", "finish": "stop", "trait": "loud"}
+    synthetic.add_run(root, "said", "trait-responses", {"responses": [said]})
+    scored = {"source_run_id": "said", "example_id": "e", "trait": "loud", "judge": "local:made"}
+    synthetic.add_run(root, "judged", "judge", {"judgements": [scored]})
+    place = vector | {"source_run_id": "llama", "example_id": "e", "vectors_run_id": "vectors"}
+    tables = {"trait_projections": [place | {"projection": 1.0}], "trait_dynamics": [place | {"n_tokens": 1}]}
+    synthetic.add_run(root, "projected", "trait-projection", tables)
     synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
     synthetic.add_run(root, "probe", "probe", {"probes": [{"site": "resid.post_mlp", "layer": 1}]})
     return root
