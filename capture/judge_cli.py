@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capture import sharding
 from capture.console import needs_capture_extra, note, stopped_by_signals
 from warehouse.errors import UsageError
 
@@ -49,6 +50,7 @@ def judged(
     yes: bool,
     dry_run: bool = False,
     device: str = "auto",
+    shard: str = "",
 ) -> Manifest | None:
     """Judges a run's responses, after the question whether a paid judge is to be asked. None where nothing was to be asked.
 
@@ -59,8 +61,8 @@ def judged(
         from capture.traits import judging
         from capture.traits.judges import open_judge
 
-        name = name or judging.default_name(run)
-        ahead = judging.estimate(root, run, name)
+        name = sharding.run_name(name or judging.default_name(run), shard)
+        ahead = judging.estimate(root, run, name, shard)
         judge = open_judge(spec, timeout=timeout, device=device, note=note)
     cost = f", about ${ahead.dollars(*prices):,.2f}" if prices is not None else ""
     note(
@@ -71,7 +73,9 @@ def judged(
     if ahead.requests:
         _confirm(judge, yes)
     with stopped_by_signals(), _bar() as report:
-        return judging.judge_run(root, run, judge, name=name, concurrency=concurrency, report=report, note=note)
+        return judging.judge_run(
+            root, run, judge, name=name, concurrency=concurrency, shard=shard, report=report, note=note
+        )
 
 
 def _confirm(judge: Judge, yes: bool) -> None:

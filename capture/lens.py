@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 import xxhash
 
+from capture import sharding
 from capture.anatomy import examine
 from capture.body import vocabulary_size
 from capture.diagnostics import Reading, read
@@ -57,6 +58,8 @@ class Options:
     """Numbers, `mid`, `last`, `embed` (what the first block reads) and `all` (that and every block), comma-separated."""
     positions: str = "all"
     """`all`, `last` (of each sequence), `response` (what the model generated), or numbers, comma-separated."""
+    shard: str = ""
+    """`i/n`: every n-th sequence, from the i-th on."""
 
 
 class Forecast(NamedTuple):
@@ -243,12 +246,26 @@ def _positions(text: str) -> tuple[list[int], str]:
     return numbers, "list_contains(?, pos)"
 
 
+def _asked(options: Options) -> tuple[list[int], str]:
+    """SQL with a `?` for the numbers: a row for every position that is asked for."""
+    places, condition = _positions(options.positions)
+    query = f"SELECT * FROM ({_TOKENS}) WHERE {condition}"
+    if options.shard:
+        i, n = sharding.parse(options.shard)
+        query += f" QUALIFY (dense_rank() OVER (ORDER BY example_id, seq) - 1) % {n} = {i - 1}"
+    return places, query
+
+
 def _count(store: TraceStore, options: Options) -> int:
     """How many positions are asked for. Raises UsageError where there is none."""
-    places, condition = _positions(options.positions)
-    found: list[tuple[int]] = store.query(f"SELECT count(*) FROM ({_TOKENS}) WHERE {condition}", [places]).fetchall()
+    places, query = _asked(options)
+    found: list[tuple[int]] = store.query(f"SELECT count(*) FROM ({query})", [places]).fetchall()
     if found[0][0]:
         return found[0][0]
+    if options.shard:
+        raise UsageError(
+            f"Shard {options.shard} of run '{store.meta.run_id}' has none of its tokens: use fewer shards."
+        )
     if options.positions == "response":
         raise UsageError(
             f"Run '{store.meta.run_id}' is of kind {store.meta.kind}: the model generated none of its tokens. --positions all"
@@ -261,10 +278,10 @@ def _count(store: TraceStore, options: Options) -> int:
 
 def _shards(store: TraceStore, options: Options, n_layers: int) -> Iterator[list[_Piece]]:
     """Whole sequences, in groups, each with the positions that are asked for of it."""
-    places, condition = _positions(options.positions)
+    places, query = _asked(options)
     answer = store.query(
         "SELECT example_id, seq, list(pos ORDER BY pos), list(coalesce(next_id, -1) ORDER BY pos) "
-        f"FROM ({_TOKENS}) WHERE {condition} GROUP BY ALL ORDER BY example_id, seq",
+        f"FROM ({query}) GROUP BY ALL ORDER BY example_id, seq",
         [places],
     )
     shard: list[_Piece] = []

@@ -105,7 +105,7 @@ ShardOfOption = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Capture only every N-th example, from the I-th on, as the run NAME.shard-I-of-N. Several processes or machines "
+        help="Do only every N-th example, from the I-th on, as the run NAME.shard-I-of-N. Several processes or machines "
         "do the others, and `traces runs merge NAME` makes one run of all.",
     ),
 ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from warehouse import layout
 from warehouse.errors import UsageError
@@ -17,6 +18,8 @@ from warehouse.errors import UsageError
 if TYPE_CHECKING:
     from capture.batches import Tokenized
     from capture.data.example import Example
+
+T = TypeVar("T")
 
 _SHARD = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
@@ -32,6 +35,12 @@ def parse(shard: str) -> tuple[int, int]:
 def run_name(run: str, shard: str) -> str:
     """What a run is called that is this shard of `run`, or all of it where `shard` is empty."""
     return layout.shard_name(run, *parse(shard)) if shard else run
+
+
+def taken(items: Iterable[T], shard: str) -> Iterator[T]:
+    """A shard's share of what a derived run is made of; all of it where `shard` is empty."""
+    i, n = parse(shard) if shard else (1, 1)
+    return islice(items, i - 1, None, n)
 
 
 class Share:

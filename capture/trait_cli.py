@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from capture.judge_cli import ConcurrencyOption, JudgeOption, PriceOption, TimeoutOption, YesOption
+from capture.options import ShardOfOption
 from warehouse.cli import FormatOption, RunArgument, WarehouseOption, app
 from warehouse.errors import TracesError
 from warehouse.output import Format, ReportFormat
@@ -78,6 +79,7 @@ def judge(
         bool, typer.Option("--dry-run", help="Only say what would be asked, and what it may cost.")
     ] = False,
     timeout: TimeoutOption = 60.0,
+    shard: ShardOfOption = "",
     fmt: FormatOption = Format.table,
     warehouse: WarehouseOption = None,
 ) -> None:
@@ -97,7 +99,16 @@ def judge(
 
     root = layout.find_root(warehouse)
     manifest = judged(
-        root, run, name, judge, concurrency=concurrency, timeout=timeout, price=price, yes=yes, dry_run=dry_run
+        root,
+        run,
+        name,
+        judge,
+        concurrency=concurrency,
+        timeout=timeout,
+        price=price,
+        yes=yes,
+        dry_run=dry_run,
+        shard=shard,
     )
     if manifest is None:
         return
@@ -141,6 +152,7 @@ def project(
     ] = False,
     threshold: Annotated[float, typer.Option(min=0, help="Of the commitment point.")] = 0.1,
     name: Annotated[str | None, typer.Option("--name", help="The new run's name; RUN-traits if left out.")] = None,
+    shard: ShardOfOption = "",
     warehouse: WarehouseOption = None,
 ) -> None:
     """Project every token of a run on traits' vectors, from its stored tensors: the tables `trait_projections` and `trait_dynamics`.
@@ -162,7 +174,7 @@ def project(
 
     options = directions.Options(
         listed(trait), listed(vectors), directions.layers(listed(layer)), listed(method), listed(component),
-        dynamics_only, threshold,
+        dynamics_only, threshold, shard,
     )  # fmt: skip
     with Warehouse(warehouse) as wh:
         chosen = directions.directions(wh, run, options)

@@ -188,7 +188,7 @@ def merge_runs(
     warehouse: WarehouseOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
-    """Make one run of shards that were captured with `--shard i/n`, the same that one process would have captured.
+    """Make one run of shards that were made with `--shard i/n`, the same that one process would have made.
 
     The shards' folders may come from several machines: copy them into the warehouse first. Once the run is there, the shards are
     deleted. The same command again goes on where it was interrupted.
@@ -209,8 +209,11 @@ def merge_runs(
         return
     planned = merge.plan(root, runs if len(runs) > 1 else merge.find(root, runs[0]), name)
     size = human_bytes(sum(s.meta.bytes for s in planned.shards))
-    examples, tokens = (sum(getattr(s.meta.counts, c) for s in planned.shards) for c in ("examples", "tokens"))
-    typer.echo(f"{'would publish' if dry_run else 'publish'} {name}: {examples:,} examples, {tokens:,} tokens, {size}")
+    rows: dict[str, int] = {}
+    for shard in planned.shards:
+        rows |= {table: rows.get(table, 0) + n for table, n in shard.meta.counts.rows.items() if n}
+    told = ", ".join(f"{table} {n:,}" for table, n in rows.items())
+    typer.echo(f"{'would publish' if dry_run else 'publish'} {name}: {told} ({size})")
     for tensor, dtype in planned.promoted.items():
         typer.echo(
             f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.shards[0].meta.store_dtype}"

@@ -1,6 +1,6 @@
-"""The shards of a capture (`--shard i/n`) → one run, equal to what one process would have captured.
+"""The shards of a run (`--shard i/n`) → one run, equal to what one process would have made.
 
-Shards name the hash of all the data that they took their share of, so that their examples together can be proven to be that
+Shards of a capture name the hash of all the data that they took their share of, so that their examples together can be proven to be that
 data, neither more nor less. Tables are merged by their keys; blobs are linked under new numbers, and copied only where the file
 system cannot link or a tensor has to be widened, because another shard met a value that its dtype cannot hold.
 """
@@ -110,7 +110,8 @@ def plan(root: Path, runs: Sequence[str], run_id: str) -> Plan:
         _check_same_capture(shards[0], other)
     for shard in shards:
         _check_files(shard)
-    _check_data(shards)
+    if shards[0].meta.captured:
+        _check_data(shards)
     promoted = {tensor: dtype for s in shards for site in s.meta.sites for tensor, dtype in site.promoted.items()}
     return Plan(run_id, shards, promoted, _dependent(root, set(runs)))
 
@@ -193,8 +194,8 @@ def _numbered(shards: list[Shard]) -> dict[int, Shard]:
     parts = 0
     for shard in shards:
         told = shard.meta.options.get("shard")
-        if not told or not shard.meta.captured:
-            raise UsageError(f"Run '{shard.run_id}' is no shard: it was not captured with --shard.")
+        if not told:
+            raise UsageError(f"Run '{shard.run_id}' is no shard: it was not made with --shard.")
         i, n = (int(x) for x in told.split("/"))
         if parts and n != parts:
             raise UsageError(f"{shards[0].run_id} is one of {parts} shards, {shard.run_id} one of {n}: not of one run.")
@@ -221,6 +222,7 @@ def _told(meta: Manifest) -> dict[str, Any]:
         "store_dtype": meta.store_dtype,
         "sites": [s.model_dump(exclude={"promoted"}) for s in meta.sites],
         "versions": {k: v for k, v in meta.versions.items() if k in ("torch", "transformers", "tokenizers")},
+        "parents": None if meta.captured else meta.parents,
     }
 
 
@@ -307,7 +309,7 @@ def _adopt(writer: RunWriter, planned: Plan, shard: Shard, first: int) -> None:
             tables[name] = partial(
                 rewrite_part, source, change=partial(_moved, names=names, wider=wider, folder=staged)
             )
-        elif "source_run_id" in STORED[name].names:
+        elif shard.meta.captured and "source_run_id" in STORED[name].names:
             tables[name] = partial(rewrite_part, source, change=partial(_own, run_id=planned.run_id))
     writer.adopt(shard.run_id, blobs, tables)
 
@@ -359,8 +361,8 @@ def _with(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> 
 
 def _manifest(planned: Plan, published: Published) -> Manifest:
     metas = [s.meta for s in planned.shards]
-    counts = [m.counts for m in metas]
     first = metas[0]
+    counts = [m.counts for m in metas] if first.captured else [first.counts]  # a derived run has its parent's
     loss = None if first.mean_loss is None else _mean_loss(published.folder)
     promoted = planned.promoted
     sites = []

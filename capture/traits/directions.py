@@ -36,6 +36,8 @@ class Options:
     components: tuple[str, ...] = ()
     dynamics_only: bool = False
     threshold: float = dynamics.THRESHOLD
+    shard: str = ""
+    """`i/n`: every n-th group of sequences that lie side by side in a shard, from the i-th on."""
 
 
 class Direction(NamedTuple):

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import xxhash
 
+from capture import sharding
 from capture.traits.answers import Verdict
 from capture.traits.definition import Definition, filled
 from capture.traits.judges import ANSWER_TOKENS, Fault, Judge
@@ -115,9 +116,9 @@ def default_name(run_id: str) -> str:
     return f"{run_id}-judged"
 
 
-def estimate(root: Path, run_id: str, name: str) -> Estimate:
+def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
     """What judging a run as `name` will ask for, less what an interrupted process has had. Raises as `judge_run` does."""
-    _, definition, responses = _source(root, run_id)
+    _, definition, responses = _source(root, run_id, shard)
     if (layout.run_dir(root, name) / layout.MANIFEST).exists():
         raise RunTaken(name)
     shards = Journal(layout.journal_path(layout.staging_dir(root, name))).shards
@@ -133,25 +134,28 @@ def judge_run(
     *,
     name: str,
     concurrency: int = CONCURRENCY,
+    shard: str = "",
     report: Callable[[Judged], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Judges every response of a run of kind `trait-responses` or `trait-steering`, and publishes it as run `name`.
+    """Judges every response of a run of kind `trait-responses` or `trait-steering`, and publishes it as run `name`; with `shard`,
+    `i/n`, only every n-th from the i-th on.
 
     The same call goes on where an earlier one ended. `note` is told where a judge's first answers have no score in them. Raises
     UsageError for a run that has no responses to a trait, or a name that is taken, and TracesError where the judge cannot be
     brought to answer: what it has answered is kept.
     """
-    store, definition, responses = _source(root, run_id)
+    store, definition, responses = _source(root, run_id, shard)
     identity = {
         "kind": "judge",
         "schema_version": SCHEMA_VERSION,
         "parent": run_id,
         "parent_manifest": xxhash.xxh3_128_hexdigest((store.path / layout.MANIFEST).read_bytes()),
         "judge": judge.name,
+        "shard": shard,
         "coherence_prompt": xxhash.xxh3_128_hexdigest(COHERENCE.encode()),
     }
-    options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE}
+    options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE, "shard": shard}
     with RunWriter(root, name, identity) as writer:
         done = int(writer.done[-1].mark) if writer.done else 0
         counted = Judged(name, done, len(responses), done)
@@ -181,7 +185,7 @@ def judge_run(
         return writer.publish(lambda published: store.meta.derived("judge", name, [run_id], options, published))
 
 
-def _source(root: Path, run_id: str) -> tuple[TraceStore, Definition, list[Response]]:
+def _source(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
     """A run to judge, the trait that its responses are of, and these in order."""
     store = TraceStore(find_run(root, run_id))
     trait = store.meta.options.get("trait")
@@ -193,7 +197,7 @@ def _source(root: Path, run_id: str) -> tuple[TraceStore, Definition, list[Respo
     found = store.query("SELECT example_id, seq, prompt, response FROM responses ORDER BY example_id, seq").fetchall()
     if not found:
         raise UsageError(f"Run '{run_id}' has no responses.")
-    return store, Definition.model_validate(trait), [Response(*row) for row in found]
+    return store, Definition.model_validate(trait), [Response(*row) for row in sharding.taken(found, shard)]
 
 
 def _prompts(definition: Definition, r: Response) -> tuple[str, str]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import xxhash
 from threadpoolctl import threadpool_limits
 
+from capture import sharding
 from capture.traits import dynamics
 from capture.traits.directions import Direction, Options, key_of
 from warehouse import layout
@@ -67,16 +68,18 @@ def project(
         "directions": [d.names for d in chosen],
         "dynamics_only": options.dynamics_only,
         "threshold": options.threshold,
+        "shard": options.shard,
         "parent_manifests": {run: _manifest_hash(wh, run) for run in parents},
     }
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **told}
-    name, there = (run_id, None) if run_id is not None else _free_name(wh, source, parents, told, identity)
+    named = None if run_id is None else sharding.run_name(run_id, options.shard)
+    name, there = (named, None) if named is not None else _free_name(wh, source, parents, told, identity)
     if there is not None:
         return there
     plan = Plan(store, chosen, options)
     counted = Counted(name)
     with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
-        for number, group in enumerate(plan.groups()):
+        for number, group in enumerate(sharding.taken(plan.groups(), options.shard)):
             done = number < len(writer.done)
             counted.begun += len(group)
             counted.tokens += sum(s.end - s.start for s in group)
@@ -101,7 +104,7 @@ def _free_name(
     where it holds all of it."""
     number = 1
     while True:
-        name = f"{source}-traits" + (f"-{number}" if number > 1 else "")
+        name = sharding.run_name(f"{source}-traits" + (f"-{number}" if number > 1 else ""), told["shard"])
         folder = layout.run_dir(wh.root, name)
         staged = layout.journal_path(layout.staging_dir(wh.root, name))
         if folder.exists():

@@ -12,13 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from synthetic import add_run
 
-from capture import job, models, sharding
+from capture import job, lens, models, sharding
 from capture.data import open_data
 from capture.data.example import Row, Source
 from capture.data.text import open_text
 from capture.jobs import generate, mcq_prompt, next_token
 from capture.recheck import recheck
+from capture.traits import directions, judging, respond
+from capture.traits import project as projecting
+from capture.traits.answers import Verdict
+from capture.traits.definition import Definition, Pair
 from warehouse import TraceStore, Warehouse, layout, merge
 from warehouse.errors import UsageError
 from warehouse.layout import run_dir
@@ -32,6 +37,13 @@ EVERYTHING = {
     "index": "resid.post_mlp@1",
     "max_len": 40,
 }
+
+DEFINITION = Definition(
+    name="windy",
+    instruction=[Pair(pos="Speak of the wind.", neg="Speak of stones."), Pair(pos="Blow.", neg="Lie.")],
+    questions=["What is the sea?", "Who keeps the lamp?", "Why?"],
+    eval_prompt="{question} {answer} 0 to 100, or REFUSAL",
+)
 
 
 def merged(root: Path, run_id: str, keep: bool = False) -> TraceStore:
@@ -188,3 +200,68 @@ def test_what_is_no_shard(tmp_path: Path, load_tiny: Callable[..., models.Loaded
     with pytest.raises(UsageError, match="of shard 4/4: there is no text in it. Use fewer shards"):
         next_token.run(load_tiny(), source, next_token.Options(shard="4/4", limit=3), root=tmp_path, run_id="r")
     assert layout.staged_runs(tmp_path) == []
+
+
+def test_runs_derived_in_shards(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lens, judge and projection of a run, each whole and in three shards: their tables hold the same rows."""
+    loaded = load_tiny()
+    traited = respond.Options(
+        max_new_tokens=4, capture="resid,means", trait=DEFINITION.model_dump(), n=4, store_dtype="float32"
+    )
+    respond.run(loaded, respond.source(DEFINITION, 4), traited, root=tmp_path, run_id="r")
+    source = TraceStore(run_dir(tmp_path, "r"))
+    vectors = [
+        {"trait": "windy", "method": "mean_diff", "component": "residual", "layer": 1, "vector": [1.0] * 31 + [2.0]}
+    ]
+    add_run(tmp_path, "vectors", "trait-vectors", {"trait_vectors": vectors}, body=source.meta.model.space, d_model=32)
+    monkeypatch.setattr(projecting, "_SHARD_ROWS", 60)  # some groups of sequences, not one
+
+    class Length:
+        name, paid, concurrent = "local:length", False, False
+
+        def ask(self, prompt: str) -> Verdict:
+            return Verdict(str(len(prompt) % 101), float(len(prompt) % 101), scored_by="number")
+
+    def make(shard: str) -> None:
+        made = (sharding.run_name(name, shard) for name in ("lens", "judged", "traits"))
+        lens.run(loaded, source.path, lens.Options(3, "1,last", shard=shard), root=tmp_path, run_id=next(made))
+        judging.judge_run(tmp_path, "r", Length(), name=next(made), shard=shard)
+        with Warehouse(tmp_path) as wh:
+            options = directions.Options(
+                ("windy",), methods=("mean_diff",), components=("residual",), layers=(1,), shard=shard
+            )
+            chosen = directions.directions(wh, "r", options)
+            projecting.project(wh, "r", chosen, options, "traits")
+
+    def tables() -> dict[str, list[tuple]]:
+        found = {}
+        for run, names in (
+            ("lens", ["logit_lens"]), ("judged", ["judgements"]), ("traits", ["trait_projections", "trait_dynamics"])
+        ):  # fmt: skip
+            store = TraceStore(run_dir(tmp_path, run))
+            assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
+            for name in names:
+                key = ", ".join(STORED[name].sort_key)
+                found[name] = store.query(f"SELECT * EXCLUDE (run_id) FROM {name} ORDER BY {key}").fetchall()
+        return found
+
+    make("")
+    expected = tables()
+    metas = {run: TraceStore(run_dir(tmp_path, run)).meta for run in ("lens", "judged", "traits")}
+    for run in metas:
+        run_dir(tmp_path, run).rename(tmp_path / run)
+    for i in (1, 2, 3):
+        make(f"{i}/3")
+    volatile = {"created_at", "seconds", "files", "bytes"}
+    for run, meta in metas.items():
+        parts = [TraceStore(run_dir(tmp_path, f"{run}.shard-{i}-of-3")).meta.counts.rows for i in (1, 2, 3)]
+        assert all(any(rows.values()) for rows in parts)
+        assert merged(tmp_path, run).meta.model_dump(exclude=volatile) == meta.model_dump(exclude=volatile)
+    for name, rows in tables().items():
+        assert [r[:4] for r in rows] == [r[:4] for r in expected[name]], name
+        for row, known in zip(rows, expected[name], strict=True):  # products of other shapes round otherwise
+            for a, b in zip(row, known, strict=True):
+                numbers = isinstance(b[0] if isinstance(b, list) else b, float)
+                assert a == (pytest.approx(b, rel=1e-4, abs=1e-5) if numbers else b), name

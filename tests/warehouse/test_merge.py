@@ -123,7 +123,7 @@ def test_what_is_missing_or_unfinished_is_named(root: Path) -> None:
         ({"versions__torch": "1.0"}, r"versions\.torch \('.*', '1\.0'\)"),
         ({"options__shard": "2/3"}, "one of 2 shards, .* one of 3"),
         ({"options__shard": "1/2"}, r"are the same shard, 1/2: their examples overlap"),
-        ({"options__shard": ""}, r"'w\.shard-2-of-2' is no shard: it was not captured with --shard"),
+        ({"options__shard": ""}, r"'w\.shard-2-of-2' is no shard: it was not made with --shard"),
     ],
 )
 def test_what_is_not_of_one_run_is_told_with_what_differs(root: Path, fields: dict[str, Any], said: str) -> None:
@@ -236,7 +236,7 @@ def test_the_command(root: Path, traces: Callable) -> None:
     done = traces("runs", "merge", "w", "--dry-run", "-w", root)
     assert (
         done.code == 0
-        and "would publish w: 7 examples" in done.out
+        and "would publish w: examples 7, tokens " in done.out
         and f"would delete {run_dir(root, NAMES[0])}" in done.out
     )
     assert layout.published_runs(root) == NAMES
