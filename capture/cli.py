@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from capture import capture_cli, data_cli, finetune_cli, generate_cli, lens_cli, nearest_cli, respond_cli, trait_cli, vectors_cli  # noqa: F401  each adds its commands to the app
+from capture import (  # noqa: F401  each adds its commands to the app
+    capture_cli,
+    data_cli,
+    finetune_cli,
+    generate_cli,
+    lens_cli,
+    nearest_cli,
+    respond_cli,
+    trait_cli,
+    trait_run_cli,
+    vectors_cli,
+)
 from capture.asked import Model
 from capture.console import needs_capture_extra, note, progress, stopped_by_signals
 from capture.options import MODEL_HELP, DeviceMapOption, DeviceOption, DtypeOption, RevisionOption, TrustOption

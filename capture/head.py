@@ -26,7 +26,7 @@ class Head:
         if model.get_output_embeddings() is None:
             raise TracesError(f"{type(model).__name__} predicts no tokens: it has no language-model head.")
         self._seq2seq = body.encoder_decoder
-        self._replaced = model.get_decoder() if self._seq2seq else body.module
+        self._replaced = model.get_decoder() if self._seq2seq else _called(body)
         self._linear = _plain_linear(model.get_output_embeddings())
         self._buffer: torch.Tensor | None = None
         ids = probe_ids(model, 12)
@@ -67,6 +67,21 @@ class Head:
         if self._buffer is None or len(self._buffer) < n or self._buffer.device != weight.device:
             self._buffer = torch.empty((n, len(weight)), dtype=weight.dtype, device=weight.device)
         return torch.mm(x[0], weight.t(), out=self._buffer[:n])[None]
+
+
+def _called(body: Body) -> nn.Module:
+    """The module that the model's forward calls for its body: some pass by the one that wraps it (OPT)."""
+    ran: list[nn.Module] = []
+    inner = body.model.get_decoder()
+    found = [m for m in dict.fromkeys((body.module, inner)) if isinstance(m, nn.Module)]
+    handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in found]
+    try:
+        with torch.no_grad():
+            body.model(input_ids=probe_ids(body.model, 2))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return body.module if body.module in ran or inner not in ran else inner
 
 
 def _plain_linear(head: Any) -> nn.Linear | None:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import zoo
 
 from capture import diagnostics
+from capture.body import Body, probe_ids
 from capture.diagnostics import next_token_diagnostics
+from capture.head import Head
 
 
 def found(logits: torch.Tensor, true_ids: torch.Tensor, k: int = 5):
@@ -78,3 +81,13 @@ def test_the_models_own_loss(make_llama: Callable) -> None:
         last = model.base_model(input_ids=ids).last_hidden_state[0]
     d = next_token_diagnostics(Head(Body(model)), last[:-1], ids[0, 1:], model.config.vocab_size, 5)
     assert d.loss.mean() == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_head_is_found_where_the_model_calls_its_body_by_another_name() -> None:
+    """OPT's forward passes by the module that wraps its decoder."""
+    model = zoo.build("opt")
+    ids = probe_ids(model, 20)
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True)
+        found = Head(Body(model))(states.hidden_states[-1][0])
+    torch.testing.assert_close(found, states.logits[0], rtol=1e-5, atol=1e-5)

@@ -242,7 +242,9 @@ def answered(tmp_path_factory: pytest.TempPathFactory, traces: Callable[..., Any
 def test_the_real_model_answers_on_the_command_line(answered: tuple[Path, Any], traces: Callable[..., Any]) -> None:
     root, done = answered
     assert done.code == 0, done.err
-    shown = traces("sql", "SELECT response FROM responses ORDER BY prompt DESC", "--warehouse", root, "--format", "json")
+    shown = traces(
+        "sql", "SELECT response FROM responses ORDER BY prompt DESC", "--warehouse", root, "--format", "json"
+    )
     assert "Paris" in json.loads(shown.out)[0]["response"]
     checked = traces("runs", "validate", "real", "--deep", "--warehouse", root)
     assert checked.code == 0, checked.out
@@ -251,6 +253,16 @@ def test_the_real_model_answers_on_the_command_line(answered: tuple[Path, Any], 
     assert again.code == 2
     assert "already there" in again.err
     skipped = traces(
-        "capture", "generate", "--model", "smollm2", "--prompt", "x", "--run", "real", "--skip-existing", "--warehouse", root
+        "capture",
+        "generate",
+        "--model",
+        "smollm2",
+        "--prompt",
+        "x",
+        "--run",
+        "real",
+        "--skip-existing",
+        "--warehouse",
+        root,
     )
     assert (skipped.code, skipped.out) == (0, "real is there already: nothing to do\n")

@@ -39,11 +39,14 @@ def made_root(tmp_path: Path) -> Path:
         "mcq_predictions": [{"example_id": "e", "label_idx": 0, "is_correct": True}],
         "choices": [{"example_id": "e", "is_label": True, "is_pred": True}],
         "training": [{"split": "train"}],
-        "trait_vectors": [{"trait": t, "method": "probe", "component": "residual", "vector": [0.6, 0.8]} for t in ("a", "b")],
+        "trait_vectors": [
+            {"trait": t, "method": "probe", "component": "residual", "vector": [0.6, 0.8]} for t in ("a", "b")
+        ],
         "trait_evaluations": [{"trait": "a", "method": "probe", "component": "residual"}],
         "responses": [{"example_id": "e", "coefficient": 1.0}],
         "trait_projections": [
-            {"source_run_id": r, "example_id": "e", "trait": "a", "pos": 1, "velocity": 0.0, "acceleration": 0.0} for r in KINDS
+            {"source_run_id": r, "example_id": "e", "trait": "a", "pos": 1, "velocity": 0.0, "acceleration": 0.0}
+            for r in KINDS
         ],
         "trait_dynamics": [{"source_run_id": r, "example_id": "e", "trait": "a", "n_tokens": 1} for r in KINDS],
         "logit_lens": [

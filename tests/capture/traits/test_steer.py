@@ -82,7 +82,10 @@ def test_what_is_recorded_has_the_vector_added_from_the_last_prompt_token_on(
     assert len(rows) == 2 * 2 * 3
     for example_id, at, coefficient, start in rows:
         for layer in range(3):
-            x = {s: store.rows(Key("dec", s, layer), example_id, 0) for s in ("resid.post_attn", "mlp_out", "resid.post_mlp")}
+            x = {
+                s: store.rows(Key("dec", s, layer), example_id, 0)
+                for s in ("resid.post_attn", "mlp_out", "resid.post_mlp")
+            }
             added = x["resid.post_mlp"] - x["resid.post_attn"] - x["mlp_out"]
             expected = np.zeros_like(added)
             if layer == at:
