@@ -192,7 +192,7 @@ class Warehouse:
         """The vectors of the tokens that a query picks, (n, D), or (n, heads, d_head) of a site with heads and none asked
         for; and the query's answer, whose rows they belong to. It must SELECT run_id, example_id, seq and pos.
 
-        Read from the runs' shards, in their dtype or the one asked for (float32 where runs differ). Every site with a vector
+        Read from the runs' shards, in their dtype or the one asked for (float32 where shards differ). Every site with a vector
         a token is there, derived ones too. Raises UsageError for a query without those columns, for a token that is not
         there, and for a site that its run did not store.
         """

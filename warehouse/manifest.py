@@ -129,7 +129,8 @@ class SiteInfo(_Typed):
     row_shape: list[int]
     dtype: str
     promoted: dict[str, str] = {}
-    """Tensors with a value that `dtype` cannot hold, and the dtype they are stored in instead."""
+    """Tensors with a value that `dtype` cannot hold, and the dtype they are stored in from the shard of the first such value on;
+    shards before it may have `dtype`. A shard's own header tells, and `tensors.dtype` of every slice."""
 
 
 class Counts(_Typed):

@@ -75,7 +75,8 @@ class Places:
         return cls(stores, shards, shard, row)
 
     def dtype(self, key: Key) -> np.dtype:
-        """What holds the rows of all shards: the stored dtype, or float32 where runs differ."""
+        """What holds the rows of all shards: the stored dtype, or float32 where shards differ, of several runs or of one whose
+        tensor was promoted."""
         found = {self._view(i, key).dtype for i in range(len(self.shards))}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 

@@ -375,9 +375,10 @@ class TraceStore:
         """What a row of a stored tensor is, as `warehouse.sites` says."""
         return self._sites[key].rows
 
-    def dtype(self, key: Key) -> str:
-        """The dtype that a tensor is stored in, as safetensors names it."""
-        return self._sites[key].promoted.get(layout.tensor_name(*key), self._sites[key].dtype)
+    def dtype(self, key: Key, example_id: str, seq: int = 0) -> str:
+        """The dtype that a tensor's rows of a sequence are stored in, as safetensors names it: where the tensor was promoted,
+        shards written before that have the site's."""
+        return self.blob(self.place(key, example_id, seq)[0]).tensors[layout.tensor_name(*key)][0]
 
     def layers_with(self, site: str, side: str) -> list[int]:
         """The layers in which a site is stored."""

@@ -3,7 +3,7 @@
 SELECT
     run_id,
     site,
-    any_value(dtype) AS dtype,
+    string_agg(DISTINCT dtype, ', ' ORDER BY dtype) AS dtype,
     count(DISTINCT layer) AS layers,
     count(DISTINCT blob) AS shards,
     sum(list_product(shape) * CASE WHEN dtype = 'F32' THEN 4 ELSE 2 END)::BIGINT AS bytes

@@ -20,6 +20,7 @@ from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
 from warehouse.layout import run_dir, staged_runs
 from warehouse.validate import validate
+from warehouse.vectors.tables import all_tables
 
 
 def verdicts(folder: Path) -> dict[str, bool | None]:
@@ -193,6 +194,46 @@ def test_a_tensor_with_values_too_large_for_float16_is_promoted_and_the_manifest
     assert np.abs(hidden.numpy()).max() > 65504
     assert store.resid(eid, layer=1).dtype == np.float32
     np.testing.assert_allclose(store.resid(eid, layer=1), hidden.numpy(), rtol=1e-4)
+
+
+def test_shards_before_the_first_value_too_large_stay_as_they_are_and_every_reader_takes_both(
+    tmp_path: Path, make_llama: Callable, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the text with a `~` has values beyond float16's; the texts before it are on the disk by then."""
+    model = make_llama()
+    (loud,) = tokenizer("~")["input_ids"]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[loud] *= 1e7
+    loaded, text, root = (
+        models.Loaded(model, tokenizer, "loud", None, "cpu", False),
+        tmp_path / "t.txt",
+        tmp_path / "runs",
+    )
+    text.write_text("The lamp on the stairs.\nA boat.\nThe ~ sea.\nThe keeper.")
+    monkeypatch.setattr(job, "_SHARD_TOKENS", 1)
+    options = next_token.Options(
+        capture="hidden,resid,qkv,attn", attn="stored", batch_tokens=1, index="resid.post_mlp@1"
+    )
+    next_token.run(loaded, open_text(str(text), "text"), options, root=root, run_id="r")
+    store = TraceStore(run_dir(root, "r"))
+    assert {c.name: c.detail for c in validate(store.path) if c.passed is False} == {}
+    key = store.key("resid.post_mlp", 1)
+    assert "resid.post_mlp.L01" in {name for s in store.meta.sites for name in s.promoted}
+    quiet, _, with_loud, last = store.tokens.example_id
+    assert [store.dtype(key, e) for e in (quiet, with_loud, last)] == ["F16", "F32", "F32"]
+    assert [store.rows(key, e).dtype for e in (quiet, with_loud, last)] == [np.float16, np.float32, np.float32]
+    assert store.query("SELECT DISTINCT dtype FROM tensors WHERE tensor = 'resid.post_mlp.L01' ORDER BY 1").fetchall() == [
+        ("F16",), ("F32",),
+    ]  # fmt: skip
+    with Warehouse(root) as wh:
+        query = "SELECT run_id, example_id, seq, pos, e.idx FROM tokens JOIN examples AS e USING (run_id, example_id) ORDER BY idx, pos"
+        vectors, _ = wh.matrix(query, layer=1)
+        assert vectors.dtype == np.float32
+        assert np.array_equal(vectors, np.concatenate([store.rows(key, e) for e in store.tokens.example_id]))
+        (batch,) = wh.batches(layer=1)
+        assert np.array_equal(batch, np.concatenate([store.rows(key, s.example_id) for s in store.slices(key)]))
+        (indexed,) = all_tables(root)
+        assert indexed.info.dtype == "float32" and indexed.info.runs["r"].rows == len(vectors)
 
 
 def test_the_same_capture_has_the_same_name_and_a_taken_name_is_refused(

@@ -140,6 +140,7 @@ def test_nan_is_found(folder: Path) -> None:
         ("tokens", lambda c: c["token"].__setitem__(c["token"].index(" the"), " tho"), "tokens", "not what stands"),
         ("tensors", lambda c: [v.pop() for v in c.values()], "keys", "tensors are not all there"),
         ("tensors", lambda c: c["shape"][0].__setitem__(0, 1), "shapes", "shape is not its rows"),
+        ("tensors", lambda c: c["dtype"].__setitem__(0, "F16"), "shapes", "is F32; the index says F16"),
         ("examples", lambda c: [v.pop() for v in c.values()], "keys", "an example that is not there"),
     ],
 )
