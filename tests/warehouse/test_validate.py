@@ -59,8 +59,16 @@ def overwrite(folder: Path, tensor: str, row: int, values: np.ndarray) -> None:
 def test_a_sound_run_passes(tiny_root: Path) -> None:
     for run in ("gpt2", "llama"):
         checks = list(validate(run_dir(tiny_root, run)))
-        assert [c.name for c in checks if c.passed is not True] == ["words", "multiple choice"]
-        assert len(checks) == 14
+        assert [c.name for c in checks if c.passed is not True] == [
+            "logit_lens",
+            "words",
+            "multiple choice",
+            "trait vectors",
+            "trait evaluations",
+            "judgements",
+            "trait projections",
+        ]
+        assert len(checks) == 19
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
