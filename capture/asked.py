@@ -110,6 +110,11 @@ def capture_options(
     }
 
 
+def listed(text: str | None) -> tuple[str, ...]:
+    """What commas part, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
 def tokens(max_len: str) -> int | None:
     """--max-len as a number; None: `auto`. Raises UsageError."""
     if max_len == "auto":

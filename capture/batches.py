@@ -51,6 +51,7 @@ class Part:
             self.word_idx[start:end],
             self.is_special[start:end],
             None if self.types is None else self.types[start:end],
+            None if self.is_response is None else self.is_response[start:end],
         )
 
 

@@ -27,6 +27,7 @@ from capture.options import (
     SeedOption,
     ShardOfOption,
     ShardOption,
+    SkipExistingOption,
     StoreDtypeOption,
     TemperatureOption,
     TopPOption,
@@ -68,9 +69,7 @@ def generate(
     index: IndexOption = None,
     limit: LimitOption = None,
     run: RunOption = None,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Where the run is there already, leave it and say so.")
-    ] = False,
+    skip_existing: SkipExistingOption = False,
     batch_tokens: BatchTokensOption = 2048,
     top_k: Annotated[int, typer.Option(min=1, help="Most probable tokens to keep for each position.")] = 5,
     device: DeviceOption = "auto",

@@ -7,10 +7,10 @@ different lengths gives what each gives alone is proven first; where it does not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Sampling:
         """Raises UsageError for values that cannot be."""
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens {self.max_new_tokens}: at least 1.")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UsageError(f"--temperature {self.temperature}: 0 (the most probable token) or more.")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p}: above 0, at most 1.")
@@ -73,22 +73,28 @@ class Chat:
     samples: int = 1
 
     def text(self, example: Example) -> str:
-        """What the model reads. Raises UsageError for a system message that a model without a template could not be told."""
+        """What the model reads. A system message that the template refuses, or without a template any, stands before the prompt.
+
+        Raises UsageError where the template fails.
+        """
         system = example.row.metadata.get("system")
-        tokenizer = self.loaded.tokenizer
         if not self.templated:
             return example.text if system is None else f"{system}\n\n{example.text}\n\n"
-        turns = [{"role": "user", "content": example.text}]
+        ways = [[{"role": "user", "content": example.text}]]
         if system is not None:
-            turns.insert(0, {"role": "system", "content": system})
-        try:
-            found: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as e:  # a template is a program of its own: some refuse a system message
-            if system is None:
-                raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {e}") from None
-            turns = [{"role": "user", "content": f"{system}\n\n{example.text}"}]
-            found = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return found
+            ways = [
+                [{"role": "system", "content": system}, *ways[0]],
+                [{"role": "user", "content": f"{system}\n\n{example.text}"}],
+            ]
+        for turns in ways:
+            try:
+                found: str = self.loaded.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True
+                )
+                return found
+            except Exception as e:  # a template is a program of its own: some refuse a system message
+                why = e
+        raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {why}")
 
     @property
     def templated(self) -> bool:
@@ -130,8 +136,9 @@ class Generator:
     def __init__(self, loaded: models.Loaded, body: Body, sampling: Sampling) -> None:
         sampling.check()
         self._model, self._tokenizer, self._sampling = loaded.model, loaded.tokenizer, sampling
-        own = getattr(loaded.model, "generation_config", None)
-        ends = getattr(own, "eos_token_id", None) or getattr(loaded.tokenizer, "eos_token_id", None)
+        ends = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
+        if ends is None:
+            ends = getattr(loaded.tokenizer, "eos_token_id", None)
         self._ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         self.pads = body.pads and self._proven()
 
@@ -141,14 +148,14 @@ class Generator:
         processors = LogitsProcessorList()
         if s.temperature > 0:
             if s.temperature != 1:
-                processors.append(TemperatureLogitsWarper(s.temperature))
+                processors.append(TemperatureLogitsWarper(float(s.temperature)))
             if s.top_k:
                 processors.append(TopKLogitsWarper(s.top_k))
             if s.top_p < 1:
                 processors.append(TopPLogitsWarper(s.top_p))
             processors.append(_Drawn(self._uniform(keys)))
         ids, mask = self._left_padded(prompts)
-        with torch.no_grad():
+        with torch.no_grad(), _without_own_settings(self._model):
             out: torch.Tensor = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -172,13 +179,10 @@ class Generator:
         return np.stack([np.random.default_rng([self._sampling.seed, int(e, 16), seq]).random(n) for e, seq in keys])
 
     def _config(self, new: int) -> GenerationConfig:
-        """Ours alone: what a model's own would change besides (penalties, beams) is said in no manifest."""
         return GenerationConfig(
             max_new_tokens=new,
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             use_cache=True,
             eos_token_id=self._ends or None,
             pad_token_id=padding_id(self._model),
@@ -212,11 +216,22 @@ class Generator:
         config.eos_token_id = None
         config.update(return_dict_in_generate=True, output_logits=True)
         first = int(prompts[-1][0])
-        with torch.no_grad():
+        with torch.no_grad(), _without_own_settings(self._model):
             out: Any = self._model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[_Forced(first)]
             )
         return torch.stack([x.float() for x in out.logits])
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """`generate` fills what it is not told with the model's own settings (penalties, tokens never said, least lengths), of which
+    no manifest would tell."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class Completing:
@@ -279,8 +294,14 @@ def _places(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> 
     )
     before = len(texts[0])
     # as far as the whole begins with it: a part of a character shows as another one than the character
-    ends = [len(commonprefix([t, texts[-1]])) - before for t in texts]
+    ends = [len(commonprefix([t, texts[-1]])) - before for t in texts]  # noqa: RUF071  of characters, not of paths
     return at + np.maximum.accumulate(np.maximum(ends, 0)), texts[-1][before:]
+
+
+def _common(text: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = enumerate(zip(text, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(text), len(other)))
 
 
 class _Drawn(LogitsProcessor):

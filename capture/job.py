@@ -266,16 +266,18 @@ def _run(job: Job, root: Path, run_id: str | None, report: Report) -> Manifest:
 
 def _forecast(job: Job) -> list[str]:
     n, lengths = 0, list[Mapping[str, int]]()
+    growth = 0 if job.generation is None else job.generation.growth
     for t in job.sequencing.tokenize(Share(job.options.shard).of(islice(job.source.read(), job.options.limit))):
         n += 1
-        lengths += [{side: len(part) for side, part in s.parts.items()} for s in t.sequences]
+        lengths += [{side: len(part) + growth for side, part in s.parts.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
     causal = {side: stack.causal for side, stack in job.anatomy.stacks.items()}
     size = job.plan.bytes(lengths, causal)
     names = dict.fromkeys(f"{'enc.' if k.side == 'enc' else ''}{k.site}" for k in job.plan.stored)
+    most = "at most " if growth else ""
     return [
-        f"{job.source.origin}: {n:,} examples, {len(lengths):,} sequences, {tokens:,} tokens",
-        f"tensors: {', '.join(names) or 'none'}, {size / 1e6:,.1f} MB as {job.store}",
+        f"{job.source.origin}: {n:,} examples, {len(lengths):,} sequences, {most}{tokens:,} tokens",
+        f"tensors: {', '.join(names) or 'none'}, {most}{size / 1e6:,.1f} MB as {job.store}",
         *(f"not there: {site}: {reason}" for site, reason in job.plan.missing.items()),
     ]
 

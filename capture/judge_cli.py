@@ -78,11 +78,25 @@ def judged(
         )
 
 
+def check_judge(spec: str, *, price: str | None, yes: bool) -> None:
+    """Raises, before there are responses, what `judged` would raise once there are; a local model is not loaded yet."""
+    _prices(price)
+    if spec.startswith("local:"):
+        return
+    with needs_capture_extra():
+        from capture.traits.judges import open_judge
+    _check_asked(open_judge(spec), yes)
+
+
+def _check_asked(judge: Judge, yes: bool) -> None:
+    if judge.paid and not yes and not sys.stdin.isatty():
+        raise UsageError(f"{judge.name} may cost money, and nobody is there to be asked: add --yes.")
+
+
 def _confirm(judge: Judge, yes: bool) -> None:
+    _check_asked(judge, yes)
     if yes or not judge.paid:
         return
-    if not sys.stdin.isatty():
-        raise UsageError(f"{judge.name} may cost money, and nobody is there to be asked: add --yes.")
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(1)
 

@@ -47,6 +47,9 @@ _PIECE_BYTES = 6 << 20
 _SHARD_ROWS = 1 << 15
 """Most rows between two points from which an interrupted lens can go on, unless one sequence has more."""
 
+_COMMANDS = {"trait-responses": "traces trait respond", "trait-steering": "traces trait steer"}
+"""What makes kinds of runs that `traces capture` does not."""
+
 _ROW_BYTES, _TOP_BYTES = 40, 6.7
 """What a row takes on the disk, and what each of its top-k tokens adds, as seen on SmolLM2."""
 
@@ -219,10 +222,11 @@ def _refuse(store: TraceStore, missing: list[Key]) -> None:
     if key.site in stack.missing:
         raise UsageError(f"{meta.model.name} has no {key.site} here: {stack.missing[key.site]}.")
     stored = store.layers_with("resid.post_mlp", _SIDE)
+    command = _COMMANDS.get(meta.kind, f"traces capture {meta.kind}")
     there = f"of layers {', '.join(map(str, stored))} alone" if stored and key.layer is not None else "not"
     raise UsageError(
         f"Run '{meta.run_id}' has {key.site} {there} stored, and a lens reads it{'' if key.layer is None else ' in every layer'} "
-        f"asked for, and in the last. Capture it again: traces capture {meta.kind} … --capture {sites.capture_of(key.site)}"
+        f"asked for, and in the last. Capture it again: {command} … --capture {sites.capture_of(key.site)}"
     )
 
 

@@ -120,6 +120,9 @@ TrustOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be captured and how large it gets; write nothing.")
 ]
+SkipExistingOption = Annotated[
+    bool, typer.Option("--skip-existing", help="Where the run is there already, leave it and say so.")
+]
 MaxNewTokensOption = Annotated[
     int, typer.Option("--max-new-tokens", min=1, help="Most tokens of a response, its end token counted.")
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +13,7 @@ import typer
 from capture import sharding
 from capture.asked import Model, capture_options
 from capture.console import needs_capture_extra, note, progress, stopped_by_signals
-from capture.judge_cli import JUDGE_HELP, ConcurrencyOption, PriceOption, TimeoutOption, YesOption, judged
+from capture.judge_cli import JUDGE_HELP, ConcurrencyOption, PriceOption, TimeoutOption, YesOption, check_judge, judged
 from capture.options import (
     MODEL_HELP,
     BatchTokensOption,
@@ -26,6 +29,7 @@ from capture.options import (
     SampleTopKOption,
     SeedOption,
     ShardOfOption,
+    SkipExistingOption,
     TemperatureOption,
     TopPOption,
     TrustOption,
@@ -36,6 +40,7 @@ from warehouse.errors import RunTaken, UsageError
 from warehouse.output import Format
 
 if TYPE_CHECKING:
+    from capture.traits.steer import Chosen
     from warehouse.manifest import Manifest
 
 MaybeJudgeOption = Annotated[
@@ -49,9 +54,6 @@ DefinitionOption = Annotated[
     typer.Option(
         "--trait", metavar="FILE", help="A definition, or the name of one that comes along.", show_default=False
     ),
-]
-SkipExistingOption = Annotated[
-    bool, typer.Option("--skip-existing", help="Where the run is there already, leave it and say so.")
 ]
 VectorsOption = Annotated[
     str | None,
@@ -107,7 +109,11 @@ def respond(
     )  # fmt: skip
     name = sharding.run_name(run or f"{found.name}-{model_stem(model)}-responses", shard)
     source = kind.source(found, n)
-    manifest = generated(kind.run, kind.forecast, source, options, asked, name, warehouse, dry_run, skip_existing)
+    if judge is not None:
+        check_judge(judge, price=price, yes=yes)
+    manifest = generated(
+        kind.run, kind.forecast, source, options, asked, name, warehouse, dry_run, skip_existing, judge is not None
+    )
     if manifest is None:
         return
     typer.echo(
@@ -173,14 +179,18 @@ def steer(
 
     _check_judged_later(judge, shard)
     shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256, shard)
-    wanted = layers if layers in ("mid", "best") else [int(x) for x in _numbers("--layers", layers)]
-    added = tuple(_numbers("--coefficients", coefficients))
+    wanted = layers if layers in ("mid", "best") else [int(x) for x in numbers("--layers", layers)]
+    added = tuple(numbers("--coefficients", coefficients))
     root = layout.find_root(warehouse)
     with needs_capture_extra():
         from capture.traits import steer as kind
     chosen = kind.choose(root, trait, vectors, method, component, wanted)
+    _check_best(wanted, method, component, chosen)
+    if judge is not None:
+        check_judge(judge, price=price, yes=yes)
     m = chosen.model
-    asked = Model(model or m.name, "lm", device, None, m.dtype, m.revision, m.trust_remote_code)
+    revision = m.revision if model in (None, m.name) else None
+    asked = Model(model or m.name, "lm", device, device_map, m.dtype, revision, m.trust_remote_code)
     options = kind.Options(
         **shared, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
         trait=chosen.trait, vectors_run=chosen.vectors_run, method=chosen.method, component=chosen.component,
@@ -189,9 +199,12 @@ def steer(
     name = sharding.run_name(run or f"{chosen.vectors_run}-steered", shard)
     run_kind, forecast = kind.of_kind(chosen.vectors, m.space)
     manifest = generated(
-        run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing
-    )
+        run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing, judge is not None
+    )  # fmt: skip
     if manifest is None:
+        return
+    if shard:
+        typer.echo(f"next, when all shards are there: traces runs merge {name.rpartition('.shard-')[0]}")
         return
     if judge is not None:
         _judge(name, judge, concurrency, price, yes, timeout, device, warehouse)
@@ -222,13 +235,22 @@ def generated(
     warehouse: Path | None,
     dry_run: bool,
     skip_existing: bool,
+    to_judge: bool,
 ) -> Manifest | None:
-    """Runs a job that generates; None: it was only to say what it would do, or the run was there and is left as it is."""
+    """Runs a job that generates; None: it was only to say what it would do, or the run was there and is left as it is. One that
+    is there from the same options, and is to be judged and was not, is what it would have made."""
     from warehouse import layout
+    from warehouse.manifest import Manifest
 
     options.sampling.check()
     root = layout.find_root(warehouse)
-    if layout.run_dir(root, layout.check_run_name(name)).exists():
+    folder = layout.run_dir(root, layout.check_run_name(name))
+    if folder.exists():
+        if to_judge and not dry_run and not layout.run_dir(root, f"{name}-judged").exists():
+            there = Manifest.read(folder)
+            if there.options == json.loads(json.dumps(asdict(options))):
+                note(f"{name} is there already: going on with its judge")
+                return there
         if not skip_existing:
             raise RunTaken(name)
         typer.echo(f"{name} is there already: nothing to do")
@@ -239,8 +261,8 @@ def generated(
             typer.echo(line)
         return None
     with stopped_by_signals(), progress(None) as report:
-        manifest: Manifest = run_kind(loaded, source, options, root=root, run_id=name, report=report, note=note)
-    return manifest
+        made: Manifest = run_kind(loaded, source, options, root=root, run_id=name, report=report, note=note)
+    return made
 
 
 def _check_judged_later(judge: str | None, shard: str) -> None:
@@ -269,12 +291,26 @@ def _judge(
         typer.echo(f"{found.run_id}: {found.counts.rows['judgements']:,} judgements in {found.seconds:.1f} s")
 
 
-def _numbers(option: str, text: str) -> list[float]:
-    """Raises UsageError for what is no list of numbers."""
+def _check_best(wanted: str | list[int], method: str, component: str, chosen: Chosen) -> None:
+    """`best` is a layer of a method and a component. Raises UsageError where others were asked for."""
+    for option, asked, usual, best in (
+        ("--method", method, "mean_diff", chosen.method), ("--component", component, "residual", chosen.component),
+    ):  # fmt: skip
+        if wanted == "best" and asked not in (usual, best):
+            raise UsageError(
+                f"{option} {asked}: the best vector of {chosen.trait['name']} is of {best}. Leave it out, or name its --layers."
+            )
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Each once. Raises UsageError for what is no list of numbers."""
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option} {text}: use numbers with commas between them.") from None
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise UsageError(f"{option} {text}: use numbers with commas between them.")
+    found = list({f"{x:g}": x for x in found}.values())  # an example is known by its coefficient as it is written
     if option == "--layers" and any(x != int(x) or x < 0 for x in found):
         raise UsageError(f"--layers {text}: use mid, best, or numbers from 0 up.")
     return found

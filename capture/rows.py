@@ -18,7 +18,7 @@ RESPONSE_FACTS = (
     "system", "trait", "polarity", "instruction_idx", "question_idx",
     "vectors_run_id", "method", "component", "layer", "coefficient",
 )  # fmt: skip
-"""Columns of `responses` that come from what an example's metadata says."""
+"""Columns of `responses` that come from what an example's metadata says: of a prompt in people's own sets, the first alone."""
 
 
 class Rows:
@@ -149,8 +149,10 @@ class Rows:
             assert part.is_response is not None
             start = int(part.is_response.argmax())
             own = part.ids[start:][~part.is_special[start:]]
+            facts = RESPONSE_FACTS[:1] if s.example.row.prompt_set else RESPONSE_FACTS
             values = {
-                **{name: known.get(name) for name in RESPONSE_FACTS},
+                **dict.fromkeys(RESPONSE_FACTS),
+                **{name: known.get(name) for name in facts},
                 "example_id": s.example.example_id,
                 "seq": s.seq,
                 "prompt": s.example.text,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from capture.asked import listed
 from capture.judge_cli import ConcurrencyOption, JudgeOption, PriceOption, TimeoutOption, YesOption
 from capture.options import ShardOfOption
 from warehouse.cli import FormatOption, RunArgument, WarehouseOption, app
@@ -168,9 +169,6 @@ def project(
     with needs_capture_extra():
         from capture.traits import directions
         from capture.traits.project import project as projected
-
-    def listed(text: str | None) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
     options = directions.Options(
         listed(trait), listed(vectors), directions.layers(listed(layer)), listed(method), listed(component),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capture.asked import listed
 from capture.console import needs_capture_extra, note
-from capture.judge_cli import ConcurrencyOption, PriceOption, TimeoutOption, YesOption, judged
+from capture.judge_cli import ConcurrencyOption, PriceOption, TimeoutOption, YesOption, check_judge, judged
 from capture.options import (
     DeviceMapOption,
     DeviceOption,
@@ -20,9 +21,9 @@ from capture.options import (
     TemperatureOption,
     TrustOption,
 )
-from capture.respond_cli import MaybeJudgeOption, model_stem, respond, steer
+from capture.respond_cli import MaybeJudgeOption, model_stem, numbers, respond, steer
 from capture.trait_cli import project, trait_app
-from capture.vectors_cli import evaluate, extract
+from capture.vectors_cli import evaluate, extract, score_threshold
 from warehouse.cli import FormatOption, WarehouseOption
 from warehouse.errors import UsageError
 from warehouse.output import Format
@@ -75,11 +76,21 @@ def run(
     Example: `traces trait run --traits sarcasm,formality --model smollm2 --judge openai:gpt-4.1-mini`
     """
     from warehouse import layout
+    from warehouse.catalog import find_run
 
     root = layout.find_root(warehouse)
+    sources = listed(projected)
+    for source in sources:
+        find_run(root, source)
+    score_threshold(threshold)
+    numbers("--coefficients", coefficients)
     with needs_capture_extra():
         from capture.traits import definition
-    found = {name: definition.load(name) for name in dict.fromkeys(traits.split(","))}
+    if judge is not None and not dry_run:
+        check_judge(judge, price=price, yes=yes)
+    found = {name: definition.load(name) for name in listed(traits)}
+    if not found:
+        raise UsageError("--traits: name at least one.")
     vectors_of = []
 
     def left(name: str) -> bool:
@@ -119,7 +130,7 @@ def run(
                 fmt=fmt, warehouse=root,
             )  # fmt: skip
         score(f"{vectors}-steered")
-    for source in filter(None, projected.split(",")):
+    for source in sources:
         if left(f"{source}-traits"):
             project(
                 trait=",".join(d.name for d in found.values()), run=source, vectors=",".join(vectors_of), warehouse=root

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capture.asked import listed
 from capture.console import needs_capture_extra, note, stopped_by_signals
 from capture.trait_cli import trait_app
 from warehouse.cli import FormatOption, WarehouseOption
@@ -79,16 +80,16 @@ def extract(
     from warehouse.catalog import Warehouse as Opened
 
     options = Options(
-        methods=_listed(methods),
-        components=None if components is None else _listed(components),
+        methods=listed(methods),
+        components=None if components is None else listed(components),
         layers=_layers(layers),
-        threshold=_threshold(threshold),
+        threshold=score_threshold(threshold),
         held_out=held_out,
         seed=seed,
     )
     root = layout.find_root(warehouse)
     with Opened(root) as wh:
-        runs = _responses_runs(wh, _listed(trait or ""), _listed(responses or ""), model)
+        runs = _responses_runs(wh, listed(trait or ""), listed(responses or ""), model)
     with stopped_by_signals(), _bar() as report:
         manifest = made(root, runs, options, run, report, note)
     for name, questions in manifest.options["held_out_questions"].items():
@@ -139,7 +140,7 @@ def evaluate(
     from warehouse.store import TraceStore
 
     root = layout.find_root(warehouse)
-    traits = _listed(trait or "")
+    traits = listed(trait or "")
     if vectors is None:
         if len(traits) != 1:
             raise UsageError("Say which: --trait with one trait, or --vectors RUN.")
@@ -180,22 +181,19 @@ def _responses_runs(wh: Warehouse, traits: tuple[str, ...], runs: tuple[str, ...
     return list(runs)
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
 def _layers(text: str) -> str | tuple[int | None, ...]:
     if text in ("all", "mid"):
         return text
     try:
-        return tuple(None if name == "embed" else int(name) for name in _listed(text))
+        return tuple(None if name == "embed" else int(name) for name in listed(text))
     except ValueError:
         raise UsageError(
             f"--layers {text}: write all, mid, or layers as in 0,5; embed is the input of the first."
         ) from None
 
 
-def _threshold(text: str) -> float | None:
+def score_threshold(text: str) -> float | None:
+    """None: `none`. Raises UsageError for what is no score."""
     try:
         return None if text == "none" else float(text)
     except ValueError:

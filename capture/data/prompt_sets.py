@@ -1,7 +1,7 @@
 """Prompt sets: JSON files of prompts for a model to answer, the ones that ship with the project and people's own.
 
 A file is an object with a name, a description, and prompts, each with an id (a text or a whole number), a text, and
-usually a note that says what it is for. Several sets are one source, and every prompt keeps the id that it has in its own.
+usually a note that says what it is for; a system message, if there is one, is `system`. Several sets are one source, and every prompt keeps the id that it has in its own.
 """
 
 from __future__ import annotations
@@ -117,4 +117,6 @@ def _row(path: Path, number: int, prompt: Any) -> Row:
         raise UsageError(f"{where} (id {key}) has no text.")
     if any("\ud800" <= c <= "\udfff" for c in text):  # half of a surrogate pair, which JSON can spell
         raise UsageError(f"{where} (id {key}) has a text that is not Unicode.")
+    if not isinstance(fields.get("system"), str | None):
+        raise UsageError(f"{where} (id {key}) has a system message that is no text.")
     return Row(str(key), text, fields, prompt_set=path.stem)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from zoo import build
 
 from capture import job, models
 from capture.anatomy import examine
 from capture.data.example import Row, Source
 from capture.generation import Generator, Sampling
 from capture.jobs import generate
-from zoo import build
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
 from warehouse.layout import run_dir
@@ -202,12 +202,61 @@ def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path, load_tiny:
     assert system == "Be brief."
 
 
+def test_a_template_that_refuses_a_system_message_is_given_it_in_the_prompt(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded]
+) -> None:
+    loaded = load_tiny("gpt2", dtype="float32")
+    loaded.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' or 'never' in m['content'] %}{{ raise_exception('not this') }}"
+        "{% endif %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
+    )
+    store = run(tmp_path, loaded, source=asked(["Hello"], system="Be brief."), capture="none")
+    assert store.query("SELECT text FROM prompts").fetchall()[0][0].startswith("[user] Be brief.\n\nHello")
+    for metadata in ({}, {"system": "Be brief."}):
+        with pytest.raises(UsageError, match="its chat template fails on 'never': not this"):
+            run(tmp_path, loaded, "no", asked(["never"], **metadata))
+
+
+def test_settings_of_the_models_own_change_nothing(load_tiny: Callable[..., models.Loaded]) -> None:
+    """Its generation_config names tokens that are never said, and others at the end; no manifest tells of either."""
+    loaded = load_tiny("llama", dtype="float32")
+    generator = Generator(loaded, examine(loaded.model).body, Sampling(6, 0.0))
+    ids = np.arange(5, 10)
+    (answer,) = generator.answers([ids], [("0" * 16, 0)])
+    own = loaded.model.generation_config
+    own.suppress_tokens, own.repetition_penalty, own.min_new_tokens = [int(answer[0])], 5.0, 3
+    try:
+        assert generator.answers([ids], [("0" * 16, 0)])[0].tolist() == answer.tolist()
+        assert loaded.model.generation_config is own
+    finally:
+        own.suppress_tokens = own.repetition_penalty = own.min_new_tokens = None
+
+
+def test_facts_of_a_persons_own_prompts_are_no_facts_of_a_trait(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded]
+) -> None:
+    rows = [Row("1", "The lamp", {"layer": "mid", "trait": ["x"], "system": "Be brief."}, prompt_set="mine")]
+    store = run(tmp_path, load_tiny(), source=Source("prompts", "mine", None, "-", lambda: iter(rows)), capture="none")
+    assert store.query("SELECT trait, layer, system FROM responses").fetchall() == [(None, None, "Be brief.")]
+    assert json.loads(store.query("SELECT metadata FROM examples").fetchall()[0][0])["layer"] == "mid"
+
+
+def test_what_is_forecast_counts_the_responses(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+    loaded = load_tiny()
+    options = generate.Options(max_new_tokens=10, samples=2, capture="resid", temperature=0.0)
+    first, second, *_ = generate.forecast(loaded, asked(["The lamp"]), options)
+    tokens = 2 * (len(loaded.tokenizer("The lamp")["input_ids"]) + 10)
+    assert f"2 sequences, at most {tokens} tokens" in first
+    assert "at most 0.0 MB" in second
+
+
 @pytest.mark.parametrize(
     ("options", "texts", "message"),
     [
         ({}, ["word " * 200], r"Prompt 0 has \d+ tokens; with 12 more it is longer"),
         ({"max_new_tokens": 0}, PROMPTS, "--max-new-tokens 0"),
         ({"temperature": -1.0}, PROMPTS, "--temperature -1"),
+        ({"temperature": float("nan")}, PROMPTS, "--temperature nan"),
         ({"top_p": 0.0}, PROMPTS, "--top-p 0"),
         ({}, [], "there is no text in it"),
     ],

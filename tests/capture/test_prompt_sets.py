@@ -99,6 +99,7 @@ A = {"id": 1, "text": "a"}
         ('{"prompts": []}', "has no prompts"),
         (json.dumps({"prompts": [A, "b"]}), r"mine\.json, prompt 2 is not a JSON object"),
         (json.dumps({"prompts": [A, {"id": 2, "note": "b"}]}), r"prompt 2 \(id 2\) has no text"),
+        (json.dumps({"prompts": [A | {"system": 5}]}), r"prompt 1 \(id \w+\) has a system message that is no text"),
         (json.dumps({"prompts": [A, {"id": 2, "text": " "}]}), r"prompt 2 \(id 2\) has no text"),
         (json.dumps({"prompts": [A, {"text": "b"}]}), "prompt 2 has no id"),
         (json.dumps({"prompts": [A, {"id": True, "text": "b"}]}), "prompt 2 has no id"),
