@@ -294,7 +294,7 @@ def _places(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> 
     )
     before = len(texts[0])
     # as far as the whole begins with it: a part of a character shows as another one than the character
-    ends = [len(commonprefix([t, texts[-1]])) - before for t in texts]  # noqa: RUF071  of characters, not of paths
+    ends = [_common(t, texts[-1]) - before for t in texts]
     return at + np.maximum.accumulate(np.maximum(ends, 0)), texts[-1][before:]
 
 
