@@ -18,7 +18,16 @@ from warehouse.layout import run_dir
 DEFINITION = {
     "name": "windy",
     "instruction": [{"pos": "Speak of wind.", "neg": "Speak of stones."}] * 2,
-    "questions": ["What is the sea?", "Who keeps the lamp?", "Why?", "When?", "Where?", "How far?", "What sings?", "Who comes?"],
+    "questions": [
+        "What is the sea?",
+        "Who keeps the lamp?",
+        "Why?",
+        "When?",
+        "Where?",
+        "How far?",
+        "What sings?",
+        "Who comes?",
+    ],
     "eval_prompt": "{question} {answer} 0 to 100, or REFUSAL",
 }
 
