@@ -117,7 +117,7 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
     return Manifest(
         run_id=progress.run_id,
         kind=job.kind,
-        parents=_parents(job.loaded, model),
+        parents=[*_parents(job.loaded, model), *job.options.parents],
         created_at=published.created_at,
         seconds=published.seconds,
         model=model,

@@ -68,6 +68,11 @@ class Options:
     shard: str = ""
     """`i/n`: every n-th example, from the i-th on."""
 
+    @property
+    def parents(self) -> list[str]:
+        """Runs that something of the capture was taken from, its model apart."""
+        return []
+
 
 @dataclass
 class Progress:

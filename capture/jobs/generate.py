@@ -40,12 +40,16 @@ class Options(job.Options):
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.sample_top_k, self.seed)
 
 
-def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
-    anatomy = decoder(loaded)
-    generator = Generator(loaded, anatomy.body, options.sampling)
-    return prepared(
-        KIND, loaded, source, options, anatomy, Completing(generator, loaded.tokenizer, options.max_new_tokens)
-    )
+def of_kind(kind: str) -> tuple[job.Run, job.Forecast]:
+    """`run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it."""
+
+    def whole(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+        anatomy = decoder(loaded)
+        generator = Generator(loaded, anatomy.body, options.sampling)
+        completing = Completing(generator, loaded.tokenizer, options.max_new_tokens)
+        return prepared(kind, loaded, source, options, anatomy, completing)
+
+    return job.of_kind(whole)
 
 
 def decoder(loaded: models.Loaded) -> Anatomy:
@@ -68,11 +72,10 @@ def prepared(
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         return {"responses": rows.responses(batch.sequences), **predictions(batch, recording)}
 
-    longest = loaded.window
-    sequencing = Sequencing(chat.tokenize, ("dec",), longest, together=True)
+    sequencing = Sequencing(chat.tokenize, ("dec",), loaded.window, together=True)
     return job.prepare(
         kind, loaded, source, options, rows, tables, mean_loss, anatomy=anatomy, sequencing=sequencing, generation=completing
     )  # fmt: skip
 
 
-run, forecast = job.of_kind(_prepared)
+run, forecast = of_kind(KIND)

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from capture import job, models
 from capture.data.example import Row, Source
-from capture.generation import Completing, Generator
 from capture.jobs import generate
 from capture.traits.definition import Definition
 from warehouse.errors import UsageError
@@ -57,11 +55,4 @@ def source(definition: Definition, n: int) -> Source:
     return Source("trait", definition.name, None, f"the definition of {definition.name}", rows)
 
 
-def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
-    anatomy = generate.decoder(loaded)
-    generator = Generator(loaded, anatomy.body, options.sampling)
-    completing = Completing(generator, loaded.tokenizer, options.max_new_tokens)
-    return generate.prepared(KIND, loaded, source, options, anatomy, completing)
-
-
-run, forecast = job.of_kind(_prepared)
+run, forecast = generate.of_kind(KIND)

@@ -45,6 +45,10 @@ class Options(generate.Options):
     questions: tuple[int, ...] = ()
     """Places of the questions that are asked, in the definition."""
 
+    @property
+    def parents(self) -> list[str]:
+        return [self.vectors_run]
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -81,20 +85,23 @@ def choose(
         vectors_run = vectors_run or newest(wh, "trait-vectors", trait)
         meta = wh.opened(vectors_run).meta
         rows = wh.connection.execute(
-            "SELECT method, component, layer, vector, gap FROM trait_vectors "
-            "WHERE run_id = ? AND trait = ? AND layer IS NOT NULL",
-            [vectors_run, trait],
+            "SELECT method, component, layer, vector, gap, trait FROM trait_vectors WHERE run_id = ?",
+            [vectors_run],
         ).fetchall()
-        there = {row[:3]: Vector(np.asarray(row[3], np.float32), row[4]) for row in rows}
+        if trait not in (traits := sorted({row[5] for row in rows})):
+            raise NotFound("trait", trait, traits, f"(vectors in run '{vectors_run}')")
+        there = {row[:3]: Vector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
         if layers == "best":
             best = wh.connection.execute(
                 "SELECT method, component, layer FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
                 [vectors_run, trait],
             ).fetchone()
-            if best is None or best[2] is None:
+            if best is None:
                 raise UsageError(
                     f"No best layer of {trait} is known: run traces trait evaluate first, or say --layers."
                 )
+            if best[2] is None:
+                raise UsageError(f"The best vector of {trait} is of resid.embed, which no block gives: say --layers.")
             method, component, layers = best[0], best[1], [best[2]]
         wanted = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
         for kind, value, place in (("method", method, 0), ("component", component, 1)):
@@ -104,7 +111,7 @@ def choose(
                 )
         for layer in wanted:
             if (method, component, layer) not in there:
-                known = sorted(i for m, c, i in there if (m, c) == (method, component))
+                known = sorted(i for m, c, i in there if (m, c) == (method, component) and i is not None)
                 raise NotFound("layer", layer, known, f"(vectors of {trait} by {method}, {vectors_run})")
         definition = wh.opened(meta.options["responses_run"][trait]).meta.options["trait"]
     questions = meta.options["held_out_questions"].get(trait) or list(range(len(definition["questions"])))

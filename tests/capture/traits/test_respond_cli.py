@@ -97,11 +97,18 @@ def test_from_responses_to_steering(
     steered = TraceStore(run_dir(tmp_path, f"{vectors}-steered"))
     questions = len(TraceStore(run_dir(tmp_path, vectors)).meta.options["held_out_questions"]["windy"])
     assert steered.meta.counts.sequences == 2 * questions
+    assert steered.meta.parents == [vectors]
     with Warehouse(tmp_path) as wh:
         ((best,),) = wh.sql("SELECT method FROM trait_best").fetchall()
     steer = ("trait", "steer", "--trait", "windy", "--run", "again", *place)
     other = next(m for m in ("probe", "ica", "gradient") if m != best)
     refused = traces(*steer, "--layers", "best", "--method", other)
     assert refused.code == 2 and f"--method {other}: the best vector of windy is of {best}" in refused.err
+    for more, message in (
+        (("--vectors", name), f"No trait 'windy'. There is none yet. (vectors in run '{name}')"),
+        (("--vectors", vectors, "--layers", "9"), "No layer '9'. There is: 0, 1, 2."),
+    ):
+        refused = traces(*steer, *more)
+        assert (refused.code, message in refused.err) == (2, True), refused.err
     shard = traces(*steer, "--layers", "1", "--shard", "1/2", "--coefficients", "0,1")
     assert shard.code == 0 and "traces runs merge again" in shard.out, shard.err
