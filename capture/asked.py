@@ -119,6 +119,6 @@ def tokens(max_len: str) -> int | None:
     """--max-len as a number; None: `auto`. Raises UsageError."""
     if max_len == "auto":
         return None
-    if not max_len.isdigit() or int(max_len) < 2:
+    if not max_len.isdecimal() or int(max_len) < 2:
         raise UsageError(f"--max-len {max_len}: use 'auto' or a number of tokens from 2 up.")
     return int(max_len)

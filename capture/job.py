@@ -302,7 +302,7 @@ def _layers(asked: str, n: int) -> list[int]:
         return list(range(n))
     found = []
     for word in filter(None, asked.split(",")):
-        if not word.strip().isdigit() or int(word) >= n:
+        if not word.strip().isdecimal() or int(word) >= n:
             raise UsageError(f"--layer-internals {word.strip()}: use layers from 0 to {n - 1}, or all.")
         found.append(int(word))
     return found

@@ -197,7 +197,7 @@ def _layers(store: TraceStore, options: Options) -> list[int | None]:
         word = part.strip()
         if word in named:
             found.update(named[word])
-        elif word.isdigit() and int(word) < n:
+        elif word.isdecimal() and int(word) < n:
             found.add(int(word))
         else:
             raise UsageError(

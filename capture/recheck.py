@@ -121,7 +121,8 @@ def _compare(store: TraceStore, again: _Again) -> Iterator[Check]:
             for name, value in again.seen(ids, types, counted, padding=room).errors(alone).items():
                 noise[name] = max(noise[name], value)
         if alone.attention:
-            alone = replace(alone, attention=again.eager_attention(ids, types))
+            given = again.eager_attention(ids, types)
+            alone = replace(alone, attention={k: x for k, x in given.items() if k in alone.attention})
         for name, value in again.stored(example_id, seq, alone).errors(alone).items():
             error[name] = max(error[name], value)
     for name, allowed in _allowed(store).items():

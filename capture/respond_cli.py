@@ -109,7 +109,7 @@ def respond(
     )  # fmt: skip
     name = sharding.run_name(run or f"{found.name}-{model_stem(model)}-responses", shard)
     source = kind.source(found, n)
-    if judge is not None:
+    if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
     manifest = generated(
         kind.run, kind.forecast, source, options, asked, name, warehouse, dry_run, skip_existing, judge is not None
@@ -186,7 +186,7 @@ def steer(
         from capture.traits import steer as kind
     chosen = kind.choose(root, trait, vectors, method, component, wanted)
     _check_best(wanted, method, component, chosen)
-    if judge is not None:
+    if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
     m = chosen.model
     revision = m.revision if model in (None, m.name) else None

@@ -397,7 +397,8 @@ class TraceStore:
         if key.site in missing:
             raise UsageError(f"{self.meta.model.name} has no {key.site} here: {missing[key.site]}.")
         if (key.side, key.site) in self._stored:
-            raise UsageError(f"{self.meta.model.name} has no {key.site} in layer {key.layer}.")
+            there = ", ".join(map(str, self.layers_with(key.site, key.side)))
+            raise UsageError(f"Run '{self.meta.run_id}' has no {key.site} in layer {key.layer}; it has: {there}.")
         stored = sorted({site for _, site in self._stored})
         raise UsageError(
             f"Run '{self.meta.run_id}' did not store {key.site}; it has {', '.join(stored) or 'no tensors'}. "

@@ -18,6 +18,7 @@ from capture.anatomy import examine
 from capture.data.example import Row, Source
 from capture.generation import Generator, Sampling
 from capture.jobs import generate
+from capture.recheck import recheck
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
 from warehouse.layout import run_dir
@@ -186,8 +187,12 @@ def test_layer_internals_keep_every_site_of_a_layer(tmp_path: Path, load_tiny: C
     after = before.astype(np.float32) + store.rows(Key("dec", "attn_out", 1), example_id, 0)
     np.testing.assert_allclose(after, store.resid(example_id, "post_attn", 1), atol=2e-2)
     assert store.attn(example_id, 1).shape[0] == 4  # per head
-    with pytest.raises(UsageError, match="layers from 0 to 2"):
-        run(tmp_path, load_tiny(), "no", layer_internals="7")
+    with pytest.raises(UsageError, match="Run 'g' has no q in layer 2; it has: 1"):
+        store.attn(example_id, 2)
+    assert {c.name: c.passed for c in recheck(store.path)}["deep: attention"]
+    for layers in ("7", "²"):
+        with pytest.raises(UsageError, match="layers from 0 to 2"):
+            run(tmp_path, load_tiny(), "no", layer_internals=layers)
 
 
 def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
