@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from capture import job, models
@@ -38,6 +39,8 @@ class Options(generate.Options):
     trait: dict[str, Any] = field(default_factory=dict)
     """The definition."""
     vectors_run: str = ""
+    vectors_hash: str = ""
+    """Of what is added: steering goes on, and shards are merged, with the same alone."""
     method: str = "mean_diff"
     component: str = "residual"
     layers: tuple[int, ...] = ()
@@ -72,6 +75,13 @@ class Chosen:
     """Those that no vector was made from, or all of the definition's where every one was used."""
     method: str
     component: str
+
+    @property
+    def vectors_hash(self) -> str:
+        digest = xxhash.xxh3_128()
+        for layer, v in sorted(self.vectors.items()):
+            digest.update(f"{layer} {v.gap!r} ".encode() + v.unit.tobytes())
+        return digest.hexdigest()
 
 
 def choose(

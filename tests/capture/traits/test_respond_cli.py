@@ -98,6 +98,7 @@ def test_from_responses_to_steering(
     questions = len(TraceStore(run_dir(tmp_path, vectors)).meta.options["held_out_questions"]["windy"])
     assert steered.meta.counts.sequences == 2 * questions
     assert steered.meta.parents == [vectors]
+    assert len(steered.meta.options["vectors_hash"]) == 32
     with Warehouse(tmp_path) as wh:
         ((best,),) = wh.sql("SELECT method FROM trait_best").fetchall()
     steer = ("trait", "steer", "--trait", "windy", "--run", "again", *place)
