@@ -146,6 +146,12 @@ def evaluate(
             raise UsageError("Say which: --trait with one trait, or --vectors RUN.")
         with Opened(root) as wh:
             vectors = newest(wh, "trait-vectors", traits[0], model)
+    elif model is not None:
+        raise UsageError("--model says whose vectors are meant where none are named: leave out it or --vectors.")
+    there = job.vectors_store(root, vectors).meta.options["traits"]
+    for t in traits:
+        if t not in there:
+            raise NotFound("trait", t, there, f"(run '{vectors}')")
     name = run or f"{vectors}-evaluated"
     options = job.Options(random=random, seed=seed)
     if job.is_there(root, name, vectors, options):
@@ -154,9 +160,6 @@ def evaluate(
         with stopped_by_signals(), _bar() as report:
             job.evaluate(root, vectors, name, options, report)
     store = TraceStore(find_run(root, name))
-    for t in traits:
-        if t not in store.meta.options["traits"]:
-            raise NotFound("trait", t, store.meta.options["traits"], f"(run '{vectors}')")
     if plot is not None:
         job.plot(store, str(plot))
     write(store.query(job.BEST), fmt, None)
@@ -172,6 +175,8 @@ def _responses_runs(wh: Warehouse, traits: tuple[str, ...], runs: tuple[str, ...
         raise UsageError("Say which: --trait with the traits, or --responses with their runs.")
     if not runs:
         return [newest(wh, "trait-responses", t, model) for t in traits]
+    if model is not None:
+        raise UsageError("--model says whose responses are meant where none are named: leave out it or --responses.")
     found = {r: trait_of(responses_store(wh.root, r)) for r in runs}
     for run, name in found.items():
         if traits and name not in traits:

@@ -85,7 +85,13 @@ def add_responses(
             device="cpu", attn_implementation="eager", vocab_size=1, **stack,
         )  # fmt: skip
         n = len(responses)
-        definition = {"name": trait, "instruction": [{"pos": "a", "neg": "b"}], "questions": [], "eval_prompt": ""}
+        questions = [f"{i}?" for i in range(1 + max(r.question for r in responses))]
+        definition = {
+            "name": trait,
+            "instruction": [{"pos": "a", "neg": "b"}],
+            "questions": questions,
+            "eval_prompt": "",
+        }
         writer.publish(
             lambda p: Manifest(
                 run_id=run_id,

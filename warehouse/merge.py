@@ -373,7 +373,7 @@ def _manifest(planned: Plan, published: Published) -> Manifest:
         update={
             "run_id": planned.run_id,
             "parents": list(dict.fromkeys(parent for m in metas for parent in m.parents)),
-            "created_at": min(m.created_at for m in metas),
+            "created_at": published.created_at,  # after the shards: where they are kept, the newest is the whole
             "seconds": sum(m.seconds for m in metas),
             "options": first.options | {"shard": ""},
             "sites": sites,

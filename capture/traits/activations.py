@@ -57,6 +57,8 @@ class Selected:
     """(n,) question_idx"""
     dropped: dict[str, int]
     """How many responses don't count, by why."""
+    n_questions: int
+    """Of the definition, whether there are responses to them that count or not."""
 
     @property
     def questions(self) -> list[int]:
@@ -88,11 +90,15 @@ def trait_of(store: TraceStore) -> str:
 
 
 def newest_judge(wh: Warehouse, run_id: str) -> str | None:
-    """The newest run that judged a run's responses; None: none has."""
+    """The newest run that judged a run's responses; None: none has. Raises UsageError where that judged a share of them."""
     row = wh.connection.execute(
         "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
         [run_id],
     ).fetchone()
+    if row is not None and (shard := layout.shard_of(row[0])):
+        raise UsageError(
+            f"'{row[0]}', the newest judge of run '{run_id}', has judged a share of it: traces runs merge {shard[0]}"
+        )
     return None if row is None else str(row[0])
 
 
@@ -141,7 +147,8 @@ def select(wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run
     dropped["to a question without one of the other polarity"] = int((kept & ~paired).sum())
     kept &= paired
     keys = list(zip(found["example_id"][kept].tolist(), found["seq"][kept].tolist(), strict=True))
-    return Selected(run_id, trait, judge, keys, positive[kept], question[kept], dropped)
+    n_questions = len(store.meta.options["trait"]["questions"])
+    return Selected(run_id, trait, judge, keys, positive[kept], question[kept], dropped, n_questions)
 
 
 def _scores(column: np.ndarray) -> np.ndarray:
@@ -174,7 +181,7 @@ def held_out(selected: Selected, part: float, seed: int) -> list[int]:
     """
     there = selected.questions
     n = min(max(1, round(part * len(there))), len(there) - 1) if part else 0
-    order = np.random.default_rng(seed).permutation(max(there) + 1)
+    order = np.random.default_rng(seed).permutation(selected.n_questions)
     return sorted([int(q) for q in order if q in set(there)][:n])
 
 

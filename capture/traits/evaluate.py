@@ -276,7 +276,7 @@ def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> boo
 
 def plot(store: TraceStore, path: str) -> None:
     """Accuracy and effect size by layer, a line a method, a row of panels a trait and component; what random directions reach is
-    shaded. Raises UsageError where matplotlib is not installed."""
+    shaded. Raises UsageError where matplotlib is not installed, and for a file whose ending is no picture's."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
@@ -315,4 +315,7 @@ def plot(store: TraceStore, path: str) -> None:
             axes.set(xlabel="layer (-1: embedding)", ylabel=label, title=f"{trait}, {component}")
             axes.grid(alpha=0.3)
         line[0].legend(loc="lower right", fontsize="small")
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except ValueError as e:  # an ending that is no format's
+        raise UsageError(f"--plot {path}: {e}") from None

@@ -18,7 +18,7 @@ import xxhash
 from capture.traits import activations, vectors
 from capture.traits.activations import COMPONENTS, Means, Selected
 from warehouse.catalog import Warehouse
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.store import TraceStore
@@ -128,7 +128,10 @@ def extract(
             f"FastICA did not converge in {vectors.ICA_STEPS} steps in {len(places)} of {count.of} layers, where its last step's "
             "components are taken; which: ica_not_converged in the run's options"
         )
-    index.settle(root)
+    try:
+        index.settle(root)
+    except TracesError as e:  # of another run: this one is published
+        note(f"the table of all traits' vectors is as it was: {e}")
     return manifest
 
 

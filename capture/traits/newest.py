@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from warehouse import layout
 from warehouse.catalog import Warehouse
 from warehouse.errors import NotFound, UsageError
 
@@ -12,7 +13,8 @@ _MAKE = {"trait-responses": "traces trait respond", "trait-vectors": "traces tra
 def newest(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
     """The newest run of `kind` (`trait-responses` or `trait-vectors`) that has rows of a trait, of a model if one is named.
 
-    Raises NotFound where there is none, with the traits that there are, and UsageError where models with different weights have some.
+    Raises NotFound where there is none, with the traits that there are, and UsageError where models with different weights have some, or
+    the newest is a shard.
     """
     table = _TABLES[kind]
     rows = wh.connection.execute(
@@ -38,4 +40,7 @@ def newest(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> st
         raise UsageError(
             f"Trait '{trait}' has runs of kind {kind} of models with different weights: {found}. Say which, with --model or {option}."
         )
-    return str(of_model[0][0])
+    found_run = str(of_model[0][0])
+    if shard := layout.shard_of(found_run):
+        raise UsageError(f"'{found_run}', the newest run of trait '{trait}', is a shard: traces runs merge {shard[0]}")
+    return found_run

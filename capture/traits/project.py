@@ -19,19 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 from threadpoolctl import threadpool_limits
 
 from capture import sharding
 from capture.traits import dynamics
 from capture.traits.directions import Direction, Options, key_of
 from warehouse import layout
-from warehouse.catalog import find_run
 from warehouse.derive import Counted
 from warehouse.journal import Journal
 from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION, STORED
 from warehouse.store import Slice, TraceStore
+from warehouse.vectors.tables import manifest_hash
 from warehouse.writer import Batch, RunWriter
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def project(
         "dynamics_only": options.dynamics_only,
         "threshold": options.threshold,
         "shard": options.shard,
-        "parent_manifests": {run: _manifest_hash(wh, run) for run in parents},
+        "parent_manifests": {run: manifest_hash(wh.root, run) for run in parents},
     }
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **told}
     named = None if run_id is None else sharding.run_name(run_id, options.shard)
@@ -91,10 +90,6 @@ def project(
                 writer.end_shard(str(number))
             report(counted)
         return writer.publish(lambda published: store.meta.derived(KIND, name, parents, told, published))
-
-
-def _manifest_hash(wh: Warehouse, run: str) -> str:
-    return xxhash.xxh3_128_hexdigest((find_run(wh.root, run) / layout.MANIFEST).read_bytes())
 
 
 def _free_name(

@@ -20,7 +20,7 @@ from capture.data.example import Row, Source
 from capture.data.text import open_text
 from capture.jobs import generate, mcq_prompt, next_token
 from capture.recheck import recheck
-from capture.traits import directions, judging, respond
+from capture.traits import activations, directions, judging, respond
 from capture.traits import project as projecting
 from capture.traits.answers import Verdict
 from capture.traits.definition import Definition, Pair
@@ -114,7 +114,7 @@ def test_shards_merged_are_the_whole_run(
     one, whole = merged(root, "w"), TraceStore(run_dir(root, "whole"))
     check_same(one, whole)
     assert {b.stat().st_ino for b in (one.path / "blobs").iterdir()} == blobs  # linked, not copied
-    assert one.meta.created_at == min(m.created_at for m in metas)
+    assert one.meta.created_at > max(m.created_at for m in metas)  # the newest, where the shards are kept
     assert one.meta.seconds == sum(m.seconds for m in metas)
     assert one.meta.bytes == sum((one.path / f.path).stat().st_size for f in one.meta.files)
     assert layout.published_runs(root) == ["w", "whole"]
@@ -254,11 +254,17 @@ def test_runs_derived_in_shards(
         run_dir(tmp_path, run).rename(tmp_path / run)
     for i in (1, 2, 3):
         make(f"{i}/3")
+    with Warehouse(tmp_path) as wh, pytest.raises(UsageError, match="a share of it: traces runs merge judged"):
+        activations.newest_judge(wh, "r")
     volatile = {"created_at", "seconds", "files", "bytes"}
     for run, meta in metas.items():
         parts = [TraceStore(run_dir(tmp_path, f"{run}.shard-{i}-of-3")).meta.counts.rows for i in (1, 2, 3)]
         assert all(any(rows.values()) for rows in parts)
-        assert merged(tmp_path, run).meta.model_dump(exclude=volatile) == meta.model_dump(exclude=volatile)
+        assert merged(tmp_path, run, keep=True).meta.model_dump(exclude=volatile) == meta.model_dump(exclude=volatile)
+    with Warehouse(tmp_path) as wh:  # the shards are there yet
+        assert activations.newest_judge(wh, "r") == "judged"
+        assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_projections").fetchall() == [("traits",)]
+        assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_dynamics").fetchall() == [("traits",)]
     for name, rows in tables().items():
         assert [r[:4] for r in rows] == [r[:4] for r in expected[name]], name
         for row, known in zip(rows, expected[name], strict=True):  # products of other shapes round otherwise

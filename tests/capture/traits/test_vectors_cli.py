@@ -41,6 +41,8 @@ def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -
     assert [(r["trait"], r["layer"]) for r in rows] == [("loud", 2)] * 3 + [("terse", 2)] * 3
     assert {r["method"] for r in rows} == {"mean_diff", "gradient", "random"} and rows[0]["accuracy"] > 0.8
     assert picture.read_text().startswith("<?xml")
+    wrong = traces("trait", "evaluate", "--trait", "loud", "--plot", root / "p.xyz", "-w", root)
+    assert wrong.code == 2 and "p.xyz: Format 'xyz' is not supported" in wrong.err and "Traceback" not in wrong.err
     again = traces("trait", "evaluate", "--vectors", "loud-terse-vectors", "-f", "json", "-w", root)
     assert again.out == shown.out and "is there already" in again.err
     with Warehouse(root) as wh:
@@ -69,6 +71,8 @@ def test_wrong_calls_end_in_a_line(root: Path, traces: Callable) -> None:
         (("evaluate",), "Say which: --trait with one trait, or --vectors RUN."),
         (("evaluate", "--trait", "loud"), "Make one: traces trait extract --help"),
         (("evaluate", "--vectors", "r"), "Run 'r' is of kind trait-responses"),
+        (("extract", "--responses", "r", "--model", "m"), "leave out it or --responses"),
+        (("evaluate", "--vectors", "r", "--model", "m"), "leave out it or --vectors"),
     ):
         done = traces("trait", *args, "-w", root)
         assert done.code == 2 and says in done.err and "Traceback" not in done.err, (args, done.err)
