@@ -17,7 +17,9 @@ LEAST_MASS = 0.25
 """Less probability than this on numbers, and there is no score."""
 
 _REFUSAL = re.compile(r"\W*REFUSAL\b")
-_NUMBER = re.compile(r"(?<![\w.,/-])(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*100)?(?!\w|[.,]\d|\s*[-–]\s*\d)")
+_OF = r"\s*(?:/|(?:out )?of)\s*"
+_NUMBER = re.compile(rf"(?<![\w.,/-])(\d+)(?:\.0+)?(?:{_OF}(\d+))?(?!\w|[.,]\d|\s*[-–]\s*\d|{_OF}\d)")
+"""A whole number, and what it is out of where that is told; no part of a range or of a decimal fraction."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Token:
 
 
 def from_text(answer: str) -> Verdict:
-    """The number that it begins with, or the only one in it. Neither of them whole, or not in 0 to 100: no score."""
+    """The number that it begins with, or the only one in it. Neither of them whole, not in 0 to 100, or out of another
+    number than 100: no score."""
     if _REFUSAL.match(answer):
         return Verdict(answer, None, refused=True)
     number = _number(answer)
@@ -90,4 +93,6 @@ def _number(answer: str) -> float | None:
     found = list(_NUMBER.finditer(answer))
     first = next((m for m in found if not any(c.isalnum() for c in answer[: m.start()])), None)
     chosen = first or (found[0] if len(found) == 1 else None)
-    return float(chosen[1]) if chosen is not None and int(chosen[1]) in NUMBERS else None
+    if chosen is None or int(chosen[1]) not in NUMBERS or int(chosen[2] or 100) != 100:  # 8/10 is no 8
+        return None
+    return float(chosen[1])

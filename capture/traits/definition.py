@@ -128,7 +128,7 @@ def load(path_or_name: str | Path) -> Definition:
     Raises NotFound where there is neither, and DefinitionError with everything that is wrong with it.
     """
     path = Path(path_or_name).expanduser()
-    if not path.exists() and str(path_or_name) in shipped():
+    if not path.is_file() and str(path_or_name) in shipped():
         path = shipped()[str(path_or_name)]
     try:
         raw = path.read_text(encoding="utf-8")

@@ -107,7 +107,8 @@ def find_key(variable: str, needed_by: str | None = None) -> str:
     """From the environment, else from `.env`; empty where there is none, which is a UsageError if something needs it."""
     key = os.environ.get(variable, "").strip()
     if not key:
-        from dotenv import dotenv_values, find_dotenv
+        with _needs_judge_extra():
+            from dotenv import dotenv_values, find_dotenv
 
         key = (dotenv_values(find_dotenv(usecwd=True)).get(variable) or "").strip()
     if needed_by and not key:

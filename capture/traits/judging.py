@@ -36,6 +36,7 @@ from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.store import TraceStore
 from warehouse.tables import to_table
+from warehouse.vectors.tables import manifest_hash
 from warehouse.writer import Batch, RunWriter
 
 SHARD = 16
@@ -150,14 +151,14 @@ def judge_run(
         "kind": "judge",
         "schema_version": SCHEMA_VERSION,
         "parent": run_id,
-        "parent_manifest": xxhash.xxh3_128_hexdigest((store.path / layout.MANIFEST).read_bytes()),
+        "parent_manifest": manifest_hash(root, run_id),
         "judge": judge.name,
         "shard": shard,
         "coherence_prompt": xxhash.xxh3_128_hexdigest(COHERENCE.encode()),
     }
     options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE, "shard": shard}
     with RunWriter(root, name, identity) as writer:
-        done = int(writer.done[-1].mark) if writer.done else 0
+        done = written = int(writer.done[-1].mark) if writer.done else 0
         counted = Judged(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
         try:
@@ -172,7 +173,8 @@ def judge_run(
                             f"{judge.name} gave none of the first {SHARD} responses a score; it answered, for one: "
                             f"'{' '.join(trait.answer.split())[:80]}'"
                         )
-                    _write(writer, rows, counted.done)
+                    written += len(rows)
+                    _write(writer, rows, written)
                 report(counted)
         except Fault as e:
             raise TracesError(
@@ -180,8 +182,8 @@ def judge_run(
                 f"same command again to go on, or drop them: traces runs rm {name}"
             ) from None
         finally:
-            if rows:
-                _write(writer, rows, counted.done)
+            if rows:  # their own number, and not what is counted: a signal may come between the two
+                _write(writer, rows, written + len(rows))
         return writer.publish(lambda published: store.meta.derived("judge", name, [run_id], options, published))
 
 

@@ -37,6 +37,7 @@ TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endf
         ("85", 85), ("85.", 85), (" 0\n", 0), ("100", 100), ("**85**", 85), ("85/100", 85), ("Score: 85 out of 100.", 85),
         ("85. It has 3 jokes.", 85), ("The number is 100.", 100), ("85.0", 85), ("85%", 85),
         ("", None), ("high", None), ("101", None), ("-5", None), ("0.85", None), ("1,000", None), ("85-90", None), ("7th", None),
+        ("8/10", None), ("Score: 8 out of 10", None), ("85/1000", None), ("85 / 100", 85), ("85 of 100", 85),
         ("between 0 and 100", None), ("3 jokes, so 85", 3), ("It has 3 jokes, so 85", None), ("99999999999999999999", None),
     ],
 )  # fmt: skip
