@@ -194,7 +194,8 @@ def steer(
     options = kind.Options(
         **shared, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
         trait=chosen.trait, vectors_run=chosen.vectors_run, vectors_hash=chosen.vectors_hash,
-        method=chosen.method, component=chosen.component, layers=tuple(chosen.vectors), coefficients=added, questions=tuple(chosen.questions[:questions]),
+        method=chosen.method, component=chosen.component, layers=tuple(chosen.vectors), coefficients=added,
+        questions=tuple(chosen.questions[:questions]),
     )  # fmt: skip
     name = sharding.run_name(run or f"{chosen.vectors_run}-steered", shard)
     run_kind, forecast = kind.of_kind(chosen.vectors, m.space)

@@ -131,7 +131,9 @@ def run(
             )  # fmt: skip
         score(f"{vectors}-steered")
     for source in sources:
-        if left(f"{source}-traits"):
+        if dry_run:
+            typer.echo(f"{source}: projected, if it is not yet")
+        else:  # which finds out for itself whether this very projection is there: its name does not tell
             project(
                 trait=",".join(d.name for d in found.values()), run=source, vectors=",".join(vectors_of), warehouse=root
             )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from judge_server import completion, serve
 
-from capture.respond_cli import numbers
+from capture.respond_cli import numbers, respond, steer
+from capture.trait_run_cli import run
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import UsageError
+from warehouse.errors import RunTaken, UsageError
 from warehouse.layout import run_dir
 
 DEFINITION = {
@@ -45,55 +46,66 @@ def test_a_number_named_twice_is_one() -> None:
         numbers("--layers", "1,-1")
 
 
-@pytest.fixture(scope="module")
-def definition(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("traits") / "windy.json"
+@pytest.fixture
+def definition(tmp_path: Path) -> str:
+    path = tmp_path / "windy.json"
     path.write_text(json.dumps(DEFINITION))
-    return path
+    return str(path)
 
 
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [("nobody:x", "No judge 'nobody:x'"), ("http://example.invalid/v1:x", "nobody is there to be asked: add --yes")],
+)
 def test_a_judge_that_cannot_be_asked_is_told_of_before_there_are_responses(
-    tmp_path: Path, definition: Path, traces: Callable[..., Any]
+    tmp_path: Path, definition: str, judge: str, message: str
 ) -> None:
-    call = ("--trait", definition, "--model", "/nowhere", "--warehouse", tmp_path)
-    for judge, message in (
-        ("nobody:x", "No judge 'nobody:x'"),
-        ("http://example.invalid/v1:x", "nobody is there to be asked: add --yes"),
-    ):
-        done = traces("trait", "respond", *call, "--judge", judge)
-        assert (done.code, message in done.err) == (2, True), done.err
-        all_of_it = traces("trait", "run", "--traits", definition, *call[2:], "--judge", judge)
-        assert (all_of_it.code, message in all_of_it.err) == (2, True), all_of_it.err
-    for more, message in (
-        (("--traits", " , "), "name at least one"),
-        (("--traits", definition, "--threshold", "high"), "--threshold high"),
-        (("--traits", definition, "--coefficients", "nan"), "--coefficients nan"),
-        (("--traits", definition, "--project", "gone"), "'gone'"),
-    ):
-        done = traces("trait", "run", *more, *call[2:])
-        assert (done.code, message in done.err) == (2, True), done.err
+    with pytest.raises(UsageError, match=message):
+        respond(definition, "/nowhere", judge=judge, warehouse=tmp_path)
+    with pytest.raises(UsageError, match=message):
+        run(definition, "/nowhere", judge=judge, warehouse=tmp_path)
 
 
-def test_from_responses_to_steering(
-    tmp_path: Path, definition: Path, traces: Callable[..., Any], tiny_folder: Callable[[str], Path]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"traits": " , "}, "name at least one"),
+        ({"threshold": "high"}, "--threshold high"),
+        ({"coefficients": "nan"}, "--coefficients nan"),
+        ({"projected": "gone"}, "'gone'"),
+    ],
+)
+def test_all_that_is_asked_is_looked_at_first(
+    tmp_path: Path, definition: str, options: dict[str, str], message: str
 ) -> None:
-    """Judging that was interrupted goes on with the same command; what is asked for beside the best vector is not passed over."""
-    place = ("--warehouse", tmp_path, "--device", "cpu", "--max-new-tokens", 4)
+    with pytest.raises(UsageError, match=message):
+        run(**{"traits": definition, "model": "/nowhere", "warehouse": tmp_path} | options)
+
+
+def test_from_responses_to_projections(
+    tmp_path: Path,
+    definition: str,
+    tiny_folder: Callable[[str], Path],
+    capture_tiny: Callable[..., TraceStore],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Judging that was interrupted goes on with the same command; what is asked for beside the best vector is not passed over;
+    projections of other traits do not stand for those that are asked for."""
+    place = {"device": "cpu", "max_new_tokens": 4, "warehouse": tmp_path}
+    model = str(tiny_folder("llama"))
+    responses, vectors = "windy-llama-responses", "windy-llama-vectors"
+    respond(definition, model, n=8, **place)
     with serve(lambda _: completion("80")) as front:
-        call = ("trait", "respond", "--trait", definition, "--model", tiny_folder("llama"), "--n", 8, *place)
-        judge = ("--judge", f"{front.url}/v1:tiny")
-        name = f"windy-{tiny_folder('llama').name}-responses"
-        assert traces(*call).code == 0
-        done = traces(*call, *judge)
-        assert done.code == 0, done.err
-        assert f"{name} is there already: going on with its judge" in done.err
-        assert TraceStore(run_dir(tmp_path, f"{name}-judged")).meta.counts.rows["judgements"] == 16
-        other = traces(*call, *judge)
-        assert other.code == 2 and "already there" in other.err
-    all_of_it = ("trait", "run", "--traits", f" {definition} ", "--model", tiny_folder("llama"), "--n", 8, *place)
-    done = traces(*all_of_it, "--coefficients", "0,2,2.0")
-    assert done.code == 0, done.err
-    vectors = f"windy-{tiny_folder('llama').name}-vectors"
+        judge = f"{front.url}/v1:tiny"
+        respond(definition, model, n=8, judge=judge, **place)
+        assert f"{responses} is there already: going on with its judge" in capsys.readouterr().err
+        assert TraceStore(run_dir(tmp_path, f"{responses}-judged")).meta.counts.rows["judgements"] == 16
+        with pytest.raises(RunTaken):
+            respond(definition, model, n=8, judge=judge, **place)
+    with pytest.raises(RunTaken):
+        respond(definition, model, n=9, judge=judge, **place)
+    capture_tiny(tmp_path, "text", capture="resid,attn_out", max_len=16)
+    run(f" {definition} ", model, n=8, coefficients="0,2,2.0", projected="text", **place)
     steered = TraceStore(run_dir(tmp_path, f"{vectors}-steered"))
     questions = len(TraceStore(run_dir(tmp_path, vectors)).meta.options["held_out_questions"]["windy"])
     assert steered.meta.counts.sequences == 2 * questions
@@ -101,15 +113,19 @@ def test_from_responses_to_steering(
     assert len(steered.meta.options["vectors_hash"]) == 32
     with Warehouse(tmp_path) as wh:
         ((best,),) = wh.sql("SELECT method FROM trait_best").fetchall()
-    steer = ("trait", "steer", "--trait", "windy", "--run", "again", *place)
     other = next(m for m in ("probe", "ica", "gradient") if m != best)
-    refused = traces(*steer, "--layers", "best", "--method", other)
-    assert refused.code == 2 and f"--method {other}: the best vector of windy is of {best}" in refused.err
-    for more, message in (
-        (("--vectors", name), f"No trait 'windy'. There is none yet. (vectors in run '{name}')"),
-        (("--vectors", vectors, "--layers", "9"), "No layer '9'. There is: 0, 1, 2."),
+    for options, message in (
+        ({"layers": "best", "method": other}, f"--method {other}: the best vector of windy is of {best}"),
+        ({"vectors": responses}, f"No trait 'windy'. There is none yet. (vectors in run '{responses}')"),
+        ({"vectors": vectors, "layers": "9"}, "No layer '9'. There is: 0, 1, 2."),
     ):
-        refused = traces(*steer, *more)
-        assert (refused.code, message in refused.err) == (2, True), refused.err
-    shard = traces(*steer, "--layers", "1", "--shard", "1/2", "--coefficients", "0,1")
-    assert shard.code == 0 and "traces runs merge again" in shard.out, shard.err
+        with pytest.raises(UsageError, match=re.escape(message)):
+            steer("windy", run="again", **options, **place)
+    steer("windy", layers="1", shard="1/2", coefficients="0,1", run="again", **place)
+    assert "traces runs merge again" in capsys.readouterr().out
+    stony = tmp_path / "stony.json"
+    stony.write_text(json.dumps(DEFINITION | {"name": "stony"}))
+    run(str(stony), model, n=8, coefficients="0,2", projected="text", **place)
+    with Warehouse(tmp_path) as wh:
+        found = wh.sql("SELECT DISTINCT trait FROM newest_trait_projections WHERE source_run_id = 'text' ORDER BY ALL")
+        assert found.fetchall() == [("stony",), ("windy",)]
