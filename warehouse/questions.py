@@ -51,10 +51,10 @@ _OF_ANOTHER = ("heads", "lens", "judge", "trait-projection")
 
 # Such a run adds to what there is of the other: naming either is naming its rows.
 _RUNS = f"""
-    SELECT r.run_id, r.kind, list_distinct(list_concat(r.tables, flatten(coalesce(list(d.tables), []))))
+    SELECT r.run_id, r.kind, list_distinct(list_concat(r.tables, flatten(coalesce(list(d.tables), [])))), r.parents[1]
     FROM runs AS r
     LEFT JOIN runs AS d ON d.kind IN {_OF_ANOTHER} AND d.parents[1] = r.run_id
-    GROUP BY r.run_id, r.kind, r.tables, r.created_at
+    GROUP BY r.run_id, r.kind, r.tables, r.parents, r.created_at
     ORDER BY r.kind IN {_OF_ANOTHER}, r.created_at DESC, r.run_id
 """
 
@@ -97,6 +97,8 @@ class _Run:
     run_id: str
     kind: str
     tables: list[str]
+    parent: str | None
+    """The first."""
 
     def lacks(self, question: Question) -> list[str]:
         return [t for t in question.needs if t not in self.tables]
@@ -154,6 +156,12 @@ def _check_run(question: Question, variable: str, run_id: str, runs: Sequence[_R
         )
     for table in found.lacks(question):
         raise UsageError(f"Run '{run_id}' has no rows in {table}: {_MADE_BY[table]}.")
+    projected = {"trait_projections", "trait_dynamics"} & set(question.needs)
+    if projected and found.kind == "trait-projection":  # its rows are read by the run that they tell of
+        raise UsageError(
+            f"Run '{run_id}' is a projection of '{found.parent}': question '{question.name}' reads {variable} of the run that was "
+            f"projected. Add --set {variable}={found.parent}"
+        )
 
 
 def _newest_run(question: Question, variable: str | None, runs: Sequence[_Run], taken: Sequence[str]) -> str:

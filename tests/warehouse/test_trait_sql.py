@@ -9,6 +9,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import Warehouse
+from warehouse.errors import UsageError
 from warehouse.questions import ask, find_question
 
 LOSSES = (4.0, 3.0, 2.0, 1.0, 0.5)
@@ -155,6 +156,11 @@ def test_a_response_token_by_token(root: Path) -> None:
     assert [(r["pos"], r["token"], r["projection"], r["velocity"], r["loss"]) for r in found] == [
         (2, "t2", -2, None, 3), (3, "t3", -4, -2, 2), (4, "t4", -8, -4, 1), (5, "t5", 0, None, 0.5),
     ]  # fmt: skip
+
+
+def test_a_projection_is_asked_about_by_the_run_that_it_is_of(root: Path) -> None:
+    with Warehouse(root) as wh, pytest.raises(UsageError, match="'r-traits-2' is a projection of 'r': .* --set run=r$"):
+        answered(wh, "trait_by_token", run="r-traits-2")
 
 
 def test_where_responses_commit_and_how_surprising_that_was(root: Path) -> None:
