@@ -101,6 +101,7 @@ def validate(
     run: RunArgument,
     warehouse: WarehouseOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also run the model again on a sample, and compare.")] = False,
+    trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Check a run: checksums, shapes, keys, values, tokens against text, attention, the residual stream.
@@ -129,7 +130,7 @@ def validate(
     if deep and all(c.passed is not False for c in found):
         with needs_capture_extra():
             from capture.recheck import recheck
-        tell(recheck(folder))
+        tell(recheck(folder, trust_remote_code))
     if as_json:
         typer.echo(json.dumps([asdict(c) for c in found], indent=1))
     failed = [c.name for c in found if c.passed is False]

@@ -83,8 +83,9 @@ class _Seen:
         }
 
 
-def recheck(folder: Path) -> Iterator[Check]:
-    """Yields one check after another. Raises TracesError or UsageError where the model cannot be loaded."""
+def recheck(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
+    """Yields one check after another. Raises TracesError or UsageError where the model cannot be loaded: one with code of its
+    own only where it is said to be trusted, whatever the run's manifest says."""
     store = TraceStore(folder)
     m = store.meta.model
     if not store.meta.captured or store.meta.kind == "trait-steering":
@@ -96,7 +97,7 @@ def recheck(folder: Path) -> Iterator[Check]:
         head=models.head_of(m.architecture),
         revision=m.revision,
         dtype=m.dtype,
-        trust_remote_code=m.trust_remote_code,
+        trust_remote_code=trust_remote_code,
     )
     same = models.weights_hash(loaded.model) == m.weights_hash
     yield Check(

@@ -165,6 +165,7 @@ def steer(
     timeout: TimeoutOption = 60.0,
     device: DeviceOption = "auto",
     device_map: DeviceMapOption = None,
+    trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
     fmt: FormatOption = Format.table,
     warehouse: WarehouseOption = None,
@@ -190,7 +191,7 @@ def steer(
         check_judge(judge, price=price, yes=yes)
     m = chosen.model
     revision = m.revision if model in (None, m.name) else None
-    asked = Model(model or m.name, "lm", device, device_map, m.dtype, revision, m.trust_remote_code)
+    asked = Model(model or m.name, "lm", device, device_map, m.dtype, revision, trust_remote_code)
     options = kind.Options(
         **shared, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
         trait=chosen.trait, vectors_run=chosen.vectors_run, vectors_hash=chosen.vectors_hash,

@@ -127,7 +127,7 @@ def run(
             steer(
                 trait=d.name, vectors=vectors, layers="best", coefficients=coefficients, model=model,
                 max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, device_map=device_map,
-                fmt=fmt, warehouse=root,
+                trust_remote_code=trust_remote_code, fmt=fmt, warehouse=root,
             )  # fmt: skip
         score(f"{vectors}-steered")
     for source in sources:

@@ -22,8 +22,16 @@ from warehouse import Warehouse
 from warehouse.layout import find_root
 
 DOCS = Path(__file__).parents[1] / "docs"
-PICTURES = {"nearness": "nearness.svg", "next_token": "part_of_speech.svg", "multiple_choice": "multiple_choice.svg"}
-RUNS = ("speech", "ewt", "emotions", "decoder", "training", "encoder")
+PICTURES = {
+    "traits": "traits.svg",
+    "nearness": "nearness.svg",
+    "next_token": "part_of_speech.svg",
+    "multiple_choice": "multiple_choice.svg",
+}
+RUNS = (
+    "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
+    *(f"capitals-smollm2-{step}" for step in ("responses", "vectors", "vectors-evaluated", "vectors-steered")),
+)  # fmt: skip
 SECONDS = 1800
 """The first cell of a notebook makes its runs: minutes, and several times that where others use the machine."""
 
@@ -188,6 +196,33 @@ def test_encoder_figures_are_possible(fresh: dict[str, NotebookNode]) -> None:
     assert questions == sum(outcomes) == 200
     assert agreement == pytest.approx(same / 200)
     assert kappa == pytest.approx((agreement - by_chance) / (1 - by_chance), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_capital_letters_separate_and_steer(fresh: dict[str, NotebookNode]) -> None:
+    """A trait that separates beyond doubt: on held-out questions, above random directions, and steering along it says so."""
+    letters = table(fresh["traits"], "letters-table")
+    assert letters["neg",][1] < 0.1 < 0.9 < letters["pos",][1]
+    _layer, n, accuracy, _auc, _effect_size, by_chance, low, high = table(fresh["traits"], "separation-table")[
+        "probe", "residual"
+    ]
+    assert n == 30
+    assert accuracy > 0.95
+    assert 0 < low <= accuracy - by_chance <= high
+    capitals = {row[0]: row[2] for row in steered_rows(fresh["traits"])}
+    assert capitals[-2] <= capitals[0] < capitals[1] < capitals[2]
+    assert capitals[0] < 0.2
+    assert capitals[2] > 0.7
+    kinds = table(fresh["traits"], "tokens-table")
+    assert kinds["capitals",][1] > max(numbers[1] for kind, numbers in kinds.items() if kind != ("capitals",))
+
+
+def steered_rows(notebook: NotebookNode) -> list[list[float]]:
+    """coefficient, n, capitals and tokens of each row; its last column is a text, which may hold anything."""
+    (cell,) = [c for c in notebook.cells if c.id == "steering-table"]
+    (html,) = [o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {})]
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)]
+    return [[float(v) for v in row[1:5]] for row in rows if row]
 
 
 @pytest.mark.slow

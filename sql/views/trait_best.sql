@@ -2,7 +2,8 @@
 --
 -- grounds says 'steering' where the trait was steered and that was judged: the vector with the largest gain is the best, the gain being
 -- the mean trait score at a positive coefficient less that at coefficient 0 of the same run, among those whose mean coherence there is
--- 50 or more; coherence is that mean. Else it says 'held-out effect size': the vector with the largest in the newest evaluation.
+-- 50 or more, if there is a gain at all; coherence is that mean. Else it says 'held-out effect size': the vector with the largest in
+-- the newest evaluation. One of the residual stream is preferred to any of attn_out: it is what most runs keep.
 -- effect_size and accuracy are that evaluation's, whatever the grounds; what is not known is NULL. Random vectors are never the best.
 WITH evaluated AS (
     SELECT e.vectors_run_id, e.trait, e.method, e.component, e.layer, e.effect_size, e.accuracy
@@ -28,7 +29,7 @@ steered AS (
         s.coherence_score AS coherence
     FROM steering_effects AS s
     JOIN unsteered AS u ON u.run_id = s.run_id AND u.trait = s.trait
-    WHERE s.coefficient > 0 AND s.coherence_score >= 50 AND s.trait_score IS NOT NULL AND s.method <> 'random'
+    WHERE s.coefficient > 0 AND s.coherence_score >= 50 AND s.trait_score > u.trait_score AND s.method <> 'random'
 ),
 grounded AS (
     SELECT
@@ -69,10 +70,10 @@ QUALIFY row_number() OVER (
     PARTITION BY vectors_run_id, trait
     ORDER BY
         grounds = 'steering' DESC,
+        component = 'residual' DESC,
         gain DESC NULLS LAST,
         effect_size DESC NULLS LAST,
         accuracy DESC NULLS LAST,
-        component DESC,
         layer NULLS FIRST,
         method
 ) = 1
