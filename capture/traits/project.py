@@ -40,9 +40,9 @@ KIND = "trait-projection"
 
 _SHARD_ROWS = 1 << 20
 """Rows of `trait_projections` between two points from which an interrupted projection can go on: some 30 MB."""
-_PIECE = 1 << 18
-"""Values of a tensor that are multiplied at once: 1 MB as float32, about a core's own cache. Of smaller pieces numpy's calls take
-longer than what they do."""
+_PIECE = 1 << 19
+"""Values of a tensor that are multiplied at once: 2 MB as float32. With fewer, threads wait for the interpreter between two calls
+longer than the calls take."""
 _THREADS = 4
 
 
@@ -182,7 +182,7 @@ class Plan:
 def projected(states: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(k, n) projections and (n,) lengths, float32, of each tensor of states (n, D) in a stored dtype on its unit vectors (D, k).
 
-    Read a piece at a time, by several threads: each piece is widened to float32 in a buffer that stays in a core's cache, and
+    Read a piece at a time, by several threads: each piece is widened to float32 in a buffer that stays in the cache, and
     multiplied there. numpy and its BLAS let go of the interpreter; call it under `threadpool_limits(1)`, or BLAS has threads of its
     own, which wait for one another.
     """

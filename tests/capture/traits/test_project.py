@@ -248,14 +248,15 @@ def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None
     evaluations = [
         {"vectors_run_id": "vectors", "trait": "loud", "method": m, "component": c, "layer": i, "effect_size": e}
         for m, c, i, e in (
-            ("mean_diff", "residual", 0, 1.0),
-            ("probe", "attn_out", 2, 2.0),
+            ("mean_diff", "residual", 2, 1.0),
+            ("probe", "residual", 0, 2.0),
+            ("probe", "attn_out", 2, 3.0),
             ("random", "residual", 1, 9.0),
         )
     ]
     add_run(home, "evaluated", "trait-evaluation", {"trait_evaluations": evaluations}, parents=["vectors"], minute=5)
-    assert picked() == ("probe", "attn_out", 2, "best by held-out effect size")
-    assert picked(layers=(0,))[:3] == ("probe", "attn_out", 0)
+    assert picked() == ("probe", "residual", 0, "best by held-out effect size")
+    assert picked(layers=(2,))[:3] == ("probe", "residual", 2)
     assert picked(layers=(None,), components=("residual",), methods=("probe",)) == (
         "probe", "residual", None, "as asked for",
     )  # fmt: skip
