@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warehouse.store import TraceStore
@@ -24,6 +25,13 @@ class Unsound(Exception):
 def expect(holds: bool, finding: str) -> None:
     if not holds:
         raise Unsound(finding)
+
+
+def expect_no_row(store: TraceStore, tests: Mapping[str, str], rows: str = "") -> None:
+    """Raises Unsound with the first finding whose query has a row: what it is mapped to, after `rows` (SELECT … WHERE)."""
+    for finding, test in tests.items():
+        bad = select(store, f"{rows} {test} LIMIT 1")
+        expect(not bad, f"{finding}: {bad}")
 
 
 def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from warehouse import layout
 from warehouse.blobs import DTYPES
-from warehouse.check import expect, sample_sequences, select, single
+from warehouse.check import expect, expect_no_row, sample_sequences, select, single
 from warehouse.quoting import sql_text
 from warehouse.schema import STORED
 from warehouse.sites import Key, readable
@@ -219,9 +219,7 @@ def _probabilities(store: TraceStore) -> str | None:
         "a top-k with lists of unequal length": "len(topk_ids) <> len(topk_probs) OR len(topk_ids) <> len(topk_tokens)",
         "NaN": "isnan(loss) OR isnan(entropy) OR isnan(true_prob) OR isnan(pred_prob)",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT example_id, seq, pos FROM next_token WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, "SELECT example_id, seq, pos FROM next_token WHERE")
     return f"{store.meta.counts.predictions:,} predictions, {len(tests)} conditions"
 
 
@@ -296,9 +294,7 @@ def _heads(store: TraceStore) -> str | None:
         **{f"{name} outside 0 to 1": f"NOT {name} BETWEEN 0 AND 1.001" for name in masses},
         "a largest probability below the mean of the others": "max_prob < self_mass - 1e-4 OR max_prob < first_token_mass - 1e-4",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT example_id, seq, layer, head FROM heads WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, "SELECT example_id, seq, layer, head FROM heads WHERE")
     return f"{store.meta.counts.rows['heads']:,} rows, {len(tests)} conditions"
 
 
@@ -318,9 +314,7 @@ def _words(store: TraceStore) -> str | None:
         "ON w.example_id = t.example_id AND t.char_start < w.char_end AND w.char_start < t.char_end "
         f"WHERE t.word_idx IS NULL AND t.side = '{'enc' if store.meta.model.encoder else store.meta.model.side}'",
     }
-    for finding, query in tests.items():
-        bad = select(store, f"{query} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests)
     return f"{store.meta.counts.rows['words']:,} words, {len(tests)} conditions"
 
 
@@ -349,9 +343,7 @@ def _multiple_choice(store: TraceStore) -> str | None:
         "lambda p: if(p > 0, p * ln(p), 0)))) > 1e-4",
         "a margin or gap below 0": "margin < 0 OR top_two_gap < 0",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT example_id FROM ({questions}) WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, f"SELECT example_id FROM ({questions}) WHERE")
     return f"{store.meta.counts.rows['mcq_predictions']:,} questions, {len(tests)} conditions"
 
 
@@ -368,9 +360,7 @@ def _judgements(store: TraceStore) -> str | None:
         "AND coalesce(number_mass, 0) < 0.25",
         "a response of a run that is not among the parents": f"source_run_id NOT IN ({parents or 'NULL'})",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT source_run_id, example_id, seq FROM judgements WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, "SELECT source_run_id, example_id, seq FROM judgements WHERE")
     return f"{store.meta.counts.rows['judgements']:,} judgements, {len(tests)} conditions"
 
 
@@ -401,9 +391,7 @@ def _lens(store: TraceStore) -> str | None:
         "a layer that the model has not": f"NOT layer BETWEEN 0 AND {final}",
         "NaN": "isnan(entropy) OR isnan(kl_to_final) OR isnan(actual_prob) OR isnan(list_sum(topk_probs))",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT example_id, seq, pos, layer FROM logit_lens WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, "SELECT example_id, seq, pos, layer FROM logit_lens WHERE")
     bad = select(
         store,
         "SELECT source_run_id, example_id, seq, pos FROM logit_lens GROUP BY ALL HAVING count(DISTINCT actual_id) > 1 LIMIT 1",
@@ -427,9 +415,7 @@ def _trait_vectors(store: TraceStore) -> str | None:
         "a vector made from nothing": "n_pos < 1 OR n_neg < 1 OR NOT norm > 0",
         "NaN": "isnan(norm) OR isnan(gap) OR isnan(midpoint) OR isnan(effect_size)",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT trait, method, component, layer FROM trait_vectors WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, "SELECT trait, method, component, layer FROM trait_vectors WHERE")
     return f"{store.meta.counts.rows['trait_vectors']:,} vectors, {len(tests)} conditions"
 
 
@@ -445,9 +431,7 @@ def _trait_evaluations(store: TraceStore) -> str | None:
         "an evaluation of nothing": "n_pos < 1 OR n_neg < 1",
         "NaN": "isnan(effect_size) OR isnan(train_minus_heldout)",
     }
-    for finding, test in tests.items():
-        bad = select(store, f"SELECT trait, method, component, layer FROM trait_evaluations WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    expect_no_row(store, tests, "SELECT trait, method, component, layer FROM trait_evaluations WHERE")
     return f"{store.meta.counts.rows['trait_evaluations']:,} evaluations, {len(tests)} conditions"
 
 
@@ -490,9 +474,8 @@ def _projections(store: TraceStore) -> str | None:
             "trait_dynamics", "NOT persistence BETWEEN 0 AND n_tokens - 1 - peak_point",
         ),
     }  # fmt: skip
-    for finding, (rows, test) in tests.items():
-        bad = select(store, f"SELECT example_id, seq FROM {rows} WHERE {test} LIMIT 1")
-        expect(not bad, f"{finding}: {bad}")
+    wheres = {finding: f"{rows} WHERE {test}" for finding, (rows, test) in tests.items()}
+    expect_no_row(store, wheres, "SELECT example_id, seq FROM")
     return f"{counts.get('trait_projections', 0):,} projections, {counts.get('trait_dynamics', 0):,} dynamics, {len(tests)} conditions"
 
 
