@@ -1,0 +1,70 @@
+"""Typed JSON files that say of themselves what they hold: run.json and the vector tables' notes.
+
+The last field is `seal`, a checksum of all bytes before it. A file that was altered, by a bad disk or a hand, does not read.
+A seal is no signature: who writes a file anew can seal it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Self
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from warehouse import strict_json
+from warehouse.errors import CorruptRun, NewerSchema
+from warehouse.files import write_atomically
+from warehouse.schema import SCHEMA_VERSION
+
+SEALED_SINCE = 6
+"""The first schema version whose files have a seal."""
+
+_SEAL = re.compile(rb',\s*"seal":\s*"([0-9a-f]{32})"\s*\}\s*\Z')
+
+
+class Typed(BaseModel):
+    """Takes the fields that it declares and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Sealed(Typed):
+    """A file of one JSON object, sealed when it is written and held against its seal when it is read."""
+
+    schema_version: int = SCHEMA_VERSION
+
+    def to_bytes(self) -> bytes:
+        """Returns the file's content, its seal included."""
+        body = self.model_dump_json(indent=1).rstrip("}").rstrip().encode()
+        return body + f',\n "seal": "{xxhash.xxh3_128_hexdigest(body)}"\n}}'.encode()
+
+    def write_to(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        write_atomically(path, self.to_bytes())
+
+    @classmethod
+    def read_from(cls, path: Path) -> Self:
+        """Reads the file. Raises NewerSchema, FileNotFoundError, or CorruptRun for one that is not what was written."""
+        raw = path.read_bytes()
+        try:
+            fields = strict_json.parse(raw)
+        except ValueError as e:
+            raise CorruptRun(f"{path} is not valid JSON: {e}.") from None
+        if not isinstance(fields, dict):
+            raise CorruptRun(f"{path} is not a JSON object.")
+        version = fields.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerSchema(path, version, SCHEMA_VERSION)
+        if isinstance(version, int) and version >= SEALED_SINCE:
+            seal = _SEAL.search(raw)
+            if seal is None or xxhash.xxh3_128_hexdigest(raw[: seal.start()]).encode() != seal[1]:
+                raise CorruptRun(f"{path} was altered after it was written: its seal does not fit what it says.")
+            del fields["seal"]
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CorruptRun(f"{path} is not what it should be: {where}: {first['msg']}.") from None

@@ -1,0 +1,65 @@
+"""Reads JSON that came from outside: what parses here can be stored, printed and written as JSON again.
+
+`json.loads` takes more than that: half of a surrogate pair, which is no text, and brackets nested so deep that whoever walks the
+result runs out of stack.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_DEPTH = 100
+"""Brackets within brackets. Parsers elsewhere stop at 64 to 1,000."""
+
+
+def parse(raw: bytes | str) -> Any:
+    """Returns the value of a JSON text; NaN and infinities, which JSON has not, come as floats.
+
+    Raises ValueError with a reason that can follow a colon, for anything that is not UTF-8, not JSON, nested more than
+    `MAX_DEPTH` deep, or holds a string that is not Unicode text.
+    """
+    try:
+        text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
+        value = json.loads(text)
+    except UnicodeDecodeError as e:
+        raise ValueError(f"it is not UTF-8 ({e.reason} at byte {e.start})") from None
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{e.msg} at line {e.lineno}, column {e.colno}") from None
+    if _depth(value) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if half := half_pair(text) or (half_pair(json.dumps(value, ensure_ascii=False)) if "\\u" in text else None):
+        raise ValueError(f"it holds {half}, half of a surrogate pair, which is not Unicode text")
+    return value
+
+
+def half_pair(text: str) -> str | None:
+    """Returns the first character of `text` that is half of a surrogate pair, as `\\ud800`; None for Unicode text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        return f"\\u{ord(text[e.start]):04x}"
+    return None
+
+
+def finite(value: Any) -> Any:
+    """Returns the same value with None for NaN and infinities, in lists and dicts too: JSON has neither."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _depth(value: Any) -> int:
+    """Counts brackets within brackets, without recursion, and gives up beyond `MAX_DEPTH`."""
+    depth, level = 0, [value]
+    while depth <= MAX_DEPTH:
+        level = [v for v in level if isinstance(v, dict | list)]
+        if not level:
+            return depth
+        depth += 1
+        level = [x for v in level for x in (v.values() if isinstance(v, dict) else v)]
+    return depth
