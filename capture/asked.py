@@ -52,14 +52,16 @@ class Data(NamedTuple):
     text_column: str = "text"
     config: str | None = None
     headings: bool = False
+    label_column: str | None = None
 
     def open(self, root: Path) -> Source:
         from capture.data import open_data
 
         with needs_capture_extra():
             return open_data(
-                self.data, self.text, self.split, self.origin, self.text_column, root, self.config, self.headings
-            )
+                self.data, self.text, self.split, self.origin, self.text_column, root, self.config, self.headings,
+                self.label_column,
+            )  # fmt: skip
 
 
 class Prompts(NamedTuple):

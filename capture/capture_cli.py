@@ -24,6 +24,7 @@ from capture.options import (
     FromOption,
     HeadingsOption,
     IndexOption,
+    LabelColumnOption,
     LimitOption,
     MaxLenOption,
     ModelOption,
@@ -41,7 +42,7 @@ from capture.options import (
 )
 from warehouse import sites
 from warehouse.cli import WarehouseOption, app
-from warehouse.errors import RunTaken, UsageError
+from warehouse.errors import RunTaken
 
 if TYPE_CHECKING:
     from capture.job import Options
@@ -63,6 +64,7 @@ def next_token(
     headings: HeadingsOption = False,
     text: TextOption = None,
     text_column: TextColumnOption = "text",
+    label_column: LabelColumnOption = None,
     target_column: TargetColumnOption = None,
     limit: LimitOption = None,
     capture: CaptureOption = "none",
@@ -96,7 +98,7 @@ def next_token(
     with needs_capture_extra():
         from capture.jobs import next_token as kind
     options = kind.Options(**shared, chunk=chunk, target_column=target_column, top_k=top_k)
-    read = Data(data, split, from_, text, text_column, config, headings)
+    read = Data(data, split, from_, text, text_column, config, headings, label_column)
     run_capture(kind, options, asked, read, run, dry_run, warehouse)
 
 
@@ -110,6 +112,7 @@ def encode(
     headings: HeadingsOption = False,
     text: TextOption = None,
     text_column: TextColumnOption = "text",
+    label_column: LabelColumnOption = None,
     target_column: TargetColumnOption = None,
     limit: LimitOption = None,
     capture: CaptureOption = "hidden",
@@ -141,7 +144,7 @@ def encode(
     with needs_capture_extra():
         from capture.jobs import encode as kind
     options = kind.Options(**shared, chunk=chunk, target_column=target_column)
-    read = Data(data, split, from_, text, text_column, config, headings)
+    read = Data(data, split, from_, text, text_column, config, headings, label_column)
     run_capture(kind, options, asked, read, run, dry_run, warehouse)
 
 
@@ -160,7 +163,7 @@ def mcq_prompt(
         ),
     ] = "letter",
     template: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FILE", help="Another prompt: a text with `{question}` and `{choices}` in it."),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the tokenizer's chat template.")] = False,
@@ -235,12 +238,12 @@ def mcq_encoder(
     run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
 
 
-def _template(path: Path) -> str:
+def _template(path: str) -> str:
     """Raises UsageError where the file cannot be read as text."""
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"--template {path}: {e}") from None
+    from capture.data.files import check_given, read_text, user_path
+
+    check_given(template=path)
+    return read_text(user_path(path)).rstrip("\n")
 
 
 def run_capture(

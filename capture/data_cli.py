@@ -110,8 +110,10 @@ def prepare(
     `traces data prepare ud_ewt --from en_ewt-ud-dev.conllu`
     """
     from capture.data import find_known, prepared, split_rows
+    from capture.data.files import check_given
     from warehouse import layout
 
+    check_given(from_=from_)
     found = [find_known(name) for name in dict.fromkeys(names)]
     if from_ is not None and len(found) != 1:
         raise UsageError("--from is a copy of one data set: name only that one.")
@@ -129,19 +131,21 @@ def prepare(
 
 def _splits(known: Known, asked: list[str], origin: str | None) -> list[str]:
     """The splits to prepare: those asked for, else those that are in the copy, else all. Raises UsageError."""
-    path = Path(origin).expanduser() if origin is not None else None
+    from capture.data.files import shown, user_path
+
+    path = user_path(origin) if origin is not None else None
     wanted = list(dict.fromkeys(known.split(s) for s in asked if s != "all"))
     if path is not None and path.is_dir():
         there = known.splits_in(path)
     elif path is not None and not wanted and path.exists():
         told = known.split_of(path)
         if told is None:
-            raise UsageError(f"Say which split {path} is: --split {' or '.join(known.splits)}.")
+            raise UsageError(f"Say which split {shown(path)} is: --split {' or '.join(known.splits)}.")
         there = [told]
     else:
         there = list(known.splits)
     if path is not None and not path.is_dir() and len(wanted) > 1:
-        raise UsageError(f"{path} is one file, of one split: give --split once, or a folder.")
+        raise UsageError(f"{shown(path)} is one file, of one split: give --split once, or a folder.")
     return wanted if wanted and "all" not in asked else there
 
 

@@ -38,12 +38,22 @@ TextOption = Annotated[
     typer.Option(
         "--text",
         metavar="FILE",
-        help="Your own texts: one a line (.txt), or .jsonl or .parquet; `-` is standard input.",
+        help="Your own texts: one a line (.txt), or a column of .jsonl, .ndjson, .csv, .tsv or .parquet; `-` is standard "
+        "input, one a line.",
     ),
 ]
 TextColumnOption = Annotated[
     str,
-    typer.Option("--text-column", help="The text's column in .jsonl and .parquet files and data sets `owner/name`."),
+    typer.Option("--text-column", help="The text's column in files that have columns and data sets `owner/name`."),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="A column of the same whose values are labels of the texts (the table `labels`): a text, a number, true or false, or a "
+        "list of them. An integer is its own `label_id`; others are numbered as they first appear.",
+    ),
 ]
 TargetColumnOption = Annotated[
     str | None,

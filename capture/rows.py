@@ -43,7 +43,7 @@ class Rows:
                 "altered": [t.altered for t in found],
                 "prompt_set": [t.example.row.prompt_set for t in found],
                 "metadata": [
-                    json.dumps(m, default=str, ensure_ascii=False) if (m := t.example.row.metadata) else None
+                    json.dumps(m, ensure_ascii=False, allow_nan=False) if (m := t.example.row.metadata) else None
                     for t in found
                 ],
             },

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.data.example import Choice, Row
+from capture.data.files import json_lines, place
 from capture.data.hub import hub_rows
 from capture.data.known import Known
-from capture.data.text import json_lines, place
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
     import datasets
 
 N_CHOICES = 5
+_HUB_COLUMNS = {"id": str, "question": str, "question_concept": str, "choices": dict, "answerKey": str | None}
 
 
 def _file(path: Path) -> Iterator[Row]:
@@ -49,7 +50,7 @@ def _hub_shape(fields: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
-    for number, fields in enumerate(hub_rows(data, ["id", "question", "question_concept", "choices", "answerKey"])):
+    for number, fields in enumerate(hub_rows(data, KNOWN.hub_name, _HUB_COLUMNS)):
         yield _row(fields, f"{KNOWN.hub_name}, row {number}")
 
 
@@ -98,4 +99,5 @@ KNOWN = Known(
     },
     read_file=_file,
     read_hub=_hub,
+    n_choices=N_CHOICES,
 )

@@ -7,9 +7,15 @@ kill, or that has to widen a dtype, walks through its data again.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from capture.data.files import shown
+from capture.data.plain import plain
+from warehouse import strict_json
+from warehouse.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Row:
     def annotations(self) -> bytes:
         """All that people know about the text, to be hashed; empty where that is nothing."""
         known = (self.words, self.labels, self.choices)
-        return _utf8(repr((known, self.answer))) if any(known) else b""
+        return repr((known, self.answer)).encode() if any(known) else b""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Source:
     """Where it is read from, as the user named it: a file, a hub name, or `-`."""
     rows: Callable[[], Iterator[Row]] = field(repr=False, compare=False)
     reads: str | None = None
-    """What of the rows is read where it is not all of them: part of what a capture is."""
+    """What of the rows is read, or made of them, where that is not plain: part of what a capture is."""
     has_ids: bool = True
     """Whether a row's id is a fact of the data set; else it is only where the row stood, and the text identifies it."""
     said: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
@@ -89,8 +95,18 @@ class Source:
     """The sources that it is made of, one after the other, where it is several. An example is its part's own: its id
     says nothing of what else was read with it."""
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a name that is not Unicode text, which an argument of the command line may not be."""
+        for name in filter(None, (self.dataset, self.config, self.split, self.origin, self.reads)):
+            if half := strict_json.half_pair(name):
+                raise UsageError(f"{shown(name)} is not Unicode text (it holds {half}): rename it.")
+
     def read(self) -> Iterator[Example]:
-        """The examples from the start. Rows of white space are no examples, but keep their number."""
+        """The examples from the start. Rows of white space are no examples, but keep their number.
+
+        All that a run is made of passes here, wherever it comes from. Raises UsageError for a row that cannot be stored: one
+        with an id that was there before, or something that is not Unicode text.
+        """
         if self.parts:
             for part in self.parts:
                 yield from part.read()
@@ -99,14 +115,15 @@ class Source:
         for row in self.rows():
             if not row.text.strip():
                 continue
-            key = row.source_id
-            if not self.has_ids:
-                digest = hashlib.sha256(_utf8(row.text)).digest()[:12]
-                n = seen[digest] = seen.get(digest, 0) + 1
-                key = (
-                    row.text if n == 1 else f"{row.text}\x1f{n}"
-                )  # a text's second occurrence is an example of its own
-            yield Example(self, row, key)
+            row = storable(row, f"{shown(self.origin)}, row {shown(row.source_id)}")
+            key = row.source_id if self.has_ids else row.text
+            digest = hashlib.sha256(key.encode()).digest()[:12]
+            n = seen[digest] = seen.get(digest, 0) + 1
+            if n > 1 and self.has_ids:
+                raise UsageError(
+                    f"{shown(self.origin)} has two rows with the id '{shown(key)}', which is to tell them apart."
+                )
+            yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")  # a text's second occurrence is one of its own
 
 
 @dataclass(frozen=True)
@@ -125,8 +142,21 @@ class Example:
         """16 hex digits of SHA-256 over data set, config, split and key."""
         s = self.source
         parts = "\x1f".join([s.dataset, s.config or "", s.split or "", self.key])
-        return hashlib.sha256(_utf8(parts)).hexdigest()[:16]
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def storable(row: Row, where: str) -> Row:
+    """Returns the row with metadata that any parser of JSON reads. Raises UsageError, which begins with `where`, for anything in
+    it that is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can spell."""
+    try:
+        metadata = plain(row.metadata)
+    except ValueError as e:
+        raise UsageError(f"{where}: its metadata cannot be kept: {e}.") from None
+    strings = [("id", row.source_id), ("text", row.text), ("prompt set", row.prompt_set)]
+    strings += [("metadata", json.dumps(metadata, ensure_ascii=False))]
+    parts = (("words", row.words), ("labels", row.labels), ("choices", row.choices))
+    strings += [(what, value) for what, found in parts for part in found for value in vars(part).values()]
+    for what, value in strings:
+        if isinstance(value, str) and (half := strict_json.half_pair(value)):
+            raise UsageError(f"{where}: its {what} has {half}, half of a surrogate pair, which is not Unicode text.")
+    return replace(row, metadata=metadata)

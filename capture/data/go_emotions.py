@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.example import Label, Row
+from capture.data.files import file_lines, place
 from capture.data.hub import hub_rows
 from capture.data.known import Known
-from capture.data.text import file_lines, place
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ NAMES = (
     "love", "nervousness", "optimism", "pride", "realization", "relief", "remorse", "sadness", "surprise", "neutral",
 )  # fmt: skip
 
+_IDS = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -41,7 +42,7 @@ def _file(path: Path) -> Iterator[Row]:
                 f"{where} has {len(fields)} fields, not 3 (text, label ids, comment id) with tabs between."
             )
         text, ids, comment = fields
-        if not all(i.isascii() and i.isdigit() for i in ids.split(",")):
+        if not _IDS.fullmatch(ids):
             raise UsageError(f"{where}: '{ids}' is not label ids with commas between, such as 4,27.")
         if not comment.strip():
             raise UsageError(f"{where} has no comment id.")
@@ -57,7 +58,8 @@ def _unquoted(text: str) -> str:
 
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
-    for number, fields in enumerate(hub_rows(data, ["text", "labels", "id"])):
+    columns = {"text": str, "labels": list[int], "id": str}
+    for number, fields in enumerate(hub_rows(data, KNOWN.hub_name, columns)):
         yield _row(fields["text"], fields["labels"], fields["id"], f"{KNOWN.hub_name}, row {number}")
 
 
@@ -87,4 +89,5 @@ KNOWN = Known(
     },
     read_file=_file,
     read_hub=_hub,
+    labels=NAMES,
 )

@@ -6,37 +6,46 @@ What goes wrong on the way ends in one line that names the remedy.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import GenericAlias, UnionType
 from typing import TYPE_CHECKING, Any
 
+from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
+from capture.data.columns import Columns
 from capture.data.example import Row, Source
+from capture.data.files import shown
 from warehouse.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     import datasets
 
-_ROWS_AT_ONCE = 1024
 _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
 
 
-def open_hub(name: str, config: str | None, split: str, text_column: str) -> Source:
-    """Any data set of the hub by its name `owner/name`: one column is the text, which identifies the example, and the
-    others are its metadata. Raises UsageError where it cannot be had, or has no such configuration, split or column.
+def open_hub(name: str, config: str | None, split: str, text_column: str, label_column: str | None = None) -> Source:
+    """Any data set of the hub by its name `owner/name`: one column is the text, which identifies the example, one may be its
+    labels, and the others are its metadata. Raises UsageError where it cannot be had, or has no such configuration, split or
+    column.
     """
-    split, data = load(name, config, split, "For a local copy (.jsonl or .parquet): --text FILE")
-    if text_column not in data.column_names:
-        raise NotFound("column", text_column, data.column_names, f"({name}) Name the text's column: --text-column.")
+    split, data = load(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
+    for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
+        if column is not None and column not in data.column_names:
+            raise NotFound("column", column, data.column_names, f"({name}) Name the column that it is: {option}.")
+    columns = Columns(text_column, label_column, _label_names(data, label_column))
+    where = f"{name}, {split}"
 
     def rows() -> Iterator[Row]:
-        for number, fields in enumerate(hub_rows(data)):
-            text = fields.pop(text_column)
-            if not isinstance(text, str):
-                raise UsageError(
-                    f"{name}, {split}, row {number}: column '{text_column}' holds {type(text).__name__}, not text."
-                )
-            yield Row(str(number), text, fields)
+        return columns.rows(
+            (number, f"{where}, row {number}", fields) for number, fields in enumerate(hub_rows(data, where))
+        )
 
-    return Source(name, config, split, name, rows, has_ids=False)
+    return Source(name, config, split, name, rows, reads=columns.reads, has_ids=False)
+
+
+def _label_names(data: datasets.Dataset, column: str | None) -> Sequence[str] | None:
+    """The names of a column's numbers, or of those in its lists, where it has them."""
+    feature = data.features.get(column)
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def load(name: str, config: str | None, split: str, remedy: str) -> tuple[str, datasets.Dataset]:
@@ -88,16 +97,44 @@ def _refused(name: str, config: str | None, e: Exception) -> UsageError:
     return UsageError(f"{name}: {' '.join(str(e).split())}")
 
 
-def hub_rows(data: datasets.Dataset, needed: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """The rows as plain Python values; class labels as their numbers, images and sounds undecoded.
+Kind = type | UnionType | GenericAlias
+"""What a column has to hold: `str`, `str | None`, `list[str]`, …"""
 
-    Raises UsageError where a column of `needed` is not there.
+
+def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, Kind] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows as plain Python values; class labels as their numbers, images and sounds undecoded. `where` names the data set
+    in errors, which count rows from 0.
+
+    Raises UsageError where a column of `needed` is not there or holds something else, and where a row cannot be read.
     """
+    import pyarrow as pa
+
+    needed = needed or {}
     missing = [c for c in needed if c not in data.column_names]
     if missing:
         raise UsageError(
             f"The hub's copy has no column {' or '.join(missing)}, but {', '.join(data.column_names)}: its format has "
             "changed. Name a copy in the original format: --from FILE"
         )
-    for batch in data.with_format("arrow").iter(_ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    number = 0
+    try:
+        for batch in data.with_format("arrow").iter(ROWS_AT_ONCE):
+            for fields in plain_rows(batch, where, number):
+                for name, kind in needed.items():
+                    if not _fits(fields[name], kind):
+                        raise UsageError(
+                            f"{where}, row {number}: column '{name}' holds {shown(repr(fields[name])[:40])}, and should hold "
+                            f"{getattr(kind, '__name__', kind) if isinstance(kind, type) else kind}."
+                        )
+                yield fields
+                number += 1
+    except (pa.ArrowException, OSError) as e:
+        raise UsageError(
+            f"{where} is damaged after row {number}, where it is kept on this machine: {reason(e)}"
+        ) from None
+
+
+def _fits(value: Any, kind: Kind) -> bool:
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(x, kind.__args__[0]) for x in value)
+    return isinstance(value, kind)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.example import Row, Source
-from capture.data.text import existing
+from capture.data.files import existing, shown, unreadable
 from warehouse.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class Known:
     """The usual names of each split's file, in the original format."""
     read_file: Callable[[Path], Iterator[Row]]
     read_hub: Callable[[datasets.Dataset], Iterator[Row]]
+    labels: tuple[str, ...] = ()
+    """Names of its labels: a label's id is its place."""
+    n_choices: int = 0
+    """Of each of its questions."""
     kind: Callable[[str], str] | None = None
     """Whether a row's text is one of `paragraphs`, `headings` or `blank rows`, where not all rows are read."""
 
@@ -54,15 +58,25 @@ class Known:
 
     def split_of(self, path: Path) -> str | None:
         """The split that a file's name tells, where it is a usual one."""
-        return next((split for split, names in self.files.items() if path.name in names), None)
+        return next((split for split, names in self.files.items() if path.name.lower() in names), None)
 
     def splits_in(self, folder: Path) -> list[str]:
         """The splits whose files are in a folder. Raises UsageError where there are none."""
-        found = [split for split, names in self.files.items() if any((folder / n).is_file() for n in names)]
+        found = [split for split in self.files if self._file_in(folder, split)]
         if not found:
             usual = ", ".join(n for names in self.files.values() for n in names)
-            raise UsageError(f"{folder} has no file of {self.name} under a usual name ({usual}). Name the file itself.")
+            raise UsageError(
+                f"{shown(folder)} has no file of {self.name} under a usual name ({usual}). Name the file itself."
+            )
         return found
+
+    def _file_in(self, folder: Path, split: str) -> Path | None:
+        """A split's file, in the first of its usual names that is there, in capitals or not."""
+        try:
+            there = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_file()}
+        except OSError as e:
+            raise unreadable(folder, e) from None
+        return next((there[n] for n in self.files[split] if n in there), None)
 
     def local_file(self, path: Path, split: str) -> Path:
         """A split's file: `path` itself, or the one in that folder.
@@ -72,11 +86,12 @@ class Known:
         if path.is_dir():
             there = self.splits_in(path)
             if split not in there:
-                raise NotFound("split", split, there, f"(in {path}; looked for {', '.join(self.files[split])})")
-            return next(path / n for n in self.files[split] if (path / n).is_file())
+                looked = ", ".join(self.files[split])
+                raise NotFound("split", split, there, f"(in {shown(path)}; looked for {looked})")
+            return existing(self._file_in(path, split) or path / self.files[split][0])
         told = self.split_of(path)
         if told not in (None, split):
-            raise UsageError(f"{path} is the split {told} by its name, not {split}: say --split {told}.")
+            raise UsageError(f"{shown(path)} is the split {told} by its name, not {split}: say --split {told}.")
         return existing(path)
 
     def source(self, rows: Rows, split: str, origin: str, headings: bool) -> Source:

@@ -1,7 +1,8 @@
 """Prepared data: a split's rows in a Parquet file under the warehouse root, read again without the hub or its format.
 
 Rows come out as they went in. The file says what it is: data set, split, origin, counts, date and the version of this
-format; one that is damaged, or of a newer version, is refused with the command that makes it again.
+format. It may have been copied from elsewhere: one that is damaged, of a newer version or of other data, or has a row that
+cannot be of its data set, is refused with the command that makes it again.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import datetime
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.data.example import Choice, Label, Row, Word
+from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
+from capture.data.example import Choice, Label, Row, Word, storable
+from capture.data.files import shown
 from capture.data.known import Known, Rows
+from warehouse import strict_json
 from warehouse.errors import TracesError, UsageError
 from warehouse.files import sync_file, sync_folder
 
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _KEY = b"trace-warehouse"
-_ROWS_AT_ONCE = 1024
 
 
 def write(
@@ -47,13 +50,9 @@ def write(
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            remaining = rows()
-            while batch := list(islice(remaining, _ROWS_AT_ONCE)):
-                try:
-                    table = pa.Table.from_pylist([_fields(row) for row in batch], schema)
-                except UnicodeEncodeError as e:  # half of a surrogate pair, which JSON can spell
-                    raise UsageError(f"{origin} has a text that is not Unicode: {e}.") from None
-                writer.write_table(table)
+            remaining = (storable(row, f"{shown(origin)}, row {shown(row.source_id)}") for row in rows())
+            while batch := list(islice(remaining, ROWS_AT_ONCE)):
+                writer.write_table(pa.Table.from_pylist([_fields(row) for row in batch], schema))
                 for row in batch:
                     _count(row, known, counts)
                 report(counts["rows"])
@@ -75,34 +74,50 @@ def write(
     return +counts
 
 
-def read(path: Path, name: str) -> Iterator[Row]:
-    """The rows of a split of the data set `name`, batch by batch. Raises TracesError for a file that is not sound."""
+def read(path: Path, known: Known, split: str) -> Iterator[Row]:
+    """The rows of a split, batch by batch. Raises TracesError for a file that is not sound or not of that split, and names the
+    first row that is not."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    again = f"Prepare it again: traces data prepare {known.name} --split {split}"
+    read = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as f:
-            _check(f, path, name)
-            for batch in f.iter_batches(_ROWS_AT_ONCE):
-                yield from map(_row, batch.to_pylist())
+            _check(f, path, known, split, again)
+            for batch in f.iter_batches(ROWS_AT_ONCE):
+                for fields in plain_rows(batch, shown(path), read + 1):
+                    read += 1
+                    try:
+                        yield _row(fields, known)
+                    except _Unsound as e:
+                        raise TracesError(f"{shown(path)}, row {read}: {e}. {again}") from None
+    except UsageError as e:  # a value that cannot be read
+        raise TracesError(f"{e} {again}") from None
     except (pa.ArrowException, OSError, ValueError) as e:
-        raise TracesError(f"{path} is damaged ({str(e).splitlines()[0]}). {_again(name)}") from None
+        raise TracesError(f"{shown(path)} is damaged ({reason(e).removesuffix('.')}). {again}") from None
 
 
-def _check(f: pq.ParquetFile, path: Path, name: str) -> None:
-    about = json.loads((f.metadata.metadata or {}).get(_KEY, b"{}"))
-    found = about.get("format_version", 0)
-    if found > FORMAT_VERSION:
+def _check(f: pq.ParquetFile, path: Path, known: Known, split: str, again: str) -> None:
+    """Raises TracesError where a file says of itself that it is something else."""
+    try:
+        about = strict_json.parse((f.metadata.metadata or {}).get(_KEY, b"{}"))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        about = {}
+    found = about.get("format_version")
+    if isinstance(found, int) and found > FORMAT_VERSION:
         raise TracesError(
-            f"{path} was prepared by a newer version (its format is {found}, this one reads {FORMAT_VERSION}). "
-            f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {name}"
+            f"{shown(path)} was prepared by a newer version (its format is {found}, this one reads {FORMAT_VERSION}). "
+            f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {known.name}"
         )
-    if not found or not f.schema_arrow.equals(_schema()):
-        raise TracesError(f"{path} is no prepared data. {_again(name)}")
-
-
-def _again(name: str) -> str:
-    return f"Prepare it again: traces data prepare {name}"
+    if found != FORMAT_VERSION or not f.schema_arrow.equals(_schema()):
+        raise TracesError(f"{shown(path)} is no prepared data. {again}")
+    told = [about.get(name) for name in ("dataset", "config", "split")]
+    if told != [known.dataset, known.config, split]:
+        there = " ".join(shown(x)[:40] for x in told if x is not None)
+        raise TracesError(f"{shown(path)} is other data by what it says of itself ({there}). {again}")
 
 
 def _schema() -> pa.Schema:
@@ -127,16 +142,74 @@ def _fields(row: Row) -> dict[str, Any]:
     return asdict(row) | {"metadata": json.dumps(row.metadata, ensure_ascii=False)}
 
 
-def _row(fields: dict[str, Any]) -> Row:
+class _Unsound(Exception):
+    """Why a row cannot be of its data set."""
+
+
+def _row(fields: dict[str, Any], known: Known) -> Row:
+    """Raises _Unsound."""
+    for name, value in fields.items():
+        if value is None and name != "answer":
+            raise _Unsound(f"its {name} is null")
+    text = fields["text"]
     return Row(
         fields["source_id"],
-        fields["text"],
-        json.loads(fields["metadata"]),
-        tuple(Word(**w) for w in fields["words"]),
-        tuple(Label(**x) for x in fields["labels"]),
-        tuple(Choice(**c) for c in fields["choices"]),
-        fields["answer"],
+        text,
+        _metadata(fields["metadata"]),
+        _words(fields["words"], len(text)),
+        _labels(fields["labels"], known.labels),
+        _choices(fields["choices"], known.n_choices),
+        _answer(fields["answer"], known.n_choices),
     )
+
+
+def _metadata(raw: str) -> dict[str, Any]:
+    try:
+        found = strict_json.parse(raw)
+    except ValueError as e:
+        raise _Unsound(f"its metadata is not JSON: {e}") from None
+    if not isinstance(found, dict):
+        raise _Unsound("its metadata is no JSON object")
+    return found
+
+
+def _words(found: list[dict[str, Any] | None], length: int) -> tuple[Word, ...]:
+    for i, w in enumerate(found):
+        if w is None or w["word_id"] is None:
+            raise _Unsound(f"its word {i} is null")
+        start, end, head = w["start"], w["end"], w["head"]
+        if (start, end) != (None, None) and (start is None or end is None or not 0 <= start < end <= length):
+            raise _Unsound(f"its word {i} is at characters {start} to {end} of a text of {length}")
+        if head is not None and not 0 <= head < len(found):
+            raise _Unsound(f"the head of its word {i} is word {head} of {len(found)}")
+    return tuple(Word(**w) for w in found if w is not None)
+
+
+def _labels(found: list[dict[str, Any] | None], names: Sequence[str]) -> tuple[Label, ...]:
+    labels = tuple(Label(**x) for x in found if x is not None)
+    for x in labels:
+        if x.label_id is None or not 0 <= x.label_id < len(names) or x.label != names[x.label_id]:
+            raise _Unsound(f"there is no label {x.label_id} '{shown(x.label)}'")
+    if len(set(labels)) < len(found):
+        raise _Unsound("it has a label that is null or there twice")
+    return labels
+
+
+def _choices(found: list[dict[str, Any] | None], number: int) -> tuple[Choice, ...]:
+    if len(found) != number:
+        raise _Unsound(f"it has {len(found)} choices, not {number}")
+    choices = tuple(Choice(**c) for c in found if c is not None)
+    if len(choices) < number or any(c.label is None or c.text is None for c in choices):
+        raise _Unsound("it has a choice that is null")
+    if len({c.label for c in choices}) < number:
+        raise _Unsound("two of its choices have the same label")
+    return choices
+
+
+def _answer(found: int | None, number: int) -> int | None:
+    if found is not None and not 0 <= found < number:
+        raise _Unsound(f"its answer is choice {found} of {number}")
+    return found
 
 
 def _count(row: Row, known: Known, counts: Counter[str]) -> None:

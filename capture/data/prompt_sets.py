@@ -6,15 +6,14 @@ usually a note that says what it is for; a system message, if there is one, is `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from capture.data.example import Row, Source
-from capture.data.text import existing
+from capture.data.example import Row, Source, storable
+from capture.data.files import check_given, existing, read_json, shown, unreadable, user_path
 from warehouse.errors import NotFound, UsageError
 
 _SHIPPED = Path(__file__).parent.parent / "prompt_sets"
@@ -64,7 +63,7 @@ def open_prompts(texts: list[str]) -> Source:
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UsageError(f"--prompt: prompt {number} has no text.")
-    rows = [Row(str(number), text) for number, text in enumerate(texts, 1)]
+    rows = [storable(Row(str(n), text), f"--prompt, prompt {n}") for n, text in enumerate(texts, 1)]
     return Source("prompt", None, None, "--prompt", partial(iter, rows), has_ids=False)
 
 
@@ -73,40 +72,43 @@ def _files(name: str) -> Iterator[Path]:
     if name in shipped_sets():
         yield _SHIPPED / f"{name}.json"
         return
-    path = Path(name).expanduser()
+    check_given(prompt_set=name)
+    path = user_path(name)
     if path.is_dir():
-        found = sorted(path.glob("*.json"))
+        try:
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".json")
+        except OSError as e:
+            raise unreadable(path, e) from None
         if not found:
-            raise UsageError(f"{path} has no prompt sets: it holds no .json file.")
-        yield from found
+            raise UsageError(f"{shown(path)} has no prompt sets: it holds no .json file.")
+        yield from map(existing, found)
     elif path.suffix or len(path.parts) > 1:
         yield existing(path)
     else:
-        raise NotFound("prompt set", name, shipped_sets(), "One of your own is named by its file: ./prompts.json")
+        raise NotFound(
+            "prompt set", shown(name), shipped_sets(), "One of your own is named by its file: ./prompts.json"
+        )
 
 
 def _rows(path: Path) -> list[Row]:
     """The prompts of a file. Read at once: sets are small, and a fault is told before a model is loaded."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}).") from None
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not JSON: {e}.") from None
+    found = read_json(path)
     prompts = found.get("prompts") if isinstance(found, dict) else None
     if not isinstance(prompts, list) or not prompts:
-        raise UsageError(f'{path} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.')
+        raise UsageError(
+            f'{shown(path)} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.'
+        )
     rows, seen = [], dict[str, int]()
     for number, prompt in enumerate(prompts, 1):
         row = _row(path, number, prompt)
         if (first := seen.setdefault(row.source_id, number)) != number:
-            raise UsageError(f"{path}: prompts {first} and {number} have the same id, {row.source_id}.")
+            raise UsageError(f"{shown(path)}: prompts {first} and {number} have the same id, {shown(row.source_id)}.")
         rows.append(row)
     return rows
 
 
 def _row(path: Path, number: int, prompt: Any) -> Row:
-    where = f"{path}, prompt {number}"
+    where = f"{shown(path)}, prompt {number}"
     if not isinstance(prompt, dict):
         raise UsageError(f"{where} is not a JSON object with an id and a text.")
     fields = dict(prompt)
@@ -114,9 +116,7 @@ def _row(path: Path, number: int, prompt: Any) -> Row:
     if isinstance(key, bool) or not isinstance(key, str | int) or not str(key).strip():
         raise UsageError(f"{where} has no id, which is a text or a whole number.")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{where} (id {key}) has no text.")
-    if any("\ud800" <= c <= "\udfff" for c in text):  # half of a surrogate pair, which JSON can spell
-        raise UsageError(f"{where} (id {key}) has a text that is not Unicode.")
+        raise UsageError(f"{where} (id {shown(key)}) has no text.")
     if not isinstance(fields.get("system"), str | None):
-        raise UsageError(f"{where} (id {key}) has a system message that is no text.")
+        raise UsageError(f"{where} (id {shown(key)}) has a system message that is no text.")
     return Row(str(key), text, fields, prompt_set=path.stem)

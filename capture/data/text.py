@@ -1,31 +1,40 @@
-"""Texts from a file or standard input: .txt (an example a line), .jsonl and .parquet (a text column), `-` (lines).
+"""Texts from a file or standard input: lines (.txt, `-`), or a column of .jsonl, .csv, .tsv or .parquet.
 
-Knows nothing of any one data set; those that come as files are read through `file_rows`, `file_lines` and `json_lines`.
+Knows nothing of any one data set.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from capture.data.arrow import parquet_rows
+from capture.data.columns import Columns
+from capture.data.csv_file import csv_rows
 from capture.data.example import Row, Source
-from warehouse.errors import NotFound, UsageError
+from capture.data.files import existing, file_lines, json_lines, place, shown, user_path, whole_lines
+from warehouse.errors import UsageError
+
+_KINDS = ".txt (a text a line), .jsonl, .ndjson, .csv, .tsv or .parquet"
 
 
-def open_text(origin: str, text_column: str) -> Source:
+def open_text(origin: str, text_column: str, label_column: str | None = None) -> Source:
     """The texts of a file, or of standard input for `-`.
 
     Raises UsageError, then or while reading, where the file is missing, unreadable, of an unknown kind, or has no such
     column.
     """
+    columns = Columns(text_column, label_column)
     if origin == "-":
-        lines = list(sys.stdin.buffer)  # kept, since it can be read only once
-        return Source("stdin", None, None, "-", lambda: _text_rows(_numbered(lines, "standard input")), has_ids=False)
-    path = Path(origin).expanduser()
-    return Source(path.stem, None, None, origin, lambda: file_rows(path, text_column), has_ids=False)
+        _check_columns(columns, "Standard input")
+        lines = _standard_input()  # kept, since it can be read only once
+        return Source("stdin", None, None, "-", lambda: _text_rows(whole_lines(lines, "standard input")), has_ids=False)
+    path = existing(user_path(origin))
+    if path.suffix.lower() in (".txt", ""):
+        _check_columns(columns, shown(path))
+    return Source(path.stem, None, None, origin, lambda: file_rows(path, columns), has_ids=False, reads=columns.reads)
 
 
 def one_text(text: str) -> Source:
@@ -33,87 +42,48 @@ def one_text(text: str) -> Source:
     return Source("text", None, None, "the text", lambda: iter([Row("0", text)]), has_ids=False)
 
 
-def file_rows(path: Path, text_column: str = "text") -> Iterator[Row]:
+def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
     """Every row of a file, blank ones included, so that row numbers are the file's. Reads as it goes.
 
     Raises UsageError, then or while reading, where the file is missing, unreadable, of an unknown kind, or has no such
     column.
     """
-    existing(path)
-    if path.suffix == ".jsonl":
-        return (_row(fields, str(n), place(path, n), text_column) for n, fields in json_lines(path))
-    if path.suffix == ".parquet":
-        return _parquet_rows(path, text_column)
-    if path.suffix in (".pt", ".bin", ".safetensors", ".gguf", ".pdf", ".zip", ".gz", ".csv", ".json"):
-        raise UsageError(f"{path}: texts come from .txt, .jsonl or .parquet files, not from {path.suffix}.")
-    return _text_rows(file_lines(path))
+    found: Iterator[tuple[int, dict[str, Any]]]
+    match path.suffix.lower():
+        case ".txt" | "":
+            return _text_rows(file_lines(path))
+        case ".parquet":
+            return columns.rows((n, f"{shown(path)}, row {n}", fields) for n, fields in parquet_rows(path))
+        case ".jsonl" | ".ndjson":
+            found = json_lines(path)
+        case ".csv":
+            found = csv_rows(path, ",")
+        case ".tsv":
+            found = csv_rows(path, "\t")
+        case _:
+            raise UsageError(
+                f"{shown(path)}: texts come from {_KINDS}, not from {shown(path.suffix)}. A text a line under another name: "
+                "--text - < FILE"
+            )
+    return columns.rows((n, place(path, n), fields) for n, fields in found)
 
 
-def existing(path: Path) -> Path:
-    """The same. Raises NotFound, which names its neighbours, where there is no such file."""
-    if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-        raise NotFound("file", str(path), [str(path.with_name(n)) for n in beside])
-    return path
+def _check_columns(columns: Columns, where: str) -> None:
+    """Raises UsageError where labels are wanted of what has lines alone."""
+    if columns.label is not None:
+        raise UsageError(
+            f"{where} has a text a line and no columns: --label-column goes with .jsonl, .csv, .tsv and .parquet."
+        )
 
 
-def place(path: Path, line: int) -> str:
-    """How errors name a line."""
-    return f"{path}, line {line}"
-
-
-def file_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """A file's lines, numbered from 1, without their ends. Raises UsageError for one that is not UTF-8."""
-    with existing(path).open("rb") as f:
-        yield from _numbered(f, str(path))
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines with their lines' numbers, blank lines passed over. Raises UsageError."""
-    for number, line in file_lines(path):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError as e:
-            raise UsageError(f"{place(path, number)} is not JSON: {e}.") from None
-        if not isinstance(fields, dict):
-            raise UsageError(f"{place(path, number)} is not a JSON object.")
-        yield number, fields
-
-
-def _numbered(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(stream, 1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as e:
-            raise UsageError(f"{name}, line {number} is not UTF-8 text ({e.reason} at byte {e.start}).") from None
-        yield number, line.rstrip("\r\n")
+def _standard_input() -> list[bytes]:
+    if sys.stdin is None:  # closed by the shell: <&-
+        raise UsageError("Standard input is closed: there is no text to read.")
+    try:
+        return list(sys.stdin.buffer)
+    except OSError as e:
+        raise UsageError(f"Standard input cannot be read: {e.strerror or e}.") from None
 
 
 def _text_rows(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
     return (Row(str(number), line) for number, line in lines)
-
-
-def _parquet_rows(path: Path, text_column: str) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as f:
-            number = 0
-            for batch in f.iter_batches(1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield _row(fields, str(number), f"{path}, row {number}", text_column)
-    except pa.ArrowInvalid as e:
-        raise UsageError(f"{path} is not a Parquet file: {e}") from None
-
-
-def _row(fields: dict[str, Any], number: str, where: str, text_column: str) -> Row:
-    if text_column not in fields:
-        raise NotFound("column", text_column, fields, f"({where}) Name the text's column: --text-column.")
-    text = fields.pop(text_column)
-    if not isinstance(text, str):
-        raise UsageError(f"{where}: column '{text_column}' holds {type(text).__name__}, not text.")
-    return Row(number, text, fields)

@@ -8,6 +8,7 @@ so that the sentence is put together again from the order of its lines. Both end
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.data.example import Row, Word
-from capture.data.hub import hub_rows
+from capture.data.files import file_lines, place, shown
+from capture.data.hub import Kind, hub_rows
 from capture.data.known import Known
-from capture.data.text import file_lines, place
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 _HUB_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps")
+
+_NUMBER = re.compile(r"[0-9]{1,6}")
 
 Id = int | tuple[int, str, int]
 """As conllu has it: 3 is a word, (3, "-", 4) a multiword token, (8, ".", 1) an empty node."""
@@ -252,21 +255,34 @@ def _rebuilt(lines: list[_Line]) -> str:
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
     tags = getattr(getattr(data.features.get("upos"), "feature", None), "names", None)
-    for number, fields in enumerate(hub_rows(data, ["idx", "text", *_HUB_COLUMNS])):
-        where = f"{KNOWN.hub_name}, row {number} ({fields['idx']})"
+    needed: dict[str, Kind] = {"idx": str, "text": str, **dict.fromkeys(_HUB_COLUMNS, list[str])}
+    needed |= {"lemmas": list[str | None], "xpos": list[str | None]}
+    needed["upos"] = list[str | None] if tags is None else list[int | None]
+    for number, fields in enumerate(hub_rows(data, KNOWN.hub_name, needed)):
+        where = f"{KNOWN.hub_name}, row {number} ({shown(fields['idx'])})"
         if tags is not None:
-            fields["upos"] = [tags[tag] for tag in fields["upos"]]
+            if unknown := [n for n in fields["upos"] if n is not None and not 0 <= n < len(tags)]:
+                raise UsageError(
+                    f"{where}: there is no part of speech {unknown[0]}: they go from 0 to {len(tags) - 1}."
+                )
+            fields["upos"] = [None if n is None else tags[n] for n in fields["upos"]]
         yield _row(fields["idx"], fields["text"], _hub_lines(fields, where), None)
 
 
 def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
     """The sentence's lines with their ids, which the hub has not kept: what has no head is an empty node where it has
-    enhanced dependencies, and a multiword token where it has none."""
+    enhanced dependencies, and a multiword token where it has none. Raises UsageError for what is no sentence."""
+    lengths = {name: len(fields[name]) for name in _HUB_COLUMNS}
+    if len(set(lengths.values())) > 1 or not lengths["tokens"]:
+        told = ", ".join(f"{n} {name}" for name, n in lengths.items())
+        raise UsageError(f"{where} is no sentence: it has {told}.")
     columns = list(zip(*(fields[name] for name in _HUB_COLUMNS), strict=True))
     word, empty = 0, 0
     lines = []
     for i, (form, lemma, upos, xpos, feats, head, deprel, deps) in enumerate(columns):
         node: Id
+        if head != "None" and not _NUMBER.fullmatch(head):
+            raise UsageError(f"{where}: the head '{shown(head)}' is no number.")
         if head != "None":
             word, empty = word + 1, 0
             node = word
@@ -307,18 +323,19 @@ def _feats(text: str) -> str:
 def _deps(text: str) -> str:
     """`[('nsubj', 4), ('conj:and', (8, '.', 1))]` → `4:nsubj|8.1:conj:and`."""
     found = _literal(text)
-    return (
-        "|".join(f"{_shown(head)}:{relation}" for relation, head in found)
-        if isinstance(found, list)
-        else text.replace("None", "_")
-    )
+    pairs = isinstance(found, list) and all(isinstance(x, tuple) and len(x) == 2 and _is_id(x[1]) for x in found)
+    return "|".join(f"{_shown(head)}:{relation}" for relation, head in found) if pairs else text.replace("None", "_")
+
+
+def _is_id(node: Any) -> bool:
+    return isinstance(node, int) or (isinstance(node, tuple) and len(node) == 3)
 
 
 def _literal(text: str) -> Any:
     """What Python's `str` was of; None for what it was not, such as text that had no structure to begin with."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it is documented to raise
         return None
 
 

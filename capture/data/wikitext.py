@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capture.data.columns import Columns
 from capture.data.example import Row
+from capture.data.files import file_lines
 from capture.data.hub import hub_rows
 from capture.data.known import BLANK, HEADINGS, PARAGRAPHS, Known
 from capture.data.text import file_rows
@@ -20,6 +22,8 @@ from capture.data.text import file_rows
 if TYPE_CHECKING:
     import datasets
 
+_LINES = (".tokens", ".raw")
+"""The release's own endings."""
 _HEADING = re.compile(r"((?:= )+)\S.*?((?: =)+)")
 
 
@@ -32,11 +36,13 @@ def kind(text: str) -> str:
 
 
 def _file(path: Path) -> Iterator[Row]:
-    return _numbered(row.text for row in file_rows(path))
+    if path.suffix.lower() in _LINES:
+        return _numbered(text for _, text in file_lines(path))
+    return _numbered(row.text for row in file_rows(path, Columns()))
 
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
-    return _numbered(fields["text"] for fields in hub_rows(data, ["text"]))
+    return _numbered(fields["text"] for fields in hub_rows(data, "Salesforce/wikitext", {"text": str}))
 
 
 def _numbered(texts: Iterable[str]) -> Iterator[Row]:

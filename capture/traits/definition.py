@@ -15,6 +15,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
+from capture.data.files import shown
+from warehouse import strict_json
 from warehouse.errors import NotFound, TracesError, UsageError
 
 PAIRS, QUESTIONS = 5, 20
@@ -87,7 +89,7 @@ class Definition(BaseModel):
     def _names_runs(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"'{name}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
+                f"'{shown(name)}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
             )
         return name
 
@@ -127,31 +129,34 @@ def load(path_or_name: str | Path) -> Definition:
 
     Raises NotFound where there is neither, and DefinitionError with everything that is wrong with it.
     """
-    path = Path(path_or_name).expanduser()
-    if not path.is_file() and str(path_or_name) in shipped():
-        path = shipped()[str(path_or_name)]
+    named = str(path_or_name)
     try:
-        raw = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        path = Path(named).expanduser()
+        if not path.is_file() and named in shipped():
+            path = shipped()[named]
+        raw = path.read_bytes() if named.strip() else None
+    except OSError as e:
+        if not isinstance(e, FileNotFoundError):
+            raise DefinitionError(shown(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
+        raw = None
+    except (RuntimeError, ValueError):  # the home folder of nobody, a NUL character
+        raw = None
+    if raw is None:
         raise NotFound(
             "trait definition",
-            path_or_name,
+            shown(named),
             shipped(),
             "A file is named by its path; a new one: traces trait init NAME.",
-        ) from None
-    except (OSError, UnicodeDecodeError) as e:
-        cause = "it is not UTF-8" if isinstance(e, UnicodeDecodeError) else e.strerror
-        raise DefinitionError(str(path_or_name), [Problem("error", "", f"cannot be read: {cause}")]) from None
-    return parse(raw, path.name, path.stem)
+        )
+    return parse(raw, shown(path.name), path.stem)
 
 
-def parse(raw: str, where: str, name: str) -> Definition:
+def parse(raw: bytes | str, where: str, name: str) -> Definition:
     """A definition from JSON; `where` is told in errors, `name` is its name where it gives none. Raises DefinitionError."""
     try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError) as e:
-        told = f"line {e.lineno}, column {e.colno}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
-        raise DefinitionError(where, [Problem("error", "", f"is not JSON: {told}")]) from None
+        found = strict_json.parse(raw)
+    except ValueError as e:
+        raise DefinitionError(where, [Problem("error", "", f"is not JSON: {e}")]) from None
     if not isinstance(found, dict):
         raise DefinitionError(where, [Problem("error", "", "is not a JSON object")])
     try:
@@ -262,7 +267,7 @@ def template(name: str) -> str:
     """The JSON of a new definition: what is to be written is marked TODO, and is an error until it is. Raises UsageError for a
     name that no definition can have."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
+        raise UsageError(f"'{shown(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
     pairs = [
         {"pos": f"{_PLACEHOLDER} instruction {i}, to be {name}", "neg": f"{_PLACEHOLDER} instruction {i}, its opposite"}
         for i in range(1, PAIRS + 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from capture.data import open_data, prepared, split_rows
+from capture.data import open_data
 from capture.data.csqa import KNOWN
 from capture.data.example import Choice
 from warehouse.errors import UsageError
@@ -99,8 +99,6 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(
     assert all(e.row.answer is None for e in open_data("csqa", None, "test", None, "text").read())
 
 
-def test_a_text_that_is_not_unicode_is_named_when_it_is_prepared(tmp_path: Path) -> None:
-    read(tmp_path / "dev.jsonl", question="half \ud800 of a pair")
-    rows, origin = split_rows(KNOWN, "validation", str(tmp_path))
-    with pytest.raises(UsageError, match="has a text that is not Unicode"):
-        prepared.write(tmp_path / "validation.parquet", KNOWN, "validation", origin, rows)
+def test_a_text_that_is_not_unicode_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"dev\.jsonl, line 2 is not JSON: it holds \\ud800, half of a surrogate pair"):
+        read(tmp_path / "dev.jsonl", question="half \ud800 of a pair")

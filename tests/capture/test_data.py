@@ -152,9 +152,9 @@ def prepare(root: Path, name: str, origin: Path) -> tuple[Path, list[Row]]:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_prepared_rows_come_out_as_they_went_in(name: str, tmp_path: Path, shared: Callable[[str], Path]) -> None:
     path, rows = prepare(tmp_path, name, SAMPLES[name])
-    assert list(prepared.read(path, name)) == rows
+    assert list(prepared.read(path, KNOWN[name], "validation")) == rows
     path, rows = prepare(tmp_path, name, shared(REAL[name]))
-    assert list(prepared.read(path, name)) == rows
+    assert list(prepared.read(path, KNOWN[name], "validation")) == rows
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -208,7 +208,7 @@ def test_what_is_prepared_stays_until_the_new_file_is_whole(tmp_path: Path) -> N
 
     with pytest.raises(UsageError, match="line 5"):
         prepared.write(path, KNOWN["go_emotions"], "validation", "x", breaks)
-    assert list(prepared.read(path, "go_emotions")) == rows
+    assert list(prepared.read(path, KNOWN["go_emotions"], "validation")) == rows
     assert [p.name for p in path.parent.iterdir()] == ["validation.parquet"]
 
 

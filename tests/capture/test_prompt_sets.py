@@ -104,7 +104,7 @@ A = {"id": 1, "text": "a"}
         (json.dumps({"prompts": [A, {"text": "b"}]}), "prompt 2 has no id"),
         (json.dumps({"prompts": [A, {"id": True, "text": "b"}]}), "prompt 2 has no id"),
         (json.dumps({"prompts": [A, {"id": "x", "text": "b"}, {"id": "1", "text": "c"}]}), "prompts 1 and 3 .* id, 1"),
-        ('{"prompts": [{"id": 1, "text": "\\ud800"}]}', r"prompt 1 \(id 1\) .* not Unicode"),
+        ('{"prompts": [{"id": 1, "text": "\\ud800"}]}', r"mine\.json .*\\ud800, half of a .* not Unicode"),
     ],
 )
 def test_a_set_that_is_not_sound_is_one_line_that_says_where(tmp_path: Path, content: str, message: str) -> None:

@@ -77,7 +77,7 @@ def test_every_error_is_told_at_once_and_with_its_place(sound: dict) -> None:
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        ("{", "is not JSON: line 1, column 2"),
+        ("{", "is not JSON: Expecting property name"),
         ("[]", "is not a JSON object"),
         ("{}", "instruction: is missing"),
         ('{"instruction": [], "questions": [], "eval_prompt": ""}', "instruction: has none"),

@@ -1,0 +1,67 @@
+"""Rows of Parquet files and Arrow tables as Python values, or one line that says which row has a value that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capture.data.files import existing, shown
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_AT_ONCE = 1024
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a Parquet file with their numbers, from 1. Reads as it goes.
+
+    Raises UsageError for a file that is not sound, and for a value that no Python value stands for.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    existing(path)
+    read = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as f:
+            for batch in f.iter_batches(ROWS_AT_ONCE):
+                for fields in plain_rows(batch, shown(path), read + 1):
+                    read += 1
+                    yield read, fields
+    except (pa.ArrowException, OSError, ValueError) as e:  # ValueError: names of columns that are not UTF-8
+        after = f" after row {read:,}" if read else ""
+        raise UsageError(f"{shown(path)} is not a Parquet file, or damaged{after}: {reason(e)}") from None
+
+
+def plain_rows(found: pa.RecordBatch | pa.Table, where: str, first: int) -> Iterator[dict[str, Any]]:
+    """Rows as dicts; errors call them rows `first`, `first + 1`, … of `where`.
+
+    Raises UsageError for a text that is not UTF-8, a date beyond Python's, and for two columns of one name.
+    """
+    names = found.schema.names
+    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+        raise UsageError(f"{where} has the column '{shown(twice[0])}' twice. Rename one.")
+    try:
+        rows = found.to_pylist()
+    except Exception:  # every type has a converter of its own: text, dates, time zones and maps raise what they like
+        for i in range(found.num_rows):
+            for name in names:
+                try:
+                    found.column(name).slice(i, 1).to_pylist()
+                except Exception as e:
+                    raise UsageError(
+                        f"{where}, row {first + i}: column '{shown(name)}' cannot be read: {reason(e)}"
+                    ) from None
+        raise
+    yield from rows
+
+
+def reason(e: Exception) -> str:
+    """The first line of what a library says, with its own stop."""
+    if isinstance(e, UnicodeDecodeError):
+        return f"it is not UTF-8 text ({e.reason} at byte {e.start})."
+    told = shown((str(e).strip() or type(e).__name__).splitlines()[0])
+    return told if told.endswith(".") else f"{told}."

@@ -1,0 +1,51 @@
+"""Values of data sets as JSON has them, so that what is kept of a row is read by any parser.
+
+Columns hold more than JSON can say: dates, decimals, bytes, maps, NaN. Here each becomes the nearest thing that JSON has.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from warehouse.strict_json import MAX_DEPTH, finite
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Returns a value of texts, numbers, booleans, None, lists, and dicts with texts as keys.
+
+    NaN and infinities are None; dates and times are ISO 8601; bytes are the text that they are in UTF-8, else base64; what
+    Arrow calls a map, a list of pairs, is a dict, unless two of its keys are one as text; anything else is its `str`. Raises
+    ValueError for what is nested more than `MAX_DEPTH` deep.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return finite(value)
+    if depth >= MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        return _object(value.items(), depth + 1)
+    if isinstance(value, list | tuple | set):
+        if value and all(isinstance(x, tuple) and len(x) == 2 for x in value):
+            return _object(value, depth + 1)
+        return [plain(x, depth + 1) for x in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    return str(value)
+
+
+def _object(pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any] | list[Any]:
+    found = [(plain(k, depth), plain(v, depth)) for k, v in pairs]
+    keys = [k if isinstance(k, str) else json.dumps(k, ensure_ascii=False) for k, _ in found]
+    if len(set(keys)) < len(keys):
+        return [list(pair) for pair in found]
+    return dict(zip(keys, (v for _, v in found), strict=True))
