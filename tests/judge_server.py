@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -29,7 +30,6 @@ class Front:
     script: list[Callable[[dict], Reply] | None] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
     most: int = 0
     _now: int = 0
     _changes: list[tuple[float, int]] = field(default_factory=list)
@@ -111,7 +111,6 @@ def serve(usual: Callable[[dict], Reply], *script: Callable[[dict], Reply] | Non
                 n = len(front.seen)
                 front.seen.append(body)
                 front.headers.append({k.lower(): v for k, v in self.headers.items()})
-                front.times.append(time.perf_counter())
             chosen = front.script[n] if n < len(front.script) else None
             status, headers, sent = (chosen or usual)({**body, "path": self.path})
             front.enter(-1)
@@ -140,6 +139,54 @@ def serve(usual: Callable[[dict], Reply], *script: Callable[[dict], Reply] | Non
     try:
         yield front
     finally:
+        server.shutdown()
+        server.server_close()
+
+
+@dataclass
+class Talk:
+    """What a server that is no HTTP server has to say, once it has read a request."""
+
+    _socket: socket.socket
+    over: threading.Event
+    """The test is."""
+    sent: int = 0
+
+    def say(self, octets: bytes) -> None:
+        """Raises OSError once nobody listens."""
+        self._socket.sendall(octets)
+        self.sent += len(octets)
+
+    def drip(self, octets: bytes) -> None:
+        """A piece now and then, for as long as somebody listens, 30 s at most."""
+        for _ in range(300):
+            if self.over.wait(0.1):
+                return
+            self.say(octets)
+
+
+@contextmanager
+def serve_raw(speak: Callable[[Talk], None]) -> Iterator[tuple[str, list[Talk]]]:
+    """A server that says what `speak` says to every connection; its address, and what it said to whom."""
+    over = threading.Event()
+    talks: list[Talk] = []
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            talks.append(Talk(self.request, over))
+            with contextlib.suppress(OSError):
+                speak(talks[-1])
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = True
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", talks
+    finally:
+        over.set()
         server.shutdown()
         server.server_close()
 

@@ -13,8 +13,9 @@ MAX_DEPTH = 100
 """Brackets within brackets. Parsers elsewhere stop at 64 to 1,000."""
 
 
-def parse(raw: bytes | str) -> Any:
-    """Returns the value of a JSON text; NaN and infinities, which JSON has not, come as floats.
+def parse(raw: bytes | str, *, mend: bool = False) -> Any:
+    """Returns the value of a JSON text; NaN and infinities, which JSON has not, come as floats. With `mend`, halves of surrogate
+    pairs become U+FFFD.
 
     Raises ValueError with a reason that can follow a colon, for anything that is not UTF-8, not JSON, nested more than
     `MAX_DEPTH` deep, or holds a string that is not Unicode text.
@@ -31,6 +32,8 @@ def parse(raw: bytes | str) -> Any:
     if _depth(value) > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if half := half_pair(text) or (half_pair(json.dumps(value, ensure_ascii=False)) if "\\u" in text else None):
+        if mend:
+            return json.loads(_mended(json.dumps(value, ensure_ascii=False)))
         raise ValueError(f"it holds {half}, half of a surrogate pair, which is not Unicode text")
     return value
 
@@ -42,6 +45,10 @@ def half_pair(text: str) -> str | None:
     except UnicodeEncodeError as e:
         return f"\\u{ord(text[e.start]):04x}"
     return None
+
+
+def _mended(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finite(value: Any) -> Any:

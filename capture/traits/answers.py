@@ -7,6 +7,7 @@ None, never 0. Knows nothing of who was asked.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ LEAST_MASS = 0.25
 
 _REFUSAL = re.compile(r"\W*REFUSAL\b")
 _OF = r"\s*(?:/|(?:out )?of)\s*"
-_NUMBER = re.compile(rf"(?<![\w.,/-])(\d+)(?:\.0+)?(?:{_OF}(\d+))?(?!\w|[.,]\d|\s*[-–]\s*\d|{_OF}\d)")
-"""A whole number, and what it is out of where that is told; no part of a range or of a decimal fraction."""
+_NUMBER = re.compile(rf"(?<![\w.,/-])([0-9]+)(?:\.0+)?(?:{_OF}([0-9]+))?(?!\w|[.,]\d|\s*[-–]\s*\d|{_OF}\d)")
+"""A whole number in the digits that were asked for, and what it is out of where that is told; no part of a range or of a decimal
+fraction."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,19 @@ def from_tokens(answer: str, tokens: Sequence[Token]) -> Verdict:
     said = from_text(answer)
     if said.refused:
         return said
-    at = next((i for i, t in enumerate(tokens) if t.text.strip().isdecimal()), None)
+    at = next((i for i, t in enumerate(tokens) if _whole(t.text.strip()) is not None), None)
     if at is None:
         at = 0 if tokens and not any(c.isdigit() for c in answer) else None
-    elif said.score != float(tokens[at].text) or (at + 1 < len(tokens) and tokens[at + 1].text[:1].isdigit()):
+    elif said.score != _whole(tokens[at].text.strip()) or (at + 1 < len(tokens) and tokens[at + 1].text[:1].isdigit()):
         at = None
     if at is None:
         return said
     found: dict[int, float] = {}
     for text, probability in tokens[at].alternatives.items():
         word = text.strip()
-        if word.isdecimal() and word == str(int(word)) and int(word) in NUMBERS:
-            found[int(word)] = found.get(int(word), 0.0) + probability
+        number = _whole(word)
+        if number is not None and number in NUMBERS and word == str(number):
+            found[number] = found.get(number, 0.0) + probability
     if not any(n > 9 for n in found):
         return said
     return from_probabilities(answer, found)
@@ -80,6 +83,8 @@ def from_tokens(answer: str, tokens: Sequence[Token]) -> Verdict:
 def from_probabilities(answer: str, found: Mapping[int, float]) -> Verdict:
     """The mean of these numbers by their probabilities; `answer` only says whether it is a refusal."""
     mass = sum(found.values())
+    if not math.isfinite(mass):  # of a model whose weights are none
+        return Verdict(answer, None, refused=bool(_REFUSAL.match(answer)))
     told = min(mass, 1.0)
     if _REFUSAL.match(answer):
         return Verdict(answer, None, refused=True, number_mass=told)
@@ -91,8 +96,17 @@ def from_probabilities(answer: str, found: Mapping[int, float]) -> Verdict:
 
 def _number(answer: str) -> float | None:
     found = list(_NUMBER.finditer(answer))
-    first = next((m for m in found if not any(c.isalnum() for c in answer[: m.start()])), None)
-    chosen = first or (found[0] if len(found) == 1 else None)
-    if chosen is None or int(chosen[1]) not in NUMBERS or int(chosen[2] or 100) != 100:  # 8/10 is no 8
+    begins = bool(found) and not any(c.isalnum() for c in answer[: found[0].start()])
+    if not begins and len(found) != 1:
         return None
-    return float(chosen[1])
+    number, out_of = _whole(found[0][1]), found[0][2]
+    if number is None or number not in NUMBERS or (out_of is not None and _whole(out_of) != 100):  # 8/10 is no 8
+        return None
+    return float(number)
+
+
+def _whole(digits: str) -> int | None:
+    """Of ASCII digits the number; None for anything else. Python refuses to read thousands of digits, none of which is 0 to 100."""
+    if not (digits.isascii() and digits.isdecimal()):
+        return None
+    return int(digits.lstrip("0")[:9] or "0")

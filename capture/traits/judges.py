@@ -1,7 +1,11 @@
 """Who judges: OpenAI's and Anthropic's own clients, any OpenAI-compatible server, or a local transformers model.
 
-`open_judge` makes one from its name. A judge's `ask` puts one prompt, once; a `Fault` says why there was no answer, and whether
-asking again may help. Trying again, waiting and asking many at a time are `capture.traits.judging`'s.
+`open_judge` makes one from its name. A judge's `ask` puts one prompt, once; a `Fault` says why there was no answer, whether
+asking again may help, and whether it is this prompt's alone. Trying again, waiting and asking many at a time are
+`capture.traits.judging`'s; how long and how large an answer may be, and where it may lead, is `capture.traits.bounded`'s.
+
+A server may be hostile or broken. What it sends is read with `strict_json`, by its keys and types, and not by the SDKs' models,
+which check nothing.
 
 Keys are read from the environment, or from a `.env` file in the working folder or above it, and leave this module in requests
 alone: the texts of answers and errors are scrubbed of them.
@@ -13,39 +17,52 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from capture.traits.answers import Token, Verdict, from_text, from_tokens
+from capture.traits.bounded import Unreadable, http_client, within
+from warehouse import strict_json
 from warehouse.errors import UsageError
 
 TIMEOUT = 60.0
-"""Seconds that a judge has for an answer."""
+"""Seconds that a judge has for an answer, from asking to its last byte."""
+_LONGEST_TIMEOUT = 86_400.0
 ANSWER_TOKENS = 16
 """Most tokens of an answer: a number or REFUSAL, with a little around it."""
 _THINKING_TOKENS = 4096
 """The same for a model that wants its thinking counted among them."""
 _TOP = 20
 """Alternatives to a token that are asked for, the most that OpenAI tells."""
+_LONGEST_ANSWER = 20_000
+"""Characters of an answer that are looked at and kept: more than the tokens that it may have make."""
+_ROUNDING = 1e-3
+"""How far above 0 a log-probability may be that was computed in half precision."""
 
 _SPECS = "openai:MODEL, anthropic:MODEL, http://host:port/v1:MODEL or local:MODEL"
 _URL = re.compile(r"(https?://[^/\s]+/[^:\s]*):(.+)")
 _KEYLIKE = re.compile(r"\bsk-[\w*.-]+")
+_USER = re.compile(r"//[^/\s@]*@")
+"""User and password in an address."""
 _SAME_AGAIN = (408, 409, 429)
 """HTTP statuses under 500 after which the same request may succeed."""
+_THIS_PROMPT = (400, 413, 422)
+"""Statuses that are about what was sent: too long, or flagged by a filter. Others are about who sends, or about the server."""
 
 
 class Fault(Exception):
     """A request that brought no answer."""
 
-    def __init__(self, text: str, *, again: bool, after: float | None = None) -> None:
+    def __init__(self, text: str, *, again: bool, after: float | None = None, this_prompt: bool = False) -> None:
         super().__init__(text)
         self.again = again
         """Asking again may help."""
         self.after = after
         """Seconds that the server asks to be left alone for."""
+        self.this_prompt = this_prompt
+        """The judge is there, and may well answer other prompts."""
 
 
 class Judge(Protocol):
@@ -70,7 +87,13 @@ def open_judge(
 ) -> Judge:
     """A judge by its name: `openai:MODEL`, `anthropic:MODEL`, `http://host:port/v1:MODEL` or `local:MODEL`, where MODEL is what
     `capture.models.load` takes. Nothing is sent yet. Raises UsageError for a name that is none of these, a missing package and a
-    missing key. `device` is a local model's, `note` is told of what takes long."""
+    missing key. `timeout` is in seconds; `device` is a local model's, `note` is told of what takes long."""
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise UsageError(f"--timeout {timeout:g}: write seconds, at most {_LONGEST_TIMEOUT:,.0f}.")
+    if not spec.isprintable():
+        raise UsageError(
+            f"No judge {spec!a}: its name is kept with its judgements, and has characters that are no text."
+        )
     kind, _, model = spec.partition(":")
     if kind == "local" and model:
         from capture.models import load
@@ -110,7 +133,18 @@ def find_key(variable: str, needed_by: str | None = None) -> str:
         with _needs_judge_extra():
             from dotenv import dotenv_values, find_dotenv
 
-        key = (dotenv_values(find_dotenv(usecwd=True)).get(variable) or "").strip()
+        path = ".env"
+        try:
+            path = find_dotenv(usecwd=True)
+            key = (dotenv_values(path).get(variable) or "").strip()
+        except UnicodeDecodeError as e:
+            raise UsageError(
+                f"{path} is not UTF-8 (byte {e.start}): write it so, or set {variable} in the environment."
+            ) from None
+        except OSError as e:
+            raise UsageError(
+                f"{path} cannot be read ({e.strerror}): let it be read, or set {variable} in the environment."
+            ) from None
     if needed_by and not key:
         raise UsageError(f"{needed_by} needs a key: set {variable} in the environment, or in a file .env.")
     if not key.isascii() or not key.isprintable():
@@ -131,9 +165,9 @@ def _needs_judge_extra() -> Iterator[None]:
 def _openai(spec: str, model: str, key: str, base_url: str | None, timeout: float) -> Judge:
     with _needs_judge_extra():
         import openai
-
-    client = openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=0)
-    return _OpenAI(spec, model, key, client, openai, timeout)
+    with _usable_addresses(spec):
+        client = openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, http_client=http_client(openai))
+        return _OpenAI(spec, model, key, client, openai, timeout)
 
 
 def _anthropic(spec: str, model: str, key: str, timeout: float) -> Judge:
@@ -142,8 +176,22 @@ def _anthropic(spec: str, model: str, key: str, timeout: float) -> Judge:
 
     # later versions of the API refuse a temperature whatever the model, and answer in the same form
     version = {"anthropic-version": "2023-06-01"}
-    client = anthropic.Anthropic(api_key=key, timeout=timeout, max_retries=0, default_headers=version)
-    return _Anthropic(spec, model, key, client, anthropic, timeout)
+    with _usable_addresses(spec):
+        client = anthropic.AsyncAnthropic(
+            api_key=key, max_retries=0, default_headers=version, http_client=http_client(anthropic)
+        )
+        return _Anthropic(spec, model, key, client, anthropic, timeout)
+
+
+@contextmanager
+def _usable_addresses(spec: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:  # httpx raises what it likes for an address, a proxy or a file of certificates that is none
+        raise UsageError(
+            f"{spec} cannot be asked, because of its address, or of a proxy or certificates that the environment names: "
+            f"{one_line(_USER.sub('//', str(e)))}."
+        ) from None
 
 
 class _Api:
@@ -162,52 +210,79 @@ class _Api:
         self.paid = not _on_this_machine(client.base_url.host)
 
     def ask(self, prompt: str) -> Verdict:
+        body = self._body([{"role": "user", "content": prompt}])
+        try:
+            return self._read(strict_json.parse(body, mend=True))
+        except (ValueError, TypeError, AttributeError, LookupError):
+            raise _garbage() from None
+
+    def _body(self, messages: list[Any]) -> bytes:
+        """What a server answers, asked without what it refuses. Raises Fault."""
         while True:
             options = self._options
             try:
-                done = self._send([{"role": "user", "content": prompt}], options)
-                break
-            except self._sdk.APITimeoutError:
+                raw = within(self._timeout, self._send(messages, options))
+                return bytes(raw.http_response.content)
+            except TimeoutError:
                 raise Fault(f"no answer within {self._timeout:g} s", again=True) from None
-            except self._sdk.APIConnectionError as e:
-                raise Fault(self._scrubbed(f"it cannot be reached ({e.__cause__ or e})"), again=True) from None
             except self._sdk.APIStatusError as e:
                 refused = _refused(e, options)
                 if not refused:
                     raise self._fault(e) from None
                 instead = {k: v for name in refused for k, v in self._instead.get(name, {}).items()}
                 self._options = {k: v for k, v in options.items() if k not in refused} | instead
-            except (self._sdk.APIResponseValidationError, ValueError):  # a body that is no JSON
-                raise self._garbage() from None
-        try:
-            return self._read(done)
-        except (ValueError, TypeError, AttributeError, LookupError):
-            # the SDKs don't check what a body holds: it shows where that is looked for
-            raise self._garbage() from None
+            except (
+                Exception
+            ) as e:  # the SDKs wrap some of what httpx raises, and trip in their own ways over errors' bodies
+                raise self._unanswered(e) from None
 
-    def _send(self, messages: list[Any], options: dict[str, Any]) -> Any:
+    def _send(self, messages: list[Any], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        """The SDK's call for a raw response."""
         raise NotImplementedError
 
-    def _read(self, done: Any) -> Verdict:
+    def _read(self, told: Any) -> Verdict:
+        """What a body says. Raises what comes of looking for what is not there."""
         raise NotImplementedError
 
-    def _garbage(self) -> Fault:
-        return Fault("it answered with something else than a completion", again=True)
+    def _answered(self, answer: Any) -> str:
+        if not isinstance(answer, str):
+            raise TypeError
+        return self._scrubbed(answer)[:_LONGEST_ANSWER]
 
     def _fault(self, error: Any) -> Fault:
-        status = error.status_code
+        status, headers = error.status_code, error.response.headers
+        if 300 <= status < 400:
+            text = (
+                f"it sends the request on to {headers.get('location', 'nowhere')}, and redirects are not followed, lest key "
+                "and prompt go elsewhere"
+            )
+        else:
+            text = _message(error)
         again = status in _SAME_AGAIN or status >= 500
         if getattr(error, "code", None) == "insufficient_quota":
             again = False
-        text = self._scrubbed(" ".join(_message(error).split()))[:300]
         return Fault(
-            f"HTTP {status}: {text}", again=again, after=_retry_after(error.response.headers) if again else None
+            f"HTTP {status}: {one_line(self._scrubbed(text))}",
+            again=again,
+            after=_retry_after(headers) if again else None,
+            this_prompt=status in _THIS_PROMPT,
         )
+
+    def _unanswered(self, error: Exception) -> Fault:
+        cause = error.__cause__ or error
+        if isinstance(cause, Unreadable):
+            return Fault(str(cause), again=True, this_prompt=True)
+        told = one_line(self._scrubbed(str(cause)))
+        if not isinstance(error, self._sdk.APIConnectionError):
+            return Fault(f"its answer is beyond the SDK ({type(cause).__name__}: {told})", again=True, this_prompt=True)
+        if type(cause).__name__ == "RemoteProtocolError" and not re.search("closed|disconnected", told):
+            return Fault(f"its answer is not HTTP ({told})", again=True, this_prompt=True)
+        return Fault(f"it cannot be reached ({told})", again=True)
 
     def _scrubbed(self, text: str) -> str:
         if len(self._key) > 7:  # a shorter one is a made-up word, such as "none"
             text = text.replace(self._key, "[key]")
-        return _KEYLIKE.sub("[key]", text)
+        return _USER.sub("//", _KEYLIKE.sub("[key]", text))
 
 
 class _OpenAI(_Api):
@@ -216,16 +291,14 @@ class _OpenAI(_Api):
     _wanted: ClassVar = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "logprobs": True, "top_logprobs": _TOP}
     _instead: ClassVar = {"max_tokens": {"max_completion_tokens": _THINKING_TOKENS}}
 
-    def _send(self, messages: list[Any], options: dict[str, Any]) -> Any:
-        return self._client.chat.completions.create(model=self._model, messages=messages, **options)
+    def _send(self, messages: list[Any], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        return self._client.chat.completions.with_raw_response.create(model=self._model, messages=messages, **options)
 
-    def _read(self, done: Any) -> Verdict:
-        choice = done.choices[0]
-        answer = self._scrubbed(choice.message.content or "")
-        told = getattr(choice.logprobs, "content", None) if getattr(choice, "logprobs", None) else None
-        if not told:
-            return from_text(answer)
-        return from_tokens(answer, [_token(t) for t in told])
+    def _read(self, told: Any) -> Verdict:
+        choice = told["choices"][0]
+        content = choice["message"].get("content")
+        answer = self._answered("" if content is None else content)
+        return from_tokens(answer, _tokens(choice.get("logprobs")))
 
 
 class _Anthropic(_Api):
@@ -233,21 +306,46 @@ class _Anthropic(_Api):
 
     _wanted: ClassVar = {"temperature": 0}
 
-    def _send(self, messages: list[Any], options: dict[str, Any]) -> Any:
+    def _send(self, messages: list[Any], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
         # the SDK has no argument for temperature any more, but models before it went still take one
-        return self._client.messages.create(
+        return self._client.messages.with_raw_response.create(
             model=self._model, messages=messages, max_tokens=ANSWER_TOKENS, extra_body=options
         )
 
-    def _read(self, done: Any) -> Verdict:
-        return from_text(self._scrubbed("".join(part.text for part in done.content if part.type == "text")))
+    def _read(self, told: Any) -> Verdict:
+        if not isinstance(told["content"], list):
+            raise TypeError
+        return from_text(self._answered("".join(part["text"] for part in told["content"] if part["type"] == "text")))
+
+
+def _tokens(told: Any) -> list[Token]:
+    """An answer's tokens with their probabilities; none where any of it is malformed, for half of it would weigh wrongly."""
+    try:
+        return [_token(t) for t in (told or {}).get("content") or []]
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return []
 
 
 def _token(told: Any) -> Token:
-    alternatives = {told.token: math.exp(told.logprob)}
-    for other in told.top_logprobs or []:
-        alternatives[other.token] = math.exp(other.logprob)
-    return Token(told.token, alternatives)
+    every = [told, *(told.get("top_logprobs") or [])]
+    alternatives = {str(t["token"]): _probability(t["logprob"]) for t in every}
+    return Token(str(told["token"]), alternatives)
+
+
+def _probability(logprob: Any) -> float:
+    """Raises TypeError and ValueError for what is not the logarithm of a probability."""
+    if not logprob <= _ROUNDING:  # NaN neither
+        raise ValueError
+    return math.exp(min(max(logprob, -1e4), 0.0))  # exp takes no integer that is no float
+
+
+def _garbage() -> Fault:
+    return Fault("it answered with something else than a completion", again=True, this_prompt=True)
+
+
+def one_line(text: str) -> str:
+    """What somebody else says, as part of a line that is printed: its beginning, without what a terminal would act on."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())[:300])
 
 
 def _message(error: Any) -> str:

@@ -7,6 +7,10 @@ what has come in when judging ends early is written too: the same call goes on f
 
 Trying again is done here and not by the SDKs, so that it is the same for all judges, counts answers that are no answers, and ends
 at once when the job does: theirs sleeps for up to two minutes in a thread that cannot be woken.
+
+A prompt that a judge has no answer to (it is refused, or answered with garbage every time) costs one response: its row has no
+score, and says why instead of the answer. What befalls every prompt (no server, no key, no money) ends the job. So does a run of
+`IN_VAIN` responses without an answer, for then it is the judge; these are not kept, and are asked about again.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +31,7 @@ import xxhash
 from capture import sharding
 from capture.traits.answers import Verdict
 from capture.traits.definition import Definition, filled
-from capture.traits.judges import ANSWER_TOKENS, Fault, Judge
+from capture.traits.judges import ANSWER_TOKENS, Fault, Judge, one_line
 from warehouse import layout
 from warehouse.catalog import find_run
 from warehouse.errors import RunTaken, TracesError, UsageError
@@ -42,6 +46,8 @@ from warehouse.writer import Batch, RunWriter
 SHARD = 16
 """Responses to a shard: what a kill can cost, beside what is in flight."""
 TRIES = 6
+IN_VAIN = 16
+"""Responses in a row without an answer, after which the judge is given up."""
 CONCURRENCY = 20
 JUDGED = ("trait-responses", "trait-steering")
 """Kinds of runs whose responses show a trait, or not."""
@@ -97,6 +103,18 @@ class Judged:
     scored: int = 0
     """Responses of this process with a trait score."""
     refused: int = 0
+    unanswered: int = 0
+    """Those that the judge could not be brought to answer one of the two prompts of."""
+
+
+class Asked(NamedTuple):
+    """What a judge says of a response."""
+
+    response: Response
+    trait: Verdict
+    coherence: Verdict
+    fault: Fault | None
+    """Why one of the two is no answer."""
 
 
 class Estimate(NamedTuple):
@@ -142,9 +160,9 @@ def judge_run(
     """Judges every response of a run of kind `trait-responses` or `trait-steering`, and publishes it as run `name`; with `shard`,
     `i/n`, only every n-th from the i-th on.
 
-    The same call goes on where an earlier one ended. `note` is told where a judge's first answers have no score in them. Raises
-    UsageError for a run that has no responses to a trait, or a name that is taken, and TracesError where the judge cannot be
-    brought to answer: what it has answered is kept.
+    The same call goes on where an earlier one ended. `note` is told where a judge's first answers have no score in them, and at the
+    end of responses without an answer. Raises UsageError for a run that has no responses to a trait, or a name that is taken, and
+    TracesError where the judge cannot be brought to answer: what it has answered is kept.
     """
     store, definition, responses = _source(root, run_id, shard)
     identity = {
@@ -161,17 +179,22 @@ def judge_run(
         done = written = int(writer.done[-1].mark) if writer.done else 0
         counted = Judged(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
+        unanswered: Asked | None = None
         try:
-            for response, trait, coherence in _verdicts(judge, definition, responses[done:], concurrency):
-                rows.append(_row(run_id, response, definition, judge, trait, coherence))
+            asked = _asked(judge, definition, responses[done:], concurrency)
+            for one in _unless_in_vain(asked, len(responses)):
+                rows.append(_row(run_id, definition, judge, one))
                 counted.done += 1
-                counted.scored += trait.score is not None
-                counted.refused += trait.refused
+                counted.scored += one.trait.score is not None
+                counted.refused += one.trait.refused
+                if one.fault is not None:
+                    counted.unanswered += 1
+                    unanswered = unanswered or one
                 if len(rows) == SHARD:
                     if counted.done == done + SHARD and not counted.scored + counted.refused:
                         note(
                             f"{judge.name} gave none of the first {SHARD} responses a score; it answered, for one: "
-                            f"'{' '.join(trait.answer.split())[:80]}'"
+                            f"'{one_line(one.trait.answer)[:80]}'"
                         )
                     written += len(rows)
                     _write(writer, rows, written)
@@ -184,6 +207,12 @@ def judge_run(
         finally:
             if rows:  # their own number, and not what is counted: a signal may come between the two
                 _write(writer, rows, written + len(rows))
+        if unanswered:
+            note(
+                f"{judge.name} has no answer to {counted.unanswered} of {len(responses)} responses, which trait_answer and "
+                f"coherence_answer say why of; the first, {unanswered.response.example_id} (seq {unanswered.response.seq}): "
+                f"{unanswered.fault}"
+            )
         return writer.publish(lambda published: store.meta.derived("judge", name, [run_id], options, published))
 
 
@@ -206,9 +235,8 @@ def _prompts(definition: Definition, r: Response) -> tuple[str, str]:
     return definition.judging_prompt(r.prompt, r.response), filled(COHERENCE, r.prompt, r.response)
 
 
-def _verdicts(
-    judge: Judge, definition: Definition, responses: list[Response], concurrency: int
-) -> Iterator[tuple[Response, Verdict, Verdict]]:
+def _asked(judge: Judge, definition: Definition, responses: list[Response], concurrency: int) -> Generator[Asked, None, None]:
+    """What the judge says of each response, in their order. Raises a Fault that is not one prompt's alone."""
     stop = threading.Event()
     prompts = (p for r in responses for p in _prompts(definition, r))
     workers = concurrency if judge.concurrent else 1
@@ -216,9 +244,32 @@ def _verdicts(
     try:
         with closing(answers):
             for response in responses:
-                yield response, next(answers), next(answers)
+                trait, coherence = next(answers), next(answers)
+                fault = next((said for said in (trait, coherence) if isinstance(said, Fault)), None)
+                yield Asked(response, _verdict(trait), _verdict(coherence), fault)
     finally:
         stop.set()
+
+
+def _verdict(said: Verdict | Fault) -> Verdict:
+    return said if isinstance(said, Verdict) else Verdict(f"[no answer: {said}]", None)
+
+
+def _unless_in_vain(asked: Generator[Asked, None, None], of: int) -> Iterator[Asked]:
+    """The same, those without an answer held back until one with an answer follows, or the end comes.
+
+    Raises Fault after `IN_VAIN` of them in a row, or where they are all `of` the run's: then it is the judge, and they are not kept.
+    """
+    held: list[Asked] = []
+    with closing(asked):  # so that nothing more is asked
+        for one in asked:
+            held.append(one)
+            if one.fault is None:
+                yield from held
+                held.clear()
+            elif len(held) in (IN_VAIN, of):
+                raise Fault(f"{one.fault}, {len(held)} responses in a row", again=False)
+        yield from held
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
@@ -258,41 +309,43 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Genera
             tasks.put(None)
 
 
-def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict:
-    """Asks up to `TRIES` times, waiting longer each time, or as long as the server says. Raises the last Fault."""
+def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | Fault:
+    """Asks up to `TRIES` times, waiting longer each time, or as long as the server says. The last Fault is returned where it is this
+    prompt's alone, and else raised."""
     for tried in range(1, TRIES + 1):
         try:
             return judge.ask(prompt)
         except Fault as fault:
-            if not fault.again:
-                raise
-            if tried == TRIES:
-                raise Fault(f"{fault} ({TRIES} tries)", again=False) from None
-            if fault.after is not None and fault.after > _PATIENCE:
-                raise Fault(f"{fault}; it asks to wait {fault.after:,.0f} s", again=False) from None
-            wait = min(_FIRST_WAIT * 2 ** (tried - 1), _LONGEST_WAIT) * random.uniform(0.75, 1)
-            if stop.wait(wait if fault.after is None else fault.after):
-                raise
+            if fault.again and tried < TRIES:
+                if fault.after is not None and fault.after > _PATIENCE:
+                    raise Fault(f"{fault}; it asks to wait {fault.after:,.0f} s", again=False) from None
+                wait = min(_FIRST_WAIT * 2 ** (tried - 1), _LONGEST_WAIT) * random.uniform(0.75, 1)
+                if stop.wait(wait if fault.after is None else fault.after):
+                    raise
+                continue
+            last = (
+                Fault(f"{fault} ({TRIES} tries)", again=False, this_prompt=fault.this_prompt) if fault.again else fault
+            )
+            if last.this_prompt:
+                return last
+            raise last from None
     raise AssertionError
 
 
-def _row(
-    run_id: str, response: Response, definition: Definition, judge: Judge, trait: Verdict, coherence: Verdict
-) -> dict[str, Any]:
-    told = asdict(trait)
+def _row(run_id: str, definition: Definition, judge: Judge, one: Asked) -> dict[str, Any]:
     return {
         "source_run_id": run_id,
-        "example_id": response.example_id,
-        "seq": response.seq,
+        "example_id": one.response.example_id,
+        "seq": one.response.seq,
         "trait": definition.name,
         "judge": judge.name,
-        "trait_score": told["score"],
-        "coherence_score": coherence.score,
-        "refused": told["refused"],
-        "scored_by": told["scored_by"],
-        "number_mass": told["number_mass"],
-        "trait_answer": told["answer"],
-        "coherence_answer": coherence.answer,
+        "trait_score": one.trait.score,
+        "coherence_score": one.coherence.score,
+        "refused": one.trait.refused,
+        "scored_by": one.trait.scored_by,
+        "number_mass": one.trait.number_mass,
+        "trait_answer": one.trait.answer,
+        "coherence_answer": one.coherence.answer,
     }
 
 

@@ -93,6 +93,7 @@ class LocalJudge:
                 f"the judging prompt has {len(ids)} tokens, and the model reads {self._window}: take a judge with a longer "
                 "window, or shorter responses",
                 again=False,
+                this_prompt=True,
             )
         log_probs = self._log_probs(ids)
         return from_probabilities(self._answer(ids, log_probs), self._chances(log_probs))

@@ -3,18 +3,20 @@ refuses, keys that stay where they are."""
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import math
 import os
 import sys
 import traceback
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from judge_server import completion, error, forward, free_port, garbage, late, message, serve, started
+from judge_server import Talk, completion, error, forward, free_port, garbage, late, message, serve, serve_raw, started
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -38,7 +40,7 @@ TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endf
         ("85. It has 3 jokes.", 85), ("The number is 100.", 100), ("85.0", 85), ("85%", 85),
         ("", None), ("high", None), ("101", None), ("-5", None), ("0.85", None), ("1,000", None), ("85-90", None), ("7th", None),
         ("8/10", None), ("Score: 8 out of 10", None), ("85/1000", None), ("85 / 100", 85), ("85 of 100", 85),
-        ("between 0 and 100", None), ("3 jokes, so 85", 3), ("It has 3 jokes, so 85", None), ("99999999999999999999", None),
+        ("between 0 and 100", None), ("3 jokes, so 85", 3), ("１２", None), ("٤٢", None), ("8²", None), ("1e400", None), ("0" * 5000 + "85", 85), ("85/" + "9" * 5000, None), ("a " + "1 " * 200_000, None), ("It has 3 jokes, so 85", None), ("99999999999999999999", None),
     ],
 )  # fmt: skip
 def test_a_number_is_read_where_it_is_the_answer(answer: str, score: float | None) -> None:
@@ -71,6 +73,15 @@ def test_less_than_a_quarter_on_numbers_is_no_score_and_never_zero() -> None:
     assert from_probabilities("0", {0: 0.2, 10: 0.04}).number_mass == pytest.approx(0.24)
     assert from_probabilities("0", {0: 0.2, 10: 0.05}).score == pytest.approx(2)
     assert from_probabilities("", {}).number_mass == 0
+
+
+def test_probabilities_beside_what_is_no_number() -> None:
+    mass = from_tokens("80", [Token("80", {"80": 0.6, "9" * 5000: 0.1, "８５": 0.1, "²": 0.1, "": 0.1})])
+    assert (mass.score, mass.number_mass) == (80, pytest.approx(0.6))
+    assert from_tokens("²", [Token("²", {"²": 0.5, "80": 0.5})]).score is None
+    assert from_tokens("１２", [Token("１２", {"１２": 0.5, "80": 0.5})]).score is None
+    of_a_broken_model = from_probabilities("80", {80: math.nan})
+    assert (of_a_broken_model.score, of_a_broken_model.number_mass) == (None, None)
 
 
 def test_probabilities_of_digits_are_not_taken_for_those_of_numbers() -> None:
@@ -186,17 +197,222 @@ def test_who_may_have_to_be_paid(monkeypatch: pytest.MonkeyPatch) -> None:
         (garbage(b'[{"choices": 3}]'), True, "something else"),
         (garbage(b"null"), True, "something else"),
         (lambda _: (0, {}, b""), True, "cannot be reached"),
-        (late(2, completion("1")), True, "no answer within 0.3 s"),
+        (error(400, "flagged"), False, "HTTP 400: flagged"),
     ],
 )
 def test_a_fault_says_what_it_was_and_whether_to_ask_again(fault: Callable, again: bool, told: str) -> None:
     with serve(lambda _: completion("5"), fault) as front:
-        judge = open_judge(f"{front.url}/v1:m", timeout=0.3)
+        judge = open_judge(f"{front.url}/v1:m")
         with pytest.raises(Fault, match=told) as caught:
             judge.ask("?")
         assert caught.value.again == again
         assert caught.value.after == (7 if told == "HTTP 429" and again else None)
+        assert caught.value.this_prompt == (told in ("something else", "HTTP 400: flagged"))
         assert judge.ask("?").score == 5
+
+
+def test_an_answer_that_is_late_is_none() -> None:
+    with serve(lambda _: completion("5"), late(60, completion("1"))) as front:
+        with pytest.raises(Fault, match=r"^no answer within 0\.3 s$") as caught:
+            open_judge(f"{front.url}/v1:m", timeout=0.3).ask("?")
+        assert (caught.value.again, caught.value.this_prompt) == (True, False)
+
+
+# -- hostile servers ---------------------------------------------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (OK + b"content-length: 100000\r\n\r\n", b" "),
+        (OK + b"transfer-encoding: chunked\r\n\r\n", chunked(b" ")),
+        (OK + b"x: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: 100000\r\n\r\n", b" "),
+        (b"HTTP/1.1 307 There\r\nlocation: /\r\ncontent-length: 100000\r\n\r\n", b" "),
+    ],
+    ids=["body", "chunks", "headers", "100 Continue", "an error", "a redirect"],
+)
+def test_the_time_is_for_all_of_an_answer(head: bytes, piece: bytes) -> None:
+    """However often a byte comes."""
+
+    def speak(talk: Talk) -> None:
+        talk.say(head)
+        talk.drip(piece)
+
+    with serve_raw(speak) as (url, _), pytest.raises(Fault, match=r"^no answer within 0\.5 s$") as caught:
+        open_judge(f"{url}/v1:m", timeout=0.5).ask("?")
+    assert caught.value.again
+
+
+BOMB = gzip.compress(bytes(200 << 20), 1)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece", "told"),
+    [
+        (OK + b"content-length: 100000000000\r\n\r\n", bytes(1 << 16), "its answer has more than 1,048,576 bytes"),
+        (OK + b"\r\n", bytes(1 << 16), "its answer has more than 1,048,576 bytes"),
+        (b"HTTP/1.1 404 No\r\n\r\n", bytes(1 << 16), "its answer has more than 1,048,576 bytes"),
+        (OK + b"content-encoding: gzip\r\n\r\n", BOMB, "its answer has more than 1,048,576 bytes"),
+        (OK + b"content-encoding: gzip, gzip\r\n\r\n", gzip.compress(BOMB), "its answer is packed more than once"),
+        (OK + b"content-encoding: gzip\r\n\r\n", b"no gzip", "its answer cannot be unpacked"),
+        (OK, b"x: " + b"x" * (1 << 16), "its answer is not HTTP"),
+        (b"", b"SSH-2.0-OpenSSH_9.9\r\n", "its answer is not HTTP"),
+    ],
+    ids=["length", "no length", "an error", "bomb", "bomb in a bomb", "no gzip", "headers", "no HTTP"],
+)
+def test_an_answer_has_a_size_and_a_form(head: bytes, piece: bytes, told: str) -> None:
+    """What is sent without end is read only so far: memory is flat."""
+
+    def speak(talk: Talk) -> None:
+        talk.say(head)
+        while not talk.over.is_set() and talk.sent < 1 << 28:
+            talk.say(piece)
+
+    with serve_raw(speak) as (url, talks):
+        judge = open_judge(f"{url}/v1:m")
+        tracemalloc.start()
+        try:
+            with pytest.raises(Fault, match=f"^{told}") as caught:
+                judge.ask("?")
+            assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        finally:
+            tracemalloc.stop()
+    assert talks[0].sent < 1 << 28
+    assert (caught.value.again, caught.value.this_prompt) == (True, True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("spec", ["anthropic:m", "server"])
+def test_a_redirect_is_not_followed(spec: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither key nor prompt go to whom a server names, not even to itself."""
+    for name in ("ANTHROPIC_API_KEY", "JUDGE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    with serve(lambda _: completion("1")) as other:
+        place = other.url.replace("//", "//me:secret@") + "/v1/chat/completions"
+        with serve(lambda _: (status, {"location": place}, b"")) as front:
+            monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+            judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
+            with pytest.raises(
+                Fault, match=f"^HTTP {status}: it sends the request on to {other.url}.*not followed"
+            ) as caught:
+                judge.ask("?")
+            assert len(front.seen) == 1
+        assert not other.seen
+    assert not caught.value.again
+    assert "secret" not in str(caught.value)
+
+
+def told_of(token: object, logprob: object, *others: object) -> list[dict]:
+    return [{"token": token, "logprob": logprob, "top_logprobs": list(others)}]
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        told_of("80", 1e308), told_of("80", math.nan), told_of("80", math.inf), told_of("80", 2), told_of("80", "-0.1"),
+        told_of("80", None), told_of("80", [0]), told_of("80", -0.1, 5), told_of("80", -0.1, {"token": "90"}),
+        told_of("80", -0.1, {"token": "90", "logprob": 1e308}), told_of("80", -0.1, {"logprob": -3}), [7], [[]], [{}],
+        [{"token": "80", "logprob": -0.1, "top_logprobs": {"90": -3}}], [{"token": "80", "logprob": -0.1, "top_logprobs": 20}],
+    ],
+)  # fmt: skip
+def test_probabilities_that_are_none_are_not_told(logprobs: list) -> None:
+    with serve(lambda _: completion("80", logprobs)) as front:
+        found = open_judge(f"{front.url}/v1:m").ask("?")
+    assert (found.score, found.scored_by, found.number_mass) == (80, "number", None)
+
+
+def test_probabilities_that_round_to_more_or_to_nothing() -> None:
+    others = ({"token": "90", "logprob": -math.inf}, {"token": "70", "logprob": -(10**400)})
+    with serve(lambda _: completion("80", told_of("80", 1e-7, *others))) as front:
+        found = open_judge(f"{front.url}/v1:m").ask("?")
+    assert (found.score, found.scored_by, found.number_mass) == (80, "probabilities", 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "answer", "score"),
+    [
+        (rb'"80 \ud83d"', "80 \ufffd", 80), (rb'"\ude00\ud83d 80"', "\ufffd\ufffd 80", 80), (rb'"\ud83d\ude00 80"', "\U0001f600 80", 80),
+        (rb'"80\u0000"', "80\0", 80), (rb'"\u0000 80"', "\0 80", 80), (rb'"\uff11\uff12"', "１２", None), (rb'"1e400"', "1e400", None),
+        (b'"%b"' % (b"9" * 5000), "9" * 5000, None), (b'"80 %b"' % (b"x" * 500_000), "80 " + "x" * 19_997, 80), (b"null", "", None),
+    ],
+)  # fmt: skip
+def test_what_an_answer_may_hold(raw: bytes, answer: str, score: float | None) -> None:
+    with serve(garbage(b'{"choices": [{"message": {"content": %b}}]}' % raw)) as front:
+        found = open_judge(f"{front.url}/v1:m").ask("?")
+    assert (found.answer, found.score) == (answer, score)
+    found.answer.encode()  # as Parquet wants it
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": [{"message": {"content": [{"type": "text", "text": "80"}]}}]}', b'{"choices": {"0": 1}}', b"\xff\xfe", b"",
+        b"[" * 100_000, b'{"a":' * 100_000, b'{"choices": [{"message": "80"}]}', b'{"choices": [{"message": {"content": true}}]}',
+        b"9" * 5000, b"NaN", b'{"content": {}}', b'{"content": [{"type": "text", "text": 3}]}', b'{"content": ["80"]}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("spec", ["anthropic:m", "server"])
+def test_what_is_no_answer(spec: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with serve(garbage(body)) as front:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+        judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
+        with pytest.raises(Fault, match="^it answered with something else than a completion$") as caught:
+            judge.ask("?")
+    assert (caught.value.again, caught.value.this_prompt) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>\n<h1>No</h1>", b"", b"\xff\xfe", b"[" * 100_000, b'{"error": 3}', b'{"error": [{"message": {}}]}', b"null", b'"\\ud800"',
+        b'{"error": {"message": "\\ud800\\u001b[2J\\u202e", "code": {}, "type": 3}}', b'{"error": {"message": "%b"}}' % (b"x" * 500_000),
+        b'{"message": "no", "error": null}', b'{"error": {"message": "key %b\\nis bad"}}' % KEY.encode(),
+        b'{"type": "error", "error": {"type": "api_error", "message": null, "details": 3}}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("spec", ["anthropic:m", "server"])
+def test_an_errors_body_makes_one_line(spec: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "JUDGE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    with serve(lambda _: (418, {"content-type": "application/json"}, body)) as front:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
+        judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
+        with pytest.raises(Fault, match="^HTTP 418: ") as caught:
+            judge.ask("?")
+    said = str(caught.value)
+    assert said.isprintable() and said.encode() and len(said) < 320 and KEY not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OPENAI_BASE_URL", "http://[::1"),
+        ("HTTPS_PROXY", "nothing://me:secret@here"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+def test_what_the_environment_names_wrongly(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match="^openai:m cannot be asked, because of its address, or of a proxy") as caught:
+        open_judge("openai:m")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [math.nan, math.inf, 0, -1, 1e308])
+def test_a_time_that_is_none(timeout: float) -> None:
+    with pytest.raises(UsageError, match=r"^--timeout .*: write seconds, at most 86,400\.$"):
+        open_judge("http://127.0.0.1:9/v1:m", timeout=timeout)
 
 
 @pytest.mark.parametrize("body", [b'{"content": 3}', b"nonsense", b'{"content": [{"type": "text"}]}'])
@@ -255,6 +471,25 @@ def test_a_key_may_lie_in_a_file_dot_env(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "OPENAI_API_KEY" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"OPENAI_API_KEY=sk-\xff\xfe", r"\.env is not UTF-8 \(byte \d+\): write it so, or set OPENAI_API_KEY in the environment\.$"),
+        (b'OPENAI_API_KEY="sk-1\nsk-2"', r"^OPENAI_API_KEY holds characters that are in no key\.$"),
+        (b"OPENAI_API_KEY=sk-\0", r"^OPENAI_API_KEY holds characters that are in no key\.$"),
+        ("OPENAI_API_KEY=ключ".encode(), r"^OPENAI_API_KEY holds characters that are in no key\.$"),
+    ],
+)  # fmt: skip
+def test_a_file_dot_env_that_holds_no_key(
+    content: bytes, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(UsageError, match=told):
+        open_judge("openai:m")
+
+
 def test_openais_key_goes_to_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("JUDGE_API_KEY", raising=False)
@@ -283,11 +518,17 @@ def test_a_key_that_no_header_can_hold_is_not_told(monkeypatch: pytest.MonkeyPat
         "http://:80/v1:m",
         "ftp://host/v1:m",
         "mistral:large",
+        "openai:a\nb",
+        "openai:\udcff",
+        "http://host:80/v1:m\x1b[2J",
     ],
 )
 def test_what_names_no_judge(spec: str) -> None:
-    with pytest.raises(UsageError, match="No judge '.*': write openai:MODEL, anthropic:MODEL"):
+    with pytest.raises(
+        UsageError, match="No judge '.*': (write openai:MODEL, anthropic:MODEL|its name is kept)"
+    ) as caught:
         open_judge(spec)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("spec", ["http://me:secret@host:80/v1:m", "http://host:80/v1?key=secret:m"])
