@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,22 @@ import numpy as np
 
 from warehouse import TraceStore, layout
 from warehouse.blobs import TensorSpec
-from warehouse.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
+from warehouse.files import file_checksum
+from warehouse.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
 from warehouse.schema import STORED
+from warehouse.sealed import seal
 from warehouse.sites import Key
 from warehouse.tables import to_table, write_part
 from warehouse.writer import Batch, RunWriter
+
+
+def alter(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrites a sealed file (run.json, a table's info) and seals it anew, as somebody who means to would."""
+    fields = json.loads(path.read_bytes())
+    fields.pop("seal", None)
+    change(fields)
+    path.write_bytes(seal(json.dumps(fields).encode()))
+
 
 _EMPTY = {"VARCHAR": "", "INTEGER": 0, "BIGINT": 0, "FLOAT": 0.0, "BOOLEAN": False}
 
@@ -38,8 +50,11 @@ def add_run(
     `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same; `body` and `d_model`: of which
     model it is."""
     folder = layout.run_dir(root, run_id)
+    files = []
     for name, found in rows.items():
-        write_part(folder / layout.table_name(name), to_table(name, columns(name, found)))
+        path = folder / layout.table_name(name)
+        write_part(path, to_table(name, columns(name, found)))
+        files.append(FileInfo(path=layout.table_name(name), bytes=path.stat().st_size, checksum=file_checksum(path)))
     stack = {"n_layers": 1, "d_model": d_model, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
     told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
     Manifest(
@@ -59,7 +74,7 @@ def add_run(
         ),
         data=DataInfo(dataset="made", split="test", source="made", hash=""),
         options=dict(options or {}),
-        store_dtype="float16",
+        store_dtype="F16",
         counts=Counts(
             examples=0,
             sequences=0,
@@ -69,7 +84,7 @@ def add_run(
             rows={name: len(found) for name, found in rows.items()} | dict.fromkeys(claims, 1),
         ),
         bytes=0,
-        files=[],
+        files=files,
         versions={},
     ).write(folder)
     return folder

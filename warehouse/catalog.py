@@ -8,19 +8,23 @@ or the new one; nobody ever holds it open for writing, since DuckDB would then l
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 import filelock
 
 from warehouse import layout
 from warehouse.errors import NotFound, TracesError, UsageError
-from warehouse.quoting import sql_path, sql_text
-from warehouse.schema import TABLES, Column, Table
+from warehouse.files import sweep, temporary_beside
+from warehouse.quoting import sql_text
+from warehouse.survey import Survey, from_json, is_current, survey, to_json
+from warehouse.views import texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,45 +35,13 @@ if TYPE_CHECKING:
     from warehouse.store import TraceStore
     from warehouse.vectors.tables import Opened, VectorTable
 
+Answer = TypeVar("Answer")
+
 _STATE_VIEW = "catalog_state"
 
-_MANIFEST_COLUMNS = {
-    "run_id": "run_id",
-    "kind": "kind",
-    "parents": "parents",
-    "model": "model.name",
-    "revision": "model.revision",
-    "weights_hash": "model.weights_hash",
-    "body_hash": "model.body_hash",
-    "architecture": "model.architecture",
-    "untrained": "model.untrained",
-    "dtype": "model.dtype",
-    "store_dtype": "store_dtype",
-    "n_layers": "model.n_layers",
-    "dataset": "data.dataset",
-    "config": "data.config",
-    "split": "data.split",
-    "n_examples": "counts.examples",
-    "n_sequences": "counts.sequences",
-    "n_tokens": "counts.tokens",
-    "n_predictions": "counts.predictions",
-    "mean_loss": "mean_loss",
-    "perplexity": "perplexity",
-    "tables": "counts.rows",
-    "bytes": "bytes",
-    "created_at": "created_at",
-    "seconds": "seconds",
-    "schema_version": "schema_version",
-}
-"""Where the manifest keeps each column of `runs`."""
 
-_FROM_JSON = {
-    "body_hash": "coalesce({group} ->> '$.{leaf}', {group} ->> '$.weights_hash')",
-    "untrained": "coalesce(({group} -> '$.{leaf}')::VARCHAR[], [])",
-    "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
-    "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
-}
-"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3, `body_hash` not before 4."""
+class DamagedRun(UserWarning):
+    """A run that is left out of the views, and why."""
 
 
 class Warehouse:
@@ -86,14 +58,23 @@ class Warehouse:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
+        self._open(_known(self.root))
+
+    def _open(self, known: Survey | None) -> None:
+        """Opens the views, made anew where they are not those of the runs that are there. `known`: what the catalog knows."""
+        found = known
         try:
-            if _is_stale(self.root):
-                refresh(self.root)
+            if found is None or not is_current(self.root, found):
+                found = refresh(self.root, found)
+            self._connection = _attach(self.root / layout.CATALOG)
         except OSError:  # somebody else's folder, which we may only read: the views are made in memory
+            found = survey(self.root, found or {})
             self._connection = duckdb.connect()
-            _create_views(self._connection, self.root)
-            return
-        self._connection = _open(self.root / layout.CATALOG)
+            _create_views(self._connection, self.root, found)
+        self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
+        """Runs that are left out of the views, and why."""
+        for name, fault in self.damaged.items():
+            warnings.warn(f"run '{name}' is left out: {fault}", DamagedRun, stacklevel=3)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -101,7 +82,32 @@ class Warehouse:
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`. Raises duckdb.Error as DuckDB does."""
-        return self._connection.sql(query)
+        return self.attempt(lambda: self._connection.sql(query))
+
+    def attempt(self, work: Callable[[], Answer]) -> Answer:
+        """Returns what `work` does. Where DuckDB fails in it over the file of a run, that run is left out of the views, which is
+        told, and `work` is done again. Raises duckdb.Error where no file is at fault."""
+        try:
+            return work()
+        except duckdb.Error as e:
+            if not self._leave_out(e):
+                raise
+        return work()
+
+    def _leave_out(self, error: duckdb.Error) -> bool:
+        """Looks for the runs that an error may be about; returns whether there is one more that is left out now."""
+        if isinstance(error, duckdb.ProgrammingError) and not isinstance(error, duckdb.InvalidInputException):
+            return False  # a wrong query
+        known = _known(self.root) or {}
+        quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
+        found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
+        if not _faults(found) > self.damaged.keys():
+            return False
+        self._connection.close()
+        with contextlib.suppress(OSError):
+            refresh(self.root, found)
+        self._open(found)
+        return True
 
     def run(self, run_id: str) -> TraceStore:
         """One run's tensors and tables. Raises NotFound with the nearest names."""
@@ -275,29 +281,56 @@ def find_run(root: Path, run_id: str) -> Path:
     return folder
 
 
-def refresh(root: Path) -> None:
-    """Makes `warehouse.duckdb` anew from the runs that are there and from `sql/views/`."""
-    root.mkdir(parents=True, exist_ok=True)
-    (root / layout.STAGING).mkdir(exist_ok=True)
-    with filelock.FileLock(layout.catalog_lock_path(root)):
-        temporary = root / layout.STAGING / f"{layout.CATALOG}.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        with duckdb.connect(str(temporary)) as con:
-            _create_views(con, root)
+def refresh(root: Path, known: Survey | None = None) -> Survey:
+    """Makes `warehouse.duckdb` anew from the runs that are there and from `sql/views/`; returns what was found about the runs.
+    `known`: what is known already; the catalog's own, if left out."""
+    lock = layout.catalog_lock_path(root)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
+        sweep(root / layout.STAGING)
+        found = survey(root, (known if known is not None else _known(root)) or {})
+        # made elsewhere: DuckDB cannot write below a folder whose name has a question mark in it
+        with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
+            made = Path(elsewhere) / layout.CATALOG
+            with duckdb.connect(str(made)) as con:
+                found = _create_views(con, root, found)
+            temporary = temporary_beside(root / layout.STAGING / layout.CATALOG)
+            shutil.copyfile(made, temporary)
         temporary.replace(root / layout.CATALOG)
+    return found
 
 
-def _create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
-    for name, (query, comment, columns) in _views(root).items():
+def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> Survey:
+    """Makes the views in a database without any. Runs that DuckDB cannot read are left out; returns what is known then."""
+    try:
+        con.execute("BEGIN")
+        _create(con, root, found)
+    except duckdb.Error:
+        con.execute("ROLLBACK")
+        found = survey(root, found, thorough=True)
+        con.execute("BEGIN")
+        _create(con, root, found)
+    con.execute("COMMIT")
+    return found
+
+
+def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
+    made = texts(root, found)
+    for name, (query, comment, columns) in made.items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
         for column in columns:
             con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
-    con.execute(f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(_state(root))} AS state")
-    con.execute(f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of all that these views were made from'")
+    con.execute(
+        f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(_state(root))} AS state, {sql_text(to_json(found))} AS runs"
+    )
+    con.execute(
+        f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of what these views were made from, and what is known of the runs'"
+    )
+    con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
 
 
-def _open(path: Path) -> duckdb.DuckDBPyConnection:
+def _attach(path: Path) -> duckdb.DuckDBPyConnection:
     """The file as it is now, read-only. Attached rather than connected to: a process that has connected to a file goes on
     getting that one for its path, long after another has been moved into its place."""
     con = duckdb.connect()
@@ -308,99 +341,29 @@ def _open(path: Path) -> duckdb.DuckDBPyConnection:
 
 def views(root: Path) -> dict[str, str]:
     """The text of every view, as `traces sql --show NAME` prints it."""
-    return {name: query for name, (query, _, _) in _views(root).items()}
+    return {name: query for name, (query, _, _) in texts(root, survey(root, _known(root) or {})).items()}
 
 
-def _views(root: Path) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
-    """Name → (query, comment, columns), in an order in which each finds those it needs."""
-    made = {t.name: (_table_view(root, t), f"One row is {t.row}", t.columns) for t in TABLES.values()}
-    made["vector_tables"] = (_vector_tables_view(root), "One row is a vector table, which traces index makes", ())
-    for path in sorted((layout.data_dir("sql") / "views").glob("*.sql")):
-        text = path.read_text(encoding="utf-8")
-        made[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
-    return made
-
-
-def _table_view(root: Path, table: Table) -> str:
-    if not _has_rows(root, table):
-        empty = ",\n".join(f"    NULL::{c.sql} AS {c.name}" for c in table.columns)
-        return f"SELECT\n{empty}\nWHERE false\n"
-    if not table.stored:
-        return _runs_view(root)
-    names = ",\n".join(f"    {c.name}" for c in table.columns)
-    files = sql_path(root.absolute(), f"{layout.RUN_PREFIX}*/{table.name}/*.parquet")
-    return (
-        f"SELECT\n{names}\nFROM read_parquet({files}, hive_partitioning = true, "
-        "hive_types = {'run_id': VARCHAR}, union_by_name = true)\n"
-    )
-
-
-def _runs_view(root: Path) -> str:
-    files = sql_path(root.absolute(), f"{layout.RUN_PREFIX}*/{layout.MANIFEST}")
-    groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
-    nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}
-    types = {c.name: c.sql for c in TABLES["runs"].columns}
-    plain = {g: types[g] for g in groups if g not in nested}
-    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in (plain | nested).items())
-    columns = []
-    for name, path in _MANIFEST_COLUMNS.items():
-        group, _, leaf = path.partition(".")
-        value = _FROM_JSON.get(name, f"({{group}} ->> '$.{{leaf}}')::{types[name]}").format(group=group, leaf=leaf)
-        columns.append(f"    {value} AS {name}" if leaf else f"    {name}")
-    names = ",\n".join(columns)
-    return f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured')\n"
-
-
-_VECTOR_COLUMNS = {
-    "name": ("VARCHAR", "sql_name"),
-    "model": ("VARCHAR", "model"),
-    "side": ("VARCHAR", "side"),
-    "site": ("VARCHAR", "site"),
-    "layer": ("BIGINT", "layer"),
-    "width": ("BIGINT", "width"),
-    "heads": ("BIGINT", "heads"),
-    "rows": ("BIGINT", "list_sum(list_transform(json_keys(runs), lambda r: (runs -> r ->> 'rows')::BIGINT))::BIGINT"),
-    "runs": ("VARCHAR[]", "json_keys(runs)"),
-    "dtype": ("VARCHAR", "dtype"),
-    "centred": ("BOOLEAN", "centred"),
-    "metric": ("VARCHAR", "metric"),
-    "search": ("VARCHAR", "coalesce(index ->> 'kind', 'exact')"),
-    "recall": ("DOUBLE", "coalesce((index ->> 'recall')::DOUBLE, 1)"),
-}
-"""What `vector_tables` tells of a table, and where its info keeps that."""
-
-
-def _vector_tables_view(root: Path) -> str:
-    if not layout.vector_tables(root):
-        empty = ",\n".join(f"    NULL::{kind} AS {name}" for name, (kind, _) in _VECTOR_COLUMNS.items())
-        return f"SELECT\n{empty}\nWHERE false\n"
-    columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
-    read = {"runs": "JSON", "index": "JSON"} | {
-        source: kind for _, (kind, source) in _VECTOR_COLUMNS.items() if source.isidentifier()
-    }
-    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
-    return f"SELECT\n{columns}\nFROM read_json({sql_path(layout.vectors_dir(root.absolute()), layout.VECTOR_INFOS)}, columns = {{{spec}}})\n"
-
-
-def _has_rows(root: Path, table: Table) -> bool:
-    pattern = f"{table.name}/*.parquet" if table.stored else layout.MANIFEST
-    return next(root.glob(f"{layout.RUN_PREFIX}*/{pattern}"), None) is not None
+def _faults(found: Survey) -> set[str]:
+    return {name for name, s in found.items() if s.fault is not None}
 
 
 def _state(root: Path) -> str:
-    """A hash of the views' texts: they tell of the root, and of which tables have any rows."""
+    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/`, which vector tables there are."""
     import hashlib
 
-    return hashlib.sha256(repr(sorted(views(root).items())).encode()).hexdigest()[:16]
+    made = texts(root, {})
+    return hashlib.sha256(repr(sorted((name, query) for name, (query, _, _) in made.items())).encode()).hexdigest()[:16]
 
 
-def _is_stale(root: Path) -> bool:
+def _known(root: Path) -> Survey | None:
+    """What the catalog knows of the runs; None: there is no catalog, or none that fits the root and this version."""
     path = root / layout.CATALOG
     if not path.is_file():
-        return True
+        return None
     try:
-        with _open(path) as con:
-            row = con.sql(f"SELECT state FROM {_STATE_VIEW}").fetchone()
-    except duckdb.Error:
-        return True
-    return row is None or row[0] != _state(root)
+        with _attach(path) as con:
+            row = con.sql(f"SELECT state, runs FROM {_STATE_VIEW}").fetchone()
+        return from_json(row[1]) if row is not None and row[0] == _state(root) else None
+    except (duckdb.Error, ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
+        return None

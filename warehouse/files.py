@@ -2,22 +2,90 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import platform
+import re
 import shutil
+import time
 from pathlib import Path
 
+import filelock
 import xxhash
+
+_HOST = xxhash.xxh32_hexdigest(platform.node().encode())
+_NUMBERS = itertools.count()
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp", re.DOTALL)
+_LONG_AGO = 24 * 3600
+"""Seconds after which a temporary file of another host, whose processes cannot be seen from here, counts as left behind."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes beside `path`, fsyncs, and renames over it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Returns a hidden name beside `path` for what is to be renamed to it; it says which process of which host is writing."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}.tmp")
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Deletes the temporary files and folders in `folder` whose process has died, and returns what they were."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    gone = [p for p in folder.iterdir() if _is_left_behind(p)]
+    for path in gone:
+        delete(path)
+    return gone
+
+
+def _is_left_behind(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    if match[1] != _HOST:
+        try:
+            return time.time() - path.lstat().st_mtime > _LONG_AGO
+        except FileNotFoundError:
+            return False
+    try:
+        os.kill(int(match[2]), 0)
+    except ProcessLookupError:
+        return True
+    except (OverflowError, PermissionError):  # no number of a process; a process of somebody else
+        return False
+    return False
+
+
+def delete(path: Path) -> None:
+    """Deletes a file, a folder with all that is in it, or a symbolic link, never what a link leads to. What another process
+    is deleting at the same time is no error."""
+    for _ in range(100):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:  # somebody else was faster with something in it
+            continue
+
+
+def release(lock: filelock.BaseFileLock) -> None:
+    """Gives a lock back, and deletes its file first, so that nobody can hold what is deleted: who waits for it looks again."""
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def sync_file(path: Path) -> None:

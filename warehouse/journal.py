@@ -4,70 +4,114 @@
     {"promote": {"resid.post_mlp.L29": "F32"}}  tensors whose values outgrew their dtype: their shard is written anew
     {"shard": 0, "mark": …, "files": […], …}    a shard and its parts are complete and durable
 
-A line is only written once what it tells of has been fsynced; a last line cut short by a kill is ignored.
+A line is only written once what it tells of has been fsynced; a last line cut short by a kill is ignored. Any other line that
+is not what was written stops whoever would go on from it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, NonNegativeInt, ValidationError
+
+from warehouse import strict_json
+from warehouse.errors import CorruptRun
+from warehouse.sealed import Typed, is_sealed, seal
 
 
-@dataclass(frozen=True)
-class ShardEntry:
-    shard: int
+class _Begun(Typed):
+    job: dict[str, Any]
+    created_at: AwareDatetime
+
+
+class _Promoted(Typed):
+    promote: dict[str, Literal["F32"]]
+
+
+class StagedFile(Typed):
+    """A file of a complete shard."""
+
+    bytes: NonNegativeInt
+    checksum: str | None = None
+    """xxh3-128; None for a blob, whose slices have checksums of their own in the shard's part of `tensors`."""
+
+
+class ShardEntry(Typed):
+    shard: NonNegativeInt
     mark: str
     """The job's own note of where in its data it stood; `resume` gets it back."""
     seconds: float
     """Time since the entry before, or since this process began."""
-    files: dict[str, int]
-    """Sizes in bytes, by path relative to the staging folder."""
+    files: dict[str, StagedFile]
+    """By path relative to the staging folder."""
 
 
 class Journal:
     def __init__(self, path: Path) -> None:
-        """Reads what is there. `job` is None for a new capture: `begin` it."""
+        """Reads what is there. `job` is None for a new capture: `begin` it. Raises CorruptRun for a journal that is damaged."""
         self.path = path
         self.job: dict[str, Any] | None = None
-        self.created_at = ""
+        self.created_at: datetime | None = None
         self.promoted: dict[str, str] = {}
         self.shards: list[ShardEntry] = []
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         sound = 0
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            try:
-                entry = json.loads(line)
-            except ValueError:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):  # the last one, cut short by a kill
                 break
-            if not line.endswith(b"\n"):
-                break
-            self._take(entry)
+            self._take_line(line, number)
             sound += len(line)
         self._sound = sound
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        if "job" in entry:
-            self.job, self.created_at = entry["job"], entry["created_at"]
-        elif "promote" in entry:
-            self.promoted |= entry["promote"]
-        else:
-            self.shards.append(ShardEntry(**entry))
+    def _take_line(self, line: bytes, number: int) -> None:
+        try:
+            fields = strict_json.parse(line)
+            if not is_sealed(line):
+                raise ValueError("it was altered")
+            del fields["seal"]
+            self._take(fields)
+        except ValidationError as e:
+            first = e.errors()[0]
+            raise self._damaged(number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except ValueError as e:
+            raise self._damaged(number, str(e)) from None
 
-    def begin(self, job: dict[str, Any], created_at: str) -> None:
-        self._append({"job": job, "created_at": created_at})
+    def _damaged(self, number: int, reason: str) -> CorruptRun:
+        name = self.path.parent.name
+        return CorruptRun(
+            f"The journal of the unfinished capture '{name}' is damaged ({self.path}, line {number}: {reason}). "
+            f"Start over: traces runs rm {name}"
+        )
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if self.job is None:
+            begun = _Begun.model_validate(entry)
+            self.job, self.created_at = begun.job, begun.created_at
+        elif "promote" in entry:
+            self.promoted |= _Promoted.model_validate(entry).promote
+        else:
+            shard = ShardEntry.model_validate(entry)
+            if shard.shard != len(self.shards):
+                raise ValueError(f"shard {shard.shard} stands where {len(self.shards)} should")
+            self.shards.append(shard)
+
+    def begin(self, job: dict[str, Any], created_at: datetime) -> None:
+        self._append({"job": job, "created_at": created_at.isoformat()})
 
     def promote(self, tensors: dict[str, str]) -> None:
         self._append({"promote": tensors})
 
     def complete(self, shard: ShardEntry) -> None:
-        self._append(asdict(shard))
+        self._append(shard.model_dump())
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self.path.open("ab") as f:
             f.truncate(self._sound)
-            f.write(json.dumps(entry).encode() + b"\n")
+            f.write(seal(json.dumps(entry).encode()) + b"\n")
             f.flush()
             os.fsync(f.fileno())
             self._sound = f.tell()

@@ -3,6 +3,7 @@
 <root>/warehouse.duckdb             the views (an index: rebuilt at any time)
 <root>/.staging/<run>/run/          a run being written: what will be renamed to run_id=<run>
 <root>/.staging/<run>/journal.jsonl what of it is safe; beside it parts/, the tables' rows shard by shard
+<root>/.staging/.locks/, .merged/, .trash/   who is writing; merges to be finished; runs being deleted
 <root>/run_id=<run>/run.json        a published run's manifest
 <root>/run_id=<run>/<table>/*.parquet
 <root>/run_id=<run>/blobs/00000.safetensors
@@ -28,14 +29,22 @@ _JOURNAL = "journal.jsonl"
 _PREPARED = "data"
 _VECTORS = "vectors"
 _INFO = ".info.json"
-VECTOR_INFOS = f"*/*{_INFO}"
-"""What is known of the vector tables, below `vectors_dir`."""
+_LOCKS, _MERGED, _TRASH = ".locks", ".merged", ".trash"
+"""Folders in `.staging`, whose names no run can have."""
 TRAITS_TABLE = "traits"
 """The Lance table of a model's traits: no vector table, as its rows are no tokens."""
 RUN_PREFIX = "run_id="
 
 _SHARD_NAME = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_READ_AS_A_VALUE = re.compile(
+    r"null|none|true|false|nan|inf|infinity|\d[\d_]*(\.[\d_]*)?(e-?\d+)?[dfl]?|\d{4}-\d{1,2}(-\d{1,2}(t.*)?)?",
+    re.IGNORECASE,
+)
+"""Names that Spark, Polars, Arrow or DuckDB read as NULL, a truth value, a number or a date, when they are a partition's value."""
+_TABLE_FILE = re.compile(r"([a-z][a-z_]*)/\d{5,}\.parquet")
+_BLOB_FILE = re.compile(rf"{BLOBS}/\d{{5,}}\.safetensors")
+_VECTOR_FOLDER = re.compile(r"[A-Za-z0-9_]{1,200}")
 
 
 def find_root(explicit: str | Path | None = None) -> Path:
@@ -44,9 +53,25 @@ def find_root(explicit: str | Path | None = None) -> Path:
 
 
 def check_run_name(run_id: str) -> str:
+    """Returns the name of a run that is to be made. Raises UsageError for one that no run can be given."""
     if not _RUN_NAME.fullmatch(run_id):
         raise UsageError(
             f"'{run_id}' cannot name a run: use letters, digits, '.', '_' and '-', at most 120, starting with a letter or digit."
+        )
+    if _READ_AS_A_VALUE.fullmatch(run_id):
+        raise UsageError(
+            f"'{run_id}' cannot name a run: tools that read its folder would take {RUN_PREFIX}{run_id} for a value that is no "
+            f"text. Add a word, as in run-{run_id}."
+        )
+    return run_id
+
+
+def _plain(run_id: str) -> str:
+    """Returns a run's name that is safe in a path: it stays in the folder that it is put in. A run that was renamed by hand may
+    have a name that `check_run_name` would not give it. Raises UsageError."""
+    if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id or os.sep in run_id:
+        raise UsageError(
+            f"'{run_id}' is not the name of a run: a run is named by its folder's name after '{RUN_PREFIX}'."
         )
     return run_id
 
@@ -63,7 +88,8 @@ def shard_of(run_id: str) -> tuple[str, int, int] | None:
 
 
 def run_dir(root: Path, run_id: str) -> Path:
-    return root / f"{RUN_PREFIX}{run_id}"
+    """Returns the folder of a run, whether it is there or not. Raises UsageError for what is not the name of one."""
+    return root / f"{RUN_PREFIX}{_plain(run_id)}"
 
 
 def run_id_of(folder: Path) -> str:
@@ -71,15 +97,28 @@ def run_id_of(folder: Path) -> str:
     return folder.name.removeprefix(RUN_PREFIX)
 
 
-def published_runs(root: Path) -> list[str]:
-    """Names of the published runs: folders with a manifest in them."""
+def run_folders(root: Path) -> list[Path]:
+    """The folders that are named as runs, sorted; what is in them is for the reader to find out."""
     if not root.is_dir():
         return []
-    return sorted(run_id_of(p.parent) for p in root.glob(f"{RUN_PREFIX}*/{MANIFEST}"))
+    return sorted(p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.name != RUN_PREFIX and p.is_dir())
+
+
+def published_runs(root: Path) -> list[str]:
+    """Names of the published runs: folders with a manifest in them."""
+    return [run_id_of(p) for p in run_folders(root) if (p / MANIFEST).is_file()]
 
 
 def staging_dir(root: Path, run_id: str) -> Path:
+    """Where a run is written. Raises UsageError for a name that no run can be given: none of that name is staged."""
+    if not _RUN_NAME.fullmatch(run_id):
+        raise UsageError(f"'{run_id}' is not the name of a run that could be unfinished.")
     return root / STAGING / run_id
+
+
+def is_staged(root: Path, run_id: str) -> bool:
+    """Whether there is a folder of an unfinished capture of that name."""
+    return bool(_RUN_NAME.fullmatch(run_id)) and staging_dir(root, run_id).is_dir()
 
 
 def staged_run(staging: Path) -> Path:
@@ -98,35 +137,49 @@ def part_path(staging: Path, table: str, shard: int) -> Path:
 
 def staged_runs(root: Path) -> list[str]:
     """Names of the unfinished captures."""
-    return sorted(p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
+    found = (p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
+    return sorted(name for name in found if _RUN_NAME.fullmatch(name))
 
 
 def lock_path(root: Path, run_id: str) -> Path:
     """Held by the one process that writes this run. A dead process holds nothing."""
-    return root / STAGING / f"{run_id}.lock"
+    return root / STAGING / _LOCKS / f"run.{_plain(run_id)}.lock"
 
 
 def catalog_lock_path(root: Path) -> Path:
-    return root / STAGING / f"{CATALOG}.lock"
+    return root / STAGING / _LOCKS / "catalog.lock"
 
 
 def merged_path(root: Path, run_id: str) -> Path:
     """What is still to be done after a run has been merged: which shards go."""
-    return root / STAGING / f"{run_id}.merged.json"
+    return root / STAGING / _MERGED / f"{_plain(run_id)}.json"
 
 
-def trash_dirs(root: Path, run_id: str) -> list[Path]:
-    """What processes that were killed have left of deleting a run."""
-    return [p for p in (root / STAGING).glob(f"deleted-{run_id}-*") if p.name.rpartition("-")[2].isdigit()]
+def trash_dir(root: Path) -> Path:
+    """Where a run goes, in one rename, before its files are deleted one by one. Whatever is in it may be deleted."""
+    return root / STAGING / _TRASH
 
 
-def trash_dir(root: Path, run_id: str) -> Path:
-    """Where a run goes, in one rename, before its files are deleted one by one."""
-    return root / STAGING / f"deleted-{run_id}-{os.getpid()}"
+def is_staging_folder(name: str) -> bool:
+    """Whether a name in `.staging` is one of ours that is no run's."""
+    return name in (_LOCKS, _MERGED, _TRASH)
 
 
 def blob_name(shard: int) -> str:
     return f"{BLOBS}/{shard:05d}.safetensors"
+
+
+def table_of_file(path: str) -> str | None:
+    """The table that a file of a run holds rows of, from its path in the run's folder; None for a blob.
+
+    Raises ValueError for what is neither, such as a path that leads out of the folder.
+    """
+    if _BLOB_FILE.fullmatch(path):
+        return None
+    found = _TABLE_FILE.fullmatch(path)
+    if found is None:
+        raise ValueError(f"{path!r} is no file of a run")
+    return found[1]
 
 
 def table_name(table: str) -> str:
@@ -163,31 +216,63 @@ def vectors_dir(root: Path) -> Path:
 
 def vector_model_path(root: Path, model: str) -> Path:
     """Says which weights the vector tables in its folder are of."""
-    return root / _VECTORS / model / "model.json"
+    return _vector_folder(root, model) / "model.json"
 
 
 def vector_lance_path(root: Path, model: str, table: str) -> Path:
-    return root / _VECTORS / model / f"{table}.lance"
+    return _vector_folder(root, model) / f"{_plain(table)}.lance"
 
 
 def vector_info_path(root: Path, model: str, table: str) -> Path:
-    return root / _VECTORS / model / f"{table}{_INFO}"
+    return _vector_folder(root, model) / f"{_plain(table)}{_INFO}"
+
+
+def vector_files_path(root: Path, model: str, table: str) -> Path:
+    """The checksums of all the files that a vector table is kept in."""
+    return _vector_folder(root, model) / f"{_plain(table)}.files.json"
+
+
+def _vector_folder(root: Path, model: str) -> Path:
+    if not is_vector_folder(model):
+        raise UsageError(f"'{model}' is not the name of a folder of vector tables.")
+    return root / _VECTORS / model
+
+
+def is_vector_folder(name: str) -> bool:
+    """Whether a folder below `vectors/` has a name that we give: one that SQL takes for a part of a table's."""
+    return bool(_VECTOR_FOLDER.fullmatch(name))
+
+
+def vector_folders(root: Path) -> list[str]:
+    """The folders of models with vector tables. A symbolic link is none: what it leads to is not ours to change."""
+    if vectors_dir(root).is_symlink() or not vectors_dir(root).is_dir():
+        return []
+    found = (p for p in vectors_dir(root).iterdir() if p.is_dir() and not p.is_symlink())
+    return sorted(p.name for p in found if is_vector_folder(p.name))
 
 
 def vector_tables(root: Path) -> list[tuple[str, str]]:
     """(model, table) of every vector table."""
-    found = (root / _VECTORS).glob(VECTOR_INFOS)
-    return sorted((p.parent.name, p.name.removesuffix(_INFO)) for p in found)
+    return [
+        (model, path.name.removesuffix(_INFO))
+        for model in vector_folders(root)
+        for path in sorted((vectors_dir(root) / model).glob(f"*{_INFO}"))
+    ]
 
 
 def trait_table_folders(root: Path) -> list[str]:
     """The folders of models with a table of traits."""
-    return sorted(p.parent.name for p in (root / _VECTORS).glob(f"*/{TRAITS_TABLE}.lance"))
+    return [model for model in vector_folders(root) if vector_lance_path(root, model, TRAITS_TABLE).is_dir()]
 
 
-def vector_lock_path(root: Path, model: str, table: str = "") -> Path:
-    """Held by the one process that changes a vector table, or makes a model's folder."""
-    return root / STAGING / f"vectors.{model}.{table}.lock"
+def vector_lock_path(root: Path, model: str, table: str) -> Path:
+    """Held by the one process that changes a vector table."""
+    return root / STAGING / _LOCKS / f"vectors.{_plain(model)}.{_plain(table)}.lock"
+
+
+def vector_folders_lock_path(root: Path) -> Path:
+    """Held by the one process that gives a model its folder of vector tables."""
+    return root / STAGING / _LOCKS / "vectors.lock"
 
 
 def shell_init_path(root: Path) -> Path:
@@ -198,6 +283,11 @@ def shell_init_path(root: Path) -> Path:
 def sql_name(text: str) -> str:
     """A name that SQL takes unquoted, from a model's or a table's."""
     return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "model"
+
+
+def converted_models_dir() -> Path:
+    """Where copies of GGUF models in transformers' own format are kept, for all warehouses."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-warehouse" / "models"
 
 
 def data_dir(name: str) -> Path:

@@ -6,17 +6,16 @@ JSON: the names here are that view's) and `validate`.
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from warehouse import layout
-from warehouse.errors import CorruptRun, NewerSchema
-from warehouse.files import file_checksum, write_atomically
-from warehouse.schema import SCHEMA_VERSION
+from warehouse.errors import CorruptRun
+from warehouse.files import file_checksum
+from warehouse.schema import SCHEMA_VERSION, STORED
+from warehouse.sealed import Sealed, Typed
 
 if TYPE_CHECKING:
     from warehouse.writer import Published
@@ -25,11 +24,29 @@ DERIVED = ("heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation
 """Kinds of runs that were made from others, without reading examples of their own."""
 
 
-class _Typed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def _table(name: str) -> str:
+    if name not in STORED:
+        raise ValueError(f"there is no table {name!r}")
+    return name
 
 
-class LayerAttention(_Typed):
+def _file_of_a_run(path: str) -> str:
+    table = layout.table_of_file(path)
+    if table is not None:
+        _table(table)
+    return path
+
+
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Size = Annotated[int, Field(ge=0, le=1 << 24)]
+"""Of a model: layers, heads, widths."""
+Layer = Annotated[int, Field(ge=0, lt=1 << 16)]
+Site = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=80)]
+TensorName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.]*$", max_length=100)]
+Dtype = Annotated[str, Field(pattern="^(F16|BF16|F32)$")]
+
+
+class LayerAttention(Typed):
     """How one layer turns q and k into attention: softmax(softcap(scale · q·kᵀ)) over the positions it may see."""
 
     scale: float
@@ -41,16 +58,16 @@ class LayerAttention(_Typed):
     """A score for each query head that takes part in the softmax and has no token: rows then sum to less than 1."""
 
 
-class StackInfo(_Typed):
+class StackInfo(Typed):
     """The blocks that one side's tokens pass, and how its streams are to be read."""
 
-    n_layers: int
-    d_model: int
-    n_heads: int
+    n_layers: Layer
+    d_model: Size
+    n_heads: Size
     """Query heads of the first layer with attention; 0: attention shows in none."""
-    n_kv_heads: int
-    d_head: int
-    d_value: int
+    n_kv_heads: Size
+    d_head: Size
+    d_value: Size
     convention: Literal["pre-norm", "post-norm"] = "pre-norm"
     """post-norm: the block normalises after adding (BERT), and its streams are those after the norms."""
     parallel: bool = False
@@ -66,7 +83,7 @@ class StackInfo(_Typed):
     """Largest difference, at loading, between the attention output and derived probabilities times v, relative to its size."""
     attention_tolerance: float | None = None
     """What it may be at most for attention to be derived."""
-    missing: dict[str, str] = {}
+    missing: dict[str, str] = Field(default_factory=dict)
     """Sites that this model has not, in any layer or in some, and why."""
 
 
@@ -85,7 +102,7 @@ class ModelInfo(StackInfo):
     device: str
     attn_implementation: str
     trust_remote_code: bool = False
-    untrained: list[str] = []
+    untrained: list[str] = Field(default_factory=list)
     """Weights that the checkpoint lacked, and that are random."""
     vocab_size: int
     window: int | None = None
@@ -108,7 +125,7 @@ class ModelInfo(StackInfo):
         return self.encoder
 
 
-class DataInfo(_Typed):
+class DataInfo(Typed):
     dataset: str
     config: str | None = None
     split: str | None = None
@@ -118,56 +135,56 @@ class DataInfo(_Typed):
     """xxh3-128 over every example's id and text, in order."""
 
 
-class SiteInfo(_Typed):
+class SiteInfo(Typed):
     """Stored tensors of one site, those of one row shape."""
 
     side: Literal["dec", "enc"] = "dec"
-    site: str
-    layers: list[int | None]
+    site: Site
+    layers: list[Layer | None]
     rows: Literal["token", "source", "sequence", "triangle", "square", "cross"] = "token"
     """What a row is, as `warehouse.sites` says."""
-    row_shape: list[int]
-    dtype: str
-    promoted: dict[str, str] = {}
+    row_shape: list[Size]
+    dtype: Dtype
+    promoted: dict[TensorName, Dtype] = Field(default_factory=dict)
     """Tensors with a value that `dtype` cannot hold, and the dtype they are stored in from the shard of the first such value on;
     shards before it may have `dtype`. A shard's own header tells, and `tensors.dtype` of every slice."""
 
 
-class Counts(_Typed):
-    examples: int
-    sequences: int
-    tokens: int
-    predictions: int
-    truncated: int
-    altered: int = 0
+class Counts(Typed):
+    examples: Count
+    sequences: Count
+    tokens: Count
+    predictions: Count
+    truncated: Count
+    altered: Count = 0
     """Examples whose text the tokenizer changed before it cut it into tokens."""
-    rows: dict[str, int]
+    rows: dict[Annotated[str, AfterValidator(_table)], Count]
     """Rows of every table."""
 
 
-class FileInfo(_Typed):
-    path: str
-    bytes: int
+class FileInfo(Typed):
+    path: Annotated[str, AfterValidator(_file_of_a_run)]
+    """In the run's folder."""
+    bytes: Count
     checksum: str | None = None
     """xxh3-128 of a file. The blobs of a capture have none: every slice of them has its own, in `tensors`."""
 
 
-class Manifest(_Typed):
-    schema_version: int = SCHEMA_VERSION
+class Manifest(Sealed):
     run_id: str
     kind: str
-    parents: list[str] = []
-    created_at: datetime
+    parents: list[str] = Field(default_factory=list)
+    created_at: AwareDatetime
     seconds: float
     model: ModelInfo
     data: DataInfo
     options: dict[str, Any]
-    store_dtype: str
-    sites: list[SiteInfo] = []
+    store_dtype: Dtype
+    sites: list[SiteInfo] = Field(default_factory=list)
     counts: Counts
     mean_loss: float | None = None
     perplexity: float | None = None
-    bytes: int
+    bytes: Count
     files: list[FileInfo]
     versions: dict[str, str]
 
@@ -203,26 +220,19 @@ class Manifest(_Typed):
             }
         )
 
+    @property
+    def file_infos(self) -> dict[str, FileInfo]:
+        """By path."""
+        return {f.path: f for f in self.files}
+
     def write(self, folder: Path) -> None:
         """Writes run.json into `folder`, whole or not at all."""
-        write_atomically(folder / layout.MANIFEST, self.model_dump_json(indent=1).encode())
+        self.write_to(folder / layout.MANIFEST)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads `folder`/run.json. Raises `NewerSchema`, or `CorruptRun` where it is missing or is not a manifest."""
-        path = folder / layout.MANIFEST
+        """Reads `folder`/run.json. Raises `NewerSchema`, or `CorruptRun` where it is missing or is not what was written."""
         try:
-            raw = json.loads(path.read_bytes())
+            return cls.read_from(folder / layout.MANIFEST)
         except FileNotFoundError:
             raise CorruptRun(f"{folder} is not a run: it has no {layout.MANIFEST}.") from None
-        except ValueError as e:
-            raise CorruptRun(f"{path} is not valid JSON ({e}).") from None
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise NewerSchema(path, version, SCHEMA_VERSION)
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CorruptRun(f"{path} is not a manifest: {where}: {first['msg']}.") from None

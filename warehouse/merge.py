@@ -7,9 +7,7 @@ system cannot link or a tensor has to be widened, because another shard met a va
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,11 +24,13 @@ import xxhash
 from warehouse import catalog, layout
 from warehouse.blobs import DTYPES, Blob, ShardFile, TensorSpec
 from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageError
-from warehouse.files import file_checksum, link_or_copy, write_atomically
+from warehouse.files import delete, file_checksum, link_or_copy
+from warehouse.losses import mean_loss, perplexity
 from warehouse.manifest import Counts, Manifest
 from warehouse.quoting import sql_path
 from warehouse.removal import locked_for_removal, remove
 from warehouse.schema import SCHEMA_VERSION, STORED
+from warehouse.sealed import Sealed
 from warehouse.tables import rewrite_part
 from warehouse.vectors import asked, fill
 from warehouse.vectors.tables import manifest_hash
@@ -121,7 +121,8 @@ def merge(root: Path, planned: Plan, keep: bool = False, note: Note = lambda _: 
 
     Killed, it leaves either the shards as they were, or the whole run: `finish`, or the same again, then does the rest.
     """
-    job = {"kind": "merge", "shards": {s.run_id: manifest_hash(root, s.run_id) for s in planned.shards}}
+    shards = {s.run_id: manifest_hash(root, s.run_id) for s in planned.shards}
+    job = {"kind": "merge", "shards": shards}
     with ExitStack() as stack:
         for shard in planned.shards:
             stack.enter_context(locked_for_removal(root, shard.run_id))
@@ -134,8 +135,10 @@ def merge(root: Path, planned: Plan, keep: bool = False, note: Note = lambda _: 
 
         def describe(published: Published) -> Manifest:
             made = _manifest(planned, published)
-            left = {"manifest": _hash(made), "delete": {} if keep else job["shards"]}
-            write_atomically(layout.merged_path(root, planned.run_id), json.dumps(left).encode())
+            left = Left(manifest=_hash(made), delete={} if keep else shards)
+            path = layout.merged_path(root, planned.run_id)
+            path.parent.mkdir(exist_ok=True)
+            left.write_to(path)
             return made
 
         manifest = writer.publish(describe)
@@ -146,29 +149,45 @@ def merge(root: Path, planned: Plan, keep: bool = False, note: Note = lambda _: 
 def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | None:
     """What is left to do for a run that has been merged: its rows of vector tables, and the shards' end. None: nothing is."""
     path = layout.merged_path(root, run_id)
-    if not path.is_file():
-        return None
-    left = json.loads(path.read_bytes())
     folder = layout.run_dir(root, run_id)
-    if not (folder / layout.MANIFEST).is_file() or manifest_hash(root, run_id) != left["manifest"]:
+    try:
+        left = Left.read_from(path)
+    except FileNotFoundError:
+        return None
+    except CorruptRun as e:
+        raise CorruptRun(f"{e} Delete it: the shards stay, to be deleted with traces runs rm.") from None
+    if not (folder / layout.MANIFEST).is_file() or manifest_hash(root, run_id) != left.manifest:
         path.unlink()  # of a merge that was killed before it published
         return None
     meta = Manifest.read(folder)
-    changed = bool(fill.add(root, run_id, asked.of_options(meta), note=note) or left["delete"])
-    for shard, known in left["delete"].items():
+    changed = bool(fill.add(root, run_id, asked.of_options(meta), note=note) or left.delete)
+    for shard, known in left.delete.items():
         with locked_for_removal(root, shard):
-            there = layout.run_dir(root, shard).is_dir()
-            if there and manifest_hash(root, shard) == known:
-                remove(root, shard)
-            elif not there:
+            if not layout.run_dir(root, shard).is_dir():
                 fill.forget(root, shard)
-            for trash in layout.trash_dirs(root, shard):
-                shutil.rmtree(trash)
+            elif manifest_hash(root, shard) == known and _is_shard_of(Manifest.read(layout.run_dir(root, shard)), meta):
+                remove(root, shard)
     path.unlink()
-    shutil.rmtree(layout.staging_dir(root, run_id), ignore_errors=True)
+    delete(layout.staging_dir(root, run_id))
     if changed:
         catalog.refresh(root)
     return meta
+
+
+class Left(Sealed):
+    """What is left to do after a merge has published its run."""
+
+    manifest: str
+    """Hash of that run's manifest."""
+    delete: dict[str, str]
+    """The shards that go, and the hashes of their manifests."""
+
+
+def _is_shard_of(shard: Manifest, whole: Manifest) -> bool:
+    """Whether the examples of a run are in another that was merged: a file that names it is not enough to delete it."""
+    if not shard.options.get("shard") or whole.options.get("shard"):
+        return False
+    return not list(differences(_told(shard), _told(whole)))
 
 
 # -- do they make one run? ---------------------------------------------------------------------------------------------
@@ -363,7 +382,7 @@ def _manifest(planned: Plan, published: Published) -> Manifest:
     metas = [s.meta for s in planned.shards]
     first = metas[0]
     counts = [m.counts for m in metas] if first.captured else [first.counts]  # a derived run has its parent's
-    loss = None if first.mean_loss is None else _mean_loss(published.folder)
+    loss = None if first.mean_loss is None else mean_loss(published.folder)
     promoted = planned.promoted
     sites = []
     for s in first.sites:
@@ -387,22 +406,13 @@ def _manifest(planned: Plan, published: Published) -> Manifest:
                 rows=published.rows,
             ),
             "mean_loss": loss,
-            "perplexity": None if loss is None else math.exp(loss),
+            "perplexity": perplexity(loss),
             "bytes": sum(f.bytes for f in published.files),
             "files": published.files,
         }
     )
 
 
-def _mean_loss(folder: Path) -> float:
-    """Over all predictions, as the capture does it, nats."""
-    with duckdb.connect() as con:
-        file = sql_path(folder / layout.table_name("next_token"))
-        row = con.sql(f"SELECT avg(loss::DOUBLE) FROM read_parquet({file})").fetchone()
-    assert row is not None
-    return float(row[0])
-
-
 def _hash(manifest: Manifest) -> str:
     """As `manifest_hash` finds it once the manifest is written."""
-    return xxhash.xxh3_128_hexdigest(manifest.model_dump_json(indent=1).encode())
+    return xxhash.xxh3_128_hexdigest(manifest.to_bytes())

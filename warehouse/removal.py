@@ -1,8 +1,9 @@
-"""Deleting a run: out of sight in one rename, then file by file."""
+"""Deleting a run: out of sight in one rename, then file by file. And deleting what processes left behind that died."""
 
 from __future__ import annotations
 
-import shutil
+import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,16 @@ import filelock
 
 from warehouse import layout
 from warehouse.errors import UsageError
+from warehouse.files import delete, release, sweep, sync_folder
 from warehouse.vectors.fill import forget
 
 
 @contextmanager
 def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
-    """Raises UsageError where a process is writing this run."""
-    (root / layout.STAGING).mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(layout.lock_path(root, run_id))
+    """Raises UsageError where a process is writing this run, or for what is not the name of one."""
+    path = layout.lock_path(root, run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
@@ -26,15 +29,63 @@ def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        release(lock)
+
+
+def folders_of(root: Path, run_id: str) -> list[Path]:
+    """The folders that `remove` deletes: the published run's and the staged one's, those that are there. A run's may be a
+    symbolic link, even one that leads nowhere: then the link goes, and not what it leads to. Raises UsageError for what is not
+    the name of a run."""
+    folders = [layout.run_dir(root, run_id)]
+    if layout.is_staged(root, run_id):
+        folders.append(layout.staging_dir(root, run_id))
+    return [p for p in folders if os.path.lexists(p)]
 
 
 def remove(root: Path, run_id: str) -> None:
     """Deletes the published run, the staged one of that name, and their rows in vector tables. Call it under
     `locked_for_removal`."""
-    for folder in (layout.run_dir(root, run_id), layout.staging_dir(root, run_id)):
-        if folder.is_dir():
-            trash = layout.trash_dir(root, run_id)
-            folder.rename(trash)
-            shutil.rmtree(trash)
+    trash = layout.trash_dir(root)
+    trash.mkdir(parents=True, exist_ok=True)
+    for folder in folders_of(root, run_id):
+        gone = trash / uuid.uuid4().hex
+        folder.rename(gone)
+        sync_folder(folder.parent)
+        delete(gone)
     forget(root, run_id)
+
+
+def sweep_root(root: Path) -> list[str]:
+    """Deletes what processes that died have left below a warehouse root, and returns what it was, a line each. Unfinished
+    captures stay: they can go on."""
+    staging = root / layout.STAGING
+    folders = [root, root / "data", *(p for p in (root / "data").glob("*")), layout.vectors_dir(root)]
+    folders += [layout.vectors_dir(root) / model for model in layout.vector_folders(root)]
+    found = [path for folder in folders for path in sweep(folder)]
+    if staging.is_dir() and not staging.is_symlink():
+        found += sweep(staging)
+        trash = layout.trash_dir(root)
+        for path in sorted(trash.iterdir()) if trash.is_dir() and not trash.is_symlink() else ():
+            delete(path)
+            found.append(path)
+        found += _staged_for_nothing(root)
+    return [str(path.relative_to(root)) for path in found]
+
+
+def _staged_for_nothing(root: Path) -> Iterator[Path]:
+    """Staging folders that no capture can go on from: of a run that is published, or without a journal."""
+    for folder in sorted((root / layout.STAGING).iterdir()):
+        run_id = folder.name
+        if not layout.is_staged(root, run_id) or folder.is_symlink():
+            continue
+        published = (layout.run_dir(root, run_id) / layout.MANIFEST).is_file() and not layout.staged_run(
+            folder
+        ).exists()
+        if not published and layout.journal_path(folder).is_file():
+            continue
+        try:
+            with locked_for_removal(root, run_id):
+                delete(folder)
+        except UsageError:  # somebody is at it
+            continue
+        yield folder

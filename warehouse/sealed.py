@@ -24,6 +24,18 @@ SEALED_SINCE = 6
 _SEAL = re.compile(rb',\s*"seal":\s*"([0-9a-f]{32})"\s*\}\s*\Z')
 
 
+def seal(body: bytes) -> bytes:
+    """Returns a JSON object's bytes with one field more, the seal over all that stands before it."""
+    start = body.rstrip().removesuffix(b"}").rstrip()
+    return start + b', "seal": "' + xxhash.xxh3_128_hexdigest(start).encode() + b'"}'
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether the seal at the end of a JSON object's bytes is there and fits."""
+    found = _SEAL.search(raw)
+    return found is not None and xxhash.xxh3_128_hexdigest(raw[: found.start()]).encode() == found[1]
+
+
 class Typed(BaseModel):
     """Takes the fields that it declares and no others."""
 
@@ -37,8 +49,7 @@ class Sealed(Typed):
 
     def to_bytes(self) -> bytes:
         """Returns the file's content, its seal included."""
-        body = self.model_dump_json(indent=1).rstrip("}").rstrip().encode()
-        return body + f',\n "seal": "{xxhash.xxh3_128_hexdigest(body)}"\n}}'.encode()
+        return seal(self.model_dump_json(indent=1).encode())
 
     def write_to(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
@@ -47,9 +58,13 @@ class Sealed(Typed):
     @classmethod
     def read_from(cls, path: Path) -> Self:
         """Reads the file. Raises NewerSchema, FileNotFoundError, or CorruptRun for one that is not what was written."""
-        raw = path.read_bytes()
         try:
+            raw = path.read_bytes()
             fields = strict_json.parse(raw)
+        except FileNotFoundError:
+            raise
+        except OSError as e:
+            raise CorruptRun(f"{path} cannot be read: {e.strerror}.") from None
         except ValueError as e:
             raise CorruptRun(f"{path} is not valid JSON: {e}.") from None
         if not isinstance(fields, dict):
@@ -57,9 +72,8 @@ class Sealed(Typed):
         version = fields.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise NewerSchema(path, version, SCHEMA_VERSION)
-        if isinstance(version, int) and version >= SEALED_SINCE:
-            seal = _SEAL.search(raw)
-            if seal is None or xxhash.xxh3_128_hexdigest(raw[: seal.start()]).encode() != seal[1]:
+        if "seal" in fields or (isinstance(version, int) and version >= SEALED_SINCE):
+            if not is_sealed(raw):
                 raise CorruptRun(f"{path} was altered after it was written: its seal does not fit what it says.")
             del fields["seal"]
         try:

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +35,8 @@ import xxhash
 from warehouse import catalog, layout
 from warehouse.blobs import ShardFile, TensorSpec
 from warehouse.errors import RunTaken, TracesError, UsageError
-from warehouse.files import file_checksum, sync_folder
-from warehouse.journal import Journal, ShardEntry
+from warehouse.files import delete, file_checksum, release, sync_folder
+from warehouse.journal import Journal, ShardEntry, StagedFile
 from warehouse.manifest import FileInfo, Manifest
 from warehouse.schema import STORED
 from warehouse.sites import Key
@@ -99,19 +98,24 @@ class RunWriter:
         """
         self.root, self.run_id = root, layout.check_run_name(run_id)
         self._staging = layout.staging_dir(root, run_id)
-        self._lock = filelock.FileLock(layout.lock_path(root, run_id))
-        (root / layout.STAGING).mkdir(parents=True, exist_ok=True)
+        lock = layout.lock_path(root, run_id)
+        self._made = [p for p in lock.parents if not p.exists()]
+        self._lock = filelock.FileLock(lock)
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             raise UsageError(
                 f"Another process is capturing run '{run_id}' at this moment. Choose another --run."
             ) from None
+        new = not self._staging.exists()
         try:
             with _explained(run_id):
                 self._open(job)
         except BaseException:
-            self._lock.release()
+            if new:
+                delete(self._staging)
+            self._leave()
             raise
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_QUEUED)
         self._error: BaseException | None = None
@@ -123,15 +127,15 @@ class RunWriter:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def _open(self, job: dict[str, Any]) -> None:
-        if layout.run_dir(self.root, self.run_id).exists():
-            shutil.rmtree(self._staging, ignore_errors=True)  # left by a kill between the rename and the clean-up
+        if os.path.lexists(layout.run_dir(self.root, self.run_id)):
+            delete(self._staging)  # left by a kill between the rename and the clean-up
             catalog.refresh(self.root)
             raise RunTaken(self.run_id)
         staged = layout.staged_run(self._staging)
         (staged / layout.BLOBS).mkdir(parents=True, exist_ok=True)
         self._journal = Journal(layout.journal_path(self._staging))
         if self._journal.job is None:
-            self._journal.begin(job, datetime.now(UTC).isoformat())
+            self._journal.begin(job, datetime.now(UTC))
             sync_folder(self._staging)
         elif differing := sorted(f"{x} ({a!r} then, {b!r} now)" for x, a, b in differences(self._journal.job, job)):
             raise UsageError(
@@ -142,16 +146,17 @@ class RunWriter:
 
     def _drop_incomplete(self) -> None:
         """Deletes what no journal line vouches for. Raises where a file that one does is not what it was."""
-        safe: dict[str, int] = {}
+        safe: dict[str, StagedFile] = {}
         for entry in self._journal.shards:
             safe |= entry.files
         for path in self._staging.rglob("*"):
             relative = path.relative_to(self._staging).as_posix()
             if path.is_file() and path != self._journal.path and relative not in safe:
                 path.unlink()
-        for relative, size in safe.items():
+        for relative, known in safe.items():
             path = self._staging / relative
-            if not path.is_file() or path.stat().st_size != size:
+            there = path.is_file() and path.stat().st_size == known.bytes
+            if not there or (known.checksum and file_checksum(path) != known.checksum):
                 raise TracesError(
                     f"{path} of the unfinished capture '{self.run_id}' is gone or changed. "
                     f"Start over: traces runs rm {self.run_id}"
@@ -205,7 +210,7 @@ class RunWriter:
         """Drops the capture and all that is staged of it."""
         self._hand_over(self._abandon)
         self._wait()
-        shutil.rmtree(self._staging)
+        delete(self._staging)
 
     def _hand_over(self, work: Callable[[], None]) -> None:
         self._raise_error()
@@ -276,9 +281,15 @@ class RunWriter:
         """Journals that these files are a complete shard."""
         for folder in {p.parent for p in paths}:
             sync_folder(folder)
-        files = {p.relative_to(self._staging).as_posix(): p.stat().st_size for p in paths}
+        files = {
+            p.relative_to(self._staging).as_posix(): StagedFile(
+                bytes=p.stat().st_size, checksum=None if p.suffix == ".safetensors" else file_checksum(p)
+            )
+            for p in paths
+        }
         now = time.monotonic()
-        self._journal.complete(ShardEntry(len(self._journal.shards), mark, now - self._clock, files))
+        number = len(self._journal.shards)
+        self._journal.complete(ShardEntry(shard=number, mark=mark, seconds=now - self._clock, files=files))
         self._clock = now
 
     def _abandon(self) -> None:
@@ -313,7 +324,8 @@ class RunWriter:
             blobs = sorted((staged / layout.BLOBS).iterdir())
             files += [_file_info(staged, p, checksum=False) for p in blobs]
             seconds = sum(s.seconds for s in self.done) + time.monotonic() - self._clock
-            created = datetime.fromisoformat(self._journal.created_at)
+            created = self._journal.created_at
+            assert created is not None  # the journal has begun
             manifest = describe(Published(staged, rows, files, created, seconds, self.promoted))
             manifest.write(staged)
             for folder in {(staged / f.path).parent for f in files}:
@@ -321,12 +333,12 @@ class RunWriter:
             try:
                 staged.rename(layout.run_dir(self.root, self.run_id))
             except OSError as e:
-                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
                 raise UsageError(f"Run '{self.run_id}' has appeared while this one was captured. Nothing is lost: delete or "
                                  "rename that folder, and run the same command again.") from None  # fmt: skip
             sync_folder(self.root)
-            shutil.rmtree(self._staging)
+            delete(self._staging)
         catalog.refresh(self.root)
         return manifest
 
@@ -339,7 +351,16 @@ class RunWriter:
         self._queue.put(None)
         self._thread.join()
         self._abandon()
-        self._lock.release()
+        if error is not None and not self.done:
+            delete(self._staging)  # there is nothing to go on from
+        self._leave()
+
+    def _leave(self) -> None:
+        """Gives the run's name back; folders that this writer made, and that are empty, go."""
+        release(self._lock)
+        for folder in () if self._staging.exists() else self._made:
+            with contextlib.suppress(OSError):  # it has something in it
+                folder.rmdir()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 import torch
 import zoo
 
@@ -356,8 +357,7 @@ def test_what_cannot_be_looked_through_says_so(
     capture_tiny(tmp_path, "none", capture="attn_out", max_len=16)
     with pytest.raises(UsageError, match="not stored, .* traces capture next-token … --capture hidden"):
         lens.forecast(run_dir(tmp_path, "none"), lens.Options())
-    path = run_dir(tmp_path, "none") / "run.json"
-    path.write_text(path.read_text().replace('"kind": "next-token"', '"kind": "trait-responses"'))
+    synthetic.alter(run_dir(tmp_path, "none") / "run.json", lambda m: m.update(kind="trait-responses"))
     with pytest.raises(UsageError, match="again: traces trait respond … --capture hidden"):
         lens.forecast(run_dir(tmp_path, "none"), lens.Options())
     lens.run(load_tiny("llama"), folder, lens.Options(1, "last", "0"), root=tmp_path, run_id="lens")
@@ -431,8 +431,7 @@ def test_the_command(
     assert again.code == 2 and "already there" in again.err
     elsewhere = traces("lens", "a", "--run", "b", "--model", tiny_folder("gpt2"), *place)
     assert elsewhere.code == 2 and "other weights" in elsewhere.err
-    path = run_dir(root, "a") / "run.json"
-    path.write_text(path.read_text().replace(load_tiny("llama").name, "/gone/away"))
+    synthetic.alter(run_dir(root, "a") / "run.json", lambda m: m["model"].update(name="/gone/away"))
     gone = traces("lens", "a", "--run", "b", *place)
     assert gone.code == 2 and "lies elsewhere now: --model PLACE" in gone.err
     found = traces("lens", "a", "--run", "b", "--model", tiny_folder("llama"), "--positions", "last", *place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 import torch
 
 from capture import job, models
@@ -80,9 +80,7 @@ def test_deep_validation_finds_what_the_files_alone_do_not_show(
 ) -> None:
     def failed(change: Callable[[dict], None]) -> set[str]:
         folder = Path(shutil.copytree(run_dir(tiny_root, "llama"), tmp_path / "copy", dirs_exist_ok=True))
-        manifest = json.loads((folder / "run.json").read_text())
-        change(manifest)
-        (folder / "run.json").write_text(json.dumps(manifest))
+        synthetic.alter(folder / "run.json", change)
         assert all(p is not False for p in verdicts(folder).values()), "sound, as far as the files tell"
         return {c.name for c in recheck(folder) if not c.passed}
 

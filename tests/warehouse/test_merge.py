@@ -5,7 +5,6 @@ What a merged run holds is in tests/capture/test_shards.py.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import synthetic
 
 from warehouse import TraceStore, layout, merge
 from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageError
@@ -48,15 +48,16 @@ def root(shards: Path, tmp_path: Path) -> Path:
 
 def change(root: Path, run: str, **fields: Any) -> None:
     """Rewrites a run's manifest."""
-    path = run_dir(root, run) / layout.MANIFEST
-    told = json.loads(path.read_bytes())
-    for name, value in fields.items():
-        place = told
-        *groups, leaf = name.split("__")
-        for group in groups:
-            place = place[group]
-        place[leaf] = value
-    path.write_text(json.dumps(told))
+
+    def set_fields(told: dict[str, Any]) -> None:
+        for name, value in fields.items():
+            place = told
+            *groups, leaf = name.split("__")
+            for group in groups:
+                place = place[group]
+            place[leaf] = value
+
+    synthetic.alter(run_dir(root, run) / layout.MANIFEST, set_fields)
 
 
 def plan(root: Path, run_id: str = "w") -> merge.Plan:
@@ -206,7 +207,7 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
     assert layout.published_runs(root) == ["w"]
     assert layout.staged_runs(root) == []
     assert not layout.merged_path(root, "w").exists()
-    assert not list((root / layout.STAGING).glob("deleted-*"))
+    assert not list(layout.trash_dir(root).glob("*"))
     one, other = (run_dir(r, "w") for r in (root, expected))
     for name in STORED:
         if (other / name).exists():
@@ -223,10 +224,8 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
 def test_a_shard_captured_anew_outlives_a_merge_that_is_taken_up_again(root: Path) -> None:
     """Killed after the run was there, and the first shard, deleted by hand, was captured again."""
     merge.merge(root, plan(root), keep=True)
-    manifest = json.dumps(
-        {"manifest": merge.manifest_hash(root, "w"), "delete": {n: merge.manifest_hash(root, n) for n in NAMES}}
-    )
-    layout.merged_path(root, "w").write_text(manifest)
+    left = merge.Left(manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES})
+    left.write_to(layout.merged_path(root, "w"))
     change(root, NAMES[0], seconds=1.5)
     assert merge.finish(root, "w") is not None
     assert layout.published_runs(root) == ["w", NAMES[0]]

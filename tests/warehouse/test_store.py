@@ -126,5 +126,5 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(CorruptRun, match="not valid JSON"):
         TraceStore(tmp_path)
     (tmp_path / "run.json").write_text('{"schema_version": 1}')
-    with pytest.raises(CorruptRun, match="is not a manifest: run_id: Field required"):
+    with pytest.raises(CorruptRun, match="run.json is not what it should be: run_id: Field required"):
         TraceStore(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -36,12 +35,14 @@ def edit(folder: Path, table: str, change: Callable[[dict[str, list]], None]) ->
     columns = pq.read_table(path, partitioning=None).to_pydict()
     change(columns)
     pq.write_table(pa.table(columns, schema=arrow_schema(table)), path, compression="zstd")
-    manifest = json.loads((folder / "run.json").read_text())
-    for f in manifest["files"]:
-        if f["path"] == f"{table}/00000.parquet":
-            f["bytes"], f["checksum"] = path.stat().st_size, file_checksum(path)
-    manifest["counts"]["rows"][table] = len(columns["example_id"])
-    (folder / "run.json").write_text(json.dumps(manifest))
+
+    def set_right(manifest: dict) -> None:
+        for f in manifest["files"]:
+            if f["path"] == f"{table}/00000.parquet":
+                f["bytes"], f["checksum"] = path.stat().st_size, file_checksum(path)
+        manifest["counts"]["rows"][table] = len(columns["example_id"])
+
+    synthetic.alter(folder / "run.json", set_right)
 
 
 def overwrite(folder: Path, tensor: str, row: int, values: np.ndarray) -> None:
@@ -162,16 +163,12 @@ def test_contents_that_contradict_each_other_are_found(
 
 
 def test_counts_that_are_wrong_are_found(folder: Path) -> None:
-    manifest = json.loads((folder / "run.json").read_text())
-    manifest["counts"]["tokens"] += 1
-    (folder / "run.json").write_text(json.dumps(manifest))
+    synthetic.alter(folder / "run.json", lambda m: m["counts"].update(tokens=m["counts"]["tokens"] + 1))
     assert "tokens are not as many" in failed(folder)["counts"]
 
 
 def test_a_manifest_with_other_shapes_is_found(folder: Path) -> None:
-    manifest = json.loads((folder / "run.json").read_text())
-    manifest["sites"][0]["row_shape"] = [31]
-    (folder / "run.json").write_text(json.dumps(manifest))
+    synthetic.alter(folder / "run.json", lambda m: m["sites"][0].update(row_shape=[31]))
     assert "not F32 (T, (31,))" in failed(folder)["shapes"]
 
 

@@ -323,8 +323,9 @@ def drop(table: VectorTable, runs: Iterable[str]) -> None:
         table.remove()
         return
     table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}")
-    table.write_info()
+    table.write_info()  # before the tidying, which may be killed
     table.tidy()
+    table.write_info()
 
 
 def _settled(table: VectorTable) -> list[str]:

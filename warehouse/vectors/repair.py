@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from warehouse import layout
 from warehouse.errors import TracesError
-from warehouse.files import write_atomically
+from warehouse.files import delete
 from warehouse.manifest import Manifest
 from warehouse.sites import Key
 from warehouse.vectors import asked, fill, traits
-from warehouse.vectors.tables import ModelFolder, TableInfo, connect, folder_for, models, read
+from warehouse.vectors.tables import ModelFolder, connect, folder_for, models, read_info, remove_files
 
 
 def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
@@ -27,8 +25,7 @@ def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
             layers: Any = "all" if key.layer is None else (key.layer,)
             wanted.setdefault(run, []).append(asked.Asked("enc" if key.side == "enc" else None, key.site, layers))
         note(f"{model}/{table} is damaged: made again")
-        layout.vector_info_path(root, model, table).unlink(missing_ok=True)
-        shutil.rmtree(layout.vector_lance_path(root, model, table), ignore_errors=True)
+        remove_files(root, model, table)
     for run, asks in wanted.items():
         fill.add(root, run, asks, None, report, note)
     traits.settle(root, anew=True)
@@ -36,19 +33,15 @@ def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
 
 def _mend_folders(root: Path) -> None:
     """Says again which weights a folder is of, from its tables; a folder of which nobody knows is made anew by who fills it."""
-    for folder in sorted(p for p in layout.vectors_dir(root).glob("*") if p.is_dir()):
-        path = layout.vector_model_path(root, folder.name)
+    known = models(root)
+    for folder in layout.vector_folders(root):
+        path = layout.vector_model_path(root, folder)
         try:
-            read(path, ModelFolder)
-            continue
+            ModelFolder.read_from(path)
         except (TracesError, OSError):
-            path.unlink(missing_ok=True)
-        for model, table in layout.vector_tables(root):
-            with contextlib.suppress(TracesError):
-                info = read(layout.vector_info_path(root, model, table), TableInfo)
-                if model == folder.name:
-                    write_atomically(path, ModelFolder(names=[model], space=info.space).model_dump_json().encode())
-                    break
+            delete(path)
+            if folder in known:
+                known[folder].write_to(path)
 
 
 def _asked(root: Path, run: str) -> list[asked.Asked]:
@@ -62,13 +55,14 @@ def _asked(root: Path, run: str) -> list[asked.Asked]:
 def _damaged(root: Path) -> list[tuple[str, str]]:
     """(model, table) of those that cannot be read, or that a first fill left without their info."""
     found = []
-    for path in sorted(layout.vectors_dir(root).glob("*/*.lance")):
-        model, table = path.parent.name, path.name.removesuffix(".lance")
-        if table != layout.TRAITS_TABLE and not layout.vector_info_path(root, model, table).is_file():
-            found.append((model, table))
+    for model in layout.vector_folders(root):
+        for path in sorted((layout.vectors_dir(root) / model).glob("*.lance")):
+            table = path.name.removesuffix(".lance")
+            if table != layout.TRAITS_TABLE and not layout.vector_info_path(root, model, table).is_file():
+                found.append((model, table))
     for model, table in layout.vector_tables(root):
         try:
-            read(layout.vector_info_path(root, model, table), TableInfo)
+            read_info(root, model, table)
             connect(layout.vector_lance_path(root, model, table).parent).open_table(table).count_rows()
         except (TracesError, OSError, ValueError, RuntimeError):
             found.append((model, table))
@@ -79,7 +73,7 @@ def _runs_in(root: Path, model: str, table: str) -> list[str]:
     """The published runs that a damaged table's info, or its rows, tell of."""
     published = set(layout.published_runs(root))
     try:
-        runs = set(read(layout.vector_info_path(root, model, table), TableInfo).runs)
+        runs = set(read_info(root, model, table).runs)
     except (TracesError, OSError):
         try:
             lance = connect(layout.vector_lance_path(root, model, table).parent).open_table(table)

@@ -8,28 +8,26 @@ which weights the folder is of.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import filelock
 import numpy as np
 import pyarrow as pa
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
 from warehouse import layout
-from warehouse.errors import NewerSchema, NotFound, TracesError, UsageError
-from warehouse.files import write_atomically
-from warehouse.manifest import ModelInfo
-from warehouse.schema import SCHEMA_VERSION
+from warehouse.errors import CorruptRun, NotFound, TracesError, UsageError
+from warehouse.files import delete, file_checksum
+from warehouse.manifest import Count, Layer, ModelInfo, Site, Size
+from warehouse.sealed import Sealed, Typed
 from warehouse.sites import Key
 
 if TYPE_CHECKING:
@@ -44,11 +42,7 @@ FORMAT = {"new_table_data_storage_version": "2.2"}
 """The newest of Lance's file formats that the DuckDB extension reads."""
 
 
-class _Typed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ModelFolder(_Typed):
+class ModelFolder(Sealed):
     """`model.json`: whose vectors a folder's tables hold."""
 
     names: list[str]
@@ -57,46 +51,58 @@ class ModelFolder(_Typed):
     """The hash of its weights, the head left out."""
 
 
-class RunRows(_Typed):
+class RunRows(Typed):
     """A run's rows in a table."""
 
     manifest: str
     """Hash of its run.json: a run that was replaced under the same name has another."""
-    rows: int
-    last_seq: int = 0
+    rows: Count
+    last_seq: Count = 0
     """The highest `seq` among them."""
 
 
-class IndexInfo(_Typed):
+class IndexInfo(Typed):
     """A table's vector index, and how it is searched."""
 
     kind: Literal["ivf_sq", "ivf_pq"]
     metric: Literal["cosine", "l2", "dot"]
-    trained_rows: int
+    trained_rows: Count
     """Rows of the table when the index was trained."""
-    nprobes: int = 0
-    refine: int = 0
+    nprobes: Size = 0
+    refine: Size = 0
     """So many times k candidates are compared again by their whole vectors."""
-    recall: float = 0.0
+    recall: Annotated[float, Field(ge=0, le=1)] = 0.0
     """recall@10 on a sample of the table's rows, against exact search. Below `index.LEAST_RECALL` the index is not used."""
 
 
-class TableInfo(_Typed):
+class FileSum(Typed):
+    bytes: Count
+    checksum: str
+    """xxh3-128."""
+
+
+class TableFiles(Sealed):
+    """`….files.json`: what a table's files held when it was last changed."""
+
+    files: dict[str, FileSum]
+    """By path in the table's folder."""
+
+
+class TableInfo(Sealed):
     """What is known of a vector table."""
 
-    schema_version: int = SCHEMA_VERSION
     sql_name: str
-    """What SQL calls it, after `vectors_` and `nearest_`."""
+    """What SQL calls it, after `vectors_` and `nearest_`: made of folder and table, and never anything else."""
     model: str
     """The folder's name."""
     space: str
     side: Literal["dec", "enc"]
-    site: str
-    layer: int | None
-    width: int
-    heads: int | None
+    site: Site
+    layer: Layer | None
+    width: Size
+    heads: Size | None
     """Rows of a token: heads of that site; None: one."""
-    query_heads: int
+    query_heads: Size
     dtype: Literal["float16", "float32"] = "float16"
     """float32 where a value is beyond float16."""
     centred: bool = False
@@ -105,7 +111,7 @@ class TableInfo(_Typed):
     """What index was asked for; auto: none while the table is small, then ivf_sq."""
     metric: Literal["cosine", "l2", "dot"] = "cosine"
     """The metric that it is to be of."""
-    runs: dict[str, RunRows] = {}
+    runs: dict[str, RunRows] = Field(default_factory=dict)
     index: IndexInfo | None = None
 
     @property
@@ -147,21 +153,29 @@ class TableInfo(_Typed):
         )
 
 
-_Parsed = TypeVar("_Parsed", bound=_Typed)
+def read_info(root: Path, model: str, table: str) -> TableInfo:
+    """What is known of the vector table in a folder. Its info may have been copied in: it must be of the table that it stands beside.
 
-
-def read(path: Path, kind: type[_Parsed]) -> _Parsed:
-    """Raises NewerSchema, or TracesError with what to do."""
+    Raises NewerSchema, FileNotFoundError, or TracesError with what to do.
+    """
+    path = layout.vector_info_path(root, model, table)
     try:
-        raw = json.loads(path.read_bytes())
-        version = raw.get("schema_version", 0)
-        if version > SCHEMA_VERSION:
-            raise NewerSchema(path, version, SCHEMA_VERSION)
-        return kind.model_validate(raw)
-    except (ValueError, AttributeError, TypeError, ValidationError) as e:
-        if isinstance(e, TracesError):
-            raise
-        raise TracesError(f"{path} is damaged: make the vector tables again with traces index rebuild.") from None
+        info = TableInfo.read_from(path)
+        if (info.model, info.name, info.sql_name) != (model, table, layout.sql_name(f"{model}_{table}")):
+            raise CorruptRun(f"{path} says that it is of another table than {model}/{table}.")
+    except CorruptRun as e:
+        raise TracesError(f"{e} traces index rebuild makes the vector table again.") from None
+    return info
+
+
+def sound_infos(root: Path) -> list[Path]:
+    """The infos of all vector tables that can be read."""
+    found = []
+    for model, table in layout.vector_tables(root):
+        with contextlib.suppress(TracesError, FileNotFoundError):
+            read_info(root, model, table)
+            found.append(layout.vector_info_path(root, model, table))
+    return found
 
 
 class VectorTable:
@@ -239,13 +253,32 @@ class VectorTable:
         self._opened = db.create_table(self.info.name, rows, mode=mode, storage_options=FORMAT)
 
     def write_info(self) -> None:
-        write_atomically(self.info_path, self.info.model_dump_json().encode())
+        """Notes what is known of the table, and the checksums of its files: call it after every change."""
+        self._write_files()
+        self.info.write_to(self.info_path)
+
+    def _write_files(self) -> None:
+        """Lance never changes a file: those that were there keep their checksums."""
+        path = layout.vector_files_path(self.root, self.info.model, self.info.name)
+        try:
+            known = TableFiles.read_from(path).files
+        except (TracesError, FileNotFoundError):
+            known = {}
+        files = {}
+        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            name, size = file.relative_to(self.path).as_posix(), file.stat().st_size
+            if name in known and known[name].bytes == size:
+                files[name] = known[name]
+            else:
+                files[name] = FileSum(bytes=size, checksum=file_checksum(file))
+        TableFiles(files=files).write_to(path)
 
     @contextmanager
     def locked(self, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """While one process changes a table others wait, and call `waiting` once with why."""
-        (self.root / layout.STAGING).mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(layout.vector_lock_path(self.root, self.info.model, self.info.name))
+        path = layout.vector_lock_path(self.root, self.info.model, self.info.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
@@ -253,7 +286,7 @@ class VectorTable:
             lock.acquire()
         try:
             if self.exists:
-                self.info = read(self.info_path, TableInfo)
+                self.info = read_info(self.root, self.info.model, self.info.name)
             self.reopen()
             yield
         finally:
@@ -272,12 +305,8 @@ class VectorTable:
 
     def remove(self) -> None:
         """Deletes the table; the runs keep what it was made of."""
-        self.info_path.unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
-        folder = self.path.parent
-        others = {m for m, _ in layout.vector_tables(self.root)} | set(layout.trait_table_folders(self.root))
-        if self.info.model not in others:
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_files(self.root, self.info.model, self.info.name)
+        remove_if_empty(self.root, self.info.model)
 
     def live(self) -> list[str]:
         """The runs of the table that are in the warehouse, and are those that it was filled from."""
@@ -334,16 +363,38 @@ def all_tables(root: Path) -> list[VectorTable]:
     return Opened(root).all()
 
 
+def remove_files(root: Path, model: str, table: str) -> None:
+    """Deletes what a vector table is kept in."""
+    delete(layout.vector_info_path(root, model, table))
+    delete(layout.vector_files_path(root, model, table))
+    delete(layout.vector_lance_path(root, model, table))
+
+
+def remove_if_empty(root: Path, model: str) -> None:
+    """Deletes the folder of a model that has no vector tables any more."""
+    if model not in {m for m, _ in layout.vector_tables(root)} | set(layout.trait_table_folders(root)):
+        delete(layout.vectors_dir(root) / model)
+
+
 def models(root: Path) -> dict[str, ModelFolder]:
-    """The folders of vector tables; one whose model.json is lost is of what its tables say."""
+    """The folders of vector tables; one whose model.json is lost or damaged is of what its tables say."""
     found: dict[str, ModelFolder] = {}
-    for model, table in layout.vector_tables(root):
-        if model not in found and not layout.vector_model_path(root, model).is_file():
-            with contextlib.suppress(TracesError):
-                info = read(layout.vector_info_path(root, model, table), TableInfo)
-                found[model] = ModelFolder(names=[model], space=info.space)
-    paths = sorted(layout.vectors_dir(root).glob("*/model.json"))
-    return found | {p.parent.name: read(p, ModelFolder) for p in paths}
+    for model in layout.vector_folders(root):
+        try:
+            found[model] = ModelFolder.read_from(layout.vector_model_path(root, model))
+        except (CorruptRun, FileNotFoundError):
+            space = next(_spaces(root, model), None)
+            if space is not None:
+                found[model] = ModelFolder(names=[model], space=space)
+    return found
+
+
+def _spaces(root: Path, model: str) -> Iterator[str]:
+    """The weights that a folder's tables say they are of."""
+    for folder, table in layout.vector_tables(root):
+        if folder == model:
+            with contextlib.suppress(TracesError, FileNotFoundError):
+                yield read_info(root, model, table).space
 
 
 def folder_of(root: Path, model: ModelInfo) -> str | None:
@@ -369,13 +420,14 @@ def folder_named(root: Path, model: str) -> str:
 
 def folder_for(model: ModelInfo) -> str:
     """What a model's folder is called, unless another's is."""
-    return layout.sql_name(Path(model.name).name.removesuffix(".gguf"))
+    return layout.sql_name(Path(model.name).name.removesuffix(".gguf"))[:100]
 
 
 def claim_folder(root: Path, model: ModelInfo) -> str:
     """The folder for a model's vectors, made if there is none: the same weights share one, others never do."""
-    (root / layout.STAGING).mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(layout.vector_lock_path(root, "models")):
+    lock = layout.vector_folders_lock_path(root)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
         known = models(root)
         folder = folder_of(root, model)
         names = known[folder].names if folder else []
@@ -383,12 +435,12 @@ def claim_folder(root: Path, model: ModelInfo) -> str:
             return folder
         if folder is None:
             folder = folder_for(model)
-            if folder.casefold() in {f.casefold() for f in known}:
+            if folder.casefold() in {f.casefold() for f in (*known, *layout.vector_folders(root))}:
                 folder = f"{folder}_{model.space[:6]}"
         made = ModelFolder(names=[*names, model.name], space=model.space)
         path = layout.vector_model_path(root, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, made.model_dump_json().encode())
+        made.write_to(path)
         return folder
 
 
@@ -411,8 +463,10 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
 
 def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
     """A model's table of a tensor, if it has one."""
-    path = layout.vector_info_path(root, model, layout.tensor_name(*key))
-    return VectorTable(root, read(path, TableInfo)) if path.is_file() else None
+    try:
+        return VectorTable(root, read_info(root, model, layout.tensor_name(*key)))
+    except FileNotFoundError:
+        return None
 
 
 class Opened:
@@ -434,7 +488,9 @@ class Opened:
                 stat = path.stat()
                 state, known = (stat.st_mtime_ns, stat.st_ino), self._known.get(name)
                 now[name] = (
-                    known if known and known[0] == state else (state, VectorTable(self._root, read(path, TableInfo)))
+                    known
+                    if known and known[0] == state
+                    else (state, VectorTable(self._root, read_info(self._root, *name)))
                 )
             except FileNotFoundError:  # dropped at this moment
                 continue

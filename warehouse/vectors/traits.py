@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,10 +18,11 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import layout
+from warehouse import layout, strict_json
 from warehouse.errors import CorruptRun, TracesError
+from warehouse.files import delete
 from warehouse.manifest import Manifest
-from warehouse.vectors.tables import FORMAT, claim_folder, connect, manifest_hash
+from warehouse.vectors.tables import FORMAT, claim_folder, connect, manifest_hash, remove_if_empty
 
 _RUNS = b"trace-warehouse:runs"
 """Where in the table's metadata the runs are, and the hashes of their manifests, as JSON."""
@@ -49,8 +49,10 @@ def settle(root: Path, anew: bool = False) -> list[str]:
 def _wanted(root: Path) -> dict[str, dict[str, str]]:
     """Folder → the runs whose vectors belong there, with the hashes of their manifests."""
     found: dict[str, dict[str, str]] = {}
-    for path in sorted(root.glob(f"{layout.RUN_PREFIX}*/{layout.table_name(_TABLE)}")):
-        run = layout.run_id_of(path.parents[1])
+    for folder in layout.run_folders(root):
+        if not (folder / layout.table_name(_TABLE)).is_file():
+            continue
+        run = layout.run_id_of(folder)
         with contextlib.suppress(TracesError, OSError):  # a run that cannot be read is for traces runs validate
             model = Manifest.read(layout.run_dir(root, run)).model
             found.setdefault(claim_folder(root, model), {})[run] = manifest_hash(root, run)
@@ -65,17 +67,17 @@ def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
     try:
         table = connect(path.parent).open_table(layout.TRAITS_TABLE)
         table.count_rows()
-        runs: dict[str, str] = json.loads((table.schema.metadata or {})[_RUNS])
+        runs = strict_json.parse((table.schema.metadata or {})[_RUNS])
     except (OSError, ValueError, RuntimeError, KeyError):
         return None
-    return runs
+    return {str(run): str(manifest) for run, manifest in runs.items()} if isinstance(runs, dict) else None
 
 
 def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None:
     """All rows in one commit: readers see the old table or the new."""
     path = layout.vector_lance_path(root, folder, layout.TRAITS_TABLE)
     if damaged:
-        shutil.rmtree(path, ignore_errors=True)
+        delete(path)
     rows = pa.concat_tables(_rows(root, run) for run in runs)
     rows = rows.replace_schema_metadata({_RUNS: json.dumps(runs).encode()})
     mode = "overwrite" if path.is_dir() else "create"
@@ -103,10 +105,8 @@ def _rows(root: Path, run: str) -> pa.Table:
 
 
 def _remove(root: Path, folder: str) -> None:
-    path = layout.vector_lance_path(root, folder, layout.TRAITS_TABLE)
-    shutil.rmtree(path, ignore_errors=True)
-    if not any(model == folder for model, _ in layout.vector_tables(root)):
-        shutil.rmtree(path.parent, ignore_errors=True)
+    delete(layout.vector_lance_path(root, folder, layout.TRAITS_TABLE))
+    remove_if_empty(root, folder)
 
 
 def _made(lock: Path) -> Path:

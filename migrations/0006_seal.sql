@@ -1,0 +1,2 @@
+-- Schema version 6: run.json, the vector tables' notes and the journal end with a seal, a checksum of what stands before it. No
+-- table has changed.

@@ -1,0 +1,153 @@
+"""Which of the folders named `run_id=…` are runs that can be read, and what is wrong with the others.
+
+A run that is damaged must not keep the others from answering: the catalog leaves it out of the views and says so. What is
+found about a run is kept in the catalog, under a signature of its files, so that a run is looked at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from warehouse import layout
+from warehouse.errors import TracesError
+from warehouse.strict_json import half_pair
+
+if TYPE_CHECKING:
+    from warehouse.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What is known of a run's folder."""
+
+    signature: str
+    """Changes with the manifest; of a damaged run, with any of its files."""
+    tables: tuple[str, ...]
+    """Those that it has files of."""
+    fault: str | None = None
+    """Why it is left out of the views; None: it is not."""
+
+
+Survey = dict[str, Surveyed]
+"""By the run's name."""
+
+
+def survey(root: Path, known: Survey, thorough: bool = False) -> Survey:
+    """Looks at every run whose files are not those of `known`; at every run, where `thorough`, and at all that its files hold.
+    Otherwise their sizes, and the columns of tables, are looked at."""
+    found = {}
+    for folder in layout.run_folders(root):
+        name = layout.run_id_of(folder)
+        before = known.get(name)
+        if before is None or thorough or before.signature != _signature(folder, before.fault is not None):
+            found[name] = _look(folder, thorough)
+        else:
+            found[name] = before
+    return found
+
+
+def is_current(root: Path, known: Survey) -> bool:
+    """Whether the runs below `root` are those of `known`, by their manifests alone."""
+    folders = layout.run_folders(root)
+    if {layout.run_id_of(f) for f in folders} != known.keys():
+        return False
+    return all(
+        _signature(f, known[layout.run_id_of(f)].fault is not None) == known[layout.run_id_of(f)].signature
+        for f in folders
+    )
+
+
+def to_json(found: Survey) -> str:
+    return json.dumps({name: astuple(x) for name, x in found.items()})
+
+
+def from_json(text: str) -> Survey:
+    return {name: Surveyed(s, tuple(tables), fault) for name, (s, tables, fault) in json.loads(text).items()}
+
+
+def _signature(folder: Path, whole: bool) -> str:
+    """Of the manifest, or of every file."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file()) if whole else [folder / layout.MANIFEST]
+    return " ".join(map(_stat, paths))
+
+
+def _stat(path: Path) -> str:
+    try:
+        s = path.stat()
+    except OSError:
+        return "none"
+    return f"{s.st_mtime_ns:x}.{s.st_size:x}.{s.st_ino:x}"
+
+
+def _look(folder: Path, thorough: bool) -> Surveyed:
+    fault: str | None = None
+    tables: tuple[str, ...] = ()
+    try:
+        tables = _sound_tables(folder, thorough)
+    except (TracesError, OSError) as e:
+        fault = " ".join(str(e).split())
+    return Surveyed(_signature(folder, fault is not None), tables, fault)
+
+
+def _sound_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
+    """The tables of a run. Raises TracesError for one that cannot be read."""
+    from warehouse.manifest import Manifest
+
+    if half_pair(folder.name):
+        raise TracesError(f"{folder!r} has a name that is not UTF-8. Rename it.")
+    meta = Manifest.read(folder)
+    unknown = {p.relative_to(folder).as_posix() for p in folder.glob("*/*.parquet")} - meta.file_infos.keys()
+    if unknown:
+        raise TracesError(f"{folder} has files that its manifest does not tell of: {', '.join(sorted(unknown))}.")
+    for path, info in meta.file_infos.items():
+        table = layout.table_of_file(path)
+        file = folder / path
+        if not file.is_file() or file.stat().st_size != info.bytes:
+            raise TracesError(f"{file} is missing, cut short or altered.")
+        if table is not None:
+            _check_table(file, table, meta.schema_version, info.checksum if thorough else None)
+    if thorough:
+        _check_sql(folder, meta)
+    return tuple(sorted({t for path in meta.file_infos if (t := layout.table_of_file(path))}))
+
+
+def _check_table(file: Path, table: str, version: int, checksum: str | None) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from warehouse.files import file_checksum
+    from warehouse.schema import SCHEMA_VERSION, arrow_schema
+
+    try:
+        schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException) as e:
+        raise TracesError(f"{file} is damaged: {str(e).splitlines()[0]}") from None
+    expected = arrow_schema(table)
+    for column in schema:
+        at = expected.get_field_index(column.name)
+        if at < 0 or not expected.field(at).type.equals(column.type):
+            raise TracesError(f"{file} has a column '{column.name}' ({column.type}) that table {table} has not.")
+    if version == SCHEMA_VERSION and (missing := set(expected.names) - set(schema.names)):
+        raise TracesError(f"{file} has no column {', '.join(sorted(missing))}.")
+    if checksum and file_checksum(file) != checksum:
+        raise TracesError(f"{file} is altered: its checksum is not the manifest's.")
+
+
+def _check_sql(folder: Path, meta: Manifest) -> None:
+    """Has DuckDB read every value of the tables, and the manifest: what it cannot read stops a view."""
+    import duckdb
+
+    from warehouse.views import manifests, parquet_files
+
+    paths = [folder / path for path in meta.file_infos if layout.table_of_file(path)]
+    with duckdb.connect() as con:
+        for path, query in [(p, f"FROM {parquet_files([p])}") for p in paths] + [
+            (folder / layout.MANIFEST, manifests([folder / layout.MANIFEST]))
+        ]:
+            try:
+                con.sql(f"SELECT count(COLUMNS(*)) FROM ({query})").fetchall()
+            except duckdb.Error as e:
+                raise TracesError(f"{path} is damaged: {str(e).splitlines()[0]}") from None

@@ -1,0 +1,184 @@
+"""The texts of the views: one over each table's Parquet files, `runs` over the manifests, and those in `sql/views/`.
+
+Usually a view's files are a pattern, so that a run that was copied in or deleted by hand counts at once, even in a shell that is
+open. Where a run is left out, or the root's name has what DuckDB takes for a pattern, they are a list. A run's name is taken from
+its folder's, as it is: DuckDB's own way with `key=value` would take any folder above, decode `%20` and read `null` as NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from warehouse import layout
+from warehouse.quoting import sql_path, sql_text
+from warehouse.schema import TABLES, Column, Table
+
+if TYPE_CHECKING:
+    from warehouse.survey import Survey
+
+_MANIFEST_COLUMNS = {
+    "kind": "kind",
+    "parents": "parents",
+    "model": "model.name",
+    "revision": "model.revision",
+    "weights_hash": "model.weights_hash",
+    "body_hash": "model.body_hash",
+    "architecture": "model.architecture",
+    "untrained": "model.untrained",
+    "dtype": "model.dtype",
+    "store_dtype": "store_dtype",
+    "n_layers": "model.n_layers",
+    "dataset": "data.dataset",
+    "config": "data.config",
+    "split": "data.split",
+    "n_examples": "counts.examples",
+    "n_sequences": "counts.sequences",
+    "n_tokens": "counts.tokens",
+    "n_predictions": "counts.predictions",
+    "mean_loss": "mean_loss",
+    "perplexity": "perplexity",
+    "tables": "counts.rows",
+    "bytes": "bytes",
+    "created_at": "created_at",
+    "seconds": "seconds",
+    "schema_version": "schema_version",
+}
+"""Where the manifest keeps each column of `runs`."""
+
+_FROM_JSON = {
+    "body_hash": "coalesce({group} ->> '$.{leaf}', {group} ->> '$.weights_hash')",
+    "untrained": "coalesce(({group} -> '$.{leaf}')::VARCHAR[], [])",
+    "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
+    "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
+}
+"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3, `body_hash` not before 4."""
+
+
+_VECTOR_COLUMNS = {
+    "name": ("VARCHAR", "sql_name"),
+    "model": ("VARCHAR", "model"),
+    "side": ("VARCHAR", "side"),
+    "site": ("VARCHAR", "site"),
+    "layer": ("BIGINT", "layer"),
+    "width": ("BIGINT", "width"),
+    "heads": ("BIGINT", "heads"),
+    "rows": ("BIGINT", "list_sum((runs -> '$.*.rows')::BIGINT[])::BIGINT"),
+    "runs": ("VARCHAR[]", "json_keys(runs)"),
+    "dtype": ("VARCHAR", "dtype"),
+    "centred": ("BOOLEAN", "centred"),
+    "metric": ("VARCHAR", "metric"),
+    "search": ("VARCHAR", "coalesce(index ->> 'kind', 'exact')"),
+    "recall": ("DOUBLE", "coalesce((index ->> 'recall')::DOUBLE, 1)"),
+}
+"""What `vector_tables` tells of a table, and where its info keeps that."""
+
+
+_RUN_ID = "regexp_extract(filename, '/{prefix}([^/]*){below}$', 1)"
+"""A run's name from the path of one of its files."""
+
+
+def texts(root: Path, found: Survey) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
+    """Name → (query, comment, columns), in an order in which each finds those it needs."""
+    root = root.absolute()
+    sound = {name: s for name, s in found.items() if s.fault is None}
+    listed = len(sound) < len(found) or "\\" in str(root)
+    made = {}
+    for table in TABLES.values():
+        runs = [layout.run_dir(root, n) for n, s in sound.items() if not table.stored or table.name in s.tables]
+        below = f"{table.name}/*.parquet" if table.stored else layout.MANIFEST
+        files = [p for run in runs for p in sorted(run.glob(below))]
+        pattern = sql_path(root, f"{layout.RUN_PREFIX}*/{below}")
+        made[table.name] = (
+            _table(table, _list(files) if listed else pattern, bool(files)),
+            f"One row is {table.row}",
+            table.columns,
+        )
+    made["vector_tables"] = (_vector_tables(root), "One row is a vector table, which traces index makes", ())
+    made["damaged_runs"] = (_damaged(found), "One row is a run that is left out of all views, and why", ())
+    for path in sorted((layout.data_dir("sql") / "views").glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        made[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
+    return made
+
+
+def parquet_files(files: Iterable[Path]) -> str:
+    """SQL for the rows of Parquet files, each named as it is."""
+    return _parquet(_list(files))
+
+
+def manifests(files: Iterable[Path]) -> str:
+    """SQL for the rows of `runs` that these manifests are."""
+    return _runs(_list(files))
+
+
+def _list(files: Iterable[Path]) -> str:
+    return f"[{', '.join(sql_text(str(p)) for p in files)}]"
+
+
+def _parquet(files: str) -> str:
+    return f"read_parquet({files}, hive_partitioning = false, union_by_name = true)"
+
+
+def _table(table: Table, files: str, has_rows: bool) -> str:
+    if not has_rows:
+        return _empty({c.name: c.sql for c in table.columns})
+    if not table.stored:
+        return _runs(files)
+    run_id = _RUN_ID.format(prefix=layout.RUN_PREFIX, below="/[^/]*/[^/]*")
+    names = ",\n".join(f"    {run_id} AS run_id" if c.name == "run_id" else f"    {c.name}" for c in table.columns)
+    return f"SELECT\n{names}\nFROM {_parquet(files)}\n"
+
+
+def _empty(types: dict[str, str]) -> str:
+    columns = ",\n".join(f"    NULL::{kind} AS {name}" for name, kind in types.items())
+    return f"SELECT\n{columns}\nWHERE false\n"
+
+
+def _runs(files: str) -> str:
+    groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
+    nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}
+    types = {c.name: c.sql for c in TABLES["runs"].columns}
+    plain = {g: types[g] for g in groups if g not in nested}
+    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in (plain | nested).items())
+    columns = [f"    {_RUN_ID.format(prefix=layout.RUN_PREFIX, below='/[^/]*')} AS run_id"]
+    for name, path in _MANIFEST_COLUMNS.items():
+        group, _, leaf = path.partition(".")
+        value = _FROM_JSON.get(name, f"({{group}} ->> '$.{{leaf}}')::{types[name]}").format(group=group, leaf=leaf)
+        columns.append(f"    {value} AS {name}" if leaf else f"    {name}")
+    names = ",\n".join(columns)
+    return (
+        f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured', "
+        "hive_partitioning = false, maximum_object_size = 1073741824)\n"
+    )
+
+
+def _damaged(found: Survey) -> str:
+    rows = [f"({sql_text(_printable(name))}, {sql_text(s.fault)})" for name, s in found.items() if s.fault is not None]
+    if not rows:
+        return _empty({"run_id": "VARCHAR", "reason": "VARCHAR"})
+    return f"SELECT run_id, reason\nFROM (VALUES {', '.join(rows)}) AS t(run_id, reason)\n"
+
+
+def _printable(text: str) -> str:
+    """The same, with \\ and a number for what is not Unicode."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _vector_tables(root: Path) -> str:
+    """The infos that can be read: `vectors.tables` says which those are."""
+    from warehouse.vectors.tables import sound_infos
+
+    sound = sound_infos(root)
+    if not sound:
+        return _empty({name: kind for name, (kind, _) in _VECTOR_COLUMNS.items()})
+    columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
+    read = {"runs": "JSON", "index": "JSON"} | {
+        source: kind for _, (kind, source) in _VECTOR_COLUMNS.items() if source.isidentifier()
+    }
+    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
+    return (
+        f"SELECT\n{columns}\nFROM read_json({_list(sound)}, columns = {{{spec}}}, "
+        "format = 'unstructured', hive_partitioning = false)\n"
+    )
