@@ -188,7 +188,7 @@ def test_killed_at_many_points_it_can_be_repeated(shards: Path, tmp_path: Path) 
         root = shutil.copytree(shards, tmp_path / f"runs{n}")
         process = context.Process(target=_merge, args=(str(root), n))
         process.start()
-        process.join(60)
+        process.join(300)
         code = process.exitcode
         there = run_dir(root, "w").exists()
         points.append(there)
