@@ -78,6 +78,8 @@ def shown(found: object, most: int = 1000) -> str:
     terminal would obey."""
     text = str(found)
     text = text if len(text) <= most else f"{text[:most]}…"
+    if text.isprintable():  # as nearly all are: readers name every row, in case it is a bad one
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -297,3 +297,19 @@ def test_other_columns_are_kept_as_json_that_any_parser_reads(capture_tiny: Call
     assert store.query("SELECT json_extract_string(metadata, '$.big') FROM examples").fetchone() == (
         "123456789012345678901234567890",
     )
+
+
+def test_a_template_is_text_from_a_file(tmp_path: Path) -> None:
+    from capture.capture_cli import _template
+
+    (tmp_path / "t.txt").write_bytes("\ufeff{question}\n{choices}\n".encode())
+    assert _template(str(tmp_path / "t.txt")) == "{question}\n{choices}"
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9")
+    for given, message in {
+        "": "^--template is empty",
+        str(tmp_path): "is a folder",
+        str(tmp_path / "latin.txt"): r"latin\.txt, line 2 is not UTF-8",
+        str(tmp_path / "l.txt"): r"Did you mean .*t\.txt",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            _template(given)
