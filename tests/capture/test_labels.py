@@ -115,12 +115,12 @@ def test_labels_are_rows_of_the_run_and_part_of_what_it_is(
     load_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, root = tmp_path / "moods.csv", tmp_path / "runs"
-    path.write_text("text,mood,weather\n" + "".join(f"The lamp {i}.,{m},fog\n" for i, m in enumerate("abcaba" * 9)))
+    path.write_text("text,mood,weather\n" + "".join(f"The lamp {i}.,{m},fog\n" for i, m in enumerate("abcaba" * 5)))
     loaded, options = load_tiny(), next_token.Options(capture="hidden", batch_tokens=16)
     monkeypatch.setattr(job, "_SHARD_TOKENS", 50)
 
     def stop(progress: job.Progress) -> None:
-        if progress.tokens > 200:
+        if progress.tokens > 100:
             raise KeyboardInterrupt
 
     def run(column: str | None, run_id: str, report: Any = lambda p: None) -> TraceStore:
@@ -130,7 +130,7 @@ def test_labels_are_rows_of_the_run_and_part_of_what_it_is(
 
     labels = "SELECT label_id, label FROM labels JOIN examples USING (example_id) ORDER BY idx"
     store = run("mood", "moods")
-    assert store.query(labels).fetchall() == 9 * [(0, "a"), (1, "b"), (2, "c"), (0, "a"), (1, "b"), (0, "a")]
+    assert store.query(labels).fetchall() == 5 * [(0, "a"), (1, "b"), (2, "c"), (0, "a"), (1, "b"), (0, "a")]
     assert {m for (m,) in store.query("SELECT metadata FROM examples").fetchall()} == {'{"weather": "fog"}'}
     with pytest.raises(KeyboardInterrupt):
         run("mood", "stopped", stop)
