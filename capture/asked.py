@@ -121,6 +121,6 @@ def tokens(max_len: str) -> int | None:
     """--max-len as a number; None: `auto`. Raises UsageError."""
     if max_len == "auto":
         return None
-    if not max_len.isdecimal() or int(max_len) < 2:
-        raise UsageError(f"--max-len {max_len}: use 'auto' or a number of tokens from 2 up.")
+    if not max_len.isdecimal() or len(max_len) > 9 or int(max_len) < 2:
+        raise UsageError(f"--max-len {max_len[:20]}: use 'auto' or a number of tokens from 2 up.")
     return int(max_len)

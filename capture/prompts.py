@@ -15,6 +15,7 @@ import numpy as np
 from capture.batches import Part, Sequence, Tokenized, altering, check_ids, encode, grouped
 from capture.continuations import Continuation
 from capture.data.example import Example
+from capture.failures import one_line
 from warehouse.errors import UsageError
 
 TEMPLATE = "{question}\nChoices:\n{choices}\nAnswer:"
@@ -66,7 +67,10 @@ class Prompting:
         if not self.chat:
             return text
         turns = [{"role": "user", "content": text}]
-        found: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            found: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as e:  # a template is a program of its own
+            raise UsageError(f"{self.name}: its chat template fails on question {row.source_id}: {one_line(e)}") from e
         return found
 
     def tokenize(self, examples: Iterable[Example]) -> Iterator[Tokenized]:

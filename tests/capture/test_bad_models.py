@@ -19,6 +19,7 @@ import zoo
 from transformers import BartForConditionalGeneration, ByT5Tokenizer, CanineTokenizer, LlamaForCausalLM
 
 from capture import finetune, lens, models
+from capture.asked import tokens
 from capture.body import padding_id
 from capture.data.prompt_sets import open_prompts
 from capture.data.text import open_text
@@ -116,6 +117,23 @@ def test_choices_and_targets_are_looked_up_too(tmp_path: Path, folder: Callable[
     bart.generation_config.decoder_start_token_id = 999
     with nothing_left(root), pytest.raises(UsageError, match="begin with token 999 .*embedding has 400 rows"):
         next_token.run(seq2seq, source(target), options, root=root, run_id="r")
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% for", "{{ messages[9].x.y }}"])
+def test_a_chat_template_that_fails_is_one_line(tmp_path: Path, load_tiny: Callable, template: str) -> None:
+    from capture.data.example import Choice, Example, Row
+    from capture.prompts import Prompting
+
+    words = models.load(load_tiny().name, device="cpu").tokenizer
+    words.chat_template = template
+    loaded, root = replace(load_tiny(), tokenizer=words), tmp_path / "runs"
+    with nothing_left(root), pytest.raises(UsageError, match="its chat template fails on 'A lamp'") as e:
+        generate.run(loaded, open_prompts(["A lamp"]), generate.Options(max_new_tokens=2), root=root, run_id="r")
+    row = Row("q1", "What is lit?", choices=(Choice("A", "a lamp"), Choice("B", "the sea")))
+    asked = Example(open_prompts(["x"]), row, "0")
+    with pytest.raises(UsageError, match="its chat template fails on question q1") as f:
+        Prompting(words, "tiny", chat=True).prompt(asked)
+    assert "\n" not in f"{e.value}{f.value}"
 
 
 def test_ids_that_the_tokenizer_has_no_token_for_have_an_empty_text(
@@ -294,6 +312,12 @@ def test_predictions_that_are_not_numbers_are_refused(
 def test_numbers_that_no_computer_counts_to(kind: Any, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         kind(**options)
+
+
+@pytest.mark.parametrize("word", ["9" * 5000, "-1", "1", "nan", "1e3"])
+def test_lengths_that_are_none(word: str) -> None:
+    with pytest.raises(UsageError, match="--max-len .*use 'auto' or a number of tokens from 2 up"):
+        tokens(word)
 
 
 @pytest.mark.parametrize("options", [{"temperature": x} for x in (math.nan, math.inf, -1.0, 1e-320)] + [
