@@ -8,6 +8,7 @@ or the new one; nobody ever holds it open for writing, since DuckDB would then l
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 import warnings
@@ -20,7 +21,7 @@ import duckdb
 import filelock
 
 from warehouse import layout
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import DamagedRun, NotFound, TracesError, UsageError
 from warehouse.files import sweep, temporary_beside
 from warehouse.quoting import sql_text
 from warehouse.survey import Survey, from_json, is_current, survey, to_json
@@ -38,18 +39,17 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _STATE_VIEW = "catalog_state"
-
-
-class DamagedRun(UserWarning):
-    """A run that is left out of the views, and why."""
+_OF_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
+"""What DuckDB's errors over damaged files speak of."""
 
 
 class Warehouse:
     """All runs below a root. `sql` asks, `run` opens one run's tensors; closes with `close` or as a context manager."""
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, *, every_file: bool = False) -> None:
         """Opens the warehouse at `root` (default: `$TRACES_HOME`, else `./runs`), making its views where they are missing
-        or out of date. Raises UsageError where there is no such folder."""
+        or out of date. Runs that are damaged are left out of them, which a warning tells; with `every_file`, files that have changed
+        beside a manifest that has not are noticed too. Raises UsageError where there is no such folder."""
         self.root = layout.find_root(root)
         self._vectors: Opened | None = None
         self._opened: dict[str, tuple[tuple[int, int], TraceStore]] = {}
@@ -58,23 +58,31 @@ class Warehouse:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
-        self._open(_known(self.root))
+        self._open(_known(self.root), every_file)
 
-    def _open(self, known: Survey | None) -> None:
+    def _open(self, known: Survey | None, every_file: bool) -> None:
         """Opens the views, made anew where they are not those of the runs that are there. `known`: what the catalog knows."""
-        found = known
+        if known is not None and is_current(self.root, known, every_file):
+            self._use(known, _attach(self.root / layout.CATALOG))
+        else:
+            self._make(known)
+
+    def _make(self, known: Survey | None) -> None:
+        """Makes the views anew, and opens them."""
         try:
-            if found is None or not is_current(self.root, found):
-                found = refresh(self.root, found)
-            self._connection = _attach(self.root / layout.CATALOG)
+            found = refresh(self.root, known)
+            con = _attach(self.root / layout.CATALOG)
         except OSError:  # somebody else's folder, which we may only read: the views are made in memory
-            found = survey(self.root, found or {})
-            self._connection = duckdb.connect()
-            _create_views(self._connection, self.root, found)
+            con = duckdb.connect()
+            found = _create_views(con, self.root, survey(self.root, known or {}))
+        self._use(found, con)
+
+    def _use(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
+        self._connection = con
         self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
         """Runs that are left out of the views, and why."""
         for name, fault in self.damaged.items():
-            warnings.warn(f"run '{name}' is left out: {fault}", DamagedRun, stacklevel=3)
+            warnings.warn(f"run '{name}' is left out: {fault}", DamagedRun, stacklevel=5)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -96,7 +104,8 @@ class Warehouse:
 
     def _leave_out(self, error: duckdb.Error) -> bool:
         """Looks for the runs that an error may be about; returns whether there is one more that is left out now."""
-        if isinstance(error, duckdb.ProgrammingError) and not isinstance(error, duckdb.InvalidInputException):
+        about_files = isinstance(error, duckdb.InvalidInputException | duckdb.OperationalError | duckdb.InternalError)
+        if not about_files or not _OF_FILES.search(str(error)):
             return False  # a wrong query
         known = _known(self.root) or {}
         quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
@@ -104,9 +113,7 @@ class Warehouse:
         if not _faults(found) > self.damaged.keys():
             return False
         self._connection.close()
-        with contextlib.suppress(OSError):
-            refresh(self.root, found)
-        self._open(found)
+        self._make(found)
         return True
 
     def run(self, run_id: str) -> TraceStore:
@@ -352,8 +359,10 @@ def _state(root: Path) -> str:
     """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/`, which vector tables there are."""
     import hashlib
 
-    made = texts(root, {})
-    return hashlib.sha256(repr(sorted((name, query) for name, (query, _, _) in made.items())).encode()).hexdigest()[:16]
+    made = {name: query for name, (query, _, _) in texts(root, {}).items()}
+    return hashlib.sha256(
+        repr((str(root.absolute()), sorted(made.items()))).encode(errors="backslashreplace")
+    ).hexdigest()[:16]
 
 
 def _known(root: Path) -> Survey | None:

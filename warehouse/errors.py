@@ -54,5 +54,9 @@ class NewerSchema(TracesError):
         )
 
 
+class DamagedRun(UserWarning):
+    """A run that is left out of the views, and why."""
+
+
 class CorruptRun(TracesError):
     """A file of a run that is missing, cut short or altered."""

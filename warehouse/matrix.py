@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from warehouse import layout, sites
 from warehouse.errors import NotFound, UsageError
 from warehouse.sites import Key
+from warehouse.statements import check_one_question
 from warehouse.store import TraceStore
 
 if TYPE_CHECKING:
@@ -202,11 +203,9 @@ class Picked:
 
     def __init__(self, wh: Warehouse, query: str, side: str | None = None) -> None:
         """Raises UsageError where the query has no keys; DuckDB's own error where it is wrong."""
-        relation = wh.sql(query)
-        if relation is None:
-            raise UsageError("The query has no answer: a SELECT is needed.")
+        check_one_question(wh.connection, query)
         self.wh, self.side = wh, side
-        self.answer = keys_of(relation.to_arrow_table())
+        self.answer = keys_of(wh.attempt(lambda: wh.sql(query).to_arrow_table()))
         if not len(self.answer):
             raise UsageError("The query picks no tokens.")
         self.store = wh.opened(self.answer["run_id"][0].as_py())

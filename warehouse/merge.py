@@ -27,7 +27,7 @@ from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageE
 from warehouse.files import delete, file_checksum, link_or_copy
 from warehouse.losses import mean_loss, perplexity
 from warehouse.manifest import Counts, Manifest
-from warehouse.quoting import sql_path
+from warehouse.quoting import sql_parquet
 from warehouse.removal import locked_for_removal, remove
 from warehouse.schema import SCHEMA_VERSION, STORED
 from warehouse.sealed import Sealed
@@ -277,12 +277,10 @@ def _check_files(shard: Shard) -> None:
 
 def _check_data(shards: list[Shard]) -> None:
     """The examples of all, in the order of the data, must be those that each shard says the data has."""
-    files = ", ".join(sql_path(s.folder / layout.table_name("examples")) for s in shards)
+    files = sql_parquet(s.folder / layout.table_name("examples") for s in shards)
     digest = xxhash.xxh3_128()
     with duckdb.connect(config={"memory_limit": "1GB"}) as con:
-        answer = con.sql(
-            f"SELECT example_id, text FROM read_parquet([{files}], hive_partitioning = false) ORDER BY idx"
-        )
+        answer = con.sql(f"SELECT example_id, text FROM {files} ORDER BY idx")
         while rows := answer.fetchmany(4096):
             for example_id, text in rows:
                 digest.update(f"{example_id}\x1f{text}\x1e".encode())

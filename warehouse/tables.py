@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.files import sync_file
-from warehouse.quoting import sql_path
+from warehouse.quoting import sql_parquet
 from warehouse.schema import STORED, arrow_schema
 
 ROW_GROUP = 122_880
@@ -58,10 +58,9 @@ def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -
 
     schema = arrow_schema(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    files = ", ".join(sql_path(p) for p in parts)
     config: dict[str, Any] = {"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)}
     with duckdb.connect(config=config) as con, pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
-        rows = con.sql(f"SELECT * FROM read_parquet([{files}]) ORDER BY {', '.join(STORED[name].sort_key)}")
+        rows = con.sql(f"SELECT * FROM {sql_parquet(parts)} ORDER BY {', '.join(STORED[name].sort_key)}")
         count = 0
         for batch in rows.to_arrow_reader(ROW_GROUP):
             count += batch.num_rows

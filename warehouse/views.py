@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse import layout
-from warehouse.quoting import sql_path, sql_text
+from warehouse.quoting import sql_paths, sql_pattern, sql_text
 from warehouse.schema import TABLES, Column, Table
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def texts(root: Path, found: Survey) -> dict[str, tuple[str, str, tuple[Column, 
         runs = [layout.run_dir(root, n) for n, s in sound.items() if not table.stored or table.name in s.tables]
         below = f"{table.name}/*.parquet" if table.stored else layout.MANIFEST
         files = [p for run in runs for p in sorted(run.glob(below))]
-        pattern = sql_path(root, f"{layout.RUN_PREFIX}*/{below}")
+        pattern = sql_pattern(root, f"{layout.RUN_PREFIX}*/{below}")
         made[table.name] = (
-            _table(table, _list(files) if listed else pattern, bool(files)),
+            _table(table, sql_paths(files) if listed else pattern, bool(files)),
             f"One row is {table.row}",
             table.columns,
         )
@@ -105,16 +105,12 @@ def texts(root: Path, found: Survey) -> dict[str, tuple[str, str, tuple[Column, 
 
 def parquet_files(files: Iterable[Path]) -> str:
     """SQL for the rows of Parquet files, each named as it is."""
-    return _parquet(_list(files))
+    return _parquet(sql_paths(files))
 
 
 def manifests(files: Iterable[Path]) -> str:
     """SQL for the rows of `runs` that these manifests are."""
-    return _runs(_list(files))
-
-
-def _list(files: Iterable[Path]) -> str:
-    return f"[{', '.join(sql_text(str(p)) for p in files)}]"
+    return _runs(sql_paths(files))
 
 
 def _parquet(files: str) -> str:
@@ -179,6 +175,6 @@ def _vector_tables(root: Path) -> str:
     }
     spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
     return (
-        f"SELECT\n{columns}\nFROM read_json({_list(sound)}, columns = {{{spec}}}, "
+        f"SELECT\n{columns}\nFROM read_json({sql_paths(sound)}, columns = {{{spec}}}, "
         "format = 'unstructured', hive_partitioning = false)\n"
     )
