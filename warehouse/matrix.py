@@ -75,6 +75,12 @@ class Places:
             stores.append(store)
         return cls(stores, shards, shard, row)
 
+    @classmethod
+    def of_store(cls, store: TraceStore, tokens: pa.Table, key: Key) -> Places:
+        """The same for tokens of one run, whatever their run_id says."""
+        names, shard, row = _in_run(store, tokens, key)
+        return cls([store], [(0, name) for name in names], shard, row)
+
     def dtype(self, key: Key) -> np.dtype:
         """What holds the rows of all shards: the stored dtype, or float32 where shards differ, of several runs or of one whose
         tensor was promoted."""

@@ -48,11 +48,21 @@ def remove(root: Path, run_id: str) -> None:
     trash = layout.trash_dir(root)
     trash.mkdir(parents=True, exist_ok=True)
     for folder in folders_of(root, run_id):
-        gone = trash / uuid.uuid4().hex
-        folder.rename(gone)
+        folder.rename(trash / uuid.uuid4().hex)
         sync_folder(folder.parent)
-        delete(gone)
+    empty_trash(root)
     forget(root, run_id)
+
+
+def empty_trash(root: Path) -> list[Path]:
+    """Deletes what is out of sight, that of processes that died on the way included, and returns what it was."""
+    trash = layout.trash_dir(root)
+    if (root / layout.STAGING).is_symlink() or trash.is_symlink() or not trash.is_dir():
+        return []
+    gone = sorted(trash.iterdir())
+    for path in gone:
+        delete(path)
+    return gone
 
 
 def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -60,15 +70,13 @@ def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list
     can go on. `note` is told of what cannot be deleted."""
     folders = [root, *layout.prepared_dirs(root), *(layout.vectors_dir(root) / m for m in layout.vector_folders(root))]
     found = [path for folder in folders for path in sweep(folder)]
-    staging, trash = root / layout.STAGING, layout.trash_dir(root)
+    staging = root / layout.STAGING
     if staging.is_dir() and not staging.is_symlink():
         found += [*sweep(staging), *_staged_for_nothing(root)]
-        for path in sorted(trash.iterdir()) if trash.is_dir() and not trash.is_symlink() else ():
-            try:
-                delete(path)
-                found.append(path)
-            except OSError as e:
-                note(f"warning: {path} cannot be deleted: {e.strerror}")
+    try:
+        found += empty_trash(root)
+    except OSError as e:
+        note(f"warning: {layout.trash_dir(root)} cannot be emptied: {e}")
     return [str(path.relative_to(root)) for path in found]
 
 

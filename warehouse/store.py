@@ -406,6 +406,8 @@ class TraceStore:
     def blob(self, name: str) -> Blob:
         """A shard of this run by its path in the run's folder."""
         if name not in self._blobs:
+            if name not in self.meta.file_infos or layout.table_of_file(name) is not None:
+                raise CorruptRun(f"{self.path}: its tensor index tells of {name!r}, which is no blob of this run.")
             self._blobs[name] = Blob(self.path / name)
         return self._blobs[name]
 

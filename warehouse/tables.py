@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from warehouse.files import sync_file
 from warehouse.quoting import sql_parquet
@@ -46,6 +47,19 @@ def rewrite_part(source: Path, target: Path, change: Callable[[pa.Table], pa.Tab
         for batch in file.iter_batches(ROW_GROUP):
             writer.write_table(change(pa.Table.from_batches([batch])))
     sync_file(target)
+
+
+def examples_hash(files: Iterable[Path]) -> str:
+    """xxh3-128 over every example's id and text, in the order of the data, in hex; `files`: of the table `examples`."""
+    import duckdb
+
+    digest = xxhash.xxh3_128()
+    with duckdb.connect(config={"memory_limit": "1GB"}) as con:
+        answer = con.sql(f"SELECT example_id, text FROM {sql_parquet(files)} ORDER BY idx")
+        while rows := answer.fetchmany(4096):
+            for example_id, text in rows:
+                digest.update(f"{example_id}\x1f{text}\x1e".encode())
+    return digest.hexdigest()
 
 
 def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:
