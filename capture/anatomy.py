@@ -26,6 +26,7 @@ from capture.body import Body
 from capture.derive import derivation
 from capture.probe import Attention, Call, Probe, State, attention_calls, probe
 from capture.stream import Places, Tap, find_streams
+from capture.windows import window
 from warehouse.errors import TracesError
 from warehouse.manifest import LayerAttention
 
@@ -34,6 +35,8 @@ PROVEN_TOKENS = 48
 longer."""
 _PROVEN_WINDOW = 1024
 """And on more tokens than a window has, where it is so wide at most."""
+_LEAST = 12
+"""Tokens that a model must be able to read, so that it can be looked at."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,11 @@ class Anatomy:
 
 def examine(model: Any) -> Anatomy:
     """Raises TracesError where the model's blocks cannot be made out: then nothing of it can be recorded."""
+    reads = min((n for n in window(model) if n is not None), default=_LEAST)
+    if reads < _LEAST:
+        raise TracesError(
+            f"{type(model).__name__} reads at most {reads} tokens, and what it is made of is found out on {_LEAST}."
+        )
     body = Body(model)
     seen = probe(body)
     factors = (1.0, *_numbers(model.config.to_dict()))
@@ -320,8 +328,7 @@ def _proven(body: Body, stack: Stack) -> Stack:
         return stack
     windows = [x.attends.window for x in stack.layers if x.attends is not None and x.attends.window is not None]
     length = max(PROVEN_TOKENS, *(w + 9 for w in windows if w <= _PROVEN_WINDOW), 0)
-    limit = getattr(body.model.config.get_text_config(), "max_position_embeddings", None)
-    calls = attention_calls(body, min(length, limit - 9 if isinstance(limit, int) and limit > 32 else length))
+    calls = attention_calls(body, min((length, *(n for n in window(body.model) if n is not None))))
     layers, worst = [], stack.attention_error
     for layer in stack.layers:
         if layer.attends is not None and layer.attention in calls:

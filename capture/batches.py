@@ -131,10 +131,15 @@ class Tokenizing:
     """The field of an example's metadata that an encoder-decoder's decoder is given."""
     start_id: int | None = None
     """What the decoder begins with."""
+    target_len: int | None = None
+    """The most tokens of what the decoder is given, its first among them."""
 
     def sequencing(self) -> Sequencing:
-        sides = ("dec", "enc") if self.target_column is not None else (self.side,)
-        return Sequencing(partial(tokenize, how=self), sides, self.max_len)
+        if self.target_column is None:
+            return Sequencing(partial(tokenize, how=self), (self.side,), self.max_len)
+        both = self.max_len is not None and self.target_len is not None
+        longest = max(self.max_len or 0, self.target_len or 0) if both else None
+        return Sequencing(partial(tokenize, how=self), ("dec", "enc"), longest)
 
 
 def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized]:
@@ -158,14 +163,17 @@ def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized
                 )
             ]
         for (idx, example), part, target in zip(group, parts, targets, strict=True):
-            limit = how.max_len or max(len(part), len(target or ()), 1)
+            limit = how.max_len or max(len(part), 1)
+            target_limit = how.target_len or len(target or ())
             cuts = range(0, len(part), limit) if how.chunk else range(0, min(len(part), 1), limit)
             sequences = [
-                Sequence(example, seq, _sides(how.side, part.cut(at, at + limit), target and target.cut(0, limit)))
+                Sequence(
+                    example, seq, _sides(how.side, part.cut(at, at + limit), target and target.cut(0, target_limit))
+                )
                 for seq, at in enumerate(cuts)
             ]
-            longest = max(len(part), len(target or ()))
-            yield Tokenized(idx, example, sequences, not how.chunk and longest > limit, alters(example.text))
+            truncated = (not how.chunk and len(part) > limit) or len(target or ()) > target_limit
+            yield Tokenized(idx, example, sequences, truncated, alters(example.text))
 
 
 def grouped(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
@@ -247,6 +255,18 @@ def encode(
         types = encoded["token_type_ids"][i] if pairs is not None and "token_type_ids" in encoded else None
         found.append(Part(ids, start, end, words, added, None if types is None else np.asarray(types, np.int64)))
     return found
+
+
+def check_ids(ids: np.ndarray, vocabulary: int, tokenizer: Any, name: str, where: str) -> None:
+    """Raises UsageError where a token has no row in the embedding of the model `name`, which has `vocabulary` of them."""
+    beyond = ids[(ids < 0) | (ids >= vocabulary)]
+    if len(beyond):
+        first = int(beyond[0])
+        raise UsageError(
+            f"{where}: the tokenizer of {name} gives {tokenizer.convert_ids_to_tokens(first)!r} the id {first}; it has "
+            f"{len(tokenizer):,} tokens, and the model's embedding has {vocabulary:,} rows. They don't belong together: use the "
+            "tokenizer that the model was trained with."
+        )
 
 
 def _started(part: Part, start_id: int | None) -> Part:

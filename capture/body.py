@@ -124,10 +124,23 @@ class Body:
         with torch.no_grad():
             batch = self(dict.fromkeys(self.sides, (torch.cat([ids, other, start]), mask))).last
             alone = self(dict.fromkeys(self.sides, (ids[:, :7], mask[:1, :7]))).last
+        if any(not bool(x.isfinite().all()) for x in alone.values()):
+            raise TracesError(_why_not_finite(self.model))
         x = batch["dec"]
         causal = self.encoder_decoder or _same(x[0, :-1], x[1, :-1], _SEEN.get(x.dtype, _SEEN_HALF))
         pads = all(_same(x[0], batch[side][2, :7], _PADDED.get(x.dtype, _PADDED_HALF)) for side, x in alone.items())
         return causal, pads
+
+
+def _why_not_finite(model: Any) -> str:
+    broken = [name for name, w in model.state_dict().items() if not bool(w.isfinite().all())]
+    if broken:
+        of = f"NaN or infinity in {broken[0]}{f' and {len(broken) - 1} more' if len(broken) > 1 else ''}"
+        return f"{type(model).__name__}: its weights hold {of}, so that it computes nothing. Get the model again."
+    return (
+        f"{type(model).__name__} computes NaN or infinity in {str(model.dtype).removeprefix('torch.')}. Its weights are finite: "
+        "try --dtype float32."
+    )
 
 
 def _same(x: torch.Tensor, y: torch.Tensor, allowed: float) -> bool:
@@ -136,7 +149,10 @@ def _same(x: torch.Tensor, y: torch.Tensor, allowed: float) -> bool:
 
 
 def padding_id(model: Any) -> int:
-    return getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    """A token to fill up shorter sequences with: the model's own, or 0 where it names none that it has. Which one it is makes no
+    difference, as padding is masked and comes last."""
+    found = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return found if isinstance(found, int) and 0 <= found < vocabulary_size(model) else 0
 
 
 def vocabulary_size(model: Any) -> int:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def note(text: str) -> None:
-    typer.echo(text, err=True)
+    """Prints on standard error. Characters that steer a terminal are shown, not sent: names in messages come from files."""
+    typer.echo("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text), err=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,11 @@ from capture.anatomy import Anatomy, Stack
 from capture.body import vocabulary_size
 from capture.data.example import Source
 from capture.derive import tolerance
+from capture.gguf import is_gguf
 from capture.listen import implementation
 from capture.versions import versions
 from warehouse import layout, sites
+from warehouse.losses import perplexity
 from warehouse.manifest import Counts, DataInfo, LayerAttention, Manifest, ModelInfo, SiteInfo, StackInfo
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
@@ -38,7 +39,13 @@ def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
             "model": identity["model"] | {"device": identity["model"]["device"].partition(":")[0]},
         }
     digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
-    words = [Path(model).name.removesuffix(".gguf"), source.dataset, *([source.split] if source.split else []), digest]
+    stem = Path(model).name
+    words = [
+        stem[: -len(".gguf")] if is_gguf(stem) else stem,
+        source.dataset,
+        *([source.split] if source.split else []),
+        digest,
+    ]
     name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
     return layout.check_run_name(sharding.run_name(name.strip("-.")[:100], shard))
 
@@ -140,7 +147,7 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
         files=published.files,
         versions=versions(),
         mean_loss=mean_loss,
-        perplexity=None if mean_loss is None else math.exp(mean_loss),
+        perplexity=perplexity(mean_loss),
     )
 
 

@@ -91,7 +91,10 @@ def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tens
     log_sum = -p.gather(1, top_ids[:, :1]).log()
     true_log = (true_logit - peak - log_sum)[:, 0]
     top_probs = (top_logits - peak - log_sum).exp()
-    entropy = (log_sum[:, 0] - torch.mul(p, logits, out=scratch).sum(1)).clamp_(min=0)
+    surprise = torch.mul(p, logits, out=scratch).sum(1)
+    if bool(surprise.isnan().any()):  # a token that cannot come adds nothing, and 0 times its infinite logit is NaN
+        surprise = scratch.nan_to_num_(nan=0.0).sum(1)
+    entropy = (log_sum[:, 0] - surprise).clamp_(min=0)
     return Reading(true_log.exp(), true_log, true_rank, entropy, log_sum[:, 0], top_ids.to(torch.int32), top_probs)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,16 +26,18 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from capture import models
 from capture.anatomy import Anatomy, examine
-from capture.batches import Sequence
-from capture.body import padding_id
+from capture.batches import Sequence, check_ids
+from capture.body import padding_id, vocabulary_size
 from capture.data.example import Source
 from capture.describe import default_name, model_info
+from capture.failures import is_of_memory, memory_told, one_line
+from capture.job import check_numbers, max_len
 from capture.multiple_choice import check_questions
 from capture.pairs import Pairing
 from capture.versions import versions
-from warehouse import layout
+from warehouse import layout, strict_json
 from warehouse.errors import RunTaken, TracesError, UsageError
-from warehouse.files import write_atomically
+from warehouse.files import delete, write_atomically
 from warehouse.manifest import Counts, DataInfo, Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.tables import to_table
@@ -44,6 +47,8 @@ KIND = "finetune"
 _CHECKPOINTS = "checkpoints"
 _BEGUN = "begun.json"
 _STATE = "trainer_state.json"
+_WEIGHTS = "model.safetensors"
+_CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 _LOGS_AN_EPOCH = 10
 
 
@@ -58,6 +63,14 @@ class Options:
     limit: int | None = None
     """Only the first so many training questions."""
     max_len: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for numbers that nothing can be trained with."""
+        check_numbers(self, {"seed": (1 << 32) - 1})
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: 0 or more.")
+        if not 0 <= self.lr < math.inf:
+            raise UsageError(f"--lr {self.lr}: a number from 0 up.")
 
 
 @dataclass
@@ -95,8 +108,9 @@ def finetune(
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
         raise UsageError(f"{loaded.name} is no encoder: finetune mcq trains encoders on pairs of question and choice.")
-    pairing = Pairing(loaded.tokenizer, loaded.name, options.max_len or loaded.window)
-    questions, held = _questions(train, pairing, options.limit), _questions(held_out, pairing, None)
+    pairing = Pairing(loaded.tokenizer, loaded.name, max_len(loaded, options.max_len))
+    questions = _questions(train, pairing, options.limit, loaded)
+    held = _questions(held_out, pairing, None, loaded)
     base = models.weights_hash(loaded.model)
     identity = {
         "kind": KIND,
@@ -109,10 +123,19 @@ def finetune(
     if layout.run_dir(root, layout.check_run_name(run_id)).exists():
         raise RunTaken(run_id)
     checkpoints = out / _CHECKPOINTS
-    _begin(out, checkpoints, identity)
-    with RunWriter(root, run_id, identity) as writer:
+    less = f"Lower --batch-size (now {options.batch_size}) or --max-len, or add --gradient-checkpointing."
+    with (
+        memory_told(f"train {loaded.name}", less),
+        RunWriter(root, run_id, identity) as writer,
+        _begun(out, checkpoints, identity),
+    ):
         history = _train(loaded, questions, held, options, checkpoints, report)
         model = loaded.model.eval().requires_grad_(False)
+        if broken := next((name for name, w in model.state_dict().items() if not bool(w.isfinite().all())), None):
+            raise TracesError(
+                f"The training of {loaded.name} diverged: {broken} holds NaN or infinity. Delete {out}, and train with a smaller "
+                f"--lr than {options.lr:g}."
+            )
         result = models.weights_hash(model)
         _save(out, loaded, model, models.Finetuned(run_id, result))
         rows = _rows(history, held_out.split or "held out")
@@ -126,7 +149,7 @@ def finetune(
             return _manifest(made, anatomy, train, questions, held, options, base, loaded.name, run_id or "", published)
 
         found = writer.publish(manifest)
-    shutil.rmtree(checkpoints)
+    delete(checkpoints)
     return found
 
 
@@ -150,8 +173,8 @@ class _Questions:
         return sum(s.tokens for pair in self.pairs for s in pair)
 
 
-def _questions(source: Source, pairing: Pairing, limit: int | None) -> _Questions:
-    """Raises UsageError where a question has no answer to learn from."""
+def _questions(source: Source, pairing: Pairing, limit: int | None, loaded: models.Loaded) -> _Questions:
+    """Raises UsageError where there is no question, or one has no answer to learn from, or a token that the model has not."""
     check_questions(source)
     pairs: list[list[Sequence]] = []
     answers: list[int] = []
@@ -166,29 +189,83 @@ def _questions(source: Source, pairing: Pairing, limit: int | None) -> _Question
             raise UsageError(
                 f"{source.origin}: question {row.source_id} has another number of choices than those before it."
             )
+        for sequence in t.sequences:
+            where = f"{source.origin}, question {row.source_id}"
+            check_ids(sequence.parts["enc"].ids, vocabulary_size(loaded.model), loaded.tokenizer, loaded.name, where)
         pairs.append(t.sequences)
         answers.append(row.answer)
         truncated += t.truncated
         digest.update(f"{t.example.example_id}\x1f{row.text}\x1e".encode("utf-8", "surrogatepass") + row.annotations())
+    if not pairs:
+        raise UsageError(f"{source.origin}: there is no question in it.")
     return _Questions(pairs, answers, digest.hexdigest(), truncated)
 
 
-def _begin(out: Path, checkpoints: Path, identity: dict[str, Any]) -> None:
-    """Makes `out` ready to train into. Raises UsageError where it holds a model, or another training that was begun."""
+@contextmanager
+def _begun(out: Path, checkpoints: Path, identity: dict[str, Any]) -> Iterator[None]:
+    """Makes `out` ready to train into, and leaves nothing of it where the training failed before its first checkpoint.
+
+    Raises UsageError where it holds a model, or another training that was begun.
+    """
     begun = checkpoints / _BEGUN
+    made = [p for p in (checkpoints, *checkpoints.parents) if not p.exists()]
     if not begun.is_file():
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty. Choose another --out, or delete it.")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                f"{out} is not {'empty' if out.is_dir() else 'a folder'}. Choose another --out, or delete it."
+            )
         checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(begun, json.dumps(identity, indent=1).encode())
-    elif json.loads(begun.read_text(encoding="utf-8")) != json.loads(json.dumps(identity)):
+    elif _told(begun) != json.loads(json.dumps(identity)):
         raise UsageError(
             f"Another fine-tuning was begun in {out}, with other data or options. Go on with those, choose another --out, or "
             "delete it."
         )
-    for folder in checkpoints.glob("checkpoint-*"):
-        if not (folder / _STATE).is_file():  # written last: without it a kill came first
-            shutil.rmtree(folder)
+    try:
+        yield
+    except BaseException:
+        if made and not _checkpoints(checkpoints):
+            delete(checkpoints)
+            for folder in made[1:]:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
+
+
+def _told(begun: Path) -> Any:
+    try:
+        return strict_json.parse(begun.read_bytes())
+    except ValueError:
+        return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that are whole, the last one last: their state is written after everything else."""
+    found = [p for p in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(p.name) and (p / _STATE).is_file()]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Where to go on from; deletes what a kill has left half written. Raises UsageError for one that a training of ours does not
+    leave: its best weights elsewhere, or pickled."""
+    whole = _checkpoints(folder)
+    for path in folder.glob("checkpoint-*"):
+        if path not in whole:
+            delete(path)
+    if not whole:
+        return None
+    try:
+        best = strict_json.parse((whole[-1] / _STATE).read_bytes())["best_model_checkpoint"]
+        places = [whole[-1], Path(best) if best is not None else whole[-1]]
+    except (ValueError, TypeError, KeyError):
+        places = []
+    inside = all(p.resolve().parent == folder.resolve() and (p / _WEIGHTS).is_file() for p in places)
+    if not places or not inside:
+        raise UsageError(
+            f"{whole[-1]} is not a checkpoint to go on from: it, or the best one that it names, has no {_WEIGHTS} in {folder}. "
+            "Delete it to go on from the one before it, or the whole folder to begin again."
+        )
+    return whole[-1]
 
 
 def _train(
@@ -200,6 +277,7 @@ def _train(
     report: Report,
 ) -> list[dict[str, float]]:
     """Trains the model, goes back to its best epoch, and returns what was measured on the way."""
+    last = _last_checkpoint(checkpoints)
     if options.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     steps = math.ceil(len(questions) / options.batch_size)
@@ -233,8 +311,15 @@ def _train(
         callbacks=[_Watch(report, steps)],
     )
     trainer.remove_callback(PrinterCallback)
-    done = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except Exception as e:  # whatever reading a checkpoint that was altered comes to
+        if last is None or is_of_memory(e) or trainer.state.global_step > int(last.name.rpartition("-")[2]):
+            raise
+        raise UsageError(
+            f"{last} cannot be gone on from: {one_line(e)} Delete it to go on from the one before it, or all of {checkpoints} to "
+            "begin again."
+        ) from e
     found: list[dict[str, float]] = trainer.state.log_history
     return found
 

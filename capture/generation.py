@@ -26,8 +26,10 @@ from transformers import (
 
 from capture import models
 from capture.batches import Batch, Part, Sequence, Tokenized, altering, encode, grouped
-from capture.body import Body, padding_id, probe_ids
+from capture.body import Body, padding_id, probe_ids, vocabulary_size
 from capture.data.example import Example
+from capture.decoding import texts
+from capture.failures import one_line
 from warehouse.errors import UsageError
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -94,7 +96,7 @@ class Chat:
                 return found
             except Exception as e:  # a template is a program of its own: some refuse a system message
                 why = e
-        raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {why}")
+        raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {one_line(why)}")
 
     @property
     def templated(self) -> bool:
@@ -105,9 +107,9 @@ class Chat:
         response would be longer than the model's window."""
         alters = altering(self.loaded.tokenizer)
         for group in grouped(examples):
-            texts = [self.text(e) for _, e in group]
-            parts = encode(self.loaded.tokenizer, texts, special=not self.templated)
-            for (idx, example), text, part in zip(group, texts, parts, strict=True):
+            asked = [self.text(e) for _, e in group]
+            parts = encode(self.loaded.tokenizer, asked, special=not self.templated)
+            for (idx, example), text, part in zip(group, asked, parts, strict=True):
                 end = len(part)
                 while not self.templated and end and part.is_special[end - 1]:
                     end -= 1  # an end token that the tokenizer adds: the model is to go on
@@ -139,7 +141,9 @@ class Generator:
         ends = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
         if ends is None:
             ends = getattr(loaded.tokenizer, "eos_token_id", None)
-        self._ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        size = vocabulary_size(loaded.model)
+        several = ends if isinstance(ends, list | tuple) else [ends]
+        self._ends = [i for i in several if isinstance(i, int) and 0 <= i < size]  # others never come
         self.pads = body.pads and self._proven()
 
     def answers(self, prompts: list[np.ndarray], keys: list[tuple[str, int]]) -> list[np.ndarray]:
@@ -289,13 +293,11 @@ class Completing:
 def _places(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> tuple[np.ndarray, str]:
     """Where the tokens of a response stand in the whole text, (n + 1,) from `at` on, the last being its end; and its text."""
     context = prompt[-_CONTEXT:].tolist()
-    texts: list[str] = tokenizer.batch_decode(
-        [context + answer[:i].tolist() for i in range(len(answer) + 1)], clean_up_tokenization_spaces=False
-    )
-    before = len(texts[0])
+    found = texts(tokenizer, [context + answer[:i].tolist() for i in range(len(answer) + 1)])
+    before = len(found[0])
     # as far as the whole begins with it: a part of a character shows as another one than the character
-    ends = [_common(t, texts[-1]) - before for t in texts]
-    return at + np.maximum.accumulate(np.maximum(ends, 0)), texts[-1][before:]
+    ends = [_common(t, found[-1]) - before for t in found]
+    return at + np.maximum.accumulate(np.maximum(ends, 0)), found[-1][before:]
 
 
 def _common(text: str, other: str) -> int:

@@ -7,9 +7,9 @@ it gives as a function from a batch and its recording to tables; `capture/jobs/`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +22,11 @@ import torch
 
 from capture import batches, describe, means, models
 from capture.anatomy import Anatomy, Stack, examine
-from capture.batches import Batch, Sequencing, Tokenizing
-from capture.data.example import Source
+from capture.batches import Batch, Sequencing, Tokenized, Tokenizing, check_ids
+from capture.body import padding_id, vocabulary_size
+from capture.data.example import Example, Source
 from capture.derive import given_error, tolerance
+from capture.failures import memory_told, pass_told
 from capture.listen import eager
 from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
@@ -44,6 +46,9 @@ _SHARD_TOKENS = 1 << 16
 """Most tokens between two points from which a capture can go on, however little is stored for each."""
 _SHARD_GENERATED = 1 << 12
 """The same where the model generates them: a token then takes several times as long."""
+_LARGEST = {"seed": (1 << 63) - 1}
+_LARGEST_ELSE = (1 << 31) - 1
+"""What a number among the options may be."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,22 @@ class Options:
     shard: str = ""
     """`i/n`: every n-th example, from the i-th on."""
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for numbers that no computer counts to."""
+        check_numbers(self)
+
     @property
     def parents(self) -> list[str]:
         """Runs that something of the capture was taken from, its model apart."""
         return []
+
+
+def check_numbers(options: Any, largest: Mapping[str, int] = _LARGEST) -> None:
+    """Raises UsageError where a whole number among the options, a dataclass, is larger than the field may be."""
+    for f in fields(options):
+        value, most = getattr(options, f.name), largest.get(f.name, _LARGEST_ELSE)
+        if isinstance(value, int) and value > most:
+            raise UsageError(f"--{f.name.replace('_', '-')} {value:.3g}: at most {most:,}.")
 
 
 @dataclass
@@ -197,8 +214,9 @@ def of_kind(prepared: Callable[[models.Loaded, Source, Any], Job]) -> tuple[Run,
         report: Report = no_report,
         note: Callable[[str], None] = no_note,
     ) -> Manifest:
-        found = prepared(loaded, source, options)
-        manifest = _run(found, root, run_id, report)
+        with memory_told(f"run {loaded.name}", _less_memory(options)):
+            found = prepared(loaded, source, options)
+            manifest = _run(found, root, run_id, report)
         if found.indexed:
             fill.add(root, manifest.run_id, asked.chosen(options.index, found.plan.stored), note=note)
             catalog.refresh(root)
@@ -269,10 +287,28 @@ def _run(job: Job, root: Path, run_id: str | None, report: Report) -> Manifest:
             return writer.publish(lambda published: describe.manifest(job, published, model, progress, data_hash))
 
 
+def _less_memory(options: Options) -> str:
+    return (
+        f"Lower --batch-tokens (now {options.batch_tokens:,}), cut texts with --max-len, or compute in a smaller dtype: --dtype "
+        "bfloat16."
+    )
+
+
+def _tokenized(job: Job, examples: Iterable[Example]) -> Iterator[Tokenized]:
+    """Raises UsageError where a token is not in the model's embedding."""
+    loaded, size = job.loaded, vocabulary_size(job.loaded.model)
+    for t in job.sequencing.tokenize(examples):
+        for s in t.sequences:
+            for part in s.parts.values():
+                where = f"{job.source.origin}, example {t.example.row.source_id}"
+                check_ids(part.ids, size, loaded.tokenizer, loaded.name, where)
+        yield t
+
+
 def _forecast(job: Job) -> list[str]:
     n, lengths = 0, list[Mapping[str, int]]()
     growth = 0 if job.generation is None else job.generation.growth
-    for t in job.sequencing.tokenize(Share(job.options.shard).of(islice(job.source.read(), job.options.limit))):
+    for t in _tokenized(job, Share(job.options.shard).of(islice(job.source.read(), job.options.limit))):
         n += 1
         lengths += [{side: len(part) + growth for side, part in s.parts.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
@@ -287,13 +323,12 @@ def _forecast(job: Job) -> list[str]:
     ]
 
 
-def max_len(loaded: models.Loaded, options: Options) -> int | None:
-    """The most tokens of a sequence. Raises UsageError where the model was not made for so many."""
-    if options.max_len is not None and loaded.window is not None and options.max_len > loaded.window:
-        raise UsageError(
-            f"--max-len {options.max_len} is more than {loaded.name} was made for: {loaded.window} tokens."
-        )
-    return options.max_len or loaded.window
+def max_len(loaded: models.Loaded, asked: int | None) -> int | None:
+    """The most tokens of a text. Raises UsageError where the model was not made for so many."""
+    window = loaded.window
+    if asked is not None and window is not None and asked > window:
+        raise UsageError(f"--max-len {asked} is more than {loaded.name} was made for: {window} tokens.")
+    return asked or window
 
 
 def _layers(asked: str, n: int) -> list[int]:
@@ -302,14 +337,14 @@ def _layers(asked: str, n: int) -> list[int]:
         return list(range(n))
     found = []
     for word in filter(None, asked.split(",")):
-        if not word.strip().isdecimal() or int(word) >= n:
+        if not word.strip().isdecimal() or len(word.strip()) > 9 or int(word) >= n:
             raise UsageError(f"--layer-internals {word.strip()}: use layers from 0 to {n - 1}, or all.")
         found.append(int(word))
     return found
 
 
 def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
-    limit = max_len(loaded, options)
+    limit = max_len(loaded, options.max_len)
     side = "enc" if anatomy.body.encoder_decoder else anatomy.body.side
     target, start = options.target_column, None
     if target is not None:
@@ -318,7 +353,8 @@ def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> To
         if options.chunk:
             raise UsageError("--chunk and --target-column don't go together: a target belongs to a whole text.")
         start = _start_id(loaded)
-    return Tokenizing(loaded.tokenizer, side, limit, options.chunk, target, start)
+    target_limit = min((n for n in (options.max_len, loaded.target_window) if n is not None), default=None)
+    return Tokenizing(loaded.tokenizer, side, limit, options.chunk, target, start, target_limit)
 
 
 def _check_given(loaded: models.Loaded, anatomy: Anatomy) -> None:
@@ -334,11 +370,17 @@ def _check_given(loaded: models.Loaded, anatomy: Anatomy) -> None:
 
 
 def _start_id(loaded: models.Loaded) -> int:
-    """The token that the decoder begins with."""
+    """The token that the decoder begins with. Raises UsageError where the model names none that it has."""
+    size = vocabulary_size(loaded.model)
     for config in (getattr(loaded.model, "generation_config", None), loaded.model.config):
         found = getattr(config, "decoder_start_token_id", None)
-        if found is not None:
-            return int(found)
+        if isinstance(found, int):
+            if not 0 <= found < size:
+                raise UsageError(
+                    f"{loaded.name} has its decoder begin with token {found} (decoder_start_token_id), and its embedding has "
+                    f"{size:,} rows: correct its config.json or generation_config.json."
+                )
+            return found
     raise UsageError(f"{loaded.name} doesn't say which token its decoder begins with (decoder_start_token_id).")
 
 
@@ -357,7 +399,7 @@ def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report:
 def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
     options = job.options
     share = Share(options.shard)
-    tokenized = share.placed(job.sequencing.tokenize(share.of(islice(job.source.read(), options.limit))))
+    tokenized = share.placed(_tokenized(job, share.of(islice(job.source.read(), options.limit))))
     generation = job.generation
     growth, pads = 0, job.anatomy.body.pads
     if generation is not None:
@@ -380,7 +422,7 @@ def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Re
                 _skip(shard, progress, _generated(writer, number) if generation is not None else 0, report)
                 continue
             if generation is not None:
-                shard = _completed(generation, shard, progress, report)
+                shard = _completed(job, generation, shard, progress, report)
             writer.begin_shard(_shard_rows(job, shard), stored)
             for batch in shard:
                 writer.put(_record(job, recorder, batch, table))
@@ -406,10 +448,11 @@ def _generated(writer: RunWriter, shard: int) -> int:
     return int(pc.sum(pq.read_table(path, columns=[column])[column]).as_py() or 0)
 
 
-def _completed(generation: Generation, shard: list[Batch], progress: Progress, report: Report) -> list[Batch]:
+def _completed(job: Job, generation: Generation, shard: list[Batch], progress: Progress, report: Report) -> list[Batch]:
     found = []
     for batch in shard:
-        found.append(generation.complete(batch))
+        with _pass_told(job, batch):
+            found.append(generation.complete(batch))
         progress.generated += found[-1].tokens - batch.tokens
         report(progress)
     return found
@@ -424,14 +467,15 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         specs = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         none = {k: np.empty((0, *s.row_shape), DTYPES[s.dtype]) for k, s in specs.items()}
         return traces.Batch([], none, {k: [] for k in none}, tables)
-    padded = batch.padded(getattr(job.loaded.tokenizer, "pad_token_id", None) or 0)
+    padded = batch.padded(padding_id(job.loaded.model))
     types = batch.padded_types()
     more = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
     tokens = {side: (torch.from_numpy(i), torch.from_numpy(m)) for side, (i, m) in padded.items()}
-    with job.generation.reading(batch) if job.generation is not None else nullcontext():
-        recording = recorder.run(tokens, **more)
-    tables |= {"tokens": job.rows.tokens(batch.sequences), **job.rows.prompts(batch.sequences)}
-    tables |= job.tables(batch, recording)
+    with _pass_told(job, batch):
+        with job.generation.reading(batch) if job.generation is not None else nullcontext():
+            recording = recorder.run(tokens, **more)
+        found = job.tables(batch, recording)
+    tables |= {"tokens": job.rows.tokens(batch.sequences), **job.rows.prompts(batch.sequences), **found}
 
     def late() -> Mapping[str, pa.Table]:
         return {} if table is None else {"heads": _heads(job, table, batch, recording)}
@@ -452,6 +496,12 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         ready,
         recording.release,
     )
+
+
+def _pass_told(job: Job, batch: Batch) -> AbstractContextManager[None]:
+    """What the model raises on a batch becomes one line."""
+    longest = max(len(part) for s in batch.sequences for part in s.parts.values())
+    return pass_told(job.loaded.name, longest, "If that is too long for it, cut texts shorter: --max-len.")
 
 
 def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording) -> pa.Table:

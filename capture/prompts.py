@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from capture.batches import Part, Sequence, Tokenized, altering, encode, grouped
+from capture.batches import Part, Sequence, Tokenized, altering, check_ids, encode, grouped
 from capture.continuations import Continuation
 from capture.data.example import Example
 from warehouse.errors import UsageError
@@ -41,6 +41,8 @@ class Prompting:
     max_len: int | None = None
     each: bool = False
     """A sequence for each choice, the prompt and its text, instead of one for the prompt."""
+    vocabulary: int | None = None
+    """Rows of the model's embedding; None: tokens are not looked up in it."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for a template without its slots, and for a tokenizer that cannot do what is asked."""
@@ -73,8 +75,8 @@ class Prompting:
         alters = altering(self.tokenizer)
         for group in grouped(examples):
             asked = [e for _, e in group]
-            for example, found in zip(asked, self.choices(asked), strict=True):
-                self._check(example, found)
+            for example, found, (_, letters) in zip(asked, self.choices(asked), self.letters(asked), strict=True):
+                self._check(example, found, letters)
             for (idx, example), sequences in zip(group, self.sequences(asked), strict=True):
                 yield Tokenized(idx, example, sequences, False, alters(self.prompt(example)))
 
@@ -135,9 +137,12 @@ class Prompting:
     def _joined(self, prompt: str, answer: str) -> str:
         return prompt + ("" if self.chat else " ") + answer
 
-    def _check(self, example: Example, found: list[Continuation]) -> None:
+    def _check(self, example: Example, found: list[Continuation], letters: np.ndarray) -> None:
         """Raises UsageError where the choices of a question cannot be scored."""
         where = f"Question {example.row.source_id}"
+        if self.vocabulary is not None:
+            for ids in (letters, *(c.ids for c in found)):
+                check_ids(ids, self.vocabulary, self.tokenizer, self.name, where)
         for choice, c in zip(example.row.choices, found, strict=True):
             if not choice.text.strip() or not 0 < c.start < len(c):
                 raise UsageError(f"{where}: choice {choice.label} has no text that could be scored.")

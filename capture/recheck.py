@@ -22,7 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from capture import means, models
 from capture.anatomy import examine
-from capture.body import Tokens, padding_id
+from capture.body import Tokens, padding_id, vocabulary_size
+from capture.console import note
 from capture.data.example import Choice, Example, Row, Source
 from capture.listen import eager
 from capture.prompts import Prompting
@@ -30,7 +31,7 @@ from capture.record import Recorder
 from warehouse.attention import per_query_head, probabilities, unpacked
 from warehouse.blobs import TensorSpec
 from warehouse.check import Check, sample_sequences
-from warehouse.errors import TracesError
+from warehouse.errors import CorruptRun, TracesError
 from warehouse.sites import Key, readable
 from warehouse.store import TraceStore
 
@@ -92,6 +93,7 @@ def recheck(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
         why = "no capture made it" if not store.meta.captured else "its model was steered"
         yield Check("deep: model", None, f"a run of kind {store.meta.kind}: {why}, so that there is nothing to repeat")
         return
+    note(f"loading {m.name}")  # the run's word for it: who checks a run of somebody else should see it
     loaded = models.load(
         m.name,
         head=models.head_of(m.architecture),
@@ -153,6 +155,7 @@ class _Again:
 
     def __init__(self, loaded: models.Loaded, store: TraceStore) -> None:
         self.anatomy, self._loaded, self._store = examine(loaded.model), loaded, store
+        self._vocabulary = vocabulary_size(loaded.model)
         self._stored = [Key(s.side, s.site, layer) for s in store.meta.sites for layer in s.layers]
         self._specs = {
             means.recorded(Key(s.side, s.site, layer)): TensorSpec("F32", tuple(s.row_shape))
@@ -168,6 +171,11 @@ class _Again:
         found = {}
         for side in self._sides:
             ids = self._store.encodings(example_id, seq, side=side)["input_ids"]
+            if ids.min(initial=0) < 0 or ids.max(initial=0) >= self._vocabulary:
+                raise CorruptRun(
+                    f"Run '{self._store.meta.run_id}': example {example_id} has a token with the id {ids.max()}, and the model "
+                    f"{self._vocabulary:,} rows in its embedding."
+                )
             found[side] = torch.from_numpy(ids.astype(np.int64))
         return found
 

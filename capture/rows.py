@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from capture.batches import Sequence, Tokenized
+from capture.decoding import texts, token_texts
 from capture.diagnostics import Diagnostics
 from warehouse.schema import STORED
 from warehouse.tables import to_table
@@ -156,7 +157,7 @@ class Rows:
                 "example_id": s.example.example_id,
                 "seq": s.seq,
                 "prompt": s.example.text,
-                "response": self._tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                "response": texts(self._tokenizer, [own.tolist()], skip_special_tokens=True)[0],
                 "n_prompt_tokens": start,
                 "n_response_tokens": len(part) - start,
                 "finish": "stop" if part.is_special[-1] else "length",
@@ -170,8 +171,7 @@ class Rows:
         wanted = ids.tolist()
         new = [i for i in dict.fromkeys(wanted) if i not in self._decoded]
         if new:
-            texts = self._tokenizer.batch_decode([[i] for i in new], clean_up_tokenization_spaces=False)
-            self._decoded.update(zip(new, texts, strict=True))
+            self._decoded.update(zip(new, token_texts(self._tokenizer, new), strict=True))
         return pa.array([self._decoded[i] for i in wanted], pa.string())
 
 

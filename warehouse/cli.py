@@ -191,7 +191,12 @@ def merge_runs(
     warehouse: WarehouseOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
-    """Make one run of shards that were made with `--shard i/n`, the same that one process would have made.
+    """Make one run of shards that were made with `--shard i/n`, with the rows and tensors that one process would have made.
+
+    Numbers may differ in their last digits, for sequences shared their batches with others: with `--batch-tokens 1` in all shards,
+    every table but `tensors` is byte for byte that of one process, and every slice of a tensor bit for bit. The blobs are the shards'
+    own, so that `tensors` names other places in them. A tensor that one shard had to store in a wider dtype is wide in all of the
+    run, with the other shards' values as the narrower dtype rounded them.
 
     The shards' folders may come from several machines: copy them into the warehouse first. Once the run is there, the shards are
     deleted. The same command again goes on where it was interrupted.

@@ -1,8 +1,15 @@
-"""The shards of a run (`--shard i/n`) → one run, equal to what one process would have made.
+"""The shards of a run (`--shard i/n`) → one run, with the rows and tensors that one process would have made.
 
 Shards of a capture name the hash of all the data that they took their share of, so that their examples together can be proven to be that
 data, neither more nor less. Tables are merged by their keys; blobs are linked under new numbers, and copied only where the file
 system cannot link or a tensor has to be widened, because another shard met a value that its dtype cannot hold.
+
+How equal it is: where a sequence is a batch (`--batch-tokens 1`) or nothing is computed (a judge's run), every table is byte for byte
+that of one process, and every slice of a tensor bit for bit. Not so are the blobs, which are the shards' own, and with them the
+places that the table `tensors` names (`blob`, `row_start`, `row_end`), and of the manifest `created_at`, `seconds`, `bytes`, `files` and
+the seal. Two things change values: sequences that shared a batch share it with others in a shard, and products of other shapes
+round otherwise, in the last digits; and a tensor that one shard stored wider has the other shards' values as the narrower dtype
+rounded them, where one process would have rounded those before the large value alone.
 """
 
 from __future__ import annotations

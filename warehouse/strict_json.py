@@ -7,6 +7,7 @@ result runs out of stack.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 MAX_DEPTH = 100
@@ -29,12 +30,16 @@ def parse(raw: bytes | str, *, mend: bool = False) -> Any:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
     except json.JSONDecodeError as e:
         raise ValueError(f"{e.msg} at line {e.lineno}, column {e.colno}") from None
+    except ValueError:
+        raise ValueError(f"it holds a number of more than {sys.get_int_max_str_digits():,} digits") from None
     if _depth(value) > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if half := half_pair(text) or (half_pair(json.dumps(value, ensure_ascii=False)) if "\\u" in text else None):
         if mend:
             return json.loads(_mended(json.dumps(value, ensure_ascii=False)))
-        raise ValueError(f"it holds {half}, half of a surrogate pair, which is not Unicode text")
+        at = _half_pair_at(value)
+        place = f" (at {at.encode('utf-8', 'backslashreplace').decode()!r})" if at else ""
+        raise ValueError(f"it holds {half}, half of a surrogate pair, which is not Unicode text{place}")
     return value
 
 
@@ -44,6 +49,20 @@ def half_pair(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as e:
         return f"\\u{ord(text[e.start]):04x}"
+    return None
+
+
+def _half_pair_at(value: Any, path: str = "") -> str | None:
+    """Returns the way to the first string that is not Unicode text, as `prompts.0.text`; None where there is none."""
+    if isinstance(value, str):
+        return path if half_pair(value) else None
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        way = f"{path}.{key}" if path else str(key)
+        if half_pair(str(key)):
+            return way
+        if (found := _half_pair_at(inner, way)) is not None:
+            return found
     return None
 
 

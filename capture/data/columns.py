@@ -34,19 +34,19 @@ class Columns:
         """
         labels = _Labels(self)
         for number, where, fields in found:
-            text = _text(_taken(fields, self.text, where, "Name the text's column: --text-column."), self.text, where)
-            if self.label is None:
-                yield Row(str(number), text, fields)
-            else:
+            if self.text not in fields:
+                raise _missing(self.text, fields, f"({where}) Name the text's column: --text-column.")
+            if self.label is not None and self.label not in fields:
                 hint = "Name the labels' column: --label-column; a row without a label has null or nothing there."
-                value = _taken(fields, self.label, where, hint)
-                yield Row(str(number), text, fields, labels=labels.of(value, where))
+                raise _missing(self.label, fields, f"({where}) {hint}")
+            others = {name: value for name, value in fields.items() if name not in (self.text, self.label)}
+            text = _text(fields[self.text], self.text, where)
+            found_labels = () if self.label is None else labels.of(fields[self.label], where)
+            yield Row(str(number), text, others, labels=found_labels)
 
 
-def _taken(fields: dict[str, Any], name: str, where: str, hint: str) -> Any:
-    if name not in fields:
-        raise NotFound("column", shown(name), map(shown, fields), f"({where}) {hint}")
-    return fields.pop(name)
+def _missing(name: str, fields: dict[str, Any], hint: str) -> NotFound:
+    return NotFound("column", shown(name), map(shown, fields), hint)
 
 
 def _text(value: Any, column: str, where: str) -> str:
@@ -112,8 +112,8 @@ class _Labels:
         number = self._free if own is None else own
         if number in self._labels:
             raise UsageError(
-                f"{where} has the label {shown(label)}, and {number} is already the number of the label "
-                f"{shown(self._labels[number])}. Write all labels as integers, or all as names."
+                f"{where} has the label {shown(label, 40)}, and {number} is already the number of the label "
+                f"{shown(self._labels[number], 40)}. Write all labels as integers, or all as names."
             )
         self._numbers[label], self._labels[number] = number, label
         return number

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.data.example import Choice, Row
-from capture.data.files import json_lines, place
+from capture.data.files import json_lines, place, shown
 from capture.data.hub import hub_rows
 from capture.data.known import Known
 from warehouse.errors import UsageError
@@ -28,7 +28,9 @@ def _file(path: Path) -> Iterator[Row]:
         where = place(path, number)
         row = _row(_hub_shape(fields, where), where)
         if seen.setdefault(row.source_id, number) != number:
-            raise UsageError(f"{where}: the question {row.source_id} is there already, on line {seen[row.source_id]}.")
+            raise UsageError(
+                f"{where}: the question {shown(row.source_id, 60)} is there already, on line {seen[row.source_id]}."
+            )
         yield row
 
 
@@ -63,10 +65,12 @@ def _row(fields: dict[str, Any], where: str) -> Row:
     if len(letters) != N_CHOICES or len(texts) != N_CHOICES:
         raise UsageError(f"{where} has {len(texts)} choices with {len(letters)} labels, not {N_CHOICES}.")
     if len(set(letters)) != N_CHOICES:
-        raise UsageError(f"{where}: two choices have the same label ({', '.join(letters)}).")
+        raise UsageError(f"{where}: two choices have the same label ({shown(', '.join(letters), 60)}).")
     key = fields.get("answerKey") or None
     if key is not None and key not in letters:
-        raise UsageError(f"{where}: the key '{key}' is not among the choices ({', '.join(letters)}).")
+        raise UsageError(
+            f"{where}: the key '{shown(key, 20)}' is not among the choices ({shown(', '.join(letters), 60)})."
+        )
     return Row(
         _field(fields, "id", str, where),
         question,

@@ -121,7 +121,8 @@ class Source:
             n = seen[digest] = seen.get(digest, 0) + 1
             if n > 1 and self.has_ids:
                 raise UsageError(
-                    f"{shown(self.origin)} has two rows with the id '{shown(key)}', which is to tell them apart."
+                    f"{shown(self.origin)} has two rows with the id '{shown(key, 60)}', which is to tell them apart: the copy is "
+                    "damaged. Make or fetch it again."
                 )
             yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")  # a text's second occurrence is one of its own
 

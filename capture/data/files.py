@@ -73,9 +73,14 @@ def place(path: Path, line: int) -> str:
     return f"{shown(path)}, line {line}"
 
 
-def shown(name: object) -> str:
-    """A name as errors show it: on one line, and where it is not Unicode text, readable all the same."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+def shown(found: object, most: int = 1000) -> str:
+    """A name or a value from outside as errors show it: on one line, at most so many characters, and nothing of it that a
+    terminal would obey."""
+    text = str(found)
+    text = text if len(text) <= most else f"{text[:most]}…"
+    if text.isprintable():  # as nearly all are: readers name every row, in case it is a bad one
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def decoded(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:

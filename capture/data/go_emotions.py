@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.example import Label, Row
-from capture.data.files import file_lines, place
+from capture.data.files import file_lines, place, shown
 from capture.data.hub import hub_rows
 from capture.data.known import Known
 from warehouse.errors import UsageError
@@ -43,11 +43,11 @@ def _file(path: Path) -> Iterator[Row]:
             )
         text, ids, comment = fields
         if not _IDS.fullmatch(ids):
-            raise UsageError(f"{where}: '{ids}' is not label ids with commas between, such as 4,27.")
+            raise UsageError(f"{where}: '{shown(ids, 40)}' is not label ids with commas between, such as 4,27.")
         if not comment.strip():
             raise UsageError(f"{where} has no comment id.")
         if seen.setdefault(comment, number) != number:
-            raise UsageError(f"{where}: the comment {comment} is there already, on line {seen[comment]}.")
+            raise UsageError(f"{where}: the comment {shown(comment, 60)} is there already, on line {seen[comment]}.")
         yield _row(_unquoted(text), [int(i) for i in ids.split(",")], comment, where)
 
 

@@ -123,14 +123,15 @@ def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, Kind] | No
                 for name, kind in needed.items():
                     if not _fits(fields[name], kind):
                         raise UsageError(
-                            f"{where}, row {number}: column '{name}' holds {shown(repr(fields[name])[:40])}, and should hold "
-                            f"{getattr(kind, '__name__', kind) if isinstance(kind, type) else kind}."
+                            f"{where}, row {number}: column '{name}' holds {shown(repr(fields[name]), 40)}, not "
+                            f"{kind.__name__ if isinstance(kind, type) else kind}: the hub's copy has changed. Name a copy in "
+                            "the original format: --from FILE"
                         )
                 yield fields
                 number += 1
     except (pa.ArrowException, OSError) as e:
         raise UsageError(
-            f"{where} is damaged after row {number}, where it is kept on this machine: {reason(e)}"
+            f"{where} cannot be read after row {number}: {reason(e)} Delete its copy in the cache of `datasets` to fetch it again."
         ) from None
 
 

@@ -109,15 +109,15 @@ def _check(f: pq.ParquetFile, path: Path, known: Known, split: str, again: str) 
     found = about.get("format_version")
     if isinstance(found, int) and found > FORMAT_VERSION:
         raise TracesError(
-            f"{shown(path)} was prepared by a newer version (its format is {found}, this one reads {FORMAT_VERSION}). "
+            f"{shown(path)} was prepared by a newer version (its format is {shown(found, 20)}, this one reads {FORMAT_VERSION}). "
             f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {known.name}"
         )
     if found != FORMAT_VERSION or not f.schema_arrow.equals(_schema()):
         raise TracesError(f"{shown(path)} is no prepared data. {again}")
     told = [about.get(name) for name in ("dataset", "config", "split")]
     if told != [known.dataset, known.config, split]:
-        there = " ".join(shown(x)[:40] for x in told if x is not None)
-        raise TracesError(f"{shown(path)} is other data by what it says of itself ({there}). {again}")
+        there = " ".join(shown(x, 40) for x in told if x is not None)
+        raise TracesError(f"{shown(path)} is other data by what it says of itself: {there or 'nothing'}. {again}")
 
 
 def _schema() -> pa.Schema:
@@ -150,7 +150,7 @@ def _row(fields: dict[str, Any], known: Known) -> Row:
     """Raises _Unsound."""
     for name, value in fields.items():
         if value is None and name != "answer":
-            raise _Unsound(f"its {name} is null")
+            raise _Unsound(f"its column {name} is null")
     text = fields["text"]
     return Row(
         fields["source_id"],
@@ -189,7 +189,7 @@ def _labels(found: list[dict[str, Any] | None], names: Sequence[str]) -> tuple[L
     labels = tuple(Label(**x) for x in found if x is not None)
     for x in labels:
         if x.label_id is None or not 0 <= x.label_id < len(names) or x.label != names[x.label_id]:
-            raise _Unsound(f"there is no label {x.label_id} '{shown(x.label)}'")
+            raise _Unsound(f"there is no label {x.label_id} '{shown(x.label, 40)}'")
     if len(set(labels)) < len(found):
         raise _Unsound("it has a label that is null or there twice")
     return labels

@@ -16,10 +16,11 @@ from capture.anatomy import Anatomy, examine
 from capture.batches import Batch, Sequencing
 from capture.data.example import Source
 from capture.generation import Chat, Completing, Generator, Sampling
-from capture.jobs.next_token import diagnosed, mean_loss
+from capture.jobs.next_token import diagnosed
 from capture.record import Recording
 from capture.rows import Rows
 from warehouse.errors import UsageError
+from warehouse.losses import mean_loss
 
 KIND = "generate"
 

@@ -16,6 +16,7 @@ from capture.body import padding_id
 from capture.choice_head import ChoiceHead
 from capture.data.example import Source
 from capture.job import Options
+from capture.jobs.next_token import check_numbers
 from capture.multiple_choice import Scores, check_questions, tables
 from capture.pairs import Pairing
 from capture.record import Recording
@@ -40,12 +41,13 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
             f"{loaded.name} computes other values where a sequence is padded, so that the choices of a question, which differ in "
             "length, cannot be compared."
         )
-    pairing = Pairing(loaded.tokenizer, loaded.name, job.max_len(loaded, options))
+    pairing = Pairing(loaded.tokenizer, loaded.name, job.max_len(loaded, options.max_len))
     head = ChoiceHead(body)
 
     def rows(batch: Batch, _recording: Recording) -> Mapping[str, pa.Table]:
         ids, mask = map(torch.from_numpy, batch.padded(padding_id(loaded.model))["enc"])
         logits = head.logits(ids, mask).float().cpu().numpy()
+        check_numbers(logits, batch, anatomy)
         asked = {s.example.example_id: s.example for s in batch.sequences}
         found: dict[str, list[float]] = {question: [] for question in asked}
         for s, logit in zip(batch.sequences, logits, strict=True):

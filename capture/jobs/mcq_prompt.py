@@ -22,6 +22,7 @@ from capture.continuations import Continuation, Continuer
 from capture.data.example import Example, Source
 from capture.diagnostics import next_token_diagnostics
 from capture.head import Head
+from capture.jobs.next_token import check_numbers
 from capture.multiple_choice import Scores, check_questions, tables
 from capture.prompts import TEMPLATE, Prompting
 from capture.record import Recording
@@ -86,8 +87,9 @@ class Scorer:
             loaded.name,
             options.template,
             options.chat,
-            job.max_len(loaded, options),
+            job.max_len(loaded, options.max_len),
             each=options.score != "letter",
+            vocabulary=vocabulary_size(loaded.model),
         )
         self._head, self._vocabulary = Head(body), vocabulary_size(loaded.model)
         self._continuer = Continuer(self.anatomy, options.batch_tokens)
@@ -117,6 +119,7 @@ class Scorer:
             logits = self._head(torch.stack(ends)).float().cpu()
         chosen = [logits[i, torch.from_numpy(ids)].numpy() for i, (_, ids) in enumerate(letters)]
         logprobs = self._logprobs(continuations, states)
+        check_numbers(np.concatenate([*chosen, *logprobs]), batch, self.anatomy)
         return [Scores(*found) for found in zip(chosen, logprobs, strict=True)]
 
     def _end(self, states: torch.Tensor, read: Continuation, prompt: Part) -> torch.Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -21,9 +20,8 @@ from capture.head import Head
 from capture.job import Progress
 from capture.record import Recording
 from capture.rows import Rows
-from warehouse import layout
-from warehouse.errors import UsageError
-from warehouse.quoting import sql_path
+from warehouse.errors import TracesError, UsageError
+from warehouse.losses import mean_loss
 
 KIND = "next-token"
 
@@ -65,9 +63,20 @@ def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
         true_ids = torch.cat([torch.from_numpy(s.parts["dec"].ids[1:]) for s in batch.sequences])
         hidden = last[has_next.to(last.device)]
         found = next_token_diagnostics(head, hidden, true_ids, vocabulary, top_k)
+        check_numbers(found.loss, batch, anatomy)
         return {"next_token": rows.next_token(batch.sequences, found)}
 
     return tables
+
+
+def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
+    """Raises TracesError where what a model makes of a batch is not a number."""
+    if np.isnan(scores).any():
+        model, first = anatomy.body.model, batch.sequences[0].example.row.source_id
+        raise TracesError(
+            f"{type(model).__name__} computes NaN in {str(model.dtype).removeprefix('torch.')}, in the batch with example {first}: "
+            "nothing can be said of its predictions. Try --dtype float32."
+        )
 
 
 run, forecast = job.of_kind(_prepared)
@@ -75,13 +84,3 @@ run, forecast = job.of_kind(_prepared)
 
 def _refusal(progress: Progress) -> str | None:
     return None if progress.predictions else "no text has a second token, so there is no next token to predict."
-
-
-def mean_loss(folder: Path) -> float:
-    """Of a run that is about to be published, nats."""
-    with duckdb.connect() as con:
-        row = con.sql(
-            f"SELECT avg(loss::DOUBLE) FROM read_parquet({sql_path(folder / layout.table_name('next_token'))})"
-        ).fetchone()
-    assert row is not None
-    return float(row[0])

@@ -218,10 +218,11 @@ class _Api:
 
     def _body(self, messages: list[Any]) -> bytes:
         """What a server answers, asked without what it refuses. Raises Fault."""
+        options = self._options
         while True:
-            options = self._options
             try:
                 raw = within(self._timeout, self._send(messages, options))
+                self._options = options  # no sooner: an error may name a parameter and be about something else
                 return bytes(raw.http_response.content)
             except TimeoutError:
                 raise Fault(f"no answer within {self._timeout:g} s", again=True) from None
@@ -230,7 +231,7 @@ class _Api:
                 if not refused:
                     raise self._fault(e) from None
                 instead = {k: v for name in refused for k, v in self._instead.get(name, {}).items()}
-                self._options = {k: v for k, v in options.items() if k not in refused} | instead
+                options = {k: v for k, v in options.items() if k not in refused} | instead
             except (
                 Exception
             ) as e:  # the SDKs wrap some of what httpx raises, and trip in their own ways over errors' bodies

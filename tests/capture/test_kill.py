@@ -87,7 +87,7 @@ def start(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     def run(root: Path, n: int | None = None) -> int:
         process = context.Process(target=_capture, args=(str(tiny_folder("llama")), str(text), str(root), n))
         process.start()
-        process.join(60)
+        process.join(300)
         if process.exitcode is None:
             process.kill()
             process.join()

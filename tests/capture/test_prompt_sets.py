@@ -104,7 +104,20 @@ A = {"id": 1, "text": "a"}
         (json.dumps({"prompts": [A, {"text": "b"}]}), "prompt 2 has no id"),
         (json.dumps({"prompts": [A, {"id": True, "text": "b"}]}), "prompt 2 has no id"),
         (json.dumps({"prompts": [A, {"id": "x", "text": "b"}, {"id": "1", "text": "c"}]}), "prompts 1 and 3 .* id, 1"),
-        ('{"prompts": [{"id": 1, "text": "\\ud800"}]}', r"mine\.json .*\\ud800, half of a .* not Unicode"),
+        (
+            '{"prompts": [{"id": 1, "text": "\\ud800"}]}',
+            r"mine\.json .*\\ud800, half of a .* \(at 'prompts\.0\.text'\)",
+        ),
+        ('{"prompts": [{"id": 1, "text": "a", "system": "\\udfff"}]}', r"\\udfff, half of a .*'prompts\.0\.system'"),
+        ('{"prompts": [{"id": "\\ud800", "text": "a"}]}', r"\\ud800, half of a .*'prompts\.0\.id'"),
+        ('{"prompts": [{"id": 1, "text": "a", "\\ud800": {"b": 1}}]}', r"half of a .*'prompts\.0\.\\\\ud800'"),
+        ("[" * 100_000, r"mine\.json is not JSON: it is nested more than 100 deep"),
+        ('{"prompts": {"1": {"id": 1, "text": "a"}}}', "has no prompts"),
+        ('{"prompts": [[1]]}', r"prompt 1 is not a JSON object"),
+        ('{"prompts": [{"id": 1.5, "text": "a"}]}', "prompt 1 has no id"),
+        ('{"prompts": [{"id": 1, "text": ["a"]}]}', r"prompt 1 \(id 1\) has no text"),
+        ('{"prompts": [{"id": "a\\nb", "text": " "}]}', r"prompt 1 \(id a\\nb\) has no text"),
+        ('{"prompts": [{"id": ' + "9" * 5000 + ', "text": "a"}]}', "a number of more than 4,300 digits"),
     ],
 )
 def test_a_set_that_is_not_sound_is_one_line_that_says_where(tmp_path: Path, content: str, message: str) -> None:
@@ -123,6 +136,23 @@ def test_a_set_that_is_not_there_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty has no prompt sets: it holds no \.json file"):
         open_prompt_sets([str(tmp_path / "empty")])
+
+
+def test_a_set_is_a_json_file_in_any_case_of_its_ending(tmp_path: Path) -> None:
+    written(tmp_path / "MINE.JSON", A)
+    assert len(ids(open_prompt_sets([str(tmp_path)]))) == 1
+    (tmp_path / "latin.json").write_bytes(b'{"prompts": [{"id": 1, "text": "caf\xe9"}]}')
+    with pytest.raises(UsageError, match=r"latin\.json is not JSON: it is not UTF-8"):
+        open_prompt_sets([str(tmp_path)])
+    with pytest.raises(UsageError, match="--prompt-set is empty"):
+        open_prompt_sets([""])
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"prompts": [{"id": 1, "text": "a", "weight": NaN, "of": [Infinity]}]}')
+    (example,) = open_prompt_sets([str(path)]).read()
+    assert example.row.metadata == {"weight": None, "of": [None]}
 
 
 def test_the_same_set_twice_is_refused_also_where_two_files_have_its_name(tmp_path: Path) -> None:

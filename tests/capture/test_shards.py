@@ -5,11 +5,13 @@ A sequence a batch (`batch_tokens=1`), so that every value is computed in the sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from synthetic import add_run
@@ -24,7 +26,7 @@ from capture.traits import activations, directions, judging, respond
 from capture.traits import project as projecting
 from capture.traits.answers import Verdict
 from capture.traits.definition import Definition, Pair
-from warehouse import TraceStore, Warehouse, layout, merge
+from warehouse import TraceStore, Warehouse, layout, merge, tables
 from warehouse.errors import UsageError
 from warehouse.layout import run_dir
 from warehouse.schema import STORED
@@ -126,6 +128,78 @@ def test_shards_merged_are_the_whole_run(
         assert wh.sql("SELECT run_id FROM runs ORDER BY ALL").fetchall() == [("w",), ("whole",)]
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """A run's files but its blobs, with what is in them."""
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {name: p.read_bytes() for name, p in found.items() if not name.startswith("blobs/")}
+
+
+@pytest.mark.parametrize("kind", ["next-token", "mcq-prompt", "generate"])
+def test_which_bytes_are_those_of_one_process(
+    kind: str,
+    tmp_path: Path,
+    load_tiny: Callable[..., models.Loaded],
+    sample_lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every table's but those of the tensor index, whose slices lie in other blobs; of several row groups too."""
+    monkeypatch.setattr(tables, "ROW_GROUP", 2048)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(f"{i} {line}" for i in range(3) for line in sample_lines[:20]))
+    questions = open_data("csqa", None, "validation", str(DATA / "questions.jsonl"), "text")
+    prompts = Source("prompts", "made", None, "-", lambda: (Row(str(i), t) for i, t in enumerate(sample_lines[:5])))
+    job_of, source, options = {
+        "next-token": (next_token, open_text(str(lines), "text"), {"capture": "resid,heads", "max_len": 40}),
+        "mcq-prompt": (mcq_prompt, questions, {"capture": "resid", "limit": 5}),
+        "generate": (generate, prompts, {"capture": "resid", "max_new_tokens": 8, "temperature": 1.0, "samples": 2}),
+    }[kind]
+    options |= {"batch_tokens": 1}
+    loaded, away = load_tiny(), tmp_path / "whole"
+    job_of.run(loaded, source, job_of.Options(**options), root=tmp_path, run_id="w")
+    run_dir(tmp_path, "w").rename(away)
+    capture_shards(job_of, loaded, source, tmp_path, "w", 3, **options)
+    one, whole = merged(tmp_path, "w"), TraceStore(away)
+    mine, known = files(one.path), files(away)
+    assert mine.keys() == known.keys()
+    assert {name for name in known if mine[name] != known[name]} == {"run.json", layout.table_name("tensors")}
+    if kind == "next-token":
+        assert pq.ParquetFile(away / layout.table_name("tokens")).num_row_groups > 1
+    told, expected = json.loads(mine["run.json"]), json.loads(known["run.json"])
+    assert {k for k in expected if told[k] != expected[k]} <= {"created_at", "seconds", "bytes", "files", "seal"}
+    index, its = (pq.read_table(s.path / layout.table_name("tensors")) for s in (one, whole))
+    places = ["blob", "row_start", "row_end"]
+    assert index.drop_columns(places).equals(its.drop_columns(places))  # the values' checksums are in it
+    assert one.query("SELECT count(DISTINCT blob) FROM tensors").fetchall() == [(3,)]
+
+
+def test_other_batches_round_otherwise(
+    tmp_path: Path, load_tiny: Callable[..., models.Loaded], sample_lines: list[str]
+) -> None:
+    """Several sequences a batch, in each process others: numbers differ in their last digits, and nothing else does."""
+    text = tmp_path / "lines.txt"
+    text.write_text("\n".join(sample_lines[:20]))
+    source, loaded = open_text(str(text), "text"), load_tiny()
+    next_token.run(loaded, source, next_token.Options(capture="resid,heads"), root=tmp_path, run_id="w")
+    whole = TraceStore(run_dir(tmp_path, "w").rename(tmp_path / "whole"))
+    capture_shards(next_token, loaded, source, tmp_path, "w", 2, capture="resid,heads")
+    one = merged(tmp_path, "w")
+    mine, known = files(one.path), files(whole.path)
+    for name in map(layout.table_name, ("examples", "tokens")):
+        assert mine[name] == known[name]
+    for query in (
+        "SELECT loss FROM next_token ORDER BY example_id, seq, pos",
+        "SELECT entropy FROM heads ORDER BY example_id, seq, layer, head",
+    ):
+        numbers, expected = (np.array(s.query(query).fetchall(), dtype=np.float64) for s in (one, whole))
+        assert np.allclose(numbers, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
+    for site in whole.meta.sites:
+        for layer in site.layers:
+            key = layout.key_of(layout.tensor_name(site.side, site.site, layer))
+            for s in whole.slices(key):
+                numbers, expected = (x.rows(key, s.example_id, s.seq).astype(np.float32) for x in (one, whole))
+                assert np.allclose(numbers, expected, rtol=2e-3, atol=1e-4)  # a float16 may round the other way
+
+
 @pytest.mark.parametrize(
     ("kind", "data", "file"), [(mcq_prompt, "csqa", "questions.jsonl"), (next_token, "ud_ewt", "harbour.conllu")]
 )
@@ -205,7 +279,8 @@ def test_what_is_no_shard(tmp_path: Path, load_tiny: Callable[..., models.Loaded
 def test_runs_derived_in_shards(
     tmp_path: Path, load_tiny: Callable[..., models.Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lens, judge and projection of a run, each whole and in three shards: their tables hold the same rows."""
+    """Lens, judge and projection of a run, each whole and in three shards: their tables hold the same rows, and the judge's, who
+    computes nothing, the same bytes."""
     loaded = load_tiny()
     traited = respond.Options(
         max_new_tokens=4, capture="resid,means", trait=DEFINITION.model_dump(), n=4, store_dtype="float32"
@@ -235,7 +310,7 @@ def test_runs_derived_in_shards(
             chosen = directions.directions(wh, "r", options)
             projecting.project(wh, "r", chosen, options, "traits")
 
-    def tables() -> dict[str, list[tuple]]:
+    def rows_of_all() -> dict[str, list[tuple]]:
         found = {}
         for run, names in (
             ("lens", ["logit_lens"]), ("judged", ["judgements"]), ("traits", ["trait_projections", "trait_dynamics"])
@@ -248,7 +323,7 @@ def test_runs_derived_in_shards(
         return found
 
     make("")
-    expected = tables()
+    expected = rows_of_all()
     metas = {run: TraceStore(run_dir(tmp_path, run)).meta for run in ("lens", "judged", "traits")}
     for run in metas:
         run_dir(tmp_path, run).rename(tmp_path / run)
@@ -265,7 +340,9 @@ def test_runs_derived_in_shards(
         assert activations.newest_judge(wh, "r") == "judged"
         assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_projections").fetchall() == [("traits",)]
         assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_dynamics").fetchall() == [("traits",)]
-    for name, rows in tables().items():
+    judgements = layout.table_name("judgements")
+    assert (run_dir(tmp_path, "judged") / judgements).read_bytes() == (tmp_path / "judged" / judgements).read_bytes()
+    for name, rows in rows_of_all().items():
         assert [r[:4] for r in rows] == [r[:4] for r in expected[name]], name
         for row, known in zip(rows, expected[name], strict=True):  # products of other shapes round otherwise
             for a, b in zip(row, known, strict=True):

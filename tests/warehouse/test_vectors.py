@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import queue
 import shutil
 import subprocess
 import sys
@@ -387,16 +388,16 @@ def test_who_waits_is_told_why_and_readers_do_not_wait(tmp_path: Path) -> None:
     for seed, run in enumerate(("one", "two")):
         synthetic.add_vectors(tmp_path, run, {1: vectors(seed)}, LENGTHS)
     add(tmp_path, "one")
-    said: list[str] = []
+    said: queue.Queue[str] = queue.Queue()
     with table(tmp_path).locked():
         waiting = threading.Thread(
-            target=fill.add, args=(tmp_path, "two", asked.parse("resid.post_mlp@1")), kwargs={"note": said.append}
+            target=fill.add, args=(tmp_path, "two", asked.parse("resid.post_mlp@1")), kwargs={"note": said.put}
         )
         waiting.start()
         with Warehouse(tmp_path) as wh:
             assert len(wh.nearest(vectors()[0], layer=1, k=100)) == N
-        waiting.join(0.5)
-        assert waiting.is_alive() and "another process is filling or optimising made/resid.post_mlp.L01" in said[0]
+        assert "another process is filling or optimising made/resid.post_mlp.L01" in said.get(timeout=60)
+        assert waiting.is_alive()
     waiting.join(60)
     assert len(contents(tmp_path)) == 2 * N
 

@@ -82,7 +82,20 @@ def test_every_error_is_told_at_once_and_with_its_place(sound: dict) -> None:
         ("{}", "instruction: is missing"),
         ('{"instruction": [], "questions": [], "eval_prompt": ""}', "instruction: has none"),
         ('{"instruction": {}, "questions": "?", "eval_prompt": 1}', "questions: is not a list"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "is not JSON: it is nested more than 100 deep"),
+        ('{"instruction": ' + '{"a":' * 100_000 + "1" + "}" * 100_001, "is not JSON: it is nested"),
+        ('{"questions": ["fine", "\\ud800"]}', "is not JSON: it holds \\ud800, half of a surrogate pair"),
+        ('{"name": "\\udfff"}', "is not JSON: it holds \\udfff, half of a surrogate pair"),
+        ('{"\\ud800": 1}', "is not JSON: it holds \\ud800, half of a surrogate pair"),
+        ("null", "is not a JSON object"),
+        ('{"instruction": [[1]], "questions": [], "eval_prompt": ""}', "instruction 1: is not an object"),
+        (
+            '{"instruction": [{"pos": {}, "neg": "a"}], "questions": [], "eval_prompt": ""}',
+            "instruction 1: pos is not a",
+        ),
+        ('{"instruction": [], "questions": [["a"]], "eval_prompt": ""}', "question 1: is not a text"),
+        ('{"instruction": [], "questions": [], "eval_prompt": [], "name": {}}', "name: is not a text"),
+        ('{"instruction": [], "questions": [], "eval_prompt": "", "name": "a\\nb"}', "name: 'a\\nb' cannot be part"),
     ],
 )
 def test_what_is_no_definition_is_said_to_be_none(raw: str, told: str) -> None:
@@ -98,6 +111,9 @@ def test_a_name_must_be_able_to_name_runs(sound: dict) -> None:
 def test_a_definition_that_is_nowhere(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="No trait definition 'sarcsm'"):
         load("sarcsm")
+    for name in ("", " ", "~nobody-of-that-name", "nul\0"):
+        with pytest.raises(NotFound, match="No trait definition"):
+            load(name)
     with pytest.raises(DefinitionError, match="cannot be read"):
         load(tmp_path)
     (tmp_path / "x.json").write_bytes(b"\xff\xfe")

@@ -147,6 +147,16 @@ def test_a_server_that_refuses_a_parameter_is_asked_without_it() -> None:
     assert set(front.seen[-1]) == {"model", "messages", "max_completion_tokens"}
 
 
+def test_an_error_that_quotes_the_prompt_takes_no_parameter_away() -> None:
+    flagged = error(400, "flagged: 'Is temperature about logprobs?'")
+    with serve(lambda _: completion("70"), flagged, flagged) as front:
+        judge = open_judge(f"{front.url}/v1:m")
+        with pytest.raises(Fault, match="HTTP 400: flagged"):
+            judge.ask("Is temperature about logprobs?")
+        assert judge.ask("?").score == 70
+    assert {"temperature", "logprobs", "top_logprobs"} <= set(front.seen[-1])
+
+
 def test_openais_and_anthropics_own_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
