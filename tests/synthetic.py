@@ -83,7 +83,7 @@ def add_run(
             truncated=0,
             rows={name: len(found) for name, found in rows.items()} | dict.fromkeys(claims, 1),
         ),
-        bytes=0,
+        bytes=sum(f.bytes for f in files),
         files=files,
         versions={},
     ).write(folder)
@@ -152,7 +152,7 @@ def add_vectors(
                 counts=Counts(
                     examples=len(ids), sequences=len(ids), tokens=len(first), predictions=0, truncated=0, rows=p.rows
                 ),
-                bytes=0,
+                bytes=sum(f.bytes for f in p.files),
                 files=p.files,
                 versions={},
             )

@@ -24,7 +24,7 @@ from warehouse import layout
 from warehouse.errors import DamagedRun, NotFound, TracesError, UsageError
 from warehouse.files import sweep, temporary_beside
 from warehouse.quoting import sql_text
-from warehouse.survey import Survey, from_json, is_current, survey, to_json
+from warehouse.survey import Survey, file_state, from_json, is_current, survey, to_json
 from warehouse.views import texts
 
 if TYPE_CHECKING:
@@ -58,23 +58,20 @@ class Warehouse:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
-        self._open(_known(self.root), every_file)
-
-    def _open(self, known: Survey | None, every_file: bool) -> None:
-        """Opens the views, made anew where they are not those of the runs that are there. `known`: what the catalog knows."""
-        if known is not None and is_current(self.root, known, every_file):
+        state, known = _known(self.root)
+        if state == _state(self.root) and is_current(self.root, known, every_file):
             self._use(known, _attach(self.root / layout.CATALOG))
         else:
             self._make(known)
 
-    def _make(self, known: Survey | None) -> None:
+    def _make(self, known: Survey) -> None:
         """Makes the views anew, and opens them."""
         try:
             found = refresh(self.root, known)
             con = _attach(self.root / layout.CATALOG)
         except OSError:  # somebody else's folder, which we may only read: the views are made in memory
             con = duckdb.connect()
-            found = _create_views(con, self.root, survey(self.root, known or {}))
+            found = _create_views(con, self.root, survey(self.root, known))
         self._use(found, con)
 
     def _use(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
@@ -107,7 +104,7 @@ class Warehouse:
         about_files = isinstance(error, duckdb.InvalidInputException | duckdb.OperationalError | duckdb.InternalError)
         if not about_files or not _OF_FILES.search(str(error)):
             return False  # a wrong query
-        known = _known(self.root) or {}
+        _, known = _known(self.root)
         quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
         found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
         if not _faults(found) > self.damaged.keys():
@@ -295,7 +292,7 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
         sweep(root / layout.STAGING)
-        found = survey(root, (known if known is not None else _known(root)) or {})
+        found = survey(root, _known(root)[1] if known is None else known)
         # made elsewhere: DuckDB cannot write below a folder whose name has a question mark in it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
             made = Path(elsewhere) / layout.CATALOG
@@ -322,7 +319,7 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> 
 
 
 def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
-    made = texts(root, found)
+    made = texts(root, found, _sound_infos(root))
     for name, (query, comment, columns) in made.items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
@@ -348,31 +345,43 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
 
 def views(root: Path) -> dict[str, str]:
     """The text of every view, as `traces sql --show NAME` prints it."""
-    return {name: query for name, (query, _, _) in texts(root, survey(root, _known(root) or {})).items()}
+    found = survey(root, _known(root)[1])
+    return {name: query for name, (query, _, _) in texts(root, found, _sound_infos(root)).items()}
 
 
 def _faults(found: Survey) -> set[str]:
     return {name for name, s in found.items() if s.fault is not None}
 
 
+def _sound_infos(root: Path) -> list[Path]:
+    """Of the vector tables, those that can be read."""
+    if not layout.vector_tables(root):
+        return []
+    from warehouse.vectors.tables import sound_infos
+
+    return sound_infos(root)
+
+
 def _state(root: Path) -> str:
-    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/`, which vector tables there are."""
+    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables."""
     import hashlib
 
-    made = {name: query for name, (query, _, _) in texts(root, {}).items()}
+    made = {name: query for name, (query, _, _) in texts(root, {}, ()).items()}
+    infos = (layout.vector_info_path(root, *names) for names in layout.vector_tables(root))
+    made["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
     return hashlib.sha256(
         repr((str(root.absolute()), sorted(made.items()))).encode(errors="backslashreplace")
     ).hexdigest()[:16]
 
 
-def _known(root: Path) -> Survey | None:
-    """What the catalog knows of the runs; None: there is no catalog, or none that fits the root and this version."""
+def _known(root: Path) -> tuple[str, Survey]:
+    """The catalog's state, empty where there is none of this version, and what it knows of the runs."""
     path = root / layout.CATALOG
     if not path.is_file():
-        return None
+        return "", {}
     try:
         with _attach(path) as con:
             row = con.sql(f"SELECT state, runs FROM {_STATE_VIEW}").fetchone()
-        return from_json(row[1]) if row is not None and row[0] == _state(root) else None
+        return (row[0], from_json(row[1])) if row is not None else ("", {})
     except (duckdb.Error, ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
-        return None
+        return "", {}

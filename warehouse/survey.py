@@ -59,7 +59,7 @@ def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
     return all(
         s.files == _files(folders[name])
         if every_file or s.fault
-        else s.manifest == _stat(folders[name] / layout.MANIFEST)
+        else s.manifest == file_state(folders[name] / layout.MANIFEST)
         for name, s in known.items()
     )
 
@@ -73,11 +73,12 @@ def from_json(text: str) -> Survey:
 
 
 def _files(folder: Path) -> str:
-    stats = sorted(f"{p.relative_to(folder)} {_stat(p)}" for p in folder.rglob("*"))
+    stats = sorted(f"{p.relative_to(folder)} {file_state(p)}" for p in folder.rglob("*"))
     return xxhash.xxh3_64_hexdigest(" ".join(stats).encode(errors="surrogateescape"))
 
 
-def _stat(path: Path) -> str:
+def file_state(path: Path) -> str:
+    """Changes when a file does, or is replaced."""
     try:
         s = path.stat()
     except OSError:
@@ -92,7 +93,7 @@ def _look(folder: Path, thorough: bool) -> Surveyed:
         tables = _sound_tables(folder, thorough)
     except (TracesError, OSError) as e:
         fault = " ".join(str(e).split())
-    return Surveyed(_stat(folder / layout.MANIFEST), _files(folder), tables, fault)
+    return Surveyed(file_state(folder / layout.MANIFEST), _files(folder), tables, fault)
 
 
 def _sound_tables(folder: Path, thorough: bool) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ def edit(folder: Path, table: str, change: Callable[[dict[str, list]], None]) ->
         for f in manifest["files"]:
             if f["path"] == f"{table}/00000.parquet":
                 f["bytes"], f["checksum"] = path.stat().st_size, file_checksum(path)
+        manifest["bytes"] = sum(f["bytes"] for f in manifest["files"])
         manifest["counts"]["rows"][table] = len(columns["example_id"])
 
     synthetic.alter(folder / "run.json", set_right)
