@@ -17,21 +17,20 @@ def texts(tokenizer: Any, sequences: list[list[int]], **options: Any) -> list[st
     try:
         found = tokenizer.batch_decode(sequences, clean_up_tokenization_spaces=False, **options)
     except Exception:  # of an id that it has no token for, a slow tokenizer raises whatever its Python comes to
-        found = [_decoded(tokenizer, ids, options) for ids in sequences]
-    return [text if text.isascii() else _unicode(text) for text in found]
+        found = [None] * len(sequences)
+    whole = [_one_by_one(tokenizer, ids, options) if t is None else t for t, ids in zip(found, sequences, strict=True)]
+    return [text if text.isascii() else _unicode(text) for text in whole]
 
 
-def _decoded(tokenizer: Any, ids: list[int], options: dict[str, Any]) -> str:
-    known = [i for i in ids if _has(tokenizer, i)]
-    found: str = tokenizer.decode(known, clean_up_tokenization_spaces=False, **options) if known else ""
-    return found
-
-
-def _has(tokenizer: Any, token: int) -> bool:
+def _one_by_one(tokenizer: Any, ids: list[int], options: dict[str, Any]) -> str:
+    """The whole if that works, else what the ids give alone, those that nothing works for left out."""
     try:
-        return isinstance(tokenizer.convert_ids_to_tokens(token), str)
+        found = tokenizer.decode(ids, clean_up_tokenization_spaces=False, **options)
     except Exception:  # as above
-        return False
+        found = None
+    if isinstance(found, str):
+        return found
+    return "" if len(ids) < 2 else "".join(_one_by_one(tokenizer, [i], options) for i in ids)
 
 
 def _unicode(text: str) -> str:

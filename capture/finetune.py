@@ -131,10 +131,10 @@ def finetune(
     ):
         history = _train(loaded, questions, held, options, checkpoints, report)
         model = loaded.model.eval().requires_grad_(False)
-        if broken := next((name for name, w in model.state_dict().items() if not bool(w.isfinite().all())), None):
+        if not all(math.isfinite(entry.get("eval_loss", 0)) for entry in history) or not _is_finite(model):
             raise TracesError(
-                f"The training of {loaded.name} diverged: {broken} holds NaN or infinity. Delete {out}, and train with a smaller "
-                f"--lr than {options.lr:g}."
+                f"The training of {loaded.name} diverged: its loss or its weights are no longer numbers. Delete {out}, and train "
+                f"with a smaller --lr than {options.lr:g}."
             )
         result = models.weights_hash(model)
         _save(out, loaded, model, models.Finetuned(run_id, result))
@@ -151,6 +151,10 @@ def finetune(
         found = writer.publish(manifest)
     delete(checkpoints)
     return found
+
+
+def _is_finite(model: torch.nn.Module) -> bool:
+    return all(bool(w.isfinite().all()) for w in model.state_dict().values())
 
 
 @dataclass(frozen=True)

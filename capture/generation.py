@@ -36,6 +36,9 @@ _SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
 _SAME_HALF = 0.05
 """How much first logits may differ between a batch and a prompt alone, relative to the largest: other shapes round otherwise."""
 
+_COLDEST = 1e-5
+"""Logits divided by less are no longer numbers."""
+
 _CONTEXT = 4
 """Tokens of the prompt before a response that it is decoded with: some tokenizers drop a space where a text begins."""
 
@@ -59,6 +62,8 @@ class Sampling:
             raise UsageError(f"--max-new-tokens {self.max_new_tokens}: at least 1.")
         if not 0 <= self.temperature < math.inf:
             raise UsageError(f"--temperature {self.temperature}: 0 (the most probable token) or more.")
+        if 0 < self.temperature < _COLDEST:
+            raise UsageError(f"--temperature {self.temperature}: 0 (the most probable token), or at least {_COLDEST}.")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p}: above 0, at most 1.")
         if self.top_k < 0:

@@ -88,7 +88,7 @@ def check_numbers(options: Any, largest: Mapping[str, int] = _LARGEST) -> None:
     for f in fields(options):
         value, most = getattr(options, f.name), largest.get(f.name, _LARGEST_ELSE)
         if isinstance(value, int) and value > most:
-            raise UsageError(f"--{f.name.replace('_', '-')} {value:.3g}: at most {most:,}.")
+            raise UsageError(f"--{f.name.replace('_', '-')}: at most {most:,}.")
 
 
 @dataclass

@@ -73,9 +73,11 @@ def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
     """Raises TracesError where what a model makes of a batch is not a number."""
     if np.isnan(scores).any():
         model, first = anatomy.body.model, batch.sequences[0].example.row.source_id
+        dtype = str(model.dtype).removeprefix("torch.")
+        remedy = "Its weights are too large for any dtype." if dtype == "float32" else "Try --dtype float32."
         raise TracesError(
-            f"{type(model).__name__} computes NaN in {str(model.dtype).removeprefix('torch.')}, in the batch with example {first}: "
-            "nothing can be said of its predictions. Try --dtype float32."
+            f"{type(model).__name__} computes NaN in {dtype}, in the batch with example {first}: nothing can be said of its "
+            f"predictions. {remedy}"
         )
 
 

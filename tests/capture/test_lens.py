@@ -354,12 +354,12 @@ def test_what_cannot_be_looked_through_says_so(
     ):
         with pytest.raises(UsageError, match=told):
             lens.forecast(folder, options)
-    capture_tiny(tmp_path, "none", capture="attn_out", max_len=16)
+    capture_tiny(tmp_path, "bare", capture="attn_out", max_len=16)
     with pytest.raises(UsageError, match="not stored, .* traces capture next-token … --capture hidden"):
-        lens.forecast(run_dir(tmp_path, "none"), lens.Options())
-    synthetic.alter(run_dir(tmp_path, "none") / "run.json", lambda m: m.update(kind="trait-responses"))
+        lens.forecast(run_dir(tmp_path, "bare"), lens.Options())
+    synthetic.alter(run_dir(tmp_path, "bare") / "run.json", lambda m: m.update(kind="trait-responses"))
     with pytest.raises(UsageError, match="again: traces trait respond … --capture hidden"):
-        lens.forecast(run_dir(tmp_path, "none"), lens.Options())
+        lens.forecast(run_dir(tmp_path, "bare"), lens.Options())
     lens.run(load_tiny("llama"), folder, lens.Options(1, "last", "0"), root=tmp_path, run_id="lens")
     with pytest.raises(UsageError, match="of kind lens, and holds no states .* behind it, llama"):
         lens.forecast(run_dir(tmp_path, "lens"), lens.Options())

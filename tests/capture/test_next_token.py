@@ -161,7 +161,7 @@ def test_texts_without_a_next_token_are_kept_beside_others_and_refused_alone(
     assert all(p is not False for p in verdicts(store.path).values())
     path.write_text("a\nb\n")
     with pytest.raises(UsageError, match="no text has a second token"):
-        capture_tiny(tmp_path / "runs", "none", text=path)
+        capture_tiny(tmp_path / "runs", "bare", text=path)
     assert staged_runs(tmp_path / "runs") == []
 
 
