@@ -69,8 +69,9 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "trait evaluations",
             "judgements",
             "trait projections",
+            "vector tables",
         ]
-        assert len(checks) == 19
+        assert len(checks) == 21
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
