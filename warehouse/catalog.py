@@ -21,7 +21,7 @@ import duckdb
 import filelock
 
 from warehouse import layout
-from warehouse.errors import DamagedRun, NotFound, TracesError, UsageError
+from warehouse.errors import LeftOut, NotFound, TracesError, UsageError
 from warehouse.files import sweep, temporary_beside
 from warehouse.quoting import sql_text
 from warehouse.survey import Survey, file_state, from_json, is_current, survey, to_json
@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 
 _STATE_VIEW = "catalog_state"
 _OF_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
-"""What DuckDB's errors over damaged files speak of."""
+"""What DuckDB's errors over damaged files speak of, of those that a wrong query can cause too."""
 
 
 class Warehouse:
@@ -79,7 +79,7 @@ class Warehouse:
         self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
         """Runs that are left out of the views, and why."""
         for name, fault in self.damaged.items():
-            warnings.warn(f"run '{name}' is left out: {fault}", DamagedRun, stacklevel=5)
+            warnings.warn(f"run '{name}' is left out: {fault}", LeftOut, stacklevel=5)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -101,8 +101,13 @@ class Warehouse:
 
     def _leave_out(self, error: duckdb.Error) -> bool:
         """Looks for the runs that an error may be about; returns whether there is one more that is left out now."""
-        about_files = isinstance(error, duckdb.InvalidInputException | duckdb.OperationalError | duckdb.InternalError)
-        if not about_files or not _OF_FILES.search(str(error)):
+        if isinstance(error, duckdb.InvalidInputException):
+            about_files = _OF_FILES.search(str(error)) is not None
+        else:
+            about_files = not isinstance(
+                error, duckdb.ProgrammingError | duckdb.DataError | duckdb.OutOfMemoryException
+            )
+        if not about_files:
             return False  # a wrong query
         _, known = _known(self.root)
         quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
@@ -139,12 +144,15 @@ class Warehouse:
 
         if self._vectors is None:
             self._vectors = Opened(self.root)
-        return self._vectors.all()
+        found = self._vectors.all()
+        for damage in self.damaged_vectors:
+            warnings.warn(f"a vector table is left out: {damage}", LeftOut, stacklevel=3)
+        return found
 
     @property
     def damaged_vectors(self) -> list[TracesError]:
         """What is wrong with the vector tables that could not be read when `vector_tables` was asked for."""
-        return [] if self._vectors is None else self._vectors.damaged
+        return [] if self._vectors is None else list(self._vectors.damaged.values())
 
     def load_vectors(self) -> None:
         """Makes the views `vectors_…` and the macros `nearest_…` known to `sql`, as `traces shell` does. Half a second."""

@@ -163,7 +163,7 @@ def remove_run(
         raise NotFound("run", run, [*layout.published_runs(root), *layout.staged_runs(root)])
     with locked_for_removal(root, run):
         for folder in folders:
-            what = f"link, not {folder.resolve()}" if folder.is_symlink() else human_bytes(size_of(folder))
+            what = f"a symbolic link: {folder.resolve()} stays" if folder.is_symlink() else human_bytes(size_of(folder))
             typer.echo(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
         for table in all_tables(root):
             if run in table.info.runs:
@@ -410,6 +410,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     from warehouse.manifest import Manifest
     from warehouse.removal import sweep_root
     from warehouse.vectors import fill
+    from warehouse.vectors.tables import Opened
 
     root = layout.find_root(warehouse)
     if not root.is_dir():
@@ -422,6 +423,10 @@ def refresh(warehouse: WarehouseOption = None) -> None:
         typer.echo(f"deleted {left}, which a process had left behind")
     if gone := fill.settle(root, note):
         typer.echo(f"vector tables: dropped the rows of {', '.join(gone)}")
+    opened = Opened(root)
+    opened.all()
+    for damage in opened.damaged.values():
+        note(f"warning: a vector table is left out: {damage}")
     found = catalog.refresh(root, {})
     for name, run in found.items():
         if run.fault is not None:

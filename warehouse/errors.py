@@ -54,8 +54,8 @@ class NewerSchema(TracesError):
         )
 
 
-class DamagedRun(UserWarning):
-    """A run that is left out of the views, and why."""
+class LeftOut(UserWarning):
+    """A run or a vector table that is damaged, and left out of what is asked."""
 
 
 class CorruptRun(TracesError):

@@ -45,7 +45,7 @@ def format_of(target: Path | None, asked: Format | None) -> Format:
     ending = target.suffix.lower().removeprefix(".")
     if ending == "txt":
         return Format.table
-    if ending not in Format:
+    if ending not in [f.value for f in Format]:
         raise UsageError(
             f"{target}: its ending names no format. End it in .csv, .tsv, .json, .parquet or .txt, or add --format."
         )

@@ -14,7 +14,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse, catalog, layout
-from warehouse.errors import DamagedRun, NewerSchema, NotFound, UsageError
+from warehouse.errors import LeftOut, NewerSchema, NotFound, UsageError
 from warehouse.schema import SCHEMA_VERSION
 
 
@@ -181,7 +181,7 @@ def test_a_newer_manifest_is_refused_by_name_and_others_stay_readable(root: Path
     path.write_text(json.dumps(raw))
     with pytest.raises(NewerSchema, match=f"schema version 99, and this trace-warehouse reads up to {SCHEMA_VERSION}"):
         TraceStore(path.parent)
-    with pytest.warns(DamagedRun, match="run 'llama' is left out: .* schema version 99"), Warehouse(root) as wh:
+    with pytest.warns(LeftOut, match="run 'llama' is left out: .* schema version 99"), Warehouse(root) as wh:
         assert wh.sql("SELECT run_id, schema_version FROM runs").fetchall() == [("gpt2", SCHEMA_VERSION)]
         assert len(wh.run("gpt2").tokens)
 

@@ -477,13 +477,13 @@ class Opened:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
-        self.damaged: list[TracesError] = []
-        """What is wrong with tables that cannot be read."""
+        self.damaged: dict[tuple[str, str], TracesError] = {}
+        """Tables that cannot be read, by model and name, and what is wrong with them."""
 
     def all(self) -> list[VectorTable]:
         """As they are now, by model, site and layer."""
         now: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
-        self.damaged = []
+        self.damaged = {}
         for name in layout.vector_tables(self._root):
             path = layout.vector_info_path(self._root, *name)
             try:
@@ -497,7 +497,7 @@ class Opened:
             except FileNotFoundError:  # dropped at this moment
                 continue
             except TracesError as e:
-                self.damaged.append(e)
+                self.damaged[name] = e
         self._known = now
         return _sorted(table for _, table in now.values())
 

@@ -17,7 +17,7 @@ from warehouse.quoting import sql_text
 from warehouse.store import TraceStore
 from warehouse.vectors import fill
 from warehouse.vectors.compare import vectors_of
-from warehouse.vectors.tables import Opened, TableFiles, VectorTable
+from warehouse.vectors.tables import Opened, TableFiles, VectorTable, folder_of
 
 _ROWS = 8192
 
@@ -29,8 +29,9 @@ def check_vectors(store: TraceStore) -> str | None:
     opened = Opened(root)
     tables, rows = opened.all(), 0
     mine = [t for t in tables if store.path.name in {layout.run_dir(root, run).name for run in t.live()}]
-    for damaged in opened.damaged:
-        raise damaged
+    for (folder, _), damage in opened.damaged.items():
+        if folder == folder_of(root, store.meta.model):
+            raise damage
     for table in mine:
         with _unchanged(table):
             _check_files(table)
