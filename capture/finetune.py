@@ -305,6 +305,7 @@ def _train(
         remove_unused_columns=False,
         label_names=["labels"],
     )
+    watch = _Watch(report, steps)
     trainer = _Trainer(
         model=loaded.model.requires_grad_(True),
         args=arguments,
@@ -312,13 +313,13 @@ def _train(
         eval_dataset=held,
         data_collator=lambda rows: _collate(rows, padding_id(loaded.model)),
         compute_metrics=_accuracy,
-        callbacks=[_Watch(report, steps)],
+        callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except Exception as e:  # whatever reading a checkpoint that was altered comes to
-        if last is None or is_of_memory(e) or trainer.state.global_step > int(last.name.rpartition("-")[2]):
+        if last is None or is_of_memory(e) or watch.stepped:
             raise
         raise UsageError(
             f"{last} cannot be gone on from: {one_line(e)} Delete it to go on from the one before it, or all of {checkpoints} to "
@@ -356,10 +357,13 @@ class _Trainer(Trainer):
 class _Watch(TrainerCallback):
     """Reports every step, and has what was counted logged some times an epoch, anew with each, as after a kill."""
 
+    stepped = False
+
     def __init__(self, report: Report, steps: int) -> None:
         self._report, self._steps, self._every = report, steps, max(1, steps // _LOGS_AN_EPOCH)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        self.stepped = True
         done = state.global_step % self._steps  # 0 at the end of an epoch
         control.should_log = done == 0 or (done % self._every == 0 and done + self._every <= self._steps)
         loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from capture.data.example import Choice, Row, Source
 from capture.finetune import Options, Step, finetune
 from capture.jobs import mcq_encoder
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import RunTaken, UsageError
+from warehouse.errors import RunTaken, TracesError, UsageError
 from warehouse.layout import run_dir
 from warehouse.validate import validate
 
@@ -160,6 +162,70 @@ def test_checkpoints_hold_no_pickle_that_is_read(tmp_path: Path, base: str, monk
     monkeypatch.setattr(torch, "load", watched)
     trained(base, tmp_path / "out", tmp_path / "runs")
     assert asked and all(asked)
+
+
+class _Runs:
+    """What leaves a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable, tuple[Path]]:
+        return (Path.touch, (self.trace,))
+
+
+def _state(checkpoint: Path, **fields: object) -> None:
+    path = checkpoint / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+ALTERED: dict[str, Callable[[Path], object]] = {
+    "pickled weights": lambda c: (
+        (c / "model.safetensors").unlink() or torch.save(_Runs(c / "was run"), c / "pytorch_model.bin")
+    ),
+    "a pickled optimizer": lambda c: torch.save(_Runs(c / "was run"), c / "optimizer.pt"),
+    "an optimizer cut short": lambda c: os.truncate(c / "optimizer.pt", 100),
+    "weights cut short": lambda c: os.truncate(c / "model.safetensors", 1000),
+    "a state that is no JSON": lambda c: (c / "trainer_state.json").write_text("{"),
+    "a state of another kind": lambda c: (c / "trainer_state.json").write_text("[]"),
+    "a best checkpoint elsewhere": lambda c: _state(c, best_model_checkpoint=str(c.parent.parent.parent / "other")),
+    "a best checkpoint that is none": lambda c: _state(c, best_model_checkpoint=5),
+    "steps that are none": lambda c: _state(c, global_step="x"),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_a_checkpoint_that_was_altered_is_named_and_nothing_in_it_is_run(tmp_path: Path, base: str, what: str) -> None:
+    def stop(step: Step) -> None:
+        if step.step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(base, tmp_path / "out", tmp_path / "runs", report=stop)
+    (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("checkpoint-*")
+    (checkpoint.parent / "checkpoint-of-mine").mkdir()
+    ALTERED[what](checkpoint)
+    with pytest.raises(
+        UsageError, match=f"{checkpoint} (cannot be gone|is not a checkpoint to go) on from.*Delete it"
+    ) as e:
+        trained(base, tmp_path / "out", tmp_path / "runs")
+    assert "\n" not in str(e.value)
+    assert not (checkpoint / "was run").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_training_that_stopped_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, base: str) -> None:
+    def stop(step: Step) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        trained(base, tmp_path / "models" / "out", tmp_path / "runs", report=stop)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path, base: str) -> None:
+    with pytest.raises(TracesError, match=r"diverged: .*smaller --lr than 1e\+30"):
+        trained(base, tmp_path / "out", tmp_path / "runs", replace(OPTIONS, lr=1e30, epochs=1))
 
 
 def test_gradient_checkpointing_computes_the_same(tmp_path: Path, base: str) -> None:

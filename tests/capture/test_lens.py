@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import synthetic
 import torch
@@ -23,8 +26,9 @@ from capture.final_norm import FinalNorm
 from capture.jobs import encode, generate, mcq_prompt, next_token
 from capture.models import Loaded, load
 from capture.probe import probe_tokens
-from warehouse import TraceStore
-from warehouse.errors import RunTaken, TracesError, UsageError
+from capture.recheck import recheck
+from warehouse import TraceStore, layout
+from warehouse.errors import CorruptRun, RunTaken, TracesError, UsageError
 from warehouse.layout import run_dir
 from warehouse.validate import validate
 
@@ -436,3 +440,20 @@ def test_the_command(
     assert gone.code == 2 and "lies elsewhere now: --model PLACE" in gone.err
     found = traces("lens", "a", "--run", "b", "--model", tiny_folder("llama"), "--positions", "last", *place)
     assert found.code == 0, found.err
+
+
+@pytest.mark.parametrize("column", ["token_id", "pos"])
+def test_a_run_whose_tokens_are_not_the_models_is_corrupt(
+    tmp_path: Path, tiny_root: Path, load_tiny: Callable, column: str
+) -> None:
+    folder = Path(shutil.copytree(run_dir(tiny_root, "llama"), run_dir(tmp_path, "llama")))
+    path = folder / layout.table_name("tokens")
+    rows = pq.read_table(path, partitioning=None)
+    at = rows.schema.get_field_index(column)
+    pq.write_table(rows.set_column(at, rows.schema.field(at), pa.array([10**6] * len(rows), pa.int32())), path)
+    with pytest.raises(CorruptRun, match="traces runs validate llama"):
+        lens.run(load_tiny(), folder, lens.Options(1), root=tmp_path / "other", run_id="l")
+    assert not (tmp_path / "other").exists()
+    if column == "token_id":
+        with pytest.raises(CorruptRun, match="has a token with the id 1000000, and the model 400 rows"):
+            list(recheck(folder))
