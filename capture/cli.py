@@ -5,9 +5,11 @@ torch and transformers are imported inside the commands that run a model, so tha
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,8 +30,9 @@ from capture.console import needs_capture_extra, note, progress, stopped_by_sign
 from capture.options import MODEL_HELP, DeviceMapOption, DeviceOption, DtypeOption, RevisionOption, TrustOption
 from warehouse import index_cli, probe_cli  # noqa: F401
 from warehouse.cli import RunArgument, WarehouseOption, app, runs_app
-from warehouse.errors import TracesError
+from warehouse.errors import LeftOut, TracesError, UsageError
 from warehouse.output import ReportFormat
+from warehouse.strict_json import half_pair
 
 model_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What can be recorded of a model.")
 app.add_typer(model_app, name="model")
@@ -140,7 +143,14 @@ def validate(
 
 def main() -> None:
     """Runs `traces`. What a user can cause ends in one line and an exit code; anything else keeps its traceback."""
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):  # names from outside may hold what cannot be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        for number, argument in enumerate(sys.argv[1:], 1):
+            if half_pair(argument):
+                raise UsageError(f"Argument {number} is not UTF-8 text: {argument}")
         app()
     except TracesError as e:
         note(f"traces: {e}")
@@ -153,6 +163,9 @@ def main() -> None:
     except OSError as e:  # a folder that may not be written to, a disk that is full or gone
         note(f"traces: {e}")
         sys.exit(1)
+    except MemoryError:
+        note("traces: There is too little memory for this. A capture needs less with a smaller --batch-tokens.")
+        sys.exit(1)
     except Exception as e:
         if type(e).__module__ not in ("duckdb", "_duckdb"):
             raise
@@ -160,6 +173,12 @@ def main() -> None:
 
         note(f"traces: {e}")
         sys.exit(2 if isinstance(e, duckdb.ProgrammingError) else 1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Ours in one line; what libraries warn of is for who wrote them."""
+    if issubclass(category, LeftOut):
+        note(f"warning: {message}")
 
 
 if __name__ == "__main__":

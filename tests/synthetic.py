@@ -29,6 +29,18 @@ def alter(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_bytes(seal(json.dumps(fields).encode()))
 
 
+def set_right(folder: Path, file: Path) -> None:
+    """Has a run's manifest tell of a file as it is now."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for known in manifest["files"]:
+            if known["path"] == file.relative_to(folder).as_posix():
+                known["bytes"], known["checksum"] = file.stat().st_size, file_checksum(file)
+        manifest["bytes"] = sum(f["bytes"] for f in manifest["files"])
+
+    alter(folder / layout.MANIFEST, change)
+
+
 _EMPTY = {"VARCHAR": "", "INTEGER": 0, "BIGINT": 0, "FLOAT": 0.0, "BOOLEAN": False}
 
 
@@ -83,7 +95,7 @@ def add_run(
             truncated=0,
             rows={name: len(found) for name, found in rows.items()} | dict.fromkeys(claims, 1),
         ),
-        bytes=0,
+        bytes=sum(f.bytes for f in files),
         files=files,
         versions={},
     ).write(folder)
@@ -152,7 +164,7 @@ def add_vectors(
                 counts=Counts(
                     examples=len(ids), sequences=len(ids), tokens=len(first), predictions=0, truncated=0, rows=p.rows
                 ),
-                bytes=0,
+                bytes=sum(f.bytes for f in p.files),
                 files=p.files,
                 versions={},
             )

@@ -110,7 +110,7 @@ def add_responses(
                     examples=len({r.example_id for r in responses}), sequences=n, tokens=n * LENGTH, predictions=0,
                     truncated=0, rows=p.rows,
                 ),
-                bytes=0,
+                bytes=sum(f.bytes for f in p.files),
                 files=p.files,
                 versions={},
             )

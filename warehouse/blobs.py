@@ -22,6 +22,7 @@ from types import TracebackType
 import ml_dtypes
 import numpy as np
 
+from warehouse import strict_json
 from warehouse.errors import CorruptRun
 
 DTYPES: dict[str, np.dtype] = {
@@ -120,11 +121,13 @@ class Blob:
                 self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise CorruptRun(f"{path} is missing.") from None
+        except OSError as e:
+            raise CorruptRun(f"{path} cannot be read: {e.strerror}.") from None
         length = int.from_bytes(self._map[:8], "little")
         if length > min(_MAX_HEADER, size - 8):
             raise CorruptRun(f"{path} is cut short or not safetensors: it announces a header of {length} bytes.")
         try:
-            header = json.loads(self._map[8 : 8 + length])
+            header = strict_json.parse(self._map[8 : 8 + length])
             header.pop("__metadata__", None)
             self.tensors = {name: (t["dtype"], tuple(t["shape"])) for name, t in header.items()}
             end = max((t["data_offsets"][1] for t in header.values()), default=0)
@@ -136,7 +139,11 @@ class Blob:
             self._views: dict[str, np.ndarray] = {}
             for name, (dtype, shape) in self.tensors.items():
                 start, stop = header[name]["data_offsets"]
-                if not 0 <= start <= stop or stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
+                if (
+                    dtype not in DTYPES
+                    or not 0 <= start <= stop
+                    or stop - start != math.prod(shape) * DTYPES[dtype].itemsize
+                ):
                     raise ValueError(f"{name} has {stop - start} bytes")
         except CorruptRun:
             raise
@@ -156,7 +163,7 @@ class Blob:
     def rows(self, tensor: str, start: int, end: int) -> np.ndarray:
         """`(end - start, *row_shape)`, a view."""
         view = self.tensor(tensor)
-        if end > len(view):
+        if not 0 <= start <= end <= len(view):
             raise CorruptRun(f"{self.path}: {tensor} has {len(view)} rows, rows {start} to {end} are asked for.")
         return view[start:end]
 

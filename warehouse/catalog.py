@@ -8,6 +8,7 @@ or the new one; nobody ever holds it open for writing, since DuckDB would then l
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 import warnings
@@ -20,10 +21,10 @@ import duckdb
 import filelock
 
 from warehouse import layout
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import LeftOut, NotFound, TracesError, UsageError
 from warehouse.files import sweep, temporary_beside
 from warehouse.quoting import sql_text
-from warehouse.survey import Survey, from_json, is_current, survey, to_json
+from warehouse.survey import Survey, file_state, from_json, is_current, survey, to_json
 from warehouse.views import texts
 
 if TYPE_CHECKING:
@@ -38,18 +39,17 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _STATE_VIEW = "catalog_state"
-
-
-class DamagedRun(UserWarning):
-    """A run that is left out of the views, and why."""
+_OF_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
+"""What DuckDB's errors over damaged files speak of, of those that a wrong query can cause too."""
 
 
 class Warehouse:
     """All runs below a root. `sql` asks, `run` opens one run's tensors; closes with `close` or as a context manager."""
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, *, every_file: bool = False) -> None:
         """Opens the warehouse at `root` (default: `$TRACES_HOME`, else `./runs`), making its views where they are missing
-        or out of date. Raises UsageError where there is no such folder."""
+        or out of date. Runs that are damaged are left out of them, which a warning tells; with `every_file`, files that have changed
+        beside a manifest that has not are noticed too. Raises UsageError where there is no such folder."""
         self.root = layout.find_root(root)
         self._vectors: Opened | None = None
         self._opened: dict[str, tuple[tuple[int, int], TraceStore]] = {}
@@ -58,23 +58,28 @@ class Warehouse:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
-        self._open(_known(self.root))
+        state, known = _known(self.root)
+        if state == _state(self.root) and is_current(self.root, known, every_file):
+            self._use(known, _attach(self.root / layout.CATALOG))
+        else:
+            self._make(known)
 
-    def _open(self, known: Survey | None) -> None:
-        """Opens the views, made anew where they are not those of the runs that are there. `known`: what the catalog knows."""
-        found = known
+    def _make(self, known: Survey) -> None:
+        """Makes the views anew, and opens them."""
         try:
-            if found is None or not is_current(self.root, found):
-                found = refresh(self.root, found)
-            self._connection = _attach(self.root / layout.CATALOG)
+            found = refresh(self.root, known)
+            con = _attach(self.root / layout.CATALOG)
         except OSError:  # somebody else's folder, which we may only read: the views are made in memory
-            found = survey(self.root, found or {})
-            self._connection = duckdb.connect()
-            _create_views(self._connection, self.root, found)
+            con = duckdb.connect()
+            found = _create_views(con, self.root, survey(self.root, known))
+        self._use(found, con)
+
+    def _use(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
+        self._connection = con
         self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
         """Runs that are left out of the views, and why."""
         for name, fault in self.damaged.items():
-            warnings.warn(f"run '{name}' is left out: {fault}", DamagedRun, stacklevel=3)
+            warnings.warn(f"run '{name}' is left out: {fault}", LeftOut, stacklevel=5)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -96,17 +101,21 @@ class Warehouse:
 
     def _leave_out(self, error: duckdb.Error) -> bool:
         """Looks for the runs that an error may be about; returns whether there is one more that is left out now."""
-        if isinstance(error, duckdb.ProgrammingError) and not isinstance(error, duckdb.InvalidInputException):
+        if isinstance(error, duckdb.InvalidInputException):
+            about_files = _OF_FILES.search(str(error)) is not None
+        else:
+            about_files = not isinstance(
+                error, duckdb.ProgrammingError | duckdb.DataError | duckdb.OutOfMemoryException
+            )
+        if not about_files:
             return False  # a wrong query
-        known = _known(self.root) or {}
+        _, known = _known(self.root)
         quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
         found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
         if not _faults(found) > self.damaged.keys():
             return False
         self._connection.close()
-        with contextlib.suppress(OSError):
-            refresh(self.root, found)
-        self._open(found)
+        self._make(found)
         return True
 
     def run(self, run_id: str) -> TraceStore:
@@ -135,12 +144,15 @@ class Warehouse:
 
         if self._vectors is None:
             self._vectors = Opened(self.root)
-        return self._vectors.all()
+        found = self._vectors.all()
+        for damage in self.damaged_vectors:
+            warnings.warn(f"a vector table is left out: {damage}", LeftOut, stacklevel=3)
+        return found
 
     @property
     def damaged_vectors(self) -> list[TracesError]:
         """What is wrong with the vector tables that could not be read when `vector_tables` was asked for."""
-        return [] if self._vectors is None else self._vectors.damaged
+        return [] if self._vectors is None else list(self._vectors.damaged.values())
 
     def load_vectors(self) -> None:
         """Makes the views `vectors_…` and the macros `nearest_…` known to `sql`, as `traces shell` does. Half a second."""
@@ -288,7 +300,7 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
         sweep(root / layout.STAGING)
-        found = survey(root, (known if known is not None else _known(root)) or {})
+        found = survey(root, _known(root)[1] if known is None else known)
         # made elsewhere: DuckDB cannot write below a folder whose name has a question mark in it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
             made = Path(elsewhere) / layout.CATALOG
@@ -315,7 +327,7 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> 
 
 
 def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
-    made = texts(root, found)
+    made = texts(root, found, _sound_infos(root))
     for name, (query, comment, columns) in made.items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
@@ -341,29 +353,43 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
 
 def views(root: Path) -> dict[str, str]:
     """The text of every view, as `traces sql --show NAME` prints it."""
-    return {name: query for name, (query, _, _) in texts(root, survey(root, _known(root) or {})).items()}
+    found = survey(root, _known(root)[1])
+    return {name: query for name, (query, _, _) in texts(root, found, _sound_infos(root)).items()}
 
 
 def _faults(found: Survey) -> set[str]:
     return {name for name, s in found.items() if s.fault is not None}
 
 
+def _sound_infos(root: Path) -> list[Path]:
+    """Of the vector tables, those that can be read."""
+    if not layout.vector_tables(root):
+        return []
+    from warehouse.vectors.tables import sound_infos
+
+    return sound_infos(root)
+
+
 def _state(root: Path) -> str:
-    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/`, which vector tables there are."""
+    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables."""
     import hashlib
 
-    made = texts(root, {})
-    return hashlib.sha256(repr(sorted((name, query) for name, (query, _, _) in made.items())).encode()).hexdigest()[:16]
+    made = {name: query for name, (query, _, _) in texts(root, {}, ()).items()}
+    infos = (layout.vector_info_path(root, *names) for names in layout.vector_tables(root))
+    made["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
+    return hashlib.sha256(
+        repr((str(root.absolute()), sorted(made.items()))).encode(errors="backslashreplace")
+    ).hexdigest()[:16]
 
 
-def _known(root: Path) -> Survey | None:
-    """What the catalog knows of the runs; None: there is no catalog, or none that fits the root and this version."""
+def _known(root: Path) -> tuple[str, Survey]:
+    """The catalog's state, empty where there is none of this version, and what it knows of the runs."""
     path = root / layout.CATALOG
     if not path.is_file():
-        return None
+        return "", {}
     try:
         with _attach(path) as con:
             row = con.sql(f"SELECT state, runs FROM {_STATE_VIEW}").fetchone()
-        return from_json(row[1]) if row is not None and row[0] == _state(root) else None
+        return (row[0], from_json(row[1])) if row is not None else ("", {})
     except (duckdb.Error, ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
-        return None
+        return "", {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warehouse.errors import NotFound, TracesError, UsageError
-from warehouse.output import Format, human_age, human_bytes, write
+from warehouse.output import Format, format_of, human_age, human_bytes, write
 
 if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
@@ -44,15 +44,17 @@ def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: Fo
     from warehouse import layout
     from warehouse.catalog import Warehouse
 
-    with Warehouse(warehouse) as wh:
-        answer = wh.sql(
-            "SELECT run_id, kind, model, concat_ws('/', dataset, split) AS data, n_examples, n_tokens, "
-            "round(perplexity, 2) AS perplexity, bytes, created_at FROM runs ORDER BY created_at"
-        )
+    query = (
+        "SELECT run_id, kind, model, concat_ws('/', dataset, split) AS data, n_examples, n_tokens, "
+        "round(perplexity, 2) AS perplexity, bytes, created_at FROM runs ORDER BY created_at"
+    )
+    with Warehouse(warehouse, every_file=True) as wh:
         if fmt is not Format.table:
-            write(answer, fmt, None)
+            wh.attempt(lambda: write(wh.sql(query), fmt, None))
             return
-        _print_runs(answer.fetchall())
+        _print_runs(wh.attempt(lambda: wh.sql(query).fetchall()))
+        for name, fault in wh.damaged.items():
+            typer.echo(f"damaged: {name} ({fault})")
         for name in layout.staged_runs(wh.root):
             typer.echo(f"unfinished: {name} (run its capture again to go on, or traces runs rm {name})")
 
@@ -152,16 +154,17 @@ def remove_run(
     """
     from warehouse import catalog, layout
     from warehouse.files import size_of
-    from warehouse.removal import locked_for_removal, remove
+    from warehouse.removal import folders_of, locked_for_removal, remove
     from warehouse.vectors.tables import all_tables
 
     root = layout.find_root(warehouse)
-    folders = [p for p in (layout.run_dir(root, run), layout.staging_dir(root, run)) if p.is_dir()]
+    folders = folders_of(root, run)
     if not folders:
         raise NotFound("run", run, [*layout.published_runs(root), *layout.staged_runs(root)])
     with locked_for_removal(root, run):
         for folder in folders:
-            typer.echo(f"{'would delete' if dry_run else 'delete'} {folder} ({human_bytes(size_of(folder))})")
+            what = f"a symbolic link: {folder.resolve()} stays" if folder.is_symlink() else human_bytes(size_of(folder))
+            typer.echo(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
         for table in all_tables(root):
             if run in table.info.runs:
                 typer.echo(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
@@ -239,8 +242,14 @@ def sql(
         str | None, typer.Argument(help="The question, in DuckDB's SQL; `-` reads it from standard input.")
     ] = None,
     warehouse: WarehouseOption = None,
-    fmt: FormatOption = Format.table,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there.")] = None,
+    fmt: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to print the answer; as FILE ends, else a table.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write there: .csv, .tsv, .json, .parquet or .txt."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the ready questions, tables and views.")] = False,
     show: Annotated[
         str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a question or view.")
@@ -252,11 +261,16 @@ def sql(
 ) -> None:
     """Ask in SQL, over all runs.
 
+    A query reads what you may read, and writes nothing below the warehouse root. Besides questions there may be `SET VARIABLE`,
+    temporary views and macros, and `COPY (…) TO 'FILE'` of a file elsewhere. Rows of a run that is damaged are left out, which is
+    told on standard error.
+
     Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
     `traces sql --run calibration --set run=wt2 --format tsv`
     """
     from warehouse import layout
     from warehouse.questions import all_questions, ask, find_question
+    from warehouse.statements import check_readonly, check_target
 
     if sum(bool(x) for x in (query, list_, show, run)) != 1:
         raise UsageError(
@@ -277,16 +291,32 @@ def sql(
     else:
         from warehouse.catalog import Warehouse
 
+        chosen = format_of(output, fmt)
+        text = _standard_input() if query == "-" else query or ""
         with Warehouse(warehouse) as wh:
+            if output is not None:
+                check_target(output, wh.root)
             if run:
-                answer = ask(wh.connection, find_question(run), dict(_setting(s) for s in settings or []))
+                question, values = find_question(run), dict(_setting(s) for s in settings or [])
             else:
-                text = sys.stdin.read() if query == "-" else query or ""
-                if "nearest_" in text or "vectors_" in text:
+                check_readonly(wh.connection, text, wh.root)
+
+            def answer() -> None:
+                if not run and ("nearest_" in text or "vectors_" in text):
                     wh.load_vectors()
-                answer = wh.sql(text)
-            if answer is not None:  # a statement such as SET has no answer
-                write(answer, fmt, output)
+                found = ask(wh.connection, question, values) if run else wh.sql(text)
+                if found is not None:  # a statement such as SET has no answer
+                    write(found, chosen, output)
+
+            wh.attempt(answer)
+
+
+def _standard_input() -> str:
+    """Raises UsageError for what is not text."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as e:
+        raise UsageError(f"Standard input is not UTF-8 text ({e.reason} at byte {e.start}).") from None
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -310,7 +340,11 @@ def _list_names(root: Path) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
-    """Open the duckdb shell on the warehouse, read-only. Options after `--` are duckdb's own.
+    """Open the duckdb shell on the warehouse, whose views are read-only. Options after `--` are duckdb's own.
+
+    The shell can do what you can: COPY … TO, ATTACH and its dot commands read and write any file, those of runs too, and
+    `.system` runs commands. Nothing in the warehouse's own files is run by it. With `-safe` it is without all of that, and cannot
+    read the runs either: for answers alone there is traces sql.
 
     Where there are vector tables, `SHOW TABLES` lists a view `vectors_…` of each, and the macro `nearest_…(q, k := 10)` finds
     the rows nearest to a vector: `SET VARIABLE q = (SELECT vector FROM vectors_… LIMIT 1); FROM nearest_…(getvariable('q'))`.
@@ -320,7 +354,7 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
     from warehouse import layout
     from warehouse.catalog import Warehouse
 
-    with Warehouse(warehouse) as wh:
+    with Warehouse(warehouse, every_file=True) as wh:
         path, tables = wh.root / layout.CATALOG, layout.vector_tables(wh.root)
         init = _vectors_init(wh) if tables else []
     program = _duckdb_program()
@@ -366,28 +400,38 @@ def _duckdb_program() -> str:
 
 @app.command()
 def refresh(warehouse: WarehouseOption = None) -> None:
-    """Make warehouse.duckdb anew, after run folders were copied in, renamed or deleted by hand.
+    """Make warehouse.duckdb anew, after run folders were copied in, renamed or deleted by hand, and delete what processes that
+    died have left behind. Unfinished captures stay.
 
     Example: `traces refresh`
     """
     from warehouse import catalog, layout
+    from warehouse.files import sweep
     from warehouse.manifest import Manifest
+    from warehouse.removal import sweep_root
     from warehouse.vectors import fill
+    from warehouse.vectors.tables import Opened
 
     root = layout.find_root(warehouse)
     if not root.is_dir():
         raise UsageError(f"There is no warehouse at {root}.")
-    if gone := fill.settle(root):
+
+    def note(text: str) -> None:
+        typer.echo(text, err=True)
+
+    for left in [*sweep_root(root, note), *map(str, sweep(layout.converted_models_dir()))]:
+        typer.echo(f"deleted {left}, which a process had left behind")
+    if gone := fill.settle(root, note):
         typer.echo(f"vector tables: dropped the rows of {', '.join(gone)}")
-    catalog.refresh(root)
-    names = layout.published_runs(root)
-    for name in names:
-        folder = layout.run_dir(root, name)
-        try:
-            captured_as = Manifest.read(folder).run_id
-        except TracesError as e:
-            typer.echo(f"warning: {e}", err=True)
-        else:
-            if captured_as != name:
-                typer.echo(f"warning: {folder} holds a run that was captured as '{captured_as}'", err=True)
-    typer.echo(f"{root / layout.CATALOG}: {len(names)} {'run' if len(names) == 1 else 'runs'}")
+    opened = Opened(root)
+    opened.all()
+    for damage in opened.damaged.values():
+        note(f"warning: a vector table is left out: {damage}")
+    found = catalog.refresh(root, {})
+    for name, run in found.items():
+        if run.fault is not None:
+            note(f"warning: run '{name}' is left out: {run.fault}")
+        elif (captured_as := Manifest.read(folder := layout.run_dir(root, name)).run_id) != name:
+            note(f"warning: {folder} holds a run that was captured as '{captured_as}'")
+    count = sum(run.fault is None for run in found.values())
+    typer.echo(f"{root / layout.CATALOG}: {count} {'run' if count == 1 else 'runs'}")

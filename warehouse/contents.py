@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 from warehouse import layout
 from warehouse.blobs import DTYPES
 from warehouse.check import expect, expect_no_row, sample_sequences, select, single
+from warehouse.losses import perplexity
 from warehouse.quoting import sql_text
 from warehouse.schema import STORED
 from warehouse.sites import Key, readable
 from warehouse.store import TraceStore
+from warehouse.tables import examples_hash
 
 _ROW_SUM = {"F32": 1e-5, "F16": 1e-3, "BF16": 1e-2}
 """Rows of up to thousands of probabilities, each rounded to its dtype, summed in float32."""
@@ -38,7 +40,20 @@ def _counts(store: TraceStore) -> str:
         found = single(store, "SELECT avg(loss::DOUBLE) FROM next_token")
         loss = store.meta.mean_loss
         expect(abs(found - loss) < 1e-9, f"the mean loss is {found}, not {loss}")
+    expect(store.meta.perplexity == perplexity(store.meta.mean_loss), "the perplexity is not that of the mean loss")
+    of_examples = "SELECT coalesce(sum(n_seqs), 0), count_if(truncated), count_if(altered) FROM examples"
+    counted = (c.sequences, c.truncated, c.altered)
+    found_counts = tuple(select(store, of_examples)[0])
+    expect(found_counts == counted, f"sequences, truncated and altered texts are {found_counts}, not {counted}")
     return told
+
+
+def _data(store: TraceStore) -> str | None:
+    if not store.meta.captured or store.meta.options.get("shard"):  # a shard tells of the data of all shards
+        return None
+    found = examples_hash([store.path / layout.table_name("examples")])
+    expect(found == store.meta.data.hash, "its examples are not the data that its manifest tells of")
+    return "the examples are the data that was read"
 
 
 def _shapes(store: TraceStore) -> str | None:
@@ -89,7 +104,7 @@ def _shapes(store: TraceStore) -> str | None:
 def _row_kinds(store: TraceStore) -> str:
     """SQL: what a row of each site is."""
     kinds = {(s.side, s.site, s.rows) for s in store.meta.sites}
-    rows = ", ".join(f"('{side}', '{site}', '{kind}')" for side, site, kind in sorted(kinds))
+    rows = ", ".join(f"({', '.join(map(sql_text, kind))})" for kind in sorted(kinds))
     return f"SELECT * FROM (VALUES {rows}) AS t(side, site, kind)"
 
 
@@ -481,6 +496,7 @@ def _projections(store: TraceStore) -> str | None:
 
 CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "counts": _counts,
+    "data": _data,
     "shapes": _shapes,
     "keys": _keys,
     "finite": _finite,

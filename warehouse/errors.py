@@ -54,5 +54,9 @@ class NewerSchema(TracesError):
         )
 
 
+class LeftOut(UserWarning):
+    """A run or a vector table that is damaged, and left out of what is asked."""
+
+
 class CorruptRun(TracesError):
     """A file of a run that is missing, cut short or altered."""

@@ -116,8 +116,6 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
                 recall = dict.fromkeys(recall, "damaged: traces index rebuild")
             rows.append({"name": info.sql_name, "rows": info.rows, "runs": list(info.runs), "width": info.width,
                          "centred": info.centred, **recall, "bytes": size_of(table.path)})  # fmt: skip
-        for damage in wh.damaged_vectors:
-            typer.echo(f"warning: {damage}", err=True)
         if not rows:
             typer.echo("No vector tables yet. Make one: traces index add --run RUN", err=True)
             return

@@ -205,6 +205,14 @@ def prepared_path(root: Path, data: str, split: str) -> Path:
     return root / _PREPARED / data / f"{split}.parquet"
 
 
+def prepared_dirs(root: Path) -> list[Path]:
+    """The folders of prepared data sets; a symbolic link is none of ours."""
+    data = root / _PREPARED
+    if data.is_symlink() or not data.is_dir():
+        return []
+    return [p for p in data.iterdir() if p.is_dir() and not p.is_symlink()]
+
+
 def prepared_splits(root: Path, data: str) -> list[str]:
     """Names of a data set's splits that are prepared."""
     return sorted(p.stem for p in (root / _PREPARED / data).glob("*.parquet"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from warehouse import layout, strict_json
-from warehouse.quoting import sql_path
+from warehouse.quoting import sql_parquet
 
 _LARGEST = 709.0
 """Of the numbers whose exponential a float64 can hold."""
@@ -17,8 +17,8 @@ _LARGEST = 709.0
 def mean_loss(folder: Path) -> float | None:
     """Averages over all predictions of a run that is about to be published; None where it is infinite."""
     with duckdb.connect() as con:
-        file = sql_path(folder / layout.table_name("next_token"))
-        row = con.sql(f"SELECT avg(loss::DOUBLE) FROM read_parquet({file})").fetchone()
+        file = sql_parquet([folder / layout.table_name("next_token")])
+        row = con.sql(f"SELECT avg(loss::DOUBLE) FROM {file}").fetchone()
     assert row is not None
     found: float | None = strict_json.finite(row[0])
     return found

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from warehouse import layout, sites
 from warehouse.errors import NotFound, UsageError
 from warehouse.sites import Key
+from warehouse.statements import check_one_question
 from warehouse.store import TraceStore
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ class Places:
             shards += [(len(stores), name) for name in names]
             stores.append(store)
         return cls(stores, shards, shard, row)
+
+    @classmethod
+    def of_store(cls, store: TraceStore, tokens: pa.Table, key: Key) -> Places:
+        """The same for tokens of one run, whatever their run_id says."""
+        names, shard, row = _in_run(store, tokens, key)
+        return cls([store], [(0, name) for name in names], shard, row)
 
     def dtype(self, key: Key) -> np.dtype:
         """What holds the rows of all shards: the stored dtype, or float32 where shards differ, of several runs or of one whose
@@ -202,11 +209,9 @@ class Picked:
 
     def __init__(self, wh: Warehouse, query: str, side: str | None = None) -> None:
         """Raises UsageError where the query has no keys; DuckDB's own error where it is wrong."""
-        relation = wh.sql(query)
-        if relation is None:
-            raise UsageError("The query has no answer: a SELECT is needed.")
+        check_one_question(wh.connection, query)
         self.wh, self.side = wh, side
-        self.answer = keys_of(relation.to_arrow_table())
+        self.answer = keys_of(wh.attempt(lambda: wh.sql(query).to_arrow_table()))
         if not len(self.answer):
             raise UsageError("The query picks no tokens.")
         self.store = wh.opened(self.answer["run_id"][0].as_py())

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,11 +33,10 @@ from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageE
 from warehouse.files import delete, file_checksum, link_or_copy
 from warehouse.losses import mean_loss, perplexity
 from warehouse.manifest import Counts, Manifest
-from warehouse.quoting import sql_path
-from warehouse.removal import locked_for_removal, remove
+from warehouse.removal import empty_trash, locked_for_removal, remove
 from warehouse.schema import SCHEMA_VERSION, STORED
 from warehouse.sealed import Sealed
-from warehouse.tables import rewrite_part
+from warehouse.tables import examples_hash, rewrite_part
 from warehouse.vectors import asked, fill
 from warehouse.vectors.tables import manifest_hash
 from warehouse.writer import Make, Published, RunWriter, differences
@@ -174,6 +172,7 @@ def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | N
                 fill.forget(root, shard)
             elif manifest_hash(root, shard) == known and _is_shard_of(Manifest.read(layout.run_dir(root, shard)), meta):
                 remove(root, shard)
+    empty_trash(root)  # of a removal that was killed
     path.unlink()
     delete(layout.staging_dir(root, run_id))
     if changed:
@@ -284,16 +283,7 @@ def _check_files(shard: Shard) -> None:
 
 def _check_data(shards: list[Shard]) -> None:
     """The examples of all, in the order of the data, must be those that each shard says the data has."""
-    files = ", ".join(sql_path(s.folder / layout.table_name("examples")) for s in shards)
-    digest = xxhash.xxh3_128()
-    with duckdb.connect(config={"memory_limit": "1GB"}) as con:
-        answer = con.sql(
-            f"SELECT example_id, text FROM read_parquet([{files}], hive_partitioning = false) ORDER BY idx"
-        )
-        while rows := answer.fetchmany(4096):
-            for example_id, text in rows:
-                digest.update(f"{example_id}\x1f{text}\x1e".encode())
-    if digest.hexdigest() != shards[0].meta.data.hash:
+    if examples_hash(s.folder / layout.table_name("examples") for s in shards) != shards[0].meta.data.hash:
         raise TracesError(
             "The examples of these shards together are not the data that they were captured from: some are missing, or there "
             "twice. Validate them: traces runs validate RUN"

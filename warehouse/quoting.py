@@ -16,8 +16,23 @@ def sql_texts(texts: Iterable[str]) -> str:
     return f"({', '.join(map(sql_text, texts)) or 'NULL'})"
 
 
-def sql_path(path: Path, pattern: str = "") -> str:
-    """`path` as a literal for read_parquet and its kin, which would take `[`, `*` and `?` in it for a glob;
-    `pattern` is appended and stays one."""
-    literal = re.sub(r"([\[*?])", r"[\1]", path.as_posix())
-    return sql_text(f"{literal}/{pattern}" if pattern else literal)
+def sql_path(path: Path) -> str:
+    """A file as a literal for read_parquet and its kin. It must be there: DuckDB takes a name that is none of a file's for a
+    pattern."""
+    return sql_text(str(path))
+
+
+def sql_parquet(paths: Iterable[Path]) -> str:
+    """SQL for the rows of Parquet files, whatever the folders above them are called: DuckDB makes columns of `key=value`."""
+    return f"read_parquet({sql_paths(paths)}, hive_partitioning = false)"
+
+
+def sql_paths(paths: Iterable[Path]) -> str:
+    """A list of files, for the same."""
+    return f"[{', '.join(map(sql_path, paths))}]"
+
+
+def sql_pattern(folder: Path, pattern: str) -> str:
+    """The files below a folder that fit a pattern, for the same; not where the folder's name has a backslash in it."""
+    literal = re.sub(r"([\[*?])", r"[\1]", folder.as_posix())
+    return sql_text(f"{literal}/{pattern}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,27 +48,35 @@ def remove(root: Path, run_id: str) -> None:
     trash = layout.trash_dir(root)
     trash.mkdir(parents=True, exist_ok=True)
     for folder in folders_of(root, run_id):
-        gone = trash / uuid.uuid4().hex
-        folder.rename(gone)
+        folder.rename(trash / uuid.uuid4().hex)
         sync_folder(folder.parent)
-        delete(gone)
+    empty_trash(root)
     forget(root, run_id)
 
 
-def sweep_root(root: Path) -> list[str]:
-    """Deletes what processes that died have left below a warehouse root, and returns what it was, a line each. Unfinished
-    captures stay: they can go on."""
-    staging = root / layout.STAGING
-    folders = [root, root / "data", *(p for p in (root / "data").glob("*")), layout.vectors_dir(root)]
-    folders += [layout.vectors_dir(root) / model for model in layout.vector_folders(root)]
+def empty_trash(root: Path) -> list[Path]:
+    """Deletes what is out of sight, that of processes that died on the way included, and returns what it was."""
+    trash = layout.trash_dir(root)
+    if (root / layout.STAGING).is_symlink() or trash.is_symlink() or not trash.is_dir():
+        return []
+    gone = sorted(trash.iterdir())
+    for path in gone:
+        delete(path)
+    return gone
+
+
+def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list[str]:
+    """Deletes what processes that died have left below a warehouse root, and returns what it was. Unfinished captures stay: they
+    can go on. `note` is told of what cannot be deleted."""
+    folders = [root, *layout.prepared_dirs(root), *(layout.vectors_dir(root) / m for m in layout.vector_folders(root))]
     found = [path for folder in folders for path in sweep(folder)]
+    staging = root / layout.STAGING
     if staging.is_dir() and not staging.is_symlink():
-        found += sweep(staging)
-        trash = layout.trash_dir(root)
-        for path in sorted(trash.iterdir()) if trash.is_dir() and not trash.is_symlink() else ():
-            delete(path)
-            found.append(path)
-        found += _staged_for_nothing(root)
+        found += [*sweep(staging), *_staged_for_nothing(root)]
+    try:
+        found += empty_trash(root)
+    except OSError as e:
+        note(f"warning: {layout.trash_dir(root)} cannot be emptied: {e}")
     return [str(path.relative_to(root)) for path in found]
 
 

@@ -21,7 +21,7 @@ from warehouse.attention import of_heads, per_query_head, probabilities, unpacke
 from warehouse.blobs import Blob
 from warehouse.errors import CorruptRun, NotFound, UsageError
 from warehouse.manifest import LayerAttention, Manifest, SiteInfo
-from warehouse.quoting import sql_path
+from warehouse.quoting import sql_parquet
 from warehouse.schema import STORED, arrow_schema
 from warehouse.sites import Key
 
@@ -110,9 +110,7 @@ class TraceStore:
         con = duckdb.connect()
         for name in STORED:
             if self._has(name):
-                con.execute(
-                    f"CREATE VIEW {name} AS SELECT * FROM read_parquet({sql_path(self.path, f'{name}/*.parquet')})"
-                )
+                con.execute(f"CREATE VIEW {name} AS FROM {sql_parquet(sorted((self.path / name).glob('*.parquet')))}")
             else:
                 con.register(name, arrow_schema(name).empty_table())
         return con.sql(query, params=params)
@@ -408,6 +406,8 @@ class TraceStore:
     def blob(self, name: str) -> Blob:
         """A shard of this run by its path in the run's folder."""
         if name not in self._blobs:
+            if name not in self.meta.file_infos or layout.table_of_file(name) is not None:
+                raise CorruptRun(f"{self.path}: its tensor index tells of {name!r}, which is no blob of this run.")
             self._blobs[name] = Blob(self.path / name)
         return self._blobs[name]
 

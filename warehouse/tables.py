@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from warehouse.files import sync_file
-from warehouse.quoting import sql_path
+from warehouse.quoting import sql_parquet
 from warehouse.schema import STORED, arrow_schema
 
 ROW_GROUP = 122_880
@@ -48,6 +49,19 @@ def rewrite_part(source: Path, target: Path, change: Callable[[pa.Table], pa.Tab
     sync_file(target)
 
 
+def examples_hash(files: Iterable[Path]) -> str:
+    """xxh3-128 over every example's id and text, in the order of the data, in hex; `files`: of the table `examples`."""
+    import duckdb
+
+    digest = xxhash.xxh3_128()
+    with duckdb.connect(config={"memory_limit": "1GB"}) as con:
+        answer = con.sql(f"SELECT example_id, text FROM {sql_parquet(files)} ORDER BY idx")
+        while rows := answer.fetchmany(4096):
+            for example_id, text in rows:
+                digest.update(f"{example_id}\x1f{text}\x1e".encode())
+    return digest.hexdigest()
+
+
 def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:
     """Writes the rows of all parts to `target`, sorted by the table's key, and returns their number.
 
@@ -58,10 +72,9 @@ def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -
 
     schema = arrow_schema(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    files = ", ".join(sql_path(p) for p in parts)
     config: dict[str, Any] = {"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)}
     with duckdb.connect(config=config) as con, pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
-        rows = con.sql(f"SELECT * FROM read_parquet([{files}]) ORDER BY {', '.join(STORED[name].sort_key)}")
+        rows = con.sql(f"SELECT * FROM {sql_parquet(parts)} ORDER BY {', '.join(STORED[name].sort_key)}")
         count = 0
         for batch in rows.to_arrow_reader(ROW_GROUP):
             count += batch.num_rows

@@ -7,12 +7,12 @@ its folder's, as it is: DuckDB's own way with `key=value` would take any folder 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse import layout
-from warehouse.quoting import sql_path, sql_text
+from warehouse.quoting import sql_paths, sql_pattern, sql_text
 from warehouse.schema import TABLES, Column, Table
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ _RUN_ID = "regexp_extract(filename, '/{prefix}([^/]*){below}$', 1)"
 """A run's name from the path of one of its files."""
 
 
-def texts(root: Path, found: Survey) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
-    """Name → (query, comment, columns), in an order in which each finds those it needs."""
+def texts(root: Path, found: Survey, infos: Sequence[Path]) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
+    """Name → (query, comment, columns), in an order in which each finds those it needs. `infos`: of the vector tables."""
     root = root.absolute()
     sound = {name: s for name, s in found.items() if s.fault is None}
     listed = len(sound) < len(found) or "\\" in str(root)
@@ -89,13 +89,13 @@ def texts(root: Path, found: Survey) -> dict[str, tuple[str, str, tuple[Column, 
         runs = [layout.run_dir(root, n) for n, s in sound.items() if not table.stored or table.name in s.tables]
         below = f"{table.name}/*.parquet" if table.stored else layout.MANIFEST
         files = [p for run in runs for p in sorted(run.glob(below))]
-        pattern = sql_path(root, f"{layout.RUN_PREFIX}*/{below}")
+        pattern = sql_pattern(root, f"{layout.RUN_PREFIX}*/{below}")
         made[table.name] = (
-            _table(table, _list(files) if listed else pattern, bool(files)),
+            _table(table, sql_paths(files) if listed else pattern, bool(files)),
             f"One row is {table.row}",
             table.columns,
         )
-    made["vector_tables"] = (_vector_tables(root), "One row is a vector table, which traces index makes", ())
+    made["vector_tables"] = (_vector_tables(infos), "One row is a vector table, which traces index makes", ())
     made["damaged_runs"] = (_damaged(found), "One row is a run that is left out of all views, and why", ())
     for path in sorted((layout.data_dir("sql") / "views").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
@@ -105,16 +105,12 @@ def texts(root: Path, found: Survey) -> dict[str, tuple[str, str, tuple[Column, 
 
 def parquet_files(files: Iterable[Path]) -> str:
     """SQL for the rows of Parquet files, each named as it is."""
-    return _parquet(_list(files))
+    return _parquet(sql_paths(files))
 
 
 def manifests(files: Iterable[Path]) -> str:
     """SQL for the rows of `runs` that these manifests are."""
-    return _runs(_list(files))
-
-
-def _list(files: Iterable[Path]) -> str:
-    return f"[{', '.join(sql_text(str(p)) for p in files)}]"
+    return _runs(sql_paths(files))
 
 
 def _parquet(files: str) -> str:
@@ -166,12 +162,8 @@ def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _vector_tables(root: Path) -> str:
-    """The infos that can be read: `vectors.tables` says which those are."""
-    from warehouse.vectors.tables import sound_infos
-
-    sound = sound_infos(root)
-    if not sound:
+def _vector_tables(infos: Sequence[Path]) -> str:
+    if not infos:
         return _empty({name: kind for name, (kind, _) in _VECTOR_COLUMNS.items()})
     columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
     read = {"runs": "JSON", "index": "JSON"} | {
@@ -179,6 +171,6 @@ def _vector_tables(root: Path) -> str:
     }
     spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
     return (
-        f"SELECT\n{columns}\nFROM read_json({_list(sound)}, columns = {{{spec}}}, "
+        f"SELECT\n{columns}\nFROM read_json({sql_paths(infos)}, columns = {{{spec}}}, "
         "format = 'unstructured', hive_partitioning = false)\n"
     )

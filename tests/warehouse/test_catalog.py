@@ -14,7 +14,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse, catalog, layout
-from warehouse.errors import NewerSchema, NotFound, UsageError
+from warehouse.errors import LeftOut, NewerSchema, NotFound, UsageError
 from warehouse.schema import SCHEMA_VERSION
 
 
@@ -125,7 +125,7 @@ def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_only_be_read_is_read_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(root: Path) -> None:
+    def refuse(root: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(root))
 
     monkeypatch.setattr(catalog, "refresh", refuse)  # root, as CI is, may write everywhere
@@ -181,7 +181,7 @@ def test_a_newer_manifest_is_refused_by_name_and_others_stay_readable(root: Path
     path.write_text(json.dumps(raw))
     with pytest.raises(NewerSchema, match=f"schema version 99, and this trace-warehouse reads up to {SCHEMA_VERSION}"):
         TraceStore(path.parent)
-    with pytest.warns(catalog.DamagedRun, match="run 'llama' is left out: .* schema version 99"), Warehouse(root) as wh:
+    with pytest.warns(LeftOut, match="run 'llama' is left out: .* schema version 99"), Warehouse(root) as wh:
         assert wh.sql("SELECT run_id, schema_version FROM runs").fetchall() == [("gpt2", SCHEMA_VERSION)]
         assert len(wh.run("gpt2").tokens)
 

@@ -136,7 +136,7 @@ def test_runs_in_different_dtypes_come_as_float32(tmp_path: Path) -> None:
         ("FROM tokens", {"site": "q"}, UsageError, "did not store q"),
         ("FROM tokens", {"head": 0}, UsageError, "has no heads"),
         ("FROM tokens", {"side": "enc"}, UsageError, "no encoder side"),
-        ("SET VARIABLE x = 1", {}, UsageError, "a SELECT is needed"),
+        ("SET VARIABLE x = 1", {}, UsageError, "One SELECT is needed"),
     ],
 )
 def test_bad_queries_are_told_what_is_wrong(wh: Warehouse, query: str, more: dict, error: type, words: str) -> None:

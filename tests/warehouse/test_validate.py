@@ -40,6 +40,7 @@ def edit(folder: Path, table: str, change: Callable[[dict[str, list]], None]) ->
         for f in manifest["files"]:
             if f["path"] == f"{table}/00000.parquet":
                 f["bytes"], f["checksum"] = path.stat().st_size, file_checksum(path)
+        manifest["bytes"] = sum(f["bytes"] for f in manifest["files"])
         manifest["counts"]["rows"][table] = len(columns["example_id"])
 
     synthetic.alter(folder / "run.json", set_right)
@@ -68,8 +69,9 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "trait evaluations",
             "judgements",
             "trait projections",
+            "vector tables",
         ]
-        assert len(checks) == 19
+        assert len(checks) == 21
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:

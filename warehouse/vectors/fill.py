@@ -215,7 +215,7 @@ def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray
     for group in _groups(slices, size):
         first, last = group[0], group[-1]
         found = store.blob(first.blob).rows(layout.tensor_name(*key), first.start, last.end)
-        vectors = _stored(found, centre, info.dtype, run_id, info.name)
+        vectors = as_stored(found, centre, info.dtype, run_id, info.name)
         yield _batch(info.heads or 1, info.head_column, run_id, info.layer, group, vectors, schema)
 
 
@@ -241,7 +241,7 @@ def _groups(slices: list[Slice], size: int) -> Iterator[list[Slice]]:
         yield group
 
 
-def _stored(found: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: str, name: str) -> np.ndarray:
+def as_stored(found: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: str, name: str) -> np.ndarray:
     """Vectors as the table keeps them. Raises UsageError for NaN and infinity, _Outgrown for what float16 cannot hold."""
     if found.dtype == np.float16 and centre is None and dtype == "float16":
         if ((found.view(np.uint16) & 0x7C00) == 0x7C00).any():

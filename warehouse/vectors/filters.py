@@ -10,6 +10,7 @@ import pyarrow as pa
 from warehouse.errors import UsageError
 from warehouse.matrix import KEYS, filter_errors, keys_of
 from warehouse.quoting import sql_texts
+from warehouse.statements import WRITES_LOGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +42,12 @@ def split(where: str | None) -> Filter:
     from sqlglot import errors, exp
 
     try:
-        tree = sqlglot.parse_one(f"SELECT 1 WHERE {where}", dialect="duckdb")
-    except errors.SqlglotError as e:
-        raise UsageError(f"The filter is no SQL: {str(e).splitlines()[0]} ({where})") from None
+        trees = sqlglot.parse(f"SELECT 1 WHERE {where}", dialect="duckdb")
+    except (errors.SqlglotError, RecursionError) as e:
+        raise UsageError(f"The filter is no SQL: {str(e).splitlines()[0]} ({where[:200]})") from None
+    tree = trees[0]
+    if len(trees) != 1 or tree is None or WRITES_LOGS in where.lower():
+        raise UsageError(f"The filter is more than a condition: {where[:200]}")
     clause = tree.args.get("where")
     given = {name for name, value in tree.args.items() if value}
     if not isinstance(tree, exp.Select) or clause is None or given - {"expressions", "where"}:

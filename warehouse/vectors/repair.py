@@ -12,7 +12,7 @@ from warehouse.files import delete
 from warehouse.manifest import Manifest
 from warehouse.sites import Key
 from warehouse.vectors import asked, fill, traits
-from warehouse.vectors.tables import ModelFolder, connect, folder_for, models, read_info, remove_files
+from warehouse.vectors.tables import ModelFolder, connect, folder_for, models, read_info, remove_files, remove_if_empty
 
 
 def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
@@ -26,6 +26,7 @@ def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
             wanted.setdefault(run, []).append(asked.Asked("enc" if key.side == "enc" else None, key.site, layers))
         note(f"{model}/{table} is damaged: made again")
         remove_files(root, model, table)
+        remove_if_empty(root, model)
     for run, asks in wanted.items():
         fill.add(root, run, asks, None, report, note)
     traits.settle(root, anew=True)

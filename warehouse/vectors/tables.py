@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 METRICS = ("cosine", "l2", "dot")
 
+_LARGE = 1 << 20
+
 _CENTRE = b"trace-warehouse:centre"
 """Where in a Lance table's metadata its centre is, float32 in base64: it changes together with the vectors, in one commit."""
 
@@ -258,7 +260,7 @@ class VectorTable:
         self.info.write_to(self.info_path)
 
     def _write_files(self) -> None:
-        """Lance never changes a file: those that were there keep their checksums."""
+        """Lance never changes a file with data in it: large ones that were there keep their checksums."""
         path = layout.vector_files_path(self.root, self.info.model, self.info.name)
         try:
             known = TableFiles.read_from(path).files
@@ -267,7 +269,7 @@ class VectorTable:
         files = {}
         for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
             name, size = file.relative_to(self.path).as_posix(), file.stat().st_size
-            if name in known and known[name].bytes == size:
+            if size >= _LARGE and name in known and known[name].bytes == size:
                 files[name] = known[name]
             else:
                 files[name] = FileSum(bytes=size, checksum=file_checksum(file))
@@ -475,13 +477,13 @@ class Opened:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
-        self.damaged: list[TracesError] = []
-        """What is wrong with tables that cannot be read."""
+        self.damaged: dict[tuple[str, str], TracesError] = {}
+        """Tables that cannot be read, by model and name, and what is wrong with them."""
 
     def all(self) -> list[VectorTable]:
         """As they are now, by model, site and layer."""
         now: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
-        self.damaged = []
+        self.damaged = {}
         for name in layout.vector_tables(self._root):
             path = layout.vector_info_path(self._root, *name)
             try:
@@ -495,7 +497,7 @@ class Opened:
             except FileNotFoundError:  # dropped at this moment
                 continue
             except TracesError as e:
-                self.damaged.append(e)
+                self.damaged[name] = e
         self._known = now
         return _sorted(table for _, table in now.values())
 
