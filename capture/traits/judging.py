@@ -235,7 +235,9 @@ def _prompts(definition: Definition, r: Response) -> tuple[str, str]:
     return definition.judging_prompt(r.prompt, r.response), filled(COHERENCE, r.prompt, r.response)
 
 
-def _asked(judge: Judge, definition: Definition, responses: list[Response], concurrency: int) -> Generator[Asked, None, None]:
+def _asked(
+    judge: Judge, definition: Definition, responses: list[Response], concurrency: int
+) -> Generator[Asked, None, None]:
     """What the judge says of each response, in their order. Raises a Fault that is not one prompt's alone."""
     stop = threading.Event()
     prompts = (p for r in responses for p in _prompts(definition, r))
