@@ -113,7 +113,7 @@ def show_run(
         "counts": f"{m.counts.examples:,} examples ({m.counts.truncated:,} truncated, "
         f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
         f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions",
-        "loss": "" if m.mean_loss is None else f"{m.mean_loss:.4f} nats, perplexity {m.perplexity:.3f} per token",
+        "loss": _losses(m.mean_loss, m.perplexity),
         "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
         "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
@@ -134,6 +134,13 @@ def show_run(
     if len(arrays):
         typer.echo("")
         typer.echo(arrays.to_string(index=False))
+
+
+def _losses(loss: float | None, perplexity: float | None) -> str:
+    """A large loss has no perplexity that a number holds, and an infinite one is not noted."""
+    if loss is None:
+        return ""
+    return f"{loss:.4f} nats" + ("" if perplexity is None else f", perplexity {perplexity:.3f}") + " per token"
 
 
 def _on_a_line(value: Any) -> Any:

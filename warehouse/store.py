@@ -21,7 +21,7 @@ from warehouse.attention import of_heads, per_query_head, probabilities, unpacke
 from warehouse.blobs import Blob
 from warehouse.errors import CorruptRun, NotFound, UsageError
 from warehouse.manifest import LayerAttention, Manifest, SiteInfo
-from warehouse.quoting import sql_parquet
+from warehouse.quoting import sql_parquet, sql_text
 from warehouse.schema import STORED, arrow_schema
 from warehouse.sites import Key
 
@@ -104,15 +104,18 @@ class TraceStore:
         ).df()
 
     def query(self, query: str, params: list[Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """Asks this run alone: its tables by their names, in SQL, `?` standing for `params`."""
+        """Asks this run alone: its tables by their names, in SQL, `?` standing for `params`. Rows have a `run_id`, as in the views."""
         import duckdb
 
         con = duckdb.connect()
+        run_id = sql_text(layout.run_id_of(self.path.absolute()))
         for name in STORED:
             if self._has(name):
-                con.execute(f"CREATE VIEW {name} AS FROM {sql_parquet(sorted((self.path / name).glob('*.parquet')))}")
+                rows = sql_parquet(sorted((self.path / name).glob("*.parquet")))
             else:
-                con.register(name, arrow_schema(name).empty_table())
+                rows = f"{name}_of_none"
+                con.register(rows, arrow_schema(name).empty_table())
+            con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
         return con.sql(query, params=params)
 
     def encodings(self, example_id: str, seq: int = 0, *, side: str | None = None) -> dict[str, Any]:

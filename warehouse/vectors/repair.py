@@ -27,6 +27,10 @@ def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
         note(f"{model}/{table} is damaged: made again")
         remove_files(root, model, table)
         remove_if_empty(root, model)
+    for folder in (
+        set(layout.vector_folders(root)) - models(root).keys()
+    ):  # of whose model nothing is known: traits at most
+        traits.remove(root, folder)
     for run, asks in wanted.items():
         fill.add(root, run, asks, None, report, note)
     traits.settle(root, anew=True)

@@ -40,7 +40,7 @@ def settle(root: Path, anew: bool = False) -> list[str]:
             have, want = _runs_of(root, folder), wanted.get(folder, {})
             gone |= {run for run, manifest in (have or {}).items() if want.get(run) != manifest}
             if not want:
-                _remove(root, folder)
+                remove(root, folder)
             elif anew or have != want:
                 _write(root, folder, want, damaged=have is None)
     return sorted(gone)
@@ -104,7 +104,8 @@ def _rows(root: Path, run: str) -> pa.Table:
     return pa.table(columns)
 
 
-def _remove(root: Path, folder: str) -> None:
+def remove(root: Path, folder: str) -> None:
+    """Deletes a model's table of traits; `settle` makes it again from the runs."""
     delete(layout.vector_lance_path(root, folder, layout.TRAITS_TABLE))
     remove_if_empty(root, folder)
 
