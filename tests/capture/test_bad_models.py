@@ -253,7 +253,7 @@ def test_a_model_that_reads_too_little_to_be_looked_at_says_so(
 
 
 def test_a_loss_whose_exponential_no_number_holds_is_published_without_a_perplexity(
-    tmp_path: Path, make_llama: Callable, tokenizer: Any, text: Path
+    tmp_path: Path, make_llama: Callable, tokenizer: Any, text: Path, traces: Callable
 ) -> None:
     assert perplexity(2.0) == math.exp(2.0)
     assert perplexity(None) is perplexity(709.5) is None
@@ -266,6 +266,8 @@ def test_a_loss_whose_exponential_no_number_holds_is_published_without_a_perplex
     assert made.perplexity is None
     assert TraceStore(layout.run_dir(tmp_path, "r")).meta.perplexity is None
     assert all(c.passed is not False for c in validate(layout.run_dir(tmp_path, "r")))
+    shown = traces("runs", "show", "r", "-w", tmp_path)
+    assert f"{made.mean_loss:.4f} nats per token" in shown.out, shown
 
 
 def test_a_token_that_cannot_come_leaves_the_entropy_a_number() -> None:
