@@ -42,7 +42,7 @@ def open_data(
     check_given(
         data=data,
         text=text,
-        split=split,
+        split=None if data == REPEATS else split,  # which has none
         from_=origin,
         text_column=text_column,
         config=config,

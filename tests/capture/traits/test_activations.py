@@ -217,9 +217,9 @@ def test_a_run_without_the_site_says_how_to_capture_it(root: Path) -> None:
         means.of("residual", None)
     bad = means_of(states())
     bad[3, 2] = np.inf
-    add_responses(root, "inf", RESPONSES, {("mean.resid.post_mlp", 1): bad})
-    with pytest.raises(UsageError, match="Run 'inf': mean.resid.post_mlp has values in layer 1 that are not finite"):
-        Means(TraceStore(layout.run_dir(root, "inf")), found.keys).of("residual", 1)
+    add_responses(root, "endless", RESPONSES, {("mean.resid.post_mlp", 1): bad})
+    with pytest.raises(UsageError, match="Run 'endless': mean.resid.post_mlp has values in layer 1 that are not finite"):
+        Means(TraceStore(layout.run_dir(root, "endless")), found.keys).of("residual", 1)
 
 
 def test_two_samples_of_an_example_are_two_responses(tmp_path: Path) -> None:

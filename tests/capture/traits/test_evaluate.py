@@ -198,7 +198,7 @@ def test_what_cannot_be_evaluated_is_told(root: Path, tmp_path: Path) -> None:
     responses = grid(4)
     add_responses(tmp_path, "r", responses, {("mean.resid.post_mlp", 0): planted(responses, DIRECTION, 1)})
     for name, part, says in (
-        ("none", 0.0, "loud: 0 held-out questions have"),
+        ("no-questions", 0.0, "loud: 0 held-out questions have"),
         ("one", 0.25, "loud: 1 held-out question has"),
     ):
         extract(tmp_path, ["r"], Extraction(held_out=part), name)
