@@ -17,19 +17,21 @@ import duckdb
 import numpy as np
 import pytest
 import synthetic
+import typer
 
 from capture import cli
 from capture.data import find_known, prepared
 from warehouse import layout, merge
 from warehouse.errors import TracesError
+from warehouse.files import delete
 from warehouse.schema import STORED
 from warehouse.sealed import seal
 from warehouse.tables import to_table
 from warehouse.vectors import asked, fill
 from warehouse.writer import Batch, RunWriter
 
-ROUNDS = 24
-"""Mutations of each kind of file."""
+ROUNDS, MANY_ROUNDS = 10, 40
+"""Mutations of each kind of file: with one command after each, or, for CI, with all of them."""
 
 HOSTILE: list[Any] = [
     "../../outside", "/outside/keep", "..", ".", "", "a/../../outside", "x'; COPY (SELECT 1) TO 'outside/sql'; --",
@@ -54,7 +56,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill.settle(root)
     known = find_known("ud_ewt")
     sample = Path(__file__).parent / "data" / "harbour.conllu"
-    prepared.write(layout.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample))
+    prepared.write(
+        layout.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample)
+    )
     _stage(root)
     left = merge.Left(manifest=merge.manifest_hash(root, "one"), delete={"two": merge.manifest_hash(root, "two")})
     layout.merged_path(root, "one").parent.mkdir(exist_ok=True)
@@ -76,7 +80,7 @@ def _stage(root: Path) -> None:
 
 def _resume(root: Path) -> None:
     with RunWriter(root, "half", {"made": "half"}) as writer:
-        writer.done[0].mark  # noqa: B018
+        _ = writer.done[0].mark if writer.done else None
 
 
 def _read_prepared(root: Path) -> None:
@@ -104,16 +108,29 @@ KINDS: dict[str, tuple[str, list[Any]]] = {
     "journal": (".staging/half/journal.jsonl", [_resume, ("runs",), ("refresh",)]),
     "note of a merge": (".staging/.merged/one.json", [lambda root: merge.finish(root, "one"), ("refresh",)]),
     "catalog": ("warehouse.duckdb", [COUNT]),
+    "folder of a capture": (".staging/half", [_resume, ("runs", "rm", "half", "--yes"), ("refresh",)]),
+    "folder in a capture": (".staging/half/run", [_resume, ("refresh",)]),
+    "folder of a vector table": ("vectors/made/resid.post_mlp.L01.lance", [*VECTORS, ("index", "rebuild")]),
+    "folder of a model's vector tables": ("vectors/made", [("refresh",), ("index", "rebuild")]),
+    "folder of a run": ("run_id=one", [*ONE_RUN, ("runs", "rm", "one", "--yes")]),
 }
 
 
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(MANY_ROUNDS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_altered_file_acts_or_stops_the_others(
-    kind: str, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    rounds: int,
+    sound: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pattern, calls = KINDS[kind]
     monkeypatch.chdir(tmp_path)
-    for number in range(ROUNDS):
+    command = typer.main.get_command(cli.app)  # which takes longer than what most of them do
+    monkeypatch.setattr(cli, "app", lambda: command())
+    for number in range(rounds):
         chance = random.Random(f"{kind} {number}")
         place = tmp_path / "place"
         shutil.rmtree(place, ignore_errors=True)
@@ -123,7 +140,7 @@ def test_no_altered_file_acts_or_stops_the_others(
         path = chance.choice(sorted(root.glob(pattern)))
         done = _mutate(path, chance)
         told = f"{kind}, round {number}: {done}"
-        for call in [*calls, COUNT]:
+        for call in [*(calls if rounds == MANY_ROUNDS else [chance.choice(calls)]), COUNT]:
             capsys.readouterr()
             _call(call, root, monkeypatch, told)
         assert capsys.readouterr().out == "n\n20\n", told
@@ -153,7 +170,16 @@ def _call(call: Any, root: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> 
 
 def _mutate(path: Path, chance: random.Random) -> str:
     """Alters a file in one of many ways, and says how."""
-    ways: list[Callable[[Path, random.Random], str]] = [_flip, _cut, _overwrite, _grow, _become_a_folder, _become_a_link]
+    if path.is_dir():
+        return _become_a_link(path, chance)
+    ways: list[Callable[[Path, random.Random], str]] = [
+        _flip,
+        _cut,
+        _overwrite,
+        _grow,
+        _become_a_folder,
+        _become_a_link,
+    ]
     if path.suffix in (".json", ".jsonl"):
         ways = [_field, _field, _field, _field, _field, _depth, *ways]
     elif path.suffix == ".parquet":
@@ -193,8 +219,8 @@ def _become_a_folder(path: Path, chance: random.Random) -> str:
 
 
 def _become_a_link(path: Path, chance: random.Random) -> str:
-    target = chance.choice(["/nowhere", str(path.parents[len(path.parents) - 1]), str(_outside(path) / "keep")])
-    path.unlink()
+    target = chance.choice(["/nowhere", str(_outside(path)), str(_outside(path) / "keep")])
+    delete(path)
     path.symlink_to(target)
     return f"a link to {target}"
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warehouse.schema import Column
 
 
 def sql_text(text: str) -> str:
@@ -25,6 +29,12 @@ def sql_path(path: Path) -> str:
 def sql_parquet(paths: Iterable[Path]) -> str:
     """SQL for the rows of Parquet files, whatever the folders above them are called: DuckDB makes columns of `key=value`."""
     return f"read_parquet({sql_paths(paths)}, hive_partitioning = false)"
+
+
+def sql_no_rows(columns: Iterable[Column]) -> str:
+    """SQL for a table with these columns and no rows."""
+    typed = ",\n".join(f"    NULL::{c.sql} AS {c.name}" for c in columns)
+    return f"SELECT\n{typed}\nWHERE false\n"
 
 
 def sql_paths(paths: Iterable[Path]) -> str:

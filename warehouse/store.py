@@ -21,7 +21,7 @@ from warehouse.attention import of_heads, per_query_head, probabilities, unpacke
 from warehouse.blobs import Blob
 from warehouse.errors import CorruptRun, NotFound, UsageError
 from warehouse.manifest import LayerAttention, Manifest, SiteInfo
-from warehouse.quoting import sql_parquet, sql_text
+from warehouse.quoting import sql_no_rows, sql_parquet, sql_text
 from warehouse.schema import STORED, arrow_schema
 from warehouse.sites import Key
 
@@ -105,18 +105,20 @@ class TraceStore:
 
     def query(self, query: str, params: list[Any] | None = None) -> duckdb.DuckDBPyRelation:
         """Asks this run alone: its tables by their names, in SQL, `?` standing for `params`. Rows have a `run_id`, as in the views."""
+        return self._database.cursor().sql(query, params=params)
+
+    @cached_property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        """Views over the run's tables."""
         import duckdb
 
         con = duckdb.connect()
         run_id = sql_text(layout.run_id_of(self.path.absolute()))
-        for name in STORED:
-            if self._has(name):
-                rows = sql_parquet(sorted((self.path / name).glob("*.parquet")))
-            else:
-                rows = f"{name}_of_none"
-                con.register(rows, arrow_schema(name).empty_table())
+        for name, table in STORED.items():
+            files = [self.path / path for path in self.meta.file_infos if path.startswith(f"{name}/")]
+            rows = sql_parquet(files) if files else f"({sql_no_rows(table.file_columns)})"
             con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
-        return con.sql(query, params=params)
+        return con
 
     def encodings(self, example_id: str, seq: int = 0, *, side: str | None = None) -> dict[str, Any]:
         """`input_ids` (T,), `attention_mask` (T,), all ones, `offset_mapping` (T, 2), -1 where a token has no place in the

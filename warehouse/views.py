@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse import layout
-from warehouse.quoting import sql_paths, sql_pattern, sql_text
+from warehouse.quoting import sql_no_rows, sql_paths, sql_pattern, sql_text
 from warehouse.schema import TABLES, Column, Table
 
 if TYPE_CHECKING:
@@ -119,17 +119,12 @@ def _parquet(files: str) -> str:
 
 def _table(table: Table, files: str, has_rows: bool) -> str:
     if not has_rows:
-        return _empty({c.name: c.sql for c in table.columns})
+        return sql_no_rows(table.columns)
     if not table.stored:
         return _runs(files)
     run_id = _RUN_ID.format(prefix=layout.RUN_PREFIX, below="/[^/]*/[^/]*")
     names = ",\n".join(f"    {run_id} AS run_id" if c.name == "run_id" else f"    {c.name}" for c in table.columns)
     return f"SELECT\n{names}\nFROM {_parquet(files)}\n"
-
-
-def _empty(types: dict[str, str]) -> str:
-    columns = ",\n".join(f"    NULL::{kind} AS {name}" for name, kind in types.items())
-    return f"SELECT\n{columns}\nWHERE false\n"
 
 
 def _runs(files: str) -> str:
@@ -153,7 +148,7 @@ def _runs(files: str) -> str:
 def _damaged(found: Survey) -> str:
     rows = [f"({sql_text(_printable(name))}, {sql_text(s.fault)})" for name, s in found.items() if s.fault is not None]
     if not rows:
-        return _empty({"run_id": "VARCHAR", "reason": "VARCHAR"})
+        return sql_no_rows([Column("run_id", "VARCHAR", ""), Column("reason", "VARCHAR", "")])
     return f"SELECT run_id, reason\nFROM (VALUES {', '.join(rows)}) AS t(run_id, reason)\n"
 
 
@@ -164,7 +159,7 @@ def _printable(text: str) -> str:
 
 def _vector_tables(infos: Sequence[Path]) -> str:
     if not infos:
-        return _empty({name: kind for name, (kind, _) in _VECTOR_COLUMNS.items()})
+        return sql_no_rows(Column(name, kind, "") for name, (kind, _) in _VECTOR_COLUMNS.items())
     columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
     read = {"runs": "JSON", "index": "JSON"} | {
         source: kind for _, (kind, source) in _VECTOR_COLUMNS.items() if source.isidentifier()

@@ -127,6 +127,13 @@ class RunWriter:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def _open(self, job: dict[str, Any]) -> None:
+        if self._staging.is_symlink():
+            raise UsageError(
+                f"{self._staging} is a symbolic link: captures write into folders of their own. Remove it."
+            )
+        for path in self._staging.rglob("*"):
+            if path.is_symlink():  # whatever it leads to is not to be written to
+                path.unlink()
         if os.path.lexists(layout.run_dir(self.root, self.run_id)):
             delete(self._staging)  # left by a kill between the rename and the clean-up
             catalog.refresh(self.root)

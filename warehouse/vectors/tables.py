@@ -163,6 +163,10 @@ def read_info(root: Path, model: str, table: str) -> TableInfo:
     path = layout.vector_info_path(root, model, table)
     try:
         info = TableInfo.read_from(path)
+        if layout.vector_lance_path(root, model, table).is_symlink():
+            raise CorruptRun(
+                f"{layout.vector_lance_path(root, model, table)} is a symbolic link, whose target is not ours to change."
+            )
         if (info.model, info.name, info.sql_name) != (model, table, layout.sql_name(f"{model}_{table}")):
             raise CorruptRun(f"{path} says that it is of another table than {model}/{table}.")
     except CorruptRun as e:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import filelock
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import layout, strict_json
@@ -94,7 +95,10 @@ def _rows(root: Path, run: str) -> pa.Table:
     except (OSError, pa.ArrowException) as e:
         raise CorruptRun(f"{path} cannot be read: {e}") from None
     vectors = found["vector"].combine_chunks()
-    width = len(vectors[0]) if len(vectors) else 0
+    widths = set(pc.list_value_length(vectors).to_pylist())
+    if None in widths or len(widths) > 1:
+        raise CorruptRun(f"{path} has vectors that are not all of one width.")
+    width = widths.pop() if widths else 0
     columns: dict[str, Sequence[object] | pa.Array] = {
         "run_id": pa.repeat(run, len(found)),
         **{name: found[name] for name in _NAMES},
