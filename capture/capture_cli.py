@@ -305,10 +305,10 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
             f"{c.altered:,} texts were changed by the tokenizer (case, accents or white space) before it cut them into tokens; "
             "offsets are those in the texts as they are"
         )
-    asked_for = set(sites.resolve(manifest.options["capture"]))
+    asked_for = set(sites.resolve(manifest.option("capture")))
     for stack in filter(None, (manifest.model, manifest.model.encoder)):
         lines += [f"not there: {site}: {why}" for site, why in stack.missing.items() if site in asked_for]
-    if manifest.options["shard"]:
+    if manifest.option("shard"):
         whole, _, _ = layout.shard_of(manifest.run_id) or (manifest.run_id, 0, 0)
         return [*lines, f"next, when all shards are there: traces runs merge {whole}"]
     return [*lines, f"next: traces runs show {manifest.run_id}"]

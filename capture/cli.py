@@ -26,13 +26,14 @@ from capture import (  # noqa: F401  each adds its commands to the app
     vectors_cli,
 )
 from capture.asked import Model
-from capture.console import needs_capture_extra, note, progress, stopped_by_signals
+from capture.console import needs_capture_extra, progress, stopped_by_signals
 from capture.options import MODEL_HELP, DeviceMapOption, DeviceOption, DtypeOption, RevisionOption, TrustOption
 from warehouse import index_cli, probe_cli  # noqa: F401
 from warehouse.cli import RunArgument, WarehouseOption, app, runs_app
 from warehouse.errors import LeftOut, TracesError, UsageError
 from warehouse.output import ReportFormat
 from warehouse.strict_json import half_pair
+from warehouse.terminal import note, on_one_line, say
 
 model_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What can be recorded of a model.")
 app.add_typer(model_app, name="model")
@@ -127,7 +128,7 @@ def validate(
             found.append(check)
             if not as_json:
                 mark = {True: "ok  ", False: "FAIL", None: "--  "}[check.passed]
-                typer.echo(f"{mark} {check.name}: {check.detail}")
+                say(f"{mark} {check.name}: {check.detail}")
 
     tell(checks_of(folder))
     if deep and all(c.passed is not False for c in found):
@@ -153,7 +154,7 @@ def main() -> None:
                 raise UsageError(f"Argument {number} is not UTF-8 text: {argument}")
         app()
     except TracesError as e:
-        note(f"traces: {e}")
+        note(f"traces: {on_one_line(str(e))}")
         sys.exit(e.exit_code)
     except BrokenPipeError:  # `traces sql … | head`
         sys.stderr.close()
@@ -161,7 +162,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as e:  # a folder that may not be written to, a disk that is full or gone
-        note(f"traces: {e}")
+        note(f"traces: {on_one_line(str(e))}")
         sys.exit(1)
     except MemoryError:
         note("traces: There is too little memory for this. A capture needs less with a smaller --batch-tokens.")

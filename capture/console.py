@@ -9,18 +9,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import typer
-
 from warehouse.errors import TracesError, UsageError
+from warehouse.terminal import note as note
 
 if TYPE_CHECKING:
     from capture.job import Progress
     from warehouse.derive import Counted
-
-
-def note(text: str) -> None:
-    """Prints on standard error. Characters that steer a terminal are shown, not sent: names in messages come from files."""
-    typer.echo("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text), err=True)
 
 
 @contextmanager

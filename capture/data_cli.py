@@ -17,6 +17,7 @@ import typer
 from warehouse.cli import WarehouseOption, app
 from warehouse.errors import UsageError
 from warehouse.output import ReportFormat
+from warehouse.terminal import table_console
 
 if TYPE_CHECKING:
     from capture.data.known import Known
@@ -48,7 +49,6 @@ def list_data(
         writer.writerow(columns)
         writer.writerows(rows)
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -56,7 +56,7 @@ def list_data(
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    table_console(200).print(table)
     typer.echo("Any other of the hub: --data OWNER/NAME --text-column NAME. A file of your own: --text FILE.")
 
 

@@ -11,10 +11,12 @@ import typer
 
 from capture.asked import Model
 from capture.options import DeviceOption, DtypeOption, RevisionOption, TrustOption
-from warehouse.cli import FormatOption, WarehouseOption, app
+from warehouse.cli import AnswerFormatOption, OutputOption, WarehouseOption, app
 from warehouse.errors import UsageError
 from warehouse.index_cli import Metric
-from warehouse.output import Format, write
+from warehouse.output import Format, format_of, write
+from warehouse.statements import check_target
+from warehouse.terminal import printable, table_console
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,13 +67,14 @@ def nearest(
     dtype: DtypeOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
-    fmt: FormatOption = Format.table,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there.")] = None,
+    fmt: AnswerFormatOption = None,
+    output: OutputOption = None,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Where else does the model think like this? The nearest tokens of all runs, best first.
 
-    The token itself is left out. Of several layers, its vector in each is compared with those of that layer.
+    The token itself is left out. Of several layers, its vector in each is compared with those of that layer. --where is one
+    condition, which reads and writes nothing; of files, --output alone is written, and not below the warehouse root.
 
     Examples: `traces nearest --run wt2 --example 3f2a --pos 17 --layer 15 -k 20 --where "upos = 'VERB' AND NOT correct"`,
     `traces nearest --text "The capital of France is" --model smollm2 --layer 15`
@@ -79,10 +82,13 @@ def nearest(
     from warehouse.catalog import Warehouse
     from warehouse.vectors import query
 
+    chosen = format_of(output, fmt)
     if (text is None) == (run is None):
         raise UsageError("Give --run with --example and --pos, or --text with --model.")
     layers = _layers(layer)
     with Warehouse(warehouse) as wh:
+        if output is not None:
+            check_target(output, wh.root)
         if text is not None:
             if model is None:
                 raise UsageError("--text needs --model: the model that reads it.")
@@ -94,26 +100,22 @@ def nearest(
             wanted = query.of_token(wh, run, example, seq, pos, site, layers, head)
         found = query.nearest(wh, wanted, k, where, metric.value, exact)
         answer = query.shown(wh, found) if show is Show.context else wh.connection.from_arrow(found)
-        if fmt is Format.table and show is Show.context and output is None:
+        if chosen is Format.table and show is Show.context and output is None:
             _print(answer)
         else:
-            write(answer, fmt, output)
+            write(answer, chosen, output)
 
 
 def _print(answer: duckdb.DuckDBPyRelation) -> None:
     """A line a token, wherever it ends."""
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for name in answer.columns:
         table.add_column(name, justify="right" if name in ("distance", "layer", "seq", "pos") else "left", no_wrap=True)
     for row in answer.fetchall():
-        table.add_row(*(Text("" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v)) for v in row))
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+        table.add_row(*("" if v is None else f"{v:.4f}" if isinstance(v, float) else printable(str(v)) for v in row))
+    table_console(240).print(table)
 
 
 def _layers(text: str | None) -> list[int] | None:

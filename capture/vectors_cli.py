@@ -92,7 +92,7 @@ def extract(
         runs = _responses_runs(wh, listed(trait or ""), listed(responses or ""), model)
     with stopped_by_signals(), _bar() as report:
         manifest = made(root, runs, options, run, report, note)
-    for name, questions in manifest.options["held_out_questions"].items():
+    for name, questions in manifest.option("held_out_questions").items():
         note(
             f"{name}: from the responses in {manifest.options['responses_run'][name]}; {len(questions)} questions held out"
         )
@@ -148,7 +148,7 @@ def evaluate(
             vectors = newest(wh, "trait-vectors", traits[0], model)
     elif model is not None:
         raise UsageError("--model says whose vectors are meant where none are named: leave out it or --vectors.")
-    there = job.vectors_store(root, vectors).meta.options["traits"]
+    there = job.vectors_store(root, vectors).meta.option("traits")
     for t in traits:
         if t not in there:
             raise NotFound("trait", t, there, f"(run '{vectors}')")

@@ -22,7 +22,7 @@ import filelock
 
 from warehouse import layout
 from warehouse.errors import LeftOut, NotFound, TracesError, UsageError
-from warehouse.files import sweep, temporary_beside
+from warehouse.files import delete, sweep, temporary_beside
 from warehouse.quoting import sql_text
 from warehouse.survey import Survey, file_state, from_json, is_current, survey, to_json
 from warehouse.views import texts
@@ -301,15 +301,26 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
     with filelock.FileLock(lock):
         sweep(root / layout.STAGING)
         found = survey(root, _known(root)[1] if known is None else known)
-        # made elsewhere: DuckDB cannot write below a folder whose name has a question mark in it
-        with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            made = Path(elsewhere) / layout.CATALOG
-            with duckdb.connect(str(made)) as con:
-                found = _create_views(con, root, found)
-            temporary = temporary_beside(root / layout.STAGING / layout.CATALOG)
-            shutil.copyfile(made, temporary)
-        temporary.replace(root / layout.CATALOG)
+        scratch = temporary_beside(root / layout.STAGING / layout.CATALOG)
+        scratch.mkdir()
+        try:
+            made = scratch / layout.CATALOG
+            found = _make_catalog(made, root, found)
+            made.replace(root / layout.CATALOG)
+        finally:
+            delete(scratch)
     return found
+
+
+def _make_catalog(path: Path, root: Path, found: Survey) -> Survey:
+    """Makes the file of views; returns what is known of the runs then."""
+    if "?" in str(path.absolute()):  # DuckDB writes to no such place, though it reads from there
+        with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
+            found = _make_catalog(Path(elsewhere) / path.name, root, found)
+            shutil.copyfile(Path(elsewhere) / path.name, path)
+        return found
+    with duckdb.connect(str(path)) as con:
+        return _create_views(con, root, found)
 
 
 def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> Survey:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ import typer
 
 from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.output import Format, format_of, human_age, human_bytes, write
+from warehouse.terminal import note, printable, say, table_console
 
 if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
@@ -28,6 +29,14 @@ WarehouseOption = Annotated[
     typer.Option("--warehouse", "-w", metavar="DIR", help="The warehouse root; default `$TRACES_HOME`, else `./runs`."),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the answer.")]
+AnswerFormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", "-f", help="How to print the answer; as FILE ends, else a table.", show_default=False),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write there: .csv, .tsv, .json, .parquet or .txt."),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, as `traces runs` lists it.")]
 
 
@@ -54,19 +63,18 @@ def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: Fo
             return
         _print_runs(wh.attempt(lambda: wh.sql(query).fetchall()))
         for name, fault in wh.damaged.items():
-            typer.echo(f"damaged: {name} ({fault})")
+            say(f"damaged: {name} ({fault})")
         for name in layout.staged_runs(wh.root):
-            typer.echo(f"unfinished: {name} (run its capture again to go on, or traces runs rm {name})")
+            say(f"unfinished: {name} (run its capture again to go on, or traces runs rm {name})")
 
 
 def _print_runs(rows: list[tuple[Any, ...]]) -> None:
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
 
     if not rows:
-        typer.echo("No runs yet. Capture something: traces capture next-token --help")
+        say("No runs yet. Capture something: traces capture next-token --help")
         return
     table = Table(box=None, pad_edge=False)
     for name in ("run", "kind", "model", "data"):
@@ -75,9 +83,9 @@ def _print_runs(rows: list[tuple[Any, ...]]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for run, kind, model, data, examples, tokens, perplexity, size, created in rows:
         age = (datetime.now(UTC) - created.replace(tzinfo=UTC)).total_seconds()
-        table.add_row(run, kind, model, data, f"{examples:,}", f"{tokens:,}",
+        table.add_row(*map(printable, (run, kind, model, data)), f"{examples:,}", f"{tokens:,}",
                       "" if perplexity is None else f"{perplexity:,.2f}", human_bytes(size), human_age(age))  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console(160).print(table)
 
 
 @runs_app.command("show")
@@ -120,20 +128,20 @@ def show_run(
     }
     for name, text in lines.items():
         if text:
-            typer.echo(f"{name:9} {text}")
+            say(f"{name:9} {text}")
     for s in m.sites:
         for tensor, dtype in s.promoted.items():
-            typer.echo(f"promoted  {tensor} to {dtype}: {s.dtype} cannot hold its values")
+            say(f"promoted  {tensor} to {dtype}: {s.dtype} cannot hold its values")
     for side in dict.fromkeys(s.side for s in m.sites):
         stack = m.model.stack(side)
         if stack.convention == "post-norm":
-            typer.echo(f"streams   {side}: those after the norms, since the block normalises after adding")
+            say(f"streams   {side}: those after the norms, since the block normalises after adding")
         for site, reason in stack.missing.items():
-            typer.echo(f"not there {side}: {site}: {reason}")
+            say(f"not there {side}: {site}: {reason}")
     arrays = store.arrays()
     if len(arrays):
-        typer.echo("")
-        typer.echo(arrays.to_string(index=False))
+        say("")
+        say(arrays.to_string(index=False))
 
 
 def _losses(loss: float | None, perplexity: float | None) -> str:
@@ -171,10 +179,10 @@ def remove_run(
     with locked_for_removal(root, run):
         for folder in folders:
             what = f"a symbolic link: {folder.resolve()} stays" if folder.is_symlink() else human_bytes(size_of(folder))
-            typer.echo(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
+            say(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
         for table in all_tables(root):
             if run in table.info.runs:
-                typer.echo(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
+                say(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
         if dry_run:
             return
         if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
@@ -216,11 +224,8 @@ def merge_runs(
         raise UsageError("Several shards are named, but not the run that they become: add --run NAME.")
     root, name = layout.find_root(warehouse), run or runs[0]
 
-    def note(text: str) -> None:
-        typer.echo(text, err=True)
-
     if not dry_run and merge.finish(root, name, note) is not None:
-        typer.echo(f"{name} was merged before; what was left to do is done")
+        say(f"{name} was merged before; what was left to do is done")
         return
     planned = merge.plan(root, runs if len(runs) > 1 else merge.find(root, runs[0]), name)
     size = human_bytes(sum(s.meta.bytes for s in planned.shards))
@@ -228,19 +233,19 @@ def merge_runs(
     for shard in planned.shards:
         rows |= {table: rows.get(table, 0) + n for table, n in shard.meta.counts.rows.items() if n}
     told = ", ".join(f"{table} {n:,}" for table, n in rows.items())
-    typer.echo(f"{'would publish' if dry_run else 'publish'} {name}: {told} ({size})")
+    say(f"{'would publish' if dry_run else 'publish'} {name}: {told} ({size})")
     for tensor, dtype in planned.promoted.items():
-        typer.echo(
+        say(
             f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.shards[0].meta.store_dtype}"
         )
     if not keep:
         for shard in planned.shards:
-            typer.echo(f"{'would delete' if dry_run else 'delete'} {shard.folder}")
+            say(f"{'would delete' if dry_run else 'delete'} {shard.folder}")
         for other in planned.dependent:
-            typer.echo(f"warning: {other} was made from a shard that is deleted: make it again from {name}", err=True)
+            note(f"warning: {other} was made from a shard that is deleted: make it again from {name}")
     if not dry_run:
         merge.merge(root, planned, keep, note)
-        typer.echo(f"next: traces runs show {name}")
+        say(f"next: traces runs show {name}")
 
 
 @app.command()
@@ -249,14 +254,8 @@ def sql(
         str | None, typer.Argument(help="The question, in DuckDB's SQL; `-` reads it from standard input.")
     ] = None,
     warehouse: WarehouseOption = None,
-    fmt: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", help="How to print the answer; as FILE ends, else a table.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there: .csv, .tsv, .json, .parquet or .txt."),
-    ] = None,
+    fmt: AnswerFormatOption = None,
+    output: OutputOption = None,
     list_: Annotated[bool, typer.Option("--list", help="List the ready questions, tables and views.")] = False,
     show: Annotated[
         str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a question or view.")
@@ -294,7 +293,7 @@ def sql(
         texts = {name: q.text for name, q in questions.items()} | views(layout.find_root(warehouse))
         if show not in texts:
             raise NotFound("question or view", show, texts)
-        typer.echo(texts[show].rstrip())
+        say(texts[show].rstrip())
     else:
         from warehouse.catalog import Warehouse
 
@@ -337,12 +336,12 @@ def _list_names(root: Path) -> None:
     from warehouse.catalog import views
     from warehouse.questions import all_questions
 
-    typer.echo("Questions (traces sql --run NAME):")
+    say("Questions (traces sql --run NAME):")
     for q in all_questions().values():
         variables = f"  [{', '.join(q.variables)}]" if q.variables else ""
-        typer.echo(f"  {q.name:24} {q.title}{variables}")
-    typer.echo("Tables and views (traces sql --show NAME):")
-    typer.echo(f"  {', '.join(views(root))}")
+        say(f"  {q.name:24} {q.title}{variables}")
+    say("Tables and views (traces sql --show NAME):")
+    say(f"  {', '.join(views(root))}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -362,35 +361,20 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
     from warehouse.catalog import Warehouse
 
     with Warehouse(warehouse, every_file=True) as wh:
-        path, tables = wh.root / layout.CATALOG, layout.vector_tables(wh.root)
-        init = _vectors_init(wh) if tables else []
+        path, first = wh.root / layout.CATALOG, _vectors_first(wh) if layout.vector_tables(wh.root) else []
     program = _duckdb_program()
     sys.stdout.flush()
-    os.execv(program, [program, "-readonly", str(path), *init, *context.args])
+    os.execv(program, [program, "-readonly", str(path), *first, *context.args])
 
 
-def _vectors_init(wh: Warehouse) -> list[str]:
+def _vectors_first(wh: Warehouse) -> list[str]:
     """Options that have the shell begin with the statements about vectors."""
-    from warehouse import layout
-    from warehouse.files import write_atomically
     from warehouse.vectors.fill import settle
-
-    path = layout.shell_init_path(wh.root)
-    try:
-        settle(wh.root, lambda text: typer.echo(text, err=True))
-        write_atomically(path, _init(wh))
-    except OSError:  # a folder that we may only read
-        handle, name = tempfile.mkstemp(suffix=".sql", prefix="traces-shell-")
-        with open(handle, "wb") as f:  # noqa: PTH123
-            f.write(_init(wh))
-        path = Path(name)
-    return ["-init", str(path)]
-
-
-def _init(wh: Warehouse) -> bytes:
     from warehouse.vectors.shell import statements
 
-    return "".join(f"{s};\n" for s in statements(wh.vector_tables)).encode()
+    with contextlib.suppress(OSError):  # a folder that we may only read
+        settle(wh.root, note)
+    return [word for statement in statements(wh.vector_tables) for word in ("-cmd", statement)]
 
 
 def _duckdb_program() -> str:
@@ -423,13 +407,10 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     if not root.is_dir():
         raise UsageError(f"There is no warehouse at {root}.")
 
-    def note(text: str) -> None:
-        typer.echo(text, err=True)
-
     for left in [*sweep_root(root, note), *map(str, sweep(layout.converted_models_dir()))]:
-        typer.echo(f"deleted {left}, which a process had left behind")
+        say(f"deleted {left}, which a process had left behind")
     if gone := fill.settle(root, note):
-        typer.echo(f"vector tables: dropped the rows of {', '.join(gone)}")
+        say(f"vector tables: dropped the rows of {', '.join(gone)}")
     opened = Opened(root)
     opened.all()
     for damage in opened.damaged.values():
@@ -441,4 +422,4 @@ def refresh(warehouse: WarehouseOption = None) -> None:
         elif (captured_as := Manifest.read(folder := layout.run_dir(root, name)).run_id) != name:
             note(f"warning: {folder} holds a run that was captured as '{captured_as}'")
     count = sum(run.fault is None for run in found.values())
-    typer.echo(f"{root / layout.CATALOG}: {count} {'run' if count == 1 else 'runs'}")
+    say(f"{root / layout.CATALOG}: {count} {'run' if count == 1 else 'runs'}")

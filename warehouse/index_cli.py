@@ -13,6 +13,7 @@ import typer
 from warehouse.cli import FormatOption, WarehouseOption, app
 from warehouse.errors import NotFound, TracesError
 from warehouse.output import Format, human_bytes, write
+from warehouse.terminal import note, say, table_console
 
 if TYPE_CHECKING:
     from warehouse.vectors.tables import VectorTable
@@ -89,8 +90,8 @@ def add(
         found = fill.add(root, run, [asked.of(site, layers)], settings, report, note)
     _refresh(root)
     for f in found:
-        typer.echo(f"{f.table}: {f.rows:,} rows of {run}{'' if f.new else ' (there already)'}")
-    typer.echo(f"next: traces nearest --run {run} --example … --pos …, or traces shell")
+        say(f"{f.table}: {f.rows:,} rows of {run}{'' if f.new else ' (there already)'}")
+    say(f"next: traces nearest --run {run} --example … --pos …, or traces shell")
 
 
 @index_app.command("list")
@@ -117,7 +118,7 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
             rows.append({"name": info.sql_name, "rows": info.rows, "runs": list(info.runs), "width": info.width,
                          "centred": info.centred, **recall, "bytes": size_of(table.path)})  # fmt: skip
         if not rows:
-            typer.echo("No vector tables yet. Make one: traces index add --run RUN", err=True)
+            note("No vector tables yet. Make one: traces index add --run RUN")
             return
         if fmt is not Format.table:
             write(wh.connection.from_arrow(pa.Table.from_pylist(rows)), fmt, None)
@@ -126,9 +127,6 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, caption="recall@10 against exact search; (exact): compared with every row")
@@ -138,7 +136,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         name = r["name"] + (" (centred)" if r["centred"] else "")
         recall = (r[f"recall_{m}"].removeprefix("1.000 (exact)") or "exact" for m in ("cosine", "l2", "dot"))
         table.add_row(name, f"{r['rows']:,}", ", ".join(r["runs"]), *recall, human_bytes(r["bytes"]))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console(160).print(table)
 
 
 @index_app.command("rebuild")
@@ -201,15 +199,13 @@ def drop(
     chosen = _named(root, tables)
     for table in chosen:
         size = human_bytes(size_of(table.path))
-        typer.echo(
-            f"{'would delete' if dry_run else 'delete'} {table.info.sql_name} ({table.info.rows:,} rows, {size})"
-        )
+        say(f"{'would delete' if dry_run else 'delete'} {table.info.sql_name} ({table.info.rows:,} rows, {size})")
     if dry_run:
         return
     if not yes and not typer.confirm("Delete?", default=False):
         raise TracesError("Nothing was deleted.")
     for table in chosen:
-        with table.locked(lambda text: typer.echo(text, err=True)):
+        with table.locked(note):
             table.remove()
     _refresh(root)
 

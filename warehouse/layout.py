@@ -283,11 +283,6 @@ def vector_folders_lock_path(root: Path) -> Path:
     return root / STAGING / _LOCKS / "vectors.lock"
 
 
-def shell_init_path(root: Path) -> Path:
-    """What `traces shell` has duckdb begin with."""
-    return root / STAGING / "shell.sql"
-
-
 def sql_name(text: str) -> str:
     """A name that SQL takes unquoted, from a model's or a table's."""
     return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "model"

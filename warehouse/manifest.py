@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from warehouse import layout
 from warehouse.errors import CorruptRun
@@ -150,6 +150,44 @@ class SiteInfo(Typed):
     shards before it may have `dtype`. A shard's own header tells, and `tensors.dtype` of every slice."""
 
 
+class _Trait(BaseModel):
+    """A trait's definition, as `capture.traits.definition` has it."""
+
+    name: str
+    instruction: list[dict[str, str]]
+    questions: list[str]
+    eval_prompt: str
+
+
+class _Options(BaseModel):
+    """Of what a run was made with, that which other jobs read: where it is there, it is of these types."""
+
+    capture: str = ""
+    index: str | None = None
+    shard: Annotated[str, Field(pattern=r"^(\d{1,6}/\d{1,6})?$")] = ""
+    target_column: str | None = None
+    template: str | None = None
+    chat: bool = False
+    target: str | None = None
+    trait: _Trait | str | None = None
+    traits: list[str] = Field(default_factory=list)
+    responses_run: dict[str, str] | str | None = None
+    judge_run: dict[str, str | None] | str | None = None
+    held_out_questions: dict[str, list[int]] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)
+    threshold: float | None = None
+    held_out: float = 0
+
+
+def _read_by_others(options: dict[str, Any]) -> dict[str, Any]:
+    found = _Options.model_validate(options)
+    for name in ("responses_run", "judge_run", "held_out_questions"):
+        if found.traits and isinstance(of_trait := options.get(name, dict.fromkeys(found.traits)), dict):
+            if missing := [t for t in found.traits if t not in of_trait]:
+                raise ValueError(f"{name} tells nothing of {missing[0]}")
+    return options
+
+
 class Counts(Typed):
     examples: Count
     sequences: Count
@@ -178,7 +216,7 @@ class Manifest(Sealed):
     seconds: float
     model: ModelInfo
     data: DataInfo
-    options: dict[str, Any]
+    options: Annotated[dict[str, Any], AfterValidator(_read_by_others)]
     store_dtype: Dtype
     sites: list[SiteInfo] = Field(default_factory=list)
     counts: Counts
@@ -219,6 +257,12 @@ class Manifest(Sealed):
                 "files": files,
             }
         )
+
+    def option(self, name: str) -> Any:
+        """What the run was made with, of the type that `_Options` says. Raises CorruptRun where the manifest does not say."""
+        if name not in self.options:
+            raise CorruptRun(f"Run '{self.run_id}' is damaged: its manifest has no option '{name}'.")
+        return self.options[name]
 
     @property
     def file_infos(self) -> dict[str, FileInfo]:

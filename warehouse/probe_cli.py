@@ -10,6 +10,7 @@ import typer
 from warehouse.cli import FormatOption, WarehouseOption, app
 from warehouse.errors import UsageError
 from warehouse.output import Format, write
+from warehouse.statements import check_target
 
 
 @app.command()
@@ -40,6 +41,8 @@ def probe(
 ) -> None:
     """Fit a logistic probe a layer, judge it on examples that it has not seen, and keep it as a run with a table `probes`.
 
+    The query is one SELECT. What is written is the new run, and FILE, which must not be in the warehouse.
+
     The same command goes on where it was interrupted. Example: `traces probe "SELECT run_id, example_id, seq, pos, upos AS y FROM
     token_diagnostics WHERE run_id = 'words'" --layers 0,15,29 --plot upos.svg`
     """
@@ -63,6 +66,8 @@ def probe(
 
     options = probes.Options(query, site, chosen, head, None, target, test, max_tokens, c, seed)
     with Warehouse(warehouse) as wh:
+        if plot is not None:
+            check_target(plot, wh.root)
         store = probes.probe(wh, options, run, report)
         if plot is not None:
             probes.plot(store, str(plot))

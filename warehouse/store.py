@@ -7,12 +7,14 @@ stored tensors determine (`hidden`, `resid.pre_attn`, `attn`) is put together he
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -28,7 +30,6 @@ from warehouse.sites import Key
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
-    import pyarrow as pa
 
 
 class Slice(NamedTuple):
@@ -84,7 +85,7 @@ class TraceStore:
         """A row an example (a row a chunk under --chunk, a row a side in an encoder-decoder), in the data's order: its text,
         and as lists its token ids, tokens, character offsets, and for every position with a next token the prediction's id,
         whether it was right, and loss."""
-        return self.query(
+        answer = self.query(
             f"""
             SELECT e.idx, e.example_id, coalesce(t.seq, 0) AS seq, coalesce(t.side, '{self.meta.model.side}') AS side, e.text,
                    t.input_ids, t.tokens, t.offsets, p.pred_ids, p.correct, p.losses
@@ -101,7 +102,9 @@ class TraceStore:
             ) AS p ON p.example_id = t.example_id AND p.seq = t.seq AND t.side = 'dec'
             ORDER BY e.idx, seq, side
             """
-        ).df()
+        )
+        with self._readable("tables"):
+            return answer.df()
 
     def query(self, query: str, params: list[Any] | None = None) -> duckdb.DuckDBPyRelation:
         """Asks this run alone: its tables by their names, in SQL, `?` standing for `params`. Rows have a `run_id`, as in the views."""
@@ -117,7 +120,8 @@ class TraceStore:
         for name, table in STORED.items():
             files = [self.path / path for path in self.meta.file_infos if path.startswith(f"{name}/")]
             rows = sql_parquet(files) if files else f"({sql_no_rows(table.file_columns)})"
-            con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
+            with self._readable(name):
+                con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
         return con
 
     def encodings(self, example_id: str, seq: int = 0, *, side: str | None = None) -> dict[str, Any]:
@@ -144,7 +148,21 @@ class TraceStore:
         if not self._has(table):
             return arrow_schema(table).empty_table()
         wanted = (pc.field("example_id") == example_id) & (pc.field("seq") == seq) & (pc.field("side") == side)
-        return pq.read_table(self.path / table, columns=columns, filters=wanted, partitioning=None)
+        with self._readable(table):
+            return pq.read_table(self.path / table, columns=columns, filters=wanted, partitioning=None)
+
+    @contextmanager
+    def _readable(self, table: str) -> Iterator[None]:
+        """Tells of a table that is damaged as CorruptRun."""
+        import duckdb
+
+        try:
+            yield
+        except (OSError, pa.ArrowException, UnicodeDecodeError, duckdb.Error) as e:
+            first = (str(e).splitlines() or [type(e).__name__])[0]
+            raise CorruptRun(
+                f"{self.path / table} cannot be read: {first} (traces runs validate {layout.run_id_of(self.path)})"
+            ) from None
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 
@@ -484,13 +502,11 @@ class TraceStore:
         return self._sites.items()
 
     def _columns(self, table: str, names: list[str], where: pc.Expression | None = None) -> Iterable[tuple[Any, ...]]:
-        try:
-            rows = pq.read_table(self.path / table, columns=names, filters=where, partitioning=None)
-        except FileNotFoundError:
+        if not self._has(table):
             return iter(())
-        except OSError as e:
-            raise CorruptRun(f"{self.path / table}: {e}") from None
-        return zip(*(rows[name].to_pylist() for name in names), strict=True)
+        with self._readable(table):
+            rows = pq.read_table(self.path / table, columns=names, filters=where, partitioning=None)
+            return zip(*(rows[name].to_pylist() for name in names), strict=True)
 
     def _check(self, what: str, index: int, count: int) -> None:
         if not 0 <= index < count:

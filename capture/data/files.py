@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from warehouse import strict_json
 from warehouse.errors import NotFound, UsageError
+from warehouse.terminal import on_one_line
 
 
 def check_given(**options: str | None) -> None:
@@ -78,9 +79,7 @@ def shown(found: object, most: int = 1000) -> str:
     terminal would obey."""
     text = str(found)
     text = text if len(text) <= most else f"{text[:most]}…"
-    if text.isprintable():  # as nearly all are: readers name every row, in case it is a bad one
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return on_one_line(text)
 
 
 def decoded(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:

@@ -86,7 +86,7 @@ def responses_store(root: Path, run_id: str) -> TraceStore:
 
 def trait_of(store: TraceStore) -> str:
     """The trait whose responses a run holds."""
-    return str(store.meta.options["trait"]["name"])
+    return str(store.meta.option("trait")["name"])
 
 
 def newest_judge(wh: Warehouse, run_id: str) -> str | None:
@@ -147,7 +147,7 @@ def select(wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run
     dropped["to a question without one of the other polarity"] = int((kept & ~paired).sum())
     kept &= paired
     keys = list(zip(found["example_id"][kept].tolist(), found["seq"][kept].tolist(), strict=True))
-    n_questions = len(store.meta.options["trait"]["questions"])
+    n_questions = len(store.meta.option("trait")["questions"])
     return Selected(run_id, trait, judge, keys, positive[kept], question[kept], dropped, n_questions)
 
 

@@ -77,7 +77,7 @@ def evaluate(
         raise UsageError("An evaluation needs at least one random direction and one resample.")
     store = vectors_store(root, vectors_run)
     with Warehouse(root) as wh:
-        traits = [_trait(wh, store, name) for name in store.meta.options["traits"]]
+        traits = [_trait(wh, store, name) for name in store.meta.option("traits")]
     units = [u for i, t in enumerate(traits) for u in blocks(i, t.layers)]
     parents = [vectors_run, *dict.fromkeys(t.selected.run_id for t in traits)]
     name = run_id or f"{vectors_run}-evaluated"
@@ -112,22 +112,22 @@ def vectors_store(root: Path, run_id: str) -> TraceStore:
 
 
 def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
-    options, run = store.meta.options, store.meta.run_id
-    responses, judge, held = (options[o][name] for o in ("responses_run", "judge_run", "held_out_questions"))
+    option, run = store.meta.option, store.meta.run_id
+    responses, judge, held = (option(o)[name] for o in ("responses_run", "judge_run", "held_out_questions"))
     for source in filter(None, (responses, judge)):
         find_run(wh.root, source)
-        if manifest_hash(wh.root, source) != options["sources"][source]:
+        if manifest_hash(wh.root, source) != option("sources").get(source):
             raise UsageError(
                 f"Run '{source}' is not the one that '{run}' was made from, but another of that name: make the vectors again "
                 "(traces trait extract)."
             )
-    selected = activations.select(wh, responses, options["threshold"] if judge else None, judge)
+    selected = activations.select(wh, responses, option("threshold") if judge else None, judge)
     there = [q for q in held if q in selected.questions]
     if len(there) < 2:
         raise UsageError(
             f"{name}: {len(there)} held-out {'question has' if len(there) == 1 else 'questions have'} responses of both polarities "
             f"that count, and an evaluation needs two. Make the vectors of '{run}' again with a larger --held-out (it was "
-            f"{options['held_out']:g}), another --threshold, or more responses."
+            f"{option('held_out'):g}), another --threshold, or more responses."
         )
     answer = store.query(
         "SELECT method, component, layer, midpoint, train_accuracy, vector FROM trait_vectors WHERE trait = ? "
@@ -269,7 +269,7 @@ def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> boo
         return False
     meta = TraceStore(layout.run_dir(root, run_id)).meta
     wanted = {**asdict(options), "vectors": manifest_hash(root, vectors_store(root, vectors_run).meta.run_id)}
-    if meta.kind != KIND or any(meta.options[k] != v for k, v in wanted.items()):
+    if meta.kind != KIND or any(meta.options.get(k) != v for k, v in wanted.items()):
         raise RunTaken(run_id)
     return True
 

@@ -123,7 +123,7 @@ def extract(
                 KIND, name, parents, told | {"ica_not_converged": _not_converged(writer, units, selected)}, p
             )
         )
-    if places := manifest.options["ica_not_converged"]:
+    if places := manifest.option("ica_not_converged"):
         note(
             f"FastICA did not converge in {vectors.ICA_STEPS} steps in {len(places)} of {count.of} layers, where its last step's "
             "components are taken; which: ica_not_converged in the run's options"
@@ -241,7 +241,7 @@ def _options(
         "responses_run": {s.trait: s.run_id for s in selected},
         "judge_run": {s.trait: s.judge_run for s in selected},
         "definitions": {
-            s.trait: xxhash.xxh3_128_hexdigest(json.dumps(store.meta.options["trait"], sort_keys=True).encode())
+            s.trait: xxhash.xxh3_128_hexdigest(json.dumps(store.meta.option("trait"), sort_keys=True).encode())
             for s, store in zip(selected, stores, strict=True)
         },
         "sources": {run: manifest_hash(root, run) for run in sources},

@@ -123,8 +123,8 @@ def choose(
             if (method, component, layer) not in there:
                 known = sorted(i for m, c, i in there if (m, c) == (method, component) and i is not None)
                 raise NotFound("layer", layer, known, f"(vectors of {trait} by {method}, {vectors_run})")
-        definition = wh.opened(meta.options["responses_run"][trait]).meta.options["trait"]
-    questions = meta.options["held_out_questions"].get(trait) or list(range(len(definition["questions"])))
+        definition = wh.opened(meta.option("responses_run")[trait]).meta.option("trait")
+    questions = meta.option("held_out_questions").get(trait) or list(range(len(definition["questions"])))
     vectors = {i: there[method, component, i] for i in wanted}
     return Chosen(definition, vectors_run, meta.model, vectors, questions, method, component)
 

@@ -1,0 +1,43 @@
+"""What commands print for people: names and texts from outside can't steer the terminal.
+
+What is for other programs (CSV, JSON, Parquet) is written as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def printable(text: str) -> str:
+    """Returns the text with its control characters and halves of surrogate pairs as escapes; line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def on_one_line(text: str) -> str:
+    """The same, with line breaks and tabs as escapes too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def say(text: str) -> None:
+    """Prints on standard output."""
+    typer.echo(printable(text))
+
+
+def note(text: str) -> None:
+    """Prints on standard error."""
+    typer.echo(printable(text), err=True)
+
+
+def table_console(width: int) -> Console:
+    """A console for tables, `width` columns wide where there is no screen; it takes nothing in a text for markup."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False, highlight=False)
