@@ -355,7 +355,6 @@ def _asked_encoder(store: TraceStore, loaded: models.Loaded, text: str, choices:
 
 def _asked_decoder(store: TraceStore, loaded: models.Loaded, text: str, choices: list[Choice]) -> np.ndarray:
     """(2 C,): the letters' logits, then the texts' log-probabilities."""
-    options = store.meta.options
     prompting = Prompting(loaded.tokenizer, loaded.name, store.meta.option("template"), store.meta.option("chat"))
     source = Source("", None, None, "", lambda: iter(()))
     example = Example(source, Row("", text, choices=tuple(choices)), "")

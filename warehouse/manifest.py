@@ -182,9 +182,10 @@ class _Options(BaseModel):
 def _read_by_others(options: dict[str, Any]) -> dict[str, Any]:
     found = _Options.model_validate(options)
     for name in ("responses_run", "judge_run", "held_out_questions"):
-        if found.traits and isinstance(of_trait := options.get(name, dict.fromkeys(found.traits)), dict):
-            if missing := [t for t in found.traits if t not in of_trait]:
-                raise ValueError(f"{name} tells nothing of {missing[0]}")
+        of_trait = options.get(name)
+        missing = [t for t in found.traits if t not in of_trait] if isinstance(of_trait, dict) else []
+        if missing:
+            raise ValueError(f"{name} tells nothing of {missing[0]}")
     return options
 
 
