@@ -45,9 +45,9 @@ def folders_of(root: Path, run_id: str) -> list[Path]:
 def remove(root: Path, run_id: str) -> None:
     """Deletes the published run, the staged one of that name, and their rows in vector tables. Call it under
     `locked_for_removal`."""
-    trash = layout.trash_dir(root)
+    folders, trash = folders_of(root, run_id), layout.trash_dir(root)
     trash.mkdir(parents=True, exist_ok=True)
-    for folder in folders_of(root, run_id):
+    for folder in folders:
         folder.rename(trash / uuid.uuid4().hex)
         sync_folder(folder.parent)
     empty_trash(root)

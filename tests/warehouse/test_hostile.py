@@ -1,0 +1,360 @@
+"""Names and files that were copied in: they are checked where they are read, and decide nothing outside of their place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import synthetic
+
+from warehouse import TraceStore, Warehouse, catalog, layout
+from warehouse.cli import _vectors_first
+from warehouse.errors import CorruptRun, LeftOut, TracesError, UsageError
+from warehouse.files import delete, sweep, temporary_beside
+from warehouse.manifest import Manifest
+from warehouse.removal import empty_trash, folders_of, locked_for_removal, remove, sweep_root
+from warehouse.validate import validate
+from warehouse.vectors import asked, fill
+from warehouse.vectors.tables import all_tables
+
+NO_NAMES = ["", ".", "..", "/etc", "a/../../b", "../a", "a/b", "\0"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two runs with rows in a vector table, and beside the root something to lose."""
+    root = tmp_path / "runs"
+    vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float16)
+    for run in ("one", "two"):
+        synthetic.add_vectors(root, run, {1: vectors}, [8, 12])
+        fill.add(root, run, asked.parse("resid.post_mlp@1"))
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "keep").write_text("as it was")
+    return root
+
+
+def rows(root: Path) -> list[tuple[str, int]]:
+    with Warehouse(root) as wh:
+        return wh.sql("SELECT run_id, count(*) FROM tokens GROUP BY 1 ORDER BY 1").fetchall()
+
+
+# -- names of runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name_leads_nowhere(root: Path, name: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: catalog.find_run(root, name),
+        lambda: folders_of(root, name),
+        lambda: remove(root, name),
+        lambda: layout.staging_dir(root, name),
+        lambda: layout.merged_path(root, name),
+        lambda: locked_for_removal(root, name).__enter__(),
+    ]
+    before = sorted(p for p in root.parent.rglob("*"))
+    for call in calls:
+        with pytest.raises(UsageError, match="is not the name of a run"):
+            call()
+    assert sorted(p for p in root.parent.rglob("*")) == before, "nothing deleted, and no lock left anywhere"
+
+
+@pytest.mark.parametrize(
+    "name", ["null", "NULL", "true", "123", "1_000", "1.5", "1e5", "12d", "nan", "2026-11-26", "2026-11"]
+)
+def test_a_name_that_tools_read_as_a_value_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"Add a word, as in run-{name}"):
+        layout.check_run_name(name)
+    assert layout.check_run_name(f"run-{name}") and layout.check_run_name(f"{name}-wikitext")
+
+
+@pytest.mark.parametrize(
+    "name", ["a=b", "what?", "%20", "null", "x y", "it's", 'q"', "[ab]*", "back\\slash", "new\nline", "run_id=x"]
+)
+def test_a_run_is_called_as_its_folder_is(root: Path, name: str) -> None:
+    layout.run_dir(root, "one").rename(layout.run_dir(root, name))
+    assert rows(root) == sorted([(name, 20), ("two", 20)])
+    with Warehouse(root) as wh:
+        assert wh.connection.execute("SELECT count(*) FROM runs WHERE run_id = ?", [name]).fetchone() == (1,)
+        assert wh.connection.execute("SELECT count(*) FROM token_diagnostics WHERE run_id = ?", [name]).fetchone() == (
+            20,
+        )
+    assert TraceStore(catalog.find_run(root, name)).query("SELECT DISTINCT run_id FROM tokens").fetchall() == [(name,)]
+    with locked_for_removal(root, name):
+        remove(root, name)
+    assert rows(root) == [("two", 20)]
+
+
+@pytest.mark.parametrize(
+    "place", ["key=value", "null=", "run_id=outer", "q?x", "back\\slash", "b\\s/[z]*", "a%20b", "it's", "new\nline"]
+)
+def test_a_root_may_lie_anywhere(root: Path, place: str) -> None:
+    moved = root.parent / place / "runs"
+    moved.parent.mkdir(parents=True)
+    root.rename(moved)
+    assert rows(moved) == [("one", 20), ("two", 20)]
+    store = Warehouse(moved).run("one")
+    assert [c.name for c in validate(store.path) if c.passed is False and c.name != "data"] == []
+    with Warehouse(moved) as wh:
+        wh.load_vectors()
+        assert wh.sql("SELECT count(*) FROM vectors_made_resid_post_mlp_L01").fetchone() == (40,)
+        assert len(wh.nearest(np.ones(8), layer=1, k=3)) == 3
+
+
+def test_a_link_goes_and_what_it_leads_to_stays(root: Path) -> None:
+    elsewhere = layout.run_dir(root, "one").rename(root.parent / "elsewhere")
+    layout.run_dir(root, "one").symlink_to(elsewhere)
+    layout.run_dir(root, "nowhere").symlink_to(root.parent / "not there")
+    assert rows(root) == [("one", 20), ("two", 20)]
+    for name in ("one", "nowhere"):
+        with locked_for_removal(root, name):
+            remove(root, name)
+    assert rows(root) == [("two", 20)] and (elsewhere / layout.MANIFEST).is_file()
+    assert [list(t.info.runs) for t in all_tables(root)] == [["two"]]
+
+
+# -- vector tables -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "../../victim", "runs": {}},
+        {"model": "../../victim"},
+        {"layer": 7},
+        {"site": "x/../../../victim"},
+        {"sql_name": "x\n.system touch ran\n"},
+        {"sql_name": "x AS SELECT 1; COPY (SELECT 1) TO 'ran'; --"},
+        {"width": 10**12},
+        {"runs": {"../../victim": {"manifest": "", "rows": 1}}},
+    ],
+)
+def test_an_info_speaks_of_its_own_table_or_is_left_out(
+    root: Path, fields: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent)
+    info = layout.vector_info_path(root, "made", "resid.post_mlp.L01")
+    synthetic.alter(info, lambda told: told.update(fields))
+    with pytest.warns(LeftOut) if "runs" not in fields or "model" in fields else nullcontext(), Warehouse(root) as wh:
+        wh.load_vectors()
+        first = _vectors_first(wh)
+    duck = Path(sys.executable).with_name("duckdb")
+    subprocess.run(
+        [duck, "-readonly", root / layout.CATALOG, *first, "-c", "SELECT 1"], check=True, capture_output=True
+    )
+    fill.settle(root)
+    assert sorted(p.name for p in root.parent.iterdir()) == ["runs", "victim"]
+    assert [p.name for p in (root.parent / "victim").iterdir()] == ["keep"]
+
+
+def test_a_link_in_the_place_of_a_table_is_not_written_through(root: Path) -> None:
+    path = layout.vector_lance_path(root, "made", "resid.post_mlp.L01")
+    outside = path.rename(root.parent / "victim" / "table.lance")
+    path.symlink_to(outside)
+    before = sorted((p, p.stat().st_mtime_ns) for p in outside.rglob("*"))
+    with pytest.raises(TracesError, match="is a symbolic link"):
+        fill.add(root, "two", asked.parse("resid.post_mlp@1"))
+    with locked_for_removal(root, "one"):
+        remove(root, "one")
+    assert sorted((p, p.stat().st_mtime_ns) for p in outside.rglob("*")) == before
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m["sites"][0].update(site="x') AS t; DROP VIEW tokens; --"), "sites.0.site"),
+        (lambda m: m["files"][0].update(path="../../victim/keep"), "files.0.path"),
+        (lambda m: m["files"][0].update(path="blobs/../../../victim/keep"), "files.0.path"),
+        (lambda m: m["counts"]["rows"].update({"../../victim": 1}), "counts.rows"),
+        (lambda m: m["model"].update(n_layers=10**12), "model.n_layers"),
+        (lambda m: m.update(bytes=10**30), "bytes"),
+        (lambda m: m.update(options={"index": 3}), "options"),
+        (lambda m: m.update(options={"shard": "1/x"}), "options"),
+        (lambda m: m.update(created_at="yesterday"), "created_at"),
+    ],
+)
+def test_what_a_manifest_may_say(root: Path, change: Callable[[dict], object], told: str) -> None:
+    synthetic.alter(layout.run_dir(root, "one") / layout.MANIFEST, change)
+    with pytest.raises(CorruptRun, match=f"run.json is not what it should be: {told}"):
+        Manifest.read(layout.run_dir(root, "one"))
+    with pytest.warns(LeftOut, match="run 'one' is left out"):
+        assert rows(root) == [("two", 20)]
+
+
+def test_any_altered_byte_of_a_manifest_is_noticed(root: Path) -> None:
+    path = layout.run_dir(root, "one") / layout.MANIFEST
+    raw = path.read_bytes()
+    for at in range(0, len(raw), 29):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        with pytest.raises(TracesError):
+            Manifest.read(path.parent)
+    path.write_bytes(raw)
+    assert Manifest.read(path.parent).run_id == "one"
+
+
+def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
+    store = TraceStore(layout.run_dir(root, "one"))
+    for name in ("../../victim/keep", "run.json", "tokens/00000.parquet", "/etc/passwd", "blobs/99999.safetensors"):
+        with pytest.raises(CorruptRun, match="no blob of this run"):
+            store.blob(name)
+
+
+# -- what processes leave ----------------------------------------------------------------------------------------------
+
+
+def test_what_dead_processes_left_is_deleted_and_what_living_ones_write_is_not(root: Path) -> None:
+    staging = root / layout.STAGING
+    staging.mkdir(exist_ok=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], check=True, capture_output=True, text=True
+    )
+    left, living = temporary_beside(staging / "x"), temporary_beside(staging / "y")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.stdout.strip()}-"))
+    of_another_host = staging / ".z.00000000-1-0.tmp"
+    for path in (left, living, of_another_host):
+        path.mkdir()
+        (path / "file").write_text("")
+    layout.trash_dir(root).mkdir()
+    (layout.trash_dir(root) / "half").mkdir()
+    (layout.trash_dir(root) / "link").symlink_to(root.parent / "victim")
+    assert len(sweep_root(root)) == 3
+    assert sorted(p.name for p in staging.iterdir() if p.name.endswith(".tmp")) == sorted(
+        [living.name, of_another_host.name]
+    )
+    assert (root.parent / "victim" / "keep").is_file() and empty_trash(root) == []
+    os.utime(of_another_host, (0, 0))
+    assert [p.name for p in sweep(staging)] == [of_another_host.name]
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next_refresh(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("warehouse.removal.delete", killed)
+    with pytest.raises(KeyboardInterrupt), locked_for_removal(root, "one"):
+        remove(root, "one")
+    monkeypatch.undo()
+    assert len(sweep_root(root)) == 1 and fill.settle(root) == ["one"]
+    assert rows(root) == [("two", 20)] and not list(layout.trash_dir(root).iterdir())
+
+
+def test_deleting_never_follows_a_link(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "keep").write_text("")
+    (tmp_path / "folder" / "below" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    for name in ("folder", "link", "not there"):
+        delete(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["outside"] and (tmp_path / "outside" / "keep").is_file()
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * (path.stat().st_size // 256 + 1))
+
+
+def _page(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    for at in range(4, len(raw) // 2):
+        raw[at] ^= 0x5A
+    path.write_bytes(raw)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "manifest is no JSON": lambda run: (run / "run.json").write_text("{"),
+    "manifest is gone": lambda run: (run / "run.json").unlink(),
+    "manifest is a folder": lambda run: ((run / "run.json").unlink(), (run / "run.json").mkdir()),
+    "table is cut short": lambda run: os.truncate(run / "tokens/00000.parquet", 100),
+    "table is garbage": lambda run: _garbage(run / "tokens/00000.parquet"),
+    "table's pages are damaged": lambda run: _page(run / "tokens/00000.parquet"),
+    "table is gone": lambda run: (run / "tokens/00000.parquet").unlink(),
+    "another table's file": lambda run: (run / "tokens/00000.parquet").write_bytes(
+        (run / "examples/00000.parquet").read_bytes()
+    ),
+    "a file too many": lambda run: (run / "tokens/00001.parquet").write_bytes(
+        (run / "tokens/00000.parquet").read_bytes()
+    ),
+    "a newer version": lambda run: synthetic.alter(run / "run.json", lambda m: m.update(schema_version=99)),
+}
+
+
+QUESTION = "SELECT run_id, count(*), count(DISTINCT token), sum(pos) FROM tokens GROUP BY 1"
+ANSWER = [("two", 20, 12, sum(range(8)) + sum(range(12)))]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_left_out_and_named(root: Path, damage: str) -> None:
+    """And the others answer; put right, it is there again."""
+    folder = layout.run_dir(root, "one")
+    kept = shutil.copytree(folder, root.parent / "kept")
+    DAMAGE[damage](folder)
+    with pytest.warns(LeftOut, match="run 'one' is left out"), Warehouse(root, every_file=True) as wh:
+        assert wh.attempt(lambda: wh.sql(QUESTION).fetchall()) == ANSWER
+        assert wh.sql("SELECT run_id FROM damaged_runs").fetchall() == [("one",)]
+        assert list(wh.damaged) == ["one"]
+        assert wh.sql("SELECT run_id FROM runs").fetchall() == [("two",)]
+        assert wh.sql("SELECT count(*) FROM token_diagnostics").fetchone() == (20,)
+    with pytest.warns(LeftOut, match="run 'one' is left out"):  # from the catalog, without looking again
+        assert rows(root) == [("two", 20)]
+    delete(folder)
+    kept.rename(folder)
+    assert rows(root) == [("one", 20), ("two", 20)]
+
+
+@pytest.mark.parametrize("damage", ["table is cut short", "table is garbage", "table's pages are damaged"])
+def test_damage_that_shows_in_the_middle_of_a_question(root: Path, damage: str) -> None:
+    with Warehouse(root) as wh:
+        DAMAGE[damage](layout.run_dir(root, "one"))
+        with pytest.warns(LeftOut, match="run 'one' is left out"):
+            assert wh.attempt(lambda: wh.sql(QUESTION).fetchall()) == ANSWER
+
+
+def test_an_error_of_the_question_damages_nothing(root: Path) -> None:
+    with Warehouse(root) as wh:
+        for question in (
+            "SELECT error('parquet')",
+            "SELECT 'x'::INTEGER",
+            "SELEC",
+            "FROM nothing",
+            "SELECT read_text('/nowhere/parquet')",
+        ):
+            with pytest.raises(duckdb.Error):
+                wh.attempt(lambda q=question: wh.sql(q).fetchall())
+        assert wh.damaged == {}
+
+
+# -- validation of vector tables ---------------------------------------------------------------------------------------
+
+
+def test_one_altered_bit_of_any_file_of_a_vector_table_is_found(root: Path) -> None:
+    table = layout.vector_lance_path(root, "made", "resid.post_mlp.L01")
+    for path in sorted(p for p in table.rglob("*") if p.is_file()):
+        raw = path.read_bytes()
+        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 4]))
+        failed = [c for c in validate(layout.run_dir(root, "one")) if c.passed is False and c.name != "data"]
+        assert [c.name for c in failed] == ["vector tables"] and path.name in failed[0].detail, path
+        path.write_bytes(raw)
+    assert {c.name: c.passed for c in validate(layout.run_dir(root, "one"))}["vector tables"] is True
+
+
+def test_rows_that_are_not_what_the_shards_hold_are_found(root: Path) -> None:
+    (table,) = all_tables(root)
+    with table.locked():
+        table.lance.update(where="run_id = 'one' AND pos = 3 AND example_id = 'e0001'", values={"vector": [0.5] * 8})
+        table.write_info()
+    found = {c.name: c for c in validate(layout.run_dir(root, "one"))}["vector tables"]
+    assert found.passed is False and "is not what run 'one' stored (example_id e0001, seq 0, pos 3)" in found.detail
+    assert {c.name: c.passed for c in validate(layout.run_dir(root, "two"))}["vector tables"] is True
