@@ -382,11 +382,14 @@ def _sound_infos(root: Path) -> list[Path]:
 
 
 def _state(root: Path) -> str:
-    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables."""
+    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables. The
+    root's place on the disk is in it too, so that a catalog that was copied in is made anew, whatever its views say."""
     import hashlib
 
     made = {name: query for name, (query, _, _) in texts(root, {}, ()).items()}
     infos = (layout.vector_info_path(root, *names) for names in layout.vector_tables(root))
+    here = root.stat()
+    made[""] = f"{here.st_dev} {here.st_ino}"
     made["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
     return hashlib.sha256(
         repr((str(root.absolute()), sorted(made.items()))).encode(errors="backslashreplace")

@@ -14,13 +14,15 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, NonNegativeInt, ValidationError
 
 from warehouse import strict_json
 from warehouse.errors import CorruptRun
 from warehouse.sealed import Typed, is_sealed, seal
+
+Marked = TypeVar("Marked")
 
 
 class _Begun(Typed):
@@ -48,6 +50,19 @@ class ShardEntry(Typed):
     """Time since the entry before, or since this process began."""
     files: dict[str, StagedFile]
     """By path relative to the staging folder."""
+
+    def marked(self, kind: type[Marked]) -> Marked:
+        """The mark of a job that notes JSON of this type. Raises CorruptRun for another."""
+        try:
+            found = strict_json.parse(self.mark)
+        except ValueError:
+            found = None
+        if not isinstance(found, kind):
+            raise CorruptRun(
+                f"The journal of the unfinished capture is damaged: its shard {self.shard} is marked {self.mark!r}. Start over: "
+                "traces runs rm RUN"
+            )
+        return found
 
 
 class Journal:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from capture.data.files import shown
 from capture.data.known import Known, Rows
 from warehouse import strict_json
 from warehouse.errors import TracesError, UsageError
-from warehouse.files import sync_file, sync_folder
+from warehouse.files import sync_file, sync_folder, temporary_beside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +44,7 @@ def write(
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     schema = _schema()
     counts: Counter[str] = Counter()
     try:

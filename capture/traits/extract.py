@@ -295,5 +295,5 @@ def _not_converged(writer: RunWriter, units: Sequence[Unit], selected: Sequence[
     return [
         f"{selected[u.trait].trait}, {u.component}, layer {'embed' if layer is None else layer}"
         for u, shard in zip(units, writer.done, strict=True)
-        for layer in json.loads(shard.mark)["unfinished"]
+        for layer in shard.marked(dict).get("unfinished", ())
     ]

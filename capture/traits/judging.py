@@ -141,7 +141,7 @@ def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
     if (layout.run_dir(root, name) / layout.MANIFEST).exists():
         raise RunTaken(name)
     shards = Journal(layout.journal_path(layout.staging_dir(root, name))).shards
-    left = responses[int(shards[-1].mark) if shards else 0 :]
+    left = responses[shards[-1].marked(int) if shards else 0 :]
     characters = sum(len(p) for r in left for p in _prompts(definition, r))
     return Estimate(2 * len(left), characters // _CHARACTERS_A_TOKEN, 2 * len(left) * ANSWER_TOKENS)
 
@@ -176,7 +176,7 @@ def judge_run(
     }
     options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE, "shard": shard}
     with RunWriter(root, name, identity) as writer:
-        done = written = int(writer.done[-1].mark) if writer.done else 0
+        done = written = writer.done[-1].marked(int) if writer.done else 0
         counted = Judged(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
         unanswered: Asked | None = None

@@ -93,7 +93,7 @@ def test_a_run_is_called_as_its_folder_is(root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["key=value", "null=", "run_id=outer", "q?x", "back\\slash", "b\\s/[z]*", "a%20b", "it's", "new\nline"]
+    "place", ["key=value", "null=", "run_id=outer", "q?x", "back\\slash", "b\\s/[z]*", "a%20b", "it's"]
 )
 def test_a_root_may_lie_anywhere(root: Path, place: str) -> None:
     moved = root.parent / place / "runs"
