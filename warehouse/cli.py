@@ -415,7 +415,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     opened.all()
     for damage in opened.damaged.values():
         note(f"warning: a vector table is left out: {damage}")
-    found = catalog.refresh(root, {})
+    found = catalog.refresh(root)
     for name, run in found.items():
         if run.fault is not None:
             note(f"warning: run '{name}' is left out: {run.fault}")

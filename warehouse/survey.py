@@ -9,16 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import xxhash
 
-from warehouse import layout
+from warehouse import layout, strict_json
 from warehouse.errors import TracesError
 from warehouse.strict_json import half_pair
-
-if TYPE_CHECKING:
-    from warehouse.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,9 @@ def to_json(found: Survey) -> str:
 
 
 def from_json(text: str) -> Survey:
-    return {name: Surveyed(m, f, tuple(tables), fault) for name, (m, f, tables, fault) in json.loads(text).items()}
+    return {
+        name: Surveyed(m, f, tuple(tables), fault) for name, (m, f, tables, fault) in strict_json.parse(text).items()
+    }
 
 
 def _files(folder: Path) -> str:
@@ -106,16 +104,15 @@ def _sound_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
     unknown = {p.relative_to(folder).as_posix() for p in folder.glob("*/*.parquet")} - meta.file_infos.keys()
     if unknown:
         raise TracesError(f"{folder} has files that its manifest does not tell of: {', '.join(sorted(unknown))}.")
-    for path, info in meta.file_infos.items():
-        table = layout.table_of_file(path)
-        file = folder / path
+    tables = {path: table for path in meta.file_infos if (table := layout.table_of_file(path))}  # rows don't need blobs
+    for path, table in tables.items():
+        file, info = folder / path, meta.file_infos[path]
         if not file.is_file() or file.stat().st_size != info.bytes:
             raise TracesError(f"{file} is missing, cut short or altered.")
-        if table is not None:
-            _check_table(file, table, meta.schema_version, info.checksum if thorough else None)
+        _check_table(file, table, meta.schema_version, info.checksum if thorough else None)
     if thorough:
-        _check_sql(folder, meta)
-    return tuple(sorted({t for path in meta.file_infos if (t := layout.table_of_file(path))}))
+        _check_sql([folder / path for path in tables], folder / layout.MANIFEST)
+    return tuple(sorted(set(tables.values())))
 
 
 def _check_table(file: Path, table: str, version: int, checksum: str | None) -> None:
@@ -140,17 +137,15 @@ def _check_table(file: Path, table: str, version: int, checksum: str | None) -> 
         raise TracesError(f"{file} is altered: its checksum is not the manifest's.")
 
 
-def _check_sql(folder: Path, meta: Manifest) -> None:
+def _check_sql(tables: list[Path], manifest: Path) -> None:
     """Has DuckDB read every value of the tables, and the manifest: what it cannot read stops a view."""
     import duckdb
 
     from warehouse.views import manifests, parquet_files
 
-    paths = [folder / path for path in meta.file_infos if layout.table_of_file(path)]
+    queries = {path: f"FROM {parquet_files([path])}" for path in tables} | {manifest: manifests([manifest])}
     with duckdb.connect() as con:
-        for path, query in [(p, f"FROM {parquet_files([p])}") for p in paths] + [
-            (folder / layout.MANIFEST, manifests([folder / layout.MANIFEST]))
-        ]:
+        for path, query in queries.items():
             try:
                 con.sql(f"SELECT count(COLUMNS(*)) FROM ({query})").fetchall()
             except duckdb.Error as e:
