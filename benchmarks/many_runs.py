@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from common import median_ms, record
 
 from warehouse import Warehouse, layout
+from warehouse.files import file_checksum
+from warehouse.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo
 from warehouse.quoting import sql_path
 from warehouse.tables import ROW_GROUP, to_table, write_part
 
@@ -61,6 +64,33 @@ def table(run: int, rows: int) -> pa.Table:
     )
 
 
+def _publish(root: Path, name: str, rows: pa.Table) -> None:
+    """A run of nothing but these rows."""
+    folder, file = layout.run_dir(root, name), layout.table_name("next_token")
+    write_part(folder / file, rows)
+    size = (folder / file).stat().st_size
+    sizes = dict.fromkeys(("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_value", "vocab_size"), 1)
+    names = dict.fromkeys(
+        ("name", "architecture", "dtype", "device", "attn_implementation", "weights_hash", "tokenizer_hash"), ""
+    )
+    Manifest(
+        run_id=name,
+        kind="next-token",
+        created_at=datetime.now(UTC),
+        seconds=0,
+        model=ModelInfo(**sizes, **names),
+        data=DataInfo(dataset="made", source="made", hash=""),
+        options={},
+        store_dtype="F16",
+        counts=Counts(
+            examples=0, sequences=0, tokens=0, predictions=len(rows), truncated=0, rows={"next_token": len(rows)}
+        ),
+        bytes=size,
+        files=[FileInfo(path=file, bytes=size, checksum=file_checksum(folder / file))],
+        versions={},
+    ).write(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
@@ -72,7 +102,7 @@ def main() -> None:
         writer: pq.ParquetWriter | None = None
         for run in range(args.runs):
             rows, name = table(run, args.rows), f"run-{run:03d}"
-            write_part(layout.run_dir(root, name) / layout.table_name("next_token"), rows)
+            _publish(root, name, rows)
             with_run = rows.append_column("run_id", pa.array([name] * len(rows)))
             writer = writer or pq.ParquetWriter(compacted, with_run.schema, compression="zstd")
             writer.write_table(with_run, row_group_size=ROW_GROUP)
