@@ -218,7 +218,9 @@ def test_a_run_without_the_site_says_how_to_capture_it(root: Path) -> None:
     bad = means_of(states())
     bad[3, 2] = np.inf
     add_responses(root, "endless", RESPONSES, {("mean.resid.post_mlp", 1): bad})
-    with pytest.raises(UsageError, match="Run 'endless': mean.resid.post_mlp has values in layer 1 that are not finite"):
+    with pytest.raises(
+        UsageError, match="Run 'endless': mean.resid.post_mlp has values in layer 1 that are not finite"
+    ):
         Means(TraceStore(layout.run_dir(root, "endless")), found.keys).of("residual", 1)
 
 
