@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capture import sharding
 from capture.console import needs_capture_extra, note
+from capture.data.files import check_given, shown
 from warehouse import sites
 from warehouse.errors import UsageError
 from warehouse.vectors import asked
@@ -29,7 +30,8 @@ class Model(NamedTuple):
         with needs_capture_extra():
             from capture import models
 
-        note(f"loading {self.name}")
+        check_given(revision=self.revision, device_map=self.device_map)
+        note(f"loading {shown(self.name)}")
         return models.load(
             self.name,
             head=self.head,
@@ -91,6 +93,9 @@ def capture_options(
     """The options that all kinds of capture share, looked at before anything heavy is imported. Raises UsageError."""
     from warehouse.blobs import NAMES  # numpy comes with it
 
+    check_given(capture=capture)
+    for asked_for in index or ():
+        check_given(index=asked_for)
     sites.resolve(capture)
     if shard:
         sharding.parse(shard)

@@ -137,10 +137,9 @@ def _why_not_finite(model: Any) -> str:
     if broken:
         of = f"NaN or infinity in {broken[0]}{f' and {len(broken) - 1} more' if len(broken) > 1 else ''}"
         return f"{type(model).__name__}: its weights hold {of}, so that it computes nothing. Get the model again."
-    return (
-        f"{type(model).__name__} computes NaN or infinity in {str(model.dtype).removeprefix('torch.')}. Its weights are finite: "
-        "try --dtype float32."
-    )
+    remedy = "is its config.json sound?" if model.dtype == torch.float32 else "try --dtype float32."
+    dtype = str(model.dtype).removeprefix("torch.")
+    return f"{type(model).__name__} computes NaN or infinity in {dtype}. Its weights are finite: {remedy}"
 
 
 def _same(x: torch.Tensor, y: torch.Tensor, allowed: float) -> bool:

@@ -40,6 +40,8 @@ PACKAGED = {
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""What accelerate calls its ways to spread a model; else --device-map names a device."""
 
 _PREDICTS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of model classes end that predict tokens one after the other."""
@@ -111,6 +113,8 @@ def load(
     that the checkpoint has not. `note` is told of what takes long.
     """
     place = find_device(device)
+    if device_map is not None and device_map not in _MAPS:
+        find_device(device_map)
     if dtype != "auto" and dtype not in DTYPES:
         raise NotFound("dtype", dtype, ["auto", *DTYPES])
     source = _source(name, note)
@@ -165,9 +169,15 @@ def _model(
         dtype=DTYPES.get(dtype, "auto"),
         use_safetensors=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # else it raises without saying which
         **more,
         **options,
     )
+    if other := sorted(info["mismatched_keys"]):
+        weight, stored, told = other[0]
+        raise ValueError(
+            f"{weight} is {tuple(stored)} in its weights, and {tuple(told)} by its config.json: they are not of one model."
+        )
     return model, set(info["missing_keys"]), head
 
 
@@ -232,7 +242,9 @@ def find_device(device: str) -> torch.device:
     except RuntimeError:
         raise UsageError(f"No device '{device}': use auto, cpu, cuda, cuda:1 or mps.") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (place.index or 0) >= count.get(place.type, 0):
+    if str(place) != device or (place.index or 0) >= count.get(
+        place.type, 0
+    ):  # torch counts to 127, and then from -128
         there = [kind for kind, n in count.items() if n]
         raise UsageError(f"Device '{device}' is not there; there is {', '.join(there)}.")
     return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,8 @@ def plain_rows(found: pa.RecordBatch | pa.Table, where: str, first: int) -> Iter
     Raises UsageError for a text that is not UTF-8, a date beyond Python's, and for two columns of one name.
     """
     names = found.schema.names
-    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
-        raise UsageError(f"{where} has the column '{shown(twice[0])}' twice. Rename one.")
+    if twice := next((n for n, count in Counter(names).items() if count > 1), None):
+        raise UsageError(f"{where} has the column '{shown(twice)}' twice. Rename one.")
     try:
         rows = found.to_pylist()
     except Exception:  # every type has a converter of its own: text, dates, time zones and maps raise what they like

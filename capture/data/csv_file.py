@@ -56,9 +56,11 @@ def _reason(e: csv.Error) -> str:
 
 
 def _checked(header: list[str], where: str) -> list[str]:
+    seen = set()
     for i, name in enumerate(header, 1):
         if not name.strip():
             raise UsageError(f"{where}: column {i} of the header has no name.")
-        if name in header[: i - 1]:
+        if name in seen:
             raise UsageError(f"{where}: the header has the column '{shown(name)}' twice.")
+        seen.add(name)
     return header

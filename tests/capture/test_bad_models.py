@@ -19,7 +19,7 @@ import zoo
 from transformers import BartForConditionalGeneration, ByT5Tokenizer, CanineTokenizer, LlamaForCausalLM
 
 from capture import finetune, lens, models
-from capture.asked import tokens
+from capture.asked import Model, capture_options, tokens
 from capture.body import padding_id
 from capture.data.prompt_sets import open_prompts
 from capture.data.text import open_text
@@ -281,6 +281,13 @@ def test_a_token_that_cannot_come_leaves_the_entropy_a_number() -> None:
     assert found.loss[1] == math.inf
 
 
+def test_weights_of_other_shapes_than_the_configuration_says_are_named(folder: Callable[..., Path]) -> None:
+    with pytest.raises(
+        TracesError, match=r"[a-z_.]+weight is \(\d+, \d+\) in its weights, and \(3, \d+\) by its config.json"
+    ):
+        models.load(str(folder(vocab_size=3)), device="cpu")
+
+
 def test_predictions_that_are_not_numbers_are_refused(
     tmp_path: Path, make_llama: Callable, tokenizer: Any, text: Path
 ) -> None:
@@ -429,3 +436,18 @@ def test_a_lens_that_is_refused_leaves_nothing(tmp_path: Path, tiny_root: Path, 
     for loaded, options in refused:
         with nothing_left(root), pytest.raises(UsageError):
             lens.run(loaded, run, lens.Options(1, **options), root=root, run_id="l")
+
+
+@pytest.mark.parametrize(
+    "given", [{"capture": " "}, {"index": ["q@1", ""]}, {"revision": ""}, {"device_map": ""}], ids=str
+)
+def test_an_option_without_a_value_is_named(given: dict[str, Any]) -> None:
+    """As a variable of the shell that is not set leaves it: nothing captured, or another revision, would be silent."""
+    usual = {"capture": "none", "attn": "auto", "index": None, "limit": None, "max_len": "auto", "batch_tokens": 1}
+    usual |= {"store_dtype": "auto", "shard_mb": 1}
+    name = next(iter(given)).replace("_", "-")
+    with pytest.raises(UsageError, match=f"--{name} is empty: give it a value, or leave it out."):
+        if given.keys() <= usual.keys():
+            capture_options(**usual | given)
+        else:
+            Model("smollm2", "lm", **given).load()

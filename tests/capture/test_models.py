@@ -74,8 +74,11 @@ def test_devices_and_dtypes(load_tiny: Callable) -> None:
     assert models.find_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="No device 'gpu'"):
         models.find_device("gpu")
-    with pytest.raises(UsageError, match="'cuda:7' is not there"):
-        models.find_device("cuda:7")
+    for device in ("cuda:7", "cuda:128", "cuda:256", "cpu:256"):  # torch counts in 8 bits
+        with pytest.raises(UsageError, match=f"'{device}' is not there"):
+            models.find_device(device)
+    with pytest.raises(UsageError, match="No device 'disc'"):
+        load_tiny(device_map="disc")
     assert load_tiny(dtype="bfloat16").dtype == "bfloat16"
     with pytest.raises(NotFound, match="Did you mean bfloat16"):
         load_tiny(dtype="bfloat")

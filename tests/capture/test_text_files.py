@@ -133,6 +133,17 @@ def test_a_line_may_be_as_long_as_it_likes(tmp_path: Path) -> None:
         assert [text for _, text, _ in rows(tmp_path / name)] == [long]
 
 
+def test_a_file_may_have_as_many_columns_as_it_likes(tmp_path: Path) -> None:
+    """Each name is looked for among the others once: with a look at each of them this would take an hour."""
+    others = [f"c{i}" for i in range(200_000)]
+    (tmp_path / "a.csv").write_text(f"text,{','.join(others)}\na{',1' * len(others)}\n")
+    [(_, text, fields)] = rows(tmp_path / "a.csv")
+    assert text == "a" and len(fields) == len(others)
+    refused_header = f"text,{','.join(others)},c7\n"
+    (tmp_path / "b.csv").write_text(refused_header)
+    refused(tmp_path / "b.csv", "the header has the column 'c7' twice")
+
+
 def test_what_the_system_has_against_a_file_is_told_of_that_file(tmp_path: Path) -> None:
     (tmp_path / "folder.txt").mkdir()
     refused(tmp_path / "folder.txt", "is a folder: name a file in it")
