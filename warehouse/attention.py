@@ -24,7 +24,7 @@ def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.nda
     hidden = _hidden(scores.shape[-2], scores.shape[-1], layer)
     if hidden is not None:
         scores[..., hidden] = -np.inf
-    peak = scores.max(axis=-1, keepdims=True)
+    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)  # of a sequence without tokens
     sinks = None if layer.sinks is None else np.asarray(layer.sinks, np.float32)[:, None, None]
     if sinks is not None:
         peak = np.maximum(peak, sinks)

@@ -24,6 +24,7 @@ import numpy as np
 
 from warehouse import strict_json
 from warehouse.errors import CorruptRun
+from warehouse.files import open_file
 
 DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
@@ -114,7 +115,7 @@ class Blob:
         """Raises `CorruptRun` for a file that is missing, cut short, or no safetensors file."""
         self.path = path
         try:
-            with path.open("rb") as f:
+            with open_file(path) as f:
                 size = os.fstat(f.fileno()).st_size
                 if size < 8:
                     raise CorruptRun(f"{path} is cut short: {size} bytes.")

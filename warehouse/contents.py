@@ -26,7 +26,8 @@ _STORED = {"F32": 1e-4, "F16": 5e-3, "BF16": 3e-2}
 def _counts(store: TraceStore) -> str:
     c = store.meta.counts
     for name, rows in c.rows.items():
-        found = sum(pq.read_metadata(p).num_rows for p in (store.path / name).glob("*.parquet"))
+        files = [store.path / path for path in store.meta.file_infos if path.startswith(f"{name}/")]
+        found = sum(pq.read_metadata(p).num_rows for p in files)
         expect(found == rows, f"{name} has {found} rows, not {rows}")
     told = ", ".join(f"{name} {rows:,}" for name, rows in c.rows.items() if rows)
     if not store.meta.captured:

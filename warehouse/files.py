@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import platform
 import re
 import shutil
+import stat
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import xxhash
@@ -112,10 +115,25 @@ def link_or_copy(source: Path, target: Path) -> None:
     sync_file(target)
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file to read its bytes. Raises OSError for what is none: whoever opens a named pipe would wait without end."""
+    f = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        f.close()
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return f
+
+
+def read_file(path: Path) -> bytes:
+    """Returns a file's bytes. Raises OSError as `open_file` does."""
+    with open_file(path) as f:
+        return f.read()
+
+
 def file_checksum(path: Path) -> str:
     """xxh3-128 of a file's bytes, in hex."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as f:
+    with open_file(path) as f:
         while chunk := f.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()

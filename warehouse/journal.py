@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, NonNegativeInt, ValidationError
 
 from warehouse import strict_json
 from warehouse.errors import CorruptRun
+from warehouse.files import read_file
 from warehouse.sealed import Typed, is_sealed, seal
 
 Marked = TypeVar("Marked")
@@ -73,7 +74,7 @@ class Journal:
         self.created_at: datetime | None = None
         self.promoted: dict[str, str] = {}
         self.shards: list[ShardEntry] = []
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        lines = self._lines()
         sound = 0
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):  # the last one, cut short by a kill
@@ -81,6 +82,14 @@ class Journal:
             self._take_line(line, number)
             sound += len(line)
         self._sound = sound
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return read_file(self.path).splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise self._damaged(1, f"it cannot be read: {e.strerror}") from None
 
     def _take_line(self, line: bytes, number: int) -> None:
         try:

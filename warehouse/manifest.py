@@ -6,16 +6,19 @@ JSON: the names here are that view's) and `validate`.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, FiniteFloat, model_validator
 
 from warehouse import layout
 from warehouse.errors import CorruptRun
 from warehouse.files import file_checksum
 from warehouse.schema import SCHEMA_VERSION, STORED
 from warehouse.sealed import Sealed, Typed
+from warehouse.sites import Key
 
 if TYPE_CHECKING:
     from warehouse.writer import Published
@@ -49,12 +52,12 @@ Dtype = Annotated[str, Field(pattern="^(F16|BF16|F32)$")]
 class LayerAttention(Typed):
     """How one layer turns q and k into attention: softmax(softcap(scale · q·kᵀ)) over the positions it may see."""
 
-    scale: float
+    scale: FiniteFloat
     causal: bool = True
-    window: int | None = None
+    window: Annotated[int, Field(ge=1, le=1 << 53)] | None = None
     """Tokens that a query sees, itself included, to the left, and where it is not causal to the right too; None: all."""
-    softcap: float | None = None
-    sinks: list[float] | None = None
+    softcap: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    sinks: list[FiniteFloat] | None = None
     """A score for each query head that takes part in the softmax and has no token: rows then sum to less than 1."""
 
 
@@ -85,6 +88,13 @@ class StackInfo(Typed):
     """What it may be at most for attention to be derived."""
     missing: dict[str, str] = Field(default_factory=dict)
     """Sites that this model has not, in any layer or in some, and why."""
+
+    @model_validator(mode="after")
+    def _one_a_layer(self) -> Self:
+        for name, layers in (("attention", self.attention), ("cross_attention", self.cross_attention)):
+            if layers is not None and len(layers) != self.n_layers:
+                raise ValueError(f"{name} tells of {len(layers)} layers of {self.n_layers}")
+        return self
 
 
 class ModelInfo(StackInfo):
@@ -143,7 +153,7 @@ class SiteInfo(Typed):
     layers: list[Layer | None]
     rows: Literal["token", "source", "sequence", "triangle", "square", "cross"] = "token"
     """What a row is, as `warehouse.sites` says."""
-    row_shape: list[Size]
+    row_shape: list[Annotated[Size, Field(ge=1)]]
     dtype: Dtype
     promoted: dict[TensorName, Dtype] = Field(default_factory=dict)
     """Tensors with a value that `dtype` cannot hold, and the dtype they are stored in from the shard of the first such value on;
@@ -209,6 +219,27 @@ class FileInfo(Typed):
     """xxh3-128 of a file. The blobs of a capture have none: every slice of them has its own, in `tensors`."""
 
 
+def _check_site(model: ModelInfo, key: Key, shape: list[int], shapes: Mapping[Key, list[int]]) -> None:
+    """Raises ValueError for a stored tensor that its model cannot have, and for queries that don't fit keys or sinks."""
+    prefix, _, last = key.site.rpartition(".")
+    if key.side != model.side and (key.side != "enc" or model.encoder is None):
+        raise ValueError(f"{key.site} is of side {key.side}, which the model has not")
+    stack = model.stack(key.side)
+    if key.layer is not None and not key.layer < stack.n_layers + (key.site == "hidden"):
+        raise ValueError(f"{key.site} is of layer {key.layer}; the model has {stack.n_layers}")
+    if len(shape) != (2 if last in ("q", "k", "v") else 1):
+        raise ValueError(f"{key.site} has rows of shape {shape}")
+    keys = shapes.get(key._replace(site=f"{prefix}.k".lstrip(".")))
+    if last != "q" or key.layer is None:
+        return
+    if keys and (keys[1:] != shape[1:] or shape[0] % keys[0]):
+        raise ValueError(f"layer {key.layer} has {key.site} of shape {shape} and keys of shape {keys}")
+    formulas = stack.cross_attention if prefix else stack.attention
+    formula = formulas[key.layer] if formulas else None
+    if formula and formula.sinks is not None and len(formula.sinks) != shape[0]:
+        raise ValueError(f"layer {key.layer} has {len(formula.sinks)} sinks for {shape[0]} heads")
+
+
 class Manifest(Sealed):
     run_id: str
     kind: str
@@ -226,6 +257,15 @@ class Manifest(Sealed):
     bytes: Count
     files: list[FileInfo]
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _of_its_model(self) -> Self:
+        if twice := [path for path, n in Counter(f.path for f in self.files).items() if n > 1]:
+            raise ValueError(f"files tells of {twice[0]} twice")
+        shapes = {Key(s.side, s.site, layer): s.row_shape for s in self.sites for layer in s.layers}
+        for key, shape in shapes.items():
+            _check_site(self.model, key, shape, shapes)
+        return self
 
     @property
     def captured(self) -> bool:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from warehouse import strict_json
 from warehouse.errors import CorruptRun, NewerSchema
-from warehouse.files import write_atomically
+from warehouse.files import read_file, write_atomically
 from warehouse.schema import SCHEMA_VERSION
 
 SEALED_SINCE = 6
@@ -59,7 +59,7 @@ class Sealed(Typed):
     def read_from(cls, path: Path) -> Self:
         """Reads the file. Raises NewerSchema, FileNotFoundError, or CorruptRun for one that is not what was written."""
         try:
-            raw = path.read_bytes()
+            raw = read_file(path)
             fields = strict_json.parse(raw)
         except FileNotFoundError:
             raise

@@ -118,7 +118,7 @@ class TraceStore:
         con = duckdb.connect()
         run_id = sql_text(layout.run_id_of(self.path.absolute()))
         for name, table in STORED.items():
-            files = [self.path / path for path in self.meta.file_infos if path.startswith(f"{name}/")]
+            files = self._files(name)
             rows = sql_parquet(files) if files else f"({sql_no_rows(table.file_columns)})"
             with self._readable(name):
                 con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
@@ -141,15 +141,21 @@ class TraceStore:
             **({} if t["token_type_id"].null_count else {"token_type_ids": t["token_type_id"].to_numpy()}),
         }
 
-    def _has(self, table: str) -> bool:
-        return next((self.path / table).glob("*.parquet"), None) is not None
+    def _files(self, table: str) -> list[Path]:
+        """The files with a table's rows. Raises CorruptRun where one is not there."""
+        files = [self.path / path for path in self.meta.file_infos if path.startswith(f"{table}/")]
+        for file in files:
+            if not file.is_file():
+                raise CorruptRun(f"{file} is missing (traces runs validate {layout.run_id_of(self.path)})")
+        return files
 
     def _read(self, table: str, columns: list[str], example_id: str, seq: int, side: str) -> pa.Table:
-        if not self._has(table):
+        files = self._files(table)
+        if not files:
             return arrow_schema(table).empty_table()
         wanted = (pc.field("example_id") == example_id) & (pc.field("seq") == seq) & (pc.field("side") == side)
         with self._readable(table):
-            return pq.read_table(self.path / table, columns=columns, filters=wanted, partitioning=None)
+            return pq.read_table(files, columns=columns, filters=wanted, partitioning=None)
 
     @contextmanager
     def _readable(self, table: str) -> Iterator[None]:
@@ -383,6 +389,8 @@ class TraceStore:
         if layer is not None:
             self._check("layer", layer, n)
             return one(layer)
+        if not n:
+            raise UsageError(f"{self.meta.model.name} has no layers.")
         found = [one(i) for i in range(n)]
         if len({x.shape for x in found}) > 1:
             raise UsageError(f"{self.meta.model.name}: layers differ in shape here; ask for one layer at a time.")
@@ -431,17 +439,33 @@ class TraceStore:
         if name not in self._blobs:
             if name not in self.meta.file_infos or layout.table_of_file(name) is not None:
                 raise CorruptRun(f"{self.path}: its tensor index tells of {name!r}, which is no blob of this run.")
-            self._blobs[name] = Blob(self.path / name)
+            blob = Blob(self.path / name)
+            for key, s in self._sites.items():
+                _, (_, *row_shape) = blob.tensors.get(layout.tensor_name(*key), ("", (0, *s.row_shape)))
+                if row_shape != s.row_shape:
+                    raise CorruptRun(f"{self.path / name} has rows of other shapes than the manifest says: {key.site}.")
+            self._blobs[name] = blob
         return self._blobs[name]
 
     def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
         """The shard that holds a sequence's rows of a tensor, the first one there, and one past the last. Raises UsageError
         where it is not stored."""
-        try:
-            return self._places_of(key)[example_id, seq]
-        except KeyError:
+        found = self._places_of(key).get((example_id, seq))
+        if found is None:
             self.check_sequence(example_id, seq)
             return ("", 0, 0)  # a sequence without tokens
+        self._check_rows(key, *found)
+        return found
+
+    def _check_rows(self, key: Key, blob: str, start: int, end: int) -> None:
+        """Raises CorruptRun for rows that a shard does not hold."""
+        name = layout.tensor_name(*key)
+        _, (held, *_) = self.blob(blob).tensors.get(name, ("", (0,)))
+        if not 0 <= start <= end <= held:
+            raise CorruptRun(
+                f"{self.path}: its tensor index tells of rows {start} to {end} of {name} in {blob}, which holds {held} "
+                f"(traces runs validate {layout.run_id_of(self.path)})"
+            )
 
     def key(self, site: str, layer: int | None, side: str | None = None) -> Key:
         """The tensor that is a site, or that a derived site is the same as: `resid.pre_attn` and `hidden` of a layer are
@@ -462,6 +486,12 @@ class TraceStore:
     def slices(self, key: Key) -> list[Slice]:
         """Where every sequence's rows of a stored tensor lie, in the order of the shards. Raises UsageError where it is not stored."""
         places = self._places_of(key).items()
+        spans: dict[str, tuple[int, int]] = {}
+        for _, (blob, start, end) in places:
+            low, high = spans.get(blob, (start, end))
+            spans[blob] = min(low, start, end), max(high, start, end)
+        for blob, (low, high) in spans.items():
+            self._check_rows(key, blob, low, high)
         return sorted((Slice(b, i, j, e, s) for (e, s), (b, i, j) in places if j > i), key=lambda x: (x.blob, x.start))
 
     def row_shape(self, key: Key) -> tuple[int, ...]:
@@ -502,10 +532,11 @@ class TraceStore:
         return self._sites.items()
 
     def _columns(self, table: str, names: list[str], where: pc.Expression | None = None) -> Iterable[tuple[Any, ...]]:
-        if not self._has(table):
+        files = self._files(table)
+        if not files:
             return iter(())
         with self._readable(table):
-            rows = pq.read_table(self.path / table, columns=names, filters=where, partitioning=None)
+            rows = pq.read_table(files, columns=names, filters=where, partitioning=None)
             return zip(*(rows[name].to_pylist() for name in names), strict=True)
 
     def _check(self, what: str, index: int, count: int) -> None:

@@ -62,7 +62,9 @@ def _files(store: TraceStore) -> str:
         size = path.stat().st_size
         expect(size == f.bytes, f"{f.path} has {size} bytes, not {f.bytes}: it is cut short or altered")
     known = {*store.meta.file_infos, layout.MANIFEST}
-    more = sorted(p for p in store.path.rglob("*") if p.is_file() and p.relative_to(store.path).as_posix() not in known)
+    more = sorted(
+        p for p in store.path.rglob("*") if not p.is_dir() and p.relative_to(store.path).as_posix() not in known
+    )
     expect(not more, f"{more[0] if more else ''} is not one of the files that were written")
     total = sum(f.bytes for f in store.meta.files)
     expect(total == store.meta.bytes, f"its files have {total} bytes together, not {store.meta.bytes}")
@@ -88,10 +90,11 @@ def _tensor_checksums(store: TraceStore) -> str | None:
     blobs = [f.path for f in store.meta.files if layout.table_of_file(f.path) is None]
     count = 0
     for blob in blobs:
+        ours = store.blob(blob).tensors
         with safe_open(store.path / blob, framework="numpy") as opened:
             theirs = {n: opened.get_slice(n) for n in opened.keys()}  # noqa: SIM118  no dict
             shapes = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in theirs.items()}
-            expect(shapes == store.blob(blob).tensors, f"{blob} is another file to safetensors than to us")
+            expect(shapes == ours, f"{blob} is another file to safetensors than to us")
             count += _check_slices(store, blob, opened)
     return f"{count} slices in {len(blobs)} blobs, read by safetensors" if blobs else None
 

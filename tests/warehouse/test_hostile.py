@@ -12,6 +12,8 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import synthetic
 
@@ -19,10 +21,11 @@ from warehouse import TraceStore, Warehouse, catalog, layout
 from warehouse.cli import _vectors_first
 from warehouse.errors import CorruptRun, LeftOut, TracesError, UsageError
 from warehouse.files import delete, sweep, temporary_beside
+from warehouse.journal import Journal
 from warehouse.manifest import Manifest
 from warehouse.removal import empty_trash, folders_of, locked_for_removal, remove, sweep_root
 from warehouse.validate import validate
-from warehouse.vectors import asked, fill
+from warehouse.vectors import asked, fill, repair
 from warehouse.vectors.tables import all_tables
 
 NO_NAMES = ["", ".", "..", "/etc", "a/../../b", "../a", "a/b", "\0"]
@@ -166,6 +169,45 @@ def test_a_link_in_the_place_of_a_table_is_not_written_through(root: Path) -> No
     assert sorted((p, p.stat().st_mtime_ns) for p in outside.rglob("*")) == before
 
 
+@pytest.mark.parametrize("inside", ["data", "_versions", "_transactions"])
+def test_lance_writes_and_deletes_through_no_link(root: Path, inside: str) -> None:
+    folder = layout.vector_lance_path(root, "made", "resid.post_mlp.L01") / inside
+    outside = folder.rename(root.parent / "victim" / inside)
+    (outside / "keep.lance").write_text("as it was")
+    folder.symlink_to(outside)
+    before = sorted((p, p.stat().st_mtime_ns) for p in outside.iterdir())
+    with pytest.raises(TracesError, match="is a symbolic link, whose target is not ours to change"):
+        fill.add(root, "two", asked.parse("resid.post_mlp@1"))
+    with locked_for_removal(root, "one"):
+        remove(root, "one")
+    repair.mend(root, lambda *_: None, lambda _: None)
+    assert sorted((p, p.stat().st_mtime_ns) for p in outside.iterdir()) == before
+    assert [list(t.info.runs) for t in all_tables(root)] == [["two"]]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "run_id=one/run.json", "run_id=one/tokens/00000.parquet", "run_id=one/tokens/00001.parquet",
+        "run_id=one/blobs/00000.safetensors", ".staging/one/journal.jsonl", "vectors/made/model.json",
+        "vectors/made/resid.post_mlp.L01.info.json", "vectors/made/resid.post_mlp.L01.files.json",
+        "vectors/made/resid.post_mlp.L01.lance/_versions/pipe.manifest",
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::warehouse.errors.LeftOut")
+def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).unlink(missing_ok=True)
+    os.mkfifo(root / place)
+    fill.settle(root)
+    assert ("two", 20) in rows(root)
+    with nullcontext() if place.startswith(("vectors", ".staging")) else pytest.raises((TracesError, AssertionError)):
+        assert {c.name for c in validate(layout.run_dir(root, "one")) if c.passed is False} <= {"data", "vector tables"}
+    if place.startswith(".staging"):
+        with pytest.raises(CorruptRun, match="it is not a file"):
+            Journal(root / place)
+
+
 # -- manifests ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,11 +223,17 @@ def test_a_link_in_the_place_of_a_table_is_not_written_through(root: Path) -> No
         (lambda m: m.update(options={"index": 3}), "options"),
         (lambda m: m.update(options={"shard": "1/x"}), "options"),
         (lambda m: m.update(created_at="yesterday"), "created_at"),
+        (lambda m: m["model"].update(attention=[None]), "model: Value error, attention tells of 1 layers of 4"),
+        (lambda m: m["model"].update(attention=[{"scale": 1, "window": 0}] * 4), "model.attention.0.window"),
+        (lambda m: m["sites"][0].update(layers=[4]), "Value error, resid.post_mlp is of layer 4; the model has 4"),
+        (lambda m: m["sites"][0].update(side="enc"), "Value error, resid.post_mlp is of side enc"),
+        (lambda m: m["sites"][0].update(row_shape=[2, 4]), "Value error, resid.post_mlp has rows of shape"),
+        (lambda m: m["files"].append(m["files"][0]), "Value error, files tells of .* twice"),
     ],
 )
 def test_what_a_manifest_may_say(root: Path, change: Callable[[dict], object], told: str) -> None:
     synthetic.alter(layout.run_dir(root, "one") / layout.MANIFEST, change)
-    with pytest.raises(CorruptRun, match=f"run.json is not what it should be: {told}"):
+    with pytest.raises(CorruptRun, match=f"run.json is not what it should be: .*{told}"):
         Manifest.read(layout.run_dir(root, "one"))
     with pytest.warns(LeftOut, match="run 'one' is left out"):
         assert rows(root) == [("two", 20)]
@@ -207,6 +255,29 @@ def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
     for name in ("../../victim/keep", "run.json", "tokens/00000.parquet", "/etc/passwd", "blobs/99999.safetensors"):
         with pytest.raises(CorruptRun, match="no blob of this run"):
             store.blob(name)
+
+
+@pytest.mark.parametrize("end", [-1, 13, 2**62])
+def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: int) -> None:
+    folder = layout.run_dir(root, "one")
+    path = folder / layout.table_name("tensors")
+    index = pq.read_table(path, partitioning=None)
+    at = index.schema.get_field_index("row_end")
+    ends = index["row_end"].to_pylist()
+    pq.write_table(
+        index.set_column(at, index.schema.field(at), pa.array([*ends[:-1], end], index.schema.types[at])), path
+    )
+    synthetic.set_right(folder, path)
+    with Warehouse(root) as wh:
+        for call in (
+            lambda: wh.matrix("SELECT run_id, example_id, seq, pos FROM tokens WHERE run_id = 'one'", layer=1),
+            lambda: list(wh.batches(layer=1, where="run_id = 'one'")),
+            lambda: (
+                fill.add(root, "one", asked.parse("resid.post_mlp@1")) or TraceStore(folder).resid("e0001", layer=1)
+            ),
+        ):
+            with pytest.raises(CorruptRun, match="which holds 12"):
+                call()
 
 
 # -- what processes leave ----------------------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ from warehouse.files import delete
 from warehouse.manifest import Manifest
 from warehouse.sites import Key
 from warehouse.vectors import asked, fill, traits
-from warehouse.vectors.tables import ModelFolder, connect, folder_for, models, read_info, remove_files, remove_if_empty
+from warehouse.vectors.tables import (
+    ModelFolder,
+    folder_for,
+    models,
+    open_lance,
+    read_info,
+    remove_files,
+    remove_if_empty,
+)
 
 
 def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
@@ -68,7 +76,7 @@ def _damaged(root: Path) -> list[tuple[str, str]]:
     for model, table in layout.vector_tables(root):
         try:
             read_info(root, model, table)
-            connect(layout.vector_lance_path(root, model, table).parent).open_table(table).count_rows()
+            open_lance(layout.vector_lance_path(root, model, table)).count_rows()
         except (TracesError, OSError, ValueError, RuntimeError):
             found.append((model, table))
     return found
@@ -81,11 +89,11 @@ def _runs_in(root: Path, model: str, table: str) -> list[str]:
         runs = set(read_info(root, model, table).runs)
     except (TracesError, OSError):
         try:
-            lance = connect(layout.vector_lance_path(root, model, table).parent).open_table(table)
+            lance = open_lance(layout.vector_lance_path(root, model, table))
             runs = set(
                 lance.search().select(["run_id"]).limit(lance.count_rows()).to_arrow()["run_id"].unique().to_pylist()
             )
-        except (OSError, ValueError, RuntimeError):
+        except (TracesError, OSError, ValueError, RuntimeError):
             return []
     return sorted(runs & published)
 

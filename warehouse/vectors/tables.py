@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,7 @@ from pydantic import Field
 
 from warehouse import layout
 from warehouse.errors import CorruptRun, NotFound, TracesError, UsageError
-from warehouse.files import delete, file_checksum
+from warehouse.files import delete, file_checksum, read_file
 from warehouse.manifest import Count, Layer, ModelInfo, Site, Size
 from warehouse.sealed import Sealed, Typed
 from warehouse.sites import Key
@@ -163,10 +164,7 @@ def read_info(root: Path, model: str, table: str) -> TableInfo:
     path = layout.vector_info_path(root, model, table)
     try:
         info = TableInfo.read_from(path)
-        if layout.vector_lance_path(root, model, table).is_symlink():
-            raise CorruptRun(
-                f"{layout.vector_lance_path(root, model, table)} is a symbolic link, whose target is not ours to change."
-            )
+        _check_is_ours(layout.vector_lance_path(root, model, table))
         if (info.model, info.name, info.sql_name) != (model, table, layout.sql_name(f"{model}_{table}")):
             raise CorruptRun(f"{path} says that it is of another table than {model}/{table}.")
     except CorruptRun as e:
@@ -234,8 +232,8 @@ class VectorTable:
 
     def _open(self) -> LanceTable:
         try:
-            return connect(self.path.parent).open_table(self.info.name)
-        except (OSError, ValueError, RuntimeError, FileNotFoundError) as e:
+            return open_lance(self.path)
+        except (CorruptRun, OSError, ValueError, RuntimeError, FileNotFoundError) as e:
             raise TracesError(
                 f"{self.path} cannot be read ({_first_line(e)}): traces index rebuild makes it again."
             ) from e
@@ -253,6 +251,10 @@ class VectorTable:
 
     def replace(self, rows: pa.RecordBatchReader) -> None:
         """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
+        try:
+            _check_is_ours(self.path)
+        except CorruptRun as e:
+            raise TracesError(f"{e} traces index rebuild makes the vector table again.") from None
         mode = "overwrite" if self.path.is_dir() else "create"
         db = connect(self.path.parent)
         self.reopen()
@@ -343,6 +345,27 @@ class VectorTable:
         return self.count != self.info.rows
 
 
+def open_lance(path: Path) -> LanceTable:
+    """Opens a Lance table that is there. Raises CorruptRun for one that holds more than files and folders, and OSError, ValueError or
+    RuntimeError as lancedb does."""
+    _check_is_ours(path)
+    return connect(path.parent).open_table(path.name.removesuffix(".lance"))
+
+
+def _check_is_ours(path: Path) -> None:
+    """Raises CorruptRun for a Lance table with anything but files and folders in it: Lance writes and deletes through links, and
+    waits without end for a named pipe."""
+    for found in (path, *path.rglob("*")):
+        try:
+            mode = found.lstat().st_mode
+        except FileNotFoundError:  # somebody is tidying
+            continue
+        if stat.S_ISLNK(mode):
+            raise CorruptRun(f"{found} is a symbolic link, whose target is not ours to change.")
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise CorruptRun(f"{found} is neither a file nor a folder.")
+
+
 def connect(folder: Path) -> LanceConnection:
     os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of while it trains is for who wrote it
     import lancedb
@@ -361,7 +384,7 @@ def _first_line(e: BaseException) -> str:
 
 def manifest_hash(root: Path, run_id: str) -> str:
     """Tells a run from another that has taken its name."""
-    return xxhash.xxh3_128_hexdigest((layout.run_dir(root, run_id) / layout.MANIFEST).read_bytes())
+    return xxhash.xxh3_128_hexdigest(read_file(layout.run_dir(root, run_id) / layout.MANIFEST))
 
 
 def all_tables(root: Path) -> list[VectorTable]:

@@ -23,7 +23,7 @@ from warehouse import layout, strict_json
 from warehouse.errors import CorruptRun, TracesError
 from warehouse.files import delete
 from warehouse.manifest import Manifest
-from warehouse.vectors.tables import FORMAT, claim_folder, connect, manifest_hash, remove_if_empty
+from warehouse.vectors.tables import FORMAT, claim_folder, connect, manifest_hash, open_lance, remove_if_empty
 
 _RUNS = b"trace-warehouse:runs"
 """Where in the table's metadata the runs are, and the hashes of their manifests, as JSON."""
@@ -66,10 +66,10 @@ def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
     if not path.is_dir():
         return None
     try:
-        table = connect(path.parent).open_table(layout.TRAITS_TABLE)
+        table = open_lance(path)
         table.count_rows()
         runs = strict_json.parse((table.schema.metadata or {})[_RUNS])
-    except (OSError, ValueError, RuntimeError, KeyError):
+    except (TracesError, OSError, ValueError, RuntimeError, KeyError):
         return None
     return {str(run): str(manifest) for run, manifest in runs.items()} if isinstance(runs, dict) else None
 
