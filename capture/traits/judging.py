@@ -200,6 +200,9 @@ def judge_run(
                     _write(writer, rows, written)
                 report(counted)
         except Fault as e:
+            if not counted.done:
+                writer.discard()
+                raise TracesError(f"{judge.name} does not answer: {e}. Nothing is judged, and nothing kept.") from None
             raise TracesError(
                 f"{judge.name} does not answer: {e}. {counted.done} of {len(responses)} responses are judged, and kept: run the "
                 f"same command again to go on, or drop them: traces runs rm {name}"

@@ -375,7 +375,10 @@ def test_a_judge_that_answers_nothing_any_more_ends_it(
 def test_a_judge_that_answers_nothing_at_all_makes_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 3)
-    with serve(garbage(b"{}")) as front, pytest.raises(TracesError, match="3 responses in a row. 0 of 3 responses are"):
+    with (
+        serve(garbage(b"{}")) as front,
+        pytest.raises(TracesError, match="3 responses in a row. Nothing is judged, and"),
+    ):
         run(tmp_path, front)
 
 
@@ -459,8 +462,9 @@ def test_a_fault_before_any_answer_keeps_nothing(tmp_path: Path) -> None:
         def ask(self, prompt: str) -> Verdict:
             raise Fault("the judging prompt has 9 tokens, and the model reads 4", again=False, this_prompt=True)
 
-    with pytest.raises(TracesError, match="0 of 2 responses are judged"):
+    with pytest.raises(TracesError, match="Nothing is judged, and nothing kept"):
         judge_run(tmp_path, "r", Full(), name="j")
+    assert not layout.staging_dir(tmp_path, "j").exists()
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
