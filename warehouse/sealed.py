@@ -80,5 +80,7 @@ class Sealed(Typed):
             return cls.model_validate(fields)
         except ValidationError as e:
             first = e.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CorruptRun(f"{path} is not what it should be: {where}: {first['msg']}.") from None
+            told = ": ".join(
+                filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")))
+            )
+            raise CorruptRun(f"{path} is not what it should be: {told}.") from None

@@ -335,7 +335,7 @@ class TraceStore:
             raise NotFound("example", example_id, self._choices, f"(run '{self.meta.run_id}')")
         if not 0 <= choice_idx < n:
             raise UsageError(f"choice {choice_idx}: example {example_id} has choices 0 to {n - 1}.")
-        return choice_idx if (example_id, choice_idx) in self._sequences else 0
+        return choice_idx if choice_idx < self._sequences.get(example_id, 0) else 0
 
     @cached_property
     def _choices(self) -> dict[str, int]:
@@ -453,6 +453,11 @@ class TraceStore:
         found = self._places_of(key).get((example_id, seq))
         if found is None:
             self.check_sequence(example_id, seq)
+            if len(self._read("tokens", ["pos"], example_id, seq, key.side)):
+                raise CorruptRun(
+                    f"{self.path}: its tensor index tells nothing of example {example_id}, seq {seq} "
+                    f"(traces runs validate {layout.run_id_of(self.path)})"
+                )
             return ("", 0, 0)  # a sequence without tokens
         self._check_rows(key, *found)
         return found
@@ -500,18 +505,16 @@ class TraceStore:
 
     def check_sequence(self, example_id: str, seq: int) -> None:
         """Raises NotFound for an example, or a sequence of it, that the run does not have."""
-        if (example_id, seq) in self._sequences:
-            return
-        if not any(example == example_id for example, _ in self._sequences):
-            raise NotFound(
-                "example", example_id, dict.fromkeys(e for e, _ in self._sequences), f"(run '{self.meta.run_id}')"
-            )
-        raise NotFound("seq", seq, sorted(s for e, s in self._sequences if e == example_id), f"(example {example_id})")
+        n = self._sequences.get(example_id)
+        if n is None:
+            raise NotFound("example", example_id, self._sequences, f"(run '{self.meta.run_id}')")
+        if not 0 <= seq < n:
+            raise NotFound("seq", seq, range(min(n, 1000)), f"(example {example_id})")
 
     @cached_property
-    def _sequences(self) -> set[tuple[str, int]]:
-        counts = self._columns("examples", ["example_id", "n_seqs"])
-        return {(e, s) for e, n in counts for s in range(max(n, 1))}
+    def _sequences(self) -> dict[str, int]:
+        """Every example's number of sequences."""
+        return {e: max(n, 1) for e, n in self._columns("examples", ["example_id", "n_seqs"])}
 
     def _places_of(self, key: Key) -> dict[tuple[str, int], tuple[str, int, int]]:
         """(example_id, seq) → shard and rows, for all tensors whose rows are the same things: `validate` proves that they

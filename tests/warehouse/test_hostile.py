@@ -19,11 +19,12 @@ import synthetic
 
 from warehouse import TraceStore, Warehouse, catalog, layout
 from warehouse.cli import _vectors_first
-from warehouse.errors import CorruptRun, LeftOut, TracesError, UsageError
+from warehouse.errors import CorruptRun, LeftOut, NotFound, TracesError, UsageError
 from warehouse.files import delete, sweep, temporary_beside
 from warehouse.journal import Journal
 from warehouse.manifest import Manifest
 from warehouse.removal import empty_trash, folders_of, locked_for_removal, remove, sweep_root
+from warehouse.tables import to_table, write_part
 from warehouse.validate import validate
 from warehouse.vectors import asked, fill, repair
 from warehouse.vectors.tables import all_tables
@@ -223,12 +224,12 @@ def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
         (lambda m: m.update(options={"index": 3}), "options"),
         (lambda m: m.update(options={"shard": "1/x"}), "options"),
         (lambda m: m.update(created_at="yesterday"), "created_at"),
-        (lambda m: m["model"].update(attention=[None]), "model: Value error, attention tells of 1 layers of 4"),
+        (lambda m: m["model"].update(attention=[None]), "model: attention tells of 1 layers of 4"),
         (lambda m: m["model"].update(attention=[{"scale": 1, "window": 0}] * 4), "model.attention.0.window"),
-        (lambda m: m["sites"][0].update(layers=[4]), "Value error, resid.post_mlp is of layer 4; the model has 4"),
-        (lambda m: m["sites"][0].update(side="enc"), "Value error, resid.post_mlp is of side enc"),
-        (lambda m: m["sites"][0].update(row_shape=[2, 4]), "Value error, resid.post_mlp has rows of shape"),
-        (lambda m: m["files"].append(m["files"][0]), "Value error, files tells of .* twice"),
+        (lambda m: m["sites"][0].update(layers=[4]), "resid.post_mlp is of layer 4; the model has 4"),
+        (lambda m: m["sites"][0].update(side="enc"), "resid.post_mlp is of side enc"),
+        (lambda m: m["sites"][0].update(row_shape=[2, 4]), "resid.post_mlp has rows of shape"),
+        (lambda m: m["files"].append(m["files"][0]), "files tells of .* twice"),
     ],
 )
 def test_what_a_manifest_may_say(root: Path, change: Callable[[dict], object], told: str) -> None:
@@ -278,6 +279,20 @@ def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: i
         ):
             with pytest.raises(CorruptRun, match="which holds 12"):
                 call()
+    pq.write_table(index.slice(0, 0), path)
+    synthetic.set_right(folder, path)
+    with pytest.raises(CorruptRun, match="tells nothing of example e0001, seq 0"):
+        TraceStore(folder).resid("e0001", layer=1)
+
+
+def test_a_number_of_sequences_makes_no_list(root: Path) -> None:
+    folder = layout.run_dir(root, "one")
+    path = folder / layout.table_name("examples")
+    row = {"example_id": "e", "n_seqs": 2**31 - 1}
+    write_part(path, to_table("examples", synthetic.columns("examples", [row])))
+    synthetic.set_right(folder, path)
+    with pytest.raises(NotFound, match="No seq '-1'"):
+        TraceStore(folder).check_sequence("e", -1)
 
 
 # -- what processes leave ----------------------------------------------------------------------------------------------
