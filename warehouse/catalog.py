@@ -69,7 +69,7 @@ class Warehouse:
         try:
             found = refresh(self.root, known)
             con = _attach(self.root / layout.CATALOG)
-        except OSError:  # somebody else's folder, which we may only read: the views are made in memory
+        except (OSError, UsageError):  # somebody else's folder, which we may only read: the views are made in memory
             con = duckdb.connect()
             found = _create_views(con, self.root, survey(self.root, known))
         self._use(found, con)

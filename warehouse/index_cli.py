@@ -212,11 +212,16 @@ def drop(
 
 def _named(root: Path, names: list[str] | None) -> list[VectorTable]:
     """Raises NotFound for a name that no vector table has."""
-    from warehouse.vectors.tables import all_tables
+    from warehouse import layout
+    from warehouse.vectors.tables import Opened
 
-    found = {t.info.sql_name: t for t in all_tables(root)}
+    opened = Opened(root)
+    found = {t.info.sql_name: t for t in opened.all()}
     for name in names or ():
         if name not in found:
+            damaged = {layout.sql_name("_".join(table)): damage for table, damage in opened.damaged.items()}
+            if name in damaged:
+                raise damaged[name]
             raise NotFound("vector table", name, found)
     return [found[n] for n in dict.fromkeys(names)] if names else list(found.values())
 

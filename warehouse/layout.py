@@ -101,19 +101,29 @@ def run_folders(root: Path) -> list[Path]:
     """The folders that are named as runs, sorted; what is in them is for the reader to find out."""
     if not root.is_dir():
         return []
-    return sorted(p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.name != RUN_PREFIX and p.is_dir())
+    return sorted(p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.is_dir())
 
 
 def published_runs(root: Path) -> list[str]:
     """Names of the published runs: folders with a manifest in them."""
-    return [run_id_of(p) for p in run_folders(root) if (p / MANIFEST).is_file()]
+    return [name for p in run_folders(root) if (name := run_id_of(p)) and (p / MANIFEST).is_file()]
+
+
+def _in_staging(root: Path, name: str) -> Path:
+    """Raises UsageError where it, or `.staging` itself, is a symbolic link: what that leads to is not ours to write to."""
+    for path in (root / STAGING, root / STAGING / name):
+        if path.is_symlink():
+            raise UsageError(
+                f"{path} is a symbolic link, where the warehouse writes into a folder of its own. Remove it."
+            )
+    return root / STAGING / name
 
 
 def staging_dir(root: Path, run_id: str) -> Path:
     """Where a run is written. Raises UsageError for a name that no run can be given: none of that name is staged."""
     if not _RUN_NAME.fullmatch(run_id):
         raise UsageError(f"'{run_id}' is not the name of a run that could be unfinished.")
-    return root / STAGING / run_id
+    return _in_staging(root, run_id)
 
 
 def is_staged(root: Path, run_id: str) -> bool:
@@ -143,21 +153,21 @@ def staged_runs(root: Path) -> list[str]:
 
 def lock_path(root: Path, run_id: str) -> Path:
     """Held by the one process that writes this run. A dead process holds nothing."""
-    return root / STAGING / _LOCKS / f"run.{_plain(run_id)}.lock"
+    return _in_staging(root, _LOCKS) / f"run.{_plain(run_id)}.lock"
 
 
 def catalog_lock_path(root: Path) -> Path:
-    return root / STAGING / _LOCKS / "catalog.lock"
+    return _in_staging(root, _LOCKS) / "catalog.lock"
 
 
 def merged_path(root: Path, run_id: str) -> Path:
     """What is still to be done after a run has been merged: which shards go."""
-    return root / STAGING / _MERGED / f"{_plain(run_id)}.json"
+    return _in_staging(root, _MERGED) / f"{_plain(run_id)}.json"
 
 
 def trash_dir(root: Path) -> Path:
     """Where a run goes, in one rename, before its files are deleted one by one. Whatever is in it may be deleted."""
-    return root / STAGING / _TRASH
+    return _in_staging(root, _TRASH)
 
 
 def is_staging_folder(name: str) -> bool:
@@ -275,12 +285,12 @@ def trait_table_folders(root: Path) -> list[str]:
 
 def vector_lock_path(root: Path, model: str, table: str) -> Path:
     """Held by the one process that changes a vector table."""
-    return root / STAGING / _LOCKS / f"vectors.{_plain(model)}.{_plain(table)}.lock"
+    return _in_staging(root, _LOCKS) / f"vectors.{_plain(model)}.{_plain(table)}.lock"
 
 
 def vector_folders_lock_path(root: Path) -> Path:
     """Held by the one process that gives a model its folder of vector tables."""
-    return root / STAGING / _LOCKS / "vectors.lock"
+    return _in_staging(root, _LOCKS) / "vectors.lock"
 
 
 def sql_name(text: str) -> str:

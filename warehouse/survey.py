@@ -100,6 +100,8 @@ def _sound_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
 
     if half_pair(folder.name):
         raise TracesError(f"{folder!r} has a name that is not UTF-8. Rename it.")
+    if folder.name == layout.RUN_PREFIX:
+        raise TracesError(f"{folder} has no name of a run after '{layout.RUN_PREFIX}'. Rename it.")
     meta = Manifest.read(folder)
     unknown = {p.relative_to(folder).as_posix() for p in folder.glob("*/*.parquet")} - meta.file_infos.keys()
     if unknown:

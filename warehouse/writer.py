@@ -127,10 +127,6 @@ class RunWriter:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def _open(self, job: dict[str, Any]) -> None:
-        if self._staging.is_symlink():
-            raise UsageError(
-                f"{self._staging} is a symbolic link: captures write into folders of their own. Remove it."
-            )
         for path in self._staging.rglob("*"):
             if path.is_symlink():  # whatever it leads to is not to be written to
                 path.unlink()

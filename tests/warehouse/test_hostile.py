@@ -444,3 +444,30 @@ def test_rows_that_are_not_what_the_shards_hold_are_found(root: Path) -> None:
     found = {c.name: c for c in validate(layout.run_dir(root, "one"))}["vector tables"]
     assert found.passed is False and "is not what run 'one' stored (example_id e0001, seq 0, pos 3)" in found.detail
     assert {c.name: c.passed for c in validate(layout.run_dir(root, "two"))}["vector tables"] is True
+
+
+def test_a_run_of_many_shards_and_batches_of_rows_is_sound(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(9000, 4)).astype(np.float16)
+    synthetic.add_vectors(tmp_path, "many", {1: vectors}, [9] * 1000, shards=7)
+    fill.add(tmp_path, "many", asked.parse("resid.post_mlp@1"))
+    found = {c.name: c for c in validate(layout.run_dir(tmp_path, "many"))}["vector tables"]
+    assert found.passed is True and "9,000 rows" in found.detail
+
+
+def test_a_folder_that_names_no_run_is_left_out(root: Path) -> None:
+    layout.run_dir(root, "one").rename(root / layout.RUN_PREFIX)
+    with pytest.warns(LeftOut, match="has no name of a run"):
+        assert rows(root) == [("two", 20)]
+
+
+@pytest.mark.parametrize("name", ["", ".locks", ".trash", "half"])
+def test_nothing_is_staged_behind_a_link(root: Path, name: str) -> None:
+    place = root / layout.STAGING / name
+    delete(place)
+    place.symlink_to(root.parent / "victim")
+    with pytest.raises(UsageError, match="is a symbolic link"):
+        synthetic.add_vectors(root, "half", {1: np.zeros((2, 4), np.float16)}, [2], shards=1)
+        with locked_for_removal(root, "two"):
+            remove(root, "two")
+    assert rows(root)[-1] == ("two", 20)
+    assert [p.name for p in (root.parent / "victim").iterdir()] == ["keep"]

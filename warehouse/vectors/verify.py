@@ -78,6 +78,7 @@ def _check_rows(table: VectorTable, store: TraceStore) -> int:
     columns = [*KEYS, *([info.head_column] if info.head_column else []), "vector"]
     scan = table.lance.search().where(f"run_id = {sql_text(run_id)}").select(columns).limit(table.count)
     seen: list[np.ndarray] = []
+    shards: dict[str, int] = {}  # numbers that are the same in every batch
     for batch in scan.to_batches(_ROWS):
         rows = pa.Table.from_batches([batch])
         if not len(rows):
@@ -93,7 +94,8 @@ def _check_rows(table: VectorTable, store: TraceStore) -> int:
             row = rows.slice(int(differ[0]), 1).to_pylist()[0]
             where = ", ".join(f"{name} {row[name]}" for name in KEYS[1:])
             expect(False, f"a row of {info.sql_name} is not what run '{run_id}' stored ({where})")
-        number = places.shard.astype(np.int64) << 40 | places.row
+        own = np.array([shards.setdefault(name, len(shards)) for _, name in places.shards], np.int64)
+        number = own[places.shard] << 40 | places.row
         seen.append(number * (info.heads or 1) + (heads if info.head_column else 0))
     found = np.concatenate(seen) if seen else np.empty(0, np.int64)
     wanted = sum(s.end - s.start for s in store.slices(key)) * (info.heads or 1)
