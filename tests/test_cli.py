@@ -198,7 +198,14 @@ def slow_start(tiny_folder: Callable, tmp_path: Path) -> Callable[[], subprocess
                "--run", "long", "-w", str(tmp_path / "runs")]  # fmt: skip
 
     def start() -> subprocess.Popen:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background have it ignored
+        )
         journal = layout.journal_path(layout.staging_dir(tmp_path / "runs", "long"))
         before = journal.stat().st_size if journal.exists() else 0
         for _ in range(3000):

@@ -30,7 +30,7 @@ from warehouse.tables import to_table
 from warehouse.vectors import asked, fill
 from warehouse.writer import Batch, RunWriter
 
-ROUNDS, MANY_ROUNDS = 10, 25
+ROUNDS, MANY_ROUNDS = 7, 25
 """Mutations of each kind of file: with one command after each, or, for CI, with all of them."""
 
 HOSTILE: list[Any] = [
