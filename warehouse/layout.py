@@ -170,11 +170,6 @@ def trash_dir(root: Path) -> Path:
     return _in_staging(root, _TRASH)
 
 
-def is_staging_folder(name: str) -> bool:
-    """Whether a name in `.staging` is one of ours that is no run's."""
-    return name in (_LOCKS, _MERGED, _TRASH)
-
-
 def blob_name(shard: int) -> str:
     return f"{BLOBS}/{shard:05d}.safetensors"
 
