@@ -1,0 +1,1 @@
+-- Schema version 7: what a number rests on is said beside it.
