@@ -369,7 +369,7 @@ def _judgements(store: TraceStore) -> str | None:
     parents = ", ".join(sql_text(p) for p in store.meta.parents)
     tests = {
         "a score outside 0 to 100": "NOT (trait_score BETWEEN 0 AND 100 AND coherence_score BETWEEN 0 AND 100)",
-        "a refusal with a trait score": "refused AND trait_score IS NOT NULL",
+        "a refusal with a number for a trait score": "refused AND scored_by = 'number'",
         "a score without how it was found, or the other way about": "(trait_score IS NULL) <> (scored_by IS NULL)",
         "probabilities outside 0 to 1": "NOT number_mass BETWEEN 0 AND 1",
         "a score by probabilities, fewer than a quarter of them on numbers": "scored_by = 'probabilities' "

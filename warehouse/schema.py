@@ -426,17 +426,36 @@ _TABLES = (
             Column("judge", "VARCHAR", "Who judged: openai:MODEL, anthropic:MODEL, URL:MODEL or local:MODEL"),
             Column("trait_score", "FLOAT", "How strongly it shows the trait, 0 to 100; NULL: not told", nullable=True),
             Column("coherence_score", "FLOAT", "How coherent it is, 0 to 100; NULL: not told", nullable=True),
-            Column("refused", "BOOLEAN", "The judge says that the response is a refusal"),
+            Column(
+                "refused",
+                "BOOLEAN",
+                "The judge's answer is that the response is a refusal; numbers may have been likely enough beside it for a score",
+            ),
             Column(
                 "scored_by",
                 "VARCHAR",
-                "probabilities: mean over the integers 0 to 100 by the judge's probabilities; number: the number that it gave; "
-                "NULL: neither",
+                "Of trait_score. probabilities: mean over the integers 0 to 100 by the judge's probabilities; number: the number that "
+                "it gave; NULL: neither",
                 nullable=True,
             ),
-            Column("number_mass", "FLOAT", "Probability that the judge gave to numbers; NULL: not told", nullable=True),
+            Column(
+                "number_mass",
+                "FLOAT",
+                "Probability that it gave to numbers beside trait_answer; NULL: not told",
+                nullable=True,
+            ),
             Column("trait_answer", "VARCHAR", "What the judge answered on the trait"),
             Column("coherence_answer", "VARCHAR", "What it answered on coherence"),
+            Column(
+                "trait_rule",
+                "VARCHAR",
+                "How trait_answer was looked at. whole: by the probabilities of whole numbers, over all their tokens; tokens: by "
+                "those of the integers in the place of one token; one-digit: the same, all of one digit, so that they are first "
+                "digits if this judge cuts its numbers; digits: its number came in several tokens and counts as written; "
+                "written: as written, no probabilities being told beside it; NULL: no answer",
+                nullable=True,
+            ),
+            Column("coherence_rule", "VARCHAR", "The same of coherence_answer", nullable=True),
         ),
     ),
     Table(
@@ -449,15 +468,33 @@ _TABLES = (
             _METHOD,
             _COMPONENT,
             _BLOCK,
-            Column("norm", "FLOAT", "Length of the vector as the method gave it, before it was made a unit vector"),
+            Column(
+                "norm",
+                "FLOAT",
+                "Length of the vector as the method gave it, before it was made a unit vector; 1 by construction for gradient and random",
+            ),
             Column("gap", "FLOAT", "Distance between the mean projections of the two polarities: one unit of steering"),
             Column(
                 "midpoint", "FLOAT", "Half way between those means: above it a response counts as showing the trait"
             ),
             Column("n_pos", "INTEGER", "Positive responses that it was made from"),
             Column("n_neg", "INTEGER", "Negative ones"),
-            Column("train_accuracy", "FLOAT", "Part of those on the right side of the midpoint"),
-            Column("effect_size", "FLOAT", "Cohen's d of their cosines with it"),
+            Column(
+                "train_accuracy",
+                "FLOAT",
+                "Part of the responses that it was made from on the right side of the midpoint: no estimate for others",
+            ),
+            Column(
+                "effect_size",
+                "FLOAT",
+                "Cohen's d of their cosines with it: no estimate for others, large where they are fewer than dimensions",
+            ),
+            Column(
+                "converged",
+                "BOOLEAN",
+                "The method stopped because nothing changed any more, not for its number of steps; NULL: it takes no steps",
+                nullable=True,
+            ),
             Column("vector", "FLOAT[]", "The unit vector, (D,), pointing towards the trait"),
         ),
     ),

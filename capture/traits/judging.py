@@ -103,6 +103,7 @@ class Judged:
     scored: int = 0
     """Responses of this process with a trait score."""
     refused: int = 0
+    """Those that it took for a refusal, and that have no score."""
     unanswered: int = 0
     """Those that the judge could not be brought to answer one of the two prompts of."""
 
@@ -186,7 +187,7 @@ def judge_run(
                 rows.append(_row(run_id, definition, judge, one))
                 counted.done += 1
                 counted.scored += one.trait.score is not None
-                counted.refused += one.trait.refused
+                counted.refused += one.trait.refused and one.trait.score is None
                 if one.fault is not None:
                     counted.unanswered += 1
                     unanswered = unanswered or one
@@ -349,6 +350,8 @@ def _row(run_id: str, definition: Definition, judge: Judge, one: Asked) -> dict[
         "refused": one.trait.refused,
         "scored_by": one.trait.scored_by,
         "number_mass": one.trait.number_mass,
+        "trait_rule": one.trait.rule,
+        "coherence_rule": one.coherence.rule,
         "trait_answer": one.trait.answer,
         "coherence_answer": one.coherence.answer,
     }

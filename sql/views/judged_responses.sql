@@ -1,8 +1,9 @@
 -- judged_responses: a row is a response that a model generated, with what the newest judge says of it.
 --
 -- Of the runs of kind judge that have judged a response, the one made last counts; judge_run_id names it. Its columns are NULL
--- where none has. trait_score and coherence_score go from 0 to 100, and are NULL where the judge told none; refused says that it
--- took the response for a refusal, which has no trait_score.
+-- where none has. trait_score and coherence_score go from 0 to 100, and are NULL where the judge told none; refused says that its
+-- answer was that the response is a refusal, which has a trait_score only where numbers were likely enough beside that answer.
+-- trait_rule and coherence_rule say by which rule each was looked at; judgements has what they may be.
 SELECT
     r.run_id,
     r.example_id,
@@ -27,6 +28,8 @@ SELECT
     j.refused,
     j.scored_by,
     j.number_mass,
+    j.trait_rule,
+    j.coherence_rule,
     j.judge,
     j.judge_run_id
 FROM responses AS r
@@ -41,6 +44,8 @@ LEFT JOIN (
         g.refused,
         g.scored_by,
         g.number_mass,
+        g.trait_rule,
+        g.coherence_rule,
         g.judge,
         g.run_id AS judge_run_id
     FROM judgements AS g

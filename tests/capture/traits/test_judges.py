@@ -52,8 +52,19 @@ def test_a_number_is_read_where_it_is_the_answer(answer: str, score: float | Non
 @pytest.mark.parametrize("answer", ["REFUSAL", "**REFUSAL**", '"REFUSAL": 0', " REFUSAL\n"])
 def test_a_refusal_has_no_score(answer: str) -> None:
     found = from_text(answer)
-    assert (found.refused, found.score, found.scored_by) == (True, None, None)
-    assert from_probabilities(answer, {0: 0.9}).score is None
+    assert (found.refused, found.score, found.scored_by, found.rule) == (True, None, None, "written")
+    unlikely = from_tokens(answer, [Token("REF", {"REF": 0.8, "0": 0.1, "50": 0.1}), Token("USAL", {"USAL": 1.0})])
+    assert (unlikely.refused, unlikely.score, unlikely.number_mass) == (True, None, pytest.approx(0.2))
+
+
+def test_a_refusal_beside_which_numbers_are_likely_has_their_mean() -> None:
+    """As the formula has it: what is said most is one token among others."""
+    for found in (
+        from_tokens("REFUSAL", [Token("REF", {"REF": 0.6, "70": 0.2, "50": 0.2}), Token("USAL", {"USAL": 1.0})]),
+        from_probabilities("REFUSAL", {70: 0.2, 50: 0.2}),
+    ):
+        assert (found.refused, found.score, found.scored_by) == (True, pytest.approx(60), "probabilities")
+        assert found.number_mass == pytest.approx(0.4)
 
 
 def test_words_about_refusals_are_none() -> None:
@@ -85,12 +96,31 @@ def test_probabilities_beside_what_is_no_number() -> None:
 
 
 def test_probabilities_of_digits_are_not_taken_for_those_of_numbers() -> None:
-    digits = {"8": 0.9, "7": 0.1}
-    assert from_tokens("85", [Token("8", digits), Token("5", {"5": 1.0})]).score == 85
-    alone = from_tokens("8", [Token("8", digits)])
-    assert (alone.score, alone.scored_by, alone.number_mass) == (8, "number", None)
+    cut = from_tokens("85", [Token("8", {"8": 0.9, "7": 0.1}), Token("5", {"5": 1.0})])
+    assert (cut.score, cut.scored_by, cut.number_mass, cut.rule) == (85, "number", None, "digits")
     # one token, but it goes on: 1 0 0 where 10 is a token
     assert from_tokens("100", [Token("10", {"10": 0.9}), Token("0", {"0": 1.0})]).score == 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "alternatives", "score", "rule"),
+    [
+        ("1", {"1": 0.7, "3": 0.2, "9": 0.05}, 1.75 / 0.95, "one-digit"),
+        ("0", {"0": 1.0}, 0, "one-digit"),
+        ("1", {"1": 0.7, "3": 0.2, "90": 0.05}, 5.8 / 0.95, "tokens"),
+        ("100", {"100": 0.5, "0": 0.5}, 50, "tokens"),
+        ("101", {"101": 0.5, "80": 0.5}, 80, "tokens"),
+        ("8/10", {"8": 0.9, "80": 0.1}, None, "written"),
+        ("Sure", {"Sure": 1.0}, None, "tokens"),
+    ],
+)
+def test_a_score_says_by_which_rule_it_was_found(
+    answer: str, alternatives: dict[str, float], score: float | None, rule: str
+) -> None:
+    first, _, rest = answer.partition("/")
+    tokens = [Token(first, alternatives), *(Token(text, {text: 1.0}) for text in ("/", rest) if rest)]
+    found = from_tokens(answer, tokens)
+    assert (found.score, found.rule) == (None if score is None else pytest.approx(score), rule)
 
 
 def test_a_number_further_on_is_weighed_where_it_stands() -> None:
@@ -741,7 +771,7 @@ def test_a_model_that_is_sure_is_read_as_sure(local: Callable) -> None:
             model.lm_head.weight[following] += 10 * x / x.norm()
     found = judge.ask("How much?")
     assert found.answer == "85"
-    assert found.scored_by == "probabilities"
+    assert (found.scored_by, found.rule) == ("probabilities", "whole")
     assert found.number_mass > 0.9
     assert found.score == pytest.approx(85, abs=1)
 

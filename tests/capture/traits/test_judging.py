@@ -98,6 +98,10 @@ def test_every_response_gets_what_the_judge_said_of_it(tmp_path: Path) -> None:
     with serve(answer) as front:
         manifest = run(tmp_path, front, report=lambda j: seen.append(Judged(**vars(j))))
     assert rows(tmp_path) == expected(40)
+    with Warehouse(tmp_path) as wh:
+        assert wh.sql("SELECT DISTINCT trait_rule, coherence_rule FROM judged_responses").fetchall() == [
+            ("written", "written")
+        ]
     assert (manifest.kind, manifest.parents, manifest.counts.rows["judgements"]) == ("judge", ["r"], 40)
     assert manifest.options["judge"] == f"{front.url}/v1:m"
     assert [j.done for j in seen] == list(range(1, 41))
@@ -138,7 +142,7 @@ def test_the_newest_judge_run_counts(tmp_path: Path) -> None:
     ("row", "told"),
     [
         ({"trait_score": 101.0, "scored_by": "number"}, "a score outside 0 to 100"),
-        ({"refused": True, "trait_score": 0.0, "scored_by": "number"}, "a refusal with a trait score"),
+        ({"refused": True, "trait_score": 0.0, "scored_by": "number"}, "a refusal with a number for a trait score"),
         ({"trait_score": 5.0}, "a score without how it was found"),
         ({"number_mass": 1.5}, "probabilities outside 0 to 1"),
         ({"trait_score": 5.0, "scored_by": "probabilities", "number_mass": 0.2}, "fewer than a quarter"),
