@@ -30,7 +30,7 @@ from capture.console import needs_capture_extra, progress, stopped_by_signals
 from capture.options import MODEL_HELP, DeviceMapOption, DeviceOption, DtypeOption, RevisionOption, TrustOption
 from warehouse import index_cli, probe_cli  # noqa: F401
 from warehouse.cli import RunArgument, WarehouseOption, app, runs_app
-from warehouse.errors import LeftOut, TracesError, UsageError
+from warehouse.errors import Doubt, LeftOut, TracesError, UsageError
 from warehouse.output import ReportFormat
 from warehouse.strict_json import half_pair
 from warehouse.terminal import note, on_one_line, say
@@ -178,7 +178,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Ours in one line; what libraries warn of is for who wrote them."""
-    if issubclass(category, LeftOut):
+    if issubclass(category, (LeftOut, Doubt)):
         note(f"warning: {message}")
 
 

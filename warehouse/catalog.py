@@ -259,9 +259,10 @@ class Warehouse:
         seed: int = 0,
     ) -> pd.DataFrame:
         """A logistic probe a layer, from the vectors of the tokens that a query picks to their labels, in its column `target`:
-        accuracy on held-out examples beside its baselines, a row a layer, as the table `probes` of a new run has them.
+        accuracy on held-out examples with its 95 % interval beside its baselines, a row a layer, as the table `probes` of a new run
+        has them. Warns (`errors.Doubt`) where few examples were held out.
 
-        `test` is the part of the examples to judge by; of more than `max_tokens` tokens, whole examples are drawn. `c` is the
+        `test` is the part to judge by, in whole examples; of more than `max_tokens` tokens, whole examples are drawn. `c` is the
         inverse strength of the penalty on standardised vectors. The same call again returns the run that is there. Needs
         scikit-learn (`trace-warehouse[capture]`). Raises UsageError as `matrix` does, and where there is nothing to tell apart.
         """

@@ -58,5 +58,9 @@ class LeftOut(UserWarning):
     """A run or a vector table that is damaged, and left out of what is asked."""
 
 
+class Doubt(UserWarning):
+    """What makes a result less certain than it looks."""
+
+
 class CorruptRun(TracesError):
     """A file of a run that is missing, cut short or altered."""

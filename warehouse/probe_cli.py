@@ -27,7 +27,7 @@ def probe(
         str | None, typer.Option("--run", help="The new run's name; made from what is asked if left out.")
     ] = None,
     target: Annotated[str, typer.Option(help="The column with the labels.")] = "y",
-    test: Annotated[float, typer.Option(min=0.01, max=0.99, help="Part of the examples to judge by.")] = 0.25,
+    test: Annotated[float, typer.Option(min=0.01, max=0.99, help="Part to judge by, in whole examples.")] = 0.25,
     max_tokens: Annotated[
         int, typer.Option(min=10, help="Most tokens to look at; of more, a sample of examples.")
     ] = 10_000,
@@ -40,6 +40,11 @@ def probe(
     warehouse: WarehouseOption = None,
 ) -> None:
     """Fit a logistic probe a layer, judge it on examples that it has not seen, and keep it as a run with a table `probes`.
+
+    Examples are split so that each label has its share on both sides. low and high are the accuracy's 95 % interval: Wilson's where
+    each token is an example of its own, else the same for as many independent tokens as those examples are worth. majority is what
+    the commonest training label gets on the held-out tokens; shuffled the mean of ten probes fitted to shuffled labels, and sd
+    their standard deviation.
 
     The query is one SELECT. What is written is the new run, and FILE, which must not be in the warehouse.
 
@@ -73,8 +78,9 @@ def probe(
             probes.plot(store, str(plot))
         write(
             store.query(
-                "SELECT layer, round(accuracy, 4) AS accuracy, round(majority_accuracy, 4) AS majority, "
-                "round(shuffled_accuracy, 4) AS shuffled, n_train, n_test, len(classes) AS classes FROM probes ORDER BY layer"
+                "SELECT layer, round(accuracy, 4) AS accuracy, round(accuracy_low, 4) AS low, round(accuracy_high, 4) AS high, "
+                "round(majority_accuracy, 4) AS majority, round(shuffled_accuracy, 4) AS shuffled, round(shuffled_sd, 4) AS sd, "
+                "n_train, n_test, n_test_examples AS examples, len(classes) AS classes FROM probes ORDER BY layer"
             ),
             fmt,
             None,

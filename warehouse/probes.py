@@ -1,9 +1,10 @@
 """Linear probes: what of a token's label can be read off its vector, layer by layer, by a logistic regression.
 
-Examples are split, never tokens: neighbours in a text resemble each other, and a probe that has seen one knows the other. Beside
-every accuracy stand that of always giving the commonest label, and that of a probe fitted to shuffled labels, which is what
-the method gives where there is nothing to be found (compare Hewitt and Liang 2019, "Designing and Interpreting Probes with
-Control Tasks").
+Examples are split, never tokens: neighbours in a text resemble each other, and a probe that has seen one knows the other. They are
+split so that each label has the same share on both sides, as far as whole examples allow. Every accuracy has a 95 % interval that
+counts examples, not tokens (`intervals.by_group`). Beside it stand that of always giving the commonest training label, measured on
+the held-out tokens, and the mean and the spread of ten probes fitted to shuffled labels, which is what the method gives where
+there is nothing to be found (compare Hewitt and Liang 2019, "Designing and Interpreting Probes with Control Tasks").
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
-from warehouse import layout
+from warehouse import intervals, layout
 from warehouse.blobs import TensorSpec
-from warehouse.errors import UsageError
+from warehouse.errors import Doubt, UsageError
 from warehouse.matrix import Picked, stored_key
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
@@ -29,6 +32,12 @@ from warehouse.writer import Batch, RunWriter
 
 if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
+
+_SHUFFLES = 10
+"""Probes that are fitted to shuffled labels, a layer."""
+
+_FEW = 50
+"""Fewer held-out examples than these are told: an accuracy of 0.5 is then known to 0.14 either way, at best."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Options:
     side: str | None = None
     target: str = "y"
     test: float = 0.25
-    """Part of the examples that the probe is judged on."""
+    """Part of the tokens, in whole examples, that the probe is judged on."""
     max_tokens: int = 10_000
     """Most tokens that are looked at; of more, a sample of whole examples."""
     c: float = 0.1
@@ -68,7 +77,9 @@ class _Split:
     """Which rows."""
     classes: np.ndarray
     y: np.ndarray
-    """The number of every row's class."""
+    """The number of every row's class; -1: a label that no training row has."""
+    example: np.ndarray
+    """The number of every row's example."""
 
 
 def probe(
@@ -77,7 +88,8 @@ def probe(
     """Fits a probe a layer and publishes them as a run of kind `probe`, with the table `probes`.
 
     The same call goes on where an earlier one was interrupted; left unnamed and there already, the run is returned as it is.
-    Raises UsageError for a query without keys or labels, fewer than two labels or examples, and as `Warehouse.matrix` does.
+    Raises UsageError for a query without keys or labels, fewer than two labels or examples, labels that never come again, and as
+    `Warehouse.matrix` does. Warns (Doubt) where few examples were held out, or labels of theirs were not in the training examples.
     """
     if not 0 < options.test < 1 or options.c <= 0 or options.max_tokens < 2:
         raise UsageError("test is between 0 and 1, c above 0, and max_tokens at least 2.")
@@ -90,7 +102,7 @@ def probe(
                 **asdict(options)}  # fmt: skip
     name = run_id or f"probe-{options.site}-{xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:12]}"
     if run_id is None and (layout.run_dir(wh.root, name) / layout.MANIFEST).is_file():
-        return TraceStore(layout.run_dir(wh.root, name))
+        return _doubted(TraceStore(layout.run_dir(wh.root, name)))
     split = _split(picked.answer, options)
     key = stored_key(picked.store, options.site, layers[0], options.side)
     if options.head is None and picked.store.has(key) and len(picked.store.row_shape(key)) == 2:
@@ -103,7 +115,29 @@ def probe(
                 accuracy = _layer(writer, number, picked, layer, split, options)
             report(Fitted(name, layer, number + 1, len(layers), accuracy))
         writer.publish(lambda published: picked.store.meta.derived("probe", name, parents, asdict(options), published))
-    return TraceStore(layout.run_dir(wh.root, name))
+    return _doubted(TraceStore(layout.run_dir(wh.root, name)))
+
+
+def _doubted(store: TraceStore) -> TraceStore:
+    """Returns the run of a probe as it is; warns of what makes its accuracies uncertain."""
+    row = next(rows(store))
+    n, examples, unknown = row["n_test"], row["n_test_examples"], row["n_test_unknown"]
+    if examples < _FEW:
+        warnings.warn(
+            f"{store.meta.run_id}: judged on {n:,} tokens of {examples} example{'s' * (examples != 1)}, fewer than {_FEW}: the 95 % "
+            f"interval of the first accuracy is {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}. Give more texts, or a larger "
+            "part to judge by (test).",
+            Doubt,
+            stacklevel=4,
+        )
+    if unknown:
+        warnings.warn(
+            f"{store.meta.run_id}: {unknown:,} of {n:,} held-out tokens have a label that no training token has, and count as "
+            "wrong. Leave rare labels out of the query, or put them together.",
+            Doubt,
+            stacklevel=4,
+        )
+    return store
 
 
 def _layers(store: TraceStore, options: Options) -> list[int | None]:
@@ -134,28 +168,54 @@ def _hash(answer: pa.Table) -> str:
 
 
 def _split(answer: pa.Table, options: Options) -> _Split:
-    from sklearn.model_selection import GroupShuffleSplit
-
     labels = answer[options.target]
     known = np.flatnonzero(~np.asarray(labels.is_null()))
-    examples = np.asarray(answer["example_id"].to_pylist(), dtype=object)[known]
-    groups = np.unique(examples.astype(str), return_inverse=True)[1]
-    if not len(groups) or groups.max() < 1:
+    names = np.asarray(answer["example_id"].to_pylist(), dtype=object)[known]
+    examples = np.unique(names.astype(str), return_inverse=True)[1]
+    if not len(examples) or examples.max() < 1:
         raise UsageError(
             "A probe needs labelled tokens of two examples or more: it is judged on examples it has not seen."
         )
     random = np.random.default_rng(options.seed)
-    kept = _whole_examples(groups, options.max_tokens, random)
-    known, groups = known[kept], groups[kept]
+    kept = _whole_examples(examples, options.max_tokens, random)
+    known, examples = known[kept], examples[kept]
     values = np.asarray(labels.take(pa.array(known)).to_pylist(), dtype=object).astype(str)
-    splitter = GroupShuffleSplit(n_splits=1, test_size=options.test, random_state=options.seed)
-    train, test = next(splitter.split(known, groups=groups))
-    classes = np.unique(values[train])
+    test = _held_out(values, examples, options)
+    classes = np.unique(values[~test])
     if len(classes) < 2:
         raise UsageError(f"A probe needs two labels or more to tell apart; the training examples have {len(classes)}.")
     y = np.searchsorted(classes, values).clip(max=len(classes) - 1)
     y = np.where(classes[y] == values, y, -1)  # a label that no training example has is never right
-    return _Split(known[train], known[test], classes, _scattered(y, known, len(answer)))
+    n = len(answer)
+    return _Split(known[~test], known[test], classes, _scattered(y, known, n), _scattered(examples, known, n))
+
+
+def _held_out(values: np.ndarray, examples: np.ndarray, options: Options) -> np.ndarray:
+    """Which rows to judge by: whole examples, with the share of each label that it has among all rows, as near as can be."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    counts = np.unique(values, return_counts=True)[1]
+    groups = len(np.unique(examples))
+    most = min(100, groups, int(counts.max()))
+    if most < 2:
+        raise UsageError(
+            f"Each of the {len(counts):,} labels stands at one token only, so that none can be both learnt and judged. A probe tells "
+            "classes apart: put numbers into a few ranges first, as in width_bucket or CASE."
+        )
+    part = Fraction(options.test).limit_denominator(most)  # so many of so many folds
+    folds, judged = part.denominator, part.numerator
+    if not 0 < judged < folds:
+        folds, judged = most, 1 if judged == 0 else most - 1
+    # The one for groups takes a minute to put 10,000 of them in 100 folds.
+    splitter = (StratifiedKFold if groups == len(examples) else StratifiedGroupKFold)(
+        folds, shuffle=True, random_state=options.seed
+    )
+    test = np.zeros(len(values), bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which are on one side then
+        for _, rows in islice(splitter.split(values, values, examples), judged):
+            test[rows] = True
+    return test
 
 
 def _scattered(y: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
@@ -184,7 +244,12 @@ def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, sp
     y = split.y
     train, test = split.train, split.test
     weights, fitted = _fit(x[train], y[train], len(split.classes), options)
-    shuffled, _ = _fit(x[train], np.random.default_rng((options.seed, 1)).permutation(y[train]), len(split.classes), options)  # fmt: skip
+    right = _right(weights, x[test], y[test])
+    low, high = intervals.by_group(right, split.example[test])
+    shuffled = [
+        _right(_fit(x[train], labels, len(split.classes), options)[0], x[test], y[test]).mean()
+        for labels in _shuffled(y[train], split.example[train], options.seed)
+    ]
     commonest = np.bincount(y[train]).argmax()
     named = Key(key.side, f"probe.{options.site}", layer)
     row: dict[str, Any] = {
@@ -195,10 +260,15 @@ def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, sp
         "classes": split.classes.tolist(),
         "n_train": len(train),
         "n_test": len(test),
-        "accuracy": _accuracy(weights, x[test], y[test]),
+        "n_test_examples": len(np.unique(split.example[test])),
+        "n_test_unknown": int((y[test] < 0).sum()),
+        "accuracy": right.mean(),
+        "accuracy_low": low,
+        "accuracy_high": high,
         "train_accuracy": fitted,
-        "majority_accuracy": float((y[test] == commonest).mean()),
-        "shuffled_accuracy": _accuracy(shuffled, x[test], y[test]),
+        "majority_accuracy": (y[test] == commonest).mean(),
+        "shuffled_accuracy": np.mean(shuffled),
+        "shuffled_sd": np.std(shuffled, ddof=1),
         "blob": layout.blob_name(number),
         "tensor": layout.tensor_name(*named),
     }
@@ -208,6 +278,16 @@ def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, sp
     writer.put(Batch([], {named: weights}, {named: []}, {"probes": table}))
     writer.end_shard(f"layer {layer}")
     return float(row["accuracy"])
+
+
+def _shuffled(y: np.ndarray, examples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """Training labels in random orders: between examples where each has one label at all its tokens, else between tokens."""
+    _, first, inverse = np.unique(examples, return_index=True, return_inverse=True)
+    of_example = y[first]
+    whole = bool((of_example[inverse] == y).all())
+    for draw in range(_SHUFFLES):
+        random = np.random.default_rng((seed, 1, draw))
+        yield random.permutation(of_example)[inverse] if whole else random.permutation(y)
 
 
 def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tuple[np.ndarray, float]:
@@ -230,12 +310,13 @@ def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tupl
     weights[model.classes_, -1] = intercepts - (coefficients / scale) @ mean
     weights[np.isinf(weights)] = np.finfo(np.float32).min
     found = np.ascontiguousarray(weights, np.float32)
-    return found, _accuracy(found, x, y)
+    return found, float(_right(found, x, y).mean())
 
 
-def _accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    scores = x @ weights[:, :-1].T + weights[:, -1]
-    return float((scores.argmax(1) == y).mean())
+def _right(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N,) whether each row's highest score is that of its label."""
+    right: np.ndarray = (x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y
+    return right
 
 
 def rows(store: TraceStore) -> Iterator[dict[str, Any]]:
@@ -246,21 +327,31 @@ def rows(store: TraceStore) -> Iterator[dict[str, Any]]:
 
 
 def plot(store: TraceStore, path: str) -> None:
-    """Accuracy by layer with its baselines, as a picture. Raises UsageError where matplotlib is not installed."""
+    """Draws accuracy by layer with its interval and its baselines into a file. Raises UsageError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError:
         raise UsageError("A picture needs matplotlib: pip install matplotlib") from None
     found = list(rows(store))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     layers = [-1 if r["layer"] is None else r["layer"] for r in found]
-    for column, label, style in (
-        ("accuracy", "held-out examples", "-o"),
-        ("shuffled_accuracy", "fitted to shuffled labels", ":"),
-        ("majority_accuracy", "the commonest label", "--"),
-    ):
-        axes.plot(layers, [r[column] for r in found], style, label=label, markersize=4)
+    accuracy, low, high, shuffled, spread, commonest = (
+        np.array([r[name] for r in found])
+        for name in (
+            "accuracy", "accuracy_low", "accuracy_high", "shuffled_accuracy", "shuffled_sd", "majority_accuracy"
+        )
+    )  # fmt: skip
+    axes.errorbar(
+        layers, accuracy, (accuracy - low, high - accuracy), fmt="-o", markersize=4, label="held-out examples, 95 %"
+    )
+    axes.errorbar(layers, shuffled, spread, fmt=":", label="fitted to shuffled labels, mean and deviation")
+    axes.plot(layers, commonest, "--", label="the commonest label")
+    if layers == [-1]:
+        axes.set_xticks(layers, ["embed"])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         xlabel="layer", ylabel="accuracy", ylim=(0, 1), title=f"{found[0]['site']}: {store.meta.options['target']}"
     )

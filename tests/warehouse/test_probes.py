@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import synthetic
+from scipy import stats
 
 from warehouse import Warehouse, probes
 from warehouse.blobs import Blob
-from warehouse.errors import RunTaken, UsageError
+from warehouse.errors import Doubt, RunTaken, UsageError
 from warehouse.validate import validate
 
 LENGTHS = [12] * 60
@@ -18,6 +21,8 @@ N = sum(LENGTHS)
 D = 10
 CLASS = np.random.default_rng(5).integers(0, 3, N)
 """Which of three classes a token is of; its loss says so, so that SQL can ask."""
+
+pytestmark = pytest.mark.filterwarnings("ignore::warehouse.errors.Doubt")
 
 QUERY = """SELECT run_id, example_id, seq, pos, ['noun', 'verb', 'other'][loss::INTEGER + 1] AS y FROM next_token
            WHERE run_id = 'made'"""
@@ -47,6 +52,10 @@ def test_accuracy_by_layer_beside_its_baselines(root: Path) -> None:
         assert (chance < 0.5).all() and abs(found.accuracy[2] - 1 / 3) < 0.15
         assert (abs(found.shuffled_accuracy - 1 / 3) < 0.2).all()
         assert (found.n_train + found.n_test == N).all() and (found.n_test == 15 * 12).all()
+        assert (found.n_test_examples == 15).all() and (found.n_test_unknown == 0).all()
+        assert (found.accuracy_low < found.accuracy).all() and (found.accuracy <= found.accuracy_high).all()
+        # A probe that tells classes apart gives each a label all the same, by chance the right one: one draw tells little.
+        assert found.shuffled_sd[1] > found.shuffled_sd[2] > 0
         meta = wh.run("p").meta
         assert meta.kind == "probe" and meta.parents == ["made"] and meta.options["query"] == QUERY
     assert all(c.passed is not False for c in validate(root / "run_id=p"))
@@ -79,6 +88,58 @@ def test_examples_are_split_and_not_tokens(root: Path) -> None:
     with Warehouse(root) as wh:
         found = wh.probe(query, layers=[2], c=1e4).iloc[0]
     assert found.train_accuracy > 0.6 and found.accuracy < 0.8
+
+
+def test_labels_have_their_share_on_both_sides_whatever_the_seed(tmp_path: Path) -> None:
+    """50 texts, a vector each, half of one label: no split makes the commonest label look worse or better than it is."""
+    synthetic.add_vectors(tmp_path, "made", {1: np.eye(50, 4, dtype=np.float32)}, [1] * 50, losses=np.arange(50) % 2.0)
+    query = "SELECT run_id, example_id, seq, pos, loss AS y FROM next_token"
+    with Warehouse(tmp_path) as wh:
+        rows = [wh.probe(query, seed=seed).iloc[0] for seed in range(3)]
+    for row in rows:
+        assert row.n_test in (12, 13) and row.n_test_examples == row.n_test and 0.45 < row.majority_accuracy < 0.55
+        known = stats.binomtest(round(row.accuracy * row.n_test), row.n_test).proportion_ci(method="wilson")
+        assert (row.accuracy_low, row.accuracy_high) == pytest.approx((known.low, known.high))
+
+
+@pytest.mark.parametrize("test", [0.01, 0.1, 0.4, 0.75, 0.99])
+def test_the_part_to_judge_by_is_the_part_asked_for(root: Path, test: float) -> None:
+    with Warehouse(root) as wh:
+        options = probes.Options(QUERY, test=test)
+        split = probes._split(probes.Picked(wh, QUERY).answer, options)
+    assert len(split.test) / N == pytest.approx(test, abs=1 / 60 + 0.005)  # 60 examples
+    assert not set(split.example[split.test]) & set(split.example[split.train])
+    assert len(split.test) + len(split.train) == N
+
+
+def test_few_examples_are_told_and_many_are_not(root: Path) -> None:
+    with Warehouse(root) as wh:
+        for _ in range(2):  # fitted, and there already
+            with pytest.warns(Doubt, match="judged on 180 tokens of 15 examples, fewer than 50: the 95 % interval"):
+                wh.probe(QUERY, layers=[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Doubt)
+            wh.probe(QUERY, layers=[1], test=0.9)
+
+
+def test_labels_that_were_not_learnt_are_told(root: Path) -> None:
+    """A label of one example is on one side of the split only."""
+    query = QUERY.replace("AS y", "|| if(example_id < 'e0012', example_id, '') AS y")
+    with Warehouse(root) as wh, pytest.warns(Doubt, match="held-out tokens have a label that no training token has"):
+        row = wh.probe(query, layers=[1]).iloc[0]
+    assert row.n_test_unknown > 0 and row.accuracy <= 1 - row.n_test_unknown / row.n_test
+
+
+def test_labels_of_whole_examples_are_shuffled_between_examples() -> None:
+    """Shuffled token by token, a text's label would be a different one at each of its tokens, and nothing could be learnt of it."""
+    examples = np.repeat([3, 1, 2, 0], [2, 3, 1, 2])
+    of_example = np.array([0, 1, 1, 0])
+    for shuffled in probes._shuffled(of_example[examples], examples, 0):
+        assert all(len(set(shuffled[examples == e])) == 1 for e in range(4)) and set(shuffled) == {0, 1}
+    mixed = np.array([0, 1, 1, 0, 1, 1, 0, 0])
+    draws = list(probes._shuffled(mixed, examples, 0))
+    assert len(draws) == 10 and all(sorted(d) == sorted(mixed) for d in draws)
+    assert len({tuple(d) for d in draws}) > 1
 
 
 def test_the_same_probe_is_the_same_run_and_another_is_not(root: Path) -> None:
@@ -126,7 +187,9 @@ def test_a_picture(root: Path, tmp_path: Path) -> None:
     with Warehouse(root) as wh:
         store = probes.probe(wh, probes.Options(QUERY))
         probes.plot(store, str(tmp_path / "p.svg"))
-    assert "<svg" in (tmp_path / "p.svg").read_text()
+    drawn = (tmp_path / "p.svg").read_text()
+    ticks = re.search('id="matplotlib.axis_1".*id="matplotlib.axis_2"', drawn, re.DOTALL)
+    assert ticks and re.findall("<!-- ([^ ]+) -->", ticks[0]) == ["1", "2", "layer"], "whole layers"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +203,7 @@ def test_a_picture(root: Path, tmp_path: Path) -> None:
             {},
             "two examples or more",
         ),
+        ("SELECT run_id, example_id, seq, pos, hash(pos, example_id) AS y FROM tokens", {}, "at one token only"),
         (QUERY, {"layers": [3]}, "in layer 3"),
         (QUERY, {"layers": "some"}, "'all' or numbers"),
         (QUERY, {"site": "q"}, "q"),
