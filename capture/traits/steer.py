@@ -2,9 +2,10 @@
 a block gives.
 
 Added is coefficient · gap · v, v being the unit vector and gap the distance between the means of the two polarities along it
-(`trait_vectors.gap`): coefficient 1 moves a state as far as the trait's instructions moved the mean response. It is added from the
-last token of the prompt on, at every token that a next one is drawn from, and in the same places again when the response is read
-to be recorded.
+(`trait_vectors.gap`): coefficient 1 moves a state as far as the trait's instructions moved the mean response. It is added in every
+place from the last token of the prompt on: while the response is generated, whether the model keeps keys and values or reads all
+of it again for every token, and when prompt and response are read to be recorded. So what is recorded is what the tokens were
+drawn from. The last token was drawn and then read by nothing; it is read, and steered, in the recording alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from capture.batches import Batch
 from capture.data.example import Row, Source
 from capture.generation import Completing, Generator
 from capture.jobs import generate
+from capture.traits.best import best
 from capture.traits.newest import newest
 from warehouse.catalog import Warehouse
 from warehouse.errors import NotFound, UsageError
@@ -75,6 +77,8 @@ class Chosen:
     """Those that no vector was made from, or all of the definition's where every one was used."""
     method: str
     component: str
+    why: str
+    """What chose the layers."""
 
     @property
     def vectors_hash(self) -> str:
@@ -101,18 +105,16 @@ def choose(
         if trait not in (traits := sorted({row[5] for row in rows})):
             raise NotFound("trait", trait, traits, f"(vectors in run '{vectors_run}')")
         there = {row[:3]: Vector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
+        why = "the middle layer" if layers == "mid" else "as asked for"
         if layers == "best":
-            best = wh.connection.execute(
-                "SELECT method, component, layer FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
-                [vectors_run, trait],
-            ).fetchone()
-            if best is None:
+            found = best(wh, vectors_run, trait)
+            if found is None:
                 raise UsageError(
                     f"No best layer of {trait} is known: run traces trait evaluate first, or say --layers."
                 )
-            if best[2] is None:
+            if found.layer is None:
                 raise UsageError(f"The best vector of {trait} is of resid.embed, which no block gives: say --layers.")
-            method, component, layers = best[0], best[1], [best[2]]
+            method, component, layers, why = found.method, found.component, [found.layer], found.why
         wanted = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
         for kind, value, place in (("method", method, 0), ("component", component, 1)):
             if value not in {key[place] for key in there}:
@@ -126,7 +128,7 @@ def choose(
         definition = wh.opened(meta.option("responses_run")[trait]).meta.option("trait")
     questions = meta.option("held_out_questions").get(trait) or list(range(len(definition["questions"])))
     vectors = {i: there[method, component, i] for i in wanted}
-    return Chosen(definition, vectors_run, meta.model, vectors, questions, method, component)
+    return Chosen(definition, vectors_run, meta.model, vectors, questions, method, component, why)
 
 
 def source(options: Options) -> Source:
@@ -207,11 +209,13 @@ class Steered(Completing):
         self._places = places
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
+        last = max(s.tokens for s in batch.sequences) - 1
+        """Prompts are padded on the left: their last tokens stand in one place."""
+
         def steered(x: torch.Tensor) -> torch.Tensor:
-            """(1, T, 1): prompts are padded on the left, so that the last place is every row's."""
-            mask = torch.zeros((1, x.shape[1], 1), dtype=x.dtype, device=x.device)
-            mask[:, -1] = 1
-            return mask
+            """(1, T, 1). Fewer places than the prompts have are new ones, read after what is kept of those before them."""
+            places = torch.arange(x.shape[1], device=x.device)
+            return ((places >= last) | (x.shape[1] <= last))[None, :, None].to(x.dtype)
 
         return self._adding(batch, steered)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from capture import models
 from capture.traits import respond, steer
@@ -91,6 +93,66 @@ def test_what_is_recorded_has_the_vector_added_from_the_last_prompt_token_on(
             if layer == at:
                 expected[start - 1 :] = coefficient * vectors[at].gap * vectors[at].unit
             np.testing.assert_allclose(added, expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(params=["cached", "uncached"])
+def either(request: pytest.FixtureRequest, load_tiny: Callable[..., models.Loaded]) -> models.Loaded:
+    """A Llama, which keeps keys and values while it generates, and an OpenAI GPT, which reads all again for every token."""
+    loaded = load_tiny()
+    if request.param == "cached":
+        return loaded
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=len(loaded.tokenizer), **sizes)).eval()
+    return models.Loaded(model, loaded.tokenizer, "openai-gpt", None, "cpu", False)
+
+
+def test_a_steered_response_is_drawn_from_the_states_that_are_recorded(
+    tmp_path: Path, either: models.Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Token by token, its text is what whole passes with the vector from the last prompt token on say, and each state that was
+    read for a next token is the recorded one; the last token's alone is read in the recording only. Within rounding."""
+    vector = steer.Vector(
+        _unit(np.random.default_rng(1).normal(size=32)), 2.0
+    )  # added to block 1: block 2 attends to it
+    model, generate = either.model, either.model.generate
+    (blocks,) = (m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 3)
+    read: dict[tuple[int, ...], list[torch.Tensor]] = {}
+
+    def watched(**options: Any) -> Any:
+        """What the last block gave for every place, the first time that it was read."""
+        seen: list[torch.Tensor] = []
+
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            x = output if isinstance(output, torch.Tensor) else output[0]
+            known = sum(map(len, seen))
+            seen.append(x[0, known:] if x.shape[1] > known else x[0])
+
+        with blocks[2].register_forward_hook(hook):
+            out = generate(**options)
+        if isinstance(out, torch.Tensor):  # no proof of the generator's
+            read[tuple(out[0].tolist())] = seen
+        return out
+
+    monkeypatch.setattr(model, "generate", watched)
+    store = steered(tmp_path, either, {1: vector}, (-3.0, 2.0), batch_tokens=1, questions=(0, 1), max_new_tokens=12)
+    rows = store.query("SELECT example_id, coefficient, n_prompt_tokens, n_response_tokens FROM responses").fetchall()
+    assert len(rows) == 4
+    for example_id, coefficient, start, n in rows:
+        ids = torch.tensor(store.encodings(example_id)["input_ids"].astype(np.int64))[None]
+        added = torch.zeros(ids.shape[1], 32)
+        added[start - 1 :] = torch.from_numpy(coefficient * vector.gap * vector.unit)
+
+        def adds(_module: Any, _args: Any, output: Any, added: torch.Tensor = added) -> Any:
+            return output + added if isinstance(output, torch.Tensor) else (output[0] + added, *output[1:])
+
+        with blocks[1].register_forward_hook(adds), torch.no_grad():
+            said = model(input_ids=ids).logits[0].argmax(-1)
+        assert said[start - 1 : -1].tolist() == ids[0, start:].tolist()
+        recorded = store.resid(example_id, "post_mlp", 2)
+        assert len(recorded) == start + n
+        states = torch.cat(read[tuple(ids[0].tolist())])
+        np.testing.assert_allclose(states.numpy(), recorded[:-1], rtol=0, atol=1e-4)
 
 
 def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
