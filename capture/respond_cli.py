@@ -187,6 +187,7 @@ def steer(
         from capture.traits import steer as kind
     chosen = kind.choose(root, trait, vectors, method, component, wanted)
     _check_best(wanted, method, component, chosen)
+    _tell(root, trait, chosen)
     if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
     m = chosen.model
@@ -302,6 +303,18 @@ def _check_best(wanted: str | list[int], method: str, component: str, chosen: Ch
             raise UsageError(
                 f"{option} {asked}: the best vector of {chosen.trait['name']} is of {best}. Leave it out, or name its --layers."
             )
+
+
+def _tell(root: Path, trait: str, chosen: Chosen) -> None:
+    """Says what a trait is steered by, and why, and where that is not known to be better than a random direction."""
+    from capture.traits.best import doubts
+    from warehouse.catalog import Warehouse
+
+    layers = ", ".join(map(str, chosen.vectors))
+    note(f"{trait}: {chosen.method}, {chosen.component}, layer {layers}, of run {chosen.vectors_run} ({chosen.why})")
+    with Warehouse(root) as wh:
+        for line in doubts(wh, chosen.vectors_run, trait, chosen.method, chosen.component, list(chosen.vectors)):
+            note(line)
 
 
 def numbers(option: str, text: str) -> list[float]:

@@ -159,7 +159,8 @@ def project(
     """Project every token of a run on traits' vectors, from its stored tensors: the tables `trait_projections` and `trait_dynamics`.
 
     Needs no model. Makes a run of its own; the same command again goes on where it was interrupted. Where nothing else is asked, a
-    trait's best vector is taken, by steering or by evaluation (view `trait_best`). The formulas are in docs/traits.md.
+    trait's best vector is taken, by steering or by evaluation, one of the residual stream before any of attn_out (view `trait_best`);
+    which, why, and whether it is better than a random direction is said. The formulas are in docs/traits.md.
 
     Example: `traces trait project --trait sycophantic,humorous --run wt2`, then `traces sql --run trait_by_token --set run=wt2`
     """
@@ -168,6 +169,7 @@ def project(
 
     with needs_capture_extra():
         from capture.traits import directions
+        from capture.traits.best import doubts
         from capture.traits.project import project as projected
 
     options = directions.Options(
@@ -178,6 +180,8 @@ def project(
         chosen = directions.directions(wh, run, options)
         for d in chosen:
             note(f"{d.trait}: {d.method}, {d.component}, layer {d.layer_name}, of run {d.vectors_run_id} ({d.why})")
+            for line in doubts(wh, d.vectors_run_id, d.trait, d.method, d.component, [d.layer]):
+                note(line)
         with stopped_by_signals(), progress(wh.opened(run).meta.counts.sequences) as report:
             manifest = projected(wh, run, chosen, options, name, report)
     rows = manifest.counts.rows

@@ -126,13 +126,15 @@ def evaluate(
 ) -> None:
     """Judge a trait's vectors on the questions that they were not made from, against random directions: the table `trait_evaluations`.
 
-    Prints the best layer of each method by effect size (Cohen's d); intervals are 95 %, a bootstrap over questions. An evaluation that is
-    there already is shown again. Every layer: `traces sql --run trait_separation`.
+    Prints the best layer of each method, by effect size (Cohen's d) in a cross-validation on the questions that the vectors were made
+    from: the numbers of the others are then of one vector, not the largest of many. Intervals are 95 %, over questions. An evaluation
+    that is there already is shown again. Every layer: `traces sql --run trait_separation`.
 
     Example: `traces trait evaluate --trait sycophantic --plot sycophantic.svg`
     """
     with needs_capture_extra():
         from capture.traits import evaluate as job
+        from capture.traits.best import best, doubts
         from capture.traits.newest import newest
     from warehouse import layout
     from warehouse.catalog import Warehouse as Opened
@@ -158,11 +160,18 @@ def evaluate(
         note(f"{name} is there already")
     else:
         with stopped_by_signals(), _bar() as report:
-            job.evaluate(root, vectors, name, options, report)
+            job.evaluate(root, vectors, name, options, report, note)
     store = TraceStore(find_run(root, name))
     if plot is not None:
         job.plot(store, str(plot))
     write(store.query(job.BEST), fmt, None)
+    with Opened(root) as wh:
+        for t in store.meta.option("traits"):
+            if found := best(wh, vectors, t):
+                layer = "embed" if found.layer is None else found.layer
+                note(f"{t}: {found.method}, {found.component}, layer {layer} is {found.why}")
+                for line in doubts(wh, vectors, t, found.method, found.component, [found.layer]):
+                    note(line)
     note(f"{name}: every layer with traces sql --run trait_separation --set run={name}")
 
 

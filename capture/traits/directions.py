@@ -14,6 +14,7 @@ import numpy as np
 
 from capture.traits import dynamics
 from capture.traits.activations import COMPONENTS
+from capture.traits.best import best
 from warehouse.catalog import find_run
 from warehouse.errors import NotFound, UsageError
 from warehouse.manifest import Manifest
@@ -176,14 +177,11 @@ def _chosen(
     there: Sequence[tuple[str, str, int | None]],
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...], str]:
     """Methods, components and layers: those asked for, and where nothing is, the best one that an evaluation or steering
-    found (view `trait_best`), else the mean difference of the residual stream in the middle layer."""
+    found (`best`), else the mean difference of the residual stream in the middle layer."""
     asked = [name for name in ("method", "component", "layer") if getattr(options, f"{name}s")]
-    best = wh.connection.execute(
-        "SELECT method, component, layer, grounds FROM trait_best WHERE vectors_run_id = ? AND trait = ?", [run, trait]
-    ).fetchone()
-    if best is not None:
-        method, component, layer, grounds = best
-        why = f"best by {grounds}"
+    found = best(wh, run, trait)
+    if found is not None:
+        method, component, layer, why = found
     else:
         method, component = "mean_diff", (options.components or ("residual",))[0]
         middle = store.meta.model.n_layers // 2

@@ -1,12 +1,14 @@
 """Traits' vectors on questions that they were not made from: a run of kind `trait-evaluation`, with the table `trait_evaluations`.
 
 Every vector is held against random directions of its layer, whose sign and midpoint come from the training part as its own do: what
-they reach is what the method gives where nothing is known of the trait. Intervals are percentile bootstraps over questions, since
-responses to one question resemble each other (Efron and Tibshirani 1993, ch. 13).
+they reach is what the method gives where nothing is known of the trait. Intervals are over questions (`intervals`), and of one vector:
+which one is the best is found on the training questions alone (`selection`).
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from capture.traits import activations, separation, vectors
+from capture.traits import activations, intervals, selection, separation, vectors
 from capture.traits.activations import Means, Selected
 from capture.traits.extract import KIND as VECTORS
-from capture.traits.extract import Count, Step, blocks, layer_seed, put, train_parts
+from capture.traits.extract import Count, Step, blocks, layer_seed, not_converged, put, train_parts
 from warehouse import layout
 from warehouse.catalog import Warehouse, find_run
 from warehouse.errors import RunTaken, UsageError
@@ -36,7 +38,7 @@ _OTHER = 5_000
 class Options:
     random: int = 20
     """Random directions a layer."""
-    draws: int = 1000
+    draws: int = 10_000
     """Resamples of the questions."""
     seed: int = 0
 
@@ -65,11 +67,12 @@ def evaluate(
     run_id: str | None = None,
     options: Options | None = None,
     report: Callable[[Step], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Judges all vectors of a run on its held-out questions, and publishes that as a run, `<vectors run>-evaluated` if not named.
 
     The responses are read again as they were selected for the vectors: the same filter, the same judge. The same call goes on where an
-    earlier one was interrupted. Raises UsageError for a run of another kind, fewer than two held-out questions that count, and
+    earlier one was interrupted. `note` is told of fits that did not converge. Raises UsageError for a run of another kind, fewer than two held-out questions that count, and
     responses that are not those the vectors were made from; NotFound where they are gone; RunTaken where the run is there.
     """
     options = options or Options()
@@ -83,7 +86,7 @@ def evaluate(
     name = run_id or f"{vectors_run}-evaluated"
     told = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
             "vectors": manifest_hash(root, vectors_run),
-            "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
+            "folds": selection.FOLDS, "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": told}
     count = Count(name, sum(len(u.layers) for u in units), report)
     with RunWriter(root, name, identity) as writer:
@@ -93,11 +96,21 @@ def evaluate(
                 count.skip(unit, trait.selected.trait)
                 continue
             rows: list[dict[str, Any]] = []
+            late: Counter[str] = Counter()
             for layer in unit.layers:
-                rows += [{"vectors_run_id": vectors_run, **r} for r in _layer(trait, unit.component, layer, options)]
+                found = _layer(trait, unit.component, layer, options, late)
+                rows += [{"vectors_run_id": vectors_run, **r} for r in found]
                 count.one(unit, trait.selected.trait)
-            put(writer, "trait_evaluations", rows, str(number))
-        return writer.publish(lambda published: store.meta.derived(KIND, name, parents, told, published))
+            put(writer, "trait_evaluations", rows, json.dumps({"not_converged": +late}))
+        manifest = writer.publish(
+            lambda p: store.meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p)
+        )
+    for method, n in manifest.option("not_converged").items():
+        note(
+            f"{method} did not converge in {vectors.STEPS[method]} steps in {n} of {count.of * selection.FOLDS} fits to parts of the "
+            "training questions, where its last step's is taken: cv_effect_size rests on them"
+        )
+    return manifest
 
 
 def vectors_store(root: Path, run_id: str) -> TraceStore:
@@ -142,7 +155,9 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
     return _Trait(selected, there, Means(responses_store, selected.keys), found)
 
 
-def _layer(trait: _Trait, component: str, layer: int | None, options: Options) -> Iterator[dict[str, Any]]:
+def _layer(
+    trait: _Trait, component: str, layer: int | None, options: Options, late: Counter[str]
+) -> Iterator[dict[str, Any]]:
     """The rows of a layer, one a vector; V of them, and R random directions, are projected on at once."""
     selected, rows = trait.selected, trait.vectors[component, layer]
     x = trait.means.of(component, layer)
@@ -161,21 +176,22 @@ def _layer(trait: _Trait, component: str, layer: int | None, options: Options) -
     held = np.isin(selected.question, trait.held)
     is_pos, is_neg = held & selected.positive, held & ~selected.positive
     pos, neg = separation.projections(x[is_pos], units), separation.projections(x[is_neg], units)
-    cos_pos, cos_neg = separation.cosines(x[is_pos], units), separation.cosines(x[is_neg], units)
-    weights = resamples(len(trait.held), options.draws, options.seed)
-    by_question = [_places(selected.question[side], trait.held) for side in (is_pos, is_neg)]
+    v, by_question = len(rows), [_places(selected.question[side], trait.held) for side in (is_pos, is_neg)]
     right = separation.right(pos, neg, midpoint)
-    accuracies = resampled_accuracy(weights, right, by_question)
-    effects = resampled_cohens_d(weights, (cos_pos, cos_neg), by_question)
-    v = len(rows)
-    above = accuracies[:, :v] - accuracies[:, v:].mean(1, keepdims=True)
     accuracy = np.concatenate(right).mean(0)
     chance = float(accuracy[v:].mean())
-    low, high = (
-        [np.quantile(b, q, axis=0, method="inverted_cdf") for b in (accuracies, effects, above)] for q in (0.025, 0.975)
-    )
-    effect, auc = separation.cohens_d(cos_pos, cos_neg), separation.auc(pos, neg)
+    counts = np.add(*(b @ r for b, r in zip(by_question, right, strict=True)))
+    n = np.add(*(b.sum(1) for b in by_question))
+    accuracy_ends = intervals.proportions(counts[:, :v], n)
+    above_ends = intervals.differences(counts[:, :v], counts[:, v:].mean(1, keepdims=True), n)
+    cosines = separation.cosines(x[is_pos], units[:v]), separation.cosines(x[is_neg], units[:v])
+    weights = intervals.resamples(len(trait.held), options.draws, options.seed)
+    effect, auc = separation.cohens_d(*cosines), separation.auc(pos, neg)
+    effect_ends = intervals.effect_sizes(effect, resampled_cohens_d(weights, cosines, by_question), len(trait.held))
     overlap = separation.overlap(pos[:, :v], neg[:, :v])
+    train = ~np.isin(selected.question, trait.held)
+    asked = selected.question[train & selected.positive], selected.question[train & ~selected.positive]
+    dealt = selection.folds(np.concatenate(asked), options.seed)
     for i, row in enumerate(rows):
         yield {
             "trait": selected.trait,
@@ -185,46 +201,31 @@ def _layer(trait: _Trait, component: str, layer: int | None, options: Options) -
             "n_pos": len(pos),
             "n_neg": len(neg),
             "accuracy": accuracy[i],
-            "accuracy_low": low[0][i],
-            "accuracy_high": high[0][i],
+            "accuracy_low": accuracy_ends[0][i],
+            "accuracy_high": accuracy_ends[1][i],
             "effect_size": effect[i],
-            "effect_size_low": low[1][i],
-            "effect_size_high": high[1][i],
+            "effect_size_low": effect_ends[0][i],
+            "effect_size_high": effect_ends[1][i],
             "auc": auc[i],
             "polarity_right": bool(pos[:, i].mean() > neg[:, i].mean()),
             "overlap": overlap[i],
             "train_minus_heldout": row["train_accuracy"] - accuracy[i],
             "random_accuracy": chance,
             "above_random": accuracy[i] - chance,
-            "above_random_low": low[2][i],
-            "above_random_high": high[2][i],
+            "above_random_low": above_ends[0][i],
+            "above_random_high": above_ends[1][i],
+            "cv_effect_size": selection.cv_effect_size(
+                row["method"], (train_pos, train_neg), asked, dealt, layer_seed(options.seed, layer), late
+            ),
         }
 
 
 # -- bootstrap over questions ------------------------------------------------------------------------------------------
 
 
-def resamples(questions: int, draws: int, seed: int) -> np.ndarray:
-    """(draws, Q): how often each question is in each resample, of as many questions with replacement."""
-    rng = np.random.default_rng((seed, 1))
-    found: np.ndarray = rng.multinomial(questions, np.full(questions, 1 / questions), size=draws).astype(np.float64)
-    return found
-
-
 def _places(question: np.ndarray, questions: list[int]) -> np.ndarray:
     """(Q, n) 0 or 1: which responses are to which question."""
     found: np.ndarray = (np.array(questions)[:, None] == question).astype(np.float64)
-    return found
-
-
-def resampled_accuracy(
-    weights: np.ndarray, right: tuple[np.ndarray, np.ndarray], by_question: list[np.ndarray]
-) -> np.ndarray:
-    """Part of the responses on the right side, in every resample: `right` (n, V) and (m, V), `by_question` (Q, n) and (Q, m) →
-    (draws, V)."""
-    correct = sum(weights @ (b @ r) for r, b in zip(right, by_question, strict=True))
-    total = sum(weights @ b.sum(1) for b in by_question)
-    found: np.ndarray = correct / np.asarray(total)[:, None]
     return found
 
 
@@ -250,17 +251,17 @@ def resampled_cohens_d(
 BEST = """
     SELECT trait, component, method, layer, n_pos, n_neg, round(accuracy::DOUBLE, 3) AS accuracy,
            [round(accuracy_low::DOUBLE, 3), round(accuracy_high::DOUBLE, 3)] AS accuracy_95,
-           round(effect_size::DOUBLE, 2) AS effect_size,
+           round(cv_effect_size::DOUBLE, 2) AS cv_effect_size, round(effect_size::DOUBLE, 2) AS effect_size,
            round(auc::DOUBLE, 3) AS auc, round(overlap::DOUBLE, 3) AS overlap,
            round(train_minus_heldout::DOUBLE, 3) AS train_minus_heldout,
            round(above_random::DOUBLE, 3) AS above_random,
            [round(above_random_low::DOUBLE, 3), round(above_random_high::DOUBLE, 3)] AS above_random_95
     FROM trait_evaluations
     QUALIFY row_number() OVER (PARTITION BY trait, component, method
-                               ORDER BY effect_size DESC, accuracy DESC, layer NULLS FIRST) = 1
-    ORDER BY trait, component DESC, method = 'random', effect_size DESC, method
+                               ORDER BY cv_effect_size DESC NULLS LAST, effect_size DESC, accuracy DESC, layer NULLS FIRST) = 1
+    ORDER BY trait, component DESC, method = 'random', cv_effect_size DESC NULLS LAST, effect_size DESC, method
 """
-"""The layer with the largest effect size of each method, from an evaluation's own tables (`TraceStore.query`)."""
+"""The best layer of each method, as trait_best has it, from an evaluation's own tables (`TraceStore.query`)."""
 
 
 def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:

@@ -7,7 +7,7 @@ A vector a trait, method, component and layer, made from the responses to some o
 from __future__ import annotations
 
 import json
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,26 +107,22 @@ def extract(
                 count.skip(unit, s.trait)
                 continue
             rows: list[dict[str, Any]] = []
-            unfinished: list[int | None] = []
             for layer in unit.layers:
                 try:
-                    made, converged = _layer(means[unit.trait], s, held[unit.trait], unit.component, layer, options)
+                    rows += _layer(means[unit.trait], s, held[unit.trait], unit.component, layer, options)
                 except UsageError:
                     writer.discard()  # there is no going on from it: the remedy is another call
                     raise
-                rows += made
-                unfinished += [] if converged else [layer]
                 count.one(unit, s.trait)
-            put(writer, "trait_vectors", rows, json.dumps({"unfinished": unfinished}))
+            late = Counter(r["method"] for r in rows if r["converged"] is False)
+            put(writer, "trait_vectors", rows, json.dumps({"not_converged": late}))
         manifest = writer.publish(
-            lambda p: stores[0].meta.derived(
-                KIND, name, parents, told | {"ica_not_converged": _not_converged(writer, units, selected)}, p
-            )
+            lambda p: stores[0].meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p)
         )
-    if places := manifest.option("ica_not_converged"):
+    for method, n in manifest.option("not_converged").items():
         note(
-            f"FastICA did not converge in {vectors.ICA_STEPS} steps in {len(places)} of {count.of} layers, where its last step's "
-            "components are taken; which: ica_not_converged in the run's options"
+            f"{method} did not converge in {vectors.STEPS[method]} steps for {n} of {count.of} vectors, where its last step's is taken; "
+            "which: converged in trait_vectors"
         )
     try:
         index.settle(root)
@@ -253,15 +249,12 @@ def _options(
 
 def _layer(
     means: Means, selected: Selected, held: Sequence[int], component: str, layer: int | None, options: Options
-) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of a layer, one a method, and whether FastICA converged."""
+) -> list[dict[str, Any]]:
+    """The rows of a layer, one a method."""
     pos, neg = train_parts(means.of(component, layer), selected, held)
-    rows, converged = [], True
+    rows = []
     for method in dict.fromkeys([*options.methods, "random"]):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            raw = vectors.METHODS[method](pos, neg, layer_seed(options.seed, layer))
-        converged &= method != "ica" or not any(w.category.__name__ == "ConvergenceWarning" for w in caught)
+        raw, converged = vectors.fit(method, pos, neg, layer_seed(options.seed, layer))
         try:
             made = vectors.made(raw, pos, neg)
         except ValueError as e:
@@ -269,8 +262,9 @@ def _layer(
                 f"{selected.trait}: {method} finds no direction in {component}, layer {layer} of run '{selected.run_id}': {e}."
             ) from None
         rows.append({"trait": selected.trait, "method": method, "component": component, "layer": layer,
-                     "n_pos": len(pos), "n_neg": len(neg), **made._asdict(), "vector": made.vector.tolist()})  # fmt: skip
-    return rows, converged
+                     "n_pos": len(pos), "n_neg": len(neg), "converged": converged, **made._asdict(),
+                     "vector": made.vector.tolist()})  # fmt: skip
+    return rows
 
 
 def train_parts(x: Any, selected: Selected, held: Sequence[int]) -> tuple[Any, Any]:
@@ -290,10 +284,9 @@ def layer_seed(seed: int, layer: int | None) -> int:
     return seed * 10_000 + (0 if layer is None else layer + 1)
 
 
-def _not_converged(writer: RunWriter, units: Sequence[Unit], selected: Sequence[Selected]) -> list[str]:
-    """Where FastICA did not, earlier processes' layers included."""
-    return [
-        f"{selected[u.trait].trait}, {u.component}, layer {'embed' if layer is None else layer}"
-        for u, shard in zip(units, writer.done, strict=True)
-        for layer in shard.marked(dict).get("unfinished", ())
-    ]
+def not_converged(writer: RunWriter) -> dict[str, int]:
+    """By method, how many fits did not converge, those of earlier processes included; only methods that have some."""
+    total: Counter[str] = Counter()
+    for shard in writer.done:
+        total.update(shard.marked(dict).get("not_converged", {}))
+    return dict(sorted(total.items()))

@@ -10,6 +10,7 @@ gives one vector (D,), float64, as its method makes it: `made` brings it to unit
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ C = 0.1
 """Inverse strength of the probe's L2 penalty, on standardised vectors: weaker ones only fit noise where n is below D."""
 ICA_COMPONENTS = 10
 """Most components that FastICA looks for: see `ica_components`."""
-ICA_STEPS = 500
+STEPS = {"probe": 1000, "ica": 500, "gradient": 200}
+"""Most steps of the methods that go on until nothing changes any more: see `fit`."""
 
 
 def mean_diff(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -40,7 +42,7 @@ def probe(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
     x, y = _together(pos, neg)
     scale = x.std(0)
     scale[scale == 0] = 1
-    model = LogisticRegression(C=C, max_iter=1000, random_state=seed)
+    model = LogisticRegression(C=C, max_iter=STEPS["probe"], random_state=seed)
     model.fit((x - x.mean(0)) / scale, y)
     found: np.ndarray = model.coef_[0] / scale
     return found
@@ -53,8 +55,8 @@ def ica(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
     s, on the first `ica_components` principal components. The *column* of A, and not the row of its inverse that reads s off x:
     moving along it changes that source and no other, which is what a vector that is added to the stream has to do, while the
     row also cancels what correlates with the source, and leans on dimensions of little variance (Haufe et al. 2014, "On the
-    interpretation of weight vectors of linear models"). Where it has not converged after `ICA_STEPS` steps scikit-learn warns,
-    and the last step's components are taken: they are a rotation of the principal components all the same.
+    interpretation of weight vectors of linear models"). Where it has not converged after its `STEPS` the last step's components are
+    taken: they are a rotation of the principal components all the same.
     """
     from sklearn.decomposition import FastICA
 
@@ -62,7 +64,7 @@ def ica(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
     n = ica_components(x)
     if n == 0:
         return np.zeros(x.shape[1])
-    model = FastICA(n, whiten="unit-variance", whiten_solver="svd", max_iter=ICA_STEPS, tol=1e-3, random_state=seed)
+    model = FastICA(n, whiten="unit-variance", whiten_solver="svd", max_iter=STEPS["ica"], tol=1e-3, random_state=seed)
     sources = model.fit_transform(x)
     d = separation.cohens_d(sources[y], sources[~y])
     best = int(np.abs(d).argmax())
@@ -91,10 +93,13 @@ def gradient(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
         return g
     step = separation.unit(g)
     v = separation.unit(np.random.default_rng(seed).standard_normal(len(g)))
-    for _ in range(200):  # an angle a to g becomes a/2 in each, so that some fifty are enough
+    for _ in range(STEPS["gradient"]):  # an angle a to g becomes a/2 in each, so that some fifty are enough
         previous, v = v, separation.unit(v + step)
         if np.abs(v - previous).max() < 1e-12:
-            break
+            return v
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.warn("gradient ascent did not converge", ConvergenceWarning, stacklevel=2)
     return v
 
 
@@ -115,6 +120,20 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
     "gradient": gradient,
     "random": random,
 }
+
+
+def fit(method: str, pos: np.ndarray, neg: np.ndarray, seed: int) -> tuple[np.ndarray, bool | None]:
+    """A method's vector (D,) as it makes it, and whether it converged within its `STEPS`; None: it takes no steps. All other warnings
+    than that of convergence are passed on."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vector = METHODS[method](pos, neg, seed)
+    # by name: importing scikit-learn for it would cost what mean_diff alone does not need
+    late = [w for w in caught if w.category.__name__ == "ConvergenceWarning"]
+    for w in caught:
+        if w not in late:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    return vector, None if method not in STEPS else not late
 
 
 class Made(NamedTuple):

@@ -2,11 +2,31 @@
 --
 -- grounds says 'steering' where the trait was steered and that was judged: the vector with the largest gain is the best, the gain being
 -- the mean trait score at a positive coefficient less that at coefficient 0 of the same run, among those whose mean coherence there is
--- 50 or more, if there is a gain at all; coherence is that mean. Else it says 'held-out effect size': the vector with the largest in
--- the newest evaluation. One of the residual stream is preferred to any of attn_out: it is what most runs keep.
--- effect_size and accuracy are that evaluation's, whatever the grounds; what is not known is NULL. Random vectors are never the best.
+-- 50 or more, if there is a gain at all; coherence is that mean, n_scored the responses that the score is a mean of. It is the largest
+-- of several, on the questions that were steered: expect less of it on others. Else grounds says 'cross-validated effect size': the
+-- vector with the largest cv_effect_size in the newest evaluation, which is of training questions alone, so that accuracy, effect_size,
+-- above_random and their intervals, of the held-out questions, are unbiased. Evaluations of schema version 6 and before have none:
+-- there it says 'held-out effect size', and those numbers are the better for the choice, their intervals too narrow.
+-- A vector of the residual stream is preferred to any of attn_out: it is what most runs keep. passed_over counts those of attn_out that
+-- do better by the same grounds. The numbers beside the grounds are that evaluation's, and NULL where they are not known. Where
+-- above_random_low is 0 or less the vector may be no better than a random direction. Random vectors are never the best.
 WITH evaluated AS (
-    SELECT e.vectors_run_id, e.trait, e.method, e.component, e.layer, e.effect_size, e.accuracy
+    SELECT
+        e.vectors_run_id,
+        e.trait,
+        e.method,
+        e.component,
+        e.layer,
+        e.cv_effect_size,
+        e.effect_size,
+        e.effect_size_low,
+        e.effect_size_high,
+        e.accuracy,
+        e.accuracy_low,
+        e.accuracy_high,
+        e.above_random,
+        e.above_random_low,
+        e.above_random_high
     FROM trait_evaluations AS e
     JOIN runs AS r USING (run_id)
     WHERE e.method <> 'random'
@@ -26,54 +46,88 @@ steered AS (
         s.component,
         s.layer,
         s.trait_score - u.trait_score AS gain,
-        s.coherence_score AS coherence
+        s.coherence_score AS coherence,
+        s.n_scored
     FROM steering_effects AS s
     JOIN unsteered AS u ON u.run_id = s.run_id AND u.trait = s.trait
     WHERE s.coefficient > 0 AND s.coherence_score >= 50 AND s.trait_score > u.trait_score AND s.method <> 'random'
+    QUALIFY row_number() OVER (
+        PARTITION BY s.vectors_run_id, s.trait, s.method, s.component, s.layer ORDER BY gain DESC, s.coefficient, s.run_id
+    ) = 1
 ),
 grounded AS (
     SELECT
-        s.vectors_run_id,
-        s.trait,
-        s.method,
-        s.component,
-        s.layer,
-        'steering' AS grounds,
+        coalesce(s.vectors_run_id, e.vectors_run_id) AS vectors_run_id,
+        coalesce(s.trait, e.trait) AS trait,
+        coalesce(s.method, e.method) AS method,
+        coalesce(s.component, e.component) AS component,
+        coalesce(s.layer, e.layer) AS layer,
+        CASE
+            WHEN s.gain IS NOT NULL THEN 'steering'
+            WHEN e.cv_effect_size IS NOT NULL THEN 'cross-validated effect size'
+            ELSE 'held-out effect size'
+        END AS grounds,
         s.gain,
         s.coherence,
+        s.n_scored,
+        e.cv_effect_size,
         e.effect_size,
-        e.accuracy
+        e.effect_size_low,
+        e.effect_size_high,
+        e.accuracy,
+        e.accuracy_low,
+        e.accuracy_high,
+        e.above_random,
+        e.above_random_low,
+        e.above_random_high
     FROM steered AS s
-    LEFT JOIN evaluated AS e
+    FULL JOIN evaluated AS e
         ON e.vectors_run_id = s.vectors_run_id
         AND e.trait = s.trait
         AND e.method = s.method
         AND e.component = s.component
         AND e.layer IS NOT DISTINCT FROM s.layer
-    UNION ALL
+),
+placed AS (
     SELECT
-        e.vectors_run_id,
-        e.trait,
-        e.method,
-        e.component,
-        e.layer,
-        'held-out effect size' AS grounds,
-        NULL AS gain,
-        NULL AS coherence,
-        e.effect_size,
-        e.accuracy
-    FROM evaluated AS e
+        *,
+        row_number() OVER (
+            PARTITION BY vectors_run_id, trait
+            ORDER BY
+                grounds = 'steering' DESC,
+                gain DESC NULLS LAST,
+                cv_effect_size DESC NULLS LAST,
+                effect_size DESC NULLS LAST,
+                accuracy DESC NULLS LAST,
+                component = 'residual' DESC,
+                layer NULLS FIRST,
+                method
+        ) AS place
+    FROM grounded
 )
-SELECT vectors_run_id, trait, method, component, layer, grounds, gain, coherence, effect_size, accuracy
-FROM grounded
+SELECT
+    vectors_run_id,
+    trait,
+    method,
+    component,
+    layer,
+    grounds,
+    place - 1 AS passed_over,
+    gain,
+    coherence,
+    n_scored,
+    cv_effect_size,
+    effect_size,
+    effect_size_low,
+    effect_size_high,
+    accuracy,
+    accuracy_low,
+    accuracy_high,
+    above_random,
+    above_random_low,
+    above_random_high
+FROM placed
 QUALIFY row_number() OVER (
     PARTITION BY vectors_run_id, trait
-    ORDER BY
-        grounds = 'steering' DESC,
-        component = 'residual' DESC,
-        gain DESC NULLS LAST,
-        effect_size DESC NULLS LAST,
-        accuracy DESC NULLS LAST,
-        layer NULLS FIRST,
-        method
+    ORDER BY grounds = 'steering' DESC, component = 'residual' DESC, place
 ) = 1

@@ -13,8 +13,9 @@ from synthetic import add_run
 from synthetic_traits import add_judge, add_responses, grid, planted
 
 from capture.traits import evaluate as job
-from capture.traits import separation
+from capture.traits import intervals, separation
 from capture.traits.activations import Means, select
+from capture.traits.best import best, doubts
 from capture.traits.evaluate import Options, evaluate
 from capture.traits.extract import Options as Extraction
 from capture.traits.extract import extract
@@ -98,41 +99,22 @@ def test_every_number_is_the_one_that_its_formula_gives(root: Path) -> None:
         assert r.above_random == pytest.approx(r.accuracy - r.random_accuracy, abs=1e-6)
 
 
-def test_the_bootstrap_resamples_questions(root: Path) -> None:
+def test_the_bootstrap_resamples_questions() -> None:
     """Vectorised, it is what drawing the responses of each resample one question at a time gives."""
     rng = np.random.default_rng(0)
     question = [np.repeat(np.arange(6), rng.integers(1, 4, 6)) for _ in range(2)]
     values = tuple(rng.standard_normal((len(q), 3)) + 100 + i for i, q in enumerate(question))
-    right = tuple(rng.random((len(q), 3)) < 0.6 for q in question)
-    weights = job.resamples(6, 50, 0)
+    weights = intervals.resamples(6, 50, 0)
     assert weights.shape == (50, 6) and (weights.sum(1) == 6).all() and len(np.unique(weights, axis=0)) > 40
     places = [job._places(q, list(range(6))) for q in question]
-    accuracy = job.resampled_accuracy(weights, right, places)
     d = job.resampled_cohens_d(weights, values, places)
     for i, w in enumerate(weights.astype(int)):
         drawn = [np.concatenate([np.flatnonzero(q == k) for k in range(6) for _ in range(w[k])]) for q in question]
-        np.testing.assert_allclose(
-            accuracy[i], np.concatenate([r[at] for r, at in zip(right, drawn, strict=True)]).mean(0)
-        )
         np.testing.assert_allclose(
             d[i], separation.cohens_d(*(x[at] for x, at in zip(values, drawn, strict=True))), rtol=1e-6
         )
     flat = job.resampled_cohens_d(weights, tuple(np.full_like(x, 1 / 3) for x in values), places)
     assert (flat == 0).all(), "no spread and no difference"
-
-
-def test_intervals_cover_what_they_are_of() -> None:
-    """Accuracy of 0.75 by question, 20 questions: about 95 of 100 intervals hold it (a percentile bootstrap of so few, some fewer)."""
-    covered = 0
-    weights = job.resamples(20, 1000, 0)
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        p = np.clip(rng.normal(0.75, 0.1, 20), 0, 1)
-        right = rng.random((20 * 3, 1)) < np.repeat(p, 3)[:, None]
-        places = job._places(np.repeat(np.arange(20), 3), list(range(20)))
-        b = job.resampled_accuracy(weights, (right, right), [places, places])
-        covered += np.quantile(b, 0.025) <= 0.75 <= np.quantile(b, 0.975)
-    assert 85 <= covered <= 100
 
 
 def test_random_directions_are_at_chance_where_there_is_nothing(tmp_path: Path) -> None:
@@ -228,8 +210,11 @@ def test_a_picture_and_the_best_layers(root: Path, tmp_path: Path) -> None:
     store = TraceStore(layout.run_dir(root, "v-evaluated"))
     job.plot(store, str(tmp_path / "p.svg"))
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
-    best = store.query(job.BEST).fetchall()
-    assert len(best) == 10 and {(r[1], r[3]) for r in best if r[2] != "random"} == {("residual", 1), ("attn_out", 1)}
+    found = store.query(job.BEST).fetchall()
+    assert len(found) == 10 and {(r[1], r[3]) for r in found if r[2] != "random"} == {("residual", 1), ("attn_out", 1)}
+    assert all(
+        r.cv_effect_size > 1 for (method, _, layer), r in rows(root).items() if layer == 1 and method != "random"
+    )
 
 
 # -- SQL ---------------------------------------------------------------------------------------------------------------
@@ -282,21 +267,23 @@ def steered(
 
 
 def test_the_best_vector_by_evaluation_and_by_steering(tmp_path: Path) -> None:
+    """Of an evaluation that has a cross-validation, by that; of one that has none, by the held-out questions, and it says so."""
     rows = [evaluated("probe", 3, 2.0), evaluated("mean_diff", 5, 2.5), evaluated("random", 1, 9.0), evaluated("ica", None, 1.0),
-            evaluated("probe", 4, 1.0, "terse")]  # fmt: skip
+            evaluated("probe", 4, 9.0, "terse", cv_effect_size=0.5), evaluated("ica", 2, 0.4, "terse", cv_effect_size=0.75),
+            evaluated("random", 2, 0.4, "terse", cv_effect_size=9.0)]  # fmt: skip
     add_run(tmp_path, "old", "trait-evaluation", {"trait_evaluations": [evaluated("ica", 7, 8.0)]}, minute=1)
     add_run(tmp_path, "new", "trait-evaluation", {"trait_evaluations": rows}, minute=2)
-    query = "SELECT * FROM trait_best ORDER BY vectors_run_id, trait"
-    names = ["vectors_run_id", "trait", "method", "component", "layer", "grounds", "gain", "coherence", "effect_size",
-             "accuracy"]  # fmt: skip
-    grounds = "held-out effect size"
+    query = (
+        "SELECT vectors_run_id, trait, method, component, layer, grounds, passed_over, gain, coherence, n_scored, cv_effect_size, "
+        "effect_size, accuracy FROM trait_best ORDER BY vectors_run_id, trait"
+    )
+    held_out, crossed = "held-out effect size", "cross-validated effect size"
     accuracy = pytest.approx(0.9)
+    terse = ("v", "terse", "ica", "residual", 2, crossed, 0, None, None, None, 0.75, pytest.approx(0.4), accuracy)
     with Warehouse(tmp_path) as wh:
-        answer = wh.sql(query)
-        assert answer.columns == names
-        assert answer.fetchall() == [
-            ("v", "loud", "mean_diff", "residual", 5, grounds, None, None, 2.5, accuracy),
-            ("v", "terse", "probe", "residual", 4, grounds, None, None, 1.0, accuracy),
+        assert wh.sql(query).fetchall() == [
+            ("v", "loud", "mean_diff", "residual", 5, held_out, 0, None, None, None, None, 2.5, accuracy),
+            terse,
         ]
     parts = [
         steered(3, 0, [10, 20], 90, 0), steered(3, 2, [40, 50], 80, 1), steered(3, 4, [90, 100], 49, 2),
@@ -304,19 +291,52 @@ def test_the_best_vector_by_evaluation_and_by_steering(tmp_path: Path) -> None:
     ]  # fmt: skip
     add_run(tmp_path, "s", "trait-steering", {"responses": [r for p in parts for r in p[0]]}, parents=["v"], minute=3)
     with Warehouse(tmp_path) as wh:
-        assert wh.sql(query).fetchall()[0][5] == grounds, "steered, and not judged"
+        assert wh.sql(query).fetchall()[0][5] == held_out, "steered, and not judged"
     add_run(tmp_path, "j", "judge", {"judgements": [j for p in parts for j in p[1]]}, parents=["s"], minute=4)
     with Warehouse(tmp_path) as wh:
         # Coefficient 0 is the mean of both layers', 20; at 4 the text is no longer coherent; at -2 it is the other way.
         assert wh.sql(query).fetchall() == [
-            ("v", "loud", "probe", "residual", 3, "steering", 25.0, 80.0, 2.0, accuracy),
-            ("v", "terse", "probe", "residual", 4, grounds, None, None, 1.0, accuracy),
+            ("v", "loud", "probe", "residual", 3, "steering", 0, 25.0, 80.0, 2, None, 2.0, accuracy),
+            terse,
         ]
         effects = wh.sql("SELECT layer, coefficient, n, n_scored, trait_score, coherence_score, response_tokens "
                          "FROM steering_effects ORDER BY ALL").fetchall()  # fmt: skip
         assert (9, 2.0, 2, 1, 20.0, 90.0, 10.5) in effects and len(effects) == 6
         asked = ask(wh.connection, find_question("steering_by_coefficient"), {}).fetchall()
         assert asked[0] == ("loud", "probe", "residual", 3, -2.0, 2, 2, 99.0, 90.0, 10.5, 0.5, "-2") and len(asked) == 6
+
+
+def test_why_a_vector_is_the_best_and_whether_it_is_any_better_than_a_random_one_is_said(tmp_path: Path) -> None:
+    """A vector of attn_out that does better is passed over, and that is told; so is a difference to random directions that may be
+    none."""
+    weak = {"n_pos": 10, "n_neg": 10, "above_random": 0.05, "above_random_low": -0.125, "above_random_high": 0.25}
+    sound = {"n_pos": 10, "n_neg": 10, "above_random": 0.4, "above_random_low": 0.25, "above_random_high": 0.5}
+    rows = [
+        evaluated("probe", 3, 1.0, cv_effect_size=1.0, **weak),
+        evaluated("ica", 3, 1.0, cv_effect_size=0.5, **sound),
+        evaluated("probe", 1, 5.0, cv_effect_size=5.0, **sound) | {"component": "attn_out"},
+        evaluated("ica", 1, 4.0, cv_effect_size=4.0, **sound) | {"component": "attn_out"},
+        evaluated("ica", 2, 4.0, "terse", cv_effect_size=4.0, **sound) | {"component": "attn_out"},
+        evaluated("probe", 0, 4.0, "calm", cv_effect_size=4.0, **sound),
+    ]
+    add_run(tmp_path, "e", "trait-evaluation", {"trait_evaluations": rows})
+    with Warehouse(tmp_path) as wh:
+        assert best(wh, "v", "loud") == (
+            "probe", "residual", 3, "the residual stream's best by cross-validated effect size; 2 of attn_out do better, and are "
+            "passed over, as most runs keep the residual stream alone",
+        )  # fmt: skip
+        assert best(wh, "v", "terse") == (
+            "ica", "attn_out", 2, "attn_out's best by cross-validated effect size, where the residual stream has none",
+        )  # fmt: skip
+        assert best(wh, "v", "calm") == (
+            "probe", "residual", 0, "the residual stream's best by cross-validated effect size",
+        )  # fmt: skip
+        assert best(wh, "v", "meek") is None
+        assert list(doubts(wh, "v", "loud", "probe", "residual", [3, 4, None])) == [
+            "warning: loud: probe, residual, layer 3, is not known to separate better than a random direction: of 20 held-out responses "
+            "90% are on the right side, +5% to random ones (above_random, 95 % interval -12% to +25%, includes 0)"
+        ]
+        assert not list(doubts(wh, "v", "loud", "ica", "residual", [3]))
 
 
 def test_separation_as_a_table_of_layers_by_methods(root: Path) -> None:

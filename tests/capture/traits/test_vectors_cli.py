@@ -40,6 +40,13 @@ def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -
     rows = json.loads(shown.out)
     assert [(r["trait"], r["layer"]) for r in rows] == [("loud", 2)] * 3 + [("terse", 2)] * 3
     assert {r["method"] for r in rows} == {"mean_diff", "gradient", "random"} and rows[0]["accuracy"] > 0.8
+    assert (
+        "loud: mean_diff, residual, layer 2 is the residual stream's best by cross-validated effect size" in shown.err
+        or (
+            "loud: gradient, residual, layer 2 is the residual stream's best by cross-validated effect size"
+            in shown.err
+        )
+    )
     assert picture.read_text().startswith("<?xml")
     wrong = traces("trait", "evaluate", "--trait", "loud", "--plot", root / "p.xyz", "-w", root)
     assert wrong.code == 2 and "p.xyz: Format 'xyz' is not supported" in wrong.err and "Traceback" not in wrong.err
@@ -47,8 +54,8 @@ def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -
     assert again.out == shown.out and "is there already" in again.err
     with Warehouse(root) as wh:
         assert wh.sql("SELECT trait, layer, grounds FROM trait_best ORDER BY trait").fetchall() == [
-            ("loud", 2, "held-out effect size"),
-            ("terse", 2, "held-out effect size"),
+            ("loud", 2, "cross-validated effect size"),
+            ("terse", 2, "cross-validated effect size"),
         ]
 
 

@@ -1,0 +1,61 @@
+"""The best vector of a trait, why it is that, and whether it is any better than a random direction: what whoever picks one is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from warehouse.catalog import Warehouse
+
+
+class Best(NamedTuple):
+    """A row of the view `trait_best`."""
+
+    method: str
+    component: str
+    layer: int | None
+    why: str
+
+
+def best(wh: Warehouse, vectors_run: str, trait: str) -> Best | None:
+    """The best vector of a trait in a run; None where nothing was evaluated or steered."""
+    row = wh.connection.execute(
+        "SELECT method, component, layer, grounds, passed_over FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
+        [vectors_run, trait],
+    ).fetchone()
+    if row is None:
+        return None
+    method, component, layer, grounds, passed_over = row
+    if component == "residual":
+        why = f"the residual stream's best by {grounds}"
+        if passed_over:
+            better = (
+                "one of attn_out does better, and is"
+                if passed_over == 1
+                else f"{passed_over} of attn_out do better, and are"
+            )
+            why += f"; {better} passed over, as most runs keep the residual stream alone"
+    else:
+        why = f"{component}'s best by {grounds}, where the residual stream has none"
+    return Best(method, component, layer, why)
+
+
+def doubts(
+    wh: Warehouse, vectors_run: str, trait: str, method: str, component: str, layers: Sequence[int | None]
+) -> Iterator[str]:
+    """A line for each layer whose vector is not known to separate the polarities better than random directions, by the newest
+    evaluation of it."""
+    for layer in layers:
+        row = wh.connection.execute(
+            "SELECT e.above_random, e.above_random_low, e.above_random_high, e.accuracy, e.n_pos + e.n_neg "
+            "FROM trait_evaluations AS e JOIN runs AS r USING (run_id) WHERE e.vectors_run_id = ? AND e.trait = ? AND e.method = ? "
+            "AND e.component = ? AND e.layer IS NOT DISTINCT FROM ? ORDER BY r.created_at DESC, r.run_id DESC LIMIT 1",
+            [vectors_run, trait, method, component, layer],
+        ).fetchone()
+        if row is not None and row[1] is not None and row[1] <= 0:
+            above, low, high, accuracy, n = row
+            yield (
+                f"warning: {trait}: {method}, {component}, layer {'embed' if layer is None else layer}, is not known to separate better than "
+                f"a random direction: of {n} held-out responses {accuracy:.0%} are on the right side, {above:+.0%} to random ones "
+                f"(above_random, 95 % interval {low:+.0%} to {high:+.0%}, {'includes' if high >= 0 else 'lies below'} 0)"
+            )
