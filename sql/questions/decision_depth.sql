@@ -5,6 +5,7 @@
 -- A token is decided at the first layer from which on every layer of the lens predicts what the last one predicts; a lens of
 -- all layers is exact, another sees the layers that it has. decided counts those at this layer, decided_by those up to it, as a
 -- part of all; layer NULL is the embedding. lens_ranks tells it token by token.
+-- Tokens of one text resemble each other: these parts are of the texts in the run, and of others only as far as those are like them.
 WITH lens AS (
     SELECT l.run_id
     FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l

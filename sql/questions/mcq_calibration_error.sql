@@ -1,5 +1,8 @@
 -- One number for calibration on questions: expected calibration error over ten bins (Guo et al. 2017), for every run.
 -- needs: mcq_predictions
+--
+-- With few questions to a bin it is above 0 for a calibrated model too, for it adds gaps up whatever their sign: compare runs over
+-- the same questions, and see mcq_calibration for each bin's interval.
 WITH bins AS (
     SELECT
         run_id,

@@ -1,11 +1,11 @@
--- Does it matter how a choice is scored? Accuracy by each score, with a 95 % bootstrap interval and what guessing gives.
+-- Does it matter how a choice is scored? Accuracy by each score, with a 95 % Wilson interval and what guessing gives.
 -- run: the multiple-choice run asked about
 -- needs: choices
 --
 -- letter: the logit of the choice's letter; text: the log-probability of its text; byte: the same by byte; head: the logit of
 -- an encoder's multiple-choice head. The choice with the highest is the answer, the first among equals; decides says whether
--- that is the answer in mcq_predictions. n counts the questions with a key. The interval is a percentile bootstrap over
--- questions, 1,000 resamples with hash() as the seed, as in mcq_accuracy.
+-- that is the answer in mcq_predictions. n counts the questions with a key. low and high are as in mcq_accuracy. The
+-- scores are of the same questions: intervals that overlap don't say that two scores are alike.
 WITH answers AS (
     SELECT
         c.example_id,
@@ -23,33 +23,24 @@ WITH answers AS (
     GROUP BY c.example_id, s.score
 ),
 counted AS (
-    SELECT score, count(*) AS n, count(*) FILTER (is_correct) AS n_correct, favg(1 / n_choices) AS chance
-    FROM answers
-    GROUP BY score
-),
-resampled AS (
     SELECT
         score,
-        n,
-        n_correct,
-        chance,
-        list_sum(
-            list_transform(
-                range(n),
-                lambda draw: CAST(hash(resample, draw) % CAST(n AS UBIGINT) < CAST(n_correct AS UBIGINT) AS BIGINT)
-            )
-        ) / n AS accuracy
-    FROM counted
-    CROSS JOIN range(1000) AS resamples (resample)
+        count(*) AS n,
+        count(*) FILTER (is_correct) AS n_correct,
+        favg(1 / n_choices) AS chance,
+        3.841458820694124e0 AS z2,
+        n_correct + z2 / 2 AS middle,
+        sqrt(z2 * (n_correct * (n - n_correct) / n + z2 / 4)) AS half
+    FROM answers
+    GROUP BY score
 )
 SELECT
     score,
     score = (SELECT any_value(score) FROM mcq_predictions WHERE run_id = getvariable('run')) AS decides,
-    any_value(n) AS n,
-    round(any_value(n_correct) / any_value(n), 4) AS accuracy,
-    round(quantile_cont(resampled.accuracy, 0.025), 4) AS low,
-    round(quantile_cont(resampled.accuracy, 0.975), 4) AS high,
-    round(any_value(chance), 4) AS chance
-FROM resampled
-GROUP BY score
+    n,
+    round(n_correct / n, 4) AS accuracy,
+    round((middle - half) / (n + z2), 4) AS low,
+    round((middle + half) / (n + z2), 4) AS high,
+    round(chance, 4) AS chance
+FROM counted
 ORDER BY accuracy DESC, score;

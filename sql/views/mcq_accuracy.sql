@@ -1,9 +1,8 @@
 -- mcq_accuracy: a row is a multiple-choice run, with the part of its questions that it got right.
 --
 -- n is the number of its n_questions that have a key, and all else is over those: a run over questions without one has n = 0
--- and NULL. low and high bound a 95 % percentile bootstrap interval over questions (Efron and Tibshirani 1993, ch. 13) from
--- 1,000 resamples. A resample draws n questions with replacement: hash(resample, draw) % n, and since only right and wrong
--- count, the questions below n_correct are the right ones. The hash is the seed: the same interval every time.
+-- and NULL. low and high bound a 95 % Wilson interval over questions (Wilson 1927; Brown, Cai and DasGupta 2001), which has a
+-- width also where all or none are right; z2 is the square of the normal distribution's 97.5 % quantile.
 -- chance is what guessing would get right, the mean of 1 / number of choices; mean_confidence the mean of pred_prob, which is
 -- the accuracy of a calibrated model.
 WITH keyed AS (
@@ -12,9 +11,13 @@ WITH keyed AS (
         q.score,
         count(*) AS n_questions,
         count(q.is_correct) AS n,
+        nullif(n, 0) AS known,
         count(*) FILTER (q.is_correct) AS n_correct,
         favg(1 / c.n_choices) FILTER (q.is_correct IS NOT NULL) AS chance,
-        avg(q.pred_prob) FILTER (q.is_correct IS NOT NULL) AS mean_confidence
+        avg(q.pred_prob) FILTER (q.is_correct IS NOT NULL) AS mean_confidence,
+        3.841458820694124e0 AS z2,
+        n_correct + z2 / 2 AS middle,
+        sqrt(z2 * (n_correct * (known - n_correct) / known + z2 / 4)) AS half
     FROM mcq_predictions AS q
     LEFT JOIN (
         SELECT run_id, example_id, count(*) AS n_choices
@@ -22,40 +25,21 @@ WITH keyed AS (
         GROUP BY run_id, example_id
     ) AS c USING (run_id, example_id)
     GROUP BY q.run_id, q.score
-),
-resampled AS (
-    SELECT
-        run_id,
-        score,
-        n_questions,
-        n,
-        n_correct,
-        chance,
-        mean_confidence,
-        list_sum(
-            list_transform(
-                range(n),
-                lambda draw: CAST(hash(resample, draw) % CAST(n AS UBIGINT) < CAST(n_correct AS UBIGINT) AS BIGINT)
-            )
-        ) / n AS accuracy
-    FROM keyed
-    CROSS JOIN range(1000) AS resamples (resample)
 )
 SELECT
-    s.run_id,
-    any_value(r.kind) AS kind,
-    any_value(r.model) AS model,
-    any_value(r.dataset) AS dataset,
-    any_value(r.split) AS split,
-    any_value(s.score) AS score,
-    any_value(s.n_questions) AS n_questions,
-    any_value(s.n) AS n,
-    any_value(CASE WHEN s.n > 0 THEN s.n_correct / s.n END) AS accuracy,
-    quantile_cont(s.accuracy, 0.025) AS low,
-    quantile_cont(s.accuracy, 0.975) AS high,
-    any_value(round(s.chance, 9)) AS chance,
-    any_value(s.mean_confidence) AS mean_confidence,
-    any_value(r.untrained) AS untrained
-FROM resampled AS s
+    k.run_id,
+    r.kind,
+    r.model,
+    r.dataset,
+    r.split,
+    k.score,
+    k.n_questions,
+    k.n,
+    k.n_correct / k.known AS accuracy,
+    round((k.middle - k.half) / (k.known + k.z2), 9) AS low,
+    round((k.middle + k.half) / (k.known + k.z2), 9) AS high,
+    round(k.chance, 9) AS chance,
+    k.mean_confidence,
+    r.untrained
+FROM keyed AS k
 JOIN runs AS r USING (run_id)
-GROUP BY s.run_id

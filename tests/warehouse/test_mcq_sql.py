@@ -1,7 +1,8 @@
 """Multiple choice in SQL: every figure of the views and questions against numpy, scipy and scikit-learn over the same rows.
 
-A bootstrap's interval depends on its draws. With 1,000 resamples the standard error of its ends is 0.085 standard errors of the
-statistic (the 2.5 % quantile of a normal: sqrt(0.025 * 0.975 / 1000) / 0.0584), so that two bootstraps agree within 0.4 of one.
+Intervals of a part of the questions are Wilson's, to the last digit. A bootstrap's depends on its draws: with 10,000 resamples the
+standard error of its ends is 0.027 standard errors of the statistic (the 2.5 % quantile of a normal: sqrt(0.025 * 0.975 / 10000) /
+0.0584), with the 2,000 that scipy is given here 0.06.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from warehouse.questions import ask, find_question
 
 Rows = dict[str, list[dict[str, Any]]]
 LETTERS = "ABCDE"
-NEAR = 0.4
+NEAR = 0.25
+"""Standard errors within which two bootstraps' ends agree: almost four of their own."""
 
 
 def questions(seed: int, score: str, n: int = 300, skill: float = 1.0, keys: bool = True) -> Rows:
@@ -102,6 +104,11 @@ def keyed(run: str) -> pd.DataFrame:
     return found[found.is_correct.notna()].assign(is_correct=lambda d: d.is_correct.astype(bool))
 
 
+def wilson(right: int, n: int) -> tuple[float, float]:
+    known = stats.binomtest(int(right), n).proportion_ci(method="wilson")
+    return known.low, known.high
+
+
 def answer(root: Path, question: str, **settings: str) -> pd.DataFrame:
     """Asked twice: the same answer both times, random resamples or not."""
     found = []
@@ -130,15 +137,11 @@ def test_accuracy_and_its_interval(root: Path) -> None:
         assert row.accuracy == right.mean()
         assert row.chance == pytest.approx((1 / n_choices[keyed(run).example_id]).mean())
         assert row.mean_confidence == pytest.approx(keyed(run).pred_prob.mean())
-        if run == "perfect":
-            assert (row.low, row.high) == (1, 1)
-            continue
-        interval = stats.bootstrap(
-            (right,), np.mean, n_resamples=20_000, method="percentile", rng=0
-        ).confidence_interval
-        near = NEAR * right.std() / np.sqrt(len(right))
-        assert row.low == pytest.approx(interval.low, abs=near) and row.high == pytest.approx(interval.high, abs=near)
-        assert row.low < row.accuracy < row.high
+        known = wilson(right.sum(), len(right))
+        assert (row.low, row.high) == pytest.approx(known, abs=1e-9)
+        assert row.low < row.accuracy <= row.high
+    assert found.low["perfect"] == pytest.approx(0.904, abs=1e-3), "36 of 36 is no certainty"
+    assert found.high["perfect"] == 1
     assert list(found.untrained["unkeyed"]) == ["classifier.weight"] and list(found.untrained["decoder"]) == []
     assert (found.n["unkeyed"], found.n_questions["unkeyed"]) == (0, 300)
     assert found.loc["unkeyed", ["accuracy", "low", "high", "chance", "mean_confidence"]].isna().all()
@@ -183,6 +186,17 @@ def test_agreement_of_two_runs(root: Path) -> None:
     shares = [d.pred_idx.value_counts(normalize=True) for d in (decoder, encoder)]
     assert row["by_chance"] == pytest.approx((shares[0] * shares[1]).sum(), abs=5.1e-5)
     assert row["kappa"] == pytest.approx(cohen_kappa_score(decoder.pred_idx, encoder.pred_idx), abs=5.1e-5)
+    low, high = wilson(agree.sum(), 300)
+    assert (row["agreement_low"], row["agreement_high"]) == pytest.approx((low, high), abs=5.1e-5)
+    drawn = stats.bootstrap(
+        (decoder.pred_idx.to_numpy(), encoder.pred_idx.to_numpy()), cohen_kappa_score,
+        paired=True, vectorized=False, n_resamples=500, method="percentile", rng=0,
+    )  # fmt: skip
+    for end in ("low", "high"):
+        known = getattr(drawn.confidence_interval, end)
+        assert row[f"kappa_{end}"] == pytest.approx(known, abs=0.5 * drawn.standard_error), (
+            "letters are chosen evenly here"
+        )
 
 
 def test_agreement_where_there_is_nothing_to_compare(root: Path, tmp_path: Path) -> None:
@@ -196,9 +210,9 @@ def test_agreement_where_there_is_nothing_to_compare(root: Path, tmp_path: Path)
         add_run(tmp_path, other, kind, {"mcq_predictions": [one], "examples": [{"example_id": example}]})
     with Warehouse(tmp_path) as wh:
         rows = {r: ask(wh.connection, find_question("agreement"), {"other_run": r}).fetchone() for r in "bcd"}
-    assert rows["b"] == (0, 0, 0, 0, 0, 0, None, None, None)
-    assert rows["c"] == (1, 1, 0, 0, 0, 1, 1, 1, None), "kappa of two constants is 0 / 0"
-    assert rows["d"] == (1, 0, 1, 0, 0, 0, 0, 0, 0)
+    assert rows["b"] == (0, 0, 0, 0, 0, 0, None, None, None, None, None, None, None)
+    assert rows["c"] == (1, 1, 0, 0, 0, 1, 1, 0.2065, 1, 1, None, None, None), "kappa of two constants is 0 / 0"
+    assert rows["d"] == (1, 0, 1, 0, 0, 0, 0, 0, 0.7935, 0, 0, 0, 0.7935)
 
 
 def cohens_d(x: np.ndarray, y: np.ndarray) -> float:
@@ -206,8 +220,16 @@ def cohens_d(x: np.ndarray, y: np.ndarray) -> float:
     return float((x.mean() - y.mean()) / np.sqrt(pooled))
 
 
-def cliffs_delta(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.sign(x[:, None] - y[None, :]).mean())
+def cliffs_delta(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Cliff's delta and its 95 % interval, as they are written: the unbiased variance of Cliff (1993), Feng and Cliff's ends (2004)."""
+    pairs = np.sign(x[:, None] - y[None, :])
+    n, m = pairs.shape
+    delta, z = pairs.mean(), stats.norm.ppf(0.975)
+    between = m**2 * ((pairs.mean(1) - delta) ** 2).sum() + n**2 * ((pairs.mean(0) - delta) ** 2).sum()
+    s2 = (between - ((pairs - delta) ** 2).sum()) / (n * m * (n - 1) * (m - 1))
+    half = z * np.sqrt(s2) * np.sqrt((1 - delta**2) ** 2 + z**2 * s2)
+    low, high = ((delta - delta**3 + side * half) / (1 - delta**2 + z**2 * s2) for side in (-1, 1))
+    return float(delta), float(low), float(high)
 
 
 def mean_difference(x: np.ndarray, y: np.ndarray) -> float:
@@ -228,15 +250,16 @@ def test_right_against_wrong(root: Path, run: str) -> None:
         for column, low, high, statistic in (
             ("difference", "difference_low", "difference_high", mean_difference),
             ("cohens_d", "d_low", "d_high", cohens_d),
-            ("cliffs_delta", "delta_low", "delta_high", cliffs_delta),
         ):
             assert row[column] == pytest.approx(statistic(right, wrong), abs=5.1e-5), (measure, column)
             known = stats.bootstrap(
                 (right, wrong), statistic, vectorized=False, n_resamples=2000, method="percentile", rng=0
             )
-            near = 1.2 * NEAR * known.standard_error  # scipy's ends have an error of their own: 2,000 resamples
+            near = NEAR * known.standard_error
             assert row[low] == pytest.approx(known.confidence_interval.low, abs=near), (measure, column)
             assert row[high] == pytest.approx(known.confidence_interval.high, abs=near), (measure, column)
+        delta, low, high = cliffs_delta(right, wrong)
+        assert (row.cliffs_delta, row.delta_low, row.delta_high) == pytest.approx((delta, low, high), abs=5.1e-5)
 
 
 def test_right_against_wrong_without_a_wrong_one_or_without_spread(root: Path, tmp_path: Path) -> None:
@@ -248,7 +271,17 @@ def test_right_against_wrong_without_a_wrong_one_or_without_spread(root: Path, t
     add_run(tmp_path, "r", "mcq-prompt", {"mcq_predictions": same})
     row = answer(tmp_path, "correct_against_wrong").set_index("measure").loc["margin"]
     assert pd.isna(row.cohens_d) and pd.isna(row.d_low), "no spread within right and wrong: d is not defined"
-    assert (row.difference, row.difference_low, row.cliffs_delta, row.delta_high) == (-0.6, -0.6, -1, -1)
+    assert (row.difference, row.difference_low, row.cliffs_delta, row.delta_low) == (-0.6, -0.6, -1, -1)
+    assert row.delta_high == pytest.approx((3.8415 - 3) / (3.8415 + 3), abs=1e-4), "three against four is no certainty"
+
+
+def test_one_wrong_answer_has_no_interval(tmp_path: Path) -> None:
+    """Drawn again and again, it would always be itself."""
+    rows = [{"example_id": str(i), "is_correct": i > 0, "margin": float(i)} for i in range(6)]
+    add_run(tmp_path, "r", "mcq-prompt", {"mcq_predictions": rows})
+    row = answer(tmp_path, "correct_against_wrong").set_index("measure").loc["margin"]
+    assert (row.n_right, row.n_wrong, row.difference, row.cliffs_delta) == (5, 1, 3, 1)
+    assert row[["difference_low", "difference_high", "d_low", "d_high", "delta_low", "delta_high"]].isna().all()
 
 
 def test_calibration(root: Path) -> None:
@@ -264,6 +297,7 @@ def test_calibration(root: Path) -> None:
         assert row.accuracy == pytest.approx(inside.is_correct.mean(), abs=5.1e-4)
         gaps.append(abs(inside.is_correct.mean() - inside.pred_prob.mean()))
         assert abs(row.gap) == pytest.approx(gaps[-1], abs=5.1e-4)
+        assert (row.low, row.high) == pytest.approx(wilson(inside.is_correct.sum(), len(inside)), abs=5.1e-4)
     every = answer(root, "mcq_calibration_error").set_index("run_id")
     assert set(every.index) == {"decoder", "encoder", "perfect"}
     expected = np.average(gaps, weights=found.questions)
@@ -278,6 +312,8 @@ def test_accuracy_by_concept(root: Path) -> None:
     for concept, same in data.groupby([f"c{int(e, 16) % 7}" for e in data.example_id]):
         assert found.questions[concept] == len(same)
         assert found.accuracy[concept] == pytest.approx(same.is_correct.mean(), abs=5.1e-4)
+        known = wilson(same.is_correct.sum(), len(same))
+        assert (found.low[concept], found.high[concept]) == pytest.approx(known, abs=5.1e-4)
         assert found.mean_confidence[concept] == pytest.approx(same.pred_prob.mean(), abs=5.1e-4)
     assert len(found) == 7 and found.questions.is_monotonic_decreasing
 
@@ -293,10 +329,7 @@ def test_accuracy_by_each_score(root: Path) -> None:
         row = found.loc[score]
         assert row.n == len(right) == 270
         assert row.accuracy == pytest.approx(right.mean(), abs=5.1e-5)
-        known = stats.bootstrap((right,), np.mean, n_resamples=20_000, method="percentile", rng=0)
-        near = NEAR * known.standard_error
-        assert row.low == pytest.approx(known.confidence_interval.low, abs=near)
-        assert row.high == pytest.approx(known.confidence_interval.high, abs=near)
+        assert (row.low, row.high) == pytest.approx(wilson(right.sum(), 270), abs=5.1e-5)
         assert row.decides == (score == "letter")
     accuracy = view(root, "SELECT * FROM mcq_accuracy WHERE run_id = 'decoder'").iloc[0]
     for name in ("accuracy", "low", "high", "chance"):
