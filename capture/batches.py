@@ -16,43 +16,16 @@ import numpy as np
 import xxhash
 
 from capture.data.example import Example
+from capture.encoding import AS_GIVEN, Bos, Frame, Part, altering, cut, frame, windows
 from capture.words import word_indices
 from warehouse.errors import UsageError
+from warehouse.manifest import BATCHES
+
+PADDED, ONE_LENGTH, ONE_TEXT = BATCHES
 
 _WINDOW_EXAMPLES = 1024
 _WINDOW_TOKENS = 1 << 18
 _TOKENIZED_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one stack of the model reads of a sequence. All arrays are (T,)."""
-
-    ids: np.ndarray
-    char_start: np.ndarray
-    char_end: np.ndarray
-    """Characters in the text; -1 where a token has no place in it."""
-    word_idx: np.ndarray
-    """-1 where a token belongs to no word."""
-    is_special: np.ndarray
-    types: np.ndarray | None = None
-    """Which text of a pair each token is of, where the model is told (`token_type_ids`)."""
-    is_response: np.ndarray | None = None
-    """Which tokens the model generated, where it did."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def cut(self, start: int, end: int) -> Part:
-        return Part(
-            self.ids[start:end],
-            self.char_start[start:end],
-            self.char_end[start:end],
-            self.word_idx[start:end],
-            self.is_special[start:end],
-            None if self.types is None else self.types[start:end],
-            None if self.is_response is None else self.is_response[start:end],
-        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +42,11 @@ class Sequence:
     @property
     def tokens(self) -> int:
         return sum(map(len, self.parts.values()))
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """By side."""
+        return {side: len(part) for side, part in self.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -96,6 +74,11 @@ class Batch:
     def tokens(self) -> int:
         return sum(s.tokens for s in self.sequences)
 
+    @property
+    def name(self) -> str:
+        """The sequence that leads it; the same whichever process runs it."""
+        return f"{self.sequences[0].example.example_id}.{self.sequences[0].seq}"
+
     def padded(self, pad_id: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By side: right-padded ids and mask, (B, T) int64 each."""
         return {side: _padded([s.parts[side].ids for s in self.sequences], pad_id) for side in self.sequences[0].parts}
@@ -116,6 +99,10 @@ class Sequencing:
     """No part of a sequence has more tokens."""
     together: bool = False
     """An example's sequences go through the model in one batch."""
+    begins: int | None = None
+    """The special token that every sequence of a decoder begins with, where one is added to the text."""
+    templated: bool = False
+    """A chat template says what a sequence begins with."""
 
 
 @dataclass(frozen=True)
@@ -127,53 +114,77 @@ class Tokenizing:
     """The stack that reads the text."""
     max_len: int | None
     chunk: bool = False
+    """Go on with the rest of a long text in the next sequence."""
     target_column: str | None = None
     """The field of an example's metadata that an encoder-decoder's decoder is given."""
     start_id: int | None = None
     """What the decoder begins with."""
     target_len: int | None = None
     """The most tokens of what the decoder is given, its first among them."""
+    stride: int | None = None
+    """With `chunk`: how many tokens of the text after the last sequence the next one begins; None: where that one ends."""
+    bos: Bos = AS_GIVEN
 
     def sequencing(self) -> Sequencing:
+        """Raises UsageError where a sequence has no room for text, and where some of it would be in none."""
+        framed = frame(self.tokenizer, self.bos, self.max_len)
+        if self.stride is not None and framed.room is not None and self.stride > framed.room:
+            raise UsageError(
+                f"--stride {self.stride} is more than the {framed.room} tokens of text that a sequence holds: use 1 to {framed.room}."
+            )
         if self.target_column is None:
-            return Sequencing(partial(tokenize, how=self), (self.side,), self.max_len)
+            begins = framed.begins if self.side == "dec" else None
+            return Sequencing(partial(tokenize, how=self), (self.side,), self.max_len, begins=begins)
+        self.target_frame()
         both = self.max_len is not None and self.target_len is not None
         longest = max(self.max_len or 0, self.target_len or 0) if both else None
         return Sequencing(partial(tokenize, how=self), ("dec", "enc"), longest)
+
+    def target_frame(self) -> Frame:
+        """Of what comes after the start token. Raises UsageError as `frame` does."""
+        return frame(self.tokenizer, max_len=None if self.target_len is None else self.target_len - 1, target=True)
 
 
 def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized]:
     """Texts longer than `max_len` tokens are cut, or with `chunk` go on as the next sequence of the same example.
 
-    Raises UsageError where an example has no target and one is wanted, or has words and the tokenizer tells no offsets.
+    Raises UsageError where an example has no target and one is wanted, or has words and the tokenizer tells no offsets; and where
+    a sequence has no room for text.
     """
-    alters = altering(how.tokenizer)
+    alters, column = altering(how.tokenizer), how.target_column
+    framed = frame(how.tokenizer, how.bos, how.max_len)
     for group in grouped(examples):
-        parts = [
-            _with_words(p, e, how.tokenizer)
-            for p, (_, e) in zip(encode(how.tokenizer, [e.text for _, e in group]), group, strict=True)
-        ]
-        targets: list[Part] | list[None] = [None] * len(group)
-        if how.target_column is not None:
-            texts = [_target(e, how.target_column) for _, e in group]
-            targets = [
-                replace(p, word_idx=np.full(len(p), -1)) if e.row.words else p
-                for p, (_, e) in zip(
-                    (_started(p, how.start_id) for p in encode(how.tokenizer, texts, target=True)), group, strict=True
-                )
-            ]
-        for (idx, example), part, target in zip(group, parts, targets, strict=True):
-            limit = how.max_len or max(len(part), 1)
-            target_limit = how.target_len or len(target or ())
-            cuts = range(0, len(part), limit) if how.chunk else range(0, min(len(part), 1), limit)
+        texts = [e.text for _, e in group]
+        if how.chunk:
+            found = [(parts, False) for parts in windows(how.tokenizer, texts, framed, how.stride)]
+        else:
+            found = [([part], truncated) for part, truncated in cut(how.tokenizer, texts, framed)]
+        targets = [(e, _target(e, column)) for _, e in group] if column is not None else []
+        answers: list[tuple[Part, bool]] | list[None] = (
+            _targets(how, targets) if column is not None else [None] * len(group)
+        )
+        for (idx, example), (parts, truncated), answer in zip(group, found, answers, strict=True):
             sequences = [
                 Sequence(
-                    example, seq, _sides(how.side, part.cut(at, at + limit), target and target.cut(0, target_limit))
+                    example, seq, _sides(how.side, _with_words(part, example, how.tokenizer), answer and answer[0])
                 )
-                for seq, at in enumerate(cuts)
+                for seq, part in enumerate(p for p in parts if len(p))
             ]
-            truncated = (not how.chunk and len(part) > limit) or len(target or ()) > target_limit
-            yield Tokenized(idx, example, sequences, truncated, alters(example.text))
+            altered = alters(example.text) or (column is not None and alters(_target(example, column)))
+            yield Tokenized(idx, example, sequences, truncated or bool(answer and answer[1]), altered)
+
+
+def _targets(how: Tokenizing, targets: list[tuple[Example, str]]) -> list[tuple[Part, bool]]:
+    """What the decoder reads of each example's target, and whether that was cut: the start token, then the target, so that the
+    token at pos + 1 is the one to predict at pos."""
+    assert how.start_id is not None
+    found = []
+    read = cut(how.tokenizer, [text for _, text in targets], how.target_frame(), target=True)
+    for (example, _), (part, truncated) in zip(targets, read, strict=True):
+        if example.row.words:
+            part = replace(part, word_idx=np.full(len(part), -1))
+        found.append((part.after(how.start_id), truncated))
+    return found
 
 
 def grouped(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
@@ -181,20 +192,6 @@ def grouped(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
     numbered = enumerate(examples)
     while group := list(islice(numbered, _TOKENIZED_AT_ONCE)):
         yield group
-
-
-def altering(tokenizer: Any) -> Callable[[str], bool]:
-    """Whether a tokenizer changes a text before it cuts it: its normalizer folds case or accents, or drops characters. Marks
-    for spaces (▁) are not counted."""
-    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    if normalizer is None:
-        return lambda _: False
-
-    def alters(text: str) -> bool:
-        found: str = normalizer.normalize_str(text)
-        return found.replace("▁", " ").strip() != text.strip()
-
-    return alters
 
 
 def _with_words(part: Part, example: Example, tokenizer: Any) -> Part:
@@ -213,50 +210,6 @@ def _sides(side: str, part: Part, target: Part | None) -> dict[str, Part]:
     return {side: part} if target is None else {"dec": target, "enc": part}
 
 
-def encode(
-    tokenizer: Any,
-    texts: list[str],
-    pairs: list[str] | None = None,
-    *,
-    target: bool = False,
-    special: bool = True,
-    max_len: int | None = None,
-) -> list[Part]:
-    """Each text's tokens, or those of a text and its pair, whose characters are counted as if a line break joined the two.
-
-    `target`: as a target of an encoder-decoder; `special`: with the tokens that the tokenizer adds; `max_len`: texts are cut so
-    that with their pairs they have no more tokens.
-    """
-    offsets = bool(getattr(tokenizer, "is_fast", False))
-    encoded = tokenizer(
-        **{"text_target" if target else "text": texts},
-        **({} if pairs is None else {"text_pair": pairs}),
-        add_special_tokens=special,
-        return_offsets_mapping=offsets,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        verbose=False,
-        **({"truncation": False} if max_len is None else {"truncation": "only_first", "max_length": max_len}),
-    )
-    found = []
-    for i, text in enumerate(texts):
-        ids = np.asarray(encoded["input_ids"][i], np.int64)
-        added = np.asarray(encoded["special_tokens_mask"][i], bool)
-        none = np.full(len(ids), -1)
-        start, end, words = none, none, none
-        if offsets and len(ids):
-            start, end = np.asarray(encoded["offset_mapping"][i], np.int64).T
-            words = np.asarray([-1 if w is None else w for w in encoded.word_ids(i)], np.int64)
-            if pairs is not None:
-                second = np.asarray([s == 1 for s in encoded.sequence_ids(i)])
-                start, end = start + second * (len(text) + 1), end + second * (len(text) + 1)
-                words = words + second * (words[~second].max(initial=-1) + 1)
-            start, end = np.where(added, -1, start), np.where(added, -1, end)
-        types = encoded["token_type_ids"][i] if pairs is not None and "token_type_ids" in encoded else None
-        found.append(Part(ids, start, end, words, added, None if types is None else np.asarray(types, np.int64)))
-    return found
-
-
 def check_ids(ids: np.ndarray, vocabulary: int, tokenizer: Any, name: str, where: str) -> None:
     """Raises UsageError where a token has no row in the embedding of the model `name`, which has `vocabulary` of them."""
     beyond = ids[(ids < 0) | (ids >= vocabulary)]
@@ -267,18 +220,6 @@ def check_ids(ids: np.ndarray, vocabulary: int, tokenizer: Any, name: str, where
             f"{len(tokenizer):,} tokens, and the model's embedding has {vocabulary:,} rows. They don't belong together: use the "
             "tokenizer that the model was trained with."
         )
-
-
-def _started(part: Part, start_id: int | None) -> Part:
-    """The decoder's input: the start token, then the target, so that the token at pos + 1 is the one to predict at pos."""
-    none = np.full(1, -1)
-    return Part(
-        np.concatenate([np.full(1, start_id, np.int64), part.ids]),
-        np.concatenate([none, part.char_start]),
-        np.concatenate([none, part.char_end]),
-        np.concatenate([none, part.word_idx]),
-        np.concatenate([np.ones(1, bool), part.is_special]),
-    )
 
 
 def _target(example: Example, column: str) -> str:
@@ -301,11 +242,11 @@ def _padded(rows: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray
 
 
 def batches(
-    examples: Iterable[Tokenized], batch_tokens: int, pads: bool = True, together: bool = False, growth: int = 0
+    examples: Iterable[Tokenized], batch_tokens: int, holds: str = PADDED, together: bool = False, growth: int = 0
 ) -> Iterator[Batch]:
-    """Batches of at most `batch_tokens` tokens, padding counted, or of one sequence that is longer; without padding where
-    `pads` is false. With `together` the sequences of an example are not parted, even where they are more. `growth`: so many
-    tokens will be added to each sequence.
+    """Batches of at most `batch_tokens` tokens, padding counted, or of one sequence that is longer; `holds` is what one may hold.
+    With `together` the sequences of an example are not parted, even where they are more. `growth`: so many tokens will be added
+    to each sequence.
 
     Sequences are sorted by length within a window of the data, so that little is padding and memory stays flat; the
     examples' own rows come with the first batch of their window.
@@ -323,8 +264,8 @@ def batches(
             wider = dict(widths)
             for s in unit:
                 wider = {side: max(len(part), wider.get(side, 0)) for side, part in s.parts.items()}
-            uneven = not pads and waiting and _lengths(waiting[0]) != _lengths(unit[0])
-            if uneven or (waiting and (len(waiting) + len(unit)) * (sum(wider.values()) + growth) > batch_tokens):
+            apart = waiting and not _fits(waiting[0], unit[0], holds)
+            if apart or (waiting and (len(waiting) + len(unit)) * (sum(wider.values()) + growth) > batch_tokens):
                 yield Batch(waiting, mark, due)
                 waiting, due = [], []
                 wider = {side: max(len(s.parts[side]) for s in unit) for side in unit[0].parts}
@@ -340,8 +281,23 @@ def _units(window: list[Tokenized], together: bool) -> list[list[Sequence]]:
     return sorted(units, key=lambda unit: max(s.tokens for s in unit), reverse=True)
 
 
-def _lengths(sequence: Sequence) -> dict[str, int]:
-    return {side: len(part) for side, part in sequence.parts.items()}
+def _fits(one: Sequence, other: Sequence, holds: str) -> bool:
+    """Whether two sequences may share a batch."""
+    return holds == PADDED or (holds == ONE_LENGTH and one.lengths == other.lengths)
+
+
+def parted(batch: Batch, holds: str) -> Iterator[Batch]:
+    """A batch whose sequences have become longer, as batches of what one may hold. Its examples come with the first."""
+    if holds == PADDED or not batch.sequences:
+        yield batch
+        return
+    due, left = batch.examples, batch.sequences
+    while left:
+        first = left[0]
+        fitting = [s for s in left if s is first or _fits(first, s, holds)]
+        left = [s for s in left if not any(s is other for other in fitting)]
+        yield replace(batch, sequences=fitting, examples=due)
+        due = []
 
 
 def _windows(examples: Iterable[Tokenized]) -> Iterator[list[Tokenized]]:

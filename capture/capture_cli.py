@@ -28,6 +28,7 @@ from capture.options import (
     LimitOption,
     MaxLenOption,
     ModelOption,
+    PrependBosOption,
     QuestionsOption,
     RevisionOption,
     RunOption,
@@ -35,6 +36,7 @@ from capture.options import (
     ShardOption,
     SplitOption,
     StoreDtypeOption,
+    StrideOption,
     TargetColumnOption,
     TextColumnOption,
     TextOption,
@@ -73,6 +75,8 @@ def next_token(
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
     chunk: ChunkOption = False,
+    stride: StrideOption = None,
+    prepend_bos: PrependBosOption = "auto",
     batch_tokens: BatchTokensOption = 1024,
     top_k: Annotated[int, typer.Option(min=1, help="Most probable tokens to keep for each position.")] = 5,
     device: DeviceOption = "auto",
@@ -88,7 +92,8 @@ def next_token(
 ) -> None:
     """Next-token diagnostics at every position, and the tensors behind them.
 
-    The same command again goes on with a capture that was interrupted.
+    Offsets count characters: the tokens that share one character (its bytes, in many tokenizers) have the same offsets. The same
+    command again goes on with a capture that was interrupted.
 
     Examples: `traces capture next-token --model smollm2 --text my.txt --run first`,
     `traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn`
@@ -97,7 +102,9 @@ def next_token(
     asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import next_token as kind
-    options = kind.Options(**shared, chunk=chunk, target_column=target_column, top_k=top_k)
+    options = kind.Options(
+        **shared, chunk=chunk, stride=stride, prepend_bos=prepend_bos, target_column=target_column, top_k=top_k
+    )
     read = Data(data, split, from_, text, text_column, config, headings, label_column)
     run_capture(kind, options, asked, read, run, dry_run, warehouse)
 
@@ -121,6 +128,8 @@ def encode(
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
     chunk: ChunkOption = False,
+    stride: StrideOption = None,
+    prepend_bos: PrependBosOption = "auto",
     batch_tokens: BatchTokensOption = 1024,
     device: DeviceOption = "auto",
     device_map: DeviceMapOption = None,
@@ -143,7 +152,7 @@ def encode(
     asked = Model(model, "none", device, device_map, dtype, revision, trust_remote_code)
     with needs_capture_extra():
         from capture.jobs import encode as kind
-    options = kind.Options(**shared, chunk=chunk, target_column=target_column)
+    options = kind.Options(**shared, chunk=chunk, stride=stride, prepend_bos=prepend_bos, target_column=target_column)
     read = Data(data, split, from_, text, text_column, config, headings, label_column)
     run_capture(kind, options, asked, read, run, dry_run, warehouse)
 
@@ -172,6 +181,7 @@ def mcq_prompt(
     index: IndexOption = None,
     run: RunOption = None,
     max_len: MaxLenOption = "auto",
+    prepend_bos: PrependBosOption = "auto",
     batch_tokens: BatchTokensOption = 1024,
     device: DeviceOption = "auto",
     device_map: DeviceMapOption = None,
@@ -196,7 +206,7 @@ def mcq_prompt(
         from capture.jobs import mcq_prompt as kind
         from capture.prompts import TEMPLATE
     chosen = TEMPLATE if template is None else _template(template)
-    options = kind.Options(**shared, score=score, template=chosen, chat=chat)
+    options = kind.Options(**shared, score=score, template=chosen, chat=chat, prepend_bos=prepend_bos)
     run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
 
 
@@ -296,10 +306,14 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
     c = manifest.counts
     perplexity = "" if manifest.perplexity is None else f", perplexity {manifest.perplexity:.2f}"
     lines = [f"{manifest.run_id}: {c.examples:,} examples, {c.tokens:,} tokens in {manifest.seconds:.1f} s{perplexity}"]
+    if c.predictions and manifest.mean_loss is None:
+        lines.append("its mean loss is infinite: tokens came that the model rules out (next_token, loss = 'infinity')")
     if c.rows["mcq_predictions"]:
         lines += _accuracy(manifest.run_id, root)
     if c.truncated:
-        lines.append(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see --max-len, --chunk")
+        lines.append(
+            f"{c.truncated:,} texts were longer than {length} tokens and were cut: see --max-len, --chunk, --stride"
+        )
     if c.altered:
         lines.append(
             f"{c.altered:,} texts were changed by the tokenizer (case, accents or white space) before it cut them into tokens; "
@@ -316,6 +330,7 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
 
 def _accuracy(run_id: str, root: Path) -> list[str]:
     from warehouse import TraceStore, layout
+    from warehouse.intervals import right_of
 
     row = (
         TraceStore(layout.run_dir(root, run_id))
@@ -324,4 +339,4 @@ def _accuracy(run_id: str, root: Path) -> list[str]:
     )
     if row is None or not row[0]:
         return ["no question has a key: how many were right is not known"]
-    return [f"right: {row[1]:,} of {row[0]:,} ({row[1] / row[0]:.1%}), by {row[2]}"]
+    return [f"{right_of(row[1], row[0])}, by {row[2]}"]

@@ -115,6 +115,7 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
         ),
         "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
         "options": {k: v for k, v in asdict(job.options).items() if k != "index"},
+        "batches": job.holds,
         "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
     }
 
@@ -131,8 +132,9 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
         data=DataInfo(
             dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
         ),
-        options=asdict(job.options),
+        options=asdict(job.options) | _beginning(job),
         store_dtype=job.store,
+        batches=job.holds,
         sites=_site_infos(job, published.promoted),
         counts=Counts(
             examples=progress.examples,
@@ -149,6 +151,14 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
         mean_loss=mean_loss,
         perplexity=perplexity(mean_loss),
     )
+
+
+def _beginning(job: Job) -> dict[str, Any]:
+    """What the sequences of a decoder begin with, where no chat template and no target says so: an added token's id, or none."""
+    body = job.anatomy.body
+    if body.encoder_decoder or body.side == "enc" or job.sequencing.templated:
+        return {}
+    return {"bos_id": job.sequencing.begins}
 
 
 def _parents(loaded: models.Loaded, model: ModelInfo) -> list[str]:

@@ -21,6 +21,7 @@ from capture.options import (
     LimitOption,
     MaxNewTokensOption,
     ModelOption,
+    PrependBosOption,
     RevisionOption,
     RunOption,
     SampleTopKOption,
@@ -58,6 +59,7 @@ def generate(
     sample_top_k: SampleTopKOption = 0,
     seed: SeedOption = 0,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt: `seq` 0, 1, …")] = 1,
+    prepend_bos: PrependBosOption = "auto",
     capture: CaptureOption = "none",
     layer_internals: Annotated[
         str,
@@ -105,6 +107,7 @@ def generate(
         sample_top_k=sample_top_k,
         seed=seed,
         samples=samples,
+        prepend_bos=prepend_bos,
         top_k=top_k,
     )
     options.sampling.check()

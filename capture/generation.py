@@ -25,10 +25,11 @@ from transformers import (
 )
 
 from capture import models
-from capture.batches import Batch, Part, Sequence, Tokenized, altering, encode, grouped
+from capture.batches import Batch, Sequence, Tokenized, grouped
 from capture.body import Body, padding_id, probe_ids, vocabulary_size
 from capture.data.example import Example
 from capture.decoding import texts
+from capture.encoding import AS_GIVEN, Bos, Part, altering, check_templated, encode
 from capture.failures import one_line
 from warehouse.errors import UsageError
 
@@ -78,6 +79,12 @@ class Chat:
     growth: int
     """Most tokens of a response."""
     samples: int = 1
+    bos: Bos = AS_GIVEN
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a BOS where a chat template says what a prompt begins with."""
+        if self.templated:
+            check_templated(self.bos, self.loaded.name)
 
     def text(self, example: Example) -> str:
         """What the model reads. A system message that the template refuses, or without a template any, stands before the prompt.
@@ -113,7 +120,7 @@ class Chat:
         alters = altering(self.loaded.tokenizer)
         for group in grouped(examples):
             asked = [self.text(e) for _, e in group]
-            parts = encode(self.loaded.tokenizer, asked, special=not self.templated)
+            parts = encode(self.loaded.tokenizer, asked, special=not self.templated, bos=self.bos)
             for (idx, example), text, part in zip(group, asked, parts, strict=True):
                 end = len(part)
                 while not self.templated and end and part.is_special[end - 1]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from capture import batches, describe, means, models
+from capture import batches, describe, independence, means, models
 from capture.anatomy import Anatomy, Stack, examine
-from capture.batches import Batch, Sequencing, Tokenized, Tokenizing, check_ids
+from capture.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch, Sequencing, Tokenized, Tokenizing, check_ids
 from capture.body import padding_id, vocabulary_size
 from capture.data.example import Example, Source
 from capture.derive import given_error, tolerance
+from capture.encoding import PREPEND_BOS, bos_of
 from capture.failures import memory_told, pass_told
 from capture.listen import eager
 from capture.plan import ATTN_HOMES, Plan, plan
@@ -37,7 +38,7 @@ from warehouse import catalog, heads, layout, sites
 from warehouse import writer as traces
 from warehouse.blobs import DTYPES
 from warehouse.errors import UsageError
-from warehouse.manifest import Manifest
+from warehouse.manifest import Batches, Manifest
 from warehouse.sites import Key
 from warehouse.vectors import asked, fill
 from warehouse.writer import RunWriter
@@ -46,6 +47,8 @@ _SHARD_TOKENS = 1 << 16
 """Most tokens between two points from which a capture can go on, however little is stored for each."""
 _SHARD_GENERATED = 1 << 12
 """The same where the model generates them: a token then takes several times as long."""
+_CUT_SHORTER = "If that is too long for it, cut texts shorter: --max-len."
+_NO_COMPARISON = "The choices of a question, which differ in length, cannot be compared."
 _LARGEST = {"seed": (1 << 63) - 1}
 _LARGEST_ELSE = (1 << 31) - 1
 """What a number among the options may be."""
@@ -62,6 +65,11 @@ class Options:
     max_len: int | None = None
     """None: as long as the text is, at most the model's window."""
     chunk: bool = False
+    """Go on with the rest of a long text in the next sequence."""
+    stride: int | None = None
+    """The same in windows that overlap: each begins so many tokens of the text after the one before it."""
+    prepend_bos: str = "auto"
+    """`auto`: a decoder's sequences begin as its tokenizer has it; `yes`, `no`: with a BOS in any case, or without."""
     target_column: str | None = None
     batch_tokens: int = 1024
     store_dtype: str = "auto"
@@ -74,8 +82,10 @@ class Options:
     """`i/n`: every n-th example, from the i-th on."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for numbers that no computer counts to."""
+        """Raises UsageError for numbers that no computer counts to, and for a BOS that is neither asked for nor not."""
         check_numbers(self)
+        if self.prepend_bos not in PREPEND_BOS:
+            raise UsageError(f"--prepend-bos {self.prepend_bos}: use {', '.join(PREPEND_BOS)}.")
 
     @property
     def parents(self) -> list[str]:
@@ -118,7 +128,7 @@ class Progress:
         self.begun += sum(s.seq == 0 for s in batch.sequences)
         self.sequences += len(batch.sequences)
         self.tokens += batch.tokens
-        self.predictions += sum(len(s.parts["dec"]) - 1 for s in batch.sequences if "dec" in s.parts)
+        self.predictions += sum(int(s.parts["dec"].predicted.sum()) for s in batch.sequences if "dec" in s.parts)
 
 
 Report = Callable[[Progress], None]
@@ -174,6 +184,8 @@ class Job:
     indexed: list[Key] = field(default_factory=list)
     """The tensors that are to be searchable."""
     generation: Generation | None = None
+    holds: Batches = PADDED
+    """What a batch may hold."""
 
 
 class Run(Protocol):
@@ -216,7 +228,7 @@ def of_kind(prepared: Callable[[models.Loaded, Source, Any], Job]) -> tuple[Run,
     ) -> Manifest:
         with memory_told(f"run {loaded.name}", _less_memory(options)):
             found = prepared(loaded, source, options)
-            manifest = _run(found, root, run_id, report)
+            manifest = _run(found, root, run_id, report, note)
         if found.indexed:
             fill.add(root, manifest.run_id, asked.chosen(options.index, found.plan.stored), note=note)
             catalog.refresh(root)
@@ -272,8 +284,9 @@ def prepare(
     )
 
 
-def _run(job: Job, root: Path, run_id: str | None, report: Report) -> Manifest:
+def _run(job: Job, root: Path, run_id: str | None, report: Report, note: Callable[[str], None]) -> Manifest:
     with job.around, eager(job.loaded.model) if job.plan.eager else nullcontext():
+        job = _proven(job, note)
         model = describe.model_info(job.loaded, job.anatomy)
         identity = describe.identity(job, model)
         run_id = run_id or describe.default_name(job.loaded.name, job.source, identity)
@@ -285,6 +298,26 @@ def _run(job: Job, root: Path, run_id: str | None, report: Report) -> Manifest:
                 writer.discard()
                 raise UsageError(f"{job.source.origin}: {reason}")
             return writer.publish(lambda published: describe.manifest(job, published, model, progress, data_hash))
+
+
+def _proven(job: Job, note: Callable[[str], None]) -> Job:
+    """Finds what batches may hold, on the data that will be read. Raises UsageError where sequences that cannot be parted would
+    not fit that, and TracesError where a text is read differently the second time."""
+    body, loaded = job.anatomy.body, job.loaded
+    found = independence.extremes(_batches(job, _read(job)))
+    if found is None:
+        return job
+    growth = 0 if job.generation is None else job.generation.growth
+    longest = max(found.longest.lengths.values())
+    with pass_told(loaded.name, longest, _CUT_SHORTER):
+        proven = independence.prove(body, found, loaded.name, growth, loaded.window)
+    body.pads, body.shares = proven.batches == PADDED, proven.batches != ONE_TEXT
+    if line := proven.line(loaded.name):
+        note(line)
+        compared = job.sequencing.together and job.generation is None
+        if compared and any(len(t.sequences) > 1 for t in _read(job)):
+            raise UsageError(f"{line}. {_NO_COMPARISON}")
+    return replace(job, holds=proven.batches)
 
 
 def _less_memory(options: Options) -> str:
@@ -305,10 +338,26 @@ def _tokenized(job: Job, examples: Iterable[Example]) -> Iterator[Tokenized]:
         yield t
 
 
+def _read(job: Job, share: Share | None = None) -> Iterator[Tokenized]:
+    """The examples of the run, as sequences."""
+    share = share or Share(job.options.shard)
+    return share.placed(_tokenized(job, share.of(islice(job.source.read(), job.options.limit))))
+
+
+def _batches(job: Job, examples: Iterable[Tokenized]) -> Iterator[Batch]:
+    """As they go through the model: where it is to go on with them, as prompts."""
+    growth, holds = 0, job.holds
+    if job.generation is not None:
+        growth = job.generation.growth
+        if holds == PADDED and not job.generation.pads:
+            holds = ONE_LENGTH
+    return batches.batches(examples, job.options.batch_tokens, holds, job.sequencing.together, growth)
+
+
 def _forecast(job: Job) -> list[str]:
     n, lengths = 0, list[Mapping[str, int]]()
     growth = 0 if job.generation is None else job.generation.growth
-    for t in _tokenized(job, Share(job.options.shard).of(islice(job.source.read(), job.options.limit))):
+    for t in _read(job):
         n += 1
         lengths += [{side: len(part) + growth for side, part in s.parts.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
@@ -346,15 +395,28 @@ def _layers(asked: str, n: int) -> list[int]:
 def _tokenizing(loaded: models.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
     limit = max_len(loaded, options.max_len)
     side = "enc" if anatomy.body.encoder_decoder else anatomy.body.side
-    target, start = options.target_column, None
+    target, start, chunk = options.target_column, None, options.chunk or options.stride is not None
+    decoder = side == "dec"
+    if not decoder and options.prepend_bos != "auto":
+        what = "an encoder-decoder" if anatomy.body.encoder_decoder else "an encoder"
+        raise UsageError(
+            f"--prepend-bos {options.prepend_bos} is for decoders; {loaded.name} is {what}, whose tokenizer puts around a text what "
+            "the model was trained with."
+        )
+    if options.stride is not None and limit is None:
+        raise UsageError(
+            f"--stride needs --max-len: {loaded.name} has no longest sequence, and would read all of a text at once."
+        )
     if target is not None:
         if not anatomy.body.encoder_decoder:
             raise UsageError(f"--target-column is for encoder-decoder models; {loaded.name} has one stack.")
-        if options.chunk:
-            raise UsageError("--chunk and --target-column don't go together: a target belongs to a whole text.")
+        if chunk:
+            name = "--chunk" if options.stride is None else "--stride"
+            raise UsageError(f"{name} and --target-column don't go together: a target belongs to a whole text.")
         start = _start_id(loaded)
     target_limit = min((n for n in (options.max_len, loaded.target_window) if n is not None), default=None)
-    return Tokenizing(loaded.tokenizer, side, limit, options.chunk, target, start, target_limit)
+    bos = bos_of(loaded, options.prepend_bos)
+    return Tokenizing(loaded.tokenizer, side, limit, chunk, target, start, target_limit, options.stride, bos)
 
 
 def _check_given(loaded: models.Loaded, anatomy: Anatomy) -> None:
@@ -397,16 +459,11 @@ def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report:
 
 
 def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
-    options = job.options
-    share = Share(options.shard)
-    tokenized = share.placed(_tokenized(job, share.of(islice(job.source.read(), options.limit))))
-    generation = job.generation
-    growth, pads = 0, job.anatomy.body.pads
+    share, generation = Share(job.options.shard), job.generation
+    found = _batches(job, _read(job, share))
+    growth = 0
     if generation is not None:
-        growth, pads = generation.growth, pads and generation.pads
-    found = batches.batches(tokenized, options.batch_tokens, pads, job.sequencing.together, growth)
-    if generation is not None:
-        found = batches.with_own_examples(found)
+        growth, found = generation.growth, batches.with_own_examples(found)
     shards = batches.shards(found, _tokens_per_shard(job), growth)
     progress, mark = Progress(writer.run_id), ""
     with Recorder(job.anatomy, job.plan.tensors, writer.promoted, job.plan.derives) as recorder:
@@ -452,8 +509,9 @@ def _completed(job: Job, generation: Generation, shard: list[Batch], progress: P
     found = []
     for batch in shard:
         with _pass_told(job, batch):
-            found.append(generation.complete(batch))
-        progress.generated += found[-1].tokens - batch.tokens
+            whole = generation.complete(batch)
+        found += batches.parted(whole, job.holds)
+        progress.generated += whole.tokens - batch.tokens
         report(progress)
     return found
 
@@ -475,7 +533,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         with job.generation.reading(batch) if job.generation is not None else nullcontext():
             recording = recorder.run(tokens, **more)
         found = job.tables(batch, recording)
-    tables |= {"tokens": job.rows.tokens(batch.sequences), **job.rows.prompts(batch.sequences), **found}
+    tables |= {"tokens": job.rows.tokens(batch), **job.rows.prompts(batch.sequences), **found}
 
     def late() -> Mapping[str, pa.Table]:
         return {} if table is None else {"heads": _heads(job, table, batch, recording)}
@@ -501,7 +559,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 def _pass_told(job: Job, batch: Batch) -> AbstractContextManager[None]:
     """What the model raises on a batch becomes one line."""
     longest = max(len(part) for s in batch.sequences for part in s.parts.values())
-    return pass_told(job.loaded.name, longest, "If that is too long for it, cut texts shorter: --max-len.")
+    return pass_told(job.loaded.name, longest, _CUT_SHORTER)
 
 
 def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording) -> pa.Table:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from capture.batches import Part
+from capture.encoding import Part
 from warehouse.sites import MEAN, Key
 
 

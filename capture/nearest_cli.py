@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from capture.asked import Model
-from capture.options import DeviceOption, DtypeOption, RevisionOption, TrustOption
+from capture.options import DeviceOption, DtypeOption, PrependBosOption, RevisionOption, TrustOption
 from warehouse.cli import AnswerFormatOption, OutputOption, WarehouseOption, app
 from warehouse.errors import UsageError
 from warehouse.index_cli import Metric
@@ -63,6 +63,7 @@ def nearest(
     metric: Annotated[Metric, typer.Option(help="What near means.")] = Metric.cosine,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row, index or not.")] = False,
     show: Annotated[Show, typer.Option(help="The tokens in their sentences, or all their keys.")] = Show.context,
+    prepend_bos: PrependBosOption = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     revision: RevisionOption = None,
@@ -93,13 +94,13 @@ def nearest(
             if model is None:
                 raise UsageError("--text needs --model: the model that reads it.")
             asked = Model(model, "none", device, None, dtype, revision, trust_remote_code)
-            wanted = _read(wh, text, asked, site, layers, head)
+            wanted = _read(wh, text, asked, prepend_bos, site, layers, head)
         elif run is None or example is None or pos is None:
             raise UsageError("--run needs --example and --pos: which token of it.")
         else:
             wanted = query.of_token(wh, run, example, seq, pos, site, layers, head)
         found = query.nearest(wh, wanted, k, where, metric.value, exact)
-        answer = query.shown(wh, found) if show is Show.context else wh.connection.from_arrow(found)
+        answer = query.shown(wh, found) if show is Show.context else wh.relation(found)
         if chosen is Format.table and show is Show.context and output is None:
             _print(answer)
         else:
@@ -127,8 +128,11 @@ def _layers(text: str | None) -> list[int] | None:
         raise UsageError(f"--layer {text}: write a layer, or several as in 4,15.") from None
 
 
-def _read(wh: Warehouse, text: str, asked: Model, site: str, layers: list[int] | None, head: int | None) -> Query:
-    """The last token of a text, read as a capture of that one text would be, which is not kept."""
+def _read(
+    wh: Warehouse, text: str, asked: Model, prepend_bos: str, site: str, layers: list[int] | None, head: int | None
+) -> Query:
+    """The last token of a text, read as a capture of that one text would be, which is not kept. Raises UsageError where the text
+    is too long for that token to be read."""
     from tempfile import TemporaryDirectory
 
     from capture.console import needs_capture_extra
@@ -147,9 +151,14 @@ def _read(wh: Warehouse, text: str, asked: Model, site: str, layers: list[int] |
         encode.run(
             loaded,
             one_text(text),
-            encode.Options(capture=capture),
+            encode.Options(capture=capture, prepend_bos=prepend_bos),
             root=root,
             run_id="query",
         )
         store = TraceStore(layout.run_dir(root, "query"))
+        if store.meta.counts.truncated:
+            raise UsageError(
+                f"--text is longer than the {loaded.window} tokens that {asked.name} reads at once, so that its last token is not "
+                "read: leave out its beginning."
+            )
         return query.of_text(wh, store, site, layers, head)

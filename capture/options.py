@@ -86,9 +86,42 @@ IndexOption = Annotated[
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="The run's name; made from model and data if left out.")]
 MaxLenOption = Annotated[
-    str, typer.Option("--max-len", help="Cut texts after so many tokens; `auto`: at the model's window.")
+    str,
+    typer.Option(
+        "--max-len",
+        help="Cut texts to so many tokens, as the tokenizer does: its special tokens, a closing `[SEP]` or `</s>` among them, stay. "
+        "`auto`: at the model's window.",
+    ),
 ]
-ChunkOption = Annotated[bool, typer.Option("--chunk", help="Go on with the rest of a long text as the next `seq`.")]
+ChunkOption = Annotated[
+    bool,
+    typer.Option(
+        "--chunk",
+        help="Go on with the rest of a long text as the next `seq`. Each begins and ends with the special tokens that the tokenizer "
+        "gives a text; without a BOS among them, the first token of each has no prediction.",
+    ),
+]
+StrideOption = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        min=1,
+        metavar="S",
+        help="As --chunk, in windows that overlap: each `seq` begins S tokens of the text after the one before it, and reads what "
+        "that one had as context. Tokens are predicted once, so that the loss is that of the usual sliding window; read again they "
+        "are `is_context`.",
+        show_default=False,
+    ),
+]
+PrependBosOption = Annotated[
+    str,
+    typer.Option(
+        "--prepend-bos",
+        help="Whether a decoder's sequences begin with its BOS. `auto`: as its tokenizer has it (GPT-2, Qwen and SmolLM2 have none "
+        "there: the first token then has no prediction, and attention rests on it); `yes`: in any case, the EOS where a model "
+        "has no BOS; `no`: never. With a chat template, that decides.",
+    ),
+]
 BatchTokensOption = Annotated[
     int, typer.Option("--batch-tokens", min=1, help="Tokens in a forward pass, padding counted.")
 ]

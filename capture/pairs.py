@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from capture.batches import Part, Sequence, Tokenized, altering, encode, grouped
+from capture.batches import Sequence, Tokenized, grouped
 from capture.data.example import Example
+from capture.encoding import Part, altering, encode
 from warehouse.errors import UsageError
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from capture.batches import Part, Sequence, Tokenized, altering, check_ids, encode, grouped
+from capture.batches import Sequence, Tokenized, check_ids, grouped
 from capture.continuations import Continuation
 from capture.data.example import Example
+from capture.encoding import AS_GIVEN, Bos, Part, altering, check_templated, encode
 from capture.failures import one_line
 from warehouse.errors import UsageError
 
@@ -44,9 +45,11 @@ class Prompting:
     """A sequence for each choice, the prompt and its text, instead of one for the prompt."""
     vocabulary: int | None = None
     """Rows of the model's embedding; None: tokens are not looked up in it."""
+    bos: Bos = AS_GIVEN
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a template without its slots, and for a tokenizer that cannot do what is asked."""
+        """Raises UsageError for a template without its slots, for a tokenizer that cannot do what is asked, and for a BOS where a
+        chat template says what a prompt begins with."""
         for slot in _SLOTS:
             if self.template.count(slot) != 1:
                 raise UsageError(f"A template needs {' and '.join(_SLOTS)}, each once; this one has {slot} "
@@ -58,6 +61,8 @@ class Prompting:
             )
         if self.chat and not getattr(self.tokenizer, "chat_template", None):
             raise UsageError(f"The tokenizer of {self.name} has no chat template: leave out --chat.")
+        if self.chat:
+            check_templated(self.bos, self.name)
 
     def prompt(self, example: Example) -> str:
         row = example.row
@@ -127,7 +132,7 @@ class Prompting:
 
     def _continued(self, wanted: list[tuple[str, str]]) -> list[_Read]:
         """Prompts with something after them, without the tokens that a tokenizer adds at the end."""
-        parts = encode(self.tokenizer, [self._joined(*w) for w in wanted], special=not self.chat)
+        parts = encode(self.tokenizer, [self._joined(*w) for w in wanted], special=not self.chat, bos=self.bos)
         found = []
         for (prompt, _), part in zip(wanted, parts, strict=True):
             end = len(part)

@@ -1,11 +1,12 @@
 """`validate --deep`: runs the model again on a sample of a run's sequences, and compares what was stored.
 
-Stored tensors are held against the model's own outputs where it has them (`output_hidden_states`, `output_attentions` under
-eager attention, the loss), and the rest against a second recording. Sequences run one by one, without padding, from the
-stored token ids: what batching, tokenizing or writing could have spoilt shows.
+What the run tells is held against the model's own outputs where it has them (`output_hidden_states`, `output_attentions` under
+eager attention, the loss): sequences run one by one, without padding, from the stored token ids, so that what batching,
+tokenizing or writing could have spoilt shows. Every stored tensor is held against a second recording of the very batch that it
+came from, which gives the same bits where machine and libraries are the same.
 
-How far apart two right answers may be depends on the dtype they are stored in, which is known, and on what the model itself
-makes of another batch shape, which is measured: each sequence also runs in a padded batch. In float32 that is next to
+Where they are others, and against a sequence alone, how far apart two right answers may be depends on the dtype they are stored
+in, which is known, and on what the model itself makes of another batch shape, which is measured. In float32 that is next to
 nothing; in bfloat16 kernels that differ in their rounding part by 2 % after 30 layers.
 """
 
@@ -15,19 +16,24 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from capture import means, models
-from capture.anatomy import examine
-from capture.body import Tokens, padding_id, vocabulary_size
+from capture.anatomy import Anatomy, examine
+from capture.body import padding_id, vocabulary_size
 from capture.console import note
 from capture.data.example import Choice, Example, Row, Source
+from capture.describe import stack_info
+from capture.encoding import bos_of
+from capture.head import Head
 from capture.listen import eager
 from capture.prompts import Prompting
 from capture.record import Recorder
+from capture.unchanged import unchanged
 from warehouse.attention import per_query_head, probabilities, unpacked
 from warehouse.blobs import TensorSpec
 from warehouse.check import Check, sample_sequences
@@ -60,6 +66,34 @@ _WHAT = {
 }
 
 
+_DERIVED_BY = {
+    "n_layers",
+    "d_model",
+    "n_heads",
+    "n_kv_heads",
+    "convention",
+    "parallel",
+    "final_norm",
+    "causal",
+    "attention",
+    "cross_attention",
+}
+"""Of what a manifest says of a stack."""
+
+_AVERAGE = "tensors on average"
+_MOST_ON_AVERAGE = 0.1
+"""Noise of single values can be large in a short dtype; that of a head's rows on average is not. Another head's differ by 1."""
+
+
+class _Row(NamedTuple):
+    """What the model reads of a sequence."""
+
+    ids: dict[str, torch.Tensor]
+    """(T,) by side"""
+    types: torch.Tensor | None
+    """(T,), of a pair of texts, where the model is told which is which"""
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What the model does with one sequence."""
@@ -75,13 +109,18 @@ class _Seen:
     def errors(self, other: _Seen) -> dict[str, float]:
         """The largest differences, by what differs."""
         return {
-            "loss": 0.0 if np.isnan(self.loss) else abs(self.loss - other.loss),
+            "loss": 0.0 if np.isnan(self.loss) or self.loss == other.loss else abs(self.loss - other.loss),
             "hidden": max((_relative(x, other.hidden[k]) for k, x in self.hidden.items()), default=0.0),
             "attention": max(
                 (float(np.abs(x - other.attention[k]).max()) for k, x in self.attention.items()), default=0.0
             ),
             "tensors": max((_difference(k, x, other.tensors[k]) for k, x in self.tensors.items()), default=0.0),
+            _AVERAGE: max((_on_average(k, x, other.tensors[k]) for k, x in self.tensors.items()), default=0.0),
         }
+
+    def same_bits(self, other: _Seen) -> bool:
+        """Whether these tensors, as stored, are the other's."""
+        return all(np.array_equal(x, other.tensors[k].astype(x.dtype)) for k, x in self.tensors.items())
 
 
 def recheck(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
@@ -108,31 +147,59 @@ def recheck(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
     if not same:
         return
     with eager(loaded.model) if m.attn_implementation == "eager" else nullcontext():
-        yield from _compare(store, _Again(loaded, store))
+        again = _Again(loaded, store)
+        yield _formulas(store, again.anatomy)
+        yield from _compare(store, again)
         if store.meta.counts.rows.get("choices"):
             yield _scores(store, loaded)
 
 
+def _formulas(store: TraceStore, anatomy: Anatomy) -> Check:
+    """What the run says of the model's blocks and of its attention, by which streams and attention are derived."""
+    wrong = []
+    for side, stack in anatomy.stacks.items():
+        told, found = (
+            x.model_dump(include=_DERIVED_BY)
+            for x in (store.meta.model.stack(side), stack_info(stack, anatomy.body.model.dtype))
+        )
+        wrong += [f"{side}: {name}" for name in told if told[name] != found[name]]
+    return Check(
+        "deep: formulas",
+        not wrong,
+        f"not as the model has them: {', '.join(wrong)}" if wrong else "as the model has them",
+    )
+
+
 def _compare(store: TraceStore, again: _Again) -> Iterator[Check]:
     sample = sample_sequences(store)
-    error, noise = dict.fromkeys(_WHAT, 0.0), dict.fromkeys(_WHAT, 0.0)
+    error, noise = dict.fromkeys((*_WHAT, _AVERAGE), 0.0), dict.fromkeys((*_WHAT, _AVERAGE), 0.0)
+    same = 0
     for example_id, seq in sample:
-        ids, types = again.ids(example_id, seq), again.types(example_id, seq)
-        counted = again.counted(example_id, seq)
-        alone = again.seen(ids, types, counted, padding=0)
-        if again.anatomy.body.pads and (room := again.room(ids)):
-            for name, value in again.seen(ids, types, counted, padding=room).errors(alone).items():
-                noise[name] = max(noise[name], value)
+        own = again.row(example_id, seq)
+        counted, predicted = again.counted(example_id, seq), again.predicted(example_id, seq)
+        alone = again.seen([own], 0, counted, predicted)
+        batch = again.batch(example_id, seq)
+        beside, at = batch or again.padded(own)
+        other = again.seen(beside, at, counted, predicted)
+        for name, value in other.errors(alone).items():
+            noise[name] = max(noise[name], value)
         if alone.attention:
-            given = again.eager_attention(ids, types)
+            given = again.eager_attention(own)
             alone = replace(alone, attention={k: x for k, x in given.items() if k in alone.attention})
-        for name, value in again.stored(example_id, seq, alone).errors(alone).items():
+        stored = again.stored(example_id, seq, alone)
+        for name, value in stored.errors(alone).items():
             error[name] = max(error[name], value)
+        same += batch is not None and stored.same_bits(other)
     for name, allowed in _allowed(store).items():
-        limit = allowed + _NOISE * noise[name]
+        if name == "tensors" and sample and same == len(sample):
+            yield Check("deep: tensors", True, f"the same bits as their batches give again, on {same} sequences")
+            continue
+        limit, passed = allowed + _NOISE * noise[name], True
+        if name == "tensors":
+            passed = error[_AVERAGE] <= min(allowed + _NOISE * noise[_AVERAGE], _MOST_ON_AVERAGE)
         yield Check(
             f"deep: {name}",
-            error[name] <= limit,
+            passed and error[name] <= limit,
             f"at most {error[name]:.1e} {_WHAT[name]}, on {len(sample)} sequences (allowed: {limit:.1e})",
         )
 
@@ -140,7 +207,7 @@ def _compare(store: TraceStore, again: _Again) -> Iterator[Check]:
 def _allowed(store: TraceStore) -> dict[str, float]:
     """What storing may cost, by what there is to compare."""
     rounding = max((_ROUNDING[d] for s in store.meta.sites for d in (s.dtype, *s.promoted.values())), default=0.0)
-    allowed = {"loss": _LOSS} if store.meta.mean_loss is not None else {}
+    allowed = {"loss": _LOSS} if store.meta.counts.predictions else {}
     if "hidden" in store.sites:
         allowed["hidden"] = rounding
     if "attn" in store.sites:
@@ -166,7 +233,30 @@ class _Again:
             side for (side,) in store.query("SELECT DISTINCT side FROM tokens ORDER BY side").fetchall()
         )
 
-    def ids(self, example_id: str, seq: int) -> dict[str, torch.Tensor]:
+    def row(self, example_id: str, seq: int) -> _Row:
+        return _Row(self._ids(example_id, seq), self._types(example_id, seq))
+
+    def batch(self, example_id: str, seq: int) -> tuple[list[_Row], int] | None:
+        """The batch that a sequence went through the model in, and its place there; None where the run does not tell."""
+        query = (
+            "SELECT t.example_id, t.seq FROM tokens AS t JOIN examples AS e USING (example_id) WHERE batch = (SELECT any_value(batch) "
+            "FROM tokens WHERE example_id = ? AND seq = ?) GROUP BY ALL ORDER BY count(*) DESC, any_value(e.idx), t.seq"
+        )
+        found = self._store.query(query, [example_id, seq]).fetchall()
+        return ([self.row(*key) for key in found], found.index((example_id, seq))) if found else None
+
+    def padded(self, row: _Row) -> tuple[list[_Row], int]:
+        """A sequence beside a longer one, where there is room and padding is allowed; else alone."""
+        room = _PADDING
+        if self._loaded.window is not None:
+            room = max(0, min(room, self._loaded.window - max(map(len, row.ids.values()))))
+        if not self.anatomy.body.pads:
+            room = 0
+        longer = {side: torch.cat([ids, ids[:1].expand(room)]) for side, ids in row.ids.items()}
+        types = None if row.types is None else torch.cat([row.types, row.types[-1:].expand(room)])
+        return ([row, _Row(longer, types)] if room else [row]), 0
+
+    def _ids(self, example_id: str, seq: int) -> dict[str, torch.Tensor]:
         """(T,) by side, as they are stored."""
         found = {}
         for side in self._sides:
@@ -179,7 +269,7 @@ class _Again:
             found[side] = torch.from_numpy(ids.astype(np.int64))
         return found
 
-    def types(self, example_id: str, seq: int) -> torch.Tensor | None:
+    def _types(self, example_id: str, seq: int) -> torch.Tensor | None:
         """(T,), of a pair of texts, where the model was told which is which."""
         if len(self._sides) > 1:
             return None
@@ -198,30 +288,31 @@ class _Again:
             found[side] = means.counted(*(np.asarray(column, bool) for column in row))
         return found
 
-    def room(self, ids: dict[str, torch.Tensor]) -> int:
-        """How much longer than a sequence another one beside it may be."""
-        if self._loaded.window is None:
-            return _PADDING
-        return max(0, min(_PADDING, self._loaded.window - max(map(len, ids.values()))))
+    def predicted(self, example_id: str, seq: int) -> torch.Tensor:
+        """Positions that the run has a prediction from: not from those before a token that an earlier sequence has too."""
+        query = "SELECT pos FROM next_token WHERE example_id = ? AND seq = ? ORDER BY pos"
+        rows = self._store.query(query, [example_id, seq]).fetchall()
+        return torch.tensor([pos for (pos,) in rows], dtype=torch.long)
 
-    def seen(
-        self, ids: dict[str, torch.Tensor], types: torch.Tensor | None, counted: dict[str, np.ndarray], padding: int
-    ) -> _Seen:
-        """Runs a sequence alone, or as the first row of a batch of two, the second longer by `padding`. Means are over the
-        tokens `counted`."""
-        tokens, more = {}, {}
-        if types is not None:
-            longer = [types, torch.cat([types, types[-1:].expand(padding)])] if padding else [types]
-            more["token_type_ids"] = pad_sequence(longer, batch_first=True)
-        for side, row in ids.items():
-            rows = [row, torch.cat([row, row[:1].expand(padding)])] if padding else [row]
-            batch = pad_sequence(rows, batch_first=True, padding_value=padding_id(self._loaded.model))
-            tokens[side] = (batch, pad_sequence([torch.ones_like(r) for r in rows], batch_first=True))
+    def seen(self, rows: list[_Row], at: int, counted: dict[str, np.ndarray], predicted: torch.Tensor) -> _Seen:
+        """Runs a batch, right-padded, and tells of the sequence in one of its rows. Means are over the tokens `counted`, the loss
+        over the positions `predicted`."""
+        tokens, more, ids = {}, {}, rows[at].ids
+        types = [row.types for row in rows if row.types is not None]
+        if types:
+            more["token_type_ids"] = pad_sequence(types, batch_first=True)
+        for side in self._sides:
+            each = [row.ids[side] for row in rows]
+            batch = pad_sequence(each, batch_first=True, padding_value=padding_id(self._loaded.model))
+            tokens[side] = (batch, pad_sequence([torch.ones_like(r) for r in each], batch_first=True))
         with torch.no_grad():
             out = self.anatomy.body(tokens, output_hidden_states=True, **more)
         with Recorder(self.anatomy, self._specs) as recorder:
             recording = recorder.run(tokens, **more)
-        seen = {k: x[: recording.rows[k][0]] for k, x in recording.tensors.items()}
+        seen = {}
+        for k, x in recording.tensors.items():
+            start = sum(recording.rows[k][:at])
+            seen[k] = x[start : start + recording.rows[k][at]]
         tensors = {
             k: means.means(seen[means.recorded(k)], [len(counted[k.side])], [counted[k.side]])
             if means.is_mean(k)
@@ -229,12 +320,18 @@ class _Again:
             for k in self._stored
         }
         hidden = {
-            (side, i): _array(h[0, : len(ids[side])])
+            (side, i): _array(h[at, : len(ids[side])])
             for side, states in out.hidden.items()
             if self._tells(side, "hidden")
             for i, h in enumerate(self._stream(side, states))
         }
-        loss = self._loss(tokens, ids) if self._store.meta.mean_loss is not None else np.nan
+        loss = np.nan
+        if self._store.meta.counts.predictions:
+            loss = (
+                self._loss(rows[at], predicted)
+                if len(rows) == 1
+                else self._head_loss(out.last["dec"][at], ids, predicted)
+            )
         return _Seen(loss, hidden, self._attention(tensors, len(ids.get("enc", ()))), tensors)
 
     def _stream(self, side: str, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -242,19 +339,20 @@ class _Again:
         first, the embedding."""
         return states if self.anatomy.stacks[side].embeds else ()
 
-    def _loss(self, tokens: Tokens, ids: dict[str, torch.Tensor]) -> float:
-        """The model's own mean loss over the first row, in nats."""
-        n = len(ids["dec"])
-        if n < 2:
-            return np.nan
-        batch, mask = tokens["dec"]
-        inputs = {"input_ids": batch, "attention_mask": mask}
-        if "enc" in tokens:
-            names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
-            inputs = dict(zip(names, (*tokens["enc"], *tokens["dec"]), strict=True))
+    def _loss(self, row: _Row, predicted: torch.Tensor) -> float:
+        """The model's own mean loss over positions of a sequence alone, in nats."""
+        inputs = {"input_ids": row.ids["dec"][None]}
+        if "enc" in row.ids:
+            inputs = {"input_ids": row.ids["enc"][None], "decoder_input_ids": row.ids["dec"][None]}
+        device = self._loaded.model.device
+        with torch.no_grad(), unchanged(self._loaded.model):
+            logits = self._loaded.model(**{k: x.to(device) for k, x in inputs.items()}).logits[0]
+        return _mean_loss(logits, row.ids["dec"], predicted)
+
+    def _head_loss(self, last: torch.Tensor, ids: dict[str, torch.Tensor], predicted: torch.Tensor) -> float:
+        """The same from last states (T', D): of a whole batch, logits would take too much memory."""
         with torch.no_grad():
-            logits = self._loaded.model(**{k: x.to(self._loaded.model.device) for k, x in inputs.items()}).logits
-        return float(torch.nn.functional.cross_entropy(logits[0, : n - 1].float().cpu(), ids["dec"][1:]))
+            return _mean_loss(Head(self.anatomy.body)(last[: len(ids["dec"])]), ids["dec"], predicted)
 
     def _attention(self, tensors: dict[Key, np.ndarray], sources: int) -> dict[Key, np.ndarray]:
         """As the run tells of it: from the second recording's q and k, whose noise between two batch shapes is what counts, or
@@ -274,10 +372,10 @@ class _Again:
                         found[key] = probabilities(queries, keys, formula)
         return found
 
-    def eager_attention(self, ids: dict[str, torch.Tensor], types: torch.Tensor | None) -> dict[Key, np.ndarray]:
+    def eager_attention(self, row: _Row) -> dict[Key, np.ndarray]:
         """What the model itself gives, layer by layer."""
-        tokens = {side: (row[None], torch.ones_like(row)[None]) for side, row in ids.items()}
-        more = {} if types is None else {"token_type_ids": types[None]}
+        tokens = {side: (ids[None], torch.ones_like(ids)[None]) for side, ids in row.ids.items()}
+        more = {} if row.types is None else {"token_type_ids": row.types[None]}
         with eager(self._loaded.model), torch.no_grad():
             given = self.anatomy.body(tokens, output_attentions=True, **more).attentions
         found: dict[Key, np.ndarray] = {}
@@ -329,33 +427,44 @@ def _scores(store: TraceStore, loaded: models.Loaded) -> Check:
         )
         (row,) = store.query(query, [example_id]).fetchall()
         text, letters, texts, logits, logprobs = row
-        again = (_asked_encoder if store.meta.kind == "mcq-encoder" else _asked_decoder)(
-            store, loaded, text, [Choice(*c) for c in zip(letters, texts, strict=True)]
-        )
-        told = logits if store.meta.kind == "mcq-encoder" else [*logits, *logprobs]
+        if store.meta.kind == "mcq-encoder":
+            told, again = logits, _asked_encoder(store, loaded, example_id, len(logits))
+        else:
+            choices = [Choice(*c) for c in zip(letters, texts, strict=True)]
+            told, again = [*logits, *logprobs], _asked_decoder(store, loaded, text, choices)
         worst = max(worst, float(np.abs(np.asarray(told) - again).max()))
     limit = _SCORE[loaded.dtype]
     detail = f"at most {worst:.1e} {_WHAT['scores']}, on {len(sample)} questions (allowed: {limit:.1e})"
     return Check("deep: scores", worst <= limit, detail)
 
 
-def _asked_encoder(store: TraceStore, loaded: models.Loaded, text: str, choices: list[Choice]) -> np.ndarray:
-    """(C,) logits, all choices in one padded batch, as transformers' own examples ask."""
-    inputs = loaded.tokenizer(
-        [text] * len(choices),
-        [c.text for c in choices],
-        padding=True,
-        return_tensors="pt",
-        **({"truncation": "only_first", "max_length": loaded.window} if loaded.window else {}),
-    )
-    with torch.no_grad():
-        logits = loaded.model(**{k: x[None].to(loaded.model.device) for k, x in inputs.items()}).logits[0]
+def _asked_encoder(store: TraceStore, loaded: models.Loaded, example_id: str, choices: int) -> np.ndarray:
+    """(C,) logits, all choices in one padded batch, as transformers' own examples ask, from the tokens that are stored."""
+    rows = [store.encodings(example_id, seq) for seq in range(choices)]
+    inputs = {
+        name: pad_sequence(
+            [torch.from_numpy(row[name].astype(np.int64)) for row in rows], batch_first=True, padding_value=filling
+        )
+        for name, filling in (("input_ids", padding_id(loaded.model)), ("token_type_ids", 0))
+        if name in rows[0]
+    }
+    mask = pad_sequence([torch.ones(len(row["input_ids"]), dtype=torch.long) for row in rows], batch_first=True)
+    device = loaded.model.device
+    with torch.no_grad(), unchanged(loaded.model):
+        given = {k: x[None].to(device) for k, x in (*inputs.items(), ("attention_mask", mask))}
+        logits = loaded.model(**given).logits[0]
     return _array(logits)
 
 
 def _asked_decoder(store: TraceStore, loaded: models.Loaded, text: str, choices: list[Choice]) -> np.ndarray:
     """(2 C,): the letters' logits, then the texts' log-probabilities."""
-    prompting = Prompting(loaded.tokenizer, loaded.name, store.meta.option("template"), store.meta.option("chat"))
+    prompting = Prompting(
+        loaded.tokenizer,
+        loaded.name,
+        store.meta.option("template"),
+        store.meta.option("chat"),
+        bos=bos_of(loaded, store.meta.options.get("prepend_bos", "auto")),
+    )
     source = Source("", None, None, "", lambda: iter(()))
     example = Example(source, Row("", text, choices=tuple(choices)), "")
     ((prompt, letters),) = prompting.letters([example])
@@ -370,6 +479,14 @@ def _asked_decoder(store: TraceStore, loaded: models.Loaded, text: str, choices:
         chosen = found.log_softmax(-1)[torch.arange(c.start - 1, len(ids) - 1), ids[c.start :]]
         logprobs.append(float(chosen.double().sum()))
     return np.concatenate([logits, logprobs])
+
+
+def _mean_loss(logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tensor) -> float:
+    """Over the positions `predicted`, nats; NaN where there are none."""
+    predicted = predicted[predicted < len(ids) - 1]
+    if not len(predicted):
+        return np.nan
+    return float(torch.nn.functional.cross_entropy(logits.float().cpu()[predicted], ids[predicted + 1]))
 
 
 def _array(x: torch.Tensor) -> np.ndarray:
@@ -387,3 +504,11 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, relative to the row's largest value: what rounding to a shorter dtype is relative to."""
     scale = np.abs(expected).max(axis=-1, keepdims=True)
     return float((np.abs(found.astype(np.float32) - expected) / np.maximum(scale, 1e-30)).max())
+
+
+def _on_average(key: Key, found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest mean over rows of a head's differences, relative to the mean size of its values."""
+    if key.site in ("attn", "cross.attn") or not len(found):
+        return 0.0
+    difference = np.abs(found.astype(np.float32) - expected).mean(axis=(0, -1))
+    return float((difference / np.maximum(np.abs(expected).mean(axis=(0, -1)), 1e-30)).max())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from capture.batches import Sequence, Tokenized
+from capture.batches import Batch, Sequence, Tokenized
 from capture.decoding import texts, token_texts
 from capture.diagnostics import Diagnostics
 from warehouse.schema import STORED
@@ -86,7 +86,8 @@ class Rows:
         }
         return {"prompts": to_table("prompts", columns)}
 
-    def tokens(self, sequences: Several[Sequence]) -> pa.Table:
+    def tokens(self, batch: Batch) -> pa.Table:
+        sequences = batch.sequences
         found = [(s, side, part) for s in sequences for side, part in s.parts.items()]
         parts = [part for _, _, part in found]
         lengths = [len(part) for part in parts]
@@ -96,6 +97,7 @@ class Rows:
             {
                 **_keys([s for s, _, _ in found], lengths),
                 "side": [side for (_, side, _), n in zip(found, lengths, strict=True) for _ in range(n)],
+                "batch": [batch.name] * len(ids),
                 "token_id": _int32(ids),
                 "token": self._texts(ids),
                 "char_start": _int32(np.concatenate([p.char_start for p in parts]), missing=-1),
@@ -105,16 +107,21 @@ class Rows:
                     np.concatenate([np.full(len(p), -1) if p.types is None else p.types for p in parts]), missing=-1
                 ),
                 "is_special": pa.array(np.concatenate([p.is_special for p in parts])),
-                "is_response": pa.array(
-                    np.concatenate([np.zeros(len(p), bool) if p.is_response is None else p.is_response for p in parts])
-                ),
+                **{
+                    name: pa.array(
+                        np.concatenate(
+                            [np.zeros(len(p), bool) if x is None else x for p in parts for x in [getattr(p, name)]]
+                        )
+                    )
+                    for name in ("is_response", "is_context")
+                },
             },
         )
 
     def next_token(self, sequences: Several[Sequence], found: Diagnostics) -> pa.Table:
-        """A row for every token that the decoder reads but the last of each sequence, in the order of `found`."""
-        lengths = [len(s.parts["dec"]) - 1 for s in sequences]
-        true_ids = np.concatenate([s.parts["dec"].ids[1:] for s in sequences])
+        """A row for every token that the decoder predicts the next one of, in the order of `found`."""
+        parts = [s.parts["dec"] for s in sequences]
+        true_ids = np.concatenate([p.ids[1:][p.predicted] for p in parts])
         k = found.topk_ids.shape[1]
         offsets = pa.array(np.arange(0, (len(true_ids) + 1) * k, k, dtype=np.int32))
 
@@ -124,7 +131,8 @@ class Rows:
         return to_table(
             "next_token",
             {
-                **_keys(sequences, lengths),
+                **_keys(sequences, [int(p.predicted.sum()) for p in parts]),
+                "pos": _int32(np.concatenate([np.flatnonzero(p.predicted) for p in parts])),
                 "true_id": _int32(true_ids),
                 "true_token": self._texts(true_ids),
                 "pred_id": pa.array(found.pred_id),

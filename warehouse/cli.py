@@ -19,6 +19,7 @@ from warehouse.terminal import note, printable, say, table_console
 
 if TYPE_CHECKING:
     from warehouse.catalog import Warehouse
+    from warehouse.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 runs_app = typer.Typer(rich_markup_mode="markdown")
@@ -120,8 +121,9 @@ def show_run(
         "options": ", ".join(f"{k}={_on_a_line(v)}" for k, v in m.options.items() if v not in (None, False, "")),
         "counts": f"{m.counts.examples:,} examples ({m.counts.truncated:,} truncated, "
         f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
-        f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions",
-        "loss": _losses(m.mean_loss, m.perplexity),
+        f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions{_unpredicted(m)}",
+        "begins": _beginning(m.options),
+        "loss": _losses(m.mean_loss, m.perplexity, m.counts.predictions),
         "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
         "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
@@ -144,10 +146,30 @@ def show_run(
         say(arrays.to_string(index=False))
 
 
-def _losses(loss: float | None, perplexity: float | None) -> str:
-    """A large loss has no perplexity that a number holds, and an infinite one is not noted."""
-    if loss is None:
+def _unpredicted(m: Manifest) -> str:
+    """Why there are fewer predictions than tokens."""
+    if m.mean_loss is None or m.model.encoder is not None:
         return ""
+    again = m.counts.tokens - m.counts.sequences - m.counts.predictions
+    told = f" (the first tokens of {m.counts.sequences:,} sequences have none"
+    return told + (f", nor have {again:,} tokens that are read again as context)" if again else ")")
+
+
+def _beginning(options: dict[str, Any]) -> str:
+    """What a decoder's sequences begin with."""
+    if "bos_id" not in options:
+        return ""
+    found, asked = options["bos_id"], options.get("prepend_bos")
+    what = (
+        "each sequence with its text: there is no BOS" if found is None else f"each sequence with token {found}, a BOS"
+    )
+    return f"{what} (--prepend-bos {asked})"
+
+
+def _losses(loss: float | None, perplexity: float | None, predictions: int) -> str:
+    """A large loss has no perplexity that a number holds, and an infinite one is no number itself."""
+    if loss is None:
+        return "infinite: tokens came that the model rules out (next_token, loss = 'infinity')" if predictions else ""
     return f"{loss:.4f} nats" + ("" if perplexity is None else f", perplexity {perplexity:.3f}") + " per token"
 
 
@@ -305,12 +327,12 @@ def sql(
             if run:
                 question, values = find_question(run), dict(_setting(s) for s in settings or [])
             else:
-                check_readonly(wh.connection, text, wh.root)
+                check_readonly(wh.cursor(), text, wh.root)
 
             def answer() -> None:
                 if not run and ("nearest_" in text or "vectors_" in text):
                     wh.load_vectors()
-                found = ask(wh.connection, question, values) if run else wh.sql(text)
+                found = ask(wh.cursor(), question, values) if run else wh.sql(text)
                 if found is not None:  # a statement such as SET has no answer
                     write(found, chosen, output)
 

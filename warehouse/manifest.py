@@ -40,6 +40,10 @@ def _file_of_a_run(path: str) -> str:
     return path
 
 
+Batches = Literal["padded", "one length", "one text"]
+BATCHES: tuple[Batches, Batches, Batches] = ("padded", "one length", "one text")
+"""What a capture's batches may hold: texts of any length, the shorter ones padded; texts of one length; one text."""
+
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Size = Annotated[int, Field(ge=0, le=1 << 24)]
 """Of a model: layers, heads, widths."""
@@ -178,6 +182,9 @@ class _Options(BaseModel):
     target_column: str | None = None
     template: str | None = None
     chat: bool = False
+    max_len: int | None = None
+    prepend_bos: str = "auto"
+    bos_id: int | None = None
     target: str | None = None
     trait: _Trait | str | None = None
     traits: list[str] = Field(default_factory=list)
@@ -250,6 +257,9 @@ class Manifest(Sealed):
     data: DataInfo
     options: Annotated[dict[str, Any], AfterValidator(_read_by_others)]
     store_dtype: Dtype
+    batches: Batches | None = None
+    """What batches held: fewer texts where what the model makes of one was seen to depend on the others. None for runs that no
+    batches were read for."""
     sites: list[SiteInfo] = Field(default_factory=list)
     counts: Counts
     mean_loss: float | None = None
@@ -290,6 +300,7 @@ class Manifest(Sealed):
                 "created_at": published.created_at,
                 "seconds": published.seconds,
                 "options": options,
+                "batches": None,
                 "sites": [],
                 "counts": self.counts.model_copy(update={"rows": published.rows}),
                 "mean_loss": None,

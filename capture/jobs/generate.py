@@ -15,6 +15,7 @@ from capture import job, models
 from capture.anatomy import Anatomy, examine
 from capture.batches import Batch, Sequencing
 from capture.data.example import Source
+from capture.encoding import bos_of, frame
 from capture.generation import Chat, Completing, Generator, Sampling
 from capture.jobs.next_token import diagnosed
 from capture.record import Recording
@@ -67,13 +68,17 @@ def prepared(
     kind: str, loaded: models.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: Completing
 ) -> job.Job:
     """What kinds of capture share that have the model generate."""
-    chat, rows = Chat(loaded, options.max_new_tokens, options.samples), Rows(loaded.tokenizer)
+    bos = bos_of(loaded, options.prepend_bos)
+    chat, rows = Chat(loaded, options.max_new_tokens, options.samples, bos), Rows(loaded.tokenizer)
     predictions = diagnosed(anatomy, rows, options.top_k)
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         return {"responses": rows.responses(batch.sequences), **predictions(batch, recording)}
 
-    sequencing = Sequencing(chat.tokenize, ("dec",), loaded.window, together=True)
+    begins = None if chat.templated else frame(loaded.tokenizer, bos).begins
+    sequencing = Sequencing(
+        chat.tokenize, ("dec",), loaded.window, together=True, begins=begins, templated=chat.templated
+    )
     return job.prepare(
         kind, loaded, source, options, rows, tables, mean_loss, anatomy=anatomy, sequencing=sequencing, generation=completing
     )  # fmt: skip

@@ -16,11 +16,12 @@ import torch
 
 from capture import job, models
 from capture.anatomy import Anatomy, examine
-from capture.batches import Batch, Part, Sequencing
+from capture.batches import Batch, Sequencing
 from capture.body import vocabulary_size
 from capture.continuations import Continuation, Continuer
 from capture.data.example import Example, Source
 from capture.diagnostics import next_token_diagnostics
+from capture.encoding import Part, bos_of, frame
 from capture.head import Head
 from capture.jobs.next_token import check_numbers
 from capture.multiple_choice import Scores, check_questions, tables
@@ -44,7 +45,11 @@ class Options(job.Options):
 def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
     check_questions(source)
     scorer = Scorer(loaded, options)
-    sequencing = Sequencing(scorer.prompting.tokenize, ("dec",), scorer.prompting.max_len, together=True)
+    prompting = scorer.prompting
+    begins = None if prompting.chat else frame(loaded.tokenizer, prompting.bos).begins
+    sequencing = Sequencing(
+        prompting.tokenize, ("dec",), prompting.max_len, together=True, begins=begins, templated=prompting.chat
+    )
 
     def rows(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         questions = list(dict.fromkeys(s.example.example_id for s in batch.sequences))
@@ -90,8 +95,9 @@ class Scorer:
             job.max_len(loaded, options.max_len),
             each=options.score != "letter",
             vocabulary=vocabulary_size(loaded.model),
+            bos=bos_of(loaded, options.prepend_bos),
         )
-        self._head, self._vocabulary = Head(body), vocabulary_size(loaded.model)
+        self._head = Head(body)
         self._continuer = Continuer(self.anatomy, options.batch_tokens)
 
     def scores(self, asked: list[Example], batch: Batch, recording: Recording) -> list[Scores]:
@@ -115,6 +121,7 @@ class Scorer:
         else:
             states = self._continuer.states(continuations)
             ends = [place[e.example_id, 0][-1] for e in asked]
+        self._head.check(np.concatenate([ids for _, ids in letters]))
         with torch.no_grad():
             logits = self._head(torch.stack(ends)).float().cpu()
         chosen = [logits[i, torch.from_numpy(ids)].numpy() for i, (_, ids) in enumerate(letters)]
@@ -134,11 +141,12 @@ class Scorer:
     def _logprobs(self, continuations: list[list[Continuation]], states: list[list[torch.Tensor]]) -> list[np.ndarray]:
         """Each choice's log-probability, (C,) for every question, nats, summed over its tokens."""
         wanted = [c.ids[c.start :] for found in continuations for c in found]
+        true_ids = np.concatenate(wanted)
+        self._head.check(true_ids)
         rows = torch.cat([s for found in states for s in found])
-        loss = next_token_diagnostics(
-            self._head, rows, torch.from_numpy(np.concatenate(wanted)), self._vocabulary, 1
-        ).loss.astype(np.float64)
+        found = next_token_diagnostics(self._head, rows, torch.from_numpy(true_ids), self._head.vocabulary, 1)
+        loss = found.loss.astype(np.float64)
         ends = np.cumsum([len(ids) for ids in wanted])
         sums = -np.add.reduceat(loss, np.concatenate([[0], ends[:-1]]))
-        cuts = np.cumsum([len(found) for found in continuations])[:-1]
+        cuts = np.cumsum([len(c) for c in continuations])[:-1]
         return np.split(sums, cuts)

@@ -13,7 +13,6 @@ import torch
 from capture import job, models
 from capture.anatomy import Anatomy, examine
 from capture.batches import Batch
-from capture.body import vocabulary_size
 from capture.data.example import Source
 from capture.diagnostics import next_token_diagnostics
 from capture.head import Head
@@ -50,34 +49,36 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
 
 def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
     """Makes the table `next_token` of a batch that a decoder has read."""
-    head, vocabulary = Head(anatomy.body), vocabulary_size(anatomy.body.model)
+    head = Head(anatomy.body)
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
-        """The decoder's states hold every token; the last of each sequence has no next one and is left out."""
-        lengths = torch.tensor([len(s.parts["dec"]) for s in batch.sequences])
-        if int(lengths.sum()) == len(lengths):
+        """The decoder's states hold every token; the last of each sequence has no next one and is left out, as are those before
+        a token that an earlier sequence has predicted."""
+        parts = [s.parts["dec"] for s in batch.sequences]
+        has_next = np.concatenate([np.append(p.predicted, False) for p in parts])
+        if not has_next.any():
             return {}
         last = recording.last["dec"]
-        has_next = torch.ones(len(last), dtype=torch.bool)
-        has_next[lengths.cumsum(0) - 1] = False
-        true_ids = torch.cat([torch.from_numpy(s.parts["dec"].ids[1:]) for s in batch.sequences])
-        hidden = last[has_next.to(last.device)]
-        found = next_token_diagnostics(head, hidden, true_ids, vocabulary, top_k)
-        check_numbers(found.loss, batch, anatomy)
+        true_ids = np.concatenate([p.ids[1:][p.predicted] for p in parts])
+        head.check(true_ids)
+        hidden = last[torch.from_numpy(has_next).to(last.device)]
+        found = next_token_diagnostics(head, hidden, torch.from_numpy(true_ids), head.vocabulary, top_k)
+        check_numbers(-found.loss, batch, anatomy)
         return {"next_token": rows.next_token(batch.sequences, found)}
 
     return tables
 
 
 def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
-    """Raises TracesError where what a model makes of a batch is not a number."""
-    if np.isnan(scores).any():
+    """Raises TracesError where logits or log-probabilities of a batch say nothing: they are NaN or +infinity. One of -infinity
+    says that a token or choice cannot come."""
+    if not (scores < np.inf).all():
         model, first = anatomy.body.model, batch.sequences[0].example.row.source_id
         dtype = str(model.dtype).removeprefix("torch.")
         remedy = "Its weights are too large for any dtype." if dtype == "float32" else "Try --dtype float32."
         raise TracesError(
-            f"{type(model).__name__} computes NaN in {dtype}, in the batch with example {first}: nothing can be said of its "
-            f"predictions. {remedy}"
+            f"{type(model).__name__} computes NaN or infinity in {dtype}, in the batch with example {first}: nothing can be said "
+            f"of its predictions. {remedy}"
         )
 
 

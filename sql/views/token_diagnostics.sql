@@ -2,9 +2,10 @@
 --
 -- `token` stands at `pos`; `true_token` is the one after it, and true_prob, loss and the rest say how well the model, having
 -- read up to `token`, foresaw it. The last token of a sequence has no next one, and an encoder's tokens (side 'enc') have none:
--- those columns are NULL there. `text` is what char_start and char_end count in: the example's, or the sequence's own where the
--- table prompts has one. `context` is the token in up to 40 characters of it on either side; NULL where the token has no place
--- in the text.
+-- those columns are NULL there. So are they before a token with is_context: a run with --stride read that again, and an earlier
+-- sequence has it with its prediction, so that tokens are counted without those. `text` is what char_start and char_end count in:
+-- the example's, or the sequence's own where the table prompts has one. `context` is the token in up to 40 characters of it on
+-- either side; NULL where the token has no place in the text.
 --
 -- upos, lemma and deprel are of the word that `token` begins in; true_upos, true_lemma and true_deprel of the word that
 -- `true_token` begins in, and so the ones that loss and entropy go with. NULL where the data set has no annotated words, and
@@ -28,6 +29,7 @@ SELECT
     w.deprel,
     t.is_special,
     t.is_response,
+    coalesce(t.is_context, false) AS is_context,
     p.true_id,
     p.true_token,
     n.upos AS true_upos,
@@ -71,6 +73,7 @@ LEFT JOIN (
     SELECT a.run_id, a.example_id, a.seq, a.side, a.pos - 1 AS pos, b.upos, b.lemma, b.deprel
     FROM tokens AS a
     JOIN words AS b USING (run_id, example_id, word_idx)
+    WHERE NOT coalesce(a.is_context, false)
 ) AS n ON n.run_id = t.run_id AND n.example_id = t.example_id AND n.seq = t.seq AND n.side = t.side AND n.pos = t.pos
 JOIN examples AS e ON e.run_id = t.run_id AND e.example_id = t.example_id
 LEFT JOIN prompts AS s ON s.run_id = t.run_id AND s.example_id = t.example_id AND s.seq = t.seq

@@ -3,7 +3,8 @@
 -- Many to many, through character offsets alone: a word may have several tokens, a token the end of one word and the next
 -- (`'t` of don't), and the words of a contraction that the data set gives the same characters (des, for de and les) share all
 -- their tokens. tokens.word_idx names one word only, the first; starts tells which pair of a token that is. Only tokens that
--- are of some word: none of an encoder-decoder's target, whose characters are not the ones that the words are of.
+-- are of some word: none of an encoder-decoder's target, whose characters are not the ones that the words are of. A token that a
+-- run with --stride read again is there twice, the second time with is_context.
 SELECT
     t.run_id,
     t.example_id,
@@ -23,6 +24,7 @@ SELECT
     w.deprel,
     w.multiword,
     t.word_idx = w.word_idx AS starts,
+    coalesce(t.is_context, false) AS is_context,
     t.char_start,
     t.char_end,
     w.char_start AS word_start,

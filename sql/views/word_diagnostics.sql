@@ -46,6 +46,6 @@ LEFT JOIN (
     JOIN words AS v USING (run_id, example_id, word_idx)
     LEFT JOIN next_token AS p
         ON p.run_id = t.run_id AND p.example_id = t.example_id AND p.seq = t.seq AND p.pos = t.pos - 1
-    WHERE t.side = 'dec'
+    WHERE t.side = 'dec' AND NOT coalesce(t.is_context, false)
     GROUP BY t.run_id, t.example_id, t.word_idx
 ) AS s ON s.run_id = w.run_id AND s.example_id = w.example_id AND s.word_idx = w.word_idx

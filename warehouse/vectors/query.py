@@ -51,9 +51,10 @@ def of_token(
 
 
 def of_text(wh: Warehouse, store: TraceStore, site: str, layers: Sequence[int] | None, head: int | None) -> Query:
-    """The last token of the one text of a run."""
-    (example,) = store.tokens.example_id.unique()
-    return _query(wh, store, example, 0, -1, site, layers, head, None)
+    """The last token of the one text of a run: of the text, not what the tokenizer puts after it."""
+    query = "SELECT example_id, max(pos) FROM tokens GROUP BY example_id, is_special ORDER BY is_special LIMIT 1"
+    ((example, pos),) = store.query(query).fetchall()
+    return _query(wh, store, example, 0, pos, site, layers, head, None)
 
 
 def _query(
@@ -122,17 +123,15 @@ def shown(wh: Warehouse, found: pa.Table) -> duckdb.DuckDBPyRelation:
     runs, examples = (sql_texts(found[name].unique().to_pylist()) for name in ("run_id", "example_id"))
     heads = [name for name in ("head", "kv_head") if found[name].null_count < len(found)]
     numbered = found.append_column("rank", pa.array(range(len(found)), pa.int64()))
-    wh.connection.register("_found", numbered)
-    try:
-        told = wh.connection.sql(
-            f"SELECT f.distance, t.context, t.pred_token, t.upos, f.layer, {''.join(f'f.{h}, ' for h in heads)}"
-            "f.run_id, f.example_id, f.seq, f.pos, f.search FROM _found AS f LEFT JOIN ("
-            "SELECT run_id, example_id, seq, side, pos, context, pred_token, upos FROM token_diagnostics "
-            f"WHERE run_id IN {runs} AND example_id IN {examples}"
-            ") AS t USING (run_id, example_id, seq, side, pos) ORDER BY f.rank"
-        ).to_arrow_table()
-    finally:
-        wh.connection.unregister("_found")
+    con = wh.cursor()
+    con.register("_found", numbered)
+    told = con.sql(
+        f"SELECT f.distance, t.context, t.pred_token, t.upos, f.layer, {''.join(f'f.{h}, ' for h in heads)}"
+        "f.run_id, f.example_id, f.seq, f.pos, f.search FROM _found AS f LEFT JOIN ("
+        "SELECT run_id, example_id, seq, side, pos, context, pred_token, upos FROM token_diagnostics "
+        f"WHERE run_id IN {runs} AND example_id IN {examples}"
+        ") AS t USING (run_id, example_id, seq, side, pos) ORDER BY f.rank"
+    ).to_arrow_table()
     if told["upos"].null_count == len(told):
         told = told.drop_columns(["upos"])
-    return wh.connection.from_arrow(told)
+    return wh.relation(told)
