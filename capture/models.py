@@ -7,6 +7,8 @@ line that says what to do.
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoModelForMultipleChoice,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -28,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 from capture import model_files
 from capture.failures import is_of_memory, one_line
 from capture.gguf import converted, is_gguf
+from capture.unchanged import unchanged
 from capture.windows import Window, window
 from warehouse import layout, strict_json
 from warehouse.errors import NotFound, TracesError, UsageError
@@ -45,6 +49,9 @@ _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 _PREDICTS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of model classes end that predict tokens one after the other."""
+
+_UNKNOWN = re.compile(r"Unrecognized configuration class <class '(?:\w+\.)*(\w+)'> for this kind of AutoModel: (\w+)")
+"""What transformers says where it has no class of a kind for a configuration: which, and of what kind."""
 
 HeadKind = Literal["lm", "none", "multiple-choice"]
 """What a model is loaded with: its language-model head, none, or the head that gives a question and a choice a score."""
@@ -135,6 +142,8 @@ def load(
     except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
         raise _explained(name, source, e) from e
     untrained = _untrained(name, model, missing, head)
+    if type(model.config) in AutoModelForMultimodalLM._model_mapping:
+        _check_reads_text(name, model)
     try:
         with model_files.without_pickles(name):
             words = AutoTokenizer.from_pretrained(source, **options)
@@ -189,11 +198,42 @@ def head_of(architecture: str) -> HeadKind:
 
 
 def _class_for(config: Any, head: HeadKind) -> Any:
+    """transformers' class to load a model with.
+
+    One that also reads images or sound is loaded as what goes on with a text, whatever `head` says: its bare body begins with what
+    reads those.
+    """
     if head == "multiple-choice":
         return AutoModelForMultipleChoice
-    if head == "none":
+    encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    if head == "none" and (encoder_decoder or config.get_text_config() is config):
         return AutoModel
-    return AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
+    predicts = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    if _has_class(predicts, config):
+        return predicts
+    if _has_class(AutoModelForMultimodalLM, config):
+        return AutoModelForMultimodalLM
+    return AutoModel if head == "none" else predicts
+
+
+def _has_class(auto: Any, config: Any) -> bool:
+    """Whether transformers, or the model's own code, has a class of this kind for the configuration."""
+    return type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {})
+
+
+def _check_reads_text(name: str, model: Any) -> None:
+    """Raises UsageError for a model that demands images or sound beside a text."""
+    ids = torch.ones((1, 4), dtype=torch.long, device=model.device)
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    try:
+        with torch.no_grad(), unchanged(model):
+            model(**inputs)
+    except Exception as e:  # a model refuses in whatever way it likes
+        if is_of_memory(e):
+            raise
+        raise UsageError(
+            f"{name} ({type(model).__name__}) does not read a text alone, without images or sound: {one_line(e)}"
+        ) from e
 
 
 def _untrained(name: str, model: Any, missing: set[str], head: HeadKind) -> tuple[str, ...]:
@@ -276,10 +316,14 @@ def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """xxh3-128 over the fast tokenizer's whole definition, or over the vocabulary of a slow one."""
+    """xxh3-128 over the fast tokenizer's whole definition, or over the vocabulary of a slow one. How it last cut and padded, which
+    it notes in its definition, is left out."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    definition = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return xxhash.xxh3_128_hexdigest(definition.encode())
+    if fast is None:
+        definition = repr(sorted(tokenizer.get_vocab().items()))
+    else:
+        definition = json.dumps(json.loads(fast.to_str()) | {"truncation": None, "padding": None}, ensure_ascii=False)
+    return xxhash.xxh3_128_hexdigest(definition.encode("utf-8", "surrogatepass"))
 
 
 def packaged(name: str, note: Callable[[str], None] = lambda _: None) -> Path:
@@ -302,6 +346,7 @@ def _source(name: str, note: Callable[[str], None]) -> str:
         raise UsageError(f"There is no model at {name[:200]}: {one_line(e)}") from None
     if folder:
         if not (path / "config.json").is_file():
+            model_files.check_adapter(name, str(path), None)
             raise UsageError(f"{path} is not a model folder: it has no config.json.")
         return str(path)
     if file:
@@ -347,6 +392,15 @@ def _explained(name: str, source: str, error: Exception) -> TracesError:
         return UsageError(
             f"{name} is no encoder that transformers can give a multiple-choice head. A decoder is asked by traces capture "
             "mcq-prompt."
+        )
+    if unknown := _UNKNOWN.search(text):
+        return UsageError(
+            f"{name} is no language model of text: transformers has no class for its {unknown[1]} that "
+            + (
+                "reads text alone."
+                if unknown[2] == "AutoModel"
+                else "goes on with a text. If it reads texts, traces capture encode may record it."
+            )
         )
     if Path(source).is_dir():
         return TracesError(f"{name} cannot be loaded: {one_line(error)}")
