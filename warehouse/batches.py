@@ -9,6 +9,7 @@ shards.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _PIECE = 32
 """Tokens that are drawn together: 37 KB of a stream of width 576."""
+_COUNTING = threading.Lock()
+"""Around the number of a pass: no two have the same."""
 
 
 class Batch(NamedTuple):
@@ -101,11 +104,8 @@ class Batches:
     _places: Places | None = field(default=None, repr=False, compare=False)
     """The shards, open: each process opens its own."""
 
-    _lent: list[np.ndarray] = field(default_factory=list, repr=False, compare=False)
-    """The last batches' memory."""
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_places": None, "_lent": []}
+        return {**self.__dict__, "_places": None}
 
     @classmethod
     def of(
@@ -167,23 +167,25 @@ class Batches:
         return int(self.spans.length.sum())
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self._gather(*tokens[2:]) for tokens in self._batches(keys=False))
+        lent: list[np.ndarray] = []
+        return (self._gather(*tokens[2:], lent) for tokens in self._batches(keys=False))
 
     def with_keys(self) -> Iterator[Batch]:
+        lent: list[np.ndarray] = []
         for sequence, pos, shard, row in self._batches(keys=True):
-            yield Batch(self._gather(shard, row), self._keys(sequence, pos))
+            yield Batch(self._gather(shard, row, lent), self._keys(sequence, pos))
 
     def part(self, index: int, of: int) -> Batches:
         """Every `of`th piece, from the `index`th on: what one of several workers reads."""
         spans = self.spans.cut(_PIECE)
-        return replace(self, spans=spans[index::of], _places=None, _lent=[])
+        return replace(self, spans=spans[index::of], _places=None)
 
     def vectors_at(self, tokens: np.ndarray) -> np.ndarray:
         """The vectors of the tokens with these numbers, counted in the order in which they are stored."""
         ends = np.cumsum(self.spans.length)
         which = np.searchsorted(ends, tokens, side="right")
         row = self.spans.start[which] + tokens - (ends - self.spans.length)[which]
-        return self._gather(self.spans.shard[which], row)
+        return self._gather(self.spans.shard[which], row, [])
 
     def keys(self) -> pa.Table:
         """Of all tokens, in the order in which they are stored."""
@@ -195,8 +197,9 @@ class Batches:
 
     def _batches(self, keys: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Sequence, position (both empty unless asked for), shard and row of every token, a batch at a time."""
-        random = np.random.default_rng((self.seed, self.passes))
-        self.passes += 1
+        with _COUNTING:
+            random = np.random.default_rng((self.seed, self.passes))
+            self.passes += 1
         left = [np.zeros(0, np.int64)] * 4
         small = np.int16 if len(self.shards) < 1 << 15 else np.int64
         for window in self._windows(random):
@@ -250,19 +253,21 @@ class Batches:
             self._places = Places(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
         return self._places
 
-    def _gather(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
+    def _gather(self, shard: np.ndarray, row: np.ndarray, lent: list[np.ndarray]) -> np.ndarray:
+        """Vectors, in memory that is new or that of a batch of this pass, `lent` before, which nobody holds any more."""
         places = Places(self._opened().stores, self._opened().shards, shard, row)
-        out = places.gather(self.key, self.dtype, self.head, self._unused())
-        if all(out is not x for x in self._lent):
-            self._lent = [*self._lent[-1:], out]
+        out = places.gather(self.key, self.dtype, self.head, _unused(lent))
+        if all(out is not x for x in lent):
+            lent[:] = [*lent[-1:], out]
         return out
 
-    def _unused(self) -> np.ndarray | None:
-        """The memory of a batch that nobody holds any more: fresh memory takes as long as reading does."""
-        for i in range(len(self._lent)):
-            if sys.getrefcount(self._lent[i]) == 2:  # the list's, and this question's
-                return self._lent[i]
-        return None
+
+def _unused(lent: list[np.ndarray]) -> np.ndarray | None:
+    """One that nobody else holds: fresh memory takes as long as reading does."""
+    for i in range(len(lent)):
+        if sys.getrefcount(lent[i]) == 2:  # the list's, and this question's
+            return lent[i]
+    return None
 
 
 def _stores(
@@ -300,16 +305,14 @@ def _under(wh: Warehouse, names: pa.Table, spans: _Spans, runs: list[str], side:
     """The stretches of the sequences that a filter leaves."""
     numbered = names.append_column("sequence", pa.array(np.arange(len(names))))
     asked = condition(where)
-    wh.connection.register("_sequences", numbered)
-    try:
-        with filter_errors():
-            found = wh.connection.sql(
-                f"SELECT s.sequence, t.pos FROM (SELECT {', '.join(KEYS)} FROM token_diagnostics "
-                f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({asked})) AS t "
-                "JOIN _sequences AS s USING (run_id, example_id, seq) ORDER BY s.sequence, t.pos"
-            ).fetchnumpy()
-    finally:
-        wh.connection.unregister("_sequences")
+    con = wh.cursor()
+    con.register("_sequences", numbered)
+    with filter_errors():
+        found = con.sql(
+            f"SELECT s.sequence, t.pos FROM (SELECT {', '.join(KEYS)} FROM token_diagnostics "
+            f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({asked})) AS t "
+            "JOIN _sequences AS s USING (run_id, example_id, seq) ORDER BY s.sequence, t.pos"
+        ).fetchnumpy()
     sequence, pos = np.asarray(found["sequence"]), np.asarray(found["pos"])
     if not len(sequence):
         return spans[:0]

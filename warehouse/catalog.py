@@ -11,6 +11,7 @@ import contextlib
 import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,12 +25,14 @@ from warehouse import layout
 from warehouse.errors import LeftOut, NotFound, TracesError, UsageError
 from warehouse.files import delete, sweep, temporary_beside
 from warehouse.quoting import sql_text
+from warehouse.statements import only_asks
 from warehouse.survey import Survey, file_state, from_json, is_current, survey, to_json
 from warehouse.views import texts
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     from numpy.typing import ArrayLike, DTypeLike
 
     from warehouse.batches import Batches
@@ -39,18 +42,27 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _STATE_VIEW = "catalog_state"
+_ATTACHED = "warehouse"
+"""What the file of views is called in the database that it is attached to."""
+_IN_MEMORY = "memory"
+"""That database itself, which all connections share: it holds the views of vector tables."""
 _OF_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
 """What DuckDB's errors over damaged files speak of, of those that a wrong query can cause too."""
 
 
 class Warehouse:
-    """All runs below a root. `sql` asks, `run` opens one run's tensors; closes with `close` or as a context manager."""
+    """All runs below a root. `sql` asks, `run` opens one run's tensors; closes with `close` or as a context manager.
+
+    Several threads may ask at once, and get what each would get alone: every question has a DuckDB connection of its own.
+    """
 
     def __init__(self, root: str | Path | None = None, *, every_file: bool = False) -> None:
         """Opens the warehouse at `root` (default: `$TRACES_HOME`, else `./runs`), making its views where they are missing
         or out of date. Runs that are damaged are left out of them, which a warning tells; with `every_file`, files that have changed
         beside a manifest that has not are noticed too. Raises UsageError where there is no such folder."""
         self.root = layout.find_root(root)
+        self._lock = threading.RLock()
+        """Around what is opened once, and made anew where a run turns out damaged."""
         self._vectors: Opened | None = None
         self._opened: dict[str, tuple[tuple[int, int], TraceStore]] = {}
         if not self.root.is_dir():
@@ -70,37 +82,67 @@ class Warehouse:
             found = refresh(self.root, known)
             con = _attach(self.root / layout.CATALOG)
         except (OSError, UsageError):  # somebody else's folder, which we may only read: the views are made in memory
-            con = duckdb.connect()
+            con = _attach(":memory:")
             found = _create_views(con, self.root, survey(self.root, known))
         self._use(found, con)
 
     def _use(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
-        self._connection = con
+        self._base = con
+        """Nothing is asked here: two threads' questions on one connection end each other, and give the other's rows or none."""
+        self._threads = threading.local()
         self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
         """Runs that are left out of the views, and why."""
         for name, fault in self.damaged.items():
             warnings.warn(f"run '{name}' is left out: {fault}", LeftOut, stacklevel=5)
 
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Opens another connection to the views, which nobody else has."""
+        con = self._base.cursor()
+        con.execute(f"SET search_path = '{_ATTACHED},{_IN_MEMORY}'")  # a cursor does not know what its connection uses
+        return con
+
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        return self._connection
+        """This thread's own connection to the views, for what outlasts a question: variables, temporary tables, relations that
+        are to be joined. From its first use on, `sql` and `nearest` answer through it in this thread, one after the other as
+        DuckDB does: a relation that is read in part ends with the next question. Other threads see nothing of it."""
+        if self._session is None:
+            self._threads.session = self.cursor()
+        found: duckdb.DuckDBPyConnection = self._threads.session
+        return found
+
+    @property
+    def _session(self) -> duckdb.DuckDBPyConnection | None:
+        return getattr(self._threads, "session", None)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`. Raises duckdb.Error as DuckDB does."""
-        return self.attempt(lambda: self._connection.sql(query))
+        """The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`. Raises duckdb.Error as DuckDB does.
+
+        Each answer has a connection of its own, which lives as long as the relation does, whoever reads it: `.query` asks more of
+        it, and two join only where both were asked for through one `connection`. A statement that is no question, such as SET
+        VARIABLE, is for this thread's `connection`, and so are all questions after it."""
+        return self.attempt(lambda: self._connection_for(query).sql(query))
+
+    def _connection_for(self, query: str) -> duckdb.DuckDBPyConnection:
+        if self._session is not None:
+            return self._session
+        con = self.cursor()
+        return con if only_asks(con, query) else self.connection
 
     def attempt(self, work: Callable[[], Answer]) -> Answer:
         """Returns what `work` does. Where DuckDB fails in it over the file of a run, that run is left out of the views, which is
         told, and `work` is done again. Raises duckdb.Error where no file is at fault."""
+        base = self._base
         try:
             return work()
         except duckdb.Error as e:
-            if not self._leave_out(e):
+            if not self._leave_out(e, base):
                 raise
         return work()
 
-    def _leave_out(self, error: duckdb.Error) -> bool:
-        """Looks for the runs that an error may be about; returns whether there is one more that is left out now."""
+    def _leave_out(self, error: duckdb.Error, base: duckdb.DuckDBPyConnection) -> bool:
+        """Looks for the runs that an error over the views of `base` may be about; returns whether there is one more that is left
+        out now."""
         if isinstance(error, duckdb.InvalidInputException):
             about_files = _OF_FILES.search(str(error)) is not None
         else:
@@ -109,13 +151,16 @@ class Warehouse:
             )
         if not about_files:
             return False  # a wrong query
-        _, known = _known(self.root)
-        quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
-        found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
-        if not _faults(found) > self.damaged.keys():
-            return False
-        self._connection.close()
-        self._make(found)
+        with self._lock:
+            if self._base is not base:
+                return True  # another thread has left one out meanwhile
+            _, known = _known(self.root)
+            quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
+            found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
+            if not _faults(found) > self.damaged.keys():
+                return False
+            self._make(found)
+            base.close()
         return True
 
     def run(self, run_id: str) -> TraceStore:
@@ -131,9 +176,10 @@ class Warehouse:
         folder = find_run(self.root, run_id)
         stat = (folder / layout.MANIFEST).stat()
         state = (stat.st_mtime_ns, stat.st_ino)
-        if run_id not in self._opened or self._opened[run_id][0] != state:
-            self._opened[run_id] = (state, TraceStore(folder))
-        return self._opened[run_id][1]
+        with self._lock:
+            if run_id not in self._opened or self._opened[run_id][0] != state:
+                self._opened[run_id] = (state, TraceStore(folder))
+            return self._opened[run_id][1]
 
     # -- vectors ---------------------------------------------------------------------------------------------------
 
@@ -142,9 +188,10 @@ class Warehouse:
         """The vector tables as they are now."""
         from warehouse.vectors.tables import Opened
 
-        if self._vectors is None:
-            self._vectors = Opened(self.root)
-        found = self._vectors.all()
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = Opened(self.root)
+            found = self._vectors.all()
         for damage in self.damaged_vectors:
             warnings.warn(f"a vector table is left out: {damage}", LeftOut, stacklevel=3)
         return found
@@ -161,8 +208,10 @@ class Warehouse:
 
         with contextlib.suppress(OSError):  # a folder that we may only read
             settle(self.root)
-        for statement in statements(self.vector_tables):
-            self._connection.execute(statement)
+        with self._lock:
+            con = self.cursor()
+            for statement in statements(self.vector_tables, _IN_MEMORY):
+                con.execute(statement)
 
     def nearest(
         self,
@@ -185,6 +234,7 @@ class Warehouse:
         distance (`l2`), or minus the dot product (`dot`); `search` says whether an index found the row, or comparing with all
         (`exact`, which an index that is not good enough is left for, and which can be asked for). There are `k` rows wherever
         `k` exist. In a table that is centred, cosine is that of what is left when its median is subtracted from both.
+        `.query("n", "FROM n JOIN token_diagnostics USING (run_id, example_id, seq, pos, side)")` joins it with what is known.
 
         Raises UsageError for a vector that does not fit or is not finite, a layer without a table (with those there), and a
         filter with an error.
@@ -195,7 +245,11 @@ class Warehouse:
             self, vector, site=site, layer=layer, model=model, k=k, where=where, metric=metric, head=head, side=side,
             exact=exact,
         )  # fmt: skip
-        return self._connection.from_arrow(found)
+        return self.relation(found)
+
+    def relation(self, rows: pa.Table) -> duckdb.DuckDBPyRelation:
+        """Rows as an answer, which can be asked further as that of `sql`."""
+        return (self._session or self.cursor()).from_arrow(rows)
 
     def matrix(
         self,
@@ -274,7 +328,8 @@ class Warehouse:
         return store.query("FROM probes ORDER BY layer").df().assign(run_id=store.meta.run_id)
 
     def close(self) -> None:
-        self._connection.close()
+        self._base.close()
+        self._threads = threading.local()
 
     def __enter__(self) -> Warehouse:
         return self
@@ -354,12 +409,12 @@ def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
 
 
-def _attach(path: Path) -> duckdb.DuckDBPyConnection:
-    """The file as it is now, read-only. Attached rather than connected to: a process that has connected to a file goes on
+def _attach(path: Path | str) -> duckdb.DuckDBPyConnection:
+    """The file as it is now, read-only, or `:memory:`. Attached rather than connected to: a process that has connected to a file goes on
     getting that one for its path, long after another has been moved into its place."""
     con = duckdb.connect()
-    con.execute(f"ATTACH {sql_text(str(path))} AS warehouse (READ_ONLY)")
-    con.execute("USE warehouse")
+    con.execute(f"ATTACH {sql_text(str(path))} AS {_ATTACHED} {'(READ_ONLY)' if isinstance(path, Path) else ''}")
+    con.execute(f"USE {_ATTACHED}")
     return con
 
 

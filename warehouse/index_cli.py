@@ -121,7 +121,7 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
             note("No vector tables yet. Make one: traces index add --run RUN")
             return
         if fmt is not Format.table:
-            write(wh.connection.from_arrow(pa.Table.from_pylist(rows)), fmt, None)
+            write(wh.relation(pa.Table.from_pylist(rows)), fmt, None)
             return
     _print(rows)
 

@@ -209,7 +209,7 @@ class Picked:
 
     def __init__(self, wh: Warehouse, query: str, side: str | None = None) -> None:
         """Raises UsageError where the query has no keys; DuckDB's own error where it is wrong."""
-        check_one_question(wh.connection, query)
+        check_one_question(wh.cursor(), query)
         self.wh, self.side = wh, side
         self.answer = keys_of(wh.attempt(lambda: wh.sql(query).to_arrow_table()))
         if not len(self.answer):

@@ -125,8 +125,9 @@ def find_question(name: str) -> Question:
 
 
 def ask(con: duckdb.DuckDBPyConnection, question: Question, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
-    """Runs a question. Raises NotFound for a setting it does not have or a run that is not there, UsageError for a run that has
-    not what it needs, or where there is none that has."""
+    """Runs a question over the views of a connection; its variables are those of another, so that its answer stays its own
+    whatever is asked next. Raises NotFound for a setting it does not have or a run that is not there, UsageError for a run that
+    has not what it needs, or where there is none that has."""
     runs = [_Run(*row) for row in con.sql(_RUNS).fetchall()]
     for name in settings:
         if name not in question.variables:
@@ -140,9 +141,12 @@ def ask(con: duckdb.DuckDBPyConnection, question: Question, settings: Mapping[st
             values[name] = _newest_run(question, name, runs, taken=list(values.values()))
     if question.needs and not question.variables:  # it asks about every run that has what it needs
         _newest_run(question, None, runs, taken=[])
+    own = con.cursor()
+    (path,) = con.execute("SELECT current_setting('search_path')").fetchall()[0]
+    own.execute(f"SET search_path = {sql_text(path)}")
     for name, value in values.items():
-        con.execute(f"SET VARIABLE {name} = {sql_text(value)}")
-    return con.sql(question.text)
+        own.execute(f"SET VARIABLE {name} = {sql_text(value)}")
+    return own.sql(question.text)
 
 
 def _check_run(question: Question, variable: str, run_id: str, runs: Sequence[_Run]) -> None:

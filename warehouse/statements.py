@@ -44,6 +44,12 @@ def check_one_question(con: DuckDBPyConnection, text: str) -> None:
         raise UsageError(f"One SELECT is needed here; this is something else: {' '.join(text.split())[:200]}")
 
 
+def only_asks(con: DuckDBPyConnection, text: str) -> bool:
+    """Whether a text changes nothing that a connection keeps, such as variables; raises duckdb.Error for what is no SQL."""
+    asking = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.COPY)
+    return all(s.type in asking or _of_a_pivot(s) for s in con.extract_statements(text))
+
+
 def check_target(path: Path, root: Path) -> None:
     """Raises UsageError for a file below the root, by whatever name, or in a run that the root links to."""
     target = path.expanduser().resolve()

@@ -52,6 +52,8 @@ class TraceStore:
     float32. `side` is `dec` or `enc`, the stack of the model; left out, it is the decoder, or the encoder of a model that
     has no decoder. Every accessor raises NotFound for an example that the run does not have (with the nearest ids), and
     UsageError for a site that it did not store or the model does not have, or a layer or head that is not there.
+
+    Several threads may ask at once: what is opened when first asked for is opened twice at worst, and each is whole.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -436,16 +438,17 @@ class TraceStore:
 
     def blob(self, name: str) -> Blob:
         """A shard of this run by its path in the run's folder."""
-        if name not in self._blobs:
+        found = self._blobs.get(name)
+        if found is None:
             if name not in self.meta.file_infos or layout.table_of_file(name) is not None:
                 raise CorruptRun(f"{self.path}: its tensor index tells of {name!r}, which is no blob of this run.")
-            blob = Blob(self.path / name)
+            found = Blob(self.path / name)
             for key, s in self._sites.items():
-                _, (_, *row_shape) = blob.tensors.get(layout.tensor_name(*key), ("", (0, *s.row_shape)))
+                _, (_, *row_shape) = found.tensors.get(layout.tensor_name(*key), ("", (0, *s.row_shape)))
                 if row_shape != s.row_shape:
                     raise CorruptRun(f"{self.path / name} has rows of other shapes than the manifest says: {key.site}.")
-            self._blobs[name] = blob
-        return self._blobs[name]
+            found = self._blobs.setdefault(name, found)
+        return found
 
     def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
         """The shard that holds a sequence's rows of a tensor, the first one there, and one past the last. Raises UsageError

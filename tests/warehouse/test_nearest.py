@@ -178,9 +178,15 @@ def test_the_answer_is_a_relation_with_every_key_that_joins(root: Path) -> None:
         found = wh.nearest(QUERIES[0], layer=1, k=5)
         assert found.columns == ["distance", "run_id", "example_id", "seq", "pos", "side", "model", "site", "layer", "head",
                                  "kv_head", "search"]  # fmt: skip
-        joined = found.join(wh.sql("FROM token_diagnostics").select("run_id, example_id, seq, pos, side, token"),
-                            "run_id, example_id, seq, pos, side")  # fmt: skip
-        assert sorted(t for (t,) in joined.select("token").fetchall()) == sorted(str(r[4]) for r in found.fetchall())
+        wanted = sorted(str(r[4]) for r in found.fetchall())
+        joined = found.query(
+            "n", "SELECT token FROM n JOIN token_diagnostics USING (run_id, example_id, seq, pos, side)"
+        )
+        assert sorted(t for (t,) in joined.fetchall()) == wanted
+        con = wh.connection  # relations that were asked for through one connection join as such
+        tokens = con.sql("FROM token_diagnostics").select("run_id, example_id, seq, pos, side, token")
+        joined = wh.nearest(QUERIES[0], layer=1, k=5).join(tokens, "run_id, example_id, seq, pos, side")
+        assert sorted(t for (t,) in joined.select("token").fetchall()) == wanted
 
 
 def test_heads_of_queries_and_of_grouped_keys(tiny_root: Path, tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def test_the_run_asked_about_is_the_newest_that_has_what_is_needed(tmp_path: Pat
     add_run(tmp_path, "tuned", "finetune", words | predictions | {"training": [{}]}, minute=4)
 
     def asked(wh: Warehouse, name: str, variable: str = "run", **settings: str) -> object:
-        ask(wh.connection, find_question(name), settings)
-        return wh.connection.execute(f"SELECT getvariable('{variable}')").fetchone()[0]
+        answer = ask(wh.connection, find_question(name), settings)
+        return answer.query("answer", f"SELECT getvariable('{variable}')").fetchone()[0]
 
     with Warehouse(tmp_path) as wh:
         assert asked(wh, "loss_by_part_of_speech") == "both"
@@ -202,8 +202,8 @@ def test_what_was_made_of_a_run_counts_as_its_own(tmp_path: Path, kind: str) -> 
     with Warehouse(tmp_path) as wh:
         for settings in ({}, {"run": "a"}, {"run": "b"}):
             assert len(ask(wh.connection, find_question("decision_depth"), settings).fetchall()) == 1
-        ask(wh.connection, find_question("decision_depth"), {})
-        assert wh.connection.execute("SELECT getvariable('run')").fetchone() == ("a",)
+        answer = ask(wh.connection, find_question("decision_depth"), {})
+        assert answer.query("answer", "SELECT getvariable('run')").fetchone() == ("a",)
         with pytest.raises(UsageError, match="no rows in logit_lens: see traces lens"):
             ask(wh.connection, find_question("decision_depth"), {"run": "vectors"})
 

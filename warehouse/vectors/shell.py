@@ -1,6 +1,6 @@
 """Vector tables in DuckDB's SQL, through its lance extension: a view `vectors_…` and a macro `nearest_…` for each.
 
-They are temporary, made anew for each session: a view over Lance means nothing where the extension is not loaded.
+They are made anew for each session, in its memory: a view over Lance means nothing where the extension is not loaded.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ _OURS = {"cosine": "_distance", "l2": "sqrt(_distance)", "dot": "_distance - 1"}
 _KEYS = "run_id, example_id, seq, pos"
 
 
-def statements(tables: Iterable[VectorTable]) -> list[str]:
-    """What loads the extension and defines the views and macros. Raises TracesError where the extension is not installed."""
+def statements(tables: Iterable[VectorTable], database: str | None = None) -> list[str]:
+    """What loads the extension and defines the views and macros: in a database, or for one connection alone. Raises TracesError
+    where the extension is not installed."""
     made = [f"LOAD {sql_text(str(_extension()))}"]
     for table in tables:
-        made += [_view(table), _macro(table)]
+        made += [_view(table, database), _macro(table, database)]
     return made
 
 
@@ -51,16 +52,19 @@ def _columns(table: VectorTable) -> str:
     return f"{_KEYS}, {sql_text(info.side)} AS side, {layer}::BIGINT AS layer, head, kv_head"
 
 
-def _view(table: VectorTable) -> str:
-    return (
-        f"CREATE OR REPLACE TEMP VIEW vectors_{table.info.sql_name} AS SELECT {_columns(table)}, vector {_rows(table)}"
-    )
+def _view(table: VectorTable, database: str | None) -> str:
+    head = _create("VIEW", f"vectors_{table.info.sql_name}", database)
+    return f"{head} AS SELECT {_columns(table)}, vector {_rows(table)}"
 
 
-def _macro(table: VectorTable) -> str:
+def _create(kind: str, name: str, database: str | None) -> str:
+    return f"CREATE OR REPLACE {kind} {database}.main.{name}" if database else f"CREATE OR REPLACE TEMP {kind} {name}"
+
+
+def _macro(table: VectorTable, database: str | None) -> str:
     """`nearest_…(q, k := 10)`: by the metric of the table, through its index where that is good enough."""
     info, found = table.info, table.info.index
-    head = f"CREATE OR REPLACE TEMP MACRO nearest_{info.sql_name}(q, k := 10) AS TABLE SELECT "
+    head = f"{_create('MACRO', f'nearest_{info.sql_name}', database)}(q, k := 10) AS TABLE SELECT "
     if found is None or found.recall < LEAST_RECALL:
         distance = _DISTANCE[info.metric].format(q=f"q::FLOAT[{info.width}]")
         return f"{head}{distance} AS distance, {_columns(table)} {_rows(table)} ORDER BY distance LIMIT k"

@@ -208,9 +208,10 @@ class VectorTable:
     @property
     def lance(self) -> LanceTable:
         """Raises TracesError where the files are gone or damaged."""
-        if self._opened is None:
-            self._opened = self._open()
-        return self._opened
+        found = self._opened  # another thread may open it again at any moment
+        if found is None:
+            found = self._opened = self._open()
+        return found
 
     @property
     def constants(self) -> dict[str, str | int]:
@@ -226,9 +227,10 @@ class VectorTable:
     @property
     def count(self) -> int:
         """All rows that are there."""
-        if self._count is None:
-            self._count = self.lance.count_rows()
-        return self._count
+        found = self._count
+        if found is None:
+            found = self._count = self.lance.count_rows()
+        return found
 
     def _open(self) -> LanceTable:
         try:
@@ -244,10 +246,11 @@ class VectorTable:
     @property
     def centre(self) -> np.ndarray | None:
         """What was subtracted from every vector, (width,) float32; None: nothing."""
-        if self._centre is None:
+        found = self._centre
+        if found is None:
             octets = (self.lance.schema.metadata or {}).get(_CENTRE)
-            self._centre = (None if octets is None else np.frombuffer(b64decode(octets), "<f4"),)
-        return self._centre[0]
+            found = self._centre = (None if octets is None else np.frombuffer(b64decode(octets), "<f4"),)
+        return found[0]
 
     def replace(self, rows: pa.RecordBatchReader) -> None:
         """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
