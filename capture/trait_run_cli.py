@@ -23,7 +23,7 @@ from capture.options import (
 )
 from capture.respond_cli import MaybeJudgeOption, model_stem, numbers, respond, steer
 from capture.trait_cli import project, trait_app
-from capture.vectors_cli import evaluate, extract, score_threshold
+from capture.vectors_cli import FilterOption, ThresholdOption, evaluate, extract, score_threshold
 from warehouse.cli import FormatOption, WarehouseOption
 from warehouse.errors import UsageError
 from warehouse.output import Format
@@ -43,10 +43,8 @@ def run(
     model: ModelOption,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Responses of each polarity.")] = 100,
     judge: MaybeJudgeOption = None,
-    threshold: Annotated[
-        str,
-        typer.Option(help="The trait score that positive responses reach and negative ones do not; `none`: take all."),
-    ] = "50",
+    threshold: ThresholdOption = "50",
+    filter: FilterOption = "pairs",
     coefficients: Annotated[str, typer.Option(help="What is tried by steering at the best layer.")] = "-4,-2,0,2,4",
     projected: Annotated[
         str,
@@ -82,10 +80,11 @@ def run(
     sources = listed(projected)
     for source in sources:
         find_run(root, source)
-    score_threshold(threshold)
     numbers("--coefficients", coefficients)
     with needs_capture_extra():
         from capture.traits import definition
+        from capture.traits import extract as vectors_job
+    vectors_job.check(vectors_job.Options(threshold=score_threshold(threshold), filter=filter))
     if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
     found = {name: definition.load(name) for name in listed(traits)}
@@ -119,8 +118,8 @@ def run(
         score(responses)
         if left(vectors):
             extract(
-                responses=responses, threshold=threshold if judge else "none", seed=seed, run=vectors, warehouse=root
-            )
+                responses=responses, threshold=threshold if judge else "none", filter=filter, seed=seed, run=vectors, warehouse=root,
+            )  # fmt: skip
         if left(f"{vectors}-evaluated"):
             evaluate(vectors=vectors, seed=seed, fmt=fmt, warehouse=root)
         if left(f"{vectors}-steered"):

@@ -27,6 +27,20 @@ OfModelOption = Annotated[
     str | None,
     typer.Option("--model", help="Whose, where runs of several models have the trait.", show_default=False),
 ]
+ThresholdOption = Annotated[
+    str,
+    typer.Option(
+        help="The trait score that tells positive responses from negative ones, as --filter reads it; `none`: take all."
+    ),
+]
+FilterOption = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        help="How the threshold t is read. `pairs`, as published with persona vectors: a positive response of t or more and its "
+        "negative twin below 100 - t, or neither; `questions`: each by itself, t or more and below t.",
+    ),
+]
 
 
 @trait_app.command("extract")
@@ -52,10 +66,8 @@ def extract(
             help="`residual`, `attn_out` or both; both, where the run has them, if left out.", show_default=False
         ),
     ] = None,
-    threshold: Annotated[
-        str,
-        typer.Option(help="The trait score that positive responses reach and negative ones do not; `none`: take all."),
-    ] = "50",
+    threshold: ThresholdOption = "50",
+    filter: FilterOption = "pairs",
     held_out: Annotated[
         float, typer.Option(min=0, max=0.99, help="Part of the questions that no vector is made from.")
     ] = 0.25,
@@ -67,9 +79,9 @@ def extract(
 ) -> None:
     """Make a trait's vectors, one a method and layer, from the responses that show it and those that do not: the table `trait_vectors`.
 
-    Responses count by their newest judge: positive ones that score the threshold or more, negative ones below it, with a coherence of
-    at least 50, to questions that have both. Makes a run of its own; the same command again goes on where it was interrupted. Layer l
-    is the output of block l.
+    Responses count by their newest judge: by default a positive one that scores the threshold t or more, if the negative one to the same
+    question, from the same pair of instructions, scores below 100 - t, and both have a coherence of at least 50. Makes a run of its own;
+    the same command again goes on where it was interrupted. Layer l is the output of block l.
 
     Example: `traces trait extract --trait sycophantic`, then `traces trait evaluate --trait sycophantic`
     """
@@ -84,6 +96,7 @@ def extract(
         components=None if components is None else listed(components),
         layers=_layers(layers),
         threshold=score_threshold(threshold),
+        filter=filter,
         held_out=held_out,
         seed=seed,
     )

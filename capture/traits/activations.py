@@ -1,7 +1,7 @@
 """From a run of kind `trait-responses` to arrays: which responses count, and the mean of each over its own tokens, layer by layer.
 
 A response counts where its judge says of a positive one that it shows the trait, of a negative one that it does not, and of either
-that it is coherent; and where its question has another of the other polarity that counts too, so that both sides are asked the same.
+that it is coherent. `FILTERS` has two readings of that.
 
 **Layer l is the output of block l**; layer None is `resid.embed`, what enters the first. A mean is over the tokens that the model
 generated, special ones left out: the prompt and padding are not in it.
@@ -24,18 +24,32 @@ from warehouse.store import TraceStore
 COHERENT = 50.0
 """The least coherence score of a response that counts."""
 
+FILTERS = {
+    "pairs": "of each positive response and the negative one to the same question, under the other instruction of its pair, in the same "
+    "place among those, both count or neither: positive {threshold:g} or more, negative below {other:g}, both with a coherence of "
+    "{coherent:g} or more",
+    "questions": "each response by itself: positive {threshold:g} or more, negative below {threshold:g}, with a coherence of {coherent:g} "
+    "or more, or not known; to questions that both are left of",
+}
+"""How a threshold t is read. `pairs` is that of Chen et al. 2025, "Persona Vectors" (their code keeps the rows where the positive's
+score is at least t, the negative's below 100 - t, and both coherences are at least 50): a NULL is on no side of it."""
+
 COMPONENTS = {"residual": "resid.post_mlp", "attn_out": "attn_out"}
 """What a vector can live in, and its site; under `residual`, layer None is `resid.embed`."""
 
 _RESPONSES = """
-    SELECT r.example_id, r.seq, r.polarity, r.question_idx, j.trait_score, j.coherence_score, coalesce(t.n, 0) AS n_tokens
+    SELECT r.example_id, r.seq, r.polarity, r.question_idx,
+        concat_ws('-', r.question_idx, r.instruction_idx, row_number() OVER (
+            PARTITION BY r.question_idx, r.instruction_idx, r.polarity ORDER BY e.idx, r.seq, r.example_id
+        )) AS pair, j.trait_score, j.coherence_score, coalesce(t.n, 0) AS n_tokens
     FROM responses AS r
+    LEFT JOIN examples AS e ON e.run_id = r.run_id AND e.example_id = r.example_id
     LEFT JOIN (
         SELECT * FROM judgements WHERE run_id = $judge AND source_run_id = $run AND trait = $trait
-    ) AS j USING (example_id, seq)
+    ) AS j ON j.example_id = r.example_id AND j.seq = r.seq
     LEFT JOIN (
         SELECT example_id, seq, count(*) AS n FROM tokens WHERE run_id = $run AND is_response AND NOT is_special GROUP BY ALL
-    ) AS t USING (example_id, seq)
+    ) AS t ON t.example_id = r.example_id AND t.seq = r.seq
     WHERE r.run_id = $run
     ORDER BY r.question_idx, r.polarity DESC, r.instruction_idx, r.example_id, r.seq
 """
@@ -57,6 +71,8 @@ class Selected:
     """(n,) question_idx"""
     dropped: dict[str, int]
     """How many responses don't count, by why."""
+    filtered: str
+    """By which rule, in words."""
     n_questions: int
     """Of the definition, whether there are responses to them that count or not."""
 
@@ -69,8 +85,7 @@ class Selected:
         n_pos = int(self.positive.sum())
         text = f"{n_pos} positive and {len(self.keys) - n_pos} negative responses to {len(self.questions)} questions"
         left_out = ", ".join(f"{n} {why}" for why, n in self.dropped.items() if n)
-        filtered = "" if self.judge_run else "; no filter, as the responses are not judged or --threshold is none"
-        return f"{self.trait}: {text}{f' (left out: {left_out})' if left_out else ''}{filtered}"
+        return f"{self.trait}: {text}{f' (left out: {left_out})' if left_out else ''}; {self.filtered}"
 
 
 def responses_store(root: Path, run_id: str) -> TraceStore:
@@ -102,12 +117,13 @@ def newest_judge(wh: Warehouse, run_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def select(wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run: str | None = None) -> Selected:
-    """The responses of run `run_id` that count: positive ones scored at least `threshold`, negative ones below, either coherent where
-    that was judged, and paired by question. The judge is run `judge_run`, else the newest; where there is none, or without a
-    threshold, all count.
+def select(
+    wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run: str | None = None, rule: str = "pairs"
+) -> Selected:
+    """The responses of run `run_id` that count by a rule of `FILTERS` and its threshold. The judge is run `judge_run`, else the newest;
+    where there is none, or without a threshold, all count, to questions that both polarities answer.
 
-    Raises UsageError where nothing is left of a polarity, with what the scores were, or no question has both.
+    Raises UsageError where nothing is left of a polarity, with what the scores were, or of pairs or questions.
     """
     store = responses_store(wh.root, run_id)
     trait = trait_of(store)
@@ -122,33 +138,45 @@ def select(wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run
             raise UsageError(
                 f"Run '{run_id}' has no responses of polarity {polarity}: a trait needs both. See traces trait respond --help"
             )
+    together, filtered = "questions", "no filter, as the responses are not judged or --threshold is none"
     if judge is not None and threshold is not None:
-        strong = score >= threshold  # NaN is neither at least the threshold nor below it
-        shown = np.where(positive, strong, score < threshold)
-        coherent = np.isnan(coherence) | (coherence >= COHERENT)
+        together, below = rule, 100 - threshold if rule == "pairs" else threshold
+        filtered = f"filter {rule}, {FILTERS[rule].format(threshold=threshold, other=below, coherent=COHERENT)}"
+        shown = np.where(positive, score >= threshold, score < below)  # NaN is neither
         for why, passes in (
             ("without a score", ~np.isnan(score)),
             ("on the other side of the threshold", shown),
-            (f"with coherence below {COHERENT:g}", coherent),
+            ("without a coherence score", (rule != "pairs") | ~np.isnan(coherence)),
+            (f"with coherence below {COHERENT:g}", np.isnan(coherence) | (coherence >= COHERENT)),
         ):
             dropped[why] = int((kept & ~passes).sum())
             kept &= passes
-        for name, side in (("positive", positive), ("negative", ~positive)):
+        for side, limit in ((positive, f"{threshold:g} or more"), (~positive, f"below {below:g}")):
             if not (kept & side).any():
-                raise UsageError(_nothing_left(name, run_id, judge, threshold, score[side], coherence[side]))
+                name = "positive" if side is positive else "negative"
+                remedy = "Lower" if side is positive or rule == "pairs" else "Raise"
+                raise UsageError(_nothing_left(name, limit, remedy, run_id, judge, score[side], coherence[side]))
     question = np.asarray(found["question_idx"], np.int64)
-    both = np.intersect1d(question[kept & positive], question[kept & ~positive])
-    if not len(both):
+    group = question if together == "questions" else np.asarray(found["pair"]).astype(str)
+    both = np.isin(group, np.intersect1d(group[kept & positive], group[kept & ~positive]))
+    if not both.any():
         raise UsageError(
             f"No question of run '{run_id}' has both a positive and a negative response that counts: lower --threshold, or "
             "make more responses."
+            if together == "questions"
+            else f"No positive response of run '{run_id}' counts together with the negative one of its pair: lower --threshold, take each "
+            "by itself (--filter questions), or make more responses."
         )
-    paired = np.isin(question, both)
-    dropped["to a question without one of the other polarity"] = int((kept & ~paired).sum())
-    kept &= paired
+    why = (
+        "to a question without one of the other polarity"
+        if together == "questions"
+        else "whose other of the pair does not count"
+    )
+    dropped[why] = int((kept & ~both).sum())
+    kept &= both
     keys = list(zip(found["example_id"][kept].tolist(), found["seq"][kept].tolist(), strict=True))
     n_questions = len(store.meta.option("trait")["questions"])
-    return Selected(run_id, trait, judge, keys, positive[kept], question[kept], dropped, n_questions)
+    return Selected(run_id, trait, judge, keys, positive[kept], question[kept], dropped, filtered, n_questions)
 
 
 def _scores(column: np.ndarray) -> np.ndarray:
@@ -157,20 +185,18 @@ def _scores(column: np.ndarray) -> np.ndarray:
 
 
 def _nothing_left(
-    side: str, run_id: str, judge: str, threshold: float, score: np.ndarray, coherence: np.ndarray
+    name: str, limit: str, remedy: str, run_id: str, judge: str, score: np.ndarray, coherence: np.ndarray
 ) -> str:
-    where = f"{threshold:g} or more" if side == "positive" else f"below {threshold:g}"
     told = score[~np.isnan(score)]
-    start = f"No {side} response of run '{run_id}' has a trait score of {where} and is coherent"
-    remedy = "Lower" if side == "positive" else "Raise"
+    start = f"No {name} response of run '{run_id}' has a trait score of {limit} and is coherent"
     remedy = f"{remedy} --threshold, take all with --threshold none, or judge with a stronger judge."
     if not len(told):
         return f"{start}: '{judge}' has a score for none of the {len(score)}. {remedy}"
     low, q1, median, q3, high = np.quantile(told, [0, 0.25, 0.5, 0.75, 1])
-    incoherent = int((coherence < COHERENT).sum())
     return (
         f"{start}: of {len(score)}, '{judge}' scored {len(told)}, from {low:.0f} to {high:.0f} (quartiles {q1:.0f}, {median:.0f}, "
-        f"{q3:.0f}), and found {incoherent} incoherent. {remedy}"
+        f"{q3:.0f}), and found {int((coherence < COHERENT).sum())} incoherent, {int(np.isnan(coherence).sum())} without a coherence "
+        f"score. {remedy}"
     )
 
 

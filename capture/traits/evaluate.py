@@ -22,7 +22,7 @@ from capture.traits.extract import KIND as VECTORS
 from capture.traits.extract import Count, Step, blocks, layer_seed, not_converged, put, train_parts
 from warehouse import layout
 from warehouse.catalog import Warehouse, find_run
-from warehouse.errors import RunTaken, UsageError
+from warehouse.errors import CorruptRun, RunTaken, UsageError
 from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.store import TraceStore
@@ -134,7 +134,10 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
                 f"Run '{source}' is not the one that '{run}' was made from, but another of that name: make the vectors again "
                 "(traces trait extract)."
             )
-    selected = activations.select(wh, responses, option("threshold") if judge else None, judge)
+    rule = store.meta.options.get("filter", "questions")  # what there was before schema version 7
+    if rule not in list(activations.FILTERS):
+        raise CorruptRun(f"Run '{run}' is damaged: its manifest has the filter {rule!r}.")
+    selected = activations.select(wh, responses, option("threshold") if judge else None, judge, rule)
     there = [q for q in held if q in selected.questions]
     if len(there) < 2:
         raise UsageError(

@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from capture.traits import activations, vectors
-from capture.traits.activations import COMPONENTS, Means, Selected
+from capture.traits.activations import COMPONENTS, FILTERS, Means, Selected
 from warehouse.catalog import Warehouse
 from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.manifest import Manifest
@@ -43,6 +43,8 @@ class Options:
     """`all`, `mid` (the middle one), or which; None is resid.embed."""
     threshold: float | None = 50.0
     """The trait score that tells positive responses from negative ones; None: all count."""
+    filter: str = "pairs"
+    """How it is read: `activations.FILTERS`."""
     held_out: float = 0.25
     """Part of the questions that no vector is made from."""
     seed: int = 0
@@ -82,11 +84,11 @@ def extract(
     Raises UsageError for options that cannot be, runs of other kinds or of different models, two of one trait, and as
     `activations.select` and `Means.of` do; RunTaken where the run is there.
     """
-    _check(options)
+    check(options)
     with Warehouse(root) as wh:
         stores = [activations.responses_store(root, r) for r in responses_runs]
         _check_together(stores)
-        selected = [activations.select(wh, r, options.threshold) for r in responses_runs]
+        selected = [activations.select(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
     for s in selected:
         note(s.told())
     held = [activations.held_out(s, options.held_out, options.seed) for s in selected]
@@ -161,13 +163,16 @@ class Count:
         self.one(unit, trait, len(unit.layers))
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """Raises UsageError or NotFound for what cannot be."""
     for method in options.methods:
         if method not in vectors.METHODS:
             raise NotFound("method", method, vectors.METHODS)
     for component in options.components or ():
         if component not in COMPONENTS:
             raise NotFound("component", component, COMPONENTS)
+    if options.filter not in FILTERS:
+        raise NotFound("filter", options.filter, FILTERS)
     if not options.methods or options.components == () or options.layers == ():
         raise UsageError("Ask for at least one method, one component and one layer.")
     if not 0 <= options.held_out < 1:
@@ -241,6 +246,7 @@ def _options(
             for s, store in zip(selected, stores, strict=True)
         },
         "sources": {run: manifest_hash(root, run) for run in sources},
+        "filtered": {s.trait: s.filtered for s in selected},
         "dropped": {s.trait: s.dropped for s in selected},
         "probe_c": vectors.C,
         "ica_components": vectors.ICA_COMPONENTS,

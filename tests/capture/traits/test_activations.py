@@ -58,7 +58,7 @@ def test_without_a_judge_or_a_threshold_all_count_and_it_says_so(root: Path) -> 
         assert "no filter" in found.told()
 
 
-def test_the_filter_by_score_and_coherence_pairs_by_question(root: Path) -> None:
+def test_each_response_by_itself_is_filtered_by_score_and_coherence(root: Path) -> None:
     score = {r: 90.0 if r.positive else 10.0 for r in RESPONSES}
     coherence: dict = dict.fromkeys(RESPONSES, 80.0)
     by = {(r.polarity, r.question): r for r in RESPONSES}
@@ -68,7 +68,7 @@ def test_the_filter_by_score_and_coherence_pairs_by_question(root: Path) -> None
     coherence[by["neg", 3]] = 49.9
     coherence[by["pos", 4]] = None  # not judged
     add_judge(root, "j", "r", RESPONSES, list(score.values()), list(coherence.values()))
-    found = selected(root)
+    found = selected(root, rule="questions")
     assert found.judge_run == "j" and found.questions == [0, 4, 5]
     assert {(k[0], q) for k, q in zip(found.keys, found.question, strict=True)} == {
         (by[p, q].example_id, q) for p in ("pos", "neg") for q in (0, 4, 5)
@@ -78,13 +78,55 @@ def test_the_filter_by_score_and_coherence_pairs_by_question(root: Path) -> None
         "empty": 0,
         "without a score": 1,
         "on the other side of the threshold": 1,
+        "without a coherence score": 0,
         "with coherence below 50": 1,
         "to a question without one of the other polarity": 3,
     }
     assert "3 positive and 3 negative responses to 3 questions" in found.told() and "1 without a score" in found.told()
-    assert selected(root, threshold=51.0).questions == [1, 4, 5], (
+    assert "filter questions, each response by itself: positive 50 or more, negative below 50" in found.told()
+    assert selected(root, rule="questions", threshold=51.0).questions == [1, 4, 5], (
         "at 51 a negative 50 is below, and a positive 50 not above"
     )
+
+
+@pytest.mark.parametrize("threshold", [30, 50, 70])
+def test_pairs_are_those_of_the_published_mask(tmp_path: Path, threshold: int) -> None:
+    """Chen et al. 2025 keep row i of positive and negative responses where positive >= t, negative < 100 - t, and both coherences
+    are at least 50; rows have the same question, pair of instructions and place among their samples."""
+    responses = grid(4, samples=2, instructions=3)
+    rng = np.random.default_rng(threshold)
+    score, coherence = rng.integers(0, 101, (2, len(responses))).astype(float)
+    score[::7], coherence[3::11] = np.nan, np.nan
+    score = np.clip(score + np.array([25 if r.positive else -25 for r in responses]), 0, 100)
+    coherence += 30
+    add_responses(tmp_path, "r", responses, {("mean.resid.post_mlp", 1): means_of(states(len(responses)))})
+    told = [[None if np.isnan(x) else x for x in of] for of in (score, np.minimum(coherence, 100))]
+    add_judge(tmp_path, "j", "r", responses, *told)
+    at = {(r.polarity, r.example_id[3:], r.sample): i for i, r in enumerate(responses)}
+    rows = [(at["pos", name, s], at["neg", name, s]) for _, name, s in at if ("pos", name, s) in at]
+    mask = [
+        score[p] >= threshold and score[n] < 100 - threshold and coherence[p] >= 50 and coherence[n] >= 50
+        for p, n in rows
+    ]
+    want = {
+        (responses[i].example_id, responses[i].sample)
+        for row, kept in zip(rows, mask, strict=True)
+        if kept
+        for i in row
+    }
+    found = selected(tmp_path, threshold=float(threshold))
+    assert set(found.keys) == want and want and found.positive.sum() * 2 == len(found.keys)
+    assert sum(found.dropped.values()) == len(responses) - len(want)
+    says = f"filter pairs, of each positive response .* positive {threshold} or more, negative below {100 - threshold}, both with"
+    assert re.search(says, found.told())
+
+
+def test_where_no_pair_counts_it_is_said(root: Path) -> None:
+    add_judge(root, "j", "r", RESPONSES, [(90.0 if r.question % 2 else 20.0) for r in RESPONSES])
+    with pytest.raises(UsageError, match="No positive response of run 'r' counts together with .*--filter questions"):
+        selected(root)
+    with pytest.raises(UsageError, match="No question of run 'r' has both"):
+        selected(root, rule="questions")
 
 
 def test_the_newest_judge_decides_unless_another_is_named(root: Path) -> None:
@@ -108,15 +150,16 @@ def test_nothing_above_the_threshold_says_what_the_scores_were(root: Path) -> No
     add_judge(root, "j", "r", RESPONSES, [float(r.question * 8) for r in RESPONSES])
     says = (
         "No positive response of run 'r' has a trait score of 50 or more and is coherent: of 6, 'j' scored 6, from 0 to 40 "
-        "(quartiles 10, 20, 30), and found 0 incoherent. Lower --threshold"
+        "(quartiles 10, 20, 30), and found 0 incoherent, 0 without a coherence score. Lower --threshold"
     )
     with pytest.raises(UsageError, match=re.escape(says)):
         selected(root)
     add_judge(root, "k", "r", RESPONSES, [60.0 + r.question for r in RESPONSES], minute=2)
-    with pytest.raises(
-        UsageError, match="No negative response of run 'r' has a trait score of below 50 .* Raise --thresh"
-    ):
-        selected(root)
+    for rule, remedy in (("questions", "Raise"), ("pairs", "Lower")):
+        with pytest.raises(
+            UsageError, match=f"No negative response of run 'r' has a trait score of below 50 .* {remedy} --thresh"
+        ):
+            selected(root, rule=rule)
     add_judge(root, "l", "r", RESPONSES, [None] * 12, minute=3)
     with pytest.raises(UsageError, match="'l' has a score for none of the 6"):
         selected(root)

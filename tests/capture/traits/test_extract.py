@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import lancedb
@@ -13,6 +14,7 @@ from synthetic import add_vectors
 from synthetic_traits import Response, add_judge, add_responses, grid, planted
 
 from capture.traits import extract as job
+from capture.traits import vectors
 from capture.traits.extract import Options, extract
 from warehouse import TraceStore, Warehouse, layout
 from warehouse.errors import NotFound, RunTaken, UsageError
@@ -77,12 +79,13 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
         )
     assert len({tuple(found["random", "residual", i]["vector"]) for i in LAYERS}) == 5
     assert steps[-1].done == steps[-1].of == 6 and [s.done for s in steps] == [1, 2, 3, 4, 5, 6]
-    assert notes[0] == "loud: 72 positive and 72 negative responses to 12 questions"
+    assert notes[0].startswith("loud: 72 positive and 72 negative responses to 12 questions; filter pairs, ")
     assert all(c.passed is not False for c in validate(layout.run_dir(root, "v")))
 
 
 def test_the_manifest_says_what_was_done(root: Path) -> None:
     o = extract(root, ["r"], Options(threshold=60, seed=3), "v").options
+    assert o["filter"] == "pairs" and "positive 60 or more, negative below 40" in o["filtered"]["loud"]
     assert o["traits"] == ["loud"] and o["responses_run"] == {"loud": "r"} and o["judge_run"] == {"loud": "j"}
     assert o["methods"][-1] == "random" and o["components"] == ["residual", "attn_out"] and o["threshold"] == 60
     held, used = o["held_out_questions"]["loud"], o["questions"]["loud"]
@@ -96,6 +99,35 @@ def test_the_manifest_says_what_was_done(root: Path) -> None:
     assert named.run_id == "loud-vectors" and named.options["methods"] == ["mean_diff", "random"]
     with pytest.raises(RunTaken):
         extract(root, ["r"], Options(methods=("mean_diff",)))
+
+
+def test_a_vector_says_whether_its_method_converged(root: Path, monkeypatch, recwarn) -> None:
+    """How many did not is told, and kept, across an interruption too; a warning of another kind is not swallowed."""
+    notes: list[str] = []
+    extract(root, ["r"], Options(), "v", note=notes.append)
+    assert {(r["method"], r["converged"]) for r in rows(root)} - {("ica", False)} == {
+        ("mean_diff", None), ("random", None), ("probe", True), ("ica", True), ("gradient", True),
+    }  # fmt: skip
+    real = vectors.mean_diff
+    monkeypatch.setattr(vectors, "STEPS", {"probe": 1, "ica": 1, "gradient": 1})
+    monkeypatch.setattr(job, "_BLOCK", 2)
+    monkeypatch.setitem(vectors.METHODS, "mean_diff", lambda *a: (warnings.warn("odd", RuntimeWarning, 1), real(*a))[1])
+
+    def stop(step: job.Step) -> None:
+        if step.done == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        extract(root, ["r"], Options(), "w", stop)
+    notes.clear()
+    manifest = extract(root, ["r"], Options(), "w", note=notes.append)
+    assert manifest.options["not_converged"] == {"gradient": 6, "ica": 6, "probe": 6}
+    assert {r["method"] for r in rows(root, "w") if r["converged"] is False} == {"gradient", "ica", "probe"}
+    assert (
+        "probe did not converge in 1 steps for 6 of 6 vectors, where its last step's is taken; which: converged in trait_vectors"
+        in notes
+    )
+    assert {w.category for w in recwarn.list} == {RuntimeWarning}
 
 
 def test_held_out_questions_are_never_touched(root: Path) -> None:
@@ -169,6 +201,7 @@ def test_layers_components_and_runs_of_tokens(root: Path) -> None:
         (Options(methods=("svd",)), NotFound, "No method 'svd'"),
         (Options(components=("mlp",)), NotFound, "No component 'mlp'"),
         (Options(layers="some"), UsageError, "give all, mid, or numbers"),
+        (Options(filter="row"), NotFound, "No filter 'row'"),
         (Options(held_out=1.0), UsageError, "from 0 to below 1"),
         (Options(threshold=500), UsageError, "scores are from 0 to 100"),
         (Options(held_out=0.95), None, ""),

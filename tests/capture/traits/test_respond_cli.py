@@ -71,6 +71,8 @@ def test_a_judge_that_cannot_be_asked_is_told_of_before_there_are_responses(
     [
         ({"traits": " , "}, "name at least one"),
         ({"threshold": "high"}, "--threshold high"),
+        ({"threshold": "101"}, "threshold 101: scores are from 0 to 100"),
+        ({"filter": "rows"}, "No filter 'rows'"),
         ({"coefficients": "nan"}, "--coefficients nan"),
         ({"projected": "gone"}, "'gone'"),
     ],
