@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from capture.failures import is_of_memory, one_line
+from capture.unchanged import unchanged
 from warehouse.errors import TracesError
 
 Tokens = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -42,18 +44,26 @@ class Outputs:
 
 class Body:
     pads: bool
-    """Padding after a sequence does not change its states; where it does, only sequences of a length may share a batch."""
+    """Padding after a sequence does not change its states; where it does, only sequences of a length may share a batch. Looked
+    at on a few tokens here, and once more on a run's own (`capture.independence`)."""
+    shares: bool = True
+    """Other sequences in the batch don't change its states; where they do, each is read alone."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
         self.module: Any = model.base_model
         if self.module is model and not self.encoder_decoder:  # its body goes by another name than its class says
-            self.module = next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
+            self.module = next((m.base_model for m in model.children() if isinstance(m, PreTrainedModel)), model)
         head = model.get_output_embeddings()
         self._own_head = head if self.module is model and isinstance(head, nn.Module) else None
         self.side = "dec"
-        causal, self.pads = self._behaviour()
+        try:
+            causal, self.pads = self._behaviour()
+        except Exception as e:  # a model refuses in whatever way it likes
+            if isinstance(e, TracesError) or is_of_memory(e):
+                raise
+            raise TracesError(f"{type(model).__name__} fails on a few tokens of text and nothing else: {one_line(e)}") from e
         if not causal:
             self.side = "enc"
 
@@ -63,7 +73,11 @@ class Body:
 
     def __call__(self, tokens: Tokens, **options: Any) -> Outputs:
         """`options` are what transformers takes: output_hidden_states, output_attentions, token_type_ids. An encoder-decoder
-        may be given the encoder's tokens alone."""
+        may be given the encoder's tokens alone. The model is left as it was."""
+        with unchanged(self.model):
+            return self._passed(tokens, options)
+
+    def _passed(self, tokens: Tokens, options: dict[str, Any]) -> Outputs:
         device = self.model.device
         options = {k: x.to(device) if isinstance(x, torch.Tensor) else x for k, x in options.items()}
         inputs = {side: (ids.to(device), mask.to(device)) for side, (ids, mask) in tokens.items()}
@@ -125,14 +139,15 @@ class Body:
             batch = self(dict.fromkeys(self.sides, (torch.cat([ids, other, start]), mask))).last
             alone = self(dict.fromkeys(self.sides, (ids[:, :7], mask[:1, :7]))).last
         if any(not bool(x.isfinite().all()) for x in alone.values()):
-            raise TracesError(_why_not_finite(self.model))
+            raise TracesError(why_not_finite(self.model))
         x = batch["dec"]
         causal = self.encoder_decoder or _same(x[0, :-1], x[1, :-1], _SEEN.get(x.dtype, _SEEN_HALF))
         pads = all(_same(x[0], batch[side][2, :7], _PADDED.get(x.dtype, _PADDED_HALF)) for side, x in alone.items())
         return causal, pads
 
 
-def _why_not_finite(model: Any) -> str:
+def why_not_finite(model: Any) -> str:
+    """Says what a user can do about a model that computes NaN or infinity."""
     broken = [name for name, w in model.state_dict().items() if not bool(w.isfinite().all())]
     if broken:
         of = f"NaN or infinity in {broken[0]}{f' and {len(broken) - 1} more' if len(broken) > 1 else ''}"
@@ -156,7 +171,10 @@ def padding_id(model: Any) -> int:
 
 def vocabulary_size(model: Any) -> int:
     """Raises TracesError for a model that reads something else than token ids."""
-    weight = getattr(model.get_input_embeddings(), "weight", None)
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        raise TracesError(f"{type(model).__name__} does not tell its embedding of token ids, so that it is not read.") from None
     if weight is None or weight.ndim != 2:
         raise TracesError(f"{type(model).__name__} reads no text: it has no embedding of token ids.")
     return int(weight.shape[0])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from capture import independence
 from capture.anatomy import Anatomy, Stack, examine
 from capture.body import Tokens, padding_id, probe_ids
 from capture.derive import given_error
@@ -20,11 +21,14 @@ from capture.listen import AttentionCall, eager
 from capture.plan import plan, there
 from capture.probe import attention_outputs
 from capture.record import Recorder, Recording
+from capture.windows import window
 from warehouse.attention import per_query_head, probabilities, unpacked
 from warehouse.blobs import NAMES
+from warehouse.errors import TracesError
 from warehouse.sites import Key, row_kind
 
 _LENGTHS = (23, 16, 9)
+_LONG, _SHORT = 64, 4
 _EVERYTHING = "hidden,resid,qkv,attn_out,mlp_out,mlp_act"
 
 _CLOSE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -111,10 +115,31 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> Checked:
         )
         result.findings += checker.findings(stack)
     result.findings.append(checker.undisturbed())
-    if not anatomy.body.pads:
-        how = "padding changes what this model computes, so that only sequences of one length share a batch"
-        result.findings.append(Finding("", "padding", "close", how))
+    result.findings.append(_batches(anatomy, tokens))
     return result
+
+
+def _batches(anatomy: Anatomy, tokens: Tokens) -> Finding:
+    """What a batch may hold, told from two of the sequences, the first over and over."""
+    body, reach = anatomy.body, window(anatomy.body.model)
+    limits = {side: reach.target if side == "dec" and body.encoder_decoder else reach.text for side in body.sides}
+    first = {side: ids[0, : int(mask[0].sum())].numpy() for side, (ids, mask) in tokens.items()}
+    long = independence.sequence({s: np.resize(ids, min(_LONG, limits[s] or _LONG)) for s, ids in first.items()})
+    short = independence.sequence({side: ids[-1, :_SHORT].numpy() for side, (ids, _) in tokens.items()})
+    lengths = [max(s.lengths.values()) for s in (long, short)]
+    said = f"told from a text of {lengths[0]} tokens and one of {lengths[1]}; a capture looks at its own"
+    try:
+        found = independence.prove(body, independence.Extremes(long, short, (long, short)), "it")
+    except TracesError as e:
+        return Finding("", "batches", "wrong", str(e))
+    if line := found.line("it"):
+        return Finding("", "batches", "close", f"{line} ({said})", found.error or None)
+    return Finding(
+        "",
+        "batches",
+        "close",
+        f"a text is read alike alone, beside others and again: a batch holds texts of any length ({said})",
+    )
 
 
 def _tokens(anatomy: Anatomy, tokenizer: Any) -> Tokens:

@@ -15,6 +15,7 @@ import torch
 
 from capture.anatomy import Anatomy
 from capture.body import padding_id, probe_ids
+from capture.unchanged import unchanged
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
 _SAME_HALF = 0.05
@@ -47,7 +48,7 @@ class Continuer:
     def states(self, questions: list[list[Continuation]]) -> list[list[torch.Tensor]]:
         """Of each question and continuation (tokens, D), the last hidden states that its tokens after the prompt are predicted
         from."""
-        if not self.shares:
+        if not (self.shares and self._body.pads and self._body.shares):
             return self._regrouped(questions, self._whole([c for found in questions for c in found]))
         shared = [i for i, found in enumerate(questions) if _prefix(found) is not None]
         found: dict[int, list[torch.Tensor]] = {}
@@ -73,7 +74,7 @@ class Continuer:
         n = len(questions[0])
         prompts = [found[0].ids[: found[0].start] for found in questions]
         ids, mask = self._padded(prompts)
-        with torch.no_grad():
+        with torch.no_grad(), unchanged(self._body.model):
             out = self._module(input_ids=ids, attention_mask=mask, use_cache=True)
             lengths = mask.sum(1)
             ends = out.last_hidden_state[torch.arange(len(ids), device=self._device), lengths - 1]
@@ -105,7 +106,7 @@ class Continuer:
         while order:
             width = len(texts[order[0]])
             fitting = order if self._body.pads else [i for i in order if len(texts[i]) == width]
-            group = fitting[: max(1, self._batch_tokens // width)]
+            group = fitting[: max(1, self._batch_tokens // width) if self._body.shares else 1]
             order = [i for i in order if i not in set(group)]
             with torch.no_grad():
                 last = self._body({"dec": self._padded([texts[i].ids for i in group])}).last["dec"]

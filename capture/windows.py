@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from capture.body import padding_id
+from capture.unchanged import unchanged
 
 _DECLARED = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "max_seq_length")
 """Names by which configurations tell it; the first that is there."""
@@ -65,7 +66,7 @@ def _table_rows(model: Any) -> tuple[list[int], list[int]]:
         if getattr(model.config, "is_encoder_decoder", False):
             inputs["decoder_input_ids"] = ids
             handles.append(model.get_encoder().register_forward_hook(lambda *_: seen.turn()))
-        with seen, torch.no_grad():
+        with seen, torch.no_grad(), unchanged(model):
             model.base_model(**inputs)
     except Exception:  # a model refuses in whatever way it likes; whether it can be used at all is found out elsewhere
         return [], []

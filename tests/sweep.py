@@ -84,11 +84,11 @@ def _notes(found: Checked) -> str:
         if f.status == "wrong":
             reasons.setdefault(f"WRONG by {f.error:.1e} ({f.how})", []).append(site)
         elif f.status == "absent":
-            reasons.setdefault(f.how, []).append(site)
+            reasons.setdefault(f.how.partition(" (")[0], []).append(site)
         elif f.layers:
             layers = "layers" if "," in f.layers else "layer"
             reasons.setdefault(f"only in {layers} {f.layers}", []).append(site)
-        elif f.site == "padding":
+        elif f.site == "batches" and "depends" in f.how:
             reasons.setdefault(f.how, [])
     return "; ".join(f"{', '.join(sites)}: {reason}" if sites else reason for reason, sites in reasons.items())
 

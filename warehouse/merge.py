@@ -32,7 +32,7 @@ from warehouse.blobs import DTYPES, Blob, ShardFile, TensorSpec
 from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageError
 from warehouse.files import delete, file_checksum, link_or_copy
 from warehouse.losses import mean_loss, perplexity
-from warehouse.manifest import Counts, Manifest
+from warehouse.manifest import BATCHES, Counts, Manifest
 from warehouse.removal import empty_trash, locked_for_removal, remove
 from warehouse.schema import SCHEMA_VERSION, STORED
 from warehouse.sealed import Sealed
@@ -392,6 +392,7 @@ def _manifest(planned: Plan, published: Published) -> Manifest:
             "created_at": published.created_at,  # after the shards: where they are kept, the newest is the whole
             "seconds": sum(m.seconds for m in metas),
             "options": first.options | {"shard": ""},
+            "batches": max((m.batches for m in metas if m.batches), key=BATCHES.index, default=None),
             "sites": sites,
             "counts": Counts(
                 examples=sum(c.examples for c in counts),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capture.batches import Tokenizing, batches, shards, tokenize
+from capture.batches import ONE_LENGTH, Tokenizing, batches, shards, tokenize
 from capture.data.text import open_text
 
 
@@ -84,7 +84,7 @@ def test_shards_are_as_large_as_told(tmp_path: Path, tokenizer, sample_lines: li
 
 
 def test_no_padding_where_padding_would_change_the_model(tmp_path: Path, tokenizer, sample_lines: list[str]) -> None:
-    found = list(batches(tokenized(tmp_path, tokenizer, sample_lines, max_len=30), 200, pads=False))
+    found = list(batches(tokenized(tmp_path, tokenizer, sample_lines, max_len=30), 200, ONE_LENGTH))
     assert all(len({s.tokens for s in b.sequences}) == 1 for b in found)
     assert any(len(b.sequences) > 1 for b in found)
     assert sum(len(b.sequences) for b in found) == len(sample_lines)
