@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from capture.body import Body, forward_replaced, probe_ids
+from capture.body import Body, forward_replaced, probe_ids, why_not_finite
 from warehouse.errors import TracesError
 
 
@@ -20,8 +21,11 @@ class Head:
     time of its own, for the system hands it out page by page.
     """
 
+    vocabulary: int
+    """How many tokens it has a logit for: not always the rows of the embedding."""
+
     def __init__(self, body: Body) -> None:
-        """Raises TracesError where logits don't follow from the last hidden state alone."""
+        """Raises TracesError where logits don't follow from the last hidden state alone, or are no numbers."""
         self._model = model = body.model
         if model.get_output_embeddings() is None:
             raise TracesError(f"{type(model).__name__} predicts no tokens: it has no language-model head.")
@@ -39,6 +43,9 @@ class Head:
                 expected = model(input_ids=ids, attention_mask=mask, **more).logits[0]
             finally:
                 handle.remove()
+            if not bool((expected < torch.inf).all()):  # -infinity rules a token out
+                raise TracesError(why_not_finite(model))
+            self.vocabulary = expected.shape[-1]
             self._output_class = type(outputs[-1])
             if not torch.equal(self(outputs[-1][0][0]), expected):
                 raise TracesError(
@@ -59,6 +66,14 @@ class Head:
                 stack.enter_context(forward_replaced(self._linear, self._multiply))
             logits: torch.Tensor = self._model(**inputs, use_cache=False).logits[0]
         return logits
+
+    def check(self, true_ids: np.ndarray) -> None:
+        """Raises TracesError where a token that came is none that the model can predict: some embeddings have more rows."""
+        if (largest := int(true_ids.max(initial=0))) >= self.vocabulary:
+            raise TracesError(
+                f"{type(self._model).__name__} has no logit for token {largest}: its head predicts {self.vocabulary:,} tokens. Leave "
+                "out the texts that have it, or record them without predictions: traces capture encode."
+            )
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         """(1, n, D) → (1, n, V), the linear head's own multiplication."""

@@ -22,7 +22,7 @@ from capture import sharding
 from capture.anatomy import examine
 from capture.body import vocabulary_size
 from capture.decoding import token_texts
-from capture.diagnostics import Reading, read
+from capture.diagnostics import Reading, divergence, read
 from capture.failures import memory_told
 from capture.final_norm import FinalNorm
 from capture.head import Head
@@ -31,7 +31,7 @@ from capture.models import Loaded, body_hash, weights_hash
 from capture.versions import versions
 from warehouse import layout, sites
 from warehouse.derive import Counted
-from warehouse.errors import CorruptRun, UsageError
+from warehouse.errors import CorruptRun, TracesError, UsageError
 from warehouse.manifest import Manifest
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
@@ -127,7 +127,7 @@ def run(
 
     Raises UsageError where the run has not stored what is needed (naming the command that stores it), where a layer or position
     is not there, where the model is another, where its last layer's way to the vocabulary is not known, or where `run_id` is
-    taken; TracesError where the model predicts no tokens.
+    taken; TracesError where the model predicts no tokens, or makes no numbers of a layer.
     """
     store = TraceStore(folder)
     layers = _layers(store, options)
@@ -346,7 +346,7 @@ class _Lens:
         self._store, self._layers = store, layers
         self._dtype, self._device = loaded.model.dtype, loaded.model.device
         self._last = store.meta.model.stack(_SIDE).n_layers - 1
-        self.vocabulary = vocabulary_size(loaded.model)
+        self._rows, self.vocabulary = vocabulary_size(loaded.model), self._head.vocabulary
         self._k = min(k, self.vocabulary)
         self._piece = max(1, min(slice_rows(self.vocabulary), _PIECE_BYTES // (self.vocabulary * 4)))
         self._final = torch.empty(0)
@@ -355,19 +355,22 @@ class _Lens:
     def __call__(self, pieces: list[_Piece]) -> _Found:
         """The final distribution first, which the others are compared with."""
         found_ids = np.concatenate([p.next_ids for p in pieces])
-        if found_ids.max() >= self.vocabulary or found_ids.min() < -1:
+        if found_ids.max() >= self._rows or found_ids.min() < -1:
             raise CorruptRun(
-                f"Run '{self._store.meta.run_id}': its tokens have the id {found_ids.max()}, and the model {self.vocabulary:,} "
+                f"Run '{self._store.meta.run_id}': its tokens have the id {found_ids.max()}, and the model {self._rows:,} "
                 "rows in its embedding. Validate it: traces runs validate "
                 f"{self._store.meta.run_id}"
             )
+        self._head.check(found_ids)
         next_ids = torch.from_numpy(found_ids).clamp(min=0)
         with torch.no_grad():
-            final, _ = self._read(self._final_state(pieces), next_ids, None)
+            final, _ = self._checked(self._last, self._read(self._final_state(pieces), next_ids, None))
             found = [
                 (final, torch.zeros_like(final.entropy))
                 if layer == self._last
-                else self._read(self._norm(self._states(_key(layer), pieces)), next_ids, final.entropy)
+                else self._checked(
+                    layer, self._read(self._norm(self._states(_key(layer), pieces)), next_ids, final.entropy)
+                )
                 for layer in self._layers
             ]
         readings = [reading for reading, _ in found]
@@ -380,6 +383,21 @@ class _Lens:
             [kl for _, kl in found],
         )
         return _Found(*(torch.stack(c).cpu().numpy() for c in columns))
+
+    def _checked(self, layer: int | None, found: tuple[Reading, torch.Tensor]) -> tuple[Reading, torch.Tensor]:
+        """The same. Raises TracesError where what the head makes of a layer says nothing."""
+        if bool(found[0].log_sum.isnan().any()):
+            dtype = str(self._dtype).removeprefix("torch.")
+            where = "the embedding" if layer is None else f"layer {layer}"
+            remedy = (
+                "its last layer, which the others are held against."
+                if layer == self._last
+                else "leave it out: --layers."
+            )
+            raise TracesError(
+                f"Run '{self._store.meta.run_id}': what the model's head makes of {where} is NaN or infinity in {dtype}; {remedy}"
+            )
+        return found
 
     def _final_state(self, pieces: list[_Piece]) -> torch.Tensor:
         """(n, D), after the final norm: as it was stored, or as it follows from the last block's output."""
@@ -405,8 +423,8 @@ class _Lens:
     def _read(
         self, states: torch.Tensor, next_ids: torch.Tensor, final_entropy: torch.Tensor | None
     ) -> tuple[Reading, torch.Tensor]:
-        """What the head makes of n states after the norm, and KL(final ‖ it) = -H(final) - Σ p_final ln p, (n,) in nats. Without
-        the entropy of the final distribution, these are the states that it is made of, and it is kept for the next calls."""
+        """What the head makes of n states after the norm, and KL(final ‖ it), (n,) in nats. Without the entropy of the final
+        distribution, these are the states that it is made of, and it is kept for the next calls."""
         logits = self._head(states).float()  # of no further use to the head: overwritten
         self._make_room(logits)
         next_ids = next_ids.to(logits.device)
@@ -418,9 +436,7 @@ class _Lens:
             reading = read(logits[at], next_ids[at], self._k, final if final_entropy is None else scratch, scratch)
             readings.append(reading)
             if final_entropy is not None:
-                # ln p = (logit - largest) - log_sum, and p_final sums to 1.
-                crossing = reading.log_sum - torch.mul(final, logits[at], out=scratch).nan_to_num_(nan=0.0).sum(1)
-                divergences.append((crossing - final_entropy[at]).clamp_(min=0))
+                divergences.append(divergence(final, final_entropy[at], logits[at], reading.log_sum, scratch))
         reading = Reading(*(torch.cat(c) for c in zip(*readings, strict=True)))
         return reading, torch.cat(divergences) if divergences else reading.entropy
 

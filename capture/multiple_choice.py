@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import entr
 
 from capture.data.example import Example, Source
-from warehouse.errors import UsageError
+from warehouse.errors import TracesError, UsageError
 from warehouse.tables import to_table
 
 
@@ -36,7 +37,10 @@ def check_questions(source: Source) -> None:
 
 
 def tables(questions: Several[Example], scores: Several[Scores], decides: str) -> Mapping[str, pa.Table]:
-    """Rows of questions, `decides` being what their choices are judged by: `letter`, `text`, `byte` or `head`."""
+    """Rows of questions, `decides` being what their choices are judged by: `letter`, `text`, `byte` or `head`.
+
+    Raises TracesError where a model rules out every choice of a question.
+    """
     choices: dict[str, list[object]] = {name: [] for name in _CHOICES}
     predictions: dict[str, list[object]] = {name: [] for name in _PREDICTIONS}
     for example, found in zip(questions, scores, strict=True):
@@ -44,6 +48,11 @@ def tables(questions: Several[Example], scores: Several[Scores], decides: str) -
         per_byte = None if found.logprob is None else found.logprob / [len(c.text.encode()) for c in row.choices]
         score = {"text": found.logprob, "byte": per_byte}.get(decides)
         score = (found.logit if score is None else score).astype(np.float64)
+        if score.max() == -np.inf:
+            raise TracesError(
+                f"Question {row.source_id}: the model rules out every choice (by the score that decides, {decides}, each has a "
+                "log-probability of -infinity), so that it chooses none. Leave the question out, or decide by another --score."
+            )
         prob = np.exp(score - score.max())
         prob /= prob.sum()
         pred, second = np.argsort(-score, kind="stable")[:2]
@@ -74,7 +83,7 @@ def tables(questions: Several[Example], scores: Several[Scores], decides: str) -
             label_prob=[None if answer is None else prob[answer]],
             margin=[score[pred] - score[second]],
             top_two_gap=[prob[pred] - prob[second]],
-            entropy=[-float((prob * np.log(np.maximum(prob, 1e-300))).sum())],
+            entropy=[float(entr(prob).sum())],
         )
     return {"choices": to_table("choices", choices), "mcq_predictions": to_table("mcq_predictions", predictions)}
 

@@ -35,3 +35,18 @@ COMMENT ON COLUMN trait_evaluations.effect_size_low IS 'Lower end of its 95 % bo
 COMMENT ON COLUMN trait_evaluations.above_random_low IS 'Lower end of its 95 % interval over questions; 0 or less: it may be no better than a random direction';
 ALTER TABLE trait_evaluations ADD COLUMN cv_effect_size FLOAT;
 COMMENT ON COLUMN trait_evaluations.cv_effect_size IS 'Cohen''s d on the training questions, each part of them on a vector made from the others: what the best is picked by, so that the held-out numbers are unbiased; NULL: too few questions';
+
+COMMENT ON COLUMN runs.mean_loss IS 'Mean next-token loss over all predictions, nats; NULL: there is none, or it is infinite (a token came that the model rules out)';
+COMMENT ON COLUMN runs.perplexity IS 'exp(mean_loss), per token of this model''s tokenizer; NULL: no mean_loss, or one above 709, whose exponential no number holds';
+COMMENT ON COLUMN next_token.true_prob IS 'Probability of the true token; 0 where it is smaller than a FLOAT can be';
+COMMENT ON COLUMN next_token.entropy IS 'Entropy of the prediction over the whole vocabulary, nats; tokens of probability 0 add nothing';
+COMMENT ON COLUMN next_token.loss IS '-ln of the true token''s probability, nats, from the logits: it goes on where true_prob is 0; infinity: the model rules the token out (its logit is -infinity, or 3.4e38 below the largest)';
+COMMENT ON COLUMN next_token.topk_ids IS 'The k most probable tokens, most probable first, the lowest id first among equals; all where the model has fewer';
+COMMENT ON COLUMN heads.entropy IS 'Mean entropy of its attention over positions, nats; what a sink takes adds nothing';
+COMMENT ON COLUMN choices.logit IS 'mcq-prompt: of its letter after the prompt; mcq-encoder: of the multiple-choice head; -infinity: the model rules it out';
+COMMENT ON COLUMN choices.logprob IS 'Log-probability of its text after the prompt, nats; -infinity: the model rules a token of it out; NULL: an encoder';
+COMMENT ON COLUMN mcq_predictions.margin IS 'Score of the predicted choice less that of the second: logits, nats or nats a byte; infinity: the model rules all others out';
+COMMENT ON COLUMN logit_lens.topk_ids IS 'The k most probable next tokens, most probable first, the lowest id first among equals; all where the model has fewer';
+COMMENT ON COLUMN logit_lens.actual_prob IS 'Probability of the actual token; 0 where it is smaller than a FLOAT can be, or the model rules it out';
+COMMENT ON COLUMN logit_lens.entropy IS 'Entropy of the distribution over the whole vocabulary, nats; tokens of probability 0 add nothing';
+COMMENT ON COLUMN logit_lens.kl_to_final IS 'Kullback-Leibler divergence of the model''s own distribution from it, nats, within about 1e-6; infinity: it rules out a token that the model''s own allows';

@@ -60,8 +60,9 @@ def statistics(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
     heads, t, _ = attention.shape
     out = np.full((heads, len(STATISTICS)), np.nan, np.float32)
     seeking = int(targets.any(axis=1).sum())
-    surprise = np.log(np.maximum(attention, np.float32(1e-38)))
-    out[:, 0] = -np.einsum("hij,hij->h", attention, surprise) / t
+    # 0 ln 0 is 0; and what rounding makes more than 1 has no entropy, not less.
+    surprise = np.abs(np.log(np.clip(attention, np.float32(1e-38), 1)))
+    out[:, 0] = np.einsum("hij,hij->h", attention, surprise) / t
     out[:, 1] = attention.max(axis=2).mean(axis=1)
     out[:, 2] = attention[:, :, 0].mean(axis=1)
     if t > 1:

@@ -101,8 +101,18 @@ _TABLES = (
             Column("n_sequences", "BIGINT", "Sequences run through the model"),
             Column("n_tokens", "BIGINT", "Tokens run through the model, padding not counted"),
             Column("n_predictions", "BIGINT", "Positions that have a next token"),
-            Column("mean_loss", "DOUBLE", "Mean next-token loss over all predictions, nats", nullable=True),
-            Column("perplexity", "DOUBLE", "exp(mean_loss), per token of this model's tokenizer", nullable=True),
+            Column(
+                "mean_loss",
+                "DOUBLE",
+                "Mean next-token loss over all predictions, nats; NULL: there is none, or it is infinite (a token came that the model rules out)",
+                nullable=True,
+            ),
+            Column(
+                "perplexity",
+                "DOUBLE",
+                "exp(mean_loss), per token of this model's tokenizer; NULL: no mean_loss, or one above 709, whose exponential no number holds",
+                nullable=True,
+            ),
             Column("tables", "VARCHAR[]", "Tables that it has rows in"),
             Column("bytes", "BIGINT", "Size on disk, bytes"),
             Column("created_at", "TIMESTAMP", "When the capture began, UTC"),
@@ -250,12 +260,24 @@ _TABLES = (
             Column("pred_id", "INTEGER", "Id of the most probable token; the lowest id among equals"),
             Column("pred_token", "VARCHAR", "That token, decoded on its own"),
             Column("correct", "BOOLEAN", "pred_id = true_id"),
-            Column("true_prob", "FLOAT", "Probability of the true token"),
+            Column("true_prob", "FLOAT", "Probability of the true token; 0 where it is smaller than a FLOAT can be"),
             Column("pred_prob", "FLOAT", "Probability of the predicted token"),
             Column("true_rank", "INTEGER", "1 + the number of tokens with a larger logit than the true one"),
-            Column("entropy", "FLOAT", "Entropy of the prediction over the whole vocabulary, nats"),
-            Column("loss", "FLOAT", "-log(true_prob), nats"),
-            Column("topk_ids", "INTEGER[]", "The k most probable tokens, most probable first"),
+            Column(
+                "entropy",
+                "FLOAT",
+                "Entropy of the prediction over the whole vocabulary, nats; tokens of probability 0 add nothing",
+            ),
+            Column(
+                "loss",
+                "FLOAT",
+                "-ln of the true token's probability, nats, from the logits: it goes on where true_prob is 0; infinity: the model rules the token out (its logit is -infinity, or 3.4e38 below the largest)",
+            ),
+            Column(
+                "topk_ids",
+                "INTEGER[]",
+                "The k most probable tokens, most probable first, the lowest id first among equals; all where the model has fewer",
+            ),
             Column("topk_tokens", "VARCHAR[]", "The same, decoded"),
             Column("topk_probs", "FLOAT[]", "The same, their probabilities"),
         ),
@@ -274,7 +296,9 @@ _TABLES = (
             Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model"),
             Column("layer", "INTEGER", "Layer, 0-based"),
             Column("head", "INTEGER", "Query head, 0-based"),
-            Column("entropy", "FLOAT", "Mean entropy of its attention over positions, nats"),
+            Column(
+                "entropy", "FLOAT", "Mean entropy of its attention over positions, nats; what a sink takes adds nothing"
+            ),
             Column("max_prob", "FLOAT", "Mean of the largest probability at each position"),
             Column("first_token_mass", "FLOAT", "Mean probability on the first token"),
             Column(
@@ -300,12 +324,14 @@ _TABLES = (
             Column("label", "VARCHAR", "Its letter"),
             Column("text", "VARCHAR", "Its text"),
             Column(
-                "logit", "FLOAT", "mcq-prompt: of its letter after the prompt; mcq-encoder: of the multiple-choice head"
+                "logit",
+                "FLOAT",
+                "mcq-prompt: of its letter after the prompt; mcq-encoder: of the multiple-choice head; -infinity: the model rules it out",
             ),
             Column(
                 "logprob",
                 "FLOAT",
-                "Log-probability of its text after the prompt, nats; NULL: an encoder",
+                "Log-probability of its text after the prompt, nats; -infinity: the model rules a token of it out; NULL: an encoder",
                 nullable=True,
             ),
             Column("logprob_per_byte", "FLOAT", "The same, by byte of its text in UTF-8, nats", nullable=True),
@@ -330,7 +356,9 @@ _TABLES = (
             Column("pred_prob", "FLOAT", "Probability of the predicted choice among the choices: the confidence"),
             Column("label_prob", "FLOAT", "Probability of the right choice", nullable=True),
             Column(
-                "margin", "FLOAT", "Score of the predicted choice less that of the second: logits, nats or nats a byte"
+                "margin",
+                "FLOAT",
+                "Score of the predicted choice less that of the second: logits, nats or nats a byte; infinity: the model rules all others out",
             ),
             Column("top_two_gap", "FLOAT", "Probability of the predicted choice less that of the second"),
             Column("entropy", "FLOAT", "Entropy of the probabilities of the choices, nats"),
@@ -401,7 +429,11 @@ _TABLES = (
             _SEQ,
             _POS,
             _BLOCK,
-            Column("topk_ids", "INTEGER[]", "The k most probable next tokens, most probable first"),
+            Column(
+                "topk_ids",
+                "INTEGER[]",
+                "The k most probable next tokens, most probable first, the lowest id first among equals; all where the model has fewer",
+            ),
             Column("topk_tokens", "VARCHAR[]", "The same, decoded"),
             Column("topk_probs", "FLOAT[]", "The same, their probabilities"),
             Column("actual_id", "INTEGER", "Id of the token at pos + 1; NULL: there is none", nullable=True),
@@ -412,9 +444,22 @@ _TABLES = (
                 "1 + the number of tokens with a larger logit than the actual one",
                 nullable=True,
             ),
-            Column("actual_prob", "FLOAT", "Probability of the actual token", nullable=True),
-            Column("entropy", "FLOAT", "Entropy of the distribution over the whole vocabulary, nats"),
-            Column("kl_to_final", "FLOAT", "Kullback-Leibler divergence of the model's own distribution from it, nats"),
+            Column(
+                "actual_prob",
+                "FLOAT",
+                "Probability of the actual token; 0 where it is smaller than a FLOAT can be, or the model rules it out",
+                nullable=True,
+            ),
+            Column(
+                "entropy",
+                "FLOAT",
+                "Entropy of the distribution over the whole vocabulary, nats; tokens of probability 0 add nothing",
+            ),
+            Column(
+                "kl_to_final",
+                "FLOAT",
+                "Kullback-Leibler divergence of the model's own distribution from it, nats, within about 1e-6; infinity: it rules out a token that the model's own allows",
+            ),
         ),
     ),
     Table(

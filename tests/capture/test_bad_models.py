@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import zoo
 from transformers import BartForConditionalGeneration, ByT5Tokenizer, CanineTokenizer, LlamaForCausalLM
 
@@ -270,17 +268,6 @@ def test_a_loss_whose_exponential_no_number_holds_is_published_without_a_perplex
     assert f"{made.mean_loss:.4f} nats per token" in shown.out, shown
 
 
-def test_a_token_that_cannot_come_leaves_the_entropy_a_number() -> None:
-    from capture.diagnostics import next_token_diagnostics
-
-    logits = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf], [1.0, -torch.inf, 0.0, 2.0]])
-    found = next_token_diagnostics(lambda _: logits.clone(), torch.zeros(2, 1), torch.tensor([0, 1]), 4, 4)
-    p = torch.softmax(logits.double(), 1)
-    assert np.allclose(found.entropy, torch.special.entr(p).sum(1).numpy(), atol=1e-6)
-    assert found.loss[0] == pytest.approx(math.log(2))
-    assert found.loss[1] == math.inf
-
-
 def test_weights_of_other_shapes_than_the_configuration_says_are_named(folder: Callable[..., Path]) -> None:
     with pytest.raises(
         TracesError, match=r"[a-z_.]+weight is \(\d+, \d+\) in its weights, and \(3, \d+\) by its config.json"
@@ -291,10 +278,20 @@ def test_weights_of_other_shapes_than_the_configuration_says_are_named(folder: C
 def test_predictions_that_are_not_numbers_are_refused(
     tmp_path: Path, make_llama: Callable, tokenizer: Any, text: Path
 ) -> None:
+    """Whether they show at the first look, or in the data alone."""
     model, root = make_llama(), tmp_path / "runs"
-    model.lm_head.weight.data.fill_(3e38)
     loaded = models.Loaded(model, tokenizer, "loud", None, "cpu", False)
-    with nothing_left(root), pytest.raises(TracesError, match="computes NaN in float32, in the batch with example 2"):
+    job = next_token._prepared(loaded, source(text), next_token.Options())
+    model.lm_head.weight.data.fill_(3e38)
+    from capture.job import _run
+
+    told = "computes NaN or infinity in float32, in the batch with example 2"
+    with nothing_left(root), pytest.raises(TracesError, match=told):
+        _run(job, root, "r", lambda _: None)
+    with (
+        nothing_left(root),
+        pytest.raises(TracesError, match="computes NaN or infinity in float32. Its weights are finite"),
+    ):
         next_token.run(loaded, source(text), next_token.Options(), root=root, run_id="r")
 
 

@@ -49,6 +49,17 @@ def test_statistics_are_what_their_definitions_say(ids: list[int]) -> None:
         np.testing.assert_allclose(found[head], [expected[s] for s in STATISTICS], rtol=1e-5, atol=1e-6)
 
 
+def test_attention_at_its_ends_has_statistics() -> None:
+    """No mass anywhere (a sink has it), all on one token, a rounding above 1, one token: none is NaN, negative, or -0."""
+    p = np.zeros((3, 4, 4), np.float32)
+    p[1:, :, 0] = 1
+    p[2, :, 0] += np.float32(1.2e-7)
+    for attention in (p, p[:, :1, :1]):
+        found = statistics(attention, induction_targets(np.arange(attention.shape[1])))
+        assert (found[:, 0] == 0).all() and not np.signbit(found[:, 0]).any()
+        assert np.isnan(found).all(0).tolist() == [False] * 3 + [attention.shape[1] == 1, False, True]
+
+
 def test_the_table_tells_of_the_attention_that_the_run_tells_of(tiny_root: Path) -> None:
     store = TraceStore(run_dir(tiny_root, "gpt2"))
     eid = store.tokens.example_id[2]
