@@ -186,7 +186,7 @@ def _layer(
     counts = np.add(*(b @ r for b, r in zip(by_question, right, strict=True)))
     n = np.add(*(b.sum(1) for b in by_question))
     accuracy_ends = intervals.proportions(counts[:, :v], n)
-    above_ends = intervals.differences(counts[:, :v], counts[:, v:].mean(1, keepdims=True), n)
+    above_ends = intervals.differences(counts[:, :v], counts[:, v:], n)
     cosines = separation.cosines(x[is_pos], units[:v]), separation.cosines(x[is_neg], units[:v])
     weights = intervals.resamples(len(trait.held), options.draws, options.seed)
     effect, auc = separation.cohens_d(*cosines), separation.auc(pos, neg)

@@ -42,13 +42,16 @@ def standard_error(right: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def differences(right: np.ndarray, other: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends, (V,) each, of the interval of a part's difference to another part (Q, 1) that is known better, a mean over many
-    directions: from the ends of both by adding squares (Newcombe 1998, "Interval estimation for the difference between independent
-    proportions", method 10). As both are of the same responses, it is rather too wide than too narrow."""
-    part, mean = right.sum(0) / n.sum(), other.sum(0) / n.sum()
+    """The ends, (V,) each, of the interval of a part of all responses less the mean part of R directions, `other` (Q, R): from the
+    ends of both by adding squares (Newcombe 1998, "Interval estimation for the difference between independent proportions",
+    method 10). The mean's are Student's, over questions and over directions, as other questions and other directions would give
+    another; one direction alone says nothing of others. As both parts are of the same responses, it is rather too wide than too narrow."""
+    part, each, drawn = right.sum(0) / n.sum(), other.sum(0) / n.sum(), other.shape[1]
     low, high = proportions(right, n)
-    off = np.minimum(_t(len(n)) * standard_error(other, n), 1)
-    difference = part - mean
+    of_questions = _t(len(n)) * standard_error(other.mean(1, keepdims=True), n)
+    of_directions = _t(drawn) * each.std(ddof=1) / np.sqrt(drawn) if drawn > 1 else np.inf
+    off = np.minimum(np.hypot(of_questions, of_directions), 1)
+    difference = part - each.mean()
     return difference - np.hypot(part - low, off), difference + np.hypot(high - part, off)
 
 

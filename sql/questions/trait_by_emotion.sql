@@ -4,7 +4,7 @@
 --
 -- A mean over examples of each example's own mean, so that long texts count no more than short ones. An example with several
 -- labels counts for each. difference is to the examples of the run that have not the label, other labels or none; effect_size is
--- that difference in standard deviations over all examples.
+-- that difference in standard deviations over all examples. Neither has an interval: of few examples both are mostly chance.
 WITH by_example AS (
     SELECT
         d.example_id,

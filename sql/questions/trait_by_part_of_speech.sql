@@ -2,7 +2,8 @@
 -- run: the run that was projected; of several projections on a trait the newest
 -- needs: words, trait_projections
 --
--- difference is to all other tagged tokens of the run, effect_size that in standard deviations over all of them.
+-- difference is to all other tagged tokens of the run, effect_size that in standard deviations over all of them. Neither
+-- has an interval: tokens of one text resemble each other, so that a few texts say little however many tokens they have.
 WITH by_tag AS (
     SELECT
         t.trait,

@@ -2,8 +2,9 @@
 -- run: the run that was projected; of several projections on a trait the newest
 -- needs: trait_projections, trait_dynamics, next_token
 --
--- The commitment point is the first token at which the projection's absolute acceleration falls under a threshold: 0.1
--- (absolute), or that part of the projection's own spread over the response (relative). loss and entropy are of the prediction of
+-- The commitment point is the first token at which the projection's absolute acceleration falls under a threshold: that of the
+-- projection's run (its option threshold, 0.1 unless another was asked for), in units of the stream (absolute), or that part of the
+-- projection's own spread over the response (relative). loss and entropy are of the prediction of
 -- the token itself; elsewhere means the other tokens that have an acceleration, the response's third and later ones. tokens are the five on
 -- which most responses commit. A run that generated nothing is looked at whole.
 WITH looked AS (

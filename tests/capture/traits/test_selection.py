@@ -41,13 +41,20 @@ def test_where_all_are_right_the_interval_is_the_exact_one_of_so_many() -> None:
     assert one_question[0][0] < 0.02 and one_question[1][0] > 0.98, "one question says nothing of others"
 
 
-def test_a_difference_to_random_directions_is_no_surer_than_the_accuracy() -> None:
+def test_a_difference_to_random_directions_is_no_surer_than_either_accuracy() -> None:
     n = np.full(5, 6)
-    all_right, most, worse = (np.full((5, 1), x) for x in (6.0, 5.8, 4.8))
-    low, high = intervals.differences(all_right, most, n)
-    assert low[0] < 0 < high[0], "30 of 30 against 29 of 30 shows nothing"
-    low, high = intervals.differences(all_right, worse, n)
-    assert 0.05 < low[0] < 0.2 and high[0] == pytest.approx(0.2)
+    all_right = np.full((5, 1), 6.0)
+
+    def ends(*parts: float) -> tuple[float, float]:
+        low, high = intervals.differences(all_right, np.full((5, len(parts)), 6.0) * parts, n)
+        return low[0], high[0]
+
+    low, high = ends(29 / 30, 29 / 30)
+    assert low < 0 < high, "30 of 30 against 29 of 30 shows nothing"
+    low, high = ends(0.8, 0.8)
+    assert 0.05 < low < 0.2 and high == pytest.approx(0.2)
+    assert ends(*np.tile([0.7, 0.9], 10))[0] < low, "directions that differ say less of their mean"
+    assert ends(0.8)[0] < -0.7, "one direction says nothing of others"
 
 
 @pytest.mark.parametrize("questions", [2, 5, 20])
