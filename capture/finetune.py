@@ -1,9 +1,13 @@
 """Fine-tuning an encoder on multiple-choice questions, through transformers' Trainer: a model folder, and a run of its own in the
 warehouse, with loss and accuracy by step, which is the parent of the captures made from the model.
 
-While it goes on, checkpoints lie in `OUT/checkpoints`, one an epoch: the last, to go on from, and the best so far, by accuracy
-on the questions held out. In the end the best one's weights are OUT itself, and the checkpoints are gone. Training reads the
-same pairs of tokens as a capture does (`capture.pairs`).
+Which epoch is kept is not decided on the split that is reported: a tenth of the training questions is set aside, not trained on,
+and the epoch that answers most of them right is kept, the first among equals. Where that tenth would be fewer than 20 questions,
+or there is one epoch only, all are trained on and the last epoch is kept.
+
+While it goes on, checkpoints lie in `OUT/checkpoints`, one an epoch: the last, to go on from, and the best so far. In the end the
+weights of the one kept are OUT itself, and the checkpoints are gone. Training reads the same pairs of tokens as a capture does
+(`capture.pairs`).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +27,7 @@ import numpy as np
 import torch
 import xxhash
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Subset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from capture import models
@@ -36,7 +42,7 @@ from capture.multiple_choice import check_questions
 from capture.pairs import Pairing
 from capture.versions import versions
 from warehouse import layout, strict_json
-from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.errors import Doubt, RunTaken, TracesError, UsageError
 from warehouse.files import delete, write_atomically
 from warehouse.manifest import Counts, DataInfo, Manifest
 from warehouse.schema import SCHEMA_VERSION
@@ -50,6 +56,12 @@ _STATE = "trainer_state.json"
 _WEIGHTS = "model.safetensors"
 _CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 _LOGS_AN_EPOCH = 10
+_ASIDE = 10
+"""One in so many training questions is set aside to choose the epoch by."""
+_LEAST_ASIDE = 20
+"""Of fewer, which epoch does best is chance."""
+SET_ASIDE = "set aside"
+"""What the table `training` calls those questions."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +111,23 @@ def finetune(
     run_id: str | None = None,
     report: Report = lambda _: None,
 ) -> Manifest:
-    """Trains `loaded`, a model with a multiple-choice head, and leaves the best epoch's in `out`, or goes on with it where it
-    was interrupted.
+    """Trains `loaded`, a model with a multiple-choice head, and leaves the epoch kept in `out`, or goes on with it where it was
+    interrupted. The manifest's options tell how many questions were `set_aside`, and which `kept_step` that was.
 
-    Raises UsageError where `out` holds something else, where the data is not of questions with answers, or for a model that is
-    no encoder.
+    Raises UsageError where `out` holds something else, where the data is not of questions with answers, where both splits are
+    one, or for a model that is no encoder. Warns (Doubt) of held-out questions that are training questions too.
     """
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
         raise UsageError(f"{loaded.name} is no encoder: finetune mcq trains encoders on pairs of question and choice.")
     pairing = Pairing(loaded.tokenizer, loaded.name, max_len(loaded, options.max_len))
+    if (train.dataset, train.config, train.split) == (held_out.dataset, held_out.config, held_out.split):
+        raise UsageError(
+            f"The model would be judged on {held_out.split}, the split that it is trained on. Choose another --eval-split."
+        )
     questions = _questions(train, pairing, options.limit, loaded)
     held = _questions(held_out, pairing, None, loaded)
+    aside = _aside(questions.answers, options)
     base = models.weights_hash(loaded.model)
     identity = {
         "kind": KIND,
@@ -129,9 +146,10 @@ def finetune(
         RunWriter(root, run_id, identity) as writer,
         _begun(out, checkpoints, identity),
     ):
-        history = _train(loaded, questions, held, options, checkpoints, report)
+        history, kept = _train(loaded, questions, aside, held, options, checkpoints, report)
         model = loaded.model.eval().requires_grad_(False)
-        if not all(math.isfinite(entry.get("eval_loss", 0)) for entry in history) or not _is_finite(model):
+        losses = [v for entry in history for name, v in entry.items() if name.endswith("_loss")]
+        if not all(map(math.isfinite, losses)) or not _is_finite(model):
             raise TracesError(
                 f"The training of {loaded.name} diverged: its loss or its weights are no longer numbers. Delete {out}, and train "
                 f"with a smaller --lr than {options.lr:g}."
@@ -139,6 +157,7 @@ def finetune(
         result = models.weights_hash(model)
         _save(out, loaded, model, models.Finetuned(run_id, result))
         rows = _rows(history, held_out.split or "held out")
+        chosen = {"held_out": len(held), "set_aside": len(aside), "kept_step": kept}
         if not writer.done:
             writer.begin_shard({}, {})
             writer.put(Batch([], {}, {}, {"training": to_table("training", rows)}))
@@ -146,11 +165,29 @@ def finetune(
 
         def manifest(published: Published) -> Manifest:
             made = models.Loaded(model, loaded.tokenizer, str(out), None, loaded.device, loaded.trust_remote_code)
-            return _manifest(made, anatomy, train, questions, held, options, base, loaded.name, run_id or "", published)
+            return _manifest(
+                made, anatomy, train, questions, chosen, options, base, loaded.name, run_id or "", published
+            )
 
         found = writer.publish(manifest)
     delete(checkpoints)
+    known = len(set(held.texts) & set(questions.texts))
+    if known:
+        warnings.warn(
+            f"{run_id}: {known:,} of {len(held):,} questions of {held_out.split} are training questions too, so that its accuracy is "
+            "not that of questions the model has not seen.",
+            Doubt,
+            stacklevel=2,
+        )
     return found
+
+
+def _aside(answers: list[int], options: Options) -> list[int]:
+    """Which training questions to choose the epoch by, of every answer as large a part; none where that would be too few."""
+    if options.epochs < 2 or len(answers) < _ASIDE * _LEAST_ASIDE:
+        return []
+    random = np.random.default_rng((options.seed, 2)).permutation(len(answers))
+    return sorted(np.lexsort((random, answers))[::_ASIDE].tolist())
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
@@ -163,6 +200,8 @@ class _Questions:
 
     pairs: list[list[Sequence]]
     answers: list[int]
+    texts: list[str]
+    """Of each question and its choices, in whatever order these stand."""
     hash: str
     truncated: int
 
@@ -182,6 +221,7 @@ def _questions(source: Source, pairing: Pairing, limit: int | None, loaded: mode
     check_questions(source)
     pairs: list[list[Sequence]] = []
     answers: list[int] = []
+    texts: list[str] = []
     truncated, digest = 0, xxhash.xxh3_128()
     for t in pairing.tokenize(islice(source.read(), limit)):
         row = t.example.row
@@ -198,11 +238,12 @@ def _questions(source: Source, pairing: Pairing, limit: int | None, loaded: mode
             check_ids(sequence.parts["enc"].ids, vocabulary_size(loaded.model), loaded.tokenizer, loaded.name, where)
         pairs.append(t.sequences)
         answers.append(row.answer)
+        texts.append("\x1f".join([row.text, *sorted(c.text for c in row.choices)]))
         truncated += t.truncated
         digest.update(f"{t.example.example_id}\x1f{row.text}\x1e".encode("utf-8", "surrogatepass") + row.annotations())
     if not pairs:
         raise UsageError(f"{source.origin}: there is no question in it.")
-    return _Questions(pairs, answers, digest.hexdigest(), truncated)
+    return _Questions(pairs, answers, texts, digest.hexdigest(), truncated)
 
 
 @contextmanager
@@ -275,16 +316,20 @@ def _last_checkpoint(folder: Path) -> Path | None:
 def _train(
     loaded: models.Loaded,
     questions: _Questions,
+    aside: list[int],
     held: _Questions,
     options: Options,
     checkpoints: Path,
     report: Report,
-) -> list[dict[str, float]]:
-    """Trains the model, goes back to its best epoch, and returns what was measured on the way."""
+) -> tuple[list[dict[str, float]], int]:
+    """Trains the model on all questions but those aside, goes back to the epoch that does best on these, if any, and returns what
+    was measured on the way, and the step kept."""
+    trained = sorted(set(range(len(questions))) - set(aside))
+    judged: dict[str, Any] = {"held": held} | ({"aside": Subset(questions, aside)} if aside else {})
     last = _last_checkpoint(checkpoints)
     if options.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
-    steps = math.ceil(len(questions) / options.batch_size)
+    steps = math.ceil(len(trained) / options.batch_size)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=options.epochs,
@@ -295,8 +340,8 @@ def _train(
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
+        load_best_model_at_end=bool(aside),
+        metric_for_best_model="eval_aside_accuracy" if aside else None,
         logging_strategy="no",  # _Watch says when
         report_to="none",
         disable_tqdm=True,
@@ -309,8 +354,8 @@ def _train(
     trainer = _Trainer(
         model=loaded.model.requires_grad_(True),
         args=arguments,
-        train_dataset=questions,
-        eval_dataset=held,
+        train_dataset=Subset(questions, trained),
+        eval_dataset=judged,
         data_collator=lambda rows: _collate(rows, padding_id(loaded.model)),
         compute_metrics=_accuracy,
         callbacks=[watch],
@@ -325,8 +370,8 @@ def _train(
             f"{last} cannot be gone on from: {one_line(e)} Delete it to go on from the one before it, or all of {checkpoints} to "
             "begin again."
         ) from e
-    found: list[dict[str, float]] = trainer.state.log_history
-    return found
+    state = trainer.state
+    return state.log_history, state.best_global_step if aside else state.global_step
 
 
 def _accuracy(evaluated: Any) -> dict[str, float]:
@@ -367,7 +412,9 @@ class _Watch(TrainerCallback):
         done = state.global_step % self._steps  # 0 at the end of an epoch
         control.should_log = done == 0 or (done % self._every == 0 and done + self._every <= self._steps)
         loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
-        accuracy = next((row["eval_accuracy"] for row in reversed(state.log_history) if "eval_accuracy" in row), None)
+        accuracy = next(
+            (row["eval_held_accuracy"] for row in reversed(state.log_history) if "eval_held_accuracy" in row), None
+        )
         self._report(Step(state.global_step, state.max_steps, state.epoch or 0.0, loss, accuracy))
 
 
@@ -399,13 +446,15 @@ def _save(out: Path, loaded: models.Loaded, model: Any, made: models.Finetuned) 
 def _rows(history: list[dict[str, float]], split: str) -> dict[str, list[Any]]:
     """The Trainer's history as rows of `training`."""
     rows = []
+    names = {"held": f"{split} (judged)" if split in ("train", SET_ASIDE) else split, "aside": SET_ASIDE}
     for entry in history:
         at = {"step": int(entry["step"]), "epoch": entry["epoch"]}
-        if "eval_loss" in entry:
+        judged = next((name for name in names if f"eval_{name}_loss" in entry), None)
+        if judged:
             told = {
-                "split": split,
-                "loss": entry["eval_loss"],
-                "accuracy": entry["eval_accuracy"],
+                "split": names[judged],
+                "loss": entry[f"eval_{judged}_loss"],
+                "accuracy": entry[f"eval_{judged}_accuracy"],
                 "learning_rate": None,
             }
         elif "loss" in entry and "accuracy" in entry:
@@ -423,7 +472,7 @@ def _manifest(
     anatomy: Anatomy,
     train: Source,
     questions: _Questions,
-    held: _Questions,
+    chosen: dict[str, int],
     options: Options,
     base: str,
     base_name: str,
@@ -439,7 +488,7 @@ def _manifest(
         data=DataInfo(
             dataset=train.dataset, config=train.config, split=train.split, source=train.origin, hash=questions.hash
         ),
-        options={"model": base_name, "model_weights_hash": base, **asdict(options), "held_out": len(held)},
+        options={"model": base_name, "model_weights_hash": base, **asdict(options), **chosen},
         store_dtype="F32",
         counts=Counts(
             examples=len(questions),

@@ -26,6 +26,7 @@ from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
     from capture.finetune import Step
+    from warehouse.manifest import Manifest
 
 finetune_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Train a model's head on a data set."
@@ -47,7 +48,7 @@ def mcq(
     data: QuestionsOption = "csqa",
     split: Annotated[str, typer.Option("--split", help="The split to train on.")] = "train",
     held_out: Annotated[
-        str, typer.Option("--eval-split", help="The split that each epoch is judged on, and the best one chosen by.")
+        str, typer.Option("--eval-split", help="The split that each epoch is judged on; it chooses nothing.")
     ] = "validation",
     from_: FromOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Train on the first N questions only.")] = None,
@@ -65,7 +66,10 @@ def mcq(
     trust_remote_code: TrustOption = False,
     warehouse: WarehouseOption = None,
 ) -> None:
-    """Fine-tune an encoder on multiple-choice questions, and keep the epoch that answers the held-out ones best.
+    """Fine-tune an encoder on multiple-choice questions, and judge it on a split that it has not seen.
+
+    The epoch kept is the one that does best on a tenth of the training questions, set aside for that; where that would be fewer
+    than 20, all are trained on and the last epoch is kept.
 
     The same command again goes on after the last whole epoch of one that was interrupted. Loss and accuracy by step are a run of
     the warehouse, the parent of captures made from the model.
@@ -87,8 +91,30 @@ def mcq(
         manifest = finetune(loaded, train, held, options, out=out, root=root, run_id=run, report=report)
     c = manifest.counts
     typer.echo(f"{manifest.run_id}: {c.examples:,} questions, {options.epochs} epochs in {manifest.seconds:.1f} s")
+    for line in _told(manifest, held_out, root):
+        typer.echo(line)
     typer.echo(f"next: traces capture mcq-encoder --model {out} --data {data}")
     typer.echo(f"loss and accuracy: traces sql --run training_curve --set run={manifest.run_id}")
+
+
+def _told(manifest: Manifest, split: str, root: Path) -> list[str]:
+    """Which epoch was kept and why, and how many questions of the split it answers right."""
+    from capture.finetune import SET_ASIDE
+    from warehouse import TraceStore, layout
+    from warehouse.intervals import right_of
+
+    step, aside, n, epochs = (manifest.option(name) for name in ("kept_step", "set_aside", "held_out", "epochs"))
+    rows = TraceStore(layout.run_dir(root, manifest.run_id)).query(
+        f"SELECT split = '{SET_ASIDE}', epoch, accuracy FROM training WHERE step = {step} AND split <> 'train' ORDER BY 1"
+    )
+    (_, epoch, accuracy), *chosen = rows.fetchall()
+    if chosen:
+        why = f"the best of {epochs} on {aside:,} training questions set aside ({chosen[0][2]:.1%} of them right)"
+    elif epochs == 1:
+        why = "the only one"
+    else:
+        why = f"the last: a tenth of {manifest.counts.examples:,} training questions is too few to choose by"
+    return [f"kept: epoch {epoch:.0f}, {why}", f"{split}: {right_of(round(accuracy * n), n)}"]
 
 
 @contextmanager

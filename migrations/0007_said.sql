@@ -50,3 +50,4 @@ COMMENT ON COLUMN logit_lens.topk_ids IS 'The k most probable next tokens, most 
 COMMENT ON COLUMN logit_lens.actual_prob IS 'Probability of the actual token; 0 where it is smaller than a FLOAT can be, or the model rules it out';
 COMMENT ON COLUMN logit_lens.entropy IS 'Entropy of the distribution over the whole vocabulary, nats; tokens of probability 0 add nothing';
 COMMENT ON COLUMN logit_lens.kl_to_final IS 'Kullback-Leibler divergence of the model''s own distribution from it, nats, within about 1e-6; infinity: it rules out a token that the model''s own allows';
+COMMENT ON COLUMN training.split IS 'train: a mean since the row before; set aside: the training questions that the epoch kept was chosen by; else the split that was judged, which chose nothing (before schema version 7, it chose the epoch)';

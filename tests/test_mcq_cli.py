@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def test_from_questions_to_agreement(
         "capture", "mcq-prompt", "--model", tiny_folder("llama"), "--run", "decoder", "--capture", "attn", *w
     )
     assert asked.code == 0, asked.err
-    assert "right: " in asked.out and "of 3 (" in asked.out and "by letter" in asked.out
+    assert re.search(r"right: \d of 3 \(\d+\.\d%, 95 % interval \d+\.\d% to \d+\.\d%\), by letter", asked.out), (
+        asked.out
+    )
 
     guess = traces("capture", "mcq-encoder", "--model", encoder, "--run", "guess", *w)
     assert guess.code == 0, guess.err
@@ -75,6 +78,9 @@ def test_from_questions_to_agreement(
     trained = traces(*finetune, *w)
     assert trained.code == 0, trained.err
     assert "ft: 3 questions, 2 epochs" in trained.out
+    assert "kept: epoch 2, the last: a tenth of 3 training questions is too few to choose by" in trained.out
+    assert re.search(r"validation: right: \d of 3 \(\d+\.\d%, 95 % interval", trained.out), trained.out
+    assert "warning: ft: 3 of 3 questions of validation are training questions too" in trained.err
     again = traces(*finetune, *w)
     assert (again.code, "'ft' is already there" in again.err) == (2, True), again.err
     again = traces(*finetune[:-1], "other", *w)

@@ -372,7 +372,12 @@ _TABLES = (
             _RUN,
             Column("step", "INTEGER", "Optimizer steps done"),
             Column("epoch", "FLOAT", "Passes over the training data done"),
-            Column("split", "VARCHAR", "train: a mean since the row before; else the split that was evaluated"),
+            Column(
+                "split",
+                "VARCHAR",
+                "train: a mean since the row before; set aside: the training questions that the epoch kept was chosen by; else the split "
+                "that was judged, which chose nothing (before schema version 7, it chose the epoch)",
+            ),
             Column("loss", "FLOAT", "Cross-entropy over the choices, nats"),
             Column("accuracy", "FLOAT", "Part of the questions answered right"),
             Column("learning_rate", "FLOAT", "Learning rate; NULL for an evaluation", nullable=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from transformers import PreTrainedTokenizerFast
 
 from capture import models
 from capture.data.example import Choice, Row, Source
-from capture.finetune import Options, Step, finetune
+from capture.finetune import Options, Step, _aside, finetune
 from capture.jobs import mcq_encoder
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.errors import Doubt, RunTaken, TracesError, UsageError
 from warehouse.layout import run_dir
 from warehouse.validate import validate
 
@@ -28,14 +29,20 @@ COLOURS = ["red", "green", "blue", "white", "black"]
 OPTIONS = Options(epochs=3, lr=3e-3, batch_size=4, seed=1)
 
 
-def colours(split: str, count: int, answers: bool = True) -> Source:
-    """Questions that a small model learns at once: the answer stands in the question."""
+def colours(split: str, count: int, answers: bool = True, off: int = 0) -> Source:
+    """Questions that a small model learns at once: the answer stands in the question. Those of each split are about others; `off` by
+    one, their keys are wrong."""
 
     def rows():
         for i in range(count):
             order = COLOURS[i % 5 :] + COLOURS[: i % 5]
             choices = tuple(Choice(x, text) for x, text in zip("ABCDE", order, strict=True))
-            yield Row(f"{split}{i}", f"{order[i % 4]}?", choices=choices, answer=i % 4 if answers else None)
+            yield Row(
+                f"{split}{i}",
+                f"{split} {i}: {order[i % 4]}?",
+                choices=choices,
+                answer=(i + off) % 4 if answers else None,
+            )
 
     return Source("colours", None, split, "colours", rows)
 
@@ -58,7 +65,7 @@ def trained(base: str, out: Path, root: Path, options: Options = OPTIONS, run_id
 
 
 def test_what_it_leaves(tmp_path: Path, base: str) -> None:
-    """The best epoch's weights, a run with loss and accuracy by step, and captures that name it as their parent."""
+    """An epoch's weights, a run with loss and accuracy by step, and captures that name it as their parent."""
     steps: list[Step] = []
     manifest = trained(base, tmp_path / "out", tmp_path / "runs", report=steps.append)
     assert [s.step for s in steps] == list(range(1, 13))
@@ -86,8 +93,9 @@ def test_what_it_leaves(tmp_path: Path, base: str) -> None:
         assert wh.sql("SELECT run_id, parents, tables FROM runs WHERE kind = 'finetune'").fetchall() == [
             ("ft", [], ["training"])
         ]
-    # the model kept is the one that did best, and its capture answers as the evaluation did
-    assert row[0] == pytest.approx(held["accuracy"].max())
+    # too few questions to choose by: the model kept is the last, and its capture answers as the evaluation did
+    assert row[0] == pytest.approx(held["accuracy"].iloc[-1])
+    assert (manifest.options["set_aside"], manifest.options["kept_step"], manifest.options["held_out"]) == (0, 12, 10)
 
     loaded.model.base_model.embeddings.word_embeddings.weight += 1
     changed = mcq_encoder.run(
@@ -98,6 +106,61 @@ def test_what_it_leaves(tmp_path: Path, base: str) -> None:
 
 class Stop(Exception):
     pass
+
+
+def test_the_epoch_is_chosen_by_training_questions_that_are_set_aside(tmp_path: Path, base: str) -> None:
+    """Whatever the keys of the split that is reported, the same epoch is kept: its accuracy is that of questions which chose nothing.
+    And a training that goes on after a kill keeps it too."""
+    options = Options(epochs=3, lr=3e-2, batch_size=30, seed=1)  # so fast that it gets worse on the way
+    places = {"root": tmp_path / "runs"}
+    found, told = [], []
+    for name, off in (("right", 0), ("wrong", 1)):
+        loaded = models.load(base, head="multiple-choice", device="cpu", seed=options.seed)
+        train, held = colours("train", 200), colours("validation", 10, off=off)
+        found.append(finetune(loaded, train, held, options, out=tmp_path / name, run_id=name, **places))
+        rows = TraceStore(run_dir(tmp_path / "runs", name)).query("SELECT * FROM training ORDER BY step, split").df()
+        told.append({split: same.set_index("step").accuracy for split, same in rows.groupby("split")})
+    for manifest, by_split in zip(found, told, strict=True):
+        assert set(by_split) == {"train", "validation", "set aside"}
+        assert list(by_split["set aside"].index) == list(by_split["validation"].index) == [6, 12, 18]  # 180 questions
+        assert (manifest.options["set_aside"], manifest.counts.examples) == (20, 200)
+        assert manifest.options["kept_step"] == by_split["set aside"].idxmax()
+    assert found[0].model.weights_hash == found[1].model.weights_hash
+    assert not told[0]["validation"].equals(told[1]["validation"])
+
+    def stop(step: Step) -> None:
+        if step.step == 14:
+            raise Stop
+
+    for report in (stop, lambda _: None):
+        loaded = models.load(base, head="multiple-choice", device="cpu", seed=options.seed)
+        with nullcontext() if report is not stop else pytest.raises(Stop):
+            resumed = finetune(
+                loaded, train, held, options, out=tmp_path / "again", run_id="a", report=report, **places
+            )
+    assert resumed.model.weights_hash == found[0].model.weights_hash
+    assert resumed.options["kept_step"] == found[0].options["kept_step"]
+
+
+@pytest.mark.parametrize(("count", "epochs", "expected"), [(199, 3, 0), (200, 1, 0), (200, 2, 20), (1005, 2, 101)])
+def test_a_tenth_of_every_answers_questions_is_set_aside(count: int, epochs: int, expected: int) -> None:
+    answers = [min(i % 7, 4) for i in range(count)]
+    aside = _aside(answers, Options(epochs=epochs))
+    assert len(aside) == len(set(aside)) == expected and aside == _aside(answers, Options(epochs=epochs))
+    for answer in range(5) if aside else ():
+        assert sum(answers[i] == answer for i in aside) == pytest.approx(answers.count(answer) / 10, abs=1)
+
+
+def test_a_split_that_was_seen_is_told(tmp_path: Path, base: str) -> None:
+    loaded = models.load(base, head="multiple-choice", device="cpu")
+    places = {"out": tmp_path / "x", "root": tmp_path / "runs"}
+    with pytest.raises(
+        UsageError, match="judged on train, the split that it is trained on. Choose another --eval-split"
+    ):
+        finetune(loaded, colours("train", 4), colours("train", 4), OPTIONS, **places)
+    same = replace(colours("train", 3), split="validation")
+    with pytest.warns(Doubt, match="ft: 3 of 3 questions of validation are training questions too"):
+        finetune(loaded, colours("train", 4), same, replace(OPTIONS, epochs=1), run_id="ft", **places)
 
 
 @pytest.mark.parametrize("at", [6, 12])
