@@ -68,7 +68,7 @@ def stands(token: str, here: str, altered: bool) -> bool:
     if not altered:
         return False
     token, written = token.lower(), [_folded(c) for c in here]
-    if sum(bool(letters) for letters in written) > 2 * len(token) + 2:
+    if sum(bool(letters) for letters in written) > 2 * len(token):
         return False  # more was dropped than is left
     reached = {0}  # how much of the token the characters so far can have given
     for letters in written:
