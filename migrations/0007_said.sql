@@ -50,4 +50,17 @@ COMMENT ON COLUMN logit_lens.topk_ids IS 'The k most probable next tokens, most 
 COMMENT ON COLUMN logit_lens.actual_prob IS 'Probability of the actual token; 0 where it is smaller than a FLOAT can be, or the model rules it out';
 COMMENT ON COLUMN logit_lens.entropy IS 'Entropy of the distribution over the whole vocabulary, nats; tokens of probability 0 add nothing';
 COMMENT ON COLUMN logit_lens.kl_to_final IS 'Kullback-Leibler divergence of the model''s own distribution from it, nats, within about 1e-6; infinity: it rules out a token that the model''s own allows';
+
+ALTER TABLE runs ADD COLUMN target_column VARCHAR;
+COMMENT ON COLUMN runs.target_column IS 'Field of examples.metadata whose text the decoder of an encoder-decoder read; NULL: none';
+ALTER TABLE runs ADD COLUMN predicted_bytes BIGINT;
+COMMENT ON COLUMN runs.predicted_bytes IS 'UTF-8 bytes of the text that the predictions are of, as sequence_losses counts them; NULL: the tokenizer tells no offsets, there are no predictions, or the run is from before schema version 7';
+ALTER TABLE runs ADD COLUMN bits_per_byte DOUBLE;
+COMMENT ON COLUMN runs.bits_per_byte IS 'mean_loss * n_predictions / ln 2 / predicted_bytes: what the predictions cost by byte of text, which models with different tokenizers share; NULL: no mean_loss, or no predicted_bytes';
+COMMENT ON COLUMN runs.perplexity IS 'exp(mean_loss), per token of this model''s tokenizer, the first token of each sequence, which nothing predicts, not counted; NULL: no mean_loss, or one above 709, whose exponential no number holds';
+COMMENT ON COLUMN tokens.token IS 'The token decoded on its own: a part of a character, such as one byte, shows as �, a lone ▁ as an empty text';
+COMMENT ON COLUMN tokens.char_start IS 'First character in the text, 0-based: prompts.text where there is one, or the target''s for the decoder of an encoder-decoder, else examples.text. Tokens that share a character (its bytes, by byte fallback too) share its offsets: spans cover what was read, and may overlap';
+COMMENT ON COLUMN heads.induction_mass IS 'Mean probability on tokens after earlier occurrences of the current one, its own place apart (not before schema version 7), over the positions that have one; NULL: none has';
 COMMENT ON COLUMN training.split IS 'train: a mean since the row before; set aside: the training questions that the epoch kept was chosen by; else the split that was judged, which chose nothing (before schema version 7, it chose the epoch)';
+COMMENT ON COLUMN examples.n_tokens IS 'Tokens kept, over all its sequences, those that are read again counted again';
+COMMENT ON COLUMN examples.truncated IS 'Whether the tokenizer cut it, to --max-len or the model''s window';

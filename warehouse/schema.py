@@ -97,6 +97,12 @@ _TABLES = (
             Column("dataset", "VARCHAR", "Data set, or the stem of the text file"),
             Column("config", "VARCHAR", "Configuration of the data set", nullable=True),
             Column("split", "VARCHAR", "Split of the data set", nullable=True),
+            Column(
+                "target_column",
+                "VARCHAR",
+                "Field of examples.metadata whose text the decoder of an encoder-decoder read; NULL: none",
+                nullable=True,
+            ),
             Column("n_examples", "BIGINT", "Examples read"),
             Column("n_sequences", "BIGINT", "Sequences run through the model"),
             Column("n_tokens", "BIGINT", "Tokens run through the model, padding not counted"),
@@ -110,7 +116,21 @@ _TABLES = (
             Column(
                 "perplexity",
                 "DOUBLE",
-                "exp(mean_loss), per token of this model's tokenizer; NULL: no mean_loss, or one above 709, whose exponential no number holds",
+                "exp(mean_loss), per token of this model's tokenizer, the first token of each sequence, which nothing predicts, not counted; NULL: no mean_loss, or one above 709, whose exponential no number holds",
+                nullable=True,
+            ),
+            Column(
+                "predicted_bytes",
+                "BIGINT",
+                "UTF-8 bytes of the text that the predictions are of, as sequence_losses counts them; NULL: the tokenizer tells no "
+                "offsets, there are no predictions, or the run is from before schema version 7",
+                nullable=True,
+            ),
+            Column(
+                "bits_per_byte",
+                "DOUBLE",
+                "mean_loss * n_predictions / ln 2 / predicted_bytes: what the predictions cost by byte of text, which models with "
+                "different tokenizers share; NULL: no mean_loss, or no predicted_bytes",
                 nullable=True,
             ),
             Column("tables", "VARCHAR[]", "Tables that it has rows in"),
@@ -135,8 +155,10 @@ _TABLES = (
             Column("source_id", "VARCHAR", "Its id in the source; for plain text the line, 1-based", nullable=True),
             Column("text", "VARCHAR", "Its text: what was tokenized, but where the table prompts has another"),
             Column("n_seqs", "INTEGER", "Sequences that its tokens were split into; 0 where it has no tokens"),
-            Column("n_tokens", "INTEGER", "Tokens kept, over all its sequences"),
-            Column("truncated", "BOOLEAN", "Whether tokens past --max-len were dropped"),
+            Column(
+                "n_tokens", "INTEGER", "Tokens kept, over all its sequences, those that are read again counted again"
+            ),
+            Column("truncated", "BOOLEAN", "Whether the tokenizer cut it, to --max-len or the model's window"),
             Column("altered", "BOOLEAN", "Whether the tokenizer changed the text first: case, accents, white space"),
             Column("prompt_set", "VARCHAR", "Prompt set that it belongs to", nullable=True),
             Column("metadata", "VARCHAR", "Other fields of the source row, a JSON object", nullable=True),
@@ -153,12 +175,17 @@ _TABLES = (
             _POS,
             Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model that read it"),
             Column("token_id", "INTEGER", "Id in the model's vocabulary"),
-            Column("token", "VARCHAR", "The token decoded on its own; a part of a character shows as �"),
+            Column(
+                "token",
+                "VARCHAR",
+                "The token decoded on its own: a part of a character, such as one byte, shows as �, a lone ▁ as an empty text",
+            ),
             Column(
                 "char_start",
                 "INTEGER",
                 "First character in the text, 0-based: prompts.text where there is one, or the target's for the decoder of an "
-                "encoder-decoder, else examples.text",
+                "encoder-decoder, else examples.text. Tokens that share a character (its bytes, by byte fallback too) share its offsets: spans cover what was read, and "
+                "may overlap",
                 nullable=True,
             ),
             Column("char_end", "INTEGER", "One past its last character", nullable=True),
@@ -308,7 +335,8 @@ _TABLES = (
             Column(
                 "induction_mass",
                 "FLOAT",
-                "Mean probability on tokens after earlier occurrences of the current one; NULL: no token occurs twice",
+                "Mean probability on tokens after earlier occurrences of the current one, its own place apart (not before schema version 7), over "
+                "the positions that have one; NULL: none has",
                 nullable=True,
             ),
         ),
