@@ -10,7 +10,7 @@ SELECT
     round(a.pred_prob, 3) AS run_prob,
     b.pred_token AS other_predicts,
     round(b.pred_prob, 3) AS other_prob,
-    round(a.loss - b.loss, 2) AS loss_difference
+    CASE WHEN isfinite(a.loss) OR isfinite(b.loss) THEN round(a.loss - b.loss, 2) END AS loss_difference
 FROM next_token AS a
 JOIN next_token AS b
     ON b.example_id = a.example_id AND b.seq = a.seq AND b.pos = a.pos AND b.true_token = a.true_token

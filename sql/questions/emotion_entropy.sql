@@ -4,7 +4,8 @@
 --
 -- A mean over examples of each example's own mean over its predictions, so that long texts count no more than short ones;
 -- examples without a prediction are left out. An example with several labels counts for each. The differences are to the
--- examples of the run that have not the label, other labels or none.
+-- examples of the run that have not the label, other labels or none; NULL where there are none, or where a loss among them is
+-- infinite, as that of a token that the model rules out.
 WITH by_example AS (
     SELECT example_id, avg(entropy) AS entropy, avg(loss) AS loss
     FROM next_token
@@ -28,7 +29,9 @@ SELECT
     round(b.entropy / b.n, 3) AS mean_entropy,
     round(b.entropy / b.n - (o.entropy - b.entropy) / nullif(o.n - b.n, 0), 3) AS entropy_difference,
     round(b.loss / b.n, 3) AS mean_loss,
-    round(b.loss / b.n - (o.loss - b.loss) / nullif(o.n - b.n, 0), 3) AS loss_difference
+    CASE
+        WHEN isfinite(o.loss) THEN round(b.loss / b.n - (o.loss - b.loss) / nullif(o.n - b.n, 0), 3)
+    END AS loss_difference
 FROM by_label AS b
 CROSS JOIN overall AS o
 ORDER BY b.entropy / b.n DESC, b.label;

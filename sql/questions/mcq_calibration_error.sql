@@ -6,7 +6,7 @@
 WITH bins AS (
     SELECT
         run_id,
-        least(floor(pred_prob * 10), 9) AS bin,
+        least(floor(pred_prob::DOUBLE * 10), 9) AS bin,
         count(*) AS n,
         abs(avg(CAST(is_correct AS INTEGER)) - avg(pred_prob)) AS gap
     FROM mcq_predictions

@@ -12,12 +12,12 @@ import pytest
 import synthetic
 import torch
 
-from capture import job, models
+from capture import job, lens, models
 from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.recheck import recheck
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import UsageError
+from warehouse.errors import TracesError, UsageError
 from warehouse.layout import run_dir, staged_runs
 from warehouse.validate import validate
 from warehouse.vectors.tables import all_tables
@@ -311,3 +311,55 @@ def test_going_on_with_other_data_or_options_is_refused(
         assert all(p is not False for p in verdicts(store.path).values())
     finally:
         job._SHARD_TOKENS = before
+
+
+def test_a_token_that_the_model_rules_out_has_an_infinite_loss_and_the_run_says_so(
+    tmp_path: Path, make_llama: Callable, tokenizer, capture_tiny: Callable, traces: Callable
+) -> None:
+    """As models do with the rows that fill up their vocabulary; here one comes that is among them."""
+    model = make_llama()
+    out = tokenizer(" lamp")["input_ids"][-1]
+    head = torch.nn.Linear(32, len(tokenizer))
+    with torch.no_grad():
+        head.weight.copy_(model.lm_head.weight)
+        head.bias.zero_()
+        head.bias[[out, 5, 7]] = -torch.inf
+    model.lm_head = head
+    loaded = models.Loaded(model, tokenizer, "masked", None, "cpu", False)
+    (tmp_path / "t.txt").write_text("The lamp burned.\nA boat.\n")
+    root = tmp_path / "runs"
+    store = capture_tiny(root, "r", loaded=loaded, text=tmp_path / "t.txt", top_k=1000, capture="hidden")
+    losses = store.query("SELECT true_id, loss, true_prob, true_rank, entropy, topk_probs FROM next_token").fetchall()
+    assert {true_id for true_id, loss, *_ in losses if loss == math.inf} == {out}
+    for true_id, loss, prob, rank, entropy, probs in losses:
+        assert (prob, rank) == (0, 398) if true_id == out else math.isfinite(loss) and rank < 398
+        assert 0 < entropy < math.log(398) and len(probs) == len(tokenizer) and probs[-3:] == [0, 0, 0]
+    assert store.meta.mean_loss is store.meta.perplexity is None
+    assert {c.name: c.detail for c in validate(store.path) if c.passed is False} == {}
+    assert "infinite: tokens came that the model rules out" in traces("runs", "show", "r", "-w", root).out
+    made = lens.run(loaded, store.path, lens.Options(3), root=root, run_id="lens")
+    assert made.counts.rows["logit_lens"] == 4 * store.meta.counts.tokens
+    looked = TraceStore(run_dir(root, "lens")).query("SELECT * FROM logit_lens").df()
+    assert np.isfinite(looked.kl_to_final).all() and np.isfinite(looked.entropy).all()
+    assert set(looked.actual_rank[looked.actual_id == out]) == {398}
+
+
+@pytest.mark.parametrize("width", [390, 408])
+def test_a_head_of_another_width_than_the_embedding(
+    tmp_path: Path, make_llama: Callable, tokenizer, capture_tiny: Callable, width: int
+) -> None:
+    """What it has no logit for is named where it comes; what it has more is predicted like all else."""
+    model = make_llama(tie_word_embeddings=False)
+    model.lm_head = torch.nn.Linear(32, width, bias=False)
+    loaded = models.Loaded(model, tokenizer, "other", None, "cpu", False)
+    (tmp_path / "t.txt").write_text(tokenizer.decode([60, 61, 395, 62]))
+    if width == 390:
+        with pytest.raises(
+            TracesError, match="LlamaForCausalLM has no logit for token 395: its head predicts 390 tokens"
+        ):
+            capture_tiny(tmp_path / "runs", loaded=loaded, text=tmp_path / "t.txt")
+        assert staged_runs(tmp_path / "runs") == []
+        return
+    store = capture_tiny(tmp_path / "runs", loaded=loaded, text=tmp_path / "t.txt", top_k=1000)
+    assert {len(ids) for (ids,) in store.query("SELECT topk_ids FROM next_token").fetchall()} == {width}
+    assert {c.name: c.detail for c in validate(store.path) if c.passed is False} == {}
