@@ -28,18 +28,13 @@ def check(name: str, source: str, revision: str | None, trusted: bool) -> None:
     """Raises UsageError where the files ask for what is not done: reading pickles or files elsewhere, adapters, and without
     `trusted` code of the hub; TracesError where they cannot be read. `source` is a folder or a hub name."""
     config = _read(name, source, "config.json", revision)
+    check_adapter(name, source, revision, alone=config is None)
     if config is None:
         return  # transformers says better why there is none
     if not trusted and (code := next(_code(config), None)):
         raise UsageError(
             f"{name}: its config.json has '{code}' of the hub compute attention or experts, which is code of somebody's. If you "
             "trust whoever wrote it with your account and your files, add --trust-remote-code."
-        )
-    if adapter := _read(name, source, "adapter_config.json", revision):
-        raise UsageError(
-            f"{name} has an adapter beside its weights (adapter_config.json, made for {adapter.get('base_model_name_or_path')!r}), "
-            "and adapters are not loaded: the weights alone would be another model. Merge it into them (peft's "
-            "merge_and_unload, then save_pretrained), or delete adapter_config.json to have the weights without it."
         )
     weights = config.get("transformers_weights") or _WEIGHTS
     if not isinstance(weights, str) or not _is_safe(weights.removesuffix(_INDEX)):
@@ -54,6 +49,24 @@ def check(name: str, source: str, revision: str | None, trusted: bool) -> None:
         for shard in shards.values():
             if not _is_safe(shard):
                 _refuse(name, index, shard)
+
+
+def check_adapter(name: str, source: str, revision: str | None, alone: bool = True) -> None:
+    """Raises UsageError where there is an adapter, `alone` or beside the weights of a model."""
+    adapter = _read(name, source, "adapter_config.json", revision)
+    if adapter is None:
+        return
+    base = repr(adapter.get("base_model_name_or_path"))[:200]
+    if alone:
+        raise UsageError(
+            f"{name} is an adapter without a model (adapter_config.json, made for {base}), and adapters are not loaded: merge it into "
+            "its base model first (peft's merge_and_unload, then save_pretrained of model and tokenizer), and name that folder."
+        )
+    raise UsageError(
+        f"{name} has an adapter beside its weights (adapter_config.json, made for {base}), and adapters are not loaded: the weights "
+        "alone would be another model. Merge it into them (peft's merge_and_unload, then save_pretrained), or delete "
+        "adapter_config.json to have the weights without it."
+    )
 
 
 @contextmanager

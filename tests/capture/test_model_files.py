@@ -123,6 +123,10 @@ def test_an_adapter_is_neither_left_out_nor_followed_in_silence(folder: Path) ->
     altered(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="somebody/base")
     with pytest.raises(UsageError, match=r"an adapter .*made for 'somebody/base'.* not loaded.*merge_and_unload"):
         models.load(str(folder))
+    (folder / "config.json").unlink()
+    told = r"is an adapter without a model .*made for 'somebody/base'.* not loaded: merge it into its base model first"
+    with pytest.raises(UsageError, match=told):
+        models.load(str(folder))
 
 
 @pytest.mark.parametrize(
