@@ -255,7 +255,10 @@ def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None
         )
     ]
     add_run(home, "evaluated", "trait-evaluation", {"trait_evaluations": evaluations}, parents=["vectors"], minute=5)
-    assert picked() == ("probe", "residual", 0, "best by held-out effect size")
+    assert picked() == (
+        "probe", "residual", 0, "the residual stream's best by held-out effect size; one of attn_out does better, and is passed over, as "
+        "most runs keep the residual stream alone",
+    )  # fmt: skip
     assert picked(layers=(2,))[:3] == ("probe", "residual", 2)
     assert picked(layers=(None,), components=("residual",), methods=("probe",)) == (
         "probe", "residual", None, "as asked for",
@@ -325,10 +328,25 @@ def test_a_captured_run_in_another_dtype(tmp_path: Path) -> None:
 
 
 def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
+    """It says what it projects on, why, and that it may be no better than a random direction."""
+    of_vector = {
+        "vectors_run_id": "answers-vectors",
+        "trait": "loud",
+        "method": "mean_diff",
+        "component": "residual",
+        "layer": 1,
+    }
+    chance = {"accuracy": 0.5, "n_pos": 2, "n_neg": 2, "above_random_low": -0.25, "above_random_high": 0.25}
+    add_run(home, "evaluated", "trait-evaluation", {"trait_evaluations": [of_vector | chance]}, minute=5)
     done = traces("trait", "project", "--trait", "loud,calm", "--run", "answers", "--layer", "1", "--warehouse", home)
     assert done.code == 0, done.err
     assert "answers-traits: 192 projections, 22 responses' dynamics" in done.out
     assert "loud: mean_diff, residual, layer 1, of run answers-vectors (layer as asked for, else " in done.err
+    assert (
+        "warning: loud: mean_diff, residual, layer 1, is not known to separate better than a random direction: of 4"
+        in done.err
+    )
+    assert "warning: calm" not in done.err
     asked = traces("sql", "--run", "trait_by_token", "--set", "run=answers", "--warehouse", home, "--format", "tsv")
     assert asked.code == 0 and len(asked.out.splitlines()) == 1 + 2 * 2 * (RESPONSE + 1), asked.err
     for arguments, says in (
