@@ -19,7 +19,7 @@ from capture.gguf import is_gguf
 from capture.listen import implementation
 from capture.versions import versions
 from warehouse import layout, sites
-from warehouse.losses import perplexity
+from warehouse.losses import perplexity, predicted_bytes
 from warehouse.manifest import Counts, DataInfo, LayerAttention, Manifest, ModelInfo, SiteInfo, StackInfo
 from warehouse.schema import SCHEMA_VERSION
 from warehouse.sites import Key
@@ -141,6 +141,7 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
             sequences=progress.sequences,
             tokens=progress.tokens,
             predictions=published.rows["next_token"],
+            predicted_bytes=_predicted_bytes(job, published),
             truncated=progress.truncated,
             altered=progress.altered,
             rows=published.rows,
@@ -151,6 +152,12 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
         mean_loss=mean_loss,
         perplexity=perplexity(mean_loss),
     )
+
+
+def _predicted_bytes(job: Job, published: Published) -> int | None:
+    if not published.rows["next_token"]:
+        return None
+    return predicted_bytes(published.folder, job.options.target_column)
 
 
 def _beginning(job: Job) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def show_run(
         f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
         f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions{_unpredicted(m)}",
         "begins": _beginning(m.options),
-        "loss": _losses(m.mean_loss, m.perplexity, m.counts.predictions),
+        "loss": _losses(m),
         "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
         "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
@@ -166,11 +166,18 @@ def _beginning(options: dict[str, Any]) -> str:
     return f"{what} (--prepend-bos {asked})"
 
 
-def _losses(loss: float | None, perplexity: float | None, predictions: int) -> str:
+def _losses(m: Manifest) -> str:
     """A large loss has no perplexity that a number holds, and an infinite one is no number itself."""
-    if loss is None:
-        return "infinite: tokens came that the model rules out (next_token, loss = 'infinity')" if predictions else ""
-    return f"{loss:.4f} nats" + ("" if perplexity is None else f", perplexity {perplexity:.3f}") + " per token"
+    from warehouse.losses import bits_per_byte
+
+    if m.mean_loss is None:
+        infinite = "infinite: tokens came that the model rules out (next_token, loss = 'infinity')"
+        return infinite if m.counts.predictions else ""
+    of_text = bits_per_byte(m.mean_loss, m.counts.predictions, m.counts.predicted_bytes)
+    told = (
+        f"{m.mean_loss:.4f} nats" + ("" if m.perplexity is None else f", perplexity {m.perplexity:.3f}") + " per token"
+    )
+    return told + ("" if of_text is None else f"; {of_text:.4f} bits per byte of text")
 
 
 def _on_a_line(value: Any) -> Any:

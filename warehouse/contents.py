@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from warehouse import layout
 from warehouse.blobs import DTYPES
 from warehouse.check import expect, expect_no_row, sample_sequences, select, single
-from warehouse.losses import perplexity
+from warehouse.losses import perplexity, predicted_bytes
 from warehouse.placement import tokens_against_text
 from warehouse.quoting import sql_text
 from warehouse.schema import STORED
@@ -45,6 +45,12 @@ def _counts(store: TraceStore) -> str:
         found, loss = finite(single(store, "SELECT avg(loss::DOUBLE) FROM next_token")), store.meta.mean_loss
         same = found is loss if found is None or loss is None else abs(found - loss) < 1e-9
         expect(same, f"the mean loss is {found}, not {loss}")
+    if c.predicted_bytes is not None:
+        told_bytes = predicted_bytes(store.path, store.meta.options.get("target_column"))
+        expect(
+            c.predicted_bytes == told_bytes,
+            f"the predictions are of {told_bytes} bytes of text, not {c.predicted_bytes}",
+        )
     expect(store.meta.perplexity == perplexity(store.meta.mean_loss), "the perplexity is not that of the mean loss")
     of_examples = "SELECT coalesce(sum(n_seqs), 0), count_if(truncated), count_if(altered) FROM examples"
     counted = (c.sequences, c.truncated, c.altered)

@@ -2,7 +2,8 @@
 
 From attention probabilities alone, so that they come out the same at capture and later from stored q and k. Means are over
 queries (positions); induction is attention to the token after an earlier occurrence of the current one (Olsson et al. 2022,
-"In-context Learning and Induction Heads"), over the positions that have one.
+"In-context Learning and Induction Heads"), over the positions that have one; a position's own place is none, though in a row of
+like tokens it comes after one of them.
 """
 
 from __future__ import annotations
@@ -75,11 +76,11 @@ def statistics(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def induction_targets(ids: np.ndarray) -> np.ndarray:
-    """(T,) → (T, T), true at (i, j) where token j - 1 is the same as token i and before it."""
+    """(T,) → (T, T), true at (i, j) where j comes before i and token j - 1 is the same as token i."""
     t = len(ids)
     targets = np.zeros((t, t), bool)
     targets[:, 1:] = ids[:, None] == ids[None, :-1]
-    return targets & np.tri(t, dtype=bool)
+    return targets & np.tri(t, k=-1, dtype=bool)
 
 
 class HeadTable:

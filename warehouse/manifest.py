@@ -211,6 +211,8 @@ class Counts(Typed):
     sequences: Count
     tokens: Count
     predictions: Count
+    predicted_bytes: Count | None = None
+    """UTF-8 bytes of the text that the predictions are of, as the view `sequence_losses` counts them; None: not known."""
     truncated: Count
     altered: Count = 0
     """Examples whose text the tokenizer changed before it cut it into tokens."""

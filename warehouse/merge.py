@@ -399,6 +399,7 @@ def _manifest(planned: Plan, published: Published) -> Manifest:
                 sequences=sum(c.sequences for c in counts),
                 tokens=sum(c.tokens for c in counts),
                 predictions=sum(c.predictions for c in counts),
+                predicted_bytes=_total([c.predicted_bytes for c in counts]),
                 truncated=sum(c.truncated for c in counts),
                 altered=sum(c.altered for c in counts),
                 rows=published.rows,
@@ -409,6 +410,12 @@ def _manifest(planned: Plan, published: Published) -> Manifest:
             "files": published.files,
         }
     )
+
+
+def _total(parts: Sequence[int | None]) -> int | None:
+    """None where one is not known."""
+    known = [n for n in parts if n is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _hash(manifest: Manifest) -> str:

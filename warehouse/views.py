@@ -33,12 +33,15 @@ _MANIFEST_COLUMNS = {
     "dataset": "data.dataset",
     "config": "data.config",
     "split": "data.split",
+    "target_column": "options.target_column",
     "n_examples": "counts.examples",
     "n_sequences": "counts.sequences",
     "n_tokens": "counts.tokens",
     "n_predictions": "counts.predictions",
     "mean_loss": "mean_loss",
     "perplexity": "perplexity",
+    "predicted_bytes": "counts.predicted_bytes",
+    "bits_per_byte": "counts.predicted_bytes",
     "tables": "counts.rows",
     "bytes": "bytes",
     "created_at": "created_at",
@@ -50,6 +53,7 @@ _MANIFEST_COLUMNS = {
 _FROM_JSON = {
     "body_hash": "coalesce({group} ->> '$.{leaf}', {group} ->> '$.weights_hash')",
     "untrained": "coalesce(({group} -> '$.{leaf}')::VARCHAR[], [])",
+    "bits_per_byte": "mean_loss * ({group} ->> '$.predictions')::BIGINT / ln(2) / nullif(({group} ->> '$.{leaf}')::BIGINT, 0)",
     "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
     "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
 }
@@ -124,7 +128,13 @@ def _table(table: Table, files: str, has_rows: bool) -> str:
         return _runs(files)
     run_id = _RUN_ID.format(prefix=layout.RUN_PREFIX, below="/[^/]*/[^/]*")
     names = ",\n".join(f"    {run_id} AS run_id" if c.name == "run_id" else f"    {c.name}" for c in table.columns)
-    return f"SELECT\n{names}\nFROM {_parquet(files)}\n"
+    return f"SELECT\n{names}\nFROM {_with_all(table, _parquet(files))}\n"
+
+
+def _with_all(table: Table, rows: str) -> str:
+    """The rows, with the columns that runs of older schema versions don't have, as NULL."""
+    newer = ", ".join(f"NULL::{c.sql} AS {c.name}" for c in table.columns if c.nullable)
+    return f"(SELECT *, filename FROM {rows} UNION ALL BY NAME SELECT {newer} WHERE false)" if newer else rows
 
 
 def _runs(files: str) -> str:

@@ -1,6 +1,9 @@
 -- Which heads look for what followed the current token before? --data repeated-words shows them best.
 -- run: the run asked about, at whose capture heads were made, from which they were derived, or that was derived
 -- needs: heads
+--
+-- induction_mass is attention on the tokens after earlier occurrences of the current one, the current place itself apart. Runs from
+-- before schema version 7 counted that too where like tokens stand in a row.
 SELECT
     h.layer,
     h.head,

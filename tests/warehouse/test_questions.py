@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -264,16 +265,24 @@ def test_calibration_is_what_numpy_says(real_root: Path) -> None:
 
 
 def test_two_runs_are_compared_on_the_same_examples(tiny_root: Path) -> None:
+    """By what a byte of text costs: the losses of both, over the bytes that lie behind each one's first tokens."""
     with Warehouse(tiny_root) as wh:
-        rows = ask(wh.connection, find_question("compare_runs"), {"run": "llama", "other_run": "gpt2"}).fetchall()
-        for example_id, ours, theirs, difference, *_ in rows:
-            means = dict(
-                wh.sql(
-                    f"SELECT run_id, avg(loss) FROM next_token WHERE example_id = '{example_id}' GROUP BY 1"
-                ).fetchall()
+        rows = ask(wh.cursor(), find_question("compare_runs"), {"run": "llama", "other_run": "gpt2"}).fetchall()
+        assert len(rows) > 2 and [abs(r[3]) for r in rows] == sorted((abs(r[3]) for r in rows), reverse=True)
+        for example_id, ours, theirs, difference, *means in rows:
+            found = []
+            for run in ("llama", "gpt2"):
+                losses = f"FROM next_token WHERE run_id = '{run}' AND example_id = '{example_id}'"
+                (total,), (mean,) = (
+                    wh.sql(f"SELECT sum(loss) {losses}").fetchall() + wh.sql(f"SELECT avg(loss) {losses}").fetchall()
+                )
+                t = wh.run(run).tokens.set_index("example_id").loc[example_id]
+                size = len(t.text[t.offsets[0][1] : t.offsets[-1][1]].encode())
+                found.append((total / math.log(2) / size, mean))
+            assert (ours, theirs, *means[:2]) == pytest.approx(
+                (found[0][0], found[1][0], found[0][1], found[1][1]), abs=1e-3
             )
-            assert ours == pytest.approx(means["llama"], abs=1e-3) and theirs == pytest.approx(means["gpt2"], abs=1e-3)
-            assert difference == pytest.approx(means["llama"] - means["gpt2"], abs=1e-3)
+            assert difference == pytest.approx(ours - theirs, abs=2e-3)
 
 
 def test_the_real_model_foresees_the_rest_of_a_word_better_than_its_start(real_root: Path) -> None:
