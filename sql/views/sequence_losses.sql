@@ -1,0 +1,51 @@
+-- sequence_losses: a row is a sequence with predictions: what they cost together, and the bytes of text that they are of.
+-- loss is a sum, nats. A token's text is what its offsets and those before it leave between them, so that white space counts
+-- whether a tokenizer's offsets tell of it or not, and the bytes of a character count once; a special token has none, and so has
+-- what is not predicted, such as a text's first token. text_bytes is of UTF-8, NULL where the tokenizer tells no offsets.
+WITH predicted AS (
+    SELECT run_id, example_id, seq, count(*) AS predictions, min(pos) AS first_pos, sum(loss::DOUBLE) AS loss
+    FROM next_token
+    GROUP BY run_id, example_id, seq
+),
+placed AS (
+    SELECT run_id, example_id, seq, pos, char_start, char_end, is_special
+    FROM tokens
+    WHERE side = 'dec'
+),
+spans AS (
+    SELECT
+        p.run_id,
+        p.example_id,
+        p.seq,
+        p.predictions,
+        p.loss,
+        coalesce(max(t.char_end) FILTER (t.pos <= p.first_pos), min(t.char_start)) AS char_start,
+        coalesce(max(t.char_end), CASE WHEN bool_and(t.is_special) THEN 0 END) AS char_end
+    FROM predicted AS p
+    JOIN placed AS t USING (run_id, example_id, seq)
+    GROUP BY p.run_id, p.example_id, p.seq, p.predictions, p.loss
+),
+texts AS (
+    SELECT
+        s.run_id,
+        s.example_id,
+        s.seq,
+        s.predictions,
+        s.loss,
+        CASE WHEN r.target_column IS NULL THEN coalesce(p.text, e.text) ELSE e.metadata::JSON ->> r.target_column END AS text,
+        coalesce(s.char_start, 0) AS char_start,
+        s.char_end
+    FROM spans AS s
+    JOIN runs AS r USING (run_id)
+    JOIN examples AS e USING (run_id, example_id)
+    LEFT JOIN prompts AS p USING (run_id, example_id, seq)
+)
+SELECT
+    run_id,
+    example_id,
+    seq,
+    predictions,
+    loss,
+    strlen(substring(text, char_start + 1, char_end - char_start)) AS text_bytes,
+    loss / ln(2) / nullif(strlen(substring(text, char_start + 1, char_end - char_start)), 0) AS bits_per_byte
+FROM texts
