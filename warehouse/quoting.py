@@ -37,6 +37,13 @@ def sql_no_rows(columns: Iterable[Column]) -> str:
     return f"SELECT\n{typed}\nWHERE false\n"
 
 
+def sql_all_columns(columns: Iterable[Column], rows: str, *more: str) -> str:
+    """SQL for rows, with the columns that runs of older schema versions don't have, as NULL; `more`: pseudocolumns to keep."""
+    newer = ", ".join(f"NULL::{c.sql} AS {c.name}" for c in columns if c.nullable)
+    query = f"SELECT {', '.join(('*', *more))} FROM {rows}"
+    return f"{query} UNION ALL BY NAME SELECT {newer} WHERE false" if newer else query
+
+
 def sql_paths(paths: Iterable[Path]) -> str:
     """A list of files, for the same."""
     return f"[{', '.join(map(sql_path, paths))}]"

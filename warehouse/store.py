@@ -23,7 +23,7 @@ from warehouse.attention import of_heads, per_query_head, probabilities, unpacke
 from warehouse.blobs import Blob
 from warehouse.errors import CorruptRun, NotFound, UsageError
 from warehouse.manifest import LayerAttention, Manifest, SiteInfo
-from warehouse.quoting import sql_no_rows, sql_parquet, sql_text
+from warehouse.quoting import sql_all_columns, sql_no_rows, sql_parquet, sql_text
 from warehouse.schema import STORED, arrow_schema
 from warehouse.sites import Key
 
@@ -121,7 +121,8 @@ class TraceStore:
         run_id = sql_text(layout.run_id_of(self.path.absolute()))
         for name, table in STORED.items():
             files = self._files(name)
-            rows = sql_parquet(files) if files else f"({sql_no_rows(table.file_columns)})"
+            own = table.file_columns
+            rows = f"({sql_all_columns(own, sql_parquet(files)) if files else sql_no_rows(own)})"
             with self._readable(name):
                 con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
         return con

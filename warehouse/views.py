@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse import layout
-from warehouse.quoting import sql_no_rows, sql_paths, sql_pattern, sql_text
+from warehouse.quoting import sql_all_columns, sql_no_rows, sql_paths, sql_pattern, sql_text
 from warehouse.schema import TABLES, Column, Table
 
 if TYPE_CHECKING:
@@ -128,13 +128,7 @@ def _table(table: Table, files: str, has_rows: bool) -> str:
         return _runs(files)
     run_id = _RUN_ID.format(prefix=layout.RUN_PREFIX, below="/[^/]*/[^/]*")
     names = ",\n".join(f"    {run_id} AS run_id" if c.name == "run_id" else f"    {c.name}" for c in table.columns)
-    return f"SELECT\n{names}\nFROM {_with_all(table, _parquet(files))}\n"
-
-
-def _with_all(table: Table, rows: str) -> str:
-    """The rows, with the columns that runs of older schema versions don't have, as NULL."""
-    newer = ", ".join(f"NULL::{c.sql} AS {c.name}" for c in table.columns if c.nullable)
-    return f"(SELECT *, filename FROM {rows} UNION ALL BY NAME SELECT {newer} WHERE false)" if newer else rows
+    return f"SELECT\n{names}\nFROM ({sql_all_columns(table.columns, _parquet(files), 'filename')})\n"
 
 
 def _runs(files: str) -> str:

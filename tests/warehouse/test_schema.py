@@ -7,8 +7,10 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+import synthetic
 
 from warehouse import Warehouse, layout, schema
+from warehouse.files import file_checksum
 
 TOP = Path(__file__).parents[2]
 
@@ -80,3 +82,20 @@ def test_no_column_that_must_be_there_is_null(every_table: Path) -> None:
                     assert wh.sql(f"SELECT count(*) FROM {table.name} WHERE {column.name} IS NULL").fetchone() == (
                         0,
                     ), column
+
+
+def test_columns_that_older_runs_lack_are_null(tmp_path: Path) -> None:
+    key = {"example_id": "0" * 16, "side": "dec", "token": "x"}
+    folder = synthetic.add_run(tmp_path / "runs", "old", "encode", {"tokens": [key]})
+    path = folder / layout.table_name("tokens")
+    pq.write_table(pq.read_table(path).drop_columns(["is_context"]), path)
+
+    def older(manifest: dict) -> None:
+        manifest["schema_version"] = 6
+        manifest["files"][0] |= {"bytes": path.stat().st_size, "checksum": file_checksum(path)}
+        manifest["bytes"] = path.stat().st_size
+
+    synthetic.alter(folder / layout.MANIFEST, older)
+    with Warehouse(tmp_path / "runs") as wh:
+        assert wh.sql("SELECT token, is_context FROM tokens").fetchall() == [("x", None)]
+        assert wh.run("old").query("SELECT run_id, token, is_context FROM tokens").fetchall() == [("old", "x", None)]
