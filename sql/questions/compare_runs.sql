@@ -4,7 +4,8 @@
 -- needs: next_token
 --
 -- By bits per byte of text, which models with different tokenizers share. The mean losses beside them are nats a token, of each
--- run's own tokens: comparable where both cut the text alike. Bits are NULL where a tokenizer tells no offsets.
+-- run's own tokens: comparable where both cut the text alike. Bits are NULL where a tokenizer tells no offsets,
+-- and so is the difference of two infinite ones (a token came that the model rules out).
 WITH by_example AS (
     SELECT
         run_id,
@@ -20,7 +21,7 @@ SELECT
     a.example_id,
     round(a.bits_per_byte, 3) AS run_bits_per_byte,
     round(b.bits_per_byte, 3) AS other_bits_per_byte,
-    round(a.bits_per_byte - b.bits_per_byte, 3) AS difference,
+    round(nullif(a.bits_per_byte - b.bits_per_byte, 'NaN'), 3) AS difference,
     round(a.mean_loss, 3) AS run_loss,
     round(b.mean_loss, 3) AS other_loss,
     a.predictions AS run_predictions,
@@ -31,7 +32,7 @@ JOIN by_example AS b ON b.example_id = a.example_id AND b.run_id = getvariable('
 JOIN examples AS e ON e.run_id = a.run_id AND e.example_id = a.example_id
 WHERE a.run_id = getvariable('run')
 ORDER BY
-    abs(a.bits_per_byte - b.bits_per_byte) DESC NULLS LAST,
-    abs(a.mean_loss - b.mean_loss) DESC,
+    abs(nullif(a.bits_per_byte - b.bits_per_byte, 'NaN')) DESC NULLS LAST,
+    abs(nullif(a.mean_loss - b.mean_loss, 'NaN')) DESC NULLS LAST,
     a.example_id
 LIMIT 20;
