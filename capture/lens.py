@@ -241,9 +241,12 @@ def _refuse(store: TraceStore, missing: list[Key]) -> None:
 
 
 _TOKENS = """
-    SELECT example_id, seq, pos, is_response, lead(token_id) OVER (PARTITION BY example_id, seq ORDER BY pos) AS next_id
+    SELECT
+        example_id, seq, pos, is_response, lead(token_id) OVER sequence AS next_id, lead(is_context) OVER sequence AS next_again
     FROM tokens WHERE side = 'dec'
+    WINDOW sequence AS (PARTITION BY example_id, seq ORDER BY pos)
 """
+"""A token that comes next as context is predicted in an earlier sequence, and not here."""
 
 
 def _positions(text: str) -> tuple[list[int], str]:
@@ -294,7 +297,7 @@ def _shards(store: TraceStore, options: Options, n_layers: int) -> Iterator[list
     """Whole sequences, in groups, each with the positions that are asked for of it."""
     places, query = _asked(options)
     answer = store.query(
-        "SELECT example_id, seq, list(pos ORDER BY pos), list(coalesce(next_id, -1) ORDER BY pos) "
+        "SELECT example_id, seq, list(pos ORDER BY pos), list(coalesce(if(next_again, NULL, next_id), -1) ORDER BY pos) "
         f"FROM ({query}) GROUP BY ALL ORDER BY example_id, seq",
         [places],
     )
