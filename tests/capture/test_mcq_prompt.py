@@ -15,11 +15,12 @@ from capture.continuations import Continuation, Continuer
 from capture.data import open_data
 from capture.data.example import Choice, Row, Source
 from capture.jobs import mcq_prompt
+from capture.multiple_choice import Scores, tables
 from capture.pairs import Pairing
 from capture.prompts import TEMPLATE, Prompting
 from capture.recheck import recheck
 from warehouse import TraceStore
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFound, TracesError, UsageError
 from warehouse.layout import run_dir
 from warehouse.validate import validate
 
@@ -238,3 +239,18 @@ def test_a_tokenizer_without_offsets_cannot_be_asked() -> None:
     for of in (Prompting, Pairing):
         with pytest.raises(UsageError, match="fast tokenizer"):
             of(Slow(), "slow")
+
+
+def test_choices_that_a_model_rules_out() -> None:
+    """One of them costs nothing to the others; where all are, nothing is chosen, and the question is named."""
+    questions = [next(open_data("csqa", None, "validation", str(QUESTIONS), "text").read())]
+    n = len(questions[0].row.choices)
+    logit, logprob = np.full(n, -np.inf, np.float32), np.full(n, -np.inf)
+    logit[2] = 3e38
+    found = tables(questions, [Scores(logit, logprob)], "letter")
+    (row,), choices = found["mcq_predictions"].to_pylist(), found["choices"].to_pylist()
+    assert (row["pred_idx"], row["pred_prob"], row["top_two_gap"], row["entropy"]) == (2, 1, 1, 0)
+    assert row["margin"] == np.inf and not np.signbit(row["entropy"])
+    assert [c["prob"] for c in choices] == [0, 0, 1, 0, 0]
+    with pytest.raises(TracesError, match=r"Question \S+: the model rules out every choice .*decides, text"):
+        tables(questions, [Scores(logit, logprob)], "text")
