@@ -243,6 +243,9 @@ def test_probe_by_command(root: Path, traces: Callable, tmp_path: Path) -> None:
     assert done.code == 0, done
     rows = json.loads(done.out)
     assert [r["layer"] for r in rows] == [0, 2] and all(r["accuracy"] > r["majority"] for r in rows)
+    assert all(r["low"] < r["accuracy"] <= r["high"] and r["sd"] > 0 and r["examples"] < 50 for r in rows)
+    (warned,) = (line for line in done.err.splitlines() if line.startswith("warning: "))
+    assert "fewer than 50: the 95 % interval of the first accuracy is" in warned
     assert (tmp_path / "p.svg").is_file() and "layer 2 (2 of 2), accuracy" in done.err
     run = next(name for name in layout.published_runs(tmp_path / "runs") if name.startswith("probe-"))
     assert traces("runs", "validate", run, *w).code == 0 and "probe" in traces("runs", *w).out
