@@ -9,7 +9,7 @@ from capture import sharding
 from capture.console import needs_capture_extra, note
 from capture.data.files import check_given, shown
 from warehouse import sites
-from warehouse.errors import UsageError
+from warehouse.errors import NotFound, UsageError
 from warehouse.vectors import asked
 
 if TYPE_CHECKING:
@@ -55,10 +55,14 @@ class Data(NamedTuple):
     config: str | None = None
     headings: bool = False
     label_column: str | None = None
+    questions: bool = False
+    """Multiple-choice questions are asked for, which known data sets alone have."""
 
     def open(self, root: Path) -> Source:
-        from capture.data import open_data
+        from capture.data import KNOWN, csqa, open_data
 
+        if self.questions and self.data not in KNOWN:
+            raise NotFound("data set of multiple-choice questions", shown(str(self.data)), [csqa.KNOWN.name])
         with needs_capture_extra():
             return open_data(
                 self.data, self.text, self.split, self.origin, self.text_column, root, self.config, self.headings,

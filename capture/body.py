@@ -63,7 +63,9 @@ class Body:
         except Exception as e:  # a model refuses in whatever way it likes
             if isinstance(e, TracesError) or is_of_memory(e):
                 raise
-            raise TracesError(f"{type(model).__name__} fails on a few tokens of text and nothing else: {one_line(e)}") from e
+            raise TracesError(
+                f"{type(model).__name__} fails on a few tokens of text and nothing else: {one_line(e)}"
+            ) from e
         if not causal:
             self.side = "enc"
 
@@ -152,7 +154,7 @@ def why_not_finite(model: Any) -> str:
     if broken:
         of = f"NaN or infinity in {broken[0]}{f' and {len(broken) - 1} more' if len(broken) > 1 else ''}"
         return f"{type(model).__name__}: its weights hold {of}, so that it computes nothing. Get the model again."
-    remedy = "is its config.json sound?" if model.dtype == torch.float32 else "try --dtype float32."
+    remedy = "is its config.json sound?" if model.dtype == torch.float32 else "try it in float32."
     dtype = str(model.dtype).removeprefix("torch.")
     return f"{type(model).__name__} computes NaN or infinity in {dtype}. Its weights are finite: {remedy}"
 
@@ -174,7 +176,9 @@ def vocabulary_size(model: Any) -> int:
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
-        raise TracesError(f"{type(model).__name__} does not tell its embedding of token ids, so that it is not read.") from None
+        raise TracesError(
+            f"{type(model).__name__} does not tell its embedding of token ids, so that it is not read."
+        ) from None
     if weight is None or weight.ndim != 2:
         raise TracesError(f"{type(model).__name__} reads no text: it has no embedding of token ids.")
     return int(weight.shape[0])

@@ -207,7 +207,7 @@ def mcq_prompt(
         from capture.prompts import TEMPLATE
     chosen = TEMPLATE if template is None else _template(template)
     options = kind.Options(**shared, score=score, template=chosen, chat=chat, prepend_bos=prepend_bos)
-    run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
+    run_capture(kind, options, asked, Data(data, split, from_, questions=True), run, dry_run, warehouse)
 
 
 @capture_app.command("mcq-encoder")
@@ -245,7 +245,7 @@ def mcq_encoder(
     with needs_capture_extra():
         from capture.jobs import mcq_encoder as kind
     options = kind.Options(**shared)
-    run_capture(kind, options, asked, Data(data, split, from_), run, dry_run, warehouse)
+    run_capture(kind, options, asked, Data(data, split, from_, questions=True), run, dry_run, warehouse)
 
 
 def _template(path: str) -> str:
@@ -311,9 +311,8 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
     if c.rows["mcq_predictions"]:
         lines += _accuracy(manifest.run_id, root)
     if c.truncated:
-        lines.append(
-            f"{c.truncated:,} texts were longer than {length} tokens and were cut: see --max-len, --chunk, --stride"
-        )
+        see = "--max-len" if c.rows["mcq_predictions"] else "--max-len, --chunk, --stride"
+        lines.append(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see {see}")
     if c.altered:
         lines.append(
             f"{c.altered:,} texts were changed by the tokenizer (case, accents or white space) before it cut them into tokens; "

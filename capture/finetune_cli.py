@@ -82,7 +82,7 @@ def mcq(
     if from_ is not None and not Path(from_).is_dir():
         raise UsageError(f"--from {from_}: name the folder that has both splits, {split} and {held_out}.")
     chosen = tokens(max_len)
-    train, held = (Data(data, s, from_).open(root) for s in (split, held_out))
+    train, held = (Data(data, s, from_, questions=True).open(root) for s in (split, held_out))
     loaded = Model(model, "multiple-choice", device, None, "float32", revision, trust_remote_code).load(seed=seed)
     with needs_capture_extra():
         from capture.finetune import Options, finetune

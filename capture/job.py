@@ -48,6 +48,8 @@ _SHARD_TOKENS = 1 << 16
 _SHARD_GENERATED = 1 << 12
 """The same where the model generates them: a token then takes several times as long."""
 _CUT_SHORTER = "If that is too long for it, cut texts shorter: --max-len."
+_ASK_SHORTER = "If that is too long for it, shorten the prompts, or lower --max-new-tokens."
+"""The same where the model goes on with them."""
 _NO_COMPARISON = "The choices of a question, which differ in length, cannot be compared."
 _LARGEST = {"seed": (1 << 63) - 1}
 _LARGEST_ELSE = (1 << 31) - 1
@@ -309,7 +311,7 @@ def _proven(job: Job, note: Callable[[str], None]) -> Job:
         return job
     growth = 0 if job.generation is None else job.generation.growth
     longest = max(found.longest.lengths.values())
-    with pass_told(loaded.name, longest, _CUT_SHORTER):
+    with pass_told(loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER):
         proven = independence.prove(body, found, loaded.name, growth, loaded.window)
     body.pads, body.shares = proven.batches == PADDED, proven.batches != ONE_TEXT
     if line := proven.line(loaded.name):
@@ -321,6 +323,9 @@ def _proven(job: Job, note: Callable[[str], None]) -> Job:
 
 
 def _less_memory(options: Options) -> str:
+    """What helps, by the options that every command of such a job has."""
+    if (new := getattr(options, "max_new_tokens", None)) is not None:
+        return f"Lower --max-new-tokens (now {new:,}), shorten the prompts, or compute in a smaller dtype, such as bfloat16."
     return (
         f"Lower --batch-tokens (now {options.batch_tokens:,}), cut texts with --max-len, or compute in a smaller dtype: --dtype "
         "bfloat16."
@@ -559,7 +564,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 def _pass_told(job: Job, batch: Batch) -> AbstractContextManager[None]:
     """What the model raises on a batch becomes one line."""
     longest = max(len(part) for s in batch.sequences for part in s.parts.values())
-    return pass_told(job.loaded.name, longest, _CUT_SHORTER)
+    return pass_told(job.loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER)
 
 
 def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording) -> pa.Table:

@@ -374,7 +374,7 @@ def _explained(name: str, source: str, error: Exception) -> TracesError:
         return error
     if is_of_memory(error):
         return TracesError(
-            f"There is not enough memory to load {name}. Weights take less of it in a smaller dtype: --dtype bfloat16."
+            f"There is not enough memory to load {name}. Weights take less of it in a smaller dtype, such as bfloat16."
         )
     chain: list[BaseException] = []
     e: BaseException | None = error

@@ -49,9 +49,10 @@ def tables(questions: Several[Example], scores: Several[Scores], decides: str) -
         score = {"text": found.logprob, "byte": per_byte}.get(decides)
         score = (found.logit if score is None else score).astype(np.float64)
         if score.max() == -np.inf:
+            remedy = "" if decides == "head" else ", or decide by another --score"
             raise TracesError(
                 f"Question {row.source_id}: the model rules out every choice (by the score that decides, {decides}, each has a "
-                "log-probability of -infinity), so that it chooses none. Leave the question out, or decide by another --score."
+                f"log-probability of -infinity), so that it chooses none. Leave the question out{remedy}."
             )
         prob = np.exp(score - score.max())
         prob /= prob.sum()

@@ -237,7 +237,7 @@ class Recorder:
         if error > tolerance(call.out.dtype):
             raise TracesError(
                 f"{self._name}: on {lengths[side][b]} tokens its attention no longer follows from q and k (off by {error:.1e} "
-                "of its output). Store it: --attn stored."
+                "of its output). It has to be stored: traces capture … --attn stored."
             )
 
 
@@ -391,7 +391,7 @@ class _Pass:
     def _unsound(self, key: Key) -> TracesError:
         return TracesError(
             f"The model itself computed infinite or undefined values ({tensor_name(*key)}). Load it in another dtype: "
-            "--dtype float32 or bfloat16."
+            "float32 or bfloat16."
         )
 
     def arrays(self) -> dict[Key, np.ndarray]:

@@ -75,7 +75,7 @@ def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
     if not (scores < np.inf).all():
         model, first = anatomy.body.model, batch.sequences[0].example.row.source_id
         dtype = str(model.dtype).removeprefix("torch.")
-        remedy = "Its weights are too large for any dtype." if dtype == "float32" else "Try --dtype float32."
+        remedy = "Its weights are too large for any dtype." if dtype == "float32" else "Try it in float32."
         raise TracesError(
             f"{type(model).__name__} computes NaN or infinity in {dtype}, in the batch with example {first}: nothing can be said "
             f"of its predictions. {remedy}"

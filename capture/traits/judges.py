@@ -100,7 +100,14 @@ def open_judge(
         from capture.traits.local_judge import LocalJudge
 
         note(f"loading {model}")
-        return LocalJudge(spec, load(model, device=device, note=note))
+        try:
+            return LocalJudge(spec, load(model, device=device, note=note))
+        except UsageError as e:
+            if "--trust-remote-code" not in str(e):
+                raise
+            raise UsageError(
+                f"{spec} needs Python code of its own to run, and no judge's is run: take another judge."
+            ) from None
     if kind == "openai" and model:
         return _openai(spec, model, find_key("OPENAI_API_KEY", spec), None, timeout)
     if kind == "anthropic" and model:
