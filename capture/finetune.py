@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import xxhash
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from capture import models
@@ -187,7 +187,7 @@ def _aside(answers: list[int], options: Options) -> list[int]:
     if options.epochs < 2 or len(answers) < _ASIDE * _LEAST_ASIDE:
         return []
     random = np.random.default_rng((options.seed, 2)).permutation(len(answers))
-    return sorted(np.lexsort((random, answers))[::_ASIDE].tolist())
+    return sorted(np.lexsort((random, np.array(answers)))[::_ASIDE].tolist())
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
@@ -195,7 +195,7 @@ def _is_finite(model: torch.nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class _Questions:
+class _Questions(Dataset[tuple[list[Sequence], int]]):
     """Pairs of all questions, and their answers."""
 
     pairs: list[list[Sequence]]
@@ -371,7 +371,7 @@ def _train(
             "begin again."
         ) from e
     state = trainer.state
-    return state.log_history, state.best_global_step if aside else state.global_step
+    return state.log_history, state.best_global_step or state.global_step  # without questions aside, none is the best
 
 
 def _accuracy(evaluated: Any) -> dict[str, float]:
