@@ -113,6 +113,8 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> Checked:
         result.convention[side] = kind + (
             ", attention and MLP in parallel" if any(x.parallel for x in stack.layers) else ""
         )
+        if not stack.embeds:
+            result.convention[side] += "; output_hidden_states begin with hidden[1]: hidden[0], what enters the first layer, is not among them"
         result.findings += checker.findings(stack)
     result.findings.append(checker.undisturbed())
     result.findings.append(_batches(anatomy, tokens))

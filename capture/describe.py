@@ -79,6 +79,7 @@ def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
     shapes = [stack.layers[i].shapes for i in stack.attention_layers]
     first = shapes[0] if shapes else {}
     heads_of, none = first.get("q", first.get("attn", (0,))), (0, 0)
+    heads = [layer.shapes.get("q", layer.shapes.get("attn", (0,)))[0] for layer in stack.layers]
 
     def formulas(one: Callable[[int], LayerAttention | None], there: bool) -> list[LayerAttention | None] | None:
         return [one(i) for i in range(len(stack.layers))] if there else None
@@ -88,12 +89,14 @@ def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
         n_layers=len(stack.layers),
         d_model=stack.width[-1],
         n_heads=heads_of[0],
+        layer_heads=None if set(heads) <= {0, heads_of[0]} else heads,
         n_kv_heads=first.get("k", none)[0],
         d_head=first.get("q", none)[1],
         d_value=first.get("v", none)[1],
         convention="post-norm" if stack.post_norm else "pre-norm",
         parallel=any(layer.parallel for layer in stack.layers),
         final_norm=stack.final_norm,
+        embeds=stack.embeds,
         causal=stack.causal,
         attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
         cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),

@@ -72,6 +72,8 @@ class StackInfo(Typed):
     d_model: Size
     n_heads: Size
     """Query heads of the first layer with attention; 0: attention shows in none."""
+    layer_heads: list[Size] | None = None
+    """Query heads of each layer, 0 where attention does not show; None: those with attention have `n_heads`."""
     n_kv_heads: Size
     d_head: Size
     d_value: Size
@@ -81,6 +83,8 @@ class StackInfo(Typed):
     """Attention and MLP are added to the stream at once (GPT-NeoX): resid.post_attn is resid.pre_attn + attn_out."""
     final_norm: bool = True
     """The last hidden state is normed, not the last block's output."""
+    embeds: bool = True
+    """transformers' `output_hidden_states` begin with what enters the first block, as `hidden` does; False: with what leaves it."""
     causal: bool = True
     attention: list[LayerAttention | None] | None = None
     """One entry a layer, None for one without attention; None for all: probabilities cannot be derived from q and k."""
@@ -95,10 +99,15 @@ class StackInfo(Typed):
 
     @model_validator(mode="after")
     def _one_a_layer(self) -> Self:
-        for name, layers in (("attention", self.attention), ("cross_attention", self.cross_attention)):
+        told = {"attention": self.attention, "cross_attention": self.cross_attention, "layer_heads": self.layer_heads}
+        for name, layers in told.items():
             if layers is not None and len(layers) != self.n_layers:
                 raise ValueError(f"{name} tells of {len(layers)} layers of {self.n_layers}")
         return self
+
+    def heads_of(self, layer: int | None) -> int:
+        """A layer's query heads."""
+        return self.n_heads if self.layer_heads is None or layer is None else self.layer_heads[layer]
 
 
 class ModelInfo(StackInfo):

@@ -77,7 +77,8 @@ class TraceStore:
         return {r.site for r in sites.readable(self.meta)}
 
     def arrays(self) -> pd.DataFrame:
-        """What can be asked for, a row a site: side, its shape for one sequence, dtype, and whether it is stored or derived."""
+        """What can be asked for, a row a site: side, its shape for one sequence, dtype, whether it is stored or derived, and what
+        else there is to know. Where layers differ in shape each shape stands with its layers: ask for those one at a time."""
         import pandas as pd
 
         return pd.DataFrame(sites.readable(self.meta), columns=list(sites.Readable._fields))
@@ -195,7 +196,7 @@ class TraceStore:
             raise NotFound("stage of the residual stream", stage, sites.RESID_STAGES)
         if stage == "embed":
             return self.rows(Key(side, "resid.embed", None), example_id, seq)
-        return self._layers(side, layer, lambda i: self._resid(side, stage, i, example_id, seq))
+        return self._layers(f"resid.{stage}", side, layer, lambda i: self._resid(side, stage, i, example_id, seq))
 
     def _resid(self, side: str, stage: str, layer: int, example_id: str, seq: int) -> np.ndarray:
         key = self.key(f"resid.{stage}", layer, side)
@@ -207,34 +208,37 @@ class TraceStore:
     def hidden(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None) -> np.ndarray:
         """What transformers calls `output_hidden_states`: (L+1, T, D), or one of them, (T, D).
 
-        `hidden[0]` is the embedding, `hidden[l]` the input of layer l, and the last one is after the final norm.
+        `hidden[0]` is what enters the first layer, `hidden[l]` the input of layer l, and the last one is after the final norm. In
+        some models (Mamba, RWKV: `arrays` says so) transformers' begin with what leaves the first layer, which is `hidden[1]`. The
+        last one may be of another width (OPT-350m): then there is no (L+1, T, D), and UsageError says which is of which.
         """
         side = self._side(side)
-        if layer is None:
-            n = self.meta.model.stack(side).n_layers
-            return np.stack([self.hidden(example_id, i, seq=seq, side=side) for i in range(n + 1)])
-        return self.rows(self.key("hidden", layer, side), example_id, seq)
+        states = 1 + self.meta.model.stack(side).n_layers
+        return self._layers(
+            "hidden", side, layer, lambda i: self.rows(self.key("hidden", i, side), example_id, seq), states
+        )
 
     def attn_out(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None,
                  kind: str = "self") -> np.ndarray:  # fmt: skip
         """What attention (`kind="cross"`: over the encoder's tokens) adds to the residual stream: (T, D), or (L, T, D)."""
         side = self._side(side)
         prefix = self._prefix(side, kind)
-        return self._layers(side, layer, lambda i: self.rows(Key(side, prefix + "attn_out", i), example_id, seq))
+        site = prefix + "attn_out"
+        return self._layers(site, side, layer, lambda i: self.rows(Key(side, site, i), example_id, seq))
 
     def mlp_out(
         self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None
     ) -> np.ndarray:
         """What the MLP adds to the residual stream: (T, D), or (L, T, D)."""
         side = self._side(side)
-        return self._layers(side, layer, lambda i: self.rows(Key(side, "mlp_out", i), example_id, seq))
+        return self._layers("mlp_out", side, layer, lambda i: self.rows(Key(side, "mlp_out", i), example_id, seq))
 
     def mlp_act(
         self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None
     ) -> np.ndarray:
         """The MLP's activations, which its last projection reads: (T, D_mlp), or (L, T, D_mlp)."""
         side = self._side(side)
-        return self._layers(side, layer, lambda i: self.rows(Key(side, "mlp_act", i), example_id, seq))
+        return self._layers("mlp_act", side, layer, lambda i: self.rows(Key(side, "mlp_act", i), example_id, seq))
 
     def qkv(
         self,
@@ -250,14 +254,15 @@ class TraceStore:
         """Queries, keys or values (`which` is `q`, `k` or `v`) as attention receives them, after position encoding.
 
         (T, d_head) for one head of one layer; leaving out `head` or `layer` gives (H, T, d_head) or (L, …). Heads are query
-        heads: grouped keys and values are repeated for each of them, where queries were stored too. `kind="cross"` is the
+        heads: grouped keys and values are repeated for each of them. `kind="cross"` is the
         decoder's attention over the encoder's tokens, whose keys and values have a row for each of those.
         """
         side = self._side(side)
         prefix = self._prefix(side, kind)
         if which not in ("q", "k", "v"):
             raise NotFound("tensor of attention", which, ("q", "k", "v"))
-        return self._layers(side, layer, lambda i: self._heads(Key(side, prefix + which, i), head, example_id, seq))
+        site = prefix + which
+        return self._layers(site, side, layer, lambda i: self._heads(Key(side, site, i), head, example_id, seq))
 
     def _heads(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
         rows = self.rows(key, example_id, seq)  # (T, heads, d)
@@ -275,12 +280,10 @@ class TraceStore:
         return head * shape[0] // n
 
     def _query_heads(self, key: Key) -> int:
-        """A layer's query heads: k and v alone don't tell them where heads are grouped, but the model's other layers may."""
-        prefix = key.site.rpartition(".")[0]
-        q = self._sites.get(key._replace(site=f"{prefix}.q" if prefix else "q"))
-        own = self._sites[key].row_shape[0]
-        n = q.row_shape[0] if q else self.meta.model.stack(key.side).n_heads
-        return n if n % own == 0 else own
+        """A layer's query heads: k and v alone don't tell them where heads are grouped, but q or the model may."""
+        q = self._sites.get(key._replace(site=sites.beside(key.site, "q")))
+        stack = self.meta.model.stack(key.side)
+        return sites.query_heads(stack, key.layer, self._sites[key].row_shape[0], q.row_shape[0] if q else None)
 
     def attn(
         self,
@@ -300,7 +303,8 @@ class TraceStore:
         """
         side = self._side(side)
         prefix = self._prefix(side, kind)
-        return self._layers(side, layer, lambda i: self._attn(Key(side, prefix + "attn", i), head, example_id, seq))
+        site = prefix + "attn"
+        return self._layers(site, side, layer, lambda i: self._attn(Key(side, site, i), head, example_id, seq))
 
     # -- multiple choice -------------------------------------------------------------------------------------------
 
@@ -386,9 +390,12 @@ class TraceStore:
             return len(self.encodings(example_id, seq, side="enc")["input_ids"])
         return 0
 
-    def _layers(self, side: str, layer: int | None, one: Callable[[int], np.ndarray]) -> np.ndarray:
-        """One layer's array, or that of all of them, stacked. Raises UsageError where they cannot be stacked."""
-        n = self.meta.model.stack(side).n_layers
+    def _layers(
+        self, site: str, side: str, layer: int | None, one: Callable[[int], np.ndarray], n: int | None = None
+    ) -> np.ndarray:
+        """One layer's array of a site, or that of all `n` (left out: the model's layers), stacked. Raises UsageError where they
+        cannot be stacked."""
+        n = self.meta.model.stack(side).n_layers if n is None else n
         if layer is not None:
             self._check("layer", layer, n)
             return one(layer)
@@ -396,7 +403,10 @@ class TraceStore:
             raise UsageError(f"{self.meta.model.name} has no layers.")
         found = [one(i) for i in range(n)]
         if len({x.shape for x in found}) > 1:
-            raise UsageError(f"{self.meta.model.name}: layers differ in shape here; ask for one layer at a time.")
+            told = sites.by_layer({i: str(x.shape) for i, x in enumerate(found)})
+            raise UsageError(
+                f"{self.meta.model.name} has {site} of several shapes ({told}): ask for one layer at a time, with layer."
+            )
         return np.stack(found)
 
     def has(self, key: Key) -> bool:

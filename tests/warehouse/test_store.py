@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from synthetic import add_vectors
+from transformers import MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
+from capture import models as loading
 from warehouse import TraceStore
 from warehouse.errors import CorruptRun, NotFound, UsageError
 from warehouse.layout import run_dir
@@ -128,3 +134,66 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 1}')
     with pytest.raises(CorruptRun, match="run.json is not what it should be: run_id: Field required"):
         TraceStore(tmp_path)
+
+
+def test_layers_of_several_shapes_are_told_and_read_one_at_a_time(
+    tmp_path: Path, capture_tiny: Callable, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """OPT-350m's last state is projected to another width; heads may differ in number from layer to layer."""
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=len(tokenizer), hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=2, num_attention_heads=4,
+        ffn_dim=48, max_position_embeddings=128, do_layer_norm_before=False,
+    )  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    loaded = loading.load(str(tmp_path / "opt"), device="cpu")
+    opt = capture_tiny(tmp_path / "runs", "opt", loaded=loaded, capture="hidden")
+    eid = opt.tokens.example_id[0]
+    T = len(opt.tokens.input_ids[0])
+    assert [opt.hidden(eid, i).shape for i in range(3)] == [(T, 32), (T, 32), (T, 16)]
+    told = re.escape(f"has hidden of several shapes (({T}, 32) in layers 0-1, ({T}, 16) in layer 2): ask for one layer")
+    with pytest.raises(UsageError, match=told):
+        opt.hidden(eid)
+    arrays = opt.arrays().set_index("site")
+    assert arrays.loc["hidden", "shape"] == "(T, 32) in layers 0-1, (T, 16) in layer 2"
+    assert arrays.loc["resid.post_mlp", "shape"] == "(2, T, 32)" and not arrays.note.any()
+
+    q = {0: np.zeros((7, 4, 8), np.float16), 1: np.zeros((7, 2, 8), np.float16)}
+    store = add_vectors(tmp_path / "runs", "heads", q, [3, 4], site="q", n_layers=2)
+    assert store.qkv("e0001", "q", layer=1).shape == (2, 4, 8)
+    assert list(store.arrays()["shape"]) == ["(4, T, 8) in layer 0, (2, T, 8) in layer 1"]
+    with pytest.raises(
+        UsageError, match=re.escape("made has q of several shapes ((4, 4, 8) in layer 0, (2, 4, 8) in ")
+    ):
+        store.qkv("e0001", "q")
+    with pytest.raises(UsageError, match="head 2: made has heads 0 to 1"):
+        store.qkv("e0001", "q", layer=1, head=2)
+
+
+def test_keys_without_queries_have_the_shape_that_is_told(tmp_path: Path, capture_tiny: Callable) -> None:
+    store = capture_tiny(tmp_path, capture="k")
+    eid = store.tokens.example_id[0]
+    shape = str(store.qkv(eid, "k").shape).replace(f" {len(store.tokens.input_ids[0])},", " T,")
+    assert store.arrays()["shape"][0].replace(", from 2 heads", "") == shape
+
+
+def test_states_that_begin_later_elsewhere_say_so(
+    tmp_path: Path, capture_tiny: Callable, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Mamba's `output_hidden_states` have no entry for what enters the first layer."""
+    torch.manual_seed(0)
+    MambaForCausalLM(
+        MambaConfig(vocab_size=len(tokenizer), hidden_size=16, state_size=4, num_hidden_layers=3)
+    ).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    loaded = loading.load(str(tmp_path / "mamba"), device="cpu")
+    store = capture_tiny(tmp_path / "runs", "mamba", loaded=loaded, capture="hidden", store_dtype="float32")
+    (row,) = store.arrays().query("site == 'hidden'").itertuples()
+    assert row.note == "transformers' output_hidden_states begin with hidden[1]" and not store.meta.model.embeds
+    ids = torch.tensor([store.tokens.input_ids[0].tolist()])
+    theirs = loaded.model(ids, output_hidden_states=True, use_cache=False).hidden_states
+    ours = store.hidden(store.tokens.example_id[0])
+    for i in (0, 1):
+        np.testing.assert_allclose(ours[i + 1], theirs[i][0].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours[3], theirs[3][0].detach().numpy(), atol=1e-5)

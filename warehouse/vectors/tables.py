@@ -489,7 +489,7 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
         layer=key.layer,
         width=row_shape[-1],
         heads=row_shape[0] if len(row_shape) == 2 else None,
-        query_heads=meta_model.stack(key.side).n_heads,
+        query_heads=meta_model.stack(key.side).heads_of(key.layer),
     )
 
 
