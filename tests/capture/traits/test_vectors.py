@@ -30,13 +30,13 @@ def groups(strength: float, n: int = 300, m: int = 200, width: int = D, seed: in
 def test_a_planted_direction_is_found_and_points_to_the_positive_side(method: str) -> None:
     pos, neg = groups(2.0)
     for a, b, sign in ((pos, neg, 1), (neg, pos, -1)):
-        raw = vectors.METHODS[method](a, b, 0)
+        raw = vectors.fit(method, a, b, 0)[0]
         made = vectors.made(raw, a, b)
         assert sign * (made.vector @ unit_of(0)) > 0.9
         assert made.vector.dtype == np.float32 and np.linalg.norm(made.vector) == pytest.approx(1, abs=1e-6)
         assert made.gap == pytest.approx(4, rel=0.1) and made.train_accuracy > 0.95
         assert made.norm == pytest.approx(np.linalg.norm(raw))
-        again = vectors.METHODS[method](a, b, 0)
+        again = vectors.fit(method, a, b, 0)[0]
         assert (raw == again).all(), "the same seed, the same vector"
 
 
@@ -78,7 +78,7 @@ def test_ica_gives_the_mixing_column_and_not_the_row_that_undoes_it() -> None:
     sign = np.repeat([1.0, -1.0], 400)
     disturbance = rng.laplace(size=800) * 2
     x = 3 * sign[:, None] * direction + disturbance[:, None] * e + 0.3 * rng.standard_normal((800, D))
-    found = separation.unit(vectors.ica(x[:400], x[400:]))
+    found = separation.unit(vectors.fit("ica", x[:400], x[400:], 0)[0])
     assert found @ direction > 0.95
     row = d  # reads the sign off, and nothing of the disturbance
     assert row @ direction < 0.75
