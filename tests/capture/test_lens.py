@@ -374,6 +374,24 @@ def test_what_cannot_be_looked_through_says_so(
         lens.run(load(str(other), device="cpu"), folder, lens.Options(), root=tmp_path, run_id="x")
 
 
+def test_a_layer_of_which_the_head_makes_no_numbers_is_named(
+    tmp_path: Path, make_llama: Callable, tokenizer: Any, capture_tiny: Callable
+) -> None:
+    """A norm that divides by the length of a state, and a token whose embedding has none."""
+    model = make_llama()
+    (empty,) = tokenizer("~")["input_ids"]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[empty] = 0
+    model.model.norm.variance_epsilon = 0.0
+    loaded, text = Loaded(model, tokenizer, "empty", None, "cpu", False), tmp_path / "t.txt"
+    text.write_text("The ~ sea.")
+    capture_tiny(tmp_path, "a", loaded=loaded, text=text, capture="hidden")
+    told = "what the model's head makes of the embedding is NaN or infinity in float32; leave it out: --layers"
+    with pytest.raises(TracesError, match=told):
+        made(tmp_path, run_dir(tmp_path, "a"), loaded)
+    assert np.isfinite(made(tmp_path, run_dir(tmp_path, "a"), loaded, layers="0,1,2").kl_to_final).all()
+
+
 def test_an_encoder_and_a_model_without_a_head_are_refused(tmp_path: Path, tokenizer: Any, load_tiny: Callable) -> None:
     folder = tmp_path / "bert"
     zoo.build("bert").save_pretrained(folder)
