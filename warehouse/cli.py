@@ -152,7 +152,7 @@ def _unpredicted(m: Manifest) -> str:
         return ""
     again = m.counts.tokens - m.counts.sequences - m.counts.predictions
     told = f" (the first tokens of {m.counts.sequences:,} sequences have none"
-    return told + (f", nor have {again:,} tokens that are read again as context)" if again else ")")
+    return told + (f", nor have {again:,} others that are read again as context)" if again else ")")
 
 
 def _beginning(options: dict[str, Any]) -> str:
