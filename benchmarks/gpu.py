@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import in_turns, long_texts, record
+from common import in_turns, long_texts, parsed, record
 
 from capture import models
 from capture.data.text import open_text
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=512)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parsed(parser, sequences=2, batch=2, rounds=1)
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device, and there is none here")
     loaded = models.load("smollm2", device="cuda")

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import in_turns, long_texts, record
+from common import in_turns, long_texts, parsed, record
 
 from capture import models
 from capture.data.text import open_text
@@ -31,9 +31,10 @@ BATCH_TOKENS = 1024
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    parser.set_defaults(cases=CASES)
+    args = parsed(parser, rounds=1, cases=((16, 4), (24, 2)))
     loaded = models.load("smollm2", device="cpu")
-    for length, count in CASES:
+    for length, count in args.cases:
         texts = long_texts(loaded.tokenizer, length, count)
         ids = torch.tensor([loaded.tokenizer(t).input_ids[:length] for t in texts])
         batches = ids.split(BATCH_TOKENS // length)

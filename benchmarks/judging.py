@@ -18,7 +18,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from common import HERE, record
+from common import HERE, parsed, record
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--responses", type=int, default=400)
     parser.add_argument("--delay", type=float, default=0.25, help="seconds that the server takes for an answer")
-    args = parser.parse_args()
+    args = parsed(parser, rounds=1, responses=40, delay=0.01)
     rates, means, most = [], [], 0
     for n in range(args.rounds + 1):
         rate, mean, seen = _round(args.responses, args.delay)

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import in_turns, long_texts, record
+from common import in_turns, long_texts, parsed, record
 
 from capture import lens, models
 from capture.body import vocabulary_size
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--positions", type=int, default=33 * LENGTH, help="Tokens that are looked at, in each layer.")
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parsed(parser, rounds=1, positions=LENGTH)
     loaded = models.load("smollm2", device="cpu")
     count = -(-args.positions // LENGTH)
     with tempfile.TemporaryDirectory() as folder:

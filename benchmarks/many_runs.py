@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import median_ms, record
+from common import median_ms, parsed, record
 
 from warehouse import Warehouse, layout
 from warehouse.files import file_checksum
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--times", type=int, default=7)
-    args = parser.parse_args()
+    args = parsed(parser, runs=43, rows=200, times=1)
     with tempfile.TemporaryDirectory() as folder:
         root, compacted = Path(folder) / "runs", Path(folder) / "one.parquet"
         writer: pq.ParquetWriter | None = None

@@ -10,14 +10,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
-from common import DATA, record
+from common import parsed, record, texts
 
 
-def peak_mb(limit: int, root: str) -> float:
+def peak_mb(limit: int, path: Path, root: str) -> float:
     """Peak resident memory of one capture process, MB, as the system counts it."""
-    command = [sys.executable, "-m", "capture.cli", "capture", "next-token", "--model", "smollm2", "--data", "wikitext2",
-               "--from", str(DATA / "wikitext2" / "validation.txt"), "--limit", str(limit), "--max-len", "128",
+    command = [sys.executable, "-m", "capture.cli", "capture", "next-token", "--model", "smollm2", "--text", str(path), "--limit", str(limit), "--max-len", "128",
                "--capture", "hidden,resid,qkv,attn", "--run", f"n{limit}", "--warehouse", root]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -31,9 +31,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", type=int, default=50)
     parser.add_argument("--many", type=int, default=500)
-    args = parser.parse_args()
+    args = parsed(parser, few=1, many=2)
     with tempfile.TemporaryDirectory() as root:
-        few, many = peak_mb(args.few, root), peak_mb(args.many, root)
+        path = Path(root) / "texts.txt"
+        path.write_text("\n".join(texts()), encoding="utf-8")
+        few, many = peak_mb(args.few, path, root), peak_mb(args.many, path, root)
     record(
         "memory",
         f"memory: peak of capturing {args.many} examples",

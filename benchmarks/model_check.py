@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 
-from common import in_turns, record
+from common import in_turns, parsed, record
 
 COMMAND = [sys.executable, "-m", "capture.cli", "model", "check", "smollm2"]
 
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "capture.cli", "model", "check", "smollm2"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parsed(parser, rounds=1)
 
     def run(*more: str) -> None:
         subprocess.run([*COMMAND, *more], check=True, capture_output=True, timeout=120)

@@ -13,15 +13,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import duckdb
-import faiss
 import numpy as np
 import pyarrow as pa
-from common import record
-from residuals import KEY, LAYER, million, real, rows_of
-from usearch.index import Index
+from common import parsed, record
+from residuals import KEY, LAYER, million, real, rows_of, shrink
 
 from warehouse import Warehouse
 from warehouse.vectors import asked, fill
@@ -90,7 +89,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, choices=(158_870, 1_000_000), default=1_000_000)
     parser.add_argument("--skip-hnsw", action="store_true", help="leave out what takes minutes to build")
-    args = parser.parse_args()
+    args = parsed(parser, rows=5_000, skip_hnsw=False)
+    if args.small:
+        shrink(args.rows)
     store = real() if args.rows == 158_870 else million()
     root = store.path.parent
     started = time.time()
@@ -111,7 +112,7 @@ def main() -> None:
 
         results["ours"] = judge.asked(ours, places)
         results["Lance flat"] = judge.asked(lambda i: ours(i, exact=True), places, FEW)
-        for name, found in others(judge, args.skip_hnsw):
+        for name, found in others(judge, args.skip_hnsw, without=args.small):
             results[name] = found
             print(f"{name}: {found[0]:.2f} ms, recall {found[1]:.3f}", flush=True)
         filtered(wh, judge, args.rows)
@@ -136,15 +137,21 @@ def numbers(store: Any) -> dict[tuple[str, int], int]:
     return found
 
 
-def others(judge: Judge, skip_hnsw: bool) -> Iterable[tuple[str, tuple[float, float]]]:
-    yield "faiss IVF", _faiss_ivf(judge)
-    if not skip_hnsw:
-        yield "faiss HNSW", _faiss_hnsw(judge)
-        yield "usearch", _usearch(judge)
+def others(judge: Judge, skip_hnsw: bool, without: bool) -> Iterable[tuple[str, tuple[float, float]]]:
+    """`without`: go on without those that are not installed."""
+    if all(map(find_spec, ("faiss", "usearch"))):
+        yield "faiss IVF", _faiss_ivf(judge)
+        if not skip_hnsw:
+            yield "faiss HNSW", _faiss_hnsw(judge)
+            yield "usearch", _usearch(judge)
+    elif not without:
+        raise SystemExit("faiss and usearch are compared with: pip install -r benchmarks/requirements.txt")
     yield "DuckDB", _duckdb(judge)
 
 
 def _faiss_ivf(judge: Judge) -> tuple[float, float]:
+    import faiss
+
     n, width = judge.unit.shape
     found = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, int(4 * n**0.5), faiss.METRIC_INNER_PRODUCT)
     found.train(judge.unit[np.random.default_rng(0).choice(n, min(n, 100_000), replace=False)])
@@ -157,6 +164,8 @@ def _faiss_ivf(judge: Judge) -> tuple[float, float]:
 
 
 def _faiss_hnsw(judge: Judge) -> tuple[float, float]:
+    import faiss
+
     found = faiss.IndexHNSWFlat(judge.unit.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
     found.hnsw.efConstruction = 40
     found.add(judge.unit)
@@ -174,6 +183,8 @@ def _there(answer: np.ndarray) -> np.ndarray:
 
 
 def _usearch(judge: Judge) -> tuple[float, float]:
+    from usearch.index import Index
+
     found = Index(ndim=judge.unit.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_add=40)
     found.add(np.arange(len(judge.unit)), judge.unit)
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import in_turns, long_texts, record
+from common import in_turns, long_texts, parsed, record
 
 from capture import models
 from capture.data.text import open_text
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CASES)
-    args = parser.parse_args()
+    args = parsed(parser, sequences=2, rounds=1)
     loaded = models.load("smollm2")
     texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     ids = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts])

@@ -17,15 +17,18 @@ import numpy as np
 import torch
 import zarr
 
-from capture.anatomy import Anatomy, AttentionCall, first_output, first_tensor, listen_to_attention
+from capture.anatomy import Anatomy
+from capture.listen import AttentionCall, listen_to_attention
+from capture.probe import first_input, first_output
 
 
 def write(model: Any, anatomy: Anatomy, texts: list[list[int]], length: int, batch: int, folder: Path) -> None:
     """Captures token lists of at most `length` in batches, each padded to its longest, into arrays padded to `length`.
     The model must be under eager attention."""
     count = len(texts)
-    layers, width = anatomy.dims.n_layers, anatomy.dims.d_model
-    heads, kv_heads, d = anatomy.dims.n_heads, anatomy.dims.n_kv_heads, anatomy.dims.d_head
+    stack = anatomy.main
+    layers, (width,) = len(stack.layers), stack.width
+    (heads, d), (kv_heads, _) = stack.layers[0].shapes["q"], stack.layers[0].shapes["k"]
     group = zarr.open_group(str(folder), mode="w", zarr_format=3)
 
     def array(name: str, *shape: int) -> Any:
@@ -81,15 +84,17 @@ def _watched(model: Any, anatomy: Anatomy) -> Iterator[dict[str, list[torch.Tens
             seen[name].append(x)
 
     def entering(name: str) -> Any:
-        return lambda module, args, kwargs: seen[name].append(first_tensor(args, kwargs))
+        return lambda module, args, kwargs: seen[name].append(first_input(args, kwargs))
 
     with ExitStack() as stack:
         stack.enter_context(listen_to_attention(model, heard))
-        for block, post in zip(anatomy.blocks, anatomy.post_attention, strict=True):
+        for layer in anatomy.main.layers:
             for handle in (
-                block.register_forward_pre_hook(entering("resid_pre_attn"), with_kwargs=True),
-                post.register_forward_pre_hook(entering("resid_post_attn"), with_kwargs=True),
-                block.register_forward_hook(lambda m, a, out: seen["resid_post_mlp"].append(first_output(out))),
+                layer.block.register_forward_pre_hook(entering("resid_pre_attn"), with_kwargs=True),
+                layer.taps["resid.post_attn"].module.register_forward_pre_hook(
+                    entering("resid_post_attn"), with_kwargs=True
+                ),
+                layer.block.register_forward_hook(lambda m, a, out: seen["resid_post_mlp"].append(first_output(out))),
             ):
                 stack.callback(handle.remove)
         yield seen

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import in_turns, record
-from residuals import real
+from common import in_turns, parsed, record
+from residuals import real, shrink
 from threadpoolctl import threadpool_limits
 
 from capture.traits import project
@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--run", type=Path, help="a captured run's folder; the benchmarks' own if left out")
-    asked = parser.parse_args()
+    asked = parsed(parser, rounds=1)
+    if asked.small:
+        shrink()
     store = TraceStore(asked.run) if asked.run else real()
     layers = store.layers_with("resid.post_mlp", "dec")
     apart = [layers[i * len(layers) // TRAITS] for i in range(TRAITS)]

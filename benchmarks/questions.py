@@ -13,7 +13,7 @@ import argparse
 import statistics
 from itertools import islice
 
-from common import DATA, in_turns, record
+from common import DATA, in_turns, parsed, record
 
 from capture import models
 from capture.anatomy import examine
@@ -22,19 +22,19 @@ from capture.data import open_data
 from capture.prompts import Prompting
 
 FILE = DATA / "csqa" / "validation.jsonl"
-QUESTIONS = 48
 BATCH_TOKENS = 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    parser.add_argument("--questions", type=int, default=48)
+    args = parsed(parser, rounds=1, questions=2)
     if not FILE.is_file():
         raise SystemExit(f"this benchmark reads {FILE}, which is not here")
     loaded = models.load("smollm2", device="cpu")
     source = open_data("csqa", None, "validation", str(FILE), "text")
-    asked = Prompting(loaded.tokenizer, "smollm2").choices(list(islice(source.read(), QUESTIONS)))
+    asked = Prompting(loaded.tokenizer, "smollm2").choices(list(islice(source.read(), args.questions)))
     once = Continuer(examine(loaded.model), BATCH_TOKENS)
     whole = Continuer(examine(loaded.model), BATCH_TOKENS)
     if not once.shares:
@@ -52,8 +52,8 @@ def main() -> None:
         "questions",
         "log-probabilities of the choices of multiple-choice questions, each prompt read once",
         "each choice read with its prompt",
-        f"{QUESTIONS / statistics.median(mine):.1f} questions/s",
-        f"{QUESTIONS / statistics.median(other):.1f} questions/s",
+        f"{args.questions / statistics.median(mine):.1f} questions/s",
+        f"{args.questions / statistics.median(other):.1f} questions/s",
         f"{statistics.median(ratios):.1f} times faster ({min(ratios):.1f} to {max(ratios):.1f} in {args.rounds} rounds)",
         "no slower",
     )

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import HERE, in_turns, record
+from common import HERE, in_turns, parsed, record
 from scipy import stats
 
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=1221)
-    args = parser.parse_args()
+    args = parsed(parser, rounds=1, questions=60)
     rng = np.random.default_rng(0)
     right = rng.random((RUNS, args.questions)) < 0.4
     values = rng.random((RUNS, args.questions, len(MEASURES)))

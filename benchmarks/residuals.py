@@ -7,6 +7,8 @@ million tokens, with the tokens and predictions of the originals.
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,15 @@ from warehouse.writer import Batch, RunWriter
 ROOT = HERE.parent / "runs" / "benchmarks"
 LAYER = 15
 KEY = Key("dec", "resid.post_mlp", LAYER)
-ROWS = 1_000_000
+_PARAGRAPHS, _ROWS = 1100, 1_000_000
+
+
+def shrink(rows: int = 5_000) -> None:
+    """From here on there are few of both, made anew for this process."""
+    global ROOT, _PARAGRAPHS, _ROWS
+    kept = tempfile.TemporaryDirectory()
+    atexit.register(kept.cleanup)
+    ROOT, _PARAGRAPHS, _ROWS = Path(kept.name), 12, rows
 
 
 def real() -> TraceStore:
@@ -34,9 +44,9 @@ def real() -> TraceStore:
         from capture.data import open_data
         from capture.jobs import next_token
 
-        print("capturing 158,870 tokens, once", flush=True)
+        print("capturing the paragraphs, once", flush=True)
         source = open_data("wikitext2", None, "validation", str(DATA / "wikitext2"), "text")
-        options = next_token.Options(capture="hidden", limit=1100, max_len=512)
+        options = next_token.Options(capture="hidden", limit=_PARAGRAPHS, max_len=512)
         next_token.run(models.load("smollm2"), source, options, root=ROOT, run_id="wt2")
     return TraceStore(folder)
 
@@ -45,7 +55,7 @@ def million() -> TraceStore:
     root = ROOT / "million"
     folder = layout.run_dir(root, "million")
     if not folder.is_dir():
-        print("making a million vectors, once", flush=True)
+        print("making the vectors, once", flush=True)
         _make(root, real())
     return TraceStore(folder)
 
@@ -61,9 +71,9 @@ def _make(root: Path, source: TraceStore) -> None:
     spread = x.astype(np.float32).std(0) / 10
     slices = source.slices(KEY)
     rng = np.random.default_rng(0)
-    left, examples, tokens = ROWS, 0, 0
+    left, examples, tokens = _ROWS, 0, 0
     with RunWriter(root, "million", {"of": source.meta.run_id}) as writer:
-        for copy in range(-(-ROWS // len(x))):
+        for copy in range(-(-_ROWS // len(x))):
             chosen, n = [], 0
             for s in slices:
                 if n + s.end - s.start > left:

@@ -12,13 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import in_turns, record
+from common import in_turns, parsed, record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    args = parser.parse_args()
+    args = parsed(parser, rounds=1)
     traces = Path(sys.executable).with_name("traces")
     with tempfile.TemporaryDirectory() as root:
         ask = [str(traces), "sql", "SELECT 1", "--warehouse", root]

@@ -7,6 +7,7 @@ Ours reads through the page cache, and so does the other side; both have read ev
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -17,8 +18,8 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from common import in_turns, record
-from residuals import KEY, LAYER, million, real, rows_of
+from common import in_turns, parsed, record
+from residuals import KEY, LAYER, million, real, rows_of, shrink
 
 from warehouse import Warehouse, layout
 from warehouse.vectors import asked, fill
@@ -27,6 +28,9 @@ ROUNDS = 5
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    if parsed(parser).small:
+        shrink()
     filling()
     matrix()
     batches()

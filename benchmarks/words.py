@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from common import DATA, in_turns, record
+from common import DATA, in_turns, parsed, record
 
 from capture import models
 from capture.data import open_data
@@ -24,18 +24,18 @@ from capture.data.example import Source
 from capture.jobs import next_token
 
 FILE = DATA / "ud_ewt" / "dev.conllu"
-SENTENCES = 500
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    parser.add_argument("--sentences", type=int, default=500)
+    args = parsed(parser, rounds=1, sentences=4)
     if not FILE.is_file():
         raise SystemExit(f"this benchmark reads {FILE}, which is not here")
     with tempfile.TemporaryDirectory() as folder:
         _prepare(Path(folder), args.rounds)
-        _capture(Path(folder), args.rounds)
+        _capture(Path(folder), args.rounds, args.sentences)
 
 
 def _prepare(folder: Path, rounds: int) -> None:
@@ -58,11 +58,11 @@ def _prepare(folder: Path, rounds: int) -> None:
     )
 
 
-def _capture(folder: Path, rounds: int) -> None:
+def _capture(folder: Path, rounds: int, sentences: int) -> None:
     loaded = models.load("smollm2", device="cpu")
     annotated = open_data("ud_ewt", None, "validation", str(FILE), "text")
     plain = Source("plain", None, None, "plain", lambda: (replace(r, words=()) for r in annotated.rows()))
-    options, runs = next_token.Options(limit=SENTENCES), list[str]()
+    options, runs = next_token.Options(limit=sentences), list[str]()
 
     def capture(source: Source) -> None:
         runs.append(f"run-{len(runs)}")
@@ -72,7 +72,7 @@ def _capture(folder: Path, rounds: int) -> None:
     ratios = [a / b for a, b in zip(mine, other, strict=True)]
     record(
         "words#capture",
-        f"next-token capture of {SENTENCES} sentences with their words",
+        f"next-token capture of {sentences} sentences with their words",
         "the same texts without words",
         f"{statistics.median(mine):.1f} s",
         f"{statistics.median(other):.1f} s",

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import padded_zarr
 import zarr
-from common import long_texts, median_ms, record
+from common import long_texts, median_ms, parsed, record
 
 from capture import models
 from capture.anatomy import examine
@@ -25,15 +25,16 @@ from capture.jobs import next_token
 from warehouse import TraceStore
 from warehouse.layout import run_dir
 
-LENGTH, BATCH, SEQUENCES = 128, 8, 16
+LENGTH, BATCH = 128, 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=300)
-    args = parser.parse_args()
+    parser.add_argument("--sequences", type=int, default=16)
+    args = parsed(parser, times=2, sequences=2)
     loaded = models.load("smollm2")
-    texts = long_texts(loaded.tokenizer, LENGTH, SEQUENCES)
+    texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     ids = [loaded.tokenizer(t).input_ids[:LENGTH] for t in texts]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.txt"
@@ -45,13 +46,13 @@ def main() -> None:
         padded_zarr.write(loaded.model, examine(loaded.model), ids, LENGTH, BATCH, Path(folder) / "zarr")
         group = zarr.open_group(str(Path(folder) / "zarr"), mode="r")
         attn, resid = group["attn"], group["resid_post_mlp"]
-        examples = list(store.tokens.example_id)
+        examples = list(dict.fromkeys(store.tokens.example_id))
         # The two hold the same: or there is nothing to compare.
-        for n in (0, 7, 15):
+        for n in (0, args.sequences // 2, args.sequences - 1):
             a, b = store.resid(examples[n], layer=15).astype(np.float32), resid[n, 15].astype(np.float32)
             np.testing.assert_allclose(a, b, rtol=5e-3, atol=0.2)
             np.testing.assert_allclose(store.attn(examples[n], 12, 4), attn[n, 12, 4], atol=5e-3)
-        turn = itertools.cycle(range(SEQUENCES))
+        turn = itertools.cycle(range(args.sequences))
         layer = itertools.cycle(range(30))
         cases = {
             "residual": (

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import padded_zarr
-from common import in_turns, long_texts, record
+from common import in_turns, long_texts, parsed, record
 from common import texts as all_texts
 
 from capture import models
@@ -30,15 +30,16 @@ LENGTH, BATCH = 128, 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    parser.set_defaults(paragraphs=96, full=64)
+    args = parsed(parser, rounds=1, paragraphs=4, full=2)
     loaded = models.load("smollm2")
     eager = models.load("smollm2")
     eager.model.set_attn_implementation("eager")
     anatomy = examine(eager.model)
     cases = {
-        "mixed": (all_texts()[:96], "the same, into padded Zarr or a run: paragraphs as they come"),
+        "mixed": (all_texts()[: args.paragraphs], "the same, into padded Zarr or a run: paragraphs as they come"),
         "full": (
-            long_texts(loaded.tokenizer, LENGTH, 64),
+            long_texts(loaded.tokenizer, LENGTH, args.full),
             "the same where every text fills its 128 tokens, no padding",
         ),
     }
