@@ -25,12 +25,13 @@ from transformers import (
 )
 
 from capture import models
-from capture.batches import Batch, Sequence, Tokenized, grouped
+from capture.batches import ONE_TEXT, PADDED, Batch, Sequence, Tokenized, grouped, parted
 from capture.body import Body, padding_id, probe_ids, vocabulary_size
 from capture.data.example import Example
 from capture.decoding import texts
 from capture.encoding import AS_GIVEN, Bos, Part, altering, check_templated, encode
 from capture.failures import one_line
+from capture.unchanged import unchanged
 from warehouse.errors import UsageError
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -156,7 +157,13 @@ class Generator:
         size = vocabulary_size(loaded.model)
         several = ends if isinstance(ends, list | tuple) else [ends]
         self._ends = [i for i in several if isinstance(i, int) and 0 <= i < size]  # others never come
+        self._body = body
         self.pads = body.pads and self._proven()
+
+    @property
+    def shares(self) -> bool:
+        """Several prompts may share a batch."""
+        return self._body.shares
 
     def answers(self, prompts: list[np.ndarray], keys: list[tuple[str, int]]) -> list[np.ndarray]:
         """The tokens that follow each of the prompts (T,), an end token included; `keys` are their example_id and seq."""
@@ -171,7 +178,7 @@ class Generator:
                 processors.append(TopPLogitsWarper(s.top_p))
             processors.append(_Drawn(self._uniform(keys)))
         ids, mask = self._left_padded(prompts)
-        with torch.no_grad(), _without_own_settings(self._model):
+        with torch.no_grad(), unchanged(self._model), _without_own_settings(self._model):
             out: torch.Tensor = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -232,7 +239,7 @@ class Generator:
         config.eos_token_id = None
         config.update(return_dict_in_generate=True, output_logits=True)
         first = int(prompts[-1][0])
-        with torch.no_grad(), _without_own_settings(self._model):
+        with torch.no_grad(), unchanged(self._model), _without_own_settings(self._model):
             out: Any = self._model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[_Forced(first)]
             )
@@ -260,15 +267,12 @@ class Completing:
         self.pads = generator.pads
 
     def complete(self, batch: Batch) -> Batch:
-        prompts = [s.parts["dec"] for s in batch.sequences]
-        with self.generating(batch):
-            answers = self.generator.answers(
-                [p.ids for p in prompts], [(s.example.example_id, s.seq) for s in batch.sequences]
-            )
-        whole = {
-            (s.example.example_id, s.seq): self._whole(s, answer)
-            for s, answer in zip(batch.sequences, answers, strict=True)
-        }
+        whole: dict[tuple[str, int], Sequence] = {}
+        for part in parted(batch, PADDED if self.generator.shares else ONE_TEXT):
+            keys = [(s.example.example_id, s.seq) for s in part.sequences]
+            with self.generating(part):
+                answers = self.generator.answers([s.parts["dec"].ids for s in part.sequences], keys)
+            whole |= {key: self._whole(s, a) for key, s, a in zip(keys, part.sequences, answers, strict=True)}
         examples = [
             replace(t, sequences=[whole[t.example.example_id, s.seq] for s in t.sequences]) for t in batch.examples
         ]

@@ -41,12 +41,12 @@ bfloat16, and an expert chosen otherwise for a near tie moves a token by more.""
 
 @dataclass(frozen=True)
 class Extremes:
-    """The sequences of a run's data on which it would show first."""
+    """The sequences of a run's data on which it would show."""
 
     longest: Sequence
     shortest: Sequence
-    shared: tuple[Sequence, Sequence] | None
-    """The longest that shares a batch and the shortest that does; None where none shares one."""
+    shared: tuple[Sequence, ...]
+    """Of those that share a batch, longest first: the longest, one of about half its length, and the shortest."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +75,49 @@ def holds(body: Body) -> Batches:
 def extremes(found: Iterable[Batch]) -> Extremes | None:
     """Of batches as they will be; None where there are no sequences."""
     every: list[Sequence] = []
-    shared: list[Sequence] = []
+    shared: dict[int, Sequence] = {}
     for batch in found:
         every = _ends([*every, *batch.sequences])
         if len(batch.sequences) > 1:
-            shared = _ends([*shared, *batch.sequences])
-    return Extremes(every[0], every[-1], (shared[0], shared[-1]) if shared else None) if every else None
+            ends = _ends([*shared.values(), *batch.sequences])
+            sizes = {
+                s.tokens.bit_length(): s for s in batch.sequences
+            }  # a few of each size, however much data there is
+            shared = sizes | shared | {-1: ends[0], 0: ends[1]}
+    if not every:
+        return None
+    if not shared:
+        return Extremes(every[0], every[1], ())
+    long, short = shared.pop(-1), shared.pop(0)
+    middle = min((*shared.values(), short), key=lambda s: abs(s.tokens - long.tokens / 2))
+    return Extremes(
+        every[0], every[1], (long, *([middle] if short.tokens < middle.tokens < long.tokens else []), short)
+    )
 
 
 def _ends(sequences: list[Sequence]) -> list[Sequence]:
-    """The longest and the shortest."""
-    return [max(sequences, key=lambda s: s.tokens), min(sequences, key=lambda s: s.tokens)] if sequences else []
+    """The longest and the shortest, the first and the last of such."""
+    if not sequences:
+        return []
+    return [max(sequences, key=lambda s: s.tokens), min(reversed(sequences), key=lambda s: s.tokens)]
 
 
 def prove(body: Body, found: Extremes, name: str, growth: int = 0, window: int | None = None) -> Found:
     """What batches may hold. `growth`: so many tokens will be added to each sequence, as far as `window` allows.
 
-    Raises TracesError where a text read a second time gives something else than before, `name` being the model's.
+    The longest and the shortest are read alone, those that share a batch together, and the shortest again. Raises TracesError
+    where a text read a second time gives something else than before, `name` being the model's.
     """
     prover = _Prover(body)
     longest, shortest = (_grown(s, growth, window) for s in (found.longest, found.shortest))
-    first = [prover.last([s])[0] for s in (longest, shortest)]
+    first = prover.alone(longest), prover.alone(shortest)
     proven = Found(holds(body))
-    if found.shared is not None:
+    if found.shared:
         proven = prover.beside([_grown(s, growth, window) for s in found.shared])
-    for s, before in zip((longest, shortest), first, strict=True):
+    # what was found beside others may be a second reading's, not theirs: then the longest is read again too
+    for s, before in zip(
+        (shortest, longest)[: 1 if found.shared and not proven.error else 2], first[::-1], strict=False
+    ):
         if (error := prover.beyond(prover.last([s])[0], before)) is not None:
             raise TracesError(
                 f"{name} makes something else of a text of {s.tokens} tokens when it reads it again (by {error:.0e} of its last "
@@ -112,6 +130,7 @@ def prove(body: Body, found: Extremes, name: str, growth: int = 0, window: int |
 class _Prover:
     def __init__(self, body: Body) -> None:
         self._body, self._noise = body, _NOISE[body.model.dtype]
+        self._alone: dict[int, tuple[Sequence, dict[str, torch.Tensor]]] = {}
 
     def last(self, sequences: list[Sequence]) -> list[dict[str, torch.Tensor]]:
         """Each sequence's last hidden states by side, (T, D), from one forward pass."""
@@ -127,20 +146,26 @@ class _Prover:
             for i, s in enumerate(sequences)
         ]
 
-    def beside(self, pair: list[Sequence]) -> Found:
-        """The most that a batch of sequences like these may hold: a longer and a shorter one, each read alone, the longer one with
-        another of its length, and both with that one."""
-        long, short = pair
-        alone = [self.last([s])[0] for s in pair]
-        other = _like(long, short)
-        if (error := self.beyond(self.last([long, other])[0], alone[0])) is not None:
-            return Found(ONE_TEXT, error)
-        if not self._body.pads or long.lengths == short.lengths:
-            return Found(holds(self._body))
-        together = self.last([long, other, short])
-        errors = [self.beyond(x, y) for x, y in zip((together[0], together[2]), alone, strict=True)]
-        worst = max((e for e in errors if e is not None), default=None)
-        return Found(PADDED) if worst is None else Found(ONE_LENGTH, worst)
+    def alone(self, sequence: Sequence) -> dict[str, torch.Tensor]:
+        """What the first reading of a sequence by itself gave, (T, D) by side."""
+        if id(sequence) not in self._alone:
+            self._alone[id(sequence)] = sequence, self.last([sequence])[0]
+        return self._alone[id(sequence)][1]
+
+    def beside(self, sequences: list[Sequence]) -> Found:
+        """The most that a batch of sequences like these may hold, the longest first: all together, and where that changes them, the
+        longest with another of its length."""
+        long, short = sequences[0], sequences[-1]
+        error = self._changed(sequences) if self._body.pads or long.lengths == short.lengths else 0.0
+        if error is None:
+            return Found(PADDED)
+        changed = self._changed([long, _like(long, short)])
+        return Found(ONE_LENGTH, error) if changed is None else Found(ONE_TEXT, changed)
+
+    def _changed(self, sequences: list[Sequence]) -> float | None:
+        """By how much reading sequences together changes the worst of them; None where noise explains it."""
+        errors = [self.beyond(x, self.alone(s)) for s, x in zip(sequences, self.last(sequences), strict=True)]
+        return max((e for e in errors if e is not None), default=None)
 
     def beyond(self, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float | None:
         """How far states differ at the worst token, where noise does not explain it."""

@@ -26,7 +26,7 @@ from warehouse.errors import TracesError, UsageError
 
 QUESTIONS = Path(__file__).parents[1] / "data" / "questions.jsonl"
 LONG = "the lamp was lit every night and the keeper wrote the hour down in a book that nobody read "
-LINES = ["The lamp", LONG * 2, "a light", *(f"{n} ships went by" for n in range(6))]
+LINES = ["The lamp", LONG * 2, LONG[:52], "a light", *(f"{n} ships went by" for n in range(6))]
 
 ROPE = {"rope_theta": 10000.0}
 LONGROPE = {
