@@ -130,7 +130,8 @@ class Body:
 
     def _behaviour(self) -> tuple[bool, bool]:
         """Whether tokens see only those before them, and whether padding changes nothing: a batch of a sequence, the same with
-        another last token, and its beginning, padded; then the beginning alone."""
+        another last token, and its beginning, padded; then the beginning alone, and with another last token (some models see
+        what is to come only where nothing is padded)."""
         ids = probe_ids(self.model, 11).cpu()
         other, start = ids.clone(), ids.clone()
         other[0, -1] = (other[0, -1] + 1) % vocabulary_size(self.model)
@@ -140,10 +141,15 @@ class Body:
         with torch.no_grad():
             batch = self(dict.fromkeys(self.sides, (torch.cat([ids, other, start]), mask))).last
             alone = self(dict.fromkeys(self.sides, (ids[:, :7], mask[:1, :7]))).last
+            start[0, 6] = (start[0, 6] + 1) % vocabulary_size(self.model)
+            changed = self(dict.fromkeys(self.sides, (start[:, :7], mask[:1, :7]))).last
         if any(not bool(x.isfinite().all()) for x in alone.values()):
             raise TracesError(why_not_finite(self.model))
         x = batch["dec"]
-        causal = self.encoder_decoder or _same(x[0, :-1], x[1, :-1], _SEEN.get(x.dtype, _SEEN_HALF))
+        causal = self.encoder_decoder or all(
+            _same(a[:-1], b[:-1], _SEEN.get(x.dtype, _SEEN_HALF))
+            for a, b in ((x[0], x[1]), (alone["dec"][0], changed["dec"][0]))
+        )
         pads = all(_same(x[0], batch[side][2, :7], _PADDED.get(x.dtype, _PADDED_HALF)) for side, x in alone.items())
         return causal, pads
 

@@ -15,9 +15,9 @@ import zoo
 from capture import models
 from capture.anatomy import examine
 from capture.data.text import open_text
-from capture.jobs import encode, generate
+from capture.jobs import encode, generate, next_token
 from warehouse import TraceStore
-from warehouse.errors import TracesError
+from warehouse.errors import TracesError, UsageError
 from warehouse.layout import run_dir
 
 
@@ -60,6 +60,17 @@ def test_the_text_side_is_recorded_as_it_reads_without_images(
             out = whole.model(input_ids=ids, output_hidden_states=True)
         np.testing.assert_allclose(store.hidden(example_id), torch.cat(out.hidden_states).numpy(), atol=1e-5)
     assert out.logits[0].argmax(-1)[-4:-1].tolist() == ids[0, -3:].tolist()
+
+
+def test_one_that_sees_what_is_to_come_predicts_nothing(tmp_path: Path, saved: Callable[[str], Path]) -> None:
+    """PaliGemma's text alone is all prefix, which its tokens see from both sides; in a padded batch they don't."""
+    whole = models.load(str(saved("PaliGemmaForConditionalGeneration")), device="cpu")
+    text = tmp_path / "t.txt"
+    text.write_text("The lamp was lit.\n")
+    with pytest.raises(
+        UsageError, match="a token changes what comes before it, so that it has no next token to predict"
+    ):
+        next_token.run(whole, open_text(str(text), "text"), next_token.Options(), root=tmp_path / "runs", run_id="r")
 
 
 @pytest.mark.parametrize(
