@@ -1,6 +1,9 @@
 -- Which examples did the model find hardest? Perplexity per token, of those with at least ten predictions.
 -- run: the run asked about
 -- needs: next_token
+--
+-- Over the tokens that have a prediction: a text's first has one only where sequences begin with a BOS (--prepend-bos), and is then the
+-- dearest of all, which short texts show most.
 SELECT
     p.example_id,
     count(*) AS predictions,

@@ -1,6 +1,9 @@
 -- Which single tokens surprised the model most, and what did it expect instead?
 -- run: the run asked about
 -- needs: next_token
+--
+-- Where sequences begin with a BOS (--prepend-bos), a text's first token is among them, which nothing could tell; where they don't, it
+-- has no prediction, and the second is predicted from it alone.
 SELECT
     round(p.loss, 2) AS loss,
     p.true_token,
