@@ -91,7 +91,7 @@ class Places:
         self, key: Key, dtype: DTypeLike | None = None, head: int | None = None, into: np.ndarray | None = None
     ) -> np.ndarray:
         """The tokens' rows of a tensor, (n, *row_shape), in the tokens' order; of one head, (n, d_head). `into`: memory of that
-        shape and dtype to use."""
+        shape and dtype to use. Raises UsageError where runs store rows of different shapes."""
         if not len(self.row):
             raise UsageError("No tokens are asked for.")
         bounds = [0, *(np.flatnonzero(np.diff(self.shard)) + 1).tolist(), len(self.row)]
@@ -117,8 +117,13 @@ class Places:
             else:
                 out[start:end] = view[self.row[start:end]]
 
-        for shard in np.unique(self.shard).tolist():
-            self._view(shard, key)  # opened here, by one thread
+        for shard in np.unique(self.shard).tolist():  # opened here, by one thread
+            if self._view(shard, key).shape[1:] != first.shape[1:]:
+                both = [
+                    (self._view(i, key).shape[1:], self.stores[self.shards[i][0]]) for i in (int(self.shard[0]), shard)
+                ]
+                told = " and ".join(f"{shape} in run '{store.meta.run_id}'" for shape, store in both)
+                raise UsageError(f"{layout.tensor_name(*key)} has rows of shape {told}: ask for runs of one model.")
         pieces = [(i, min(i + _PIECE, end)) for start, end in pairwise(bounds) for i in range(start, end, _PIECE)]
         threads = 1 if out.nbytes < _LARGE else min(4, os.cpu_count() or 1)
 
@@ -222,8 +227,13 @@ class Picked:
     ) -> np.ndarray:
         """Raises UsageError as `Warehouse.matrix` says."""
         key = stored_key(self.store, site, layer, self.side)
-        own = None if head is None else self.store.own_head(key, head)
-        return self.places(key).gather(key, dtype, own)
+        places = self.places(key)
+        own = {None if head is None else store.own_head(key, head) for store in places.stores}
+        if len(own) > 1:
+            raise UsageError(
+                f"Head {head} shares other K/V heads of {site} from run to run: ask for runs of one model."
+            )
+        return places.gather(key, dtype, own.pop())
 
     def places(self, key: Key) -> Places:
         if key.side not in self._places:

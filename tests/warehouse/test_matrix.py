@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -142,6 +143,21 @@ def test_runs_in_different_dtypes_come_as_float32(tmp_path: Path) -> None:
 def test_bad_queries_are_told_what_is_wrong(wh: Warehouse, query: str, more: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         wh.matrix(query, **({"layer": 1} | more))
+
+
+def test_runs_of_other_widths_or_groups_have_no_matrix_together(tmp_path: Path) -> None:
+    for run, width, heads in (("narrow", 4, 1), ("wide", 8, 2)):
+        synthetic.add_vectors(tmp_path, run, {1: np.ones((5, width), np.float16)}, [2, 3], body=run)
+        synthetic.add_vectors(tmp_path, f"{run}-k", {1: np.ones((5, heads, 4), np.float16)}, [2, 3], site="k", body=run)
+    with Warehouse(tmp_path) as wh:
+        for site, words in (("resid.post_mlp", r"(4,) in run 'narrow' and (8,) in run 'wide'"), ("k", "(1, 4) in run")):
+            of = "LIKE '%-k'" if site == "k" else "NOT LIKE '%-k'"
+            query = f"SELECT run_id, example_id, seq, pos FROM tokens WHERE run_id {of} ORDER BY run_id"
+            with pytest.raises(UsageError, match=re.escape(words)):
+                wh.matrix(query, site=site, layer=1)
+        with pytest.raises(UsageError, match="Head 3 shares other K/V heads of k from run to run"):
+            wh.matrix(query, site="k", layer=1, head=3)
+        assert wh.matrix(f"{query} LIMIT 5", site="k", layer=1, head=3)[0].shape == (5, 4)
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
