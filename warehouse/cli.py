@@ -56,7 +56,7 @@ def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: Fo
 
     query = (
         "SELECT run_id, kind, model, concat_ws('/', dataset, split) AS data, n_examples, n_tokens, "
-        "round(perplexity, 2) AS perplexity, bytes, created_at FROM runs ORDER BY created_at"
+        "round(perplexity, 2) AS perplexity, round(bits_per_byte, 3) AS bits_per_byte, bytes, created_at FROM runs ORDER BY created_at"
     )
     with Warehouse(warehouse, every_file=True) as wh:
         if fmt is not Format.table:
@@ -80,12 +80,12 @@ def _print_runs(rows: list[tuple[Any, ...]]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("run", "kind", "model", "data"):
         table.add_column(name, overflow="fold")
-    for name in ("examples", "tokens", "perplexity", "size", "age"):
+    for name in ("examples", "tokens", "perplexity", "bits/byte", "size", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    for run, kind, model, data, examples, tokens, perplexity, size, created in rows:
+    for run, kind, model, data, examples, tokens, perplexity, bits, size, created in rows:
         age = (datetime.now(UTC) - created.replace(tzinfo=UTC)).total_seconds()
         table.add_row(*map(printable, (run, kind, model, data)), f"{examples:,}", f"{tokens:,}",
-                      "" if perplexity is None else f"{perplexity:,.2f}", human_bytes(size), human_age(age))  # fmt: skip
+                      "" if perplexity is None else f"{perplexity:,.2f}", "" if bits is None else f"{bits:.3f}", human_bytes(size), human_age(age))  # fmt: skip
     table_console(160).print(table)
 
 

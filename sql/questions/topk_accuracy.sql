@@ -1,5 +1,8 @@
 -- How often is the true token among the k most probable? Every run, for k = 1, 3, 5, 10, 100, 1000.
 -- needs: next_token
+--
+-- By token of each run's own tokenizer: runs whose tokenizers cut the text alike can be held against each other so. For others there
+-- is runs.bits_per_byte.
 SELECT
     run_id,
     count(*) AS predictions,

@@ -1,6 +1,8 @@
 -- Is the first token of a word harder than the rest of it?
 -- run: the run asked about
 -- needs: next_token
+--
+-- A text's first token, which starts a word, has a prediction only where sequences begin with a BOS (--prepend-bos).
 SELECT
     CASE WHEN after.word_idx IS DISTINCT FROM here.word_idx THEN 'starts a word' ELSE 'goes on with one' END AS true_token_is,
     count(*) AS predictions,
