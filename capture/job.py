@@ -511,7 +511,7 @@ def _generated(writer: RunWriter, shard: int) -> int:
 
 
 def _completed(job: Job, generation: Generation, shard: list[Batch], progress: Progress, report: Report) -> list[Batch]:
-    found = []
+    found: list[Batch] = []
     for batch in shard:
         with _pass_told(job, batch):
             whole = generation.complete(batch)

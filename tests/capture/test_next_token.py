@@ -58,7 +58,9 @@ def test_the_real_model_end_to_end(real_root: Path, smollm2) -> None:
     store = TraceStore(run_dir(real_root, "real"))
     assert all(passed is not False for passed in verdicts(store.path).values())
     deep = list(recheck(store.path))
-    assert [c.name for c in deep] == [f"deep: {n}" for n in ("weights", "loss", "hidden", "attention", "tensors")]
+    assert [c.name for c in deep] == [
+        f"deep: {n}" for n in ("weights", "formulas", "loss", "hidden", "attention", "tensors")
+    ]
     assert all(c.passed for c in deep), deep
     france = store.query(
         "SELECT topk_tokens FROM next_token JOIN tokens USING (example_id, seq, pos) "
@@ -85,8 +87,10 @@ def test_deep_validation_finds_what_the_files_alone_do_not_show(
         return {c.name for c in recheck(folder) if not c.passed}
 
     assert failed(lambda m: None) == set()
-    assert failed(lambda m: m["model"]["attention"][1].update(scale=0.5)) == {"deep: attention"}
-    assert failed(lambda m: m["model"]["attention"][2].update(window=3)) == {"deep: attention"}
+    assert failed(lambda m: m["model"]["attention"][1].update(scale=0.5)) == {"deep: formulas", "deep: attention"}
+    assert failed(lambda m: m["model"]["attention"][2].update(window=3)) == {"deep: formulas", "deep: attention"}
+    slightly = failed(lambda m: m["model"]["attention"][1].update(scale=m["model"]["attention"][1]["scale"] * 1.0001))
+    assert slightly == {"deep: formulas"}
     assert failed(lambda m: m["model"].update(weights_hash="0" * 32)) == {"deep: weights"}
 
 
