@@ -90,7 +90,6 @@ grounded AS (
 ),
 placed AS (
     SELECT
-        *,
         row_number() OVER (
             PARTITION BY vectors_run_id, trait
             ORDER BY
@@ -102,7 +101,8 @@ placed AS (
                 component = 'residual' DESC,
                 layer NULLS FIRST,
                 method
-        ) AS place
+        ) AS place,
+        *
     FROM grounded
 )
 SELECT
