@@ -236,7 +236,7 @@ def test_what_fails_in_the_model_itself_names_it_and_the_longest_sequence(
 
     root = tmp_path / "runs"
     with nothing_left(root), pytest.raises(TracesError, match=r"broken fails on a sequence of \d+ tokens: .*--max-len"):
-        _run(job, root, "r", lambda _: None)
+        _run(job, root, "r", lambda _: None, lambda _: None)
 
 
 def test_a_model_that_reads_too_little_to_be_looked_at_says_so(
@@ -287,7 +287,7 @@ def test_predictions_that_are_not_numbers_are_refused(
 
     told = "computes NaN or infinity in float32, in the batch with example 2"
     with nothing_left(root), pytest.raises(TracesError, match=told):
-        _run(job, root, "r", lambda _: None)
+        _run(job, root, "r", lambda _: None, lambda _: None)
     with (
         nothing_left(root),
         pytest.raises(TracesError, match="computes NaN or infinity in float32. Its weights are finite"),
