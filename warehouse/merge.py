@@ -7,8 +7,8 @@ system cannot link or a tensor has to be widened, because another shard met a va
 How equal it is: where a sequence is a batch (`--batch-tokens 1`) or nothing is computed (a judge's run), every table is byte for byte
 that of one process, and every slice of a tensor bit for bit. Not so are the blobs, which are the shards' own, and with them the
 places that the table `tensors` names (`blob`, `row_start`, `row_end`), and of the manifest `created_at`, `seconds`, `bytes`, `files` and
-the seal. Two things change values: sequences that shared a batch share it with others in a shard, and products of other shapes
-round otherwise, in the last digits; and a tensor that one shard stored wider has the other shards' values as the narrower dtype
+the seal. Two things change values: sequences that shared a batch share it with others in a shard (`tokens.batch` says with which), and
+products of other shapes round otherwise, in the last digits; and a tensor that one shard stored wider has the other shards' values as the narrower dtype
 rounded them, where one process would have rounded those before the large value alone.
 """
 

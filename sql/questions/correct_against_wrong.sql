@@ -6,8 +6,8 @@
 -- P(right > wrong) - P(right < wrong) over all pairs of a right and a wrong question (Cliff 1993). The difference and d have a
 -- 95 % percentile bootstrap interval (Efron and Tibshirani 1993, ch. 13) from 10,000 resamples, drawn with replacement within the
 -- right and within the wrong questions; hash() is the seed. Delta has the closed form of Feng and Cliff (2004), from the
--- variance over both kinds of questions. Questions without a key are left out; of fewer than two right or wrong ones there is
--- no interval. The four rows are of the same questions: they are not four findings.
+-- variance over both kinds of questions. Questions without a key are left out, and those all of
+-- whose other choices the model rules out (an infinite margin); of fewer than two right or wrong ones there is no interval. The four rows are of the same questions: they are not four findings.
 WITH keyed AS (
     SELECT
         is_correct,
@@ -18,7 +18,7 @@ WITH keyed AS (
         row_number() OVER (PARTITION BY is_correct ORDER BY example_id) - 1 AS place,
         count(*) OVER (PARTITION BY is_correct) AS n
     FROM mcq_predictions
-    WHERE run_id = getvariable('run') AND is_correct IS NOT NULL
+    WHERE run_id = getvariable('run') AND is_correct IS NOT NULL AND isfinite(margin)
 ),
 -- Resample -1 is the questions themselves, each once: what is estimated from the others is the spread around it.
 drawn AS (

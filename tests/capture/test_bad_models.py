@@ -19,6 +19,7 @@ from transformers import BartForConditionalGeneration, ByT5Tokenizer, CanineToke
 from capture import finetune, lens, models
 from capture.asked import Model, capture_options, tokens
 from capture.body import padding_id
+from capture.data.example import Row, Source
 from capture.data.prompt_sets import open_prompts
 from capture.data.text import open_text
 from capture.decoding import texts, token_texts
@@ -365,7 +366,10 @@ def test_too_little_memory_is_one_line_that_says_what_takes_less(
         little_memory(60 << 20),
     ):
         next_token.run(loaded, source(path), options, root=root, run_id="r")
-    with pytest.raises(TracesError, match="not enough memory to load .*--dtype bfloat16"), little_memory(16 << 20):
+    with (
+        pytest.raises(TracesError, match="not enough memory to load .* smaller dtype, such as bfloat16"),
+        little_memory(16 << 20),
+    ):
         models.load(str(tmp_path / "wide"), device="cpu")
 
 
@@ -415,11 +419,27 @@ def test_what_is_complete_when_the_data_turns_out_bad_is_kept(
     monkeypatch.setattr(job, "_SHARD_TOKENS", 200)
     monkeypatch.setattr(batches, "_WINDOW_EXAMPLES", 16)
     monkeypatch.setattr(batches, "_TOKENIZED_AT_ONCE", 16)
+    read = []
+
+    def rows() -> Iterator[Row]:
+        """As a data set does that is away when it is read the second time."""
+        read.append(1)
+        for n in range(80):
+            yield Row(str(n), "The lamp burned.")
+        if len(read) > 1:
+            raise TracesError("The hub cannot be reached.")
+
+    given = Source("away", None, None, "away", rows)
+    with pytest.raises(TracesError, match="cannot be reached"):
+        next_token.run(load_tiny(), given, next_token.Options(), root=tmp_path / "runs", run_id="r")
+    assert layout.staged_runs(tmp_path / "runs") == ["r"]
+
+
+def test_bad_data_is_found_before_anything_is_computed(tmp_path: Path, load_tiny: Callable) -> None:
     path = tmp_path / "late.jsonl"
     path.write_text('{"text": "The lamp burned."}\n' * 80 + '{"text": 5}\n')
-    with pytest.raises(UsageError, match=r"late.jsonl, line 81: "):
+    with nothing_left(tmp_path / "runs"), pytest.raises(UsageError, match=r"late.jsonl, line 81: "):
         next_token.run(load_tiny(), source(path), next_token.Options(), root=tmp_path / "runs", run_id="r")
-    assert layout.staged_runs(tmp_path / "runs") == ["r"]
 
 
 def test_a_lens_that_is_refused_leaves_nothing(tmp_path: Path, tiny_root: Path, load_tiny: Callable) -> None:

@@ -124,6 +124,7 @@ def test_a_question_that_is_too_long_is_cut_and_a_choice_never(tmp_path: Path, s
     long = Row("1", "word " * 40, choices=(Choice("A", "lamp"), Choice("B", "a boat")), answer=0)
     source = Source("mine", None, None, "mine", lambda: iter([long]))
     manifest = mcq_encoder.run(loaded, source, mcq_encoder.Options(max_len=30), root=tmp_path, run_id="r")
+    assert all(c.passed is not False for c in recheck(run_dir(tmp_path, "r"))), "scores are those of the cut pairs"
     assert manifest.counts.truncated == 1
     store = TraceStore(run_dir(tmp_path, "r"))
     assert store.query("SELECT DISTINCT count(*) FROM tokens GROUP BY seq").fetchall() == [(30,)]
