@@ -28,7 +28,8 @@ from warehouse.errors import TracesError
 from warehouse.sites import Key, row_kind
 
 _LENGTHS = (23, 16, 9)
-_LONG, _SHORT = 64, 4
+_LONG, _SHORT, _LONGER = 64, 4, 512
+"""Tokens of texts that are read together; a longer one where that shows more."""
 _EVERYTHING = "hidden,resid,qkv,attn_out,mlp_out,mlp_act"
 
 _CLOSE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -114,7 +115,9 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> Checked:
             ", attention and MLP in parallel" if any(x.parallel for x in stack.layers) else ""
         )
         if not stack.embeds:
-            result.convention[side] += "; output_hidden_states begin with hidden[1]: hidden[0], what enters the first layer, is not among them"
+            result.convention[side] += (
+                "; output_hidden_states begin with hidden[1]: hidden[0], what enters the first layer, is not among them"
+            )
         result.findings += checker.findings(stack)
     result.findings.append(checker.undisturbed())
     result.findings.append(_batches(anatomy, tokens))
@@ -124,12 +127,19 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> Checked:
 def _batches(anatomy: Anatomy, tokens: Tokens) -> Finding:
     """What a batch may hold, told from two of the sequences, the first over and over."""
     body, reach = anatomy.body, window(anatomy.body.model)
+    turns = _turning_points(body.model)
+    longest = max([_LONG, *(n + 1 for n in turns if n < _LONGER)])
     limits = {side: reach.target if side == "dec" and body.encoder_decoder else reach.text for side in body.sides}
     first = {side: ids[0, : int(mask[0].sum())].numpy() for side, (ids, mask) in tokens.items()}
-    long = independence.sequence({s: np.resize(ids, min(_LONG, limits[s] or _LONG)) for s, ids in first.items()})
-    short = independence.sequence({side: ids[-1, :_SHORT].numpy() for side, (ids, _) in tokens.items()})
+    long = independence.sequence({s: np.resize(ids, min(longest, limits[s] or longest)) for s, ids in first.items()})
+    short = independence.sequence(
+        {s: ids[-1, : min(_SHORT, int(mask[-1].sum()))].numpy() for s, (ids, mask) in tokens.items()}
+    )
     lengths = [max(s.lengths.values()) for s in (long, short)]
+    beyond = [n for n in turns if n >= lengths[0]]
     said = f"told from a text of {lengths[0]} tokens and one of {lengths[1]}; a capture looks at its own"
+    if beyond:
+        said += f", and beyond {min(beyond):,} tokens position factors follow from the longest in a batch"
     try:
         found = independence.prove(body, independence.Extremes(long, short, (long, short)), "it")
     except TracesError as e:
@@ -159,6 +169,20 @@ def _tokens(anatomy: Anatomy, tokenizer: Any) -> Tokens:
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
         found[side] = (ids, mask)
     return found
+
+
+def _turning_points(model: Any) -> list[int]:
+    """The numbers of tokens beyond which position factors follow from the longest text of a batch, by the kinds of rotary embeddings
+    that a configuration names: transformers computes those two anew in each pass."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    found = []
+    for one in (rope, *(x for x in rope.values() if isinstance(x, dict))):
+        if one.get("rope_type") in ("longrope", "dynamic"):
+            found.append(
+                one.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+            )
+    return [n for n in found if isinstance(n, int)]
 
 
 class _Checker:

@@ -123,6 +123,7 @@ def show_run(
         f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
         f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions{_unpredicted(m)}",
         "begins": _beginning(m.options),
+        "batches": _HELD.get(m.batches or "", ""),
         "loss": _losses(m),
         "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
@@ -164,6 +165,14 @@ def _beginning(options: dict[str, Any]) -> str:
         "each sequence with its text: there is no BOS" if found is None else f"each sequence with token {found}, a BOS"
     )
     return f"{what} (--prepend-bos {asked})"
+
+
+_HELD = {
+    "padded": "of texts of any length, the shorter ones padded",
+    "one length": "of texts of one length: what the model makes of one depends on the longest beside it",
+    "one text": "of one text: what the model makes of it depends on those beside it",
+}
+"""What a capture's batches held, in words."""
 
 
 def _losses(m: Manifest) -> str:

@@ -235,6 +235,9 @@ def test_model_check_says_what_it_found(tiny: Callable[..., models.Loaded]) -> N
 
     assert "a batch holds texts of any length (told from a text of 64 tokens and one of 4" in found(tiny())
     assert "depends on the longest text in its batch" in found(tiny(**LONGROPE))
+    rope = LONGROPE["rope_parameters"] | {"original_max_position_embeddings": 600}
+    later = found(tiny(rope_parameters=rope, max_position_embeddings=2048))
+    assert "beyond 600 tokens position factors follow from the longest in a batch" in later
     assert "depends on the other texts in its batch" in found(tiny(_Mixed))
     assert found(tiny(_Drawn)).startswith("wrong: it makes something else of a text")
 

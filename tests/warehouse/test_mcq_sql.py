@@ -268,6 +268,7 @@ def test_right_against_wrong_without_a_wrong_one_or_without_spread(root: Path, t
     assert found.drop(columns=["measure", "n_right", "n_wrong", "right_mean"]).isna().all().all()
     assert answer(root, "correct_against_wrong", run="unkeyed").empty
     same = [{"example_id": str(i), "is_correct": i < 3, "margin": 0.1 if i < 3 else 0.7} for i in range(7)]
+    same.append({"example_id": "7", "is_correct": True, "margin": float("inf")})  # all others ruled out: not compared
     add_run(tmp_path, "r", "mcq-prompt", {"mcq_predictions": same})
     row = answer(tmp_path, "correct_against_wrong").set_index("measure").loc["margin"]
     assert pd.isna(row.cohens_d) and pd.isna(row.d_low), "no spread within right and wrong: d is not defined"
