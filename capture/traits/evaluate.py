@@ -143,7 +143,7 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
         raise UsageError(
             f"{name}: {len(there)} held-out {'question has' if len(there) == 1 else 'questions have'} responses of both polarities "
             f"that count, and an evaluation needs two. Make the vectors of '{run}' again with a larger --held-out (it was "
-            f"{option('held_out'):g}), another --threshold, or more responses."
+            f"{option('held_out'):g}) or another --threshold (traces trait extract --help), or of more responses."
         )
     answer = store.query(
         "SELECT method, component, layer, midpoint, train_accuracy, vector FROM trait_vectors WHERE trait = ? "

@@ -280,7 +280,8 @@ def train_parts(x: Any, selected: Selected, held: Sequence[int]) -> tuple[Any, A
     if min(map(len, parts)) < 2:
         raise UsageError(
             f"{selected.trait}: {len(parts[0])} positive and {len(parts[1])} negative responses of run '{selected.run_id}' are left "
-            "to make vectors from, and two of each are needed. Lower --held-out or --threshold, or make more responses."
+            "to make vectors from, and two of each are needed. Lower --threshold, or --held-out (traces trait extract --help), or make "
+            "more responses."
         )
     return parts
 
