@@ -8,6 +8,7 @@ reason is known, and fails where it cannot be recorded.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 import warnings
@@ -84,12 +85,12 @@ def _notes(found: Checked) -> str:
         if f.status == "wrong":
             reasons.setdefault(f"WRONG by {f.error:.1e} ({f.how})", []).append(site)
         elif f.status == "absent":
-            reasons.setdefault(f.how.partition(" (")[0], []).append(site)
+            reasons.setdefault(f.how, []).append(site)
         elif f.layers:
             layers = "layers" if "," in f.layers else "layer"
             reasons.setdefault(f"only in {layers} {f.layers}", []).append(site)
         elif f.site == "batches" and "depends" in f.how:
-            reasons.setdefault(f.how, [])
+            reasons.setdefault(re.sub(r" \([^)]*\)", "", f.how), [])  # of one pair of texts
     return "; ".join(f"{', '.join(sites)}: {reason}" if sites else reason for reason, sites in reasons.items())
 
 
