@@ -18,7 +18,7 @@ from conftest import SHARED
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from warehouse import Warehouse
+from warehouse import Warehouse, intervals
 from warehouse.layout import find_root
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -73,6 +73,45 @@ def table(notebook: NotebookNode, cell_id: str) -> dict[tuple[str, ...], list[fl
         numbers = [v for v in values if re.fullmatch(r"-?\d+(\.\d+)?", v)]
         found[tuple(v for v in values if v not in numbers)] = [float(v) for v in numbers]
     return found
+
+
+def headers(notebook: NotebookNode) -> list[list[str]]:
+    """The names of the columns of each table that is shown."""
+    pages = [o.data["text/html"] for o in outputs(notebook) if "text/html" in o.get("data", {})]
+    return [re.findall(r"<th>([^<]+)</th>", page.split("</thead>")[0]) for page in pages]
+
+
+def shown(notebook: NotebookNode) -> list[float]:
+    """The numbers in tables and in what is printed."""
+    found = [
+        value
+        for page in outputs(notebook)
+        for value in re.findall(r"<td>([^<]*)</td>", page.get("data", {}).get("text/html", ""))
+    ]
+    for output in outputs(notebook):
+        found += re.findall(r"\d+(?:\.\d+)?", output.get("text", ""))
+    return [abs(float(value)) for value in found if re.fullmatch(r"-?\d+(\.\d+)?", value)]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_numbers_in_the_text_are_those_shown(name: str) -> None:
+    """Of decimals and percentages, each is one of the outputs', rounded, but for ln 5 and the level of an interval."""
+    notebook = read(name)
+    numbers = shown(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        quoted = [(text, 1) for text in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", cell.source)]
+        quoted += [(text, 100) for pair in re.findall(r"(?:(\d+) to )?(\d+) %", cell.source) for text in pair if text]
+        for text, scale in quoted:
+            off = 0.5 * 10.0 ** -len(text.partition(".")[2]) + 1e-9
+            near = [n for n in numbers if abs(n * scale - float(text)) <= off]
+            assert near or text in ("95", "1.609"), f"{cell.id}: {text}"
+
+
+def test_committed_accuracies_have_wilson_intervals() -> None:
+    for n, accuracy, low, high, _ in table(read("multiple_choice"), "accuracy-table").values():
+        assert (low, high) == pytest.approx(intervals.wilson(accuracy, n), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -144,6 +183,7 @@ def test_a_fresh_run_goes_through(fresh: dict[str, NotebookNode], root: Path) ->
         assert kinds == [
             [(o.output_type, sorted(o.get("data", {}))) for o in c.outputs] for c in code_cells(read(name))
         ]
+        assert headers(notebook) == headers(read(name))
         assert ET.parse(root.parent / PICTURES[name]).getroot().tag.endswith("svg")
 
 
@@ -192,9 +232,10 @@ def test_encoder_figures_are_possible(fresh: dict[str, NotebookNode]) -> None:
         0.1 < accuracy < 0.5
     )  # fewer than 20 of 200 is once in 10,000 guesses; half of them, nothing it could have learnt
     (counts,) = table(fresh["multiple_choice"], "agreement-table").values()
-    questions, *outcomes, same, agreement, by_chance, kappa = counts
+    questions, *outcomes, same, agreement, low, high, by_chance, kappa, _, _ = counts
     assert questions == sum(outcomes) == 200
     assert agreement == pytest.approx(same / 200)
+    assert low <= agreement <= high
     assert kappa == pytest.approx((agreement - by_chance) / (1 - by_chance), abs=1e-3)
 
 
@@ -203,14 +244,12 @@ def test_capital_letters_separate_and_steer(fresh: dict[str, NotebookNode]) -> N
     """A trait that separates beyond doubt: on held-out questions, above random directions, and steering along it says so."""
     letters = table(fresh["traits"], "letters-table")
     assert letters["neg",][1] < 0.1 < 0.9 < letters["pos",][1]
-    _layer, n, accuracy, _auc, _effect_size, by_chance, low, high = table(fresh["traits"], "separation-table")[
-        "probe", "residual"
-    ]
+    _, n, _, accuracy, _, _, by_chance, low, high = table(fresh["traits"], "separation-table")["mean_diff",]
     assert n == 30
     assert accuracy > 0.95
     assert 0 < low <= accuracy - by_chance <= high
     capitals = {row[0]: row[2] for row in steered_rows(fresh["traits"])}
-    assert capitals[-2] <= capitals[0] < capitals[1] < capitals[2]
+    assert capitals[-2] <= capitals[0] < capitals[1] <= capitals[2]
     assert capitals[0] < 0.2
     assert capitals[2] > 0.7
     kinds = table(fresh["traits"], "tokens-table")
