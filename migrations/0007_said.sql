@@ -31,7 +31,7 @@ COMMENT ON COLUMN trait_vectors.effect_size IS 'Cohen''s d of their cosines with
 ALTER TABLE trait_vectors ADD COLUMN converged BOOLEAN;
 COMMENT ON COLUMN trait_vectors.converged IS 'The method stopped because nothing changed any more, not for its number of steps; NULL: it takes no steps';
 COMMENT ON COLUMN trait_evaluations.accuracy_low IS 'Lower end of its exact 95 % interval over questions: of this vector, not of one picked for its accuracy';
-COMMENT ON COLUMN trait_evaluations.effect_size_low IS 'Lower end of its 95 % bootstrap interval over questions: of this vector, not of one picked for it';
+COMMENT ON COLUMN trait_evaluations.effect_size_low IS 'Lower end of its 95 % interval over questions, Student''s with a bootstrap''s error: of this vector, not of one picked for it';
 COMMENT ON COLUMN trait_evaluations.above_random_low IS 'Lower end of its 95 % interval over questions; 0 or less: it may be no better than a random direction';
 ALTER TABLE trait_evaluations ADD COLUMN cv_effect_size FLOAT;
 COMMENT ON COLUMN trait_evaluations.cv_effect_size IS 'Cohen''s d on the training questions, each part of them on a vector made from the others: what the best is picked by, so that the held-out numbers are unbiased; NULL: too few questions';

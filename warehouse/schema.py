@@ -638,7 +638,7 @@ _TABLES = (
             Column(
                 "effect_size_low",
                 "FLOAT",
-                "Lower end of its 95 % bootstrap interval over questions: of this vector, not of one picked for it",
+                "Lower end of its 95 % interval over questions, Student's with a bootstrap's error: of this vector, not of one picked for it",
             ),
             Column("effect_size_high", "FLOAT", "Upper end"),
             Column("auc", "FLOAT", "Probability that a positive response projects higher than a negative one"),

@@ -29,12 +29,8 @@ def best(wh: Warehouse, vectors_run: str, trait: str) -> Best | None:
     if component == "residual":
         why = f"the residual stream's best by {grounds}"
         if passed_over:
-            better = (
-                "one of attn_out does better, and is"
-                if passed_over == 1
-                else f"{passed_over} of attn_out do better, and are"
-            )
-            why += f"; {better} passed over, as most runs keep the residual stream alone"
+            better = "one does better, and is" if passed_over == 1 else f"{passed_over} do better, and are"
+            why += f"; {better} passed over, of attn_out, which few runs keep, or of the embedding, which is before all blocks"
     else:
         why = f"{component}'s best by {grounds}, where the residual stream has none"
     return Best(method, component, layer, why)

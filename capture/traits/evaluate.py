@@ -72,8 +72,9 @@ def evaluate(
     """Judges all vectors of a run on its held-out questions, and publishes that as a run, `<vectors run>-evaluated` if not named.
 
     The responses are read again as they were selected for the vectors: the same filter, the same judge. The same call goes on where an
-    earlier one was interrupted. `note` is told of fits that did not converge. Raises UsageError for a run of another kind, fewer than two held-out questions that count, and
-    responses that are not those the vectors were made from; NotFound where they are gone; RunTaken where the run is there.
+    earlier one was interrupted. `note` is told of fits that did not converge. Raises UsageError for a run of another kind, fewer
+    than two held-out questions that count, and responses that are not those the vectors were made from; NotFound where they are
+    gone; RunTaken where the run is there.
     """
     options = options or Options()
     if options.random < 1 or options.draws < 1:

@@ -7,8 +7,9 @@
 -- vector with the largest cv_effect_size in the newest evaluation, which is of training questions alone, so that accuracy, effect_size,
 -- above_random and their intervals, of the held-out questions, are unbiased. Evaluations of schema version 6 and before have none:
 -- there it says 'held-out effect size', and those numbers are the better for the choice, their intervals too narrow.
--- A vector of the residual stream is preferred to any of attn_out: it is what most runs keep. passed_over counts those of attn_out that
--- do better by the same grounds. The numbers beside the grounds are that evaluation's, and NULL where they are not known. Where
+-- A vector that blocks give to the residual stream is preferred to any of the embedding (layer NULL), which tells of the tokens and not of
+-- what the model makes of them, and that to any of attn_out, which few runs keep. passed_over counts those that do better by the same
+-- grounds. The numbers beside the grounds are that evaluation's, and NULL where they are not known. Where
 -- above_random_low is 0 or less the vector may be no better than a random direction. Random vectors are never the best.
 WITH evaluated AS (
     SELECT
@@ -129,5 +130,5 @@ SELECT
 FROM placed
 QUALIFY row_number() OVER (
     PARTITION BY vectors_run_id, trait
-    ORDER BY grounds = 'steering' DESC, component = 'residual' DESC, place
+    ORDER BY grounds = 'steering' DESC, component = 'residual' DESC, layer IS NOT NULL DESC, place
 ) = 1

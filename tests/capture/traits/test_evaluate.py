@@ -316,14 +316,17 @@ def test_why_a_vector_is_the_best_and_whether_it_is_any_better_than_a_random_one
         evaluated("ica", 3, 1.0, cv_effect_size=0.5, **sound),
         evaluated("probe", 1, 5.0, cv_effect_size=5.0, **sound) | {"component": "attn_out"},
         evaluated("ica", 1, 4.0, cv_effect_size=4.0, **sound) | {"component": "attn_out"},
+        evaluated(
+            "probe", None, 9.0, cv_effect_size=9.0, **sound
+        ),  # of the tokens themselves: no block gives it, and none steers it
         evaluated("ica", 2, 4.0, "terse", cv_effect_size=4.0, **sound) | {"component": "attn_out"},
         evaluated("probe", 0, 4.0, "calm", cv_effect_size=4.0, **sound),
     ]
     add_run(tmp_path, "e", "trait-evaluation", {"trait_evaluations": rows})
     with Warehouse(tmp_path) as wh:
         assert best(wh, "v", "loud") == (
-            "probe", "residual", 3, "the residual stream's best by cross-validated effect size; 2 of attn_out do better, and are "
-            "passed over, as most runs keep the residual stream alone",
+            "probe", "residual", 3, "the residual stream's best by cross-validated effect size; 3 do better, and are passed over, "
+            "of attn_out, which few runs keep, or of the embedding, which is before all blocks",
         )  # fmt: skip
         assert best(wh, "v", "terse") == (
             "ica", "attn_out", 2, "attn_out's best by cross-validated effect size, where the residual stream has none",

@@ -256,8 +256,8 @@ def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None
     ]
     add_run(home, "evaluated", "trait-evaluation", {"trait_evaluations": evaluations}, parents=["vectors"], minute=5)
     assert picked() == (
-        "probe", "residual", 0, "the residual stream's best by held-out effect size; one of attn_out does better, and is passed over, as "
-        "most runs keep the residual stream alone",
+        "probe", "residual", 0, "the residual stream's best by held-out effect size; one does better, and is passed over, "
+        "of attn_out, which few runs keep, or of the embedding, which is before all blocks",
     )  # fmt: skip
     assert picked(layers=(2,))[:3] == ("probe", "residual", 2)
     assert picked(layers=(None,), components=("residual",), methods=("probe",)) == (
