@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers.utils.hub import cached_file
 
 from warehouse import strict_json
@@ -27,7 +28,7 @@ _CODE = ("attn_implementation", "experts_implementation")
 def check(name: str, source: str, revision: str | None, trusted: bool) -> None:
     """Raises UsageError where the files ask for what is not done: reading pickles or files elsewhere, adapters, and without
     `trusted` code of the hub; TracesError where they cannot be read. `source` is a folder or a hub name."""
-    config = _read(name, source, "config.json", revision)
+    config = _read(name, source, "config.json", revision, reach=True)  # where the hub is away, it is waited for once
     check_adapter(name, source, revision, alone=config is None)
     if config is None:
         return  # transformers says better why there is none
@@ -97,22 +98,29 @@ def _is_safe(file: object) -> bool:
     return isinstance(file, str) and file.endswith(".safetensors") and not set("/\\\0") & set(file)
 
 
-def _path(source: str, file: str, revision: str | None) -> Path | None:
-    """Where the file is, fetched from the hub if need be; None where there is none."""
-    found = cached_file(
-        source,
-        file,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
+def _path(source: str, file: str, revision: str | None, reach: bool = False) -> Path | None:
+    """Where the file is, fetched from the hub if need be; None where there is none. With `reach`, an OSError where the hub cannot be
+    reached."""
+    try:
+        found = cached_file(
+            source,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=reach,
+            _raise_exceptions_for_connection_errors=reach,
+            _raise_exceptions_for_gated_repo=False,
+        )
+    except OSError as e:
+        missing = isinstance(e.__cause__, EntryNotFoundError) and not isinstance(e.__cause__, LocalEntryNotFoundError)
+        if missing or Path(source).is_dir():
+            return None
+        raise
     return None if found is None else Path(found)
 
 
-def _read(name: str, source: str, file: str, revision: str | None) -> dict[str, Any] | None:
-    """A JSON object, None where there is no such file. Raises TracesError for anything else."""
-    path = _path(source, file, revision)
+def _read(name: str, source: str, file: str, revision: str | None, reach: bool = False) -> dict[str, Any] | None:
+    """A JSON object, None where there is no such file. Raises TracesError for anything else, and as `_path` does."""
+    path = _path(source, file, revision, reach)
     if path is None:
         return None
     try:

@@ -48,6 +48,7 @@ def test_the_question_has_the_answer_shown(place: Path) -> None:
         assert shell(command, place).strip().split() == answer.strip().split()
 
 
+@pytest.mark.slow
 def test_every_command_runs(place: Path, traces: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a shell, where the fixture cannot take the line: it takes `traces` with its arguments alone."""
     monkeypatch.chdir(place)
