@@ -34,7 +34,7 @@ test: $(READY)
 	$(BIN)/pytest -m "not slow" -n 2
 
 slow: $(READY)
-	$(BIN)/pytest -m slow -n 2
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
