@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from capture.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch, Part, Sequence
-from capture.body import Body, padding_id
+from capture.body import Body
 from capture.data.example import Example, Row, Source
+from capture.record import inputs
 from warehouse.errors import TracesError
 from warehouse.manifest import Batches
 
@@ -110,15 +111,14 @@ def prove(body: Body, found: Extremes, name: str, growth: int = 0, window: int |
     """
     prover = _Prover(body)
     longest, shortest = (_grown(s, growth, window) for s in (found.longest, found.shortest))
-    first = prover.alone(longest), prover.alone(shortest)
+    for s in (longest, shortest):
+        prover.alone(s)
     proven = Found(holds(body))
     if found.shared:
         proven = prover.beside([_grown(s, growth, window) for s in found.shared])
     # what was found beside others may be a second reading's, not theirs: then the longest is read again too
-    for s, before in zip(
-        (shortest, longest)[: 1 if found.shared and not proven.error else 2], first[::-1], strict=False
-    ):
-        if (error := prover.beyond(prover.last([s])[0], before)) is not None:
+    for s in (shortest,) if found.shared and not proven.error else (shortest, longest):
+        if (error := prover.beyond(prover.last([s])[0], prover.alone(s))) is not None:
             raise TracesError(
                 f"{name} makes something else of a text of {s.tokens} tokens when it reads it again (by {error:.0e} of its last "
                 "state): it draws random numbers, or keeps something of what it read. What would be recorded is not the text's, "
@@ -134,11 +134,7 @@ class _Prover:
 
     def last(self, sequences: list[Sequence]) -> list[dict[str, torch.Tensor]]:
         """Each sequence's last hidden states by side, (T, D), from one forward pass."""
-        batch = Batch(sequences, "")
-        types = batch.padded_types()
-        more: dict[str, Any] = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
-        padded = batch.padded(padding_id(self._body.model))
-        tokens = {side: (torch.from_numpy(ids), torch.from_numpy(mask)) for side, (ids, mask) in padded.items()}
+        tokens, more = inputs(Batch(sequences, ""), self._body.model)
         with torch.no_grad():
             found = self._body(tokens, **more).last
         return [
@@ -183,9 +179,9 @@ def sequence(ids: Mapping[str, np.ndarray]) -> Sequence:
 
 def _grown(sequence: Sequence, growth: int, window: int | None) -> Sequence:
     """As long as it may become: its own tokens once more."""
-    ((side, part),) = sequence.parts.items() if growth else (("", None),)
-    if part is None:
+    if not growth:
         return sequence
+    ((side, part),) = sequence.parts.items()  # a decoder's alone: what goes on with a text has no other
     length = min(len(part) + growth, window or len(part) + growth)
     return replace(sequence, parts={side: _of_ids(np.resize(part.ids, length), None)})
 

@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from capture import batches, describe, independence, means, models
 from capture.anatomy import Anatomy, Stack, examine
 from capture.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch, Sequencing, Tokenized, Tokenizing, check_ids
-from capture.body import padding_id, vocabulary_size
+from capture.body import vocabulary_size
 from capture.data.example import Example, Source
 from capture.derive import given_error, tolerance
 from capture.encoding import PREPEND_BOS, bos_of
@@ -31,7 +30,7 @@ from capture.failures import memory_told, pass_told
 from capture.listen import eager
 from capture.plan import ATTN_HOMES, Plan, plan
 from capture.probe import attention_outputs, probe_tokens
-from capture.record import DtypeOutgrown, Recorder, Recording, store_dtype
+from capture.record import DtypeOutgrown, Recorder, Recording, inputs, store_dtype
 from capture.rows import Rows
 from capture.sharding import Share
 from warehouse import catalog, heads, layout, sites
@@ -530,10 +529,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         specs = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         none = {k: np.empty((0, *s.row_shape), DTYPES[s.dtype]) for k, s in specs.items()}
         return traces.Batch([], none, {k: [] for k in none}, tables)
-    padded = batch.padded(padding_id(job.loaded.model))
-    types = batch.padded_types()
-    more = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
-    tokens = {side: (torch.from_numpy(i), torch.from_numpy(m)) for side, (i, m) in padded.items()}
+    tokens, more = inputs(batch, job.loaded.model)
     with _pass_told(job, batch):
         with job.generation.reading(batch) if job.generation is not None else nullcontext():
             recording = recorder.run(tokens, **more)

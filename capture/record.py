@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from capture.anatomy import PROVEN_TOKENS, Anatomy
-from capture.body import Tokens
+from capture.batches import Batch
+from capture.body import Tokens, padding_id
 from capture.derive import error_on, tolerance
 from capture.listen import AttentionCall, listen_to_attention
 from capture.probe import first_input, first_output
@@ -68,6 +69,13 @@ def store_dtype(model_dtype: str, asked: str) -> str:
     if asked == "auto":
         asked = "float16" if model_dtype == "float32" else model_dtype
     return NAMES[asked]
+
+
+def inputs(batch: Batch, model: Any) -> tuple[Tokens, dict[str, torch.Tensor]]:
+    """A batch as the model's body takes it: right-padded ids and masks by side, and what else its forward is told."""
+    padded, types = batch.padded(padding_id(model)), batch.padded_types()
+    tokens = {side: (torch.from_numpy(ids), torch.from_numpy(mask)) for side, (ids, mask) in padded.items()}
+    return tokens, {} if types is None else {"token_type_ids": torch.from_numpy(types)}
 
 
 class Recorder:
