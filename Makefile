@@ -1,5 +1,5 @@
 # make demo    everything from a fresh checkout to answers on the screen
-# make test    the test suite              make check   lint and types        make docs   regenerate what is generated
+# make test    the test suite              make check   lint, docstrings, types, imports        make docs   regenerate what is generated
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
 # make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
@@ -40,10 +40,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(READY)
-	$(BIN)/python -m warehouse.schema docs > docs/tables.md
-	$(BIN)/typer capture.cli utils docs --name traces --output docs/cli.md
+	$(BIN)/python -m warehouse.schema.tables docs > docs/tables.md
+	$(BIN)/typer capture.cli.main utils docs --name traces --output docs/cli.md
 
 notebooks: $(READY)
 	TRACES_HOME=$(CURDIR)/runs/notebooks $(BIN)/python tests/test_notebooks.py

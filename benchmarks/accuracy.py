@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from common import DATA, machine, texts
 
-from capture import lens, models
-from capture.anatomy import examine
 from capture.data.text import open_text
-from capture.final_norm import FinalNorm
 from capture.jobs import next_token
-from capture.listen import eager
-from warehouse import heads
-from warehouse.layout import run_dir
-from warehouse.store import TraceStore
+from capture.lens import logit_lens
+from capture.model import loading
+from capture.model.anatomy import examine
+from capture.model.attention_hook import eager
+from capture.model.final_norm import FinalNorm
+from warehouse.analysis import heads
+from warehouse.storage.paths import run_dir
+from warehouse.storage.trace_store import TraceStore
 
 DTYPES = ("float32", "float16", "bfloat16")
 SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "lighthouse.txt"
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "accuracy.md")
     args = parser.parse_args(arguments)
-    loaded = models.load(args.model, device="cpu", dtype="float32")
+    loaded = loading.load(args.model, device="cpu", dtype="float32")
     real = (DATA / "wikitext2" / "validation.txt").is_file()
     found = texts() if real else SAMPLE.read_text(encoding="utf-8").splitlines()
     # Headings apart: a text of its own that is long enough to look back in.
@@ -69,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         last = TraceStore(run_dir(root, DTYPES[0])).meta.model.n_layers - 1
         layers = sorted({*range(0, last, max(1, last // 6)), last})
         for dtype in DTYPES:
-            asked = lens.Options(5, ",".join(map(str, layers)))
-            lens.run(loaded, run_dir(root, dtype), asked, root=root, run_id=f"{dtype}-lens")
+            asked = logit_lens.Options(5, ",".join(map(str, layers)))
+            logit_lens.run(loaded, run_dir(root, dtype), asked, root=root, run_id=f"{dtype}-lens")
         cells = compared(root, loaded, layers)
         meta = TraceStore(run_dir(root, DTYPES[0])).meta
         read = f"{meta.counts.examples} {'paragraphs of the WikiText-2 validation part' if real else 'lines of tests/data'}"
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(args.out.read_text(encoding="utf-8"))
 
 
-def compared(root: Path, loaded: models.Loaded, layers: list[int]) -> dict[str, dict[str, str]]:
+def compared(root: Path, loaded: loading.Loaded, layers: list[int]) -> dict[str, dict[str, str]]:
     """Quantity → dtype → what it costs, in words."""
     stores = {d: TraceStore(run_dir(root, d)) for d in DTYPES}
     rows = {d: TraceStore(run_dir(root, f"{d}-lens")).query("SELECT * FROM logit_lens").df() for d in DTYPES}
@@ -127,7 +128,7 @@ _RELATIVE = (
 )
 
 
-def _given(loaded: models.Loaded, norm: FinalNorm, store: TraceStore, example_id: str, layers: list[int]) -> Text:
+def _given(loaded: loading.Loaded, norm: FinalNorm, store: TraceStore, example_id: str, layers: list[int]) -> Text:
     """Runs the model on the text alone."""
     model = loaded.model
     ids = store.encodings(example_id)["input_ids"].astype(np.int64)

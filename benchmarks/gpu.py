@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from common import in_turns, long_texts, parsed, record
 
-from capture import models
 from capture.data.text import open_text
 from capture.jobs import next_token
+from capture.model import loading
 
 LENGTH = 128
 CASES = {"resid": "hidden,resid", "qkv": "hidden,resid,qkv,attn"}
@@ -31,7 +31,7 @@ def main() -> None:
     args = parsed(parser, sequences=2, batch=2, rounds=1)
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device, and there is none here")
-    loaded = models.load("smollm2", device="cuda")
+    loaded = loading.load("smollm2", device="cuda")
     texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     ids = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts])
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from common import in_turns, long_texts, parsed, record
 
-from capture import models
 from capture.data.text import open_text
 from capture.jobs import next_token
-from warehouse.derive import derive_heads
-from warehouse.layout import run_dir
+from capture.model import loading
+from warehouse.analysis.derive_heads import derive_heads
+from warehouse.storage.paths import run_dir
 
 CASES = ((128, 64), (256, 24))
 """Tokens in a sequence, and how many sequences."""
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.set_defaults(cases=CASES)
     args = parsed(parser, rounds=1, cases=((16, 4), (24, 2)))
-    loaded = models.load("smollm2", device="cpu")
+    loaded = loading.load("smollm2", device="cpu")
     for length, count in args.cases:
         texts = long_texts(loaded.tokenizer, length, count)
         ids = torch.tensor([loaded.tokenizer(t).input_ids[:length] for t in texts])

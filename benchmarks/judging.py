@@ -25,8 +25,8 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from judge_server import Reply, completion, serve
 from synthetic import add_run
 
-from capture.traits.judges import open_judge
-from capture.traits.judging import judge_run
+from capture.traits.judge_clients import open_judge
+from capture.traits.judge_run import judge_run
 
 CONCURRENCY = 20
 DEFINITION = {

@@ -18,13 +18,14 @@ from pathlib import Path
 import torch
 from common import in_turns, long_texts, parsed, record
 
-from capture import lens, models
-from capture.body import vocabulary_size
 from capture.data.text import open_text
 from capture.jobs import next_token
-from warehouse.layout import run_dir
-from warehouse.sites import Key
-from warehouse.store import TraceStore
+from capture.lens import logit_lens
+from capture.model import loading
+from capture.model.body import vocabulary_size
+from warehouse.schema.sites import Key
+from warehouse.storage.paths import run_dir
+from warehouse.storage.trace_store import TraceStore
 
 LENGTH, LAYERS, TOP_K = 124, 30, 50
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=33 * LENGTH, help="Tokens that are looked at, in each layer.")
     parser.add_argument("--rounds", type=int, default=3)
     args = parsed(parser, rounds=1, positions=LENGTH)
-    loaded = models.load("smollm2", device="cpu")
+    loaded = loading.load("smollm2", device="cpu")
     count = -(-args.positions // LENGTH)
     with tempfile.TemporaryDirectory() as folder:
         root, path = Path(folder) / "runs", Path(folder) / "texts.txt"
@@ -43,17 +44,17 @@ def main() -> None:
         next_token.run(loaded, open_text(str(path), "text"), captured, root=root, run_id="hidden")
         store = TraceStore(run_dir(root, "hidden"))
         positions = store.meta.counts.tokens
-        options = lens.Options(TOP_K, ",".join(map(str, range(LAYERS))))
+        options = logit_lens.Options(TOP_K, ",".join(map(str, range(LAYERS))))
         made: list[str] = []
 
         def ours() -> None:
             made.append(f"lens-{len(made)}")
-            lens.run(loaded, run_dir(root, "hidden"), options, root=root, run_id=made[-1])
+            logit_lens.run(loaded, run_dir(root, "hidden"), options, root=root, run_id=made[-1])
 
         weight = loaded.model.get_output_embeddings().weight
         key = Key("dec", "hidden", LAYERS)
         rows = torch.cat([torch.tensor(store.rows(key, s.example_id, s.seq)) for s in store.slices(key)]).float()
-        slices = rows.split(lens.slice_rows(vocabulary_size(loaded.model)))
+        slices = rows.split(logit_lens.slice_rows(vocabulary_size(loaded.model)))
         buffer = torch.empty((len(slices[0]), len(weight)))
 
         def products() -> None:

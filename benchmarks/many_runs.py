@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import median_ms, parsed, record
 
-from warehouse import Warehouse, layout
-from warehouse.files import file_checksum
-from warehouse.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo
-from warehouse.quoting import sql_path
-from warehouse.tables import ROW_GROUP, to_table, write_part
+from warehouse import Warehouse
+from warehouse.schema.quoting import sql_path
+from warehouse.storage import paths
+from warehouse.storage.files import file_checksum
+from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo
+from warehouse.storage.parquet import ROW_GROUP, to_table, write_part
 
 EXAMPLE_TOKENS = 128
 
@@ -66,7 +67,7 @@ def table(run: int, rows: int) -> pa.Table:
 
 def _publish(root: Path, name: str, rows: pa.Table) -> None:
     """A run of nothing but these rows."""
-    folder, file = layout.run_dir(root, name), layout.table_name("next_token")
+    folder, file = paths.run_dir(root, name), paths.table_name("next_token")
     write_part(folder / file, rows)
     size = (folder / file).stat().st_size
     sizes = dict.fromkeys(("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_value", "vocab_size"), 1)

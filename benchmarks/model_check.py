@@ -14,7 +14,7 @@ import sys
 
 from common import in_turns, parsed, record
 
-COMMAND = [sys.executable, "-m", "capture.cli", "model", "check", "smollm2"]
+COMMAND = [sys.executable, "-m", "capture.cli.main", "model", "check", "smollm2"]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from common import parsed, record
 from residuals import KEY, LAYER, million, real, rows_of, shrink
 
 from warehouse import Warehouse
-from warehouse.vectors import asked, fill
+from warehouse.vectors import index_spec, ingest
 
 K, QUERIES, FEW, ENOUGH = 10, 100, 5, 0.95
 TARGET = "under 10 ms at the median at one million, 20 times faster than flat"
@@ -95,7 +95,7 @@ def main() -> None:
     store = real() if args.rows == 158_870 else million()
     root = store.path.parent
     started = time.time()
-    fill.add(root, store.meta.run_id, [asked.Asked(None, KEY.site, (LAYER,))], note=print)
+    ingest.add(root, store.meta.run_id, [index_spec.Asked(None, KEY.site, (LAYER,))], note=print)
     print(f"filled and indexed in {time.time() - started:.0f} s")
     x = rows_of(store)
     chosen = np.sort(np.random.default_rng(1).choice(len(x), QUERIES, replace=False))

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from common import in_turns, long_texts, parsed, record
 
-from capture import models
 from capture.data.text import open_text
 from capture.jobs import next_token
+from capture.model import loading
 
 LENGTH, BATCH = 128, 8
 CASES = {
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CASES)
     args = parsed(parser, sequences=2, rounds=1)
-    loaded = models.load("smollm2")
+    loaded = loading.load("smollm2")
     texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     ids = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts])
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import zarr
 
-from capture.anatomy import Anatomy
-from capture.listen import AttentionCall, listen_to_attention
-from capture.probe import first_input, first_output
+from capture.model.anatomy import Anatomy
+from capture.model.attention_hook import AttentionCall, listen_to_attention
+from capture.model.forward_trace import first_input, first_output
 
 
 def write(model: Any, anatomy: Anatomy, texts: list[list[int]], length: int, batch: int, folder: Path) -> None:

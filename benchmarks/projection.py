@@ -24,8 +24,10 @@ from threadpoolctl import threadpool_limits
 
 from capture.traits import project
 from capture.traits.directions import Direction, Options
-from warehouse import TraceStore, Warehouse, layout
-from warehouse.sites import Key
+from warehouse import TraceStore, Warehouse
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.storage import paths
 
 TRAITS = 20
 _BUFFER = 1 << 18
@@ -70,7 +72,7 @@ def read(folder: Path, keys: Sequence[Key]) -> int:
     store, buffer, total = TraceStore(folder), np.empty(_BUFFER, np.uint8), 0
     for blob in sorted({s.blob for s in store.slices(keys[0])}):
         for key in keys:
-            octets = store.blob(blob).tensor(layout.tensor_name(*key)).reshape(-1).view(np.uint8)
+            octets = store.blob(blob).tensor(sites.tensor_name(*key)).reshape(-1).view(np.uint8)
             for at in range(0, len(octets), _BUFFER):
                 piece = octets[at : at + _BUFFER]
                 np.copyto(buffer[: len(piece)], piece)
@@ -99,15 +101,15 @@ def command(store: TraceStore, layers: Sequence[int], rounds: int) -> None:
     """All of `traces trait project`, and reading all blobs of the run."""
     keys = [Key(s.side, s.site, layer) for s in store.meta.sites for layer in s.layers]
     size = read(store.path, keys)
-    source = layout.run_id_of(store.path)
+    source = paths.run_id_of(store.path)
     with tempfile.TemporaryDirectory(dir=store.path.parent) as folder:
         root = Path(folder)
-        layout.run_dir(root, source).symlink_to(store.path)
+        paths.run_dir(root, source).symlink_to(store.path)
         chosen = directions(store, layers, source)
         for only in (True, False):
 
             def ours(only: bool = only) -> None:
-                shutil.rmtree(layout.run_dir(root, "made"), ignore_errors=True)
+                shutil.rmtree(paths.run_dir(root, "made"), ignore_errors=True)
                 with Warehouse(root) as wh:
                     project.project(wh, source, chosen, Options((), dynamics_only=only), "made")
 

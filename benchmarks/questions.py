@@ -15,11 +15,11 @@ from itertools import islice
 
 from common import DATA, in_turns, parsed, record
 
-from capture import models
-from capture.anatomy import examine
-from capture.continuations import Continuer
-from capture.data import open_data
-from capture.prompts import Prompting
+from capture.data.registry import open_data
+from capture.model import loading
+from capture.model.anatomy import examine
+from capture.model.continuations import Continuer
+from capture.sequences.question_prompts import Prompting
 
 FILE = DATA / "csqa" / "validation.jsonl"
 BATCH_TOKENS = 1024
@@ -32,7 +32,7 @@ def main() -> None:
     args = parsed(parser, rounds=1, questions=2)
     if not FILE.is_file():
         raise SystemExit(f"this benchmark reads {FILE}, which is not here")
-    loaded = models.load("smollm2", device="cpu")
+    loaded = loading.load("smollm2", device="cpu")
     source = open_data("csqa", None, "validation", str(FILE), "text")
     asked = Prompting(loaded.tokenizer, "smollm2").choices(list(islice(source.read(), args.questions)))
     once = Continuer(examine(loaded.model), BATCH_TOKENS)

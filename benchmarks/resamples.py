@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.questions import ask, find_question
+from warehouse.catalog.questions import ask, find_question
 
 RUNS = 10
 MEASURES = ["margin", "entropy", "top_two_gap", "pred_prob"]

@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import DATA, HERE
 
-from warehouse import TraceStore, layout
-from warehouse.blobs import TensorSpec
-from warehouse.manifest import Counts
-from warehouse.schema import STORED
-from warehouse.sites import Key
-from warehouse.writer import Batch, RunWriter
+from warehouse import TraceStore
+from warehouse.catalog.publish import publish
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.schema.tables import STORED
+from warehouse.storage import paths
+from warehouse.storage.blobs import TensorSpec
+from warehouse.storage.manifest import Counts
+from warehouse.storage.run_writer import Batch, RunWriter
 
 ROOT = HERE.parent / "runs" / "benchmarks"
 LAYER = 15
@@ -38,22 +41,22 @@ def shrink(rows: int = 5_000) -> None:
 
 
 def real() -> TraceStore:
-    folder = layout.run_dir(ROOT, "wt2")
+    folder = paths.run_dir(ROOT, "wt2")
     if not folder.is_dir():
-        from capture import models
-        from capture.data import open_data
+        from capture.data.registry import open_data
         from capture.jobs import next_token
+        from capture.model import loading
 
         print("capturing the paragraphs, once", flush=True)
         source = open_data("wikitext2", None, "validation", str(DATA / "wikitext2"), "text")
         options = next_token.Options(capture="hidden", limit=_PARAGRAPHS, max_len=512)
-        next_token.run(models.load("smollm2"), source, options, root=ROOT, run_id="wt2")
+        next_token.run(loading.load("smollm2"), source, options, root=ROOT, run_id="wt2")
     return TraceStore(folder)
 
 
 def million() -> TraceStore:
     root = ROOT / "million"
-    folder = layout.run_dir(root, "million")
+    folder = paths.run_dir(root, "million")
     if not folder.is_dir():
         print("making the vectors, once", flush=True)
         _make(root, real())
@@ -63,7 +66,7 @@ def million() -> TraceStore:
 def rows_of(store: TraceStore) -> np.ndarray:
     """All of the layer, in the order of the shards."""
     blobs = dict.fromkeys(s.blob for s in store.slices(KEY))
-    return np.concatenate([store.blob(b).tensor(layout.tensor_name(*KEY)) for b in blobs])
+    return np.concatenate([store.blob(b).tensor(sites.tensor_name(*KEY)) for b in blobs])
 
 
 def _make(root: Path, source: TraceStore) -> None:
@@ -92,7 +95,8 @@ def _make(root: Path, source: TraceStore) -> None:
             writer.put(Batch(found, {KEY: vectors}, {KEY: lengths}, tables))
             writer.end_shard(str(copy))
         site = next(s for s in source.meta.sites if s.site == KEY.site)
-        writer.publish(
+        publish(
+            writer,
             lambda p: source.meta.model_copy(
                 update={
                     "run_id": "million",
@@ -111,9 +115,9 @@ def _make(root: Path, source: TraceStore) -> None:
 
 
 def _renamed(source: TraceStore, table: str, names: dict[str, str]) -> pa.Table:
-    rows = pq.read_table(source.path / layout.table_name(table), partitioning=None)
+    rows = pq.read_table(source.path / paths.table_name(table), partitioning=None)
     rows = rows.filter(pa.compute.is_in(rows["example_id"], pa.array(list(names))))
     ids = pa.array([names[i] for i in rows["example_id"].to_pylist()])
-    schema = pq.read_schema(source.path / layout.table_name(table))
+    schema = pq.read_schema(source.path / paths.table_name(table))
     assert set(schema.names) <= set(STORED[table].names)
     return rows.set_column(rows.column_names.index("example_id"), schema.field("example_id"), ids).cast(schema)

@@ -21,8 +21,10 @@ import numpy as np
 from common import in_turns, parsed, record
 from residuals import KEY, LAYER, million, real, rows_of, shrink
 
-from warehouse import Warehouse, layout
-from warehouse.vectors import asked, fill
+from warehouse import Warehouse
+from warehouse.schema import sites
+from warehouse.storage import paths
+from warehouse.vectors import index_spec, ingest
 
 ROUNDS = 5
 
@@ -46,11 +48,11 @@ def filling() -> None:
     x = rows_of(store)
     with tempfile.TemporaryDirectory(dir=store.path.parent) as folder:
         root = Path(folder)
-        layout.run_dir(root, "million").symlink_to(store.path)
+        paths.run_dir(root, "million").symlink_to(store.path)
 
         def ours() -> None:
-            shutil.rmtree(layout.vectors_dir(root), ignore_errors=True)
-            fill.add(root, "million", [asked.Asked(None, KEY.site, (LAYER,))], fill.Settings(kind="none"))
+            shutil.rmtree(paths.vectors_dir(root), ignore_errors=True)
+            ingest.add(root, "million", [index_spec.Asked(None, KEY.site, (LAYER,))], ingest.Settings(kind="none"))
 
         def raw() -> None:
             with (root / "raw").open("wb") as f:
@@ -111,7 +113,7 @@ def batches() -> None:
         with (store.path / name).open("rb") as f:
             base = 8 + int.from_bytes(f.read(8), "little")
             header = json.loads(f.read(base - 8))
-        start, end = header[layout.tensor_name(*KEY)]["data_offsets"]
+        start, end = header[sites.tensor_name(*KEY)]["data_offsets"]
         spans.append((store.path / name, base + start, end - start))
     size = 8192 * x.shape[1] * 2
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from common import DATA, in_turns, parsed, record
 
-from capture import models
-from capture.data import open_data
 from capture.data.example import Source
+from capture.data.registry import open_data
 from capture.jobs import next_token
+from capture.model import loading
 
 FILE = DATA / "ud_ewt" / "dev.conllu"
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path, rounds: int) -> None:
-    command = [sys.executable, "-m", "capture.cli", "data", "prepare"]
+    command = [sys.executable, "-m", "capture.cli.main", "data", "prepare"]
 
     def run(*more: str) -> None:
         subprocess.run([*command, *more], check=True, capture_output=True, timeout=120)
@@ -59,7 +59,7 @@ def _prepare(folder: Path, rounds: int) -> None:
 
 
 def _capture(folder: Path, rounds: int, sentences: int) -> None:
-    loaded = models.load("smollm2", device="cpu")
+    loaded = loading.load("smollm2", device="cpu")
     annotated = open_data("ud_ewt", None, "validation", str(FILE), "text")
     plain = Source("plain", None, None, "plain", lambda: (replace(r, words=()) for r in annotated.rows()))
     options, runs = next_token.Options(limit=sentences), list[str]()

@@ -18,12 +18,12 @@ import padded_zarr
 import zarr
 from common import long_texts, median_ms, parsed, record
 
-from capture import models
-from capture.anatomy import examine
 from capture.data.text import open_text
 from capture.jobs import next_token
+from capture.model import loading
+from capture.model.anatomy import examine
 from warehouse import TraceStore
-from warehouse.layout import run_dir
+from warehouse.storage.paths import run_dir
 
 LENGTH, BATCH = 128, 8
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=300)
     parser.add_argument("--sequences", type=int, default=16)
     args = parsed(parser, times=2, sequences=2)
-    loaded = models.load("smollm2")
+    loaded = loading.load("smollm2")
     texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     ids = [loaded.tokenizer(t).input_ids[:LENGTH] for t in texts]
     with tempfile.TemporaryDirectory() as folder:

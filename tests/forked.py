@@ -1,6 +1,6 @@
 """The command line many times for one import of torch and transformers, which takes longer than what most calls then do.
 
-`Commands` starts a process that imports these two and forks for every call. Each call is `python -m capture.cli` in a process
+`Commands` starts a process that imports these two and forks for every call. Each call is `python -m capture.cli.main` in a process
 of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew. What the two
 libraries read of the environment when they are imported (HF_HOME, …) is as at the first call; a call that is about that, or
 about standard input, takes a process from scratch (the fixture `traces`), and so do those that are killed.
@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-MODULE = "capture.cli"
+MODULE = "capture.cli.main"
 
 
 class Commands:

@@ -23,7 +23,7 @@ import transformers
 import zoo
 from transformers.utils import logging
 
-from capture.check import Checked, check
+from capture.verification.model_check import Checked, check
 from warehouse.errors import TracesError
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from warehouse import TraceStore, layout
-from warehouse.blobs import TensorSpec
-from warehouse.files import file_checksum
-from warehouse.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
-from warehouse.schema import STORED
-from warehouse.sealed import seal
-from warehouse.sites import Key
-from warehouse.tables import to_table, write_part
-from warehouse.writer import Batch, RunWriter
+from warehouse import TraceStore
+from warehouse.catalog.publish import publish
+from warehouse.schema.sites import Key
+from warehouse.schema.tables import STORED
+from warehouse.storage import paths
+from warehouse.storage.blobs import TensorSpec
+from warehouse.storage.files import file_checksum
+from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
+from warehouse.storage.parquet import to_table, write_part
+from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.sealed import seal
 
 
 def alter(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -38,7 +40,7 @@ def set_right(folder: Path, file: Path) -> None:
                 known["bytes"], known["checksum"] = file.stat().st_size, file_checksum(file)
         manifest["bytes"] = sum(f["bytes"] for f in manifest["files"])
 
-    alter(folder / layout.MANIFEST, change)
+    alter(folder / paths.MANIFEST, change)
 
 
 _EMPTY = {"VARCHAR": "", "INTEGER": 0, "BIGINT": 0, "FLOAT": 0.0, "BOOLEAN": False}
@@ -61,12 +63,12 @@ def add_run(
     """A run with these rows of these tables, where a column left out is NULL if it may be, else 0, '', false or [].
     `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same; `body` and `d_model`: of which
     model it is."""
-    folder = layout.run_dir(root, run_id)
+    folder = paths.run_dir(root, run_id)
     files = []
     for name, found in rows.items():
-        path = folder / layout.table_name(name)
+        path = folder / paths.table_name(name)
         write_part(path, to_table(name, columns(name, found)))
-        files.append(FileInfo(path=layout.table_name(name), bytes=path.stat().st_size, checksum=file_checksum(path)))
+        files.append(FileInfo(path=paths.table_name(name), bytes=path.stat().st_size, checksum=file_checksum(path)))
     stack = {"n_layers": 1, "d_model": d_model, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
     told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
     Manifest(
@@ -147,7 +149,8 @@ def add_vectors(
         }
         told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
         info = ModelInfo(name=model, body_hash=body, attn_implementation="eager", vocab_size=1, **stack, **told)
-        writer.publish(
+        publish(
+            writer,
             lambda p: Manifest(
                 run_id=run_id,
                 kind="encode",
@@ -167,9 +170,9 @@ def add_vectors(
                 bytes=sum(f.bytes for f in p.files),
                 files=p.files,
                 versions={},
-            )
+            ),
         )
-    return TraceStore(layout.run_dir(root, run_id))
+    return TraceStore(paths.run_dir(root, run_id))
 
 
 _NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from synthetic import add_run, columns
 
-from warehouse import TraceStore, layout
-from warehouse.blobs import TensorSpec
-from warehouse.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
-from warehouse.sites import MEAN, Key, row_kind
-from warehouse.tables import to_table
-from warehouse.writer import Batch, RunWriter
+from warehouse import TraceStore
+from warehouse.catalog.publish import publish
+from warehouse.schema.sites import MEAN, Key, row_kind
+from warehouse.storage import paths
+from warehouse.storage.blobs import TensorSpec
+from warehouse.storage.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
+from warehouse.storage.parquet import to_table
+from warehouse.storage.run_writer import Batch, RunWriter
 
 PROMPT, RESPONSE = 3, 4
 """Tokens of every sequence: so many of the prompt, so many of the response, and one that ends it."""
@@ -92,7 +94,8 @@ def add_responses(
             "questions": questions,
             "eval_prompt": "",
         }
-        writer.publish(
+        publish(
+            writer,
             lambda p: Manifest(
                 run_id=run_id,
                 kind=kind,
@@ -115,7 +118,7 @@ def add_responses(
                 versions={},
             )
         )  # fmt: skip
-    return TraceStore(layout.run_dir(root, run_id))
+    return TraceStore(paths.run_dir(root, run_id))
 
 
 def _tables(responses: Sequence[Response], part: np.ndarray, trait: str, empty: set[int]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from warehouse import TraceStore, layout
-from warehouse.schema import SCHEMA_VERSION
+from warehouse import TraceStore
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage import paths
 
 TOP = Path(__file__).parents[1]
 
@@ -115,7 +116,7 @@ def test_answers_in_every_format(traces: Callable, tiny_root: Path, tmp_path: Pa
 
 def binary(*args: object) -> bytes:
     return subprocess.run(
-        [sys.executable, "-m", "capture.cli", *map(str, args)], capture_output=True, timeout=60
+        [sys.executable, "-m", "capture.cli.main", *map(str, args)], capture_output=True, timeout=60
     ).stdout
 
 
@@ -128,9 +129,9 @@ def test_the_shell_is_duckdbs_own(traces: Callable, tiny_root: Path) -> None:
 def test_refresh_sees_what_was_copied_in(traces: Callable, tiny_root: Path, tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     assert "0 runs" in traces("refresh", "-w", tmp_path / "r").out
-    shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(tmp_path / "r", "llama"))
+    shutil.copytree(paths.run_dir(tiny_root, "llama"), paths.run_dir(tmp_path / "r", "llama"))
     assert "1 run\n" in traces("refresh", "-w", tmp_path / "r").out
-    manifest, newer = layout.run_dir(tmp_path / "r", "llama") / "run.json", SCHEMA_VERSION + 1
+    manifest, newer = paths.run_dir(tmp_path / "r", "llama") / "run.json", SCHEMA_VERSION + 1
     manifest.write_text(
         manifest.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', f'"schema_version": {newer}')
     )
@@ -193,7 +194,7 @@ def slow_start(tiny_folder: Callable, tmp_path: Path) -> Callable[[], subprocess
     """A capture that takes a while, started and seen to have a shard complete."""
     path = tmp_path / "long.txt"
     path.write_text("\n".join(f"the lamp and the sea and the keeper number {i} " * 6 for i in range(3000)))
-    command = [sys.executable, "-m", "capture.cli", "capture", "next-token", "--model", str(tiny_folder("llama")),
+    command = [sys.executable, "-m", "capture.cli.main", "capture", "next-token", "--model", str(tiny_folder("llama")),
                "--text", str(path), "--capture", "hidden,resid,qkv,attn", "--shard-mb", "2", "--batch-tokens", "256",
                "--run", "long", "-w", str(tmp_path / "runs")]  # fmt: skip
 
@@ -206,7 +207,7 @@ def slow_start(tiny_folder: Callable, tmp_path: Path) -> Callable[[], subprocess
             env=os.environ,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background have it ignored
         )
-        journal = layout.journal_path(layout.staging_dir(tmp_path / "runs", "long"))
+        journal = paths.journal_path(paths.staging_dir(tmp_path / "runs", "long"))
         before = journal.stat().st_size if journal.exists() else 0
         for _ in range(3000):
             if journal.exists() and journal.stat().st_size > before and '\n{"shard"' in journal.read_text():
@@ -237,7 +238,7 @@ def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     _, err = busy.communicate(timeout=60)
     assert "going on after" in err
     assert traces("runs", "rm", "long", "--yes", "-w", root).code == 0
-    assert layout.staged_runs(root) == []
+    assert paths.staged_runs(root) == []
 
 
 @pytest.fixture
@@ -265,7 +266,7 @@ def test_a_full_disk_stops_with_the_cause_and_nothing_is_lost(
     ballast = tiny_disk / "ballast"
     ballast.write_bytes(bytes(2_300_000))
     clear(traces(*args), 1, "The disk is full", "run the same command again")
-    assert layout.published_runs(tiny_disk / "runs") == []
+    assert paths.published_runs(tiny_disk / "runs") == []
     ballast.unlink()
     again = traces(*args)
     assert again.code == 0, again
@@ -281,7 +282,7 @@ def test_every_command_has_help_with_an_example(traces: Callable) -> None:
 def test_starting_does_not_import_torch(tiny_root: Path) -> None:
     code = (
         "import sys; sys.argv = ['traces', 'sql', 'SELECT 1', '-w', sys.argv[1]]\n"
-        "from capture.cli import app\n"
+        "from capture.cli.main import app\n"
         "try: app()\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'pandas', 'pyarrow') if m in sys.modules])"
     )
@@ -292,7 +293,7 @@ def test_starting_does_not_import_torch(tiny_root: Path) -> None:
 def test_the_reference_of_commands_is_what_the_commands_say(tmp_path: Path) -> None:
     typer = Path(sys.executable).with_name("typer")
     subprocess.run(
-        [typer, "capture.cli", "utils", "docs", "--name", "traces", "--output", tmp_path / "cli.md"],
+        [typer, "capture.cli.main", "utils", "docs", "--name", "traces", "--output", tmp_path / "cli.md"],
         check=True,
         timeout=60,
         capture_output=True,

@@ -18,17 +18,20 @@ import numpy as np
 import pytest
 import synthetic
 import typer
+from samples import DATA
 
-from capture import cli
-from capture.data import find_known, prepared
-from warehouse import layout, merge
+from capture.cli import main
+from capture.data import prepared
+from capture.data.registry import find_known
 from warehouse.errors import TracesError
-from warehouse.files import delete
-from warehouse.schema import STORED
-from warehouse.sealed import seal
-from warehouse.tables import to_table
-from warehouse.vectors import asked, fill
-from warehouse.writer import Batch, RunWriter
+from warehouse.maintenance import merge
+from warehouse.schema.tables import STORED
+from warehouse.storage import paths
+from warehouse.storage.files import delete
+from warehouse.storage.parquet import to_table
+from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.sealed import seal
+from warehouse.vectors import index_spec, ingest
 
 ROUNDS, MANY_ROUNDS = 7, 25
 """Mutations of each kind of file: with one command after each, or, for CI, with all of them."""
@@ -49,20 +52,20 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float16)
     for run in ("one", "two"):
         synthetic.add_vectors(root, run, {1: vectors}, [8, 12], losses=np.ones(20, np.float32))
-        fill.add(root, run, asked.parse("resid.post_mlp@1"))
+        ingest.add(root, run, index_spec.parse("resid.post_mlp@1"))
     vector = {"trait": "loud", "method": "probe", "component": "residual", "layer": 0, "norm": 2.0, "gap": 1.0}
     made = vector | {"n_pos": 2, "n_neg": 2, "vector": [0.6, 0.8, 0.0, 0.0]}
     synthetic.add_run(root, "traits", "trait-vectors", {"trait_vectors": [made]})
-    fill.settle(root)
+    ingest.settle(root)
     known = find_known("ud_ewt")
-    sample = Path(__file__).parent / "data" / "harbour.conllu"
+    sample = DATA / "harbour.conllu"
     prepared.write(
-        layout.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample)
+        paths.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample)
     )
     _stage(root)
     left = merge.Left(manifest=merge.manifest_hash(root, "one"), delete={"two": merge.manifest_hash(root, "two")})
-    layout.merged_path(root, "one").parent.mkdir(exist_ok=True)
-    left.write_to(layout.merged_path(root, "one"))
+    paths.merged_path(root, "one").parent.mkdir(exist_ok=True)
+    left.write_to(paths.merged_path(root, "one"))
     (place / "outside").mkdir()
     (place / "outside" / "keep").write_text("as it was")
     return place
@@ -84,7 +87,7 @@ def _resume(root: Path) -> None:
 
 
 def _read_prepared(root: Path) -> None:
-    for _ in prepared.read(layout.prepared_path(root, "ud_ewt", "validation"), find_known("ud_ewt"), "validation"):
+    for _ in prepared.read(paths.prepared_path(root, "ud_ewt", "validation"), find_known("ud_ewt"), "validation"):
         pass
 
 
@@ -128,8 +131,8 @@ def test_no_altered_file_acts_or_stops_the_others(
 ) -> None:
     pattern, calls = KINDS[kind]
     monkeypatch.chdir(tmp_path)
-    command = typer.main.get_command(cli.app)  # which takes longer than what most of them do
-    monkeypatch.setattr(cli, "app", lambda: command())
+    command = typer.main.get_command(main.app)  # which takes longer than what most of them do
+    monkeypatch.setattr(main, "app", lambda: command())
     for number in range(rounds):
         chance = random.Random(f"{kind} {number}")
         place = tmp_path / "place"
@@ -146,7 +149,7 @@ def test_no_altered_file_acts_or_stops_the_others(
         assert capsys.readouterr().out == "n\n20\n", told
         assert {p.name: p.read_text() for p in (place / "outside").iterdir()} == {"keep": "as it was"}, told
         assert sorted(p.name for p in place.iterdir()) == ["outside", "runs"], told
-        assert layout.published_runs(root)[-2:] == ["traits", "two"], told
+        assert paths.published_runs(root)[-2:] == ["traits", "two"], told
 
 
 def _call(call: Any, root: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:
@@ -156,7 +159,7 @@ def _call(call: Any, root: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> 
             call(root)
             return
         monkeypatch.setattr("sys.argv", ["traces", *call])
-        cli.main()
+        main.main()
     except TracesError as e:
         assert "\n" not in str(e), told
     except SystemExit as e:
@@ -272,7 +275,7 @@ def _cell(path: Path, chance: random.Random) -> str:
             value = None
         con.execute(f'UPDATE t SET "{column}" = ? WHERE rowid = 0', [value])
         con.execute(f"COPY t TO '{path}' (FORMAT parquet)")
-    manifest = path.parents[1] / layout.MANIFEST
+    manifest = path.parents[1] / paths.MANIFEST
     if table in STORED and manifest.is_file():
         synthetic.set_right(manifest.parent, path)
     return f"{column} of the first row is {str(value)[:40]!r}"

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 import transformers
 import zoo
+from samples import DATA
 from transformers import PreTrainedTokenizerFast
 
 from warehouse import TraceStore
-from warehouse.layout import run_dir
-
-DATA = Path(__file__).parent / "data"
+from warehouse.storage.paths import run_dir
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +151,7 @@ def test_a_killed_fine_tuning_goes_on(traces: Callable, root: Path, encoder: Pat
     base = ["finetune", "mcq", "--model", encoder, "--epochs", "40", "--batch-size", "1", "--lr", "1e-3"]
     command = [*base, "--out", tmp_path / "killed", "--run", "killed", "-w", root]
     process = subprocess.Popen(
-        [sys.executable, "-m", "capture.cli", *map(str, command)],
+        [sys.executable, "-m", "capture.cli.main", *map(str, command)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ,

@@ -12,11 +12,10 @@ import pytest
 import typer
 from synthetic import add_run
 
-from capture import job
-from capture.asked import Data
-from capture.capture_cli import _told
-from capture.cli import app
-from capture.jobs import encode, generate, mcq_encoder, mcq_prompt, next_token
+from capture.cli.arguments import Data
+from capture.cli.capture import _told
+from capture.cli.main import app
+from capture.jobs import encode, generate, mcq_encoder, mcq_prompt, next_token, prepare, run_job
 from capture.traits import respond, steer
 from warehouse import TraceStore
 from warehouse.errors import NotFound
@@ -57,16 +56,16 @@ def test_what_a_capture_says(tmp_path: Path, command: str) -> None:
     generates = hasattr(kind.Options(), "max_new_tokens")
     said = [
         *([] if generates else _told(cut, tmp_path, 7)),
-        job._less_memory(kind.Options()),
-        job._ASK_SHORTER if generates else job._CUT_SHORTER,
+        run_job._less_memory(kind.Options()),
+        prepare._ASK_SHORTER if generates else prepare._CUT_SHORTER,
     ]
     assert generates or any("longer than 7 tokens and were cut: see --max-len" in line for line in said)
     assert set().union(*map(named, said)) <= options(command)
 
 
-@pytest.mark.parametrize("module", ["models", "model_files", "body", "windows", "head"])
+@pytest.mark.parametrize("module", ["loading", "model_files", "body", "windows", "lm_head"])
 def test_what_is_said_of_a_model_fits_every_command_that_loads_one(module: str) -> None:
-    tree = ast.parse((TOP / "capture" / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((TOP / "capture" / "model" / f"{module}.py").read_text(encoding="utf-8"))
     raised = [node for node in ast.walk(tree) if isinstance(node, ast.Call | ast.Return)]
     texts = [c.value for n in raised for c in ast.walk(n) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
     shared = set.intersection(*map(options, LOADING))

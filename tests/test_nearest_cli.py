@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
+from samples import DATA
 
-from warehouse import TraceStore, Warehouse, layout
-from warehouse.sites import Key
-from warehouse.vectors import asked, fill
-from warehouse.vectors.shell import statements
-from warehouse.vectors.tables import all_tables
+from warehouse import TraceStore, Warehouse
+from warehouse.schema.sites import Key
+from warehouse.storage import paths
+from warehouse.vectors import index_spec, ingest
+from warehouse.vectors.duckdb_macros import statements
+from warehouse.vectors.table import all_tables
 
-SAMPLE = Path(__file__).parent / "data" / "lighthouse.txt"
+SAMPLE = DATA / "lighthouse.txt"
 TABLE = "llama_resid_post_mlp_L01"
 
 
@@ -71,11 +73,11 @@ def test_a_capture_without_a_stream_or_with_none_indexes_nothing(
         "in layer 5, but in 0, 1, 2",
     )
     clear(traces(*command, "--run", "c", "--capture", "hidden", "--index", "resid.mlp@5"), 2, "Did you mean")
-    assert all_tables(tmp_path) == [] and layout.published_runs(tmp_path) == ["a", "b"]
+    assert all_tables(tmp_path) == [] and paths.published_runs(tmp_path) == ["a", "b"]
 
 
 def test_nearest_tokens_in_their_sentences(root: Path, traces: Callable) -> None:
-    store = TraceStore(layout.run_dir(root, "a"))
+    store = TraceStore(paths.run_dir(root, "a"))
     example = store.tokens.example_id[2]
     key = Key("dec", "resid.post_mlp", 1)
     q = store.rows(key, example)[4].astype(np.float64)
@@ -83,7 +85,7 @@ def test_nearest_tokens_in_their_sentences(root: Path, traces: Callable) -> None
     found = json.loads(traces(*asking, "-k", 4, "--format", "json").out)
     expected = []
     for run in ("a", "b"):
-        other = TraceStore(layout.run_dir(root, run))
+        other = TraceStore(paths.run_dir(root, run))
         for s in other.slices(key):
             x = other.rows(key, s.example_id).astype(np.float64)
             d = 1 - x @ q / np.linalg.norm(x, axis=1) / np.linalg.norm(q)
@@ -109,7 +111,7 @@ def test_nearest_tokens_in_their_sentences(root: Path, traces: Callable) -> None
 
 def test_nearest_to_a_new_text(root: Path, traces: Callable, tiny_folder: Callable) -> None:
     """The text is that of an example up to a token: the token itself is found, at no distance."""
-    store = TraceStore(layout.run_dir(root, "b"))
+    store = TraceStore(paths.run_dir(root, "b"))
     example, text = store.tokens.example_id[0], store.tokens.text[0]
     offsets = store.encodings(example)["offset_mapping"]
     found = traces("nearest", "--text", text[: offsets[9][1]], "--model", tiny_folder("llama"), "--layer", 1, "-k", 2,
@@ -121,7 +123,7 @@ def test_nearest_to_a_new_text(root: Path, traces: Callable, tiny_folder: Callab
 
 def test_bad_questions_end_in_one_line(root: Path, traces: Callable, tiny_folder: Callable) -> None:
     w = ("-w", root)
-    example = TraceStore(layout.run_dir(root, "a")).tokens.example_id[0]
+    example = TraceStore(paths.run_dir(root, "a")).tokens.example_id[0]
     ask = ("nearest", "--run", "a", "--example", example, "--pos")
     clear(traces("nearest", *w), 2, "--run with --example and --pos, or --text with --model")
     clear(traces("nearest", "--run", "a", "--example", example, *w), 2, "needs --example and --pos")
@@ -153,7 +155,7 @@ def test_index_add_list_optimize_rebuild_and_drop(copied: Path, traces: Callable
     assert "would delete" in dry.out and TABLE in traces("index", "list", *w).out
     clear(traces("index", "drop", TABLE, *w, stdin="n\n"), 1, "Nothing was deleted")
     assert traces("index", "drop", TABLE, "--yes", *w).code == 0 and TABLE not in traces("index", "list", *w).out
-    shutil.rmtree(layout.vectors_dir(copied))
+    shutil.rmtree(paths.vectors_dir(copied))
     again = traces("index", "rebuild", *w)  # what the captures asked for
     assert again.code == 0, again
     assert sorted(t.info.sql_name for t in all_tables(copied)) == ["llama_k_L00", TABLE, "llama_resid_post_mlp_L02"]
@@ -161,7 +163,7 @@ def test_index_add_list_optimize_rebuild_and_drop(copied: Path, traces: Callable
 
 
 def _emptied(root: Path) -> Path:
-    shutil.rmtree(layout.vectors_dir(root))
+    shutil.rmtree(paths.vectors_dir(root))
     return root
 
 
@@ -170,12 +172,12 @@ def test_deleting_a_run_says_and_deletes_its_vectors(copied: Path, traces: Calla
     assert f"in the vector table {TABLE}" in traces("runs", "rm", "b", "--dry-run", *w).out
     assert traces("runs", "rm", "b", "--yes", *w).code == 0
     assert {t.info.sql_name: list(t.info.runs) for t in all_tables(copied)} == {TABLE: ["a"]}
-    shutil.rmtree(layout.run_dir(copied, "a"))
+    shutil.rmtree(paths.run_dir(copied, "a"))
     assert "dropped the rows of a" in traces("refresh", *w).out and all_tables(copied) == []
 
 
 def test_the_shell_has_a_view_and_a_macro_for_each_table(root: Path, traces: Callable) -> None:
-    example = TraceStore(layout.run_dir(root, "a")).tokens.example_id[1]
+    example = TraceStore(paths.run_dir(root, "a")).tokens.example_id[1]
     asking = (
         f"SET VARIABLE q = (SELECT vector FROM vectors_{TABLE} WHERE run_id = 'a' AND example_id = '{example}' AND pos = 3);"
         f"SELECT n.distance, t.token, t.context FROM nearest_{TABLE}(getvariable('q'), k := 3) AS n "
@@ -200,10 +202,10 @@ def test_the_extension_and_python_find_the_same_neighbours(tmp_path: Path, kind:
     x[:, 0] += 200
     synthetic.add_vectors(tmp_path, "r", {1: x}, lengths, model="org/a-b.c")
     metric = kind if kind in ("l2", "dot") else "cosine"
-    settings = fill.Settings(
+    settings = ingest.Settings(
         {"centred": "ivf_sq"}.get(kind, kind if kind not in ("l2", "dot") else "none"), metric, kind == "centred"
     )
-    fill.add(tmp_path, "r", asked.parse("resid.post_mlp@1"), settings)
+    ingest.add(tmp_path, "r", index_spec.parse("resid.post_mlp@1"), settings)
     (table,) = all_tables(tmp_path)
     assert table.info.sql_name == "a_b_c_resid_post_mlp_L01"
     stored = table.info.centred
@@ -247,7 +249,7 @@ def test_probe_by_command(root: Path, traces: Callable, tmp_path: Path) -> None:
     (warned,) = (line for line in done.err.splitlines() if line.startswith("warning: "))
     assert "fewer than 50: the 95 % interval of the first accuracy is" in warned
     assert (tmp_path / "p.svg").is_file() and "layer 2 (2 of 2), accuracy" in done.err
-    run = next(name for name in layout.published_runs(tmp_path / "runs") if name.startswith("probe-"))
+    run = next(name for name in paths.published_runs(tmp_path / "runs") if name.startswith("probe-"))
     assert traces("runs", "validate", run, *w).code == 0 and "probe" in traces("runs", *w).out
     clear(traces("probe", "SELECT 1", *w), 2, "gives no run_id")
     clear(traces("probe", query, "--layers", "x", *w), 2, "--layers x")

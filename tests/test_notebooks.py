@@ -18,8 +18,9 @@ from conftest import SHARED
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from warehouse import Warehouse, intervals
-from warehouse.layout import find_root
+from warehouse import Warehouse
+from warehouse.analysis import intervals
+from warehouse.storage.paths import find_root
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = {

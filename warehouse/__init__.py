@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from warehouse.catalog import Warehouse
-    from warehouse.store import TraceStore
+    from warehouse.storage.trace_store import TraceStore
+    from warehouse.warehouse import Warehouse
 
 __all__ = ["TraceStore", "Warehouse", "__version__"]
 
@@ -21,7 +21,7 @@ try:
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-_HOMES = {"Warehouse": "warehouse.catalog", "TraceStore": "warehouse.store"}
+_HOMES = {"Warehouse": "warehouse.warehouse", "TraceStore": "warehouse.storage.trace_store"}
 
 
 def __getattr__(name: str) -> Any:

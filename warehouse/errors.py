@@ -64,3 +64,15 @@ class Doubt(UserWarning):
 
 class CorruptRun(TracesError):
     """A file of a run that is missing, cut short or altered."""
+
+
+def printable(text: str) -> str:
+    """Returns the text with its control characters and halves of surrogate pairs as escapes; line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def on_one_line(text: str) -> str:
+    """The same, with line breaks and tabs as escapes too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -65,7 +65,8 @@ def _text(value: Any, column: str, where: str) -> str:
 
 class _Labels:
     """Numbers the labels of one pass over the data: an integer (or a text that is one) is its own number, true and false are
-    1 and 0, and any other label has the least number that is free when it first appears."""
+    1 and 0, and any other label has the least number that is free when it first appears.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._column, self._names = columns.label, columns.label_names

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capture.data.dataset_spec import Known
 from capture.data.example import Choice, Row
 from capture.data.files import json_lines, place, shown
 from capture.data.hub import hub_rows
-from capture.data.known import Known
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 from capture.data.files import shown
 from capture.data.plain import plain
-from warehouse import strict_json
 from warehouse.errors import UsageError
+from warehouse.storage import strict_json
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ class Example:
 
 def storable(row: Row, where: str) -> Row:
     """Returns the row with metadata that any parser of JSON reads. Raises UsageError, which begins with `where`, for anything in
-    it that is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can spell."""
+    it that is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can spell.
+    """
     try:
         metadata = plain(row.metadata)
     except ValueError as e:

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from warehouse import strict_json
-from warehouse.errors import NotFound, UsageError
-from warehouse.terminal import on_one_line
+from warehouse.errors import NotFound, UsageError, on_one_line
+from warehouse.storage import strict_json
 
 
 def check_given(**options: str | None) -> None:
     """Raises UsageError where an option is given without a value, as a variable of the shell that is not set leaves it:
-    `check_given(text_column="")`."""
+    `check_given(text_column="")`.
+    """
     for name, value in options.items():
         if value is not None and not value.strip():
             option = f"--{name.rstrip('_').replace('_', '-')}"
@@ -34,7 +34,8 @@ def user_path(text: str) -> Path:
 
 def existing(path: Path) -> Path:
     """Returns the same path. Raises NotFound, which names its neighbours, where there is nothing, and UsageError where there
-    is no file that can be read again and again, or one whose name is not text, which no run could name."""
+    is no file that can be read again and again, or one whose name is not text, which no run could name.
+    """
     if strict_json.half_pair(str(path)):
         raise UsageError(f"{shown(path)}: its name is not UTF-8 text. Rename it.")
     try:
@@ -76,7 +77,8 @@ def place(path: Path, line: int) -> str:
 
 def shown(found: object, most: int = 1000) -> str:
     """A name or a value from outside as errors show it: on one line, at most so many characters, and nothing of it that a
-    terminal would obey."""
+    terminal would obey.
+    """
     text = str(found)
     text = text if len(text) <= most else f"{text[:most]}…"
     return on_one_line(text)

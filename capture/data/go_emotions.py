@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capture.data.dataset_spec import Known
 from capture.data.example import Label, Row
 from capture.data.files import file_lines, place, shown
 from capture.data.hub import hub_rows
-from capture.data.known import Known
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _file(path: Path) -> Iterator[Row]:
 
 def _unquoted(text: str) -> str:
     """The release writes a text that has quotation marks as CSV does, within quotation marks and each of its own twice.
-    Line by line and only where all of it fits: a reader of CSV would take a lone mark for the start of many lines."""
+    Line by line and only where all of it fits: a reader of CSV would take a lone mark for the start of many lines.
+    """
     return text[1:-1].replace('""', '"') if _QUOTED.fullmatch(text) else text
 
 

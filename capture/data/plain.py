@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from warehouse.strict_json import MAX_DEPTH, finite
+from warehouse.storage.strict_json import MAX_DEPTH, finite
 
 
 def plain(value: Any, depth: int = 0) -> Any:

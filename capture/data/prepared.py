@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
+from capture.data.dataset_spec import Known, Rows
 from capture.data.example import Choice, Label, Row, Word, storable
 from capture.data.files import shown
-from capture.data.known import Known, Rows
-from warehouse import strict_json
 from warehouse.errors import TracesError, UsageError
-from warehouse.files import sync_file, sync_folder, temporary_beside
+from warehouse.storage import strict_json
+from warehouse.storage.files import sync_file, sync_folder, temporary_beside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +75,8 @@ def write(
 
 def read(path: Path, known: Known, split: str) -> Iterator[Row]:
     """The rows of a split, batch by batch. Raises TracesError for a file that is not sound or not of that split, and names the
-    first row that is not."""
+    first row that is not.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

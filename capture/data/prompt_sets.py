@@ -16,7 +16,7 @@ from capture.data.example import Row, Source, storable
 from capture.data.files import check_given, existing, read_json, shown, unreadable, user_path
 from warehouse.errors import NotFound, UsageError
 
-_SHIPPED = Path(__file__).parent.parent / "prompt_sets"
+_SHIPPED = Path(__file__).parent / "shipped_prompts"
 
 
 def shipped_sets() -> list[str]:

@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capture.data.dataset_spec import Known
 from capture.data.example import Row, Word
 from capture.data.files import file_lines, place, shown
 from capture.data.hub import Kind, hub_rows
-from capture.data.known import Known
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -271,7 +271,8 @@ def _hub(data: datasets.Dataset) -> Iterator[Row]:
 
 def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
     """The sentence's lines with their ids, which the hub has not kept: what has no head is an empty node where it has
-    enhanced dependencies, and a multiword token where it has none. Raises UsageError for what is no sentence."""
+    enhanced dependencies, and a multiword token where it has none. Raises UsageError for what is no sentence.
+    """
     lengths = {name: len(fields[name]) for name in _HUB_COLUMNS}
     if len(set(lengths.values())) > 1 or not lengths["tokens"]:
         told = ", ".join(f"{n} {name}" for name, n in lengths.items())
@@ -300,7 +301,8 @@ def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
 
 def _width(surface: str, following: Iterable[str], where: str) -> int:
     """How many words a multiword token has: as many as make it up; else two, the commonest, which the text then has to
-    bear out. Raises UsageError where fewer follow."""
+    bear out. Raises UsageError where fewer follow.
+    """
     joined, n = "", 0
     for n, form in enumerate(following, 1):
         joined += form

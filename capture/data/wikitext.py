@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.columns import Columns
+from capture.data.dataset_spec import BLANK, HEADINGS, PARAGRAPHS, Known
 from capture.data.example import Row
 from capture.data.files import file_lines
 from capture.data.hub import hub_rows
-from capture.data.known import BLANK, HEADINGS, PARAGRAPHS, Known
 from capture.data.text import file_rows
 
 if TYPE_CHECKING:

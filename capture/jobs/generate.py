@@ -11,17 +11,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from capture import job, models
-from capture.anatomy import Anatomy, examine
-from capture.batches import Batch, Sequencing
 from capture.data.example import Source
-from capture.encoding import bos_of, frame
-from capture.generation import Chat, Completing, Generator, Sampling
+from capture.jobs import job, prepare, run_job
+from capture.jobs.generation import Chat, Completing, Generator, Sampling
 from capture.jobs.next_token import diagnosed
-from capture.record import Recording
-from capture.rows import Rows
+from capture.model import loading
+from capture.model.anatomy import Anatomy, examine
+from capture.recording.recorder import Recording
+from capture.recording.rows import Rows
+from capture.sequences.batches import Batch
+from capture.sequences.encoding import bos_of, frame
+from capture.sequences.tokenize import Sequencing
 from warehouse.errors import UsageError
-from warehouse.losses import mean_loss
+from warehouse.storage.losses import mean_loss
 
 KIND = "generate"
 
@@ -45,16 +47,16 @@ class Options(job.Options):
 def of_kind(kind: str) -> tuple[job.Run, job.Forecast]:
     """`run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it."""
 
-    def whole(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+    def whole(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = decoder(loaded)
         generator = Generator(loaded, anatomy.body, options.sampling)
         completing = Completing(generator, loaded.tokenizer, options.max_new_tokens)
         return prepared(kind, loaded, source, options, anatomy, completing)
 
-    return job.of_kind(whole)
+    return run_job.of_kind(whole)
 
 
-def decoder(loaded: models.Loaded) -> Anatomy:
+def decoder(loaded: loading.Loaded) -> Anatomy:
     """Looks at the model. Raises UsageError where it is none that goes on with a text."""
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side == "enc":
@@ -65,7 +67,7 @@ def decoder(loaded: models.Loaded) -> Anatomy:
 
 
 def prepared(
-    kind: str, loaded: models.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: Completing
+    kind: str, loaded: loading.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: Completing
 ) -> job.Job:
     """What kinds of capture share that have the model generate."""
     bos = bos_of(loaded, options.prepend_bos)
@@ -79,7 +81,7 @@ def prepared(
     sequencing = Sequencing(
         chat.tokenize, ("dec",), loaded.window, together=True, begins=begins, templated=chat.templated
     )
-    return job.prepare(
+    return prepare.prepare(
         kind, loaded, source, options, rows, tables, mean_loss, anatomy=anatomy, sequencing=sequencing, generation=completing
     )  # fmt: skip
 

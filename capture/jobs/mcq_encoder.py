@@ -1,5 +1,6 @@
 """The mcq-encoder job: multiple-choice questions put to an encoder with a multiple-choice head, the question with each choice as
-a pair. Tensors are of every pair, `seq` being the choice."""
+a pair. Tensors are of every pair, `seq` being the choice.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +10,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from capture import job, models
-from capture.anatomy import examine
-from capture.batches import Batch, Sequencing
-from capture.body import padding_id
-from capture.choice_head import ChoiceHead
 from capture.data.example import Source
-from capture.job import Options
+from capture.jobs import job, prepare, run_job
+from capture.jobs.choice_scores import Scores, check_questions, tables
+from capture.jobs.job import Options
 from capture.jobs.next_token import check_numbers
-from capture.multiple_choice import Scores, check_questions, tables
-from capture.pairs import Pairing
-from capture.record import Recording
-from capture.rows import Rows
+from capture.model import loading
+from capture.model.anatomy import examine
+from capture.model.body import padding_id
+from capture.model.choice_head import ChoiceHead
+from capture.recording.recorder import Recording
+from capture.recording.rows import Rows
+from capture.sequences.batches import Batch
+from capture.sequences.question_pairs import Pairing
+from capture.sequences.tokenize import Sequencing
 from warehouse.errors import UsageError
 
 KIND = "mcq-encoder"
@@ -28,7 +31,7 @@ KIND = "mcq-encoder"
 __all__ = ["KIND", "Options", "forecast", "run"]
 
 
-def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
     check_questions(source)
     anatomy = examine(loaded.model)
     body = anatomy.body
@@ -54,7 +57,7 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
             found[s.example.example_id].append(logit)  # in the order of the choices: they are not parted
         return tables(list(asked.values()), [Scores(np.asarray(x, np.float32)) for x in found.values()], "head")
 
-    return job.prepare(
+    return prepare.prepare(
         KIND,
         loaded,
         source,
@@ -68,4 +71,4 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
     )
 
 
-run, forecast = job.of_kind(_prepared)
+run, forecast = run_job.of_kind(_prepared)

@@ -14,20 +14,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from capture import job, models
-from capture.anatomy import Anatomy, examine
-from capture.batches import Batch, Sequencing
-from capture.body import vocabulary_size
-from capture.continuations import Continuation, Continuer
 from capture.data.example import Example, Source
-from capture.diagnostics import next_token_diagnostics
-from capture.encoding import Part, bos_of, frame
-from capture.head import Head
+from capture.jobs import job, prepare, run_job
+from capture.jobs.choice_scores import Scores, check_questions, tables
 from capture.jobs.next_token import check_numbers
-from capture.multiple_choice import Scores, check_questions, tables
-from capture.prompts import TEMPLATE, Prompting
-from capture.record import Recording
-from capture.rows import Rows
+from capture.model import loading
+from capture.model.anatomy import Anatomy, examine
+from capture.model.body import vocabulary_size
+from capture.model.continuations import Continuation, Continuer
+from capture.model.lm_head import Head
+from capture.recording.diagnostics import next_token_diagnostics
+from capture.recording.recorder import Recording
+from capture.recording.rows import Rows
+from capture.sequences.batches import Batch
+from capture.sequences.encoding import Part, bos_of, frame
+from capture.sequences.question_prompts import TEMPLATE, Prompting
+from capture.sequences.tokenize import Sequencing
 from warehouse.errors import UsageError
 
 KIND = "mcq-prompt"
@@ -42,7 +44,7 @@ class Options(job.Options):
     chat: bool = False
 
 
-def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
     check_questions(source)
     scorer = Scorer(loaded, options)
     prompting = scorer.prompting
@@ -57,7 +59,7 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
         asked = [examples[q] for q in questions]
         return tables(asked, scorer.scores(asked, batch, recording), options.score)
 
-    return job.prepare(
+    return prepare.prepare(
         KIND,
         loaded,
         source,
@@ -70,13 +72,13 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
     )
 
 
-run, forecast = job.of_kind(_prepared)
+run, forecast = run_job.of_kind(_prepared)
 
 
 class Scorer:
     """What a model makes of the choices of questions."""
 
-    def __init__(self, loaded: models.Loaded, options: Options) -> None:
+    def __init__(self, loaded: loading.Loaded, options: Options) -> None:
         """Raises UsageError for a model that is no decoder."""
         if options.score not in SCORES:
             raise UsageError(f"--score {options.score}: use {', '.join(SCORES)}.")
@@ -131,7 +133,8 @@ class Scorer:
 
     def _end(self, states: torch.Tensor, read: Continuation, prompt: Part) -> torch.Tensor:
         """(D,), the state that a letter is predicted from: of the prompt with a choice's text, where that begins as the prompt
-        with a letter does; else from a pass of its own."""
+        with a letter does; else from a pass of its own.
+        """
         n = len(prompt)
         if np.array_equal(read.ids[:n], prompt.ids):
             return states[n - 1]

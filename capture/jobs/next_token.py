@@ -1,5 +1,6 @@
 """The next-token job: texts through a language model, diagnostics at every position that has a next token, tensors where asked
-for. An encoder-decoder reads the text with its encoder, and its decoder is given a target, whose tokens are predicted."""
+for. An encoder-decoder reads the text with its encoder, and its decoder is given a target, whose tokens are predicted.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from capture import job, models
-from capture.anatomy import Anatomy, examine
-from capture.batches import Batch
 from capture.data.example import Source
-from capture.diagnostics import next_token_diagnostics
-from capture.head import Head
-from capture.job import Progress
-from capture.record import Recording
-from capture.rows import Rows
+from capture.jobs import job, prepare, run_job
+from capture.jobs.job import Progress
+from capture.model import loading
+from capture.model.anatomy import Anatomy, examine
+from capture.model.lm_head import Head
+from capture.recording.diagnostics import next_token_diagnostics
+from capture.recording.recorder import Recording
+from capture.recording.rows import Rows
+from capture.sequences.batches import Batch
 from warehouse.errors import TracesError, UsageError
-from warehouse.losses import mean_loss
+from warehouse.storage.losses import mean_loss
 
 KIND = "next-token"
 
@@ -30,7 +32,7 @@ class Options(job.Options):
     top_k: int = 5
 
 
-def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
     anatomy = examine(loaded.model)
     if anatomy.body.side == "enc":
         raise UsageError(
@@ -44,7 +46,7 @@ def _prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Jo
         )
     rows = Rows(loaded.tokenizer)
     tables = diagnosed(anatomy, rows, options.top_k)
-    return job.prepare(KIND, loaded, source, options, rows, tables, mean_loss, _refusal, anatomy)
+    return prepare.prepare(KIND, loaded, source, options, rows, tables, mean_loss, _refusal, anatomy)
 
 
 def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
@@ -53,7 +55,8 @@ def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         """The decoder's states hold every token; the last of each sequence has no next one and is left out, as are those before
-        a token that an earlier sequence has predicted."""
+        a token that an earlier sequence has predicted.
+        """
         parts = [s.parts["dec"] for s in batch.sequences]
         has_next = np.concatenate([np.append(p.predicted, False) for p in parts])
         if not has_next.any():
@@ -71,7 +74,8 @@ def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
 
 def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
     """Raises TracesError where logits or log-probabilities of a batch say nothing: they are NaN or +infinity. One of -infinity
-    says that a token or choice cannot come."""
+    says that a token or choice cannot come.
+    """
     if not (scores < np.inf).all():
         model, first = anatomy.body.model, batch.sequences[0].example.row.source_id
         dtype = str(model.dtype).removeprefix("torch.")
@@ -82,7 +86,7 @@ def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
         )
 
 
-run, forecast = job.of_kind(_prepared)
+run, forecast = run_job.of_kind(_prepared)
 
 
 def _refusal(progress: Progress) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from warehouse.catalog import Warehouse
+from warehouse.warehouse import Warehouse
 
 
 class Best(NamedTuple):
@@ -40,7 +40,8 @@ def doubts(
     wh: Warehouse, vectors_run: str, trait: str, method: str, component: str, layers: Sequence[int | None]
 ) -> Iterator[str]:
     """A line for each layer whose vector is not known to separate the polarities better than random directions, by the newest
-    evaluation of it."""
+    evaluation of it.
+    """
     for layer in layers:
         row = wh.connection.execute(
             "SELECT e.above_random, e.above_random_low, e.above_random_high, e.accuracy, e.n_pos + e.n_neg "

@@ -16,8 +16,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from capture.data.files import shown
-from warehouse import strict_json
 from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.storage import strict_json
 
 PAIRS, QUESTIONS = 5, 20
 """How many a definition has where it has enough."""
@@ -174,7 +174,7 @@ _KINDS = {
 
 
 def _problem(error: dict[str, Any]) -> Problem:
-    """pydantic's finding in words: its place as a reader counts, and what is wrong there."""
+    """Pydantic's finding in words: its place as a reader counts, and what is wrong there."""
     loc = list(error["loc"])
     text = _KINDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
     if len(loc) > 1 and isinstance(loc[1], int):
@@ -190,7 +190,8 @@ def _problem(error: dict[str, Any]) -> Problem:
 
 def warnings(definition: Definition) -> list[Problem]:
     """What makes a definition weak: too little of it, the same thing twice, questions that give the trait away, and a judging
-    prompt that doesn't ask for what is read from its answer."""
+    prompt that doesn't ask for what is read from its answer.
+    """
     return [Problem("warning", place, text) for place, text in _weak(definition)]
 
 
@@ -265,7 +266,8 @@ reply REFUSAL. Else reply with one whole number from 0 (no sign of the trait) to
 
 def template(name: str) -> str:
     """The JSON of a new definition: what is to be written is marked TODO, and is an error until it is. Raises UsageError for a
-    name that no definition can have."""
+    name that no definition can have.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(f"'{shown(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
     pairs = [

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from capture.traits import dynamics
-from capture.traits.activations import COMPONENTS
 from capture.traits.best import best
-from warehouse.catalog import find_run
+from capture.traits.response_activations import COMPONENTS
 from warehouse.errors import NotFound, UsageError
-from warehouse.manifest import Manifest
-from warehouse.quoting import sql_texts
-from warehouse.sites import Key
-from warehouse.store import TraceStore
+from warehouse.schema.quoting import sql_texts
+from warehouse.schema.sites import Key
+from warehouse.storage.manifest import Manifest
+from warehouse.storage.paths import find_run
+from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
-    from warehouse.catalog import Warehouse
+    from warehouse.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def _chosen(
     there: Sequence[tuple[str, str, int | None]],
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...], str]:
     """Methods, components and layers: those asked for, and where nothing is, the best one that an evaluation or steering
-    found (`best`), else the mean difference of the residual stream in the middle layer."""
+    found (`best`), else the mean difference of the residual stream in the middle layer.
+    """
     asked = [name for name in ("method", "component", "layer") if getattr(options, f"{name}s")]
     found = best(wh, run, trait)
     if found is not None:

@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from capture.traits import activations, intervals, selection, separation, vectors
-from capture.traits.activations import Means, Selected
+from capture.traits import extraction_methods, intervals, response_activations, selection, separation
 from capture.traits.extract import KIND as VECTORS
 from capture.traits.extract import Count, Step, blocks, layer_seed, not_converged, put, train_parts
-from warehouse import layout
-from warehouse.catalog import Warehouse, find_run
+from capture.traits.response_activations import Means, Selected
+from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRun, RunTaken, UsageError
-from warehouse.manifest import Manifest
-from warehouse.schema import SCHEMA_VERSION
-from warehouse.store import TraceStore
-from warehouse.vectors.tables import manifest_hash
-from warehouse.writer import RunWriter
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage import paths
+from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.paths import find_run
+from warehouse.storage.run_writer import RunWriter
+from warehouse.storage.trace_store import TraceStore
+from warehouse.warehouse import Warehouse
 
 KIND = "trait-evaluation"
 _OTHER = 5_000
@@ -103,12 +104,13 @@ def evaluate(
                 rows += [{"vectors_run_id": vectors_run, **r} for r in found]
                 count.one(unit, trait.selected.trait)
             put(writer, "trait_evaluations", rows, json.dumps({"not_converged": +late}))
-        manifest = writer.publish(
-            lambda p: store.meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p)
+        manifest = publish(
+            writer,
+            lambda p: store.meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p),
         )
     for method, n in manifest.option("not_converged").items():
         note(
-            f"{method} did not converge in {vectors.STEPS[method]} steps in {n} of {count.of * selection.FOLDS} fits to parts of the "
+            f"{method} did not converge in {extraction_methods.STEPS[method]} steps in {n} of {count.of * selection.FOLDS} fits to parts of the "
             "training questions, where its last step's is taken: cv_effect_size rests on them"
         )
     return manifest
@@ -136,9 +138,9 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
                 "(traces trait extract)."
             )
     rule = store.meta.options.get("filter", "questions")  # what there was before schema version 7
-    if rule not in list(activations.FILTERS):
+    if rule not in list(response_activations.FILTERS):
         raise CorruptRun(f"Run '{run}' is damaged: its manifest has the filter {rule!r}.")
-    selected = activations.select(wh, responses, option("threshold") if judge else None, judge, rule)
+    selected = response_activations.select(wh, responses, option("threshold") if judge else None, judge, rule)
     there = [q for q in held if q in selected.questions]
     if len(there) < 2:
         raise UsageError(
@@ -155,7 +157,7 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
     for row in answer.fetchall():
         told = dict(zip(answer.columns, row, strict=True))
         found.setdefault((told["component"], told["layer"]), []).append(told)
-    responses_store = activations.responses_store(wh.root, responses)
+    responses_store = response_activations.responses_store(wh.root, responses)
     return _Trait(selected, there, Means(responses_store, selected.keys), found)
 
 
@@ -172,7 +174,7 @@ def _layer(
         )
     train_pos, train_neg = train_parts(x, selected, trait.held)
     seed = layer_seed(options.seed, layer) + _OTHER
-    drawn = separation.towards(vectors.random_directions(width, options.random, seed), train_pos, train_neg)
+    drawn = separation.towards(extraction_methods.random_directions(width, options.random, seed), train_pos, train_neg)
     drawn_mid = separation.midpoints(separation.projections(train_pos, drawn), separation.projections(train_neg, drawn))
     units = np.concatenate([np.array([r["vector"] for r in rows], np.float64), drawn])
     midpoint = np.concatenate([[r["midpoint"] for r in rows], drawn_mid])
@@ -270,9 +272,9 @@ BEST = """
 
 def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
     """Whether this very evaluation is published under that name. Raises RunTaken where another run is."""
-    if run_id not in layout.published_runs(root):
+    if run_id not in paths.published_runs(root):
         return False
-    meta = TraceStore(layout.run_dir(root, run_id)).meta
+    meta = TraceStore(paths.run_dir(root, run_id)).meta
     wanted = {**asdict(options), "vectors": manifest_hash(root, vectors_store(root, vectors_run).meta.run_id)}
     if meta.kind != KIND or any(meta.options.get(k) != v for k, v in wanted.items()):
         raise RunTaken(run_id)
@@ -281,7 +283,8 @@ def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> boo
 
 def plot(store: TraceStore, path: str) -> None:
     """Accuracy and effect size by layer, a line a method, a row of panels a trait and component; what random directions reach is
-    shaded. Raises UsageError where matplotlib is not installed, and for a file whose ending is no picture's."""
+    shaded. Raises UsageError where matplotlib is not installed, and for a file whose ending is no picture's.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

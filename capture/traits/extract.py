@@ -15,17 +15,17 @@ from typing import Any
 
 import xxhash
 
-from capture.traits import activations, vectors
-from capture.traits.activations import COMPONENTS, FILTERS, Means, Selected
-from warehouse.catalog import Warehouse
+from capture.traits import extraction_methods, response_activations
+from capture.traits.response_activations import COMPONENTS, FILTERS, Means, Selected
+from warehouse.catalog.publish import publish
 from warehouse.errors import NotFound, TracesError, UsageError
-from warehouse.manifest import Manifest
-from warehouse.schema import SCHEMA_VERSION
-from warehouse.store import TraceStore
-from warehouse.tables import to_table
-from warehouse.vectors import traits as index
-from warehouse.vectors.tables import manifest_hash
-from warehouse.writer import Batch, RunWriter
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.parquet import to_table
+from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.trace_store import TraceStore
+from warehouse.vectors import trait_table as index
+from warehouse.warehouse import Warehouse
 
 CONVENTION = "layer l is the output of block l, 0-based; layer NULL is resid.embed, the input of the first"
 KIND = "trait-vectors"
@@ -86,12 +86,12 @@ def extract(
     """
     check(options)
     with Warehouse(root) as wh:
-        stores = [activations.responses_store(root, r) for r in responses_runs]
+        stores = [response_activations.responses_store(root, r) for r in responses_runs]
         _check_together(stores)
-        selected = [activations.select(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
+        selected = [response_activations.select(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
     for s in selected:
         note(s.told())
-    held = [activations.held_out(s, options.held_out, options.seed) for s in selected]
+    held = [response_activations.held_out(s, options.held_out, options.seed) for s in selected]
     for s, h in zip(selected, held, strict=True):
         train_parts(s.question, s, h)
     means = [Means(store, s.keys) for store, s in zip(stores, selected, strict=True)]
@@ -118,12 +118,13 @@ def extract(
                 count.one(unit, s.trait)
             late = Counter(r["method"] for r in rows if r["converged"] is False)
             put(writer, "trait_vectors", rows, json.dumps({"not_converged": late}))
-        manifest = writer.publish(
-            lambda p: stores[0].meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p)
+        manifest = publish(
+            writer,
+            lambda p: stores[0].meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p),
         )
     for method, n in manifest.option("not_converged").items():
         note(
-            f"{method} did not converge in {vectors.STEPS[method]} steps for {n} of {count.of} vectors, where its last step's is taken; "
+            f"{method} did not converge in {extraction_methods.STEPS[method]} steps for {n} of {count.of} vectors, where its last step's is taken; "
             "which: converged in trait_vectors"
         )
     try:
@@ -166,8 +167,8 @@ class Count:
 def check(options: Options) -> None:
     """Raises UsageError or NotFound for what cannot be."""
     for method in options.methods:
-        if method not in vectors.METHODS:
-            raise NotFound("method", method, vectors.METHODS)
+        if method not in extraction_methods.METHODS:
+            raise NotFound("method", method, extraction_methods.METHODS)
     for component in options.components or ():
         if component not in COMPONENTS:
             raise NotFound("component", component, COMPONENTS)
@@ -189,7 +190,7 @@ def _check_together(stores: Sequence[TraceStore]) -> None:
     first = stores[0].meta
     seen: dict[str, str] = {}
     for store in stores:
-        meta, trait = store.meta, activations.trait_of(store)
+        meta, trait = store.meta, response_activations.trait_of(store)
         if meta.model.space != first.model.space:
             raise UsageError(
                 f"Runs '{first.run_id}' and '{meta.run_id}' are of models with different weights ({first.model.name}, "
@@ -248,8 +249,8 @@ def _options(
         "sources": {run: manifest_hash(root, run) for run in sources},
         "filtered": {s.trait: s.filtered for s in selected},
         "dropped": {s.trait: s.dropped for s in selected},
-        "probe_c": vectors.C,
-        "ica_components": vectors.ICA_COMPONENTS,
+        "probe_c": extraction_methods.C,
+        "ica_components": extraction_methods.ICA_COMPONENTS,
     }
 
 
@@ -260,9 +261,9 @@ def _layer(
     pos, neg = train_parts(means.of(component, layer), selected, held)
     rows = []
     for method in dict.fromkeys([*options.methods, "random"]):
-        raw, converged = vectors.fit(method, pos, neg, layer_seed(options.seed, layer))
+        raw, converged = extraction_methods.fit(method, pos, neg, layer_seed(options.seed, layer))
         try:
-            made = vectors.made(raw, pos, neg)
+            made = extraction_methods.made(raw, pos, neg)
         except ValueError as e:
             raise UsageError(
                 f"{selected.trait}: {method} finds no direction in {component}, layer {layer} of run '{selected.run_id}': {e}."

@@ -32,7 +32,8 @@ def proportions(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def standard_error(right: np.ndarray, n: np.ndarray) -> np.ndarray:
     """(V,) of a part of all responses, by how it varies over questions (a ratio of two sums: Cochran 1977, "Sampling Techniques",
-    6.4); infinite for one question."""
+    6.4); infinite for one question.
+    """
     questions, part = len(n), right.sum(0) / n.sum()
     if questions < 2:
         return np.full(right.shape[1], np.inf)
@@ -45,7 +46,8 @@ def differences(right: np.ndarray, other: np.ndarray, n: np.ndarray) -> tuple[np
     """The ends, (V,) each, of the interval of a part of all responses less the mean part of R directions, `other` (Q, R): from the
     ends of both by adding squares (Newcombe 1998, "Interval estimation for the difference between independent proportions",
     method 10). The mean's are Student's, over questions and over directions, as other questions and other directions would give
-    another; one direction alone says nothing of others. As both parts are of the same responses, it is rather too wide than too narrow."""
+    another; one direction alone says nothing of others. As both parts are of the same responses, it is rather too wide than too narrow.
+    """
     part, each, drawn = right.sum(0) / n.sum(), other.sum(0) / n.sum(), other.shape[1]
     low, high = proportions(right, n)
     of_questions = _t(len(n)) * standard_error(other.mean(1, keepdims=True), n)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from capture.anatomy import examine
-from capture.continuations import Continuation, Continuer
-from capture.head import Head
-from capture.models import Loaded
-from capture.traits.answers import NUMBERS, Verdict, from_probabilities
-from capture.traits.judges import Fault
+from capture.model.anatomy import examine
+from capture.model.continuations import Continuation, Continuer
+from capture.model.lm_head import Head
+from capture.model.loading import Loaded
+from capture.traits.judge import Fault
+from capture.traits.verdict import NUMBERS, Verdict, from_probabilities
 from warehouse.errors import UsageError
 
 _ANSWER_TOKENS = 8

@@ -21,20 +21,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from capture import sharding
+from capture.sequences import partition
 from capture.traits import dynamics
 from capture.traits.directions import Direction, Options, key_of
-from warehouse import layout
-from warehouse.derive import Counted
-from warehouse.journal import Journal
-from warehouse.manifest import Manifest
-from warehouse.schema import SCHEMA_VERSION, STORED
-from warehouse.store import Slice, TraceStore
-from warehouse.vectors.tables import manifest_hash
-from warehouse.writer import Batch, RunWriter
+from warehouse.catalog.publish import publish
+from warehouse.schema import sites
+from warehouse.schema.tables import SCHEMA_VERSION, STORED
+from warehouse.storage import paths
+from warehouse.storage.journal import Journal
+from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.progress import Counted
+from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.trace_store import Slice, TraceStore
 
 if TYPE_CHECKING:
-    from warehouse.catalog import Warehouse
+    from warehouse.warehouse import Warehouse
 
 KIND = "trait-projection"
 
@@ -71,14 +72,14 @@ def project(
         "parent_manifests": {run: manifest_hash(wh.root, run) for run in parents},
     }
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **told}
-    named = None if run_id is None else sharding.run_name(run_id, options.shard)
+    named = None if run_id is None else partition.run_name(run_id, options.shard)
     name, there = (named, None) if named is not None else _free_name(wh, source, parents, told, identity)
     if there is not None:
         return there
     plan = Plan(store, chosen, options)
     counted = Counted(name)
     with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
-        for number, group in enumerate(sharding.taken(plan.groups(), options.shard)):
+        for number, group in enumerate(partition.taken(plan.groups(), options.shard)):
             done = number < len(writer.done)
             counted.begun += len(group)
             counted.tokens += sum(s.end - s.start for s in group)
@@ -89,19 +90,20 @@ def project(
                 writer.put(Batch([], {}, {}, plan.tables(group)))
                 writer.end_shard(str(number))
             report(counted)
-        return writer.publish(lambda published: store.meta.derived(KIND, name, parents, told, published))
+        return publish(writer, lambda published: store.meta.derived(KIND, name, parents, told, published))
 
 
 def _free_name(
     wh: Warehouse, source: str, parents: list[str], told: dict[str, Any], identity: dict[str, Any]
 ) -> tuple[str, Manifest | None]:
     """The first of `<source>-traits`, `<source>-traits-2`, … that is free, or holds a part of this projection; with its manifest
-    where it holds all of it."""
+    where it holds all of it.
+    """
     number = 1
     while True:
-        name = sharding.run_name(f"{source}-traits" + (f"-{number}" if number > 1 else ""), told["shard"])
-        folder = layout.run_dir(wh.root, name)
-        staged = layout.journal_path(layout.staging_dir(wh.root, name))
+        name = partition.run_name(f"{source}-traits" + (f"-{number}" if number > 1 else ""), told["shard"])
+        folder = paths.run_dir(wh.root, name)
+        staged = paths.journal_path(paths.staging_dir(wh.root, name))
         if folder.exists():
             there = Manifest.read(folder)
             if (there.kind, there.parents, there.options) == (KIND, parents, told):
@@ -171,7 +173,7 @@ class Plan:
         """(K, n) projections on every direction, and (tensors, n) lengths of the states projected, as the rows lie on the disk."""
         start, end = group[0].start, group[-1].end
         blob = self._store.blob(group[0].blob)
-        rows = [blob.rows(layout.tensor_name(*key), start, end) for key in self._keys]
+        rows = [blob.rows(sites.tensor_name(*key), start, end) for key in self._keys]
         found = projected(rows, self._vectors)
         together = np.concatenate([projection for projection, _ in found])
         projection = np.empty_like(together)
@@ -253,7 +255,7 @@ class _Looked:
     def __init__(self, store: TraceStore, side: str) -> None:
         names = ["example_id", "seq", "side", "is_special", "is_response"]
         rows = pq.read_table(
-            store.path / layout.table_name("tokens"), columns=names, partitioning=None, read_dictionary=["example_id"],
+            store.path / paths.table_name("tokens"), columns=names, partitioning=None, read_dictionary=["example_id"],
             filters=pc.field("side") == side,
         ).combine_chunks()  # fmt: skip
         response, special = (rows[name].to_numpy() for name in ("is_response", "is_special"))
@@ -294,7 +296,8 @@ class _Rows:
         nth: np.ndarray,
     ) -> pa.Table:
         """Of (K, n) numbers n K rows, all directions of a token together. `which` and `pos` say whose they are, `nth` the how
-        manyth of the tokens looked at each is, `NONE` for the others."""
+        manyth of the tokens looked at each is, `NONE` for the others.
+        """
         k = len(self._chosen)
         again = np.repeat(nth, k)
         return _table(

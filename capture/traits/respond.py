@@ -1,7 +1,7 @@
 """The trait-responses job: a model answers a trait's questions, asked to show the trait and asked not to.
 
 Kept of each response are the means over its tokens, at every layer: what a trait's vectors are made from. Which of them show the
-trait is for a judge to say (`capture.traits.judging`).
+trait is for a judge to say (`capture.traits.judge_run`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Options(generate.Options):
 
 def source(definition: Definition, n: int) -> Source:
     """Questions and instructions in an order in which the first few already have many of both; beyond all their pairs, further
-    samples of the same."""
+    samples of the same.
+    """
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 response of each polarity.")
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from capture.traits import separation, vectors
+from capture.traits import extraction_methods, separation
 
 FOLDS = 3
 
@@ -42,7 +42,7 @@ def cv_effect_size(
         rest = [x[~out] for x, out in zip(sides, left, strict=True)]
         if min(map(len, rest)) < 2 or not all(out.any() for out in left):
             return None
-        raw, converged = vectors.fit(method, rest[0], rest[1], seed)
+        raw, converged = extraction_methods.fit(method, rest[0], rest[1], seed)
         late[method] += converged is False
         try:
             v = separation.towards(separation.unit(raw)[None], rest[0], rest[1])

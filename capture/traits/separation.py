@@ -56,7 +56,8 @@ def accuracy(pos: np.ndarray, neg: np.ndarray, midpoint: np.ndarray) -> np.ndarr
 
 def cohens_d(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
     """(n, V), (m, V) → the means' difference over the pooled standard deviation, (V,): (x̄ - ȳ) / s with
-    s² = ((n-1)s²ₓ + (m-1)s²ᵧ) / (n+m-2) (Cohen 1988, "Statistical Power Analysis", 2.5.1). Needs three values or more."""
+    s² = ((n-1)s²ₓ + (m-1)s²ᵧ) / (n+m-2) (Cohen 1988, "Statistical Power Analysis", 2.5.1). Needs three values or more.
+    """
     n, m = len(pos), len(neg)
     squares = ((pos - pos.mean(0)) ** 2).sum(0) + ((neg - neg.mean(0)) ** 2).sum(0)
     return standardised(pos.mean(0) - neg.mean(0), squares / (n + m - 2))
@@ -71,7 +72,8 @@ def standardised(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 def auc(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
     """(n, V), (m, V) → the probability that one of the first is larger than one of the second, ties counting half, (V,): the
-    Mann-Whitney statistic over n·m (Hanley and McNeil 1982)."""
+    Mann-Whitney statistic over n·m (Hanley and McNeil 1982).
+    """
     n, m = len(pos), len(neg)
     ranks = rankdata(np.concatenate([pos, neg]), axis=0)[:n].sum(0)
     return (ranks - n * (n + 1) / 2) / (n * m)

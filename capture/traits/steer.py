@@ -21,17 +21,17 @@ import torch
 import xxhash
 from torch import nn
 
-from capture import job, models
-from capture.anatomy import Anatomy
-from capture.batches import Batch
 from capture.data.example import Row, Source
-from capture.generation import Completing, Generator
-from capture.jobs import generate
+from capture.jobs import generate, job, run_job
+from capture.jobs.generation import Completing, Generator
+from capture.model import loading
+from capture.model.anatomy import Anatomy
+from capture.sequences.batches import Batch
 from capture.traits.best import best
-from capture.traits.newest import newest
-from warehouse.catalog import Warehouse
+from capture.traits.latest_run import newest
 from warehouse.errors import NotFound, UsageError
-from warehouse.manifest import ModelInfo
+from warehouse.storage.manifest import ModelInfo
+from warehouse.warehouse import Warehouse
 
 KIND = "trait-steering"
 
@@ -155,11 +155,12 @@ def source(options: Options) -> Source:
 
 def of_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Forecast]:
     """`run` and `forecast` with these vectors, by layer, of the space that `ModelInfo.space` names. They raise UsageError for a
-    model of another one."""
+    model of another one.
+    """
 
-    def prepared(loaded: models.Loaded, source: Source, options: Options) -> job.Job:
+    def prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = generate.decoder(loaded)
-        if space not in (models.body_hash(loaded.model), models.weights_hash(loaded.model)):
+        if space not in (loading.body_hash(loaded.model), loading.weights_hash(loaded.model)):
             raise UsageError(
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
@@ -168,7 +169,7 @@ def of_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.For
         completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, places)
         return generate.prepared(KIND, loaded, source, options, anatomy, completing)
 
-    return job.of_kind(prepared)
+    return run_job.of_kind(prepared)
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,12 @@ is what shows."""
 
 def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
     """What we record of one sequence, with the names and shapes of cache.py. All use of our own code is in here."""
-    from capture.anatomy import examine
-    from capture.head import Head
-    from capture.plan import plan
-    from capture.record import Recorder
-    from warehouse.attention import per_query_head, probabilities
-    from warehouse.layout import tensor_name
-    from warehouse.sites import Key
+    from capture.model.anatomy import examine
+    from capture.model.lm_head import Head
+    from capture.recording.plan import plan
+    from capture.recording.recorder import Recorder
+    from warehouse.schema.sites import Key, tensor_name
+    from warehouse.storage.attention import per_query_head, probabilities
 
     anatomy = examine(model)
     input_ids = torch.tensor([ids])

@@ -17,17 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic
 
-from warehouse import TraceStore, Warehouse, catalog, layout
-from warehouse.cli import _vectors_first
+from warehouse import TraceStore, Warehouse
+from warehouse.cli.sql import _vectors_first
 from warehouse.errors import CorruptRun, LeftOut, NotFound, TracesError, UsageError
-from warehouse.files import delete, sweep, temporary_beside
-from warehouse.journal import Journal
-from warehouse.manifest import Manifest
-from warehouse.removal import empty_trash, folders_of, locked_for_removal, remove, sweep_root
-from warehouse.tables import to_table, write_part
-from warehouse.validate import validate
-from warehouse.vectors import asked, fill, repair
-from warehouse.vectors.tables import all_tables
+from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove, sweep_root
+from warehouse.storage import paths
+from warehouse.storage.files import delete, sweep, temporary_beside
+from warehouse.storage.journal import Journal
+from warehouse.storage.manifest import Manifest
+from warehouse.storage.parquet import to_table, write_part
+from warehouse.validation.validate import validate
+from warehouse.vectors import index_spec, ingest, repair
+from warehouse.vectors.table import all_tables
 
 NO_NAMES = ["", ".", "..", "/etc", "a/../../b", "../a", "a/b", "\0"]
 
@@ -39,7 +40,7 @@ def root(tmp_path: Path) -> Path:
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float16)
     for run in ("one", "two"):
         synthetic.add_vectors(root, run, {1: vectors}, [8, 12])
-        fill.add(root, run, asked.parse("resid.post_mlp@1"))
+        ingest.add(root, run, index_spec.parse("resid.post_mlp@1"))
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "keep").write_text("as it was")
     return root
@@ -56,11 +57,11 @@ def rows(root: Path) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_leads_nowhere(root: Path, name: str) -> None:
     calls: list[Callable[[], object]] = [
-        lambda: catalog.find_run(root, name),
+        lambda: paths.find_run(root, name),
         lambda: folders_of(root, name),
         lambda: remove(root, name),
-        lambda: layout.staging_dir(root, name),
-        lambda: layout.merged_path(root, name),
+        lambda: paths.staging_dir(root, name),
+        lambda: paths.merged_path(root, name),
         lambda: locked_for_removal(root, name).__enter__(),
     ]
     before = sorted(p for p in root.parent.rglob("*"))
@@ -75,22 +76,22 @@ def test_what_is_no_name_leads_nowhere(root: Path, name: str) -> None:
 )
 def test_a_name_that_tools_read_as_a_value_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"Add a word, as in run-{name}"):
-        layout.check_run_name(name)
-    assert layout.check_run_name(f"run-{name}") and layout.check_run_name(f"{name}-wikitext")
+        paths.check_run_name(name)
+    assert paths.check_run_name(f"run-{name}") and paths.check_run_name(f"{name}-wikitext")
 
 
 @pytest.mark.parametrize(
     "name", ["a=b", "what?", "%20", "null", "x y", "it's", 'q"', "[ab]*", "back\\slash", "new\nline", "run_id=x"]
 )
 def test_a_run_is_called_as_its_folder_is(root: Path, name: str) -> None:
-    layout.run_dir(root, "one").rename(layout.run_dir(root, name))
+    paths.run_dir(root, "one").rename(paths.run_dir(root, name))
     assert rows(root) == sorted([(name, 20), ("two", 20)])
     with Warehouse(root) as wh:
         assert wh.connection.execute("SELECT count(*) FROM runs WHERE run_id = ?", [name]).fetchone() == (1,)
         assert wh.connection.execute("SELECT count(*) FROM token_diagnostics WHERE run_id = ?", [name]).fetchone() == (
             20,
         )
-    assert TraceStore(catalog.find_run(root, name)).query("SELECT DISTINCT run_id FROM tokens").fetchall() == [(name,)]
+    assert TraceStore(paths.find_run(root, name)).query("SELECT DISTINCT run_id FROM tokens").fetchall() == [(name,)]
     with locked_for_removal(root, name):
         remove(root, name)
     assert rows(root) == [("two", 20)]
@@ -113,14 +114,14 @@ def test_a_root_may_lie_anywhere(root: Path, place: str) -> None:
 
 
 def test_a_link_goes_and_what_it_leads_to_stays(root: Path) -> None:
-    elsewhere = layout.run_dir(root, "one").rename(root.parent / "elsewhere")
-    layout.run_dir(root, "one").symlink_to(elsewhere)
-    layout.run_dir(root, "nowhere").symlink_to(root.parent / "not there")
+    elsewhere = paths.run_dir(root, "one").rename(root.parent / "elsewhere")
+    paths.run_dir(root, "one").symlink_to(elsewhere)
+    paths.run_dir(root, "nowhere").symlink_to(root.parent / "not there")
     assert rows(root) == [("one", 20), ("two", 20)]
     for name in ("one", "nowhere"):
         with locked_for_removal(root, name):
             remove(root, name)
-    assert rows(root) == [("two", 20)] and (elsewhere / layout.MANIFEST).is_file()
+    assert rows(root) == [("two", 20)] and (elsewhere / paths.MANIFEST).is_file()
     assert [list(t.info.runs) for t in all_tables(root)] == [["two"]]
 
 
@@ -144,27 +145,25 @@ def test_an_info_speaks_of_its_own_table_or_is_left_out(
     root: Path, fields: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root.parent)
-    info = layout.vector_info_path(root, "made", "resid.post_mlp.L01")
+    info = paths.vector_info_path(root, "made", "resid.post_mlp.L01")
     synthetic.alter(info, lambda told: told.update(fields))
     with pytest.warns(LeftOut) if "runs" not in fields or "model" in fields else nullcontext(), Warehouse(root) as wh:
         wh.load_vectors()
         first = _vectors_first(wh)
     duck = Path(sys.executable).with_name("duckdb")
-    subprocess.run(
-        [duck, "-readonly", root / layout.CATALOG, *first, "-c", "SELECT 1"], check=True, capture_output=True
-    )
-    fill.settle(root)
+    subprocess.run([duck, "-readonly", root / paths.CATALOG, *first, "-c", "SELECT 1"], check=True, capture_output=True)
+    ingest.settle(root)
     assert sorted(p.name for p in root.parent.iterdir()) == ["runs", "victim"]
     assert [p.name for p in (root.parent / "victim").iterdir()] == ["keep"]
 
 
 def test_a_link_in_the_place_of_a_table_is_not_written_through(root: Path) -> None:
-    path = layout.vector_lance_path(root, "made", "resid.post_mlp.L01")
+    path = paths.vector_lance_path(root, "made", "resid.post_mlp.L01")
     outside = path.rename(root.parent / "victim" / "table.lance")
     path.symlink_to(outside)
     before = sorted((p, p.stat().st_mtime_ns) for p in outside.rglob("*"))
     with pytest.raises(TracesError, match="is a symbolic link"):
-        fill.add(root, "two", asked.parse("resid.post_mlp@1"))
+        ingest.add(root, "two", index_spec.parse("resid.post_mlp@1"))
     with locked_for_removal(root, "one"):
         remove(root, "one")
     assert sorted((p, p.stat().st_mtime_ns) for p in outside.rglob("*")) == before
@@ -172,13 +171,13 @@ def test_a_link_in_the_place_of_a_table_is_not_written_through(root: Path) -> No
 
 @pytest.mark.parametrize("inside", ["data", "_versions", "_transactions"])
 def test_lance_writes_and_deletes_through_no_link(root: Path, inside: str) -> None:
-    folder = layout.vector_lance_path(root, "made", "resid.post_mlp.L01") / inside
+    folder = paths.vector_lance_path(root, "made", "resid.post_mlp.L01") / inside
     outside = folder.rename(root.parent / "victim" / inside)
     (outside / "keep.lance").write_text("as it was")
     folder.symlink_to(outside)
     before = sorted((p, p.stat().st_mtime_ns) for p in outside.iterdir())
     with pytest.raises(TracesError, match="is a symbolic link, whose target is not ours to change"):
-        fill.add(root, "two", asked.parse("resid.post_mlp@1"))
+        ingest.add(root, "two", index_spec.parse("resid.post_mlp@1"))
     with locked_for_removal(root, "one"):
         remove(root, "one")
     repair.mend(root, lambda *_: None, lambda _: None)
@@ -200,10 +199,10 @@ def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     (root / place).unlink(missing_ok=True)
     os.mkfifo(root / place)
-    fill.settle(root)
+    ingest.settle(root)
     assert ("two", 20) in rows(root)
     with nullcontext() if place.startswith(("vectors", ".staging")) else pytest.raises((TracesError, AssertionError)):
-        assert {c.name for c in validate(layout.run_dir(root, "one")) if c.passed is False} <= {"data", "vector tables"}
+        assert {c.name for c in validate(paths.run_dir(root, "one")) if c.passed is False} <= {"data", "vector tables"}
     if place.startswith(".staging"):
         with pytest.raises(CorruptRun, match="it is not a file"):
             Journal(root / place)
@@ -233,15 +232,15 @@ def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
     ],
 )
 def test_what_a_manifest_may_say(root: Path, change: Callable[[dict], object], told: str) -> None:
-    synthetic.alter(layout.run_dir(root, "one") / layout.MANIFEST, change)
+    synthetic.alter(paths.run_dir(root, "one") / paths.MANIFEST, change)
     with pytest.raises(CorruptRun, match=f"run.json is not what it should be: .*{told}"):
-        Manifest.read(layout.run_dir(root, "one"))
+        Manifest.read(paths.run_dir(root, "one"))
     with pytest.warns(LeftOut, match="run 'one' is left out"):
         assert rows(root) == [("two", 20)]
 
 
 def test_any_altered_byte_of_a_manifest_is_noticed(root: Path) -> None:
-    path = layout.run_dir(root, "one") / layout.MANIFEST
+    path = paths.run_dir(root, "one") / paths.MANIFEST
     raw = path.read_bytes()
     for at in range(0, len(raw), 29):
         path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
@@ -252,7 +251,7 @@ def test_any_altered_byte_of_a_manifest_is_noticed(root: Path) -> None:
 
 
 def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
-    store = TraceStore(layout.run_dir(root, "one"))
+    store = TraceStore(paths.run_dir(root, "one"))
     for name in ("../../victim/keep", "run.json", "tokens/00000.parquet", "/etc/passwd", "blobs/99999.safetensors"):
         with pytest.raises(CorruptRun, match="no blob of this run"):
             store.blob(name)
@@ -260,8 +259,8 @@ def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
 
 @pytest.mark.parametrize("end", [-1, 13, 2**62])
 def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: int) -> None:
-    folder = layout.run_dir(root, "one")
-    path = folder / layout.table_name("tensors")
+    folder = paths.run_dir(root, "one")
+    path = folder / paths.table_name("tensors")
     index = pq.read_table(path, partitioning=None)
     at = index.schema.get_field_index("row_end")
     ends = index["row_end"].to_pylist()
@@ -274,7 +273,8 @@ def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: i
             lambda: wh.matrix("SELECT run_id, example_id, seq, pos FROM tokens WHERE run_id = 'one'", layer=1),
             lambda: list(wh.batches(layer=1, where="run_id = 'one'")),
             lambda: (
-                fill.add(root, "one", asked.parse("resid.post_mlp@1")) or TraceStore(folder).resid("e0001", layer=1)
+                ingest.add(root, "one", index_spec.parse("resid.post_mlp@1"))
+                or TraceStore(folder).resid("e0001", layer=1)
             ),
         ):
             with pytest.raises(CorruptRun, match="which holds 12"):
@@ -286,8 +286,8 @@ def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: i
 
 
 def test_a_number_of_sequences_makes_no_list(root: Path) -> None:
-    folder = layout.run_dir(root, "one")
-    path = folder / layout.table_name("examples")
+    folder = paths.run_dir(root, "one")
+    path = folder / paths.table_name("examples")
     row = {"example_id": "e", "n_seqs": 2**31 - 1}
     write_part(path, to_table("examples", synthetic.columns("examples", [row])))
     synthetic.set_right(folder, path)
@@ -299,7 +299,7 @@ def test_a_number_of_sequences_makes_no_list(root: Path) -> None:
 
 
 def test_what_dead_processes_left_is_deleted_and_what_living_ones_write_is_not(root: Path) -> None:
-    staging = root / layout.STAGING
+    staging = root / paths.STAGING
     staging.mkdir(exist_ok=True)
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], check=True, capture_output=True, text=True
@@ -310,9 +310,9 @@ def test_what_dead_processes_left_is_deleted_and_what_living_ones_write_is_not(r
     for path in (left, living, of_another_host):
         path.mkdir()
         (path / "file").write_text("")
-    layout.trash_dir(root).mkdir()
-    (layout.trash_dir(root) / "half").mkdir()
-    (layout.trash_dir(root) / "link").symlink_to(root.parent / "victim")
+    paths.trash_dir(root).mkdir()
+    (paths.trash_dir(root) / "half").mkdir()
+    (paths.trash_dir(root) / "link").symlink_to(root.parent / "victim")
     assert len(sweep_root(root)) == 3
     assert sorted(p.name for p in staging.iterdir() if p.name.endswith(".tmp")) == sorted(
         [living.name, of_another_host.name]
@@ -326,12 +326,12 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_refresh(root: Path, m
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("warehouse.removal.delete", killed)
+    monkeypatch.setattr("warehouse.maintenance.remove.delete", killed)
     with pytest.raises(KeyboardInterrupt), locked_for_removal(root, "one"):
         remove(root, "one")
     monkeypatch.undo()
-    assert len(sweep_root(root)) == 1 and fill.settle(root) == ["one"]
-    assert rows(root) == [("two", 20)] and not list(layout.trash_dir(root).iterdir())
+    assert len(sweep_root(root)) == 1 and ingest.settle(root) == ["one"]
+    assert rows(root) == [("two", 20)] and not list(paths.trash_dir(root).iterdir())
 
 
 def test_deleting_never_follows_a_link(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ ANSWER = [("two", 20, 12, sum(range(8)) + sum(range(12)))]
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_run_is_left_out_and_named(root: Path, damage: str) -> None:
     """And the others answer; put right, it is there again."""
-    folder = layout.run_dir(root, "one")
+    folder = paths.run_dir(root, "one")
     kept = shutil.copytree(folder, root.parent / "kept")
     DAMAGE[damage](folder)
     with pytest.warns(LeftOut, match="run 'one' is left out"), Warehouse(root, every_file=True) as wh:
@@ -403,7 +403,7 @@ def test_a_damaged_run_is_left_out_and_named(root: Path, damage: str) -> None:
 @pytest.mark.parametrize("damage", ["table is cut short", "table is garbage", "table's pages are damaged"])
 def test_damage_that_shows_in_the_middle_of_a_question(root: Path, damage: str) -> None:
     with Warehouse(root) as wh:
-        DAMAGE[damage](layout.run_dir(root, "one"))
+        DAMAGE[damage](paths.run_dir(root, "one"))
         with pytest.warns(LeftOut, match="run 'one' is left out"):
             assert wh.attempt(lambda: wh.sql(QUESTION).fetchall()) == ANSWER
 
@@ -426,14 +426,14 @@ def test_an_error_of_the_question_damages_nothing(root: Path) -> None:
 
 
 def test_one_altered_bit_of_any_file_of_a_vector_table_is_found(root: Path) -> None:
-    table = layout.vector_lance_path(root, "made", "resid.post_mlp.L01")
+    table = paths.vector_lance_path(root, "made", "resid.post_mlp.L01")
     for path in sorted(p for p in table.rglob("*") if p.is_file()):
         raw = path.read_bytes()
         path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 4]))
-        failed = [c for c in validate(layout.run_dir(root, "one")) if c.passed is False and c.name != "data"]
+        failed = [c for c in validate(paths.run_dir(root, "one")) if c.passed is False and c.name != "data"]
         assert [c.name for c in failed] == ["vector tables"] and path.name in failed[0].detail, path
         path.write_bytes(raw)
-    assert {c.name: c.passed for c in validate(layout.run_dir(root, "one"))}["vector tables"] is True
+    assert {c.name: c.passed for c in validate(paths.run_dir(root, "one"))}["vector tables"] is True
 
 
 def test_rows_that_are_not_what_the_shards_hold_are_found(root: Path) -> None:
@@ -441,28 +441,28 @@ def test_rows_that_are_not_what_the_shards_hold_are_found(root: Path) -> None:
     with table.locked():
         table.lance.update(where="run_id = 'one' AND pos = 3 AND example_id = 'e0001'", values={"vector": [0.5] * 8})
         table.write_info()
-    found = {c.name: c for c in validate(layout.run_dir(root, "one"))}["vector tables"]
+    found = {c.name: c for c in validate(paths.run_dir(root, "one"))}["vector tables"]
     assert found.passed is False and "is not what run 'one' stored (example_id e0001, seq 0, pos 3)" in found.detail
-    assert {c.name: c.passed for c in validate(layout.run_dir(root, "two"))}["vector tables"] is True
+    assert {c.name: c.passed for c in validate(paths.run_dir(root, "two"))}["vector tables"] is True
 
 
 def test_a_run_of_many_shards_and_batches_of_rows_is_sound(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(9000, 4)).astype(np.float16)
     synthetic.add_vectors(tmp_path, "many", {1: vectors}, [9] * 1000, shards=7)
-    fill.add(tmp_path, "many", asked.parse("resid.post_mlp@1"))
-    found = {c.name: c for c in validate(layout.run_dir(tmp_path, "many"))}["vector tables"]
+    ingest.add(tmp_path, "many", index_spec.parse("resid.post_mlp@1"))
+    found = {c.name: c for c in validate(paths.run_dir(tmp_path, "many"))}["vector tables"]
     assert found.passed is True and "9,000 rows" in found.detail
 
 
 def test_a_folder_that_names_no_run_is_left_out(root: Path) -> None:
-    layout.run_dir(root, "one").rename(root / layout.RUN_PREFIX)
+    paths.run_dir(root, "one").rename(root / paths.RUN_PREFIX)
     with pytest.warns(LeftOut, match="has no name of a run"):
         assert rows(root) == [("two", 20)]
 
 
 @pytest.mark.parametrize("name", ["", ".locks", ".trash", "half"])
 def test_nothing_is_staged_behind_a_link(root: Path, name: str) -> None:
-    place = root / layout.STAGING / name
+    place = root / paths.STAGING / name
     delete(place)
     place.symlink_to(root.parent / "victim")
     with pytest.raises(UsageError, match="is a symbolic link"):

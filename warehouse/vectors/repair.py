@@ -6,49 +6,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from warehouse import layout
 from warehouse.errors import TracesError
-from warehouse.files import delete
-from warehouse.manifest import Manifest
-from warehouse.sites import Key
-from warehouse.vectors import asked, fill, traits
-from warehouse.vectors.tables import (
-    ModelFolder,
-    folder_for,
-    models,
-    open_lance,
-    read_info,
-    remove_files,
-    remove_if_empty,
-)
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.storage import paths
+from warehouse.storage.files import delete
+from warehouse.storage.manifest import Manifest
+from warehouse.storage.vector_info import ModelFolder, read_info
+from warehouse.vectors import index_spec, ingest, trait_table
+from warehouse.vectors.model_folders import folder_for, models, remove_if_empty
+from warehouse.vectors.table import open_lance, remove_files
 
 
-def mend(root: Path, report: fill.Report, note: Callable[[str], None]) -> None:
+def mend(root: Path, report: ingest.Report, note: Callable[[str], None]) -> None:
     """Drops what nothing is known of, and adds every run to the tables that it has, had, or was captured for."""
     _mend_folders(root)
-    wanted = {run: asks for run in layout.published_runs(root) if (asks := _asked(root, run))}
+    wanted = {run: asks for run in paths.published_runs(root) if (asks := _asked(root, run))}
     for model, table in _damaged(root):
-        key = layout.key_of(table)
+        key = sites.key_of(table)
         for run in _runs_in(root, model, table) or _runs_with(root, model, key):
             layers: Any = "all" if key.layer is None else (key.layer,)
-            wanted.setdefault(run, []).append(asked.Asked("enc" if key.side == "enc" else None, key.site, layers))
+            wanted.setdefault(run, []).append(index_spec.Asked("enc" if key.side == "enc" else None, key.site, layers))
         note(f"{model}/{table} is damaged: made again")
         remove_files(root, model, table)
         remove_if_empty(root, model)
     for folder in (
-        set(layout.vector_folders(root)) - models(root).keys()
+        set(paths.vector_folders(root)) - models(root).keys()
     ):  # of whose model nothing is known: traits at most
-        traits.remove(root, folder)
+        trait_table.remove(root, folder)
     for run, asks in wanted.items():
-        fill.add(root, run, asks, None, report, note)
-    traits.settle(root, anew=True)
+        ingest.add(root, run, asks, None, report, note)
+    trait_table.settle(root, anew=True)
 
 
 def _mend_folders(root: Path) -> None:
     """Says again which weights a folder is of, from its tables; a folder of which nobody knows is made anew by who fills it."""
     known = models(root)
-    for folder in layout.vector_folders(root):
-        path = layout.vector_model_path(root, folder)
+    for folder in paths.vector_folders(root):
+        path = paths.vector_model_path(root, folder)
         try:
             ModelFolder.read_from(path)
         except (TracesError, OSError):
@@ -57,10 +52,10 @@ def _mend_folders(root: Path) -> None:
                 known[folder].write_to(path)
 
 
-def _asked(root: Path, run: str) -> list[asked.Asked]:
+def _asked(root: Path, run: str) -> list[index_spec.Asked]:
     """What a run was captured to be searched by, as far as it stored it."""
     try:
-        return asked.of_options(Manifest.read(layout.run_dir(root, run)))
+        return index_spec.of_options(Manifest.read(paths.run_dir(root, run)))
     except TracesError:  # a run that cannot be read is for traces runs validate
         return []
 
@@ -68,15 +63,15 @@ def _asked(root: Path, run: str) -> list[asked.Asked]:
 def _damaged(root: Path) -> list[tuple[str, str]]:
     """(model, table) of those that cannot be read, or that a first fill left without their info."""
     found = []
-    for model in layout.vector_folders(root):
-        for path in sorted((layout.vectors_dir(root) / model).glob("*.lance")):
+    for model in paths.vector_folders(root):
+        for path in sorted((paths.vectors_dir(root) / model).glob("*.lance")):
             table = path.name.removesuffix(".lance")
-            if table != layout.TRAITS_TABLE and not layout.vector_info_path(root, model, table).is_file():
+            if table != paths.TRAITS_TABLE and not paths.vector_info_path(root, model, table).is_file():
                 found.append((model, table))
-    for model, table in layout.vector_tables(root):
+    for model, table in paths.vector_tables(root):
         try:
             read_info(root, model, table)
-            open_lance(layout.vector_lance_path(root, model, table)).count_rows()
+            open_lance(paths.vector_lance_path(root, model, table)).count_rows()
         except (TracesError, OSError, ValueError, RuntimeError):
             found.append((model, table))
     return found
@@ -84,12 +79,12 @@ def _damaged(root: Path) -> list[tuple[str, str]]:
 
 def _runs_in(root: Path, model: str, table: str) -> list[str]:
     """The published runs that a damaged table's info, or its rows, tell of."""
-    published = set(layout.published_runs(root))
+    published = set(paths.published_runs(root))
     try:
         runs = set(read_info(root, model, table).runs)
     except (TracesError, OSError):
         try:
-            lance = open_lance(layout.vector_lance_path(root, model, table))
+            lance = open_lance(paths.vector_lance_path(root, model, table))
             runs = set(
                 lance.search().select(["run_id"]).limit(lance.count_rows()).to_arrow()["run_id"].unique().to_pylist()
             )
@@ -102,8 +97,8 @@ def _runs_with(root: Path, model: str, key: Key) -> list[str]:
     """All runs of a model that stored a tensor: where nothing is left to tell which of them had asked."""
     space = {m.space for folder, m in models(root).items() if folder == model}
     found = []
-    for run in layout.published_runs(root):
-        meta = Manifest.read(layout.run_dir(root, run))
+    for run in paths.published_runs(root):
+        meta = Manifest.read(paths.run_dir(root, run))
         same = meta.model.space in space if space else folder_for(meta.model) == model
         if same and any((s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites):
             found.append(run)

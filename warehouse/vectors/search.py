@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import NotFound, TracesError, UsageError
-from warehouse.matrix import KEYS, Places
-from warehouse.quoting import sql_texts
-from warehouse.vectors import compare, filters, index
-from warehouse.vectors.tables import METRICS, VectorTable, folder_named
+from warehouse.activations import filters
+from warehouse.activations.filters import Filter
+from warehouse.activations.gather import KEYS, Places, filter_errors, keys_of
+from warehouse.errors import NotFound, UsageError
+from warehouse.schema.quoting import sql_texts
+from warehouse.storage.vector_info import METRICS
+from warehouse.vectors import ann_index, distances
+from warehouse.vectors.model_folders import folder_named
+from warehouse.vectors.table import Opened, VectorTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from warehouse.catalog import Warehouse
+    from warehouse.catalog.catalog import Catalog
 
 FEW = 20_000
 """So many tokens that a filter leaves are compared one by one."""
@@ -35,7 +39,8 @@ _MOST = 100_000
 
 
 def nearest(
-    wh: Warehouse,
+    catalog: Catalog,
+    tables: Opened,
     vector: Any,
     *,
     site: str,
@@ -53,14 +58,14 @@ def nearest(
         raise NotFound("metric", metric, METRICS)
     if not 1 <= k < 1 << 31:
         raise UsageError(f"k = {k}: ask for at least one, and at most 2,147,483,647.")
-    tables = choose(wh.vector_tables, wh.root, site, layer, model, side, wh.damaged_vectors)
-    found = [in_table(wh, t, vector, k, where, metric, head, exact) for t in tables]
+    chosen = choose(tables, catalog.root, site, layer, model, side)
+    found = [in_table(catalog, t, vector, k, where, metric, head, exact) for t in chosen]
     merged = found[0] if len(found) == 1 else pa.concat_tables(found).sort_by("distance")
     return merged.slice(0, k)
 
 
 def in_table(
-    wh: Warehouse,
+    catalog: Catalog,
     table: VectorTable,
     vector: Any,
     k: int,
@@ -70,21 +75,22 @@ def in_table(
     exact: bool,
 ) -> pa.Table:
     """The same of one table."""
-    return _one(wh, table, _query(table, vector, metric), k, filters.split(where), metric, head, exact)
+    return _one(catalog, table, _query(table, vector, metric), k, filters.split(where), metric, head, exact)
 
 
 def choose(
-    tables: Iterable[VectorTable],
+    tables: Opened,
     root: Path,
     site: str,
     layer: int | Sequence[int] | None,
     model: str | None,
     side: str | None,
-    damaged: Sequence[TracesError] = (),
 ) -> list[VectorTable]:
     """The tables that a search is of. Raises UsageError or NotFound with those that are there, or what is wrong with the one that
-    is `damaged`."""
-    known = list(tables)
+    is `damaged`.
+    """
+    known = tables.sound()
+    damaged = list(tables.damaged.values())
     if not known and damaged:
         raise damaged[0]
     if not known:
@@ -157,7 +163,7 @@ def _query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
 
 
 def _one(
-    wh: Warehouse,
+    catalog: Catalog,
     table: VectorTable,
     query: np.ndarray,
     k: int,
@@ -174,13 +180,13 @@ def _one(
     live = table.live()
     if len(live) < len(info.runs) or table.has_unlisted:
         under.append(f"run_id IN {sql_texts(live)}")
-    search = _Search(wh, table, query, k, metric, " AND ".join(under), own_head, exact)
-    return search.answer(filters.tokens(wh, table, wanted, live) if wanted.views else None)
+    search = _Search(catalog, table, query, k, metric, " AND ".join(under), own_head, exact)
+    return search.answer(tokens(catalog, table, wanted, live) if wanted.views else None)
 
 
 @dataclass
 class _Search:
-    wh: Warehouse
+    catalog: Catalog
     table: VectorTable
     query: np.ndarray
     k: int
@@ -216,17 +222,17 @@ class _Search:
                 return found, self.table.info.index.kind
         return self._ask(k, None), "exact"
 
-    def _way(self, k: int) -> compare.Way | None:
+    def _way(self, k: int) -> distances.Way | None:
         found = self.table.info.index
-        if self.exact or found is None or found.metric != self.metric or found.recall < index.LEAST_RECALL:
+        if self.exact or found is None or found.metric != self.metric or found.recall < ann_index.LEAST_RECALL:
             return None
         more = max(1.0, (k / 10) ** 0.5) * (_FILTERED if self.under else 1)
         return (int(found.nprobes * more), found.refine)
 
-    def _ask(self, k: int, way: compare.Way | None) -> pa.Table:
+    def _ask(self, k: int, way: distances.Way | None) -> pa.Table:
         column = self.table.info.head_column
         columns = (*KEYS, column) if column else KEYS
-        return compare.ask(self.table, self.query, self.metric, k, way, columns, self.under)
+        return distances.ask(self.table, self.query, self.metric, k, way, columns, self.under)
 
     def _labelled(self, found: pa.Table, how: str) -> pa.Table:
         """With every key."""
@@ -256,12 +262,12 @@ class _Search:
         own = every if self.head is None else [self.head]
         best = [(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]
         centre = self.table.centre
-        places = Places.of(self.wh, tokens, key)
+        places = Places.of(self.catalog, tokens, key)
         for which, rows in places.in_pieces(key, 8192):
             if centre is not None:
                 rows = (rows.astype(np.float32) - centre).astype(info.dtype)  # as the table has them
             for head in own:
-                d = compare.distances(self.query[None], rows if head is None else rows[:, head], self.metric)[0]
+                d = distances.distances(self.query[None], rows if head is None else rows[:, head], self.metric)[0]
                 at = np.argsort(d, kind="stable")[: self.k]
                 best.append((d[at], which[at], np.full(len(at), -1 if head is None else head)))
         d, at, heads = (np.concatenate(x) for x in zip(*best, strict=True))
@@ -270,3 +276,16 @@ class _Search:
         if info.head_column:
             found = found.append_column(info.head_column, pa.array(heads[order], pa.int64()))
         return self._labelled(found.append_column("distance", pa.array(d[order])), "exact")
+
+
+def tokens(catalog: Catalog, table: VectorTable, wanted: Filter, runs: Sequence[str]) -> pa.Table:
+    """The tokens that a filter leaves, of some of the runs in a table: their keys. Raises UsageError for a filter that fails."""
+    conditions = [f"run_id IN {sql_texts(runs)}", f"side = '{table.info.side}'"]
+    conditions += [f"({part})" for part in (wanted.keys, wanted.views) if part]
+    layer = "NULL" if table.info.layer is None else str(table.info.layer)
+    with filter_errors():
+        answer = catalog.sql(
+            f"SELECT {', '.join(KEYS)} FROM (SELECT *, {layer}::BIGINT AS layer FROM token_diagnostics) "
+            f"WHERE {' AND '.join(conditions)}"
+        ).to_arrow_table()
+    return keys_of(answer)

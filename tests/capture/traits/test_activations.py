@@ -13,10 +13,11 @@ import pytest
 import torch
 from synthetic_traits import LENGTH, PROMPT, RESPONSE, add_judge, add_responses, grid
 
-from capture.traits import activations
-from capture.traits.activations import Means
-from warehouse import TraceStore, Warehouse, layout
+from capture.traits import response_activations
+from capture.traits.response_activations import Means
+from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFound, UsageError
+from warehouse.storage import paths
 
 D = 8
 RESPONSES = grid(6)
@@ -41,9 +42,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def selected(root: Path, **options: object) -> activations.Selected:
+def selected(root: Path, **options: object) -> response_activations.Selected:
     with Warehouse(root) as wh:
-        return activations.select(wh, "r", **options)
+        return response_activations.select(wh, "r", **options)
 
 
 # -- which responses count ---------------------------------------------------------------------------------------------
@@ -180,21 +181,24 @@ def test_what_is_no_run_of_both_polarities_is_told(root: Path) -> None:
             ("nowhere", NotFound, "No run 'nowhere'"),
         ):
             with pytest.raises(error, match=says):
-                activations.select(wh, run)
+                response_activations.select(wh, run)
 
 
 def test_questions_are_held_out_by_a_seed(root: Path) -> None:
     found = selected(root)
-    held = [activations.held_out(found, 0.34, seed) for seed in range(20)]
+    held = [response_activations.held_out(found, 0.34, seed) for seed in range(20)]
     assert all(len(h) == 2 and set(h) < set(range(6)) for h in held) and len({tuple(h) for h in held}) > 5
-    assert held[0] == activations.held_out(found, 0.34, 0)
-    assert activations.held_out(found, 0, 0) == []
-    assert len(activations.held_out(found, 0.01, 0)) == 1 and len(activations.held_out(found, 0.99, 0)) == 5
+    assert held[0] == response_activations.held_out(found, 0.34, 0)
+    assert response_activations.held_out(found, 0, 0) == []
+    assert (
+        len(response_activations.held_out(found, 0.01, 0)) == 1
+        and len(response_activations.held_out(found, 0.99, 0)) == 5
+    )
     for gone in range(6):
         left = found.question != gone
         fewer = replace(found, positive=found.positive[left], question=found.question[left])
         kept = set(held[0]) - {gone}
-        assert kept <= set(activations.held_out(fewer, 0.34, 0)), "a question that goes takes no other with it"
+        assert kept <= set(response_activations.held_out(fewer, 0.34, 0)), "a question that goes takes no other with it"
 
 
 # -- means -------------------------------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ def test_both_ways_give_the_mean_of_the_responses_own_tokens(tmp_path: Path) -> 
     order = np.random.default_rng(0).permutation(len(RESPONSES))[:9]
     keys = [(RESPONSES[i].example_id, 0) for i in order]
     for run in ("tokens", "means"):
-        means = Means(TraceStore(layout.run_dir(tmp_path, run)), keys)
+        means = Means(TraceStore(paths.run_dir(tmp_path, run)), keys)
         assert means.layers("residual") == [None, 1] and means.layers("attn_out") == [1]
         for component, layer, values in (("residual", 1, x), ("residual", None, embed), ("attn_out", 1, attn)):
             found = means.of(component, layer)
@@ -226,7 +230,7 @@ def test_layer_l_is_the_output_of_block_l(tmp_path: Path, load_tiny, capture_tin
     loaded = load_tiny("llama")
     store = capture_tiny(tmp_path, "t", loaded=loaded, text=text, capture="hidden,attn_out", store_dtype="float32")
     (example,) = store.tokens.example_id
-    path = store.path / layout.table_name("tokens")
+    path = store.path / paths.table_name("tokens")
     tokens = pq.read_table(path, partitioning=None)
     half = len(tokens) // 2
     marked = pa.array([i >= half for i in range(len(tokens))])
@@ -249,7 +253,7 @@ def test_layer_l_is_the_output_of_block_l(tmp_path: Path, load_tiny, capture_tin
 
 def test_a_run_without_the_site_says_how_to_capture_it(root: Path) -> None:
     found = selected(root)
-    means = Means(TraceStore(layout.run_dir(root, "r")), found.keys)
+    means = Means(TraceStore(paths.run_dir(root, "r")), found.keys)
     with pytest.raises(
         UsageError, match=r"neither mean.attn_out nor attn_out. .*traces trait respond --trait loud .*--capture me"
     ):
@@ -264,7 +268,7 @@ def test_a_run_without_the_site_says_how_to_capture_it(root: Path) -> None:
     with pytest.raises(
         UsageError, match="Run 'endless': mean.resid.post_mlp has values in layer 1 that are not finite"
     ):
-        Means(TraceStore(layout.run_dir(root, "endless")), found.keys).of("residual", 1)
+        Means(TraceStore(paths.run_dir(root, "endless")), found.keys).of("residual", 1)
 
 
 def test_two_samples_of_an_example_are_two_responses(tmp_path: Path) -> None:

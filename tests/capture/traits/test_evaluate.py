@@ -14,16 +14,17 @@ from synthetic_traits import add_judge, add_responses, grid, planted
 
 from capture.traits import evaluate as job
 from capture.traits import intervals, separation
-from capture.traits.activations import Means, select
 from capture.traits.best import best, doubts
 from capture.traits.evaluate import Options, evaluate
 from capture.traits.extract import Options as Extraction
 from capture.traits.extract import extract
-from capture.traits.newest import newest
-from warehouse import TraceStore, Warehouse, layout
+from capture.traits.latest_run import newest
+from capture.traits.response_activations import Means, select
+from warehouse import TraceStore, Warehouse
+from warehouse.catalog.questions import ask, find_question
 from warehouse.errors import NotFound, RunTaken, UsageError
-from warehouse.questions import ask, find_question
-from warehouse.validate import validate
+from warehouse.storage import paths
+from warehouse.validation.validate import validate
 
 D = 24
 RESPONSES = grid(16, instructions=4)
@@ -48,9 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(root: Path, run: str = "v-evaluated") -> dict[tuple, SimpleNamespace]:
-    answer = TraceStore(layout.run_dir(root, run)).query(
-        "SELECT * EXCLUDE (run_id) FROM trait_evaluations ORDER BY ALL"
-    )
+    answer = TraceStore(paths.run_dir(root, run)).query("SELECT * EXCLUDE (run_id) FROM trait_evaluations ORDER BY ALL")
     found = [SimpleNamespace(**dict(zip(answer.columns, r, strict=True))) for r in answer.fetchall()]
     return {(r.method, r.component, r.layer): r for r in found}
 
@@ -76,13 +75,13 @@ def test_the_trait_is_found_where_it_is_and_nowhere_else(root: Path) -> None:
 
 def test_every_number_is_the_one_that_its_formula_gives(root: Path) -> None:
     """From the stored vectors and the activations of the held-out questions, one vector at a time."""
-    held = TraceStore(layout.run_dir(root, "v")).meta.options["held_out_questions"]["loud"]
+    held = TraceStore(paths.run_dir(root, "v")).meta.options["held_out_questions"]["loud"]
     with Warehouse(root) as wh:
         chosen = select(wh, "r")
         vectors = wh.connection.execute(
             "SELECT method, component, layer, midpoint, train_accuracy, vector FROM trait_vectors WHERE run_id = 'v'"
         ).fetchall()
-    means, found = Means(TraceStore(layout.run_dir(root, "r")), chosen.keys), rows(root)
+    means, found = Means(TraceStore(paths.run_dir(root, "r")), chosen.keys), rows(root)
     at = np.isin(chosen.question, held)
     for method, component, layer, midpoint, train_accuracy, v in vectors:
         x, r = means.of(component, layer)[at].astype(np.float64), found[method, component, layer]
@@ -129,7 +128,7 @@ def test_random_directions_are_at_chance_where_there_is_nothing(tmp_path: Path) 
     with Warehouse(tmp_path) as wh:
         stored = wh.sql("SELECT vector FROM trait_vectors WHERE method = 'random'").fetchone()[0]
     from capture.traits.extract import layer_seed
-    from capture.traits.vectors import random_directions
+    from capture.traits.extraction_methods import random_directions
 
     drawn = random_directions(64, 200, layer_seed(0, 0) + job._OTHER)
     assert np.abs(drawn @ np.array(stored)).max() < 0.6, "the baseline's directions are others than the stored one"
@@ -137,7 +136,7 @@ def test_random_directions_are_at_chance_where_there_is_nothing(tmp_path: Path) 
 
 def test_only_held_out_questions_are_looked_at(root: Path, tmp_path: Path) -> None:
     """Other activations at the held-out questions change every row of the evaluation, and no row of the vectors."""
-    held = TraceStore(layout.run_dir(root, "v")).meta.options["held_out_questions"]["loud"]
+    held = TraceStore(paths.run_dir(root, "v")).meta.options["held_out_questions"]["loud"]
     at = np.isin([r.question for r in RESPONSES], held)
     other = {k: np.where(at[:, None], np.float32(0.25) * x[:, ::-1], x) for k, x in TENSORS.items()}
     add_responses(tmp_path, "r", RESPONSES, other)
@@ -167,7 +166,7 @@ def test_an_interrupted_evaluation_goes_on_and_gives_what_an_undisturbed_one_doe
         evaluate(root, "v", "again", Options(seed=1))
     evaluate(root, "v", "again")
     assert rows(root, "again") == rows(root)
-    assert all(c.passed is not False for c in validate(layout.run_dir(root, "again")))
+    assert all(c.passed is not False for c in validate(paths.run_dir(root, "again")))
     assert job.is_there(root, "again", "v", Options()) and not job.is_there(root, "else", "v", Options())
     for name, options in (("again", Options(seed=1)), ("v", Options())):
         with pytest.raises(RunTaken):
@@ -187,7 +186,7 @@ def test_what_cannot_be_evaluated_is_told(root: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"{says} responses .* larger --held-out"):
             evaluate(tmp_path, name)
     extract(tmp_path, ["r"], Extraction(held_out=0.5), "v")
-    folder = layout.run_dir(tmp_path, "r")
+    folder = paths.run_dir(tmp_path, "r")
     folder.rename(tmp_path / "kept")
     with pytest.raises(NotFound, match="No run 'r'"):
         evaluate(tmp_path, "v")
@@ -207,7 +206,7 @@ def test_the_judge_that_decided_decides_again(root: Path, tmp_path: Path) -> Non
 
 
 def test_a_picture_and_the_best_layers(root: Path, tmp_path: Path) -> None:
-    store = TraceStore(layout.run_dir(root, "v-evaluated"))
+    store = TraceStore(paths.run_dir(root, "v-evaluated"))
     job.plot(store, str(tmp_path / "p.svg"))
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
     found = store.query(job.BEST).fetchall()

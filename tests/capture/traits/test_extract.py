@@ -14,14 +14,15 @@ from synthetic import add_vectors
 from synthetic_traits import Response, add_judge, add_responses, grid, planted
 
 from capture.traits import extract as job
-from capture.traits import vectors
+from capture.traits import extraction_methods
 from capture.traits.extract import Options, extract
-from warehouse import TraceStore, Warehouse, layout
+from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFound, RunTaken, UsageError
-from warehouse.removal import locked_for_removal, remove
-from warehouse.validate import validate
-from warehouse.vectors import asked, fill, repair, tables
-from warehouse.vectors import traits as index
+from warehouse.maintenance.remove import locked_for_removal, remove
+from warehouse.storage import paths
+from warehouse.validation.validate import validate
+from warehouse.vectors import index_spec, ingest, model_folders, repair, table
+from warehouse.vectors import trait_table as index
 
 D = 24
 RESPONSES = grid(12, samples=2, instructions=3)
@@ -48,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def rows(root: Path, run: str = "v") -> list[dict]:
-    answer = TraceStore(layout.run_dir(root, run)).query("SELECT * EXCLUDE (run_id) FROM trait_vectors ORDER BY ALL")
+    answer = TraceStore(paths.run_dir(root, run)).query("SELECT * EXCLUDE (run_id) FROM trait_vectors ORDER BY ALL")
     return [dict(zip(answer.columns, r, strict=True)) for r in answer.fetchall()]
 
 
@@ -80,7 +81,7 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
     assert len({tuple(found["random", "residual", i]["vector"]) for i in LAYERS}) == 5
     assert steps[-1].done == steps[-1].of == 6 and [s.done for s in steps] == [1, 2, 3, 4, 5, 6]
     assert notes[0].startswith("loud: 72 positive and 72 negative responses to 12 questions; filter pairs, ")
-    assert all(c.passed is not False for c in validate(layout.run_dir(root, "v")))
+    assert all(c.passed is not False for c in validate(paths.run_dir(root, "v")))
 
 
 def test_the_manifest_says_what_was_done(root: Path) -> None:
@@ -108,10 +109,12 @@ def test_a_vector_says_whether_its_method_converged(root: Path, monkeypatch, rec
     assert {(r["method"], r["converged"]) for r in rows(root)} - {("ica", False)} == {
         ("mean_diff", None), ("random", None), ("probe", True), ("ica", True), ("gradient", True),
     }  # fmt: skip
-    real = vectors.mean_diff
-    monkeypatch.setattr(vectors, "STEPS", {"probe": 1, "ica": 1, "gradient": 1})
+    real = extraction_methods.mean_diff
+    monkeypatch.setattr(extraction_methods, "STEPS", {"probe": 1, "ica": 1, "gradient": 1})
     monkeypatch.setattr(job, "_BLOCK", 2)
-    monkeypatch.setitem(vectors.METHODS, "mean_diff", lambda *a: (warnings.warn("odd", RuntimeWarning, 1), real(*a))[1])
+    monkeypatch.setitem(
+        extraction_methods.METHODS, "mean_diff", lambda *a: (warnings.warn("odd", RuntimeWarning, 1), real(*a))[1]
+    )
 
     def stop(step: job.Step) -> None:
         if step.done == 3:
@@ -220,7 +223,7 @@ def test_too_little_and_no_difference_are_told(tmp_path: Path) -> None:
     add_responses(tmp_path, "flat", RESPONSES, {("mean.resid.post_mlp", 2): np.ones((len(RESPONSES), D), np.float32)})
     with pytest.raises(UsageError, match="loud: mean_diff finds no direction in residual, layer 2 of run 'flat'"):
         extract(tmp_path, ["flat"], Options(), "w")
-    assert layout.staged_runs(tmp_path) == [], "what cannot be finished is not kept in the way"
+    assert paths.staged_runs(tmp_path) == [], "what cannot be finished is not kept in the way"
 
 
 def test_several_traits_make_one_run(root: Path) -> None:
@@ -239,7 +242,7 @@ def test_several_traits_make_one_run(root: Path) -> None:
 
 
 def lance(root: Path, folder: str = "made") -> dict[tuple, np.ndarray]:
-    found = lancedb.connect(layout.vectors_dir(root) / folder).open_table("traits").to_arrow().to_pylist()
+    found = lancedb.connect(paths.vectors_dir(root) / folder).open_table("traits").to_arrow().to_pylist()
     return {(r["run_id"], r["trait"], r["method"], r["component"], r["layer"]): np.array(r["vector"]) for r in found}
 
 
@@ -256,7 +259,7 @@ def test_the_lance_table_holds_the_vectors_of_all_runs_of_a_model(root: Path) ->
         }
         found = lance(root, folder)
         assert found.keys() == want.keys() and all((found[k] == np.array(want[k])).all() for k in want)
-    table = lancedb.connect(layout.vectors_dir(root) / "made").open_table("traits")
+    table = lancedb.connect(paths.vectors_dir(root) / "made").open_table("traits")
     near = table.search(lance(root)["a", "loud", "mean_diff", "residual", 1]).distance_type("cosine")
     near = near.where("method <> 'random' AND layer = 1 AND component = 'residual'").limit(2).to_list()
     assert [n["run_id"] for n in near] == ["a", "b"] and near[1]["_distance"] < 0.1, (
@@ -264,7 +267,7 @@ def test_the_lance_table_holds_the_vectors_of_all_runs_of_a_model(root: Path) ->
     )
     with Warehouse(root) as wh:  # the extension reads it too
         wh.load_vectors()
-        path = layout.vector_lance_path(root, "made", "traits")
+        path = paths.vector_lance_path(root, "made", "traits")
         assert wh.sql(f"SELECT count(*) FROM '{path}'").fetchone() == (24,)
 
 
@@ -278,26 +281,26 @@ def test_deleting_a_run_drops_its_rows_and_rebuild_makes_them_again(root: Path) 
     whole = lance(root)
     delete("a")
     assert {k[0] for k in lance(root)} == {"b"}
-    shutil.copytree(layout.run_dir(root, "b"), layout.run_dir(root, "a"))
-    fill.settle(root)
+    shutil.copytree(paths.run_dir(root, "b"), paths.run_dir(root, "a"))
+    ingest.settle(root)
     assert lance(root).keys() == whole.keys()
-    shutil.rmtree(layout.vectors_dir(root))
+    shutil.rmtree(paths.vectors_dir(root))
     repair.mend(root, lambda *_: None, lambda _: None)
     assert lance(root).keys() == whole.keys()
-    for damage in layout.vector_lance_path(root, "made", "traits").rglob("*.manifest"):
+    for damage in paths.vector_lance_path(root, "made", "traits").rglob("*.manifest"):
         damage.write_bytes(b"damaged")
-    layout.vector_model_path(root, "made").unlink()
+    paths.vector_model_path(root, "made").unlink()
     repair.mend(root, lambda *_: None, lambda _: None)
-    assert lance(root).keys() == whole.keys() and tables.models(root)["made"].space == "body"
+    assert lance(root).keys() == whole.keys() and model_folders.models(root)["made"].space == "body"
     delete("a")
     delete("b")
-    assert not any(layout.vectors_dir(root).iterdir())
+    assert not any(paths.vectors_dir(root).iterdir())
 
 
 def test_vector_tables_and_the_table_of_traits_live_side_by_side(root: Path) -> None:
     add_vectors(root, "e", {1: np.random.default_rng(0).standard_normal((20, D)).astype(np.float32)}, [10, 10])
     extract(root, ["r"], Options(methods=("mean_diff",)), "v")
-    fill.add(root, "e", asked.parse("resid.post_mlp@1"))
+    ingest.add(root, "e", index_spec.parse("resid.post_mlp@1"))
     with Warehouse(root) as wh:
         assert [t.info.sql_name for t in wh.vector_tables] == ["made_resid_post_mlp_L01"] and not wh.damaged_vectors
         assert len(wh.nearest(np.ones(D), layer=1, k=3).fetchall()) == 3
@@ -306,7 +309,7 @@ def test_vector_tables_and_the_table_of_traits_live_side_by_side(root: Path) -> 
     assert not any("damaged" in n for n in notes)
     with locked_for_removal(root, "e"):
         remove(root, "e")
-    assert lance(root) and not tables.all_tables(root), "the last vector table goes, and that of traits stays"
+    assert lance(root) and not table.all_tables(root), "the last vector table goes, and that of traits stays"
     with locked_for_removal(root, "v"):
         remove(root, "v")
-    assert index.settle(root) == [] and not any(layout.vectors_dir(root).iterdir())
+    assert index.settle(root) == [] and not any(paths.vectors_dir(root).iterdir())

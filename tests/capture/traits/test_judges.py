@@ -20,10 +20,11 @@ from judge_server import Talk, completion, error, forward, free_port, garbage, l
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from capture.models import Loaded
-from capture.traits.answers import Token, from_probabilities, from_text, from_tokens
-from capture.traits.judges import Fault, open_judge
+from capture.model.loading import Loaded
+from capture.traits.judge import Fault
+from capture.traits.judge_clients import open_judge
 from capture.traits.local_judge import LocalJudge
+from capture.traits.verdict import Token, from_probabilities, from_text, from_tokens
 from warehouse.errors import UsageError
 
 KEY = "sk-proj-not0a1real2key3"
@@ -628,7 +629,7 @@ def test_transformers_own_server_answers_in_text(chat_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_packaged_model_judges_through_transformers_own_server(smollm2: Loaded) -> None:
-    from capture.models import packaged
+    from capture.model.loading import packaged
 
     folder = packaged("smollm2")
     with transformers_server(folder) as url:
@@ -641,7 +642,7 @@ def test_the_packaged_model_judges_through_transformers_own_server(smollm2: Load
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 def test_llama_cpps_server_gives_probabilities() -> None:
     """The packaged model cuts numbers digit by digit, so that they are no probabilities of numbers; that they come is seen."""
-    from capture.models import PACKAGED, _packaged_file
+    from capture.model.loading import PACKAGED, _packaged_file
 
     port = free_port()
     command = [

@@ -19,15 +19,17 @@ import pytest
 from judge_server import Front, Reply, completion, error, garbage, serve
 from synthetic import add_run
 
-from capture.traits import judging
-from capture.traits.answers import Verdict
-from capture.traits.judges import Fault, open_judge
-from capture.traits.judging import Judged, in_order, judge_run
-from warehouse import TraceStore, Warehouse, layout
+from capture.traits import judge_run
+from capture.traits.judge import Fault
+from capture.traits.judge_clients import open_judge
+from capture.traits.judge_run import Judged, in_order
+from capture.traits.verdict import Verdict
+from warehouse import TraceStore, Warehouse
 from warehouse.errors import RunTaken, TracesError, UsageError
-from warehouse.journal import Journal
-from warehouse.layout import run_dir, staged_runs
-from warehouse.validate import validate
+from warehouse.storage import paths
+from warehouse.storage.journal import Journal
+from warehouse.storage.paths import run_dir, staged_runs
+from warehouse.validation.validate import validate
 
 KEY = "sk-proj-not0a1real2key3"
 DEFINITION = {
@@ -41,7 +43,7 @@ DEFINITION = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of a tenth."""
-    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.05)
 
 
 def responses(root: Path, n: int, run_id: str = "r", kind: str = "trait-responses", **options: object) -> Path:
@@ -68,7 +70,7 @@ def answer(body: dict) -> Reply:
 
 def run(root: Path, front: Front, run_id: str = "r", **options: object):
     judge = open_judge(f"{front.url}/v1:m", timeout=options.pop("timeout", 30))
-    return judge_run(root, run_id, judge, name=options.pop("name", f"{run_id}-judged"), **options)
+    return judge_run.judge_run(root, run_id, judge, name=options.pop("name", f"{run_id}-judged"), **options)
 
 
 def rows(root: Path, run_id: str = "r-judged") -> list[tuple]:
@@ -252,11 +254,11 @@ class Patience(threading.Event):
 
 
 def test_waits_grow_and_are_as_long_as_the_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "_FIRST_WAIT", 10.0)
+    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 10.0)
     asked = Patience()
     faults = [*[error(500, "oh")] * 3, error(429, "slow down", {"retry-after": "1.2"}), garbage(b"{}")]
     with serve(lambda _: completion("7"), *faults) as front:
-        found = judging._persistently(open_judge(f"{front.url}/v1:m"), "?", asked)
+        found = judge_run._persistently(open_judge(f"{front.url}/v1:m"), "?", asked)
     assert found.score == 7
     assert asked.seconds[3] == 1.2
     for wait, longest in zip([*asked.seconds[:3], asked.seconds[4]], (10, 20, 30, 30), strict=True):
@@ -276,21 +278,21 @@ def test_a_judge_that_never_answers_ends_it_and_what_it_did_answer_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable, told: str, asked: int
 ) -> None:
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.01)
     responses(tmp_path, 40)
     with serve(fault, *[answer] * 46) as front:
         judge = open_judge(f"{front.url}/v1:m")
         with pytest.raises(TracesError, match=told) as caught:
-            judge_run(tmp_path, "r", judge, name="r-judged", concurrency=1)
+            judge_run.judge_run(tmp_path, "r", judge, name="r-judged", concurrency=1)
         assert len(front.seen) == 46 + asked
         assert "23 of 40 responses are judged, and kept: run the same command again to go on" in str(caught.value)
         assert staged_runs(tmp_path) == ["r-judged"]
-        assert judging.estimate(tmp_path, "r", "r-judged").requests == 34
+        assert judge_run.estimate(tmp_path, "r", "r-judged").requests == 34
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
         front.script += [answer] * 1000  # it has come to its senses
         seen: list[int] = []
-        judge_run(tmp_path, "r", judge, name="r-judged", report=lambda j: seen.append(j.resumed))
+        judge_run.judge_run(tmp_path, "r", judge, name="r-judged", report=lambda j: seen.append(j.resumed))
         assert len(front.seen) == 46 + asked + 34
     assert seen[0] == 23
     assert rows(tmp_path) == expected(40)
@@ -316,7 +318,7 @@ HOSTILE = {
 
 
 def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 40)
     notes: list[str] = []
     seen: list[Judged] = []
@@ -364,20 +366,20 @@ def test_a_judge_that_answers_nothing_any_more_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable, told: str
 ) -> None:
     """The responses that it did not answer are asked about again."""
-    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 40)
     with serve(fault, *[answer] * 40) as front:
         with pytest.raises(TracesError, match=f"does not answer: {told}. 20 of 40 responses are judged, and kept"):
             run(tmp_path, front, concurrency=1)
         asked = len(front.seen)
-        assert judging.estimate(tmp_path, "r", "r-judged").requests == 40
+        assert judge_run.estimate(tmp_path, "r", "r-judged").requests == 40
         front.script += [answer] * (asked + 40)
         run(tmp_path, front, concurrency=1)
     assert rows(tmp_path) == expected(40)
 
 
 def test_a_judge_that_answers_nothing_at_all_makes_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 3)
     with (
         serve(garbage(b"{}")) as front,
@@ -404,7 +406,7 @@ def test_another_judge_does_not_go_on_with_it(tmp_path: Path) -> None:
         with pytest.raises(TracesError, match="16 of 20"):
             run(tmp_path, front, concurrency=1)
         with pytest.raises(UsageError, match="differs in judge"):
-            judge_run(tmp_path, "r", open_judge(f"{front.url}/v1:other"), name="r-judged")
+            judge_run.judge_run(tmp_path, "r", open_judge(f"{front.url}/v1:other"), name="r-judged")
 
 
 def test_a_judge_without_numbers_is_told_of_early(tmp_path: Path) -> None:
@@ -453,7 +455,7 @@ def test_a_local_judge_is_asked_in_this_thread(tmp_path: Path) -> None:
             assert threading.current_thread() is threading.main_thread()
             return Verdict("1", 1.0, scored_by="probabilities", number_mass=0.5)
 
-    judge_run(tmp_path, "r", Here(), name="j", concurrency=20)
+    judge_run.judge_run(tmp_path, "r", Here(), name="j", concurrency=20)
     assert [row[4] for row in rows(tmp_path, "j")] == [1.0] * 5
 
 
@@ -467,8 +469,8 @@ def test_a_fault_before_any_answer_keeps_nothing(tmp_path: Path) -> None:
             raise Fault("the judging prompt has 9 tokens, and the model reads 4", again=False, this_prompt=True)
 
     with pytest.raises(TracesError, match="Nothing is judged, and nothing kept"):
-        judge_run(tmp_path, "r", Full(), name="j")
-    assert not layout.staging_dir(tmp_path, "j").exists()
+        judge_run.judge_run(tmp_path, "r", Full(), name="j")
+    assert not paths.staging_dir(tmp_path, "j").exists()
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -495,8 +497,8 @@ def test_a_paid_judge_is_not_asked_without_a_yes(tmp_path: Path, traces: Callabl
     assert "nobody is there to be asked: add --yes" in done.err
     done = traces(*asked, "--dry-run", "--price", "2.5,10")
     assert done.code == 0
-    characters = sum(len(p) for i in range(30) for p in judging._prompts(
-        judging.Definition.model_validate(DEFINITION), judging.Response("e", 0, f"What is {i}?", f"It is <{i}>.")))  # fmt: skip
+    characters = sum(len(p) for i in range(30) for p in judge_run._prompts(
+        judge_run.Definition.model_validate(DEFINITION), judge_run.Response("e", 0, f"What is {i}?", f"It is <{i}>.")))  # fmt: skip
     cost = (characters // 4 * 2.5 + 60 * 16 * 10) / 1e6
     assert f"60 requests, about {characters // 4:,} tokens in and at most 960 out, about ${cost:.2f}" in done.err
     assert not run_dir(tmp_path, "r-judged").exists()
@@ -506,7 +508,18 @@ def test_a_paid_judge_is_not_asked_without_a_yes(tmp_path: Path, traces: Callabl
 
 def test_no_ends_it_and_yes_goes_on(tmp_path: Path) -> None:
     responses(tmp_path, 2)
-    command = [sys.executable, "-m", "capture.cli", "trait", "judge", "r", "--judge", "openai:m", "-w", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "capture.cli.main",
+        "trait",
+        "judge",
+        "r",
+        "--judge",
+        "openai:m",
+        "-w",
+        str(tmp_path),
+    ]
     with serve(answer) as front:
         # this address leads back to this machine, but is not known for one that does
         env = {
@@ -538,9 +551,20 @@ def test_killed_and_gone_on_with_it_is_as_if_undisturbed(tmp_path: Path) -> None
 
     with serve(until) as front:
         judge = f"{front.url}/v1:m"
-        command = [sys.executable, "-m", "capture.cli", "trait", "judge", "r", "--judge", judge, "-w", str(tmp_path)]
+        command = [
+            sys.executable,
+            "-m",
+            "capture.cli.main",
+            "trait",
+            "judge",
+            "r",
+            "--judge",
+            judge,
+            "-w",
+            str(tmp_path),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        staged = layout.journal_path(layout.staging_dir(tmp_path, "r-judged"))
+        staged = paths.journal_path(paths.staging_dir(tmp_path, "r-judged"))
         while len(Journal(staged).shards) < 2:  # 32 responses: the first 90 answers are more
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
@@ -549,7 +573,7 @@ def test_killed_and_gone_on_with_it_is_as_if_undisturbed(tmp_path: Path) -> None
         assert process.returncode == 130, err
         assert "What was complete is kept" in err
         hang.set()
-        left = judging.estimate(tmp_path, "r", "r-judged").requests
+        left = judge_run.estimate(tmp_path, "r", "r-judged").requests
         assert left <= 200 - 64
         before = len(front.seen)
         run(tmp_path, front)

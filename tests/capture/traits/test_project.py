@@ -21,12 +21,13 @@ from capture.traits import project as projecting
 from capture.traits.directions import Direction, Options, directions
 from capture.traits.dynamics import differences, dynamics
 from capture.traits.project import project
-from warehouse import TraceStore, Warehouse, layout
-from warehouse.check import Unsound
-from warehouse.contents import CHECKS
+from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFound, RunTaken, UsageError
-from warehouse.manifest import Manifest
-from warehouse.validate import validate
+from warehouse.storage import paths
+from warehouse.storage.manifest import Manifest
+from warehouse.validation.check import Unsound
+from warehouse.validation.contents import CHECKS
+from warehouse.validation.validate import validate
 
 TRAITS = ("calm", "loud", "quick")
 METHODS = ("mean_diff", "probe")
@@ -54,8 +55,8 @@ def add_vectors(root: Path, run: str, store: TraceStore, rows: list[dict[str, An
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
     """A captured run `llama`, a run `vectors` for it, and a generation run `answers` with responses of its own."""
     root = tmp_path_factory.mktemp("project") / "runs"
-    shutil.copytree(layout.run_dir(tiny_root, "llama"), layout.run_dir(root, "llama"))
-    store = TraceStore(layout.run_dir(root, "llama"))
+    shutil.copytree(paths.run_dir(tiny_root, "llama"), paths.run_dir(root, "llama"))
+    store = TraceStore(paths.run_dir(root, "llama"))
     add_vectors(root, "vectors", store, vectors_of(store))
     rng = np.random.default_rng(1)
     responses = grid(3, samples=2)
@@ -75,7 +76,7 @@ def home(root: Path, tmp_path: Path) -> Path:
 
 def made(wh: Warehouse, source: str, options: Options, name: str | None = None) -> TraceStore:
     manifest = project(wh, source, directions(wh, source, options), options, name)
-    return TraceStore(layout.run_dir(wh.root, manifest.run_id))
+    return TraceStore(paths.run_dir(wh.root, manifest.run_id))
 
 
 def rows(store: TraceStore, table: str) -> list[dict[str, Any]]:
@@ -199,13 +200,13 @@ def test_interrupted_it_goes_on_as_if_it_had_not_been(home: Path, monkeypatch: p
 
         with pytest.raises(Stop):
             project(wh, "llama", chosen, options, report=stop)
-        assert layout.staged_runs(home) == ["llama-traits"]
+        assert paths.staged_runs(home) == ["llama-traits"]
         resumed: list[int] = []
         project(wh, "llama", chosen, options, report=lambda c: resumed.append(c.resumed_tokens))
         assert resumed[0] > 0 and len(resumed) > 3
         project(wh, "llama", chosen, options, "undisturbed")
         for table in ("trait_projections", "trait_dynamics"):
-            a, b = (layout.run_dir(home, run) / layout.table_name(table) for run in ("llama-traits", "undisturbed"))
+            a, b = (paths.run_dir(home, run) / paths.table_name(table) for run in ("llama-traits", "undisturbed"))
             assert a.read_bytes() == b.read_bytes()
 
 
@@ -267,7 +268,7 @@ def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None
 
 def test_what_is_asked_wrongly_is_told(home: Path) -> None:
     with Warehouse(home) as wh:
-        other = TraceStore(layout.run_dir(home, "llama")).meta
+        other = TraceStore(paths.run_dir(home, "llama")).meta
         add_run(home, "wide", "trait-vectors", {"trait_vectors": [{"trait": "wide", "vector": [1.0] * 8}]}, d_model=8)
         add_run(home, "strange", "trait-vectors", {"trait_vectors": [{"trait": "strange", "vector": [1.0] * 32}]},
                 d_model=other.model.d_model, body="others")  # fmt: skip
@@ -375,7 +376,7 @@ def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
 def test_validate_finds_what_does_not_follow(home: Path, finding: str, table: str, column: str, change: Any) -> None:
     with Warehouse(home) as wh:
         found = made(wh, "answers", Options(("loud", "calm"), layers=(1, 2)))
-    path = found.path / layout.table_name(table)
+    path = found.path / paths.table_name(table)
     told = pq.read_table(path, partitioning=None)
     at = told.column_names.index(column)
     values = told[column].to_numpy()

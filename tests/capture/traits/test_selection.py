@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from capture.traits import intervals, selection, separation, vectors
+from capture.traits import extraction_methods, intervals, selection, separation
 from capture.traits.evaluate import resampled_cohens_d
 
 ALWAYS = 2000
@@ -108,7 +108,7 @@ def test_the_interval_of_the_best_layer_of_pure_noise_holds_chance() -> None:
     for seed in range(seeds):
         layers = np.random.default_rng(seed).standard_normal((LAYERS, len(QUESTION), WIDTH))
         fits = [
-            vectors.made(vectors.mean_diff(p, q), p, q)
+            extraction_methods.made(extraction_methods.mean_diff(p, q), p, q)
             for p, q in ((x[~out & POSITIVE], x[~out & ~POSITIVE]) for x in layers)
         ]
         cosines = [[separation.cosines(x[s], v.vector[None]) for s in test] for x, v in zip(layers, fits, strict=True)]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-from capture import models
+from capture.model import loading
 from capture.traits import respond, steer
 from capture.traits.definition import Definition, Pair
 from warehouse import TraceStore
 from warehouse.errors import UsageError
-from warehouse.layout import run_dir
-from warehouse.sites import Key
-from warehouse.validate import validate
+from warehouse.schema.sites import Key
+from warehouse.storage.paths import run_dir
+from warehouse.validation.validate import validate
 
 DEFINITION = Definition(
     name="windy",
@@ -28,7 +28,7 @@ DEFINITION = Definition(
 )
 
 
-def responded(root: Path, loaded: models.Loaded, n: int = 4, **options: Any) -> TraceStore:
+def responded(root: Path, loaded: loading.Loaded, n: int = 4, **options: Any) -> TraceStore:
     chosen = {"max_new_tokens": 6, "capture": "means", "trait": DEFINITION.model_dump(), "n": n} | options
     respond.run(loaded, respond.source(DEFINITION, n), respond.Options(**chosen), root=root, run_id="windy-responses")
     return TraceStore(run_dir(root, "windy-responses"))
@@ -45,7 +45,7 @@ def test_questions_and_instructions_take_turns() -> None:
         respond.source(DEFINITION, 0)
 
 
-def test_responses_are_a_sound_run_with_their_means(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+def test_responses_are_a_sound_run_with_their_means(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     store = responded(tmp_path, load_tiny("gpt2"))
     assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
     assert store.meta.kind == "trait-responses"
@@ -60,20 +60,24 @@ def test_responses_are_a_sound_run_with_their_means(tmp_path: Path, load_tiny: C
 
 
 def steered(
-    root: Path, loaded: models.Loaded, vectors: dict[int, steer.Vector], coefficients: tuple[float, ...], **options: Any
+    root: Path,
+    loaded: loading.Loaded,
+    vectors: dict[int, steer.Vector],
+    coefficients: tuple[float, ...],
+    **options: Any,
 ) -> TraceStore:
     chosen = {
         "max_new_tokens": 6, "capture": "resid,mlp_out", "store_dtype": "float32", "trait": DEFINITION.model_dump(),
         "vectors_run": "v", "layers": tuple(vectors), "coefficients": coefficients, "questions": (0, 2), "temperature": 0.0,
     } | options  # fmt: skip
     made = steer.Options(**chosen)
-    run, _ = steer.of_kind(vectors, models.body_hash(loaded.model))
+    run, _ = steer.of_kind(vectors, loading.body_hash(loaded.model))
     run(loaded, steer.source(made), made, root=root, run_id="steered")
     return TraceStore(run_dir(root, "steered"))
 
 
 def test_what_is_recorded_has_the_vector_added_from_the_last_prompt_token_on(
-    tmp_path: Path, load_tiny: Callable[..., models.Loaded]
+    tmp_path: Path, load_tiny: Callable[..., loading.Loaded]
 ) -> None:
     """resid.post_mlp = resid.post_attn + mlp_out + coefficient · gap · v, in the steered layer alone, to float32's rounding."""
     random = np.random.default_rng(0)
@@ -96,7 +100,7 @@ def test_what_is_recorded_has_the_vector_added_from_the_last_prompt_token_on(
 
 
 @pytest.fixture(params=["cached", "uncached"])
-def either(request: pytest.FixtureRequest, load_tiny: Callable[..., models.Loaded]) -> models.Loaded:
+def either(request: pytest.FixtureRequest, load_tiny: Callable[..., loading.Loaded]) -> loading.Loaded:
     """A Llama, which keeps keys and values while it generates, and an OpenAI GPT, which reads all again for every token."""
     loaded = load_tiny()
     if request.param == "cached":
@@ -104,11 +108,11 @@ def either(request: pytest.FixtureRequest, load_tiny: Callable[..., models.Loade
     torch.manual_seed(0)
     sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=len(loaded.tokenizer), **sizes)).eval()
-    return models.Loaded(model, loaded.tokenizer, "openai-gpt", None, "cpu", False)
+    return loading.Loaded(model, loaded.tokenizer, "openai-gpt", None, "cpu", False)
 
 
 def test_a_steered_response_is_drawn_from_the_states_that_are_recorded(
-    tmp_path: Path, either: models.Loaded, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, either: loading.Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Token by token, its text is what whole passes with the vector from the last prompt token on say, and each state that was
     read for a next token is the recorded one; the last token's alone is read in the recording only. Within rounding."""
@@ -155,7 +159,7 @@ def test_a_steered_response_is_drawn_from_the_states_that_are_recorded(
         np.testing.assert_allclose(states.numpy(), recorded[:-1], rtol=0, atol=1e-4)
 
 
-def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     """After the last block, the direction of one token's row of the head makes that token the most probable one."""
     loaded = load_tiny()
     weight = loaded.model.get_output_embeddings().weight.detach().numpy()
@@ -169,7 +173,7 @@ def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Cal
     assert said[1][1] == said[1][2] == 2 * 6
 
 
-def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     vector = steer.Vector(_unit(np.arange(32.0)), 1.0)
     store = steered(tmp_path, load_tiny(), {1: vector}, (2.0,), component="attn_out", capture="resid,attn_out")
     for example_id, start in store.query("SELECT example_id, n_prompt_tokens FROM responses").fetchall():
@@ -188,13 +192,13 @@ def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny:
     ],
 )
 def test_vectors_that_do_not_fit_are_refused(
-    tmp_path: Path, load_tiny: Callable[..., models.Loaded], vectors: dict[int, steer.Vector], message: str
+    tmp_path: Path, load_tiny: Callable[..., loading.Loaded], vectors: dict[int, steer.Vector], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         steered(tmp_path, load_tiny(), vectors, (1.0,))
 
 
-def test_another_models_vectors_are_refused(tmp_path: Path, load_tiny: Callable[..., models.Loaded]) -> None:
+def test_another_models_vectors_are_refused(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     run, _ = steer.of_kind({1: steer.Vector(np.ones(32, np.float32), 1.0)}, "other weights")
     options = steer.Options(trait=DEFINITION.model_dump(), layers=(1,), questions=(0,))
     with pytest.raises(UsageError, match="other weights than the model"):

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 from sklearn.metrics import roc_auc_score
 
-from capture.traits import separation, vectors
+from capture.traits import extraction_methods, separation
 
 D = 32
 
@@ -30,28 +30,28 @@ def groups(strength: float, n: int = 300, m: int = 200, width: int = D, seed: in
 def test_a_planted_direction_is_found_and_points_to_the_positive_side(method: str) -> None:
     pos, neg = groups(2.0)
     for a, b, sign in ((pos, neg, 1), (neg, pos, -1)):
-        raw = vectors.fit(method, a, b, 0)[0]
-        made = vectors.made(raw, a, b)
+        raw = extraction_methods.fit(method, a, b, 0)[0]
+        made = extraction_methods.made(raw, a, b)
         assert sign * (made.vector @ unit_of(0)) > 0.9
         assert made.vector.dtype == np.float32 and np.linalg.norm(made.vector) == pytest.approx(1, abs=1e-6)
         assert made.gap == pytest.approx(4, rel=0.1) and made.train_accuracy > 0.95
         assert made.norm == pytest.approx(np.linalg.norm(raw))
-        again = vectors.fit(method, a, b, 0)[0]
+        again = extraction_methods.fit(method, a, b, 0)[0]
         assert (raw == again).all(), "the same seed, the same vector"
 
 
 def test_a_direction_without_the_trait_is_not_made_to_show_it() -> None:
     pos, neg = groups(2.0, 2000, 2000)
-    made = vectors.made(vectors.random(pos, neg, 3), pos, neg)
+    made = extraction_methods.made(extraction_methods.random(pos, neg, 3), pos, neg)
     assert abs(made.vector @ unit_of(0)) < 0.6 and made.gap > 0, "its sign is the training part's"
-    assert not (vectors.random(pos, neg, 3) == vectors.random(pos, neg, 4)).any()
+    assert not (extraction_methods.random(pos, neg, 3) == extraction_methods.random(pos, neg, 4)).any()
 
 
 def test_gradient_ascent_arrives_at_the_normalised_mean_difference() -> None:
     for seed, strength in enumerate((0.0, 0.1, 3.0)):
         pos, neg = groups(strength, 40, 30, 576, seed)
-        difference = vectors.mean_diff(pos, neg)
-        v = vectors.gradient(pos, neg, seed)
+        difference = extraction_methods.mean_diff(pos, neg)
+        v = extraction_methods.gradient(pos, neg, seed)
         np.testing.assert_allclose(v, difference / np.linalg.norm(difference), atol=1e-4)
         assert (difference == pos.mean(0, dtype=np.float64) - neg.mean(0, dtype=np.float64)).all()
 
@@ -65,8 +65,8 @@ def test_the_probes_vector_is_the_regressions_in_the_space_of_the_vectors() -> N
     pos, neg = (x * scale for x in groups(1.0, 60, 50))
     x, y = np.concatenate([pos, neg]), np.repeat([1, 0], [60, 50])
     scaler = StandardScaler().fit(x)
-    model = LogisticRegression(C=vectors.C, max_iter=1000).fit(scaler.transform(x), y)
-    score, ours = model.decision_function(scaler.transform(x)), x @ vectors.probe(pos, neg)
+    model = LogisticRegression(C=extraction_methods.C, max_iter=1000).fit(scaler.transform(x), y)
+    score, ours = model.decision_function(scaler.transform(x)), x @ extraction_methods.probe(pos, neg)
     np.testing.assert_allclose(ours - ours.mean(), score - score.mean(), atol=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_ica_gives_the_mixing_column_and_not_the_row_that_undoes_it() -> None:
     sign = np.repeat([1.0, -1.0], 400)
     disturbance = rng.laplace(size=800) * 2
     x = 3 * sign[:, None] * direction + disturbance[:, None] * e + 0.3 * rng.standard_normal((800, D))
-    found = separation.unit(vectors.fit("ica", x[:400], x[400:], 0)[0])
+    found = separation.unit(extraction_methods.fit("ica", x[:400], x[400:], 0)[0])
     assert found @ direction > 0.95
     row = d  # reads the sign off, and nothing of the disturbance
     assert row @ direction < 0.75
@@ -88,10 +88,12 @@ def test_degenerate_groups_are_told_of() -> None:
     same = np.ones((5, D), np.float32)
     for method in ("mean_diff", "probe", "ica", "gradient"):
         with pytest.raises(ValueError, match="no direction"):
-            vectors.made(vectors.METHODS[method](same, same, 0), same, same)
+            extraction_methods.made(extraction_methods.METHODS[method](same, same, 0), same, same)
     few = np.random.default_rng(0).standard_normal((4, D)).astype(np.float32)
     twice = np.concatenate([few, few])  # of rank 4: fewer components than are asked for
-    assert np.isfinite(vectors.made(vectors.ica(twice[:6], twice[6:]), twice[:6], twice[6:]).vector).all()
+    assert np.isfinite(
+        extraction_methods.made(extraction_methods.ica(twice[:6], twice[6:]), twice[:6], twice[6:]).vector
+    ).all()
 
 
 # -- measures ----------------------------------------------------------------------------------------------------------

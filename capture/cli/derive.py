@@ -1,0 +1,39 @@
+"""`traces derive`: make more of what a run stored, without its model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from capture.cli.terminal import progress, stopped_by_signals
+from warehouse.cli import index, probe  # noqa: F401
+from warehouse.cli.options import RunArgument, WarehouseOption
+
+derive_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Make more of what a run stored, without its model."
+)
+
+
+@derive_app.command("heads")
+def derive_heads(
+    run: RunArgument,
+    name: Annotated[str | None, typer.Option("--run", help="The new run's name; RUN-heads if left out.")] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """What every attention head does on every example, from a run's stored q and k: the table `heads`.
+
+    Makes a run of its own, whose rows name their source; the same command again goes on where it was interrupted.
+
+    Example: `traces derive heads wt2`, then `traces sql --run induction_heads --set run=wt2`
+    """
+    from warehouse.analysis.derive_heads import derive_heads as derive
+    from warehouse.storage import paths
+    from warehouse.storage.paths import find_run
+
+    root = paths.find_root(warehouse)
+    folder = find_run(root, run)
+    with stopped_by_signals(), progress(None) as report:
+        manifest = derive(folder, root=root, run_id=name or f"{run}-heads", report=report)
+    typer.echo(f"{manifest.run_id}: {manifest.counts.rows['heads']:,} rows in {manifest.seconds:.1f} s")
+    typer.echo(f"next: traces sql --run induction_heads --set run={run}")

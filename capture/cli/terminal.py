@@ -1,0 +1,83 @@
+"""What the commands that run a model share on a terminal: notes, a progress bar, a polite end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from warehouse.cli.terminal import note
+from warehouse.errors import TracesError, UsageError
+
+if TYPE_CHECKING:
+    from capture.jobs.job import Progress
+    from warehouse.storage.progress import Counted
+
+
+@contextmanager
+def needs_capture_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if e.name and e.name.split(".")[0] in ("torch", "transformers", "datasets", "accelerate"):
+            raise UsageError(f"Running models needs {e.name}: pip install 'trace-warehouse[capture]'") from None
+        raise
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """A polite kill ends a capture as Ctrl-C does: what is complete is kept."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise TracesStopped("Stopped. What was complete is kept: run the same command again to go on.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class TracesStopped(TracesError):
+    exit_code = 130
+
+
+@contextmanager
+def progress(limit: int | None) -> Iterator[Callable[[Progress | Counted], None]]:
+    """A progress bar on a terminal, a line now and then elsewhere; on standard error."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    bar = bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("examples, {task.fields[rate]}"),
+        bars.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    start = said = time.monotonic()
+    resumed_said = False
+    with bar:
+        task = bar.add_task("capturing", total=limit, rate="")
+
+        def report(p: Progress | Counted) -> None:
+            nonlocal said, resumed_said
+            new = p.tokens - p.resumed_tokens
+            rate = f"{new / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"
+            bar.update(task, completed=p.begun, description=p.run_id, rate=rate)
+            if p.resumed_tokens and new and not resumed_said:
+                resumed_said = True
+                console.print(f"going on after {p.resumed_tokens:,} tokens")
+            if not console.is_terminal and time.monotonic() - said > 10:
+                said = time.monotonic()
+                note(f"{p.run_id}: {p.begun:,} examples, {p.tokens:,} tokens, {rate}")
+
+        yield report

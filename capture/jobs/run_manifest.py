@@ -1,0 +1,144 @@
+"""What a capture says of itself: what makes it the same as another, its name if it is given none, and its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from capture.data.example import Source
+from capture.jobs.versions import versions
+from capture.model import loading
+from capture.model.gguf import is_gguf
+from capture.sequences import partition
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage import paths
+from warehouse.storage.losses import perplexity, predicted_bytes
+from warehouse.storage.manifest import (
+    Counts,
+    DataInfo,
+    Manifest,
+    ModelInfo,
+    Published,
+    SiteInfo,
+)
+
+if TYPE_CHECKING:
+    from capture.jobs.job import Job, Progress
+
+
+def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
+    """`smollm2-wikitext2-validation-a1b2`: the same for the same capture, so that running it again goes on with it."""
+    shard = identity["options"].get("shard", "")
+    if shard:  # named after what all shards have in common
+        identity = {
+            **identity,
+            "options": identity["options"] | {"shard": ""},
+            "model": identity["model"] | {"device": identity["model"]["device"].partition(":")[0]},
+        }
+    digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
+    stem = Path(model).name
+    words = [
+        stem[: -len(".gguf")] if is_gguf(stem) else stem,
+        source.dataset,
+        *([source.split] if source.split else []),
+        digest,
+    ]
+    name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
+    return paths.check_run_name(partition.run_name(name.strip("-.")[:100], shard))
+
+
+def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
+    """What makes two captures the same one, so that the second goes on where the first stopped. Where model and data were
+    read from is no part of it; what they hold is.
+    """
+    source = job.source
+    return {
+        "kind": job.kind,
+        "schema_version": SCHEMA_VERSION,
+        "model": model.model_dump(
+            include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
+        ),
+        "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
+        "options": {k: v for k, v in asdict(job.options).items() if k != "index"},
+        "batches": job.holds,
+        "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
+    }
+
+
+def manifest(job: Job, published: Published, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
+    source, mean_loss = job.source, job.mean_loss(published.folder)
+    return Manifest(
+        run_id=progress.run_id,
+        kind=job.kind,
+        parents=[*_parents(job.loaded, model), *job.options.parents],
+        created_at=published.created_at,
+        seconds=published.seconds,
+        model=model,
+        data=DataInfo(
+            dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
+        ),
+        options=asdict(job.options) | _beginning(job),
+        store_dtype=job.store,
+        batches=job.holds,
+        sites=_site_infos(job, published.promoted),
+        counts=Counts(
+            examples=progress.examples,
+            sequences=progress.sequences,
+            tokens=progress.tokens,
+            predictions=published.rows["next_token"],
+            predicted_bytes=_predicted_bytes(job, published),
+            truncated=progress.truncated,
+            altered=progress.altered,
+            rows=published.rows,
+        ),
+        bytes=sum(f.bytes for f in published.files),
+        files=published.files,
+        versions=versions(),
+        mean_loss=mean_loss,
+        perplexity=perplexity(mean_loss),
+    )
+
+
+def _predicted_bytes(job: Job, published: Published) -> int | None:
+    if not published.rows["next_token"]:
+        return None
+    return predicted_bytes(published.folder, job.options.target_column)
+
+
+def _beginning(job: Job) -> dict[str, Any]:
+    """What the sequences of a decoder begin with, where no chat template and no target says so: an added token's id, or none."""
+    body = job.anatomy.body
+    if body.encoder_decoder or body.side == "enc" or job.sequencing.templated:
+        return {}
+    return {"bos_id": job.sequencing.begins}
+
+
+def _parents(loaded: loading.Loaded, model: ModelInfo) -> list[str]:
+    """The run that fine-tuned the model, where its weights are still the ones that came out of it."""
+    made = loaded.finetuned
+    return [made.run_id] if made is not None and made.weights_hash == model.weights_hash else []
+
+
+def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
+    groups: dict[tuple[str, str, tuple[int, ...], str], list[Key]] = {}
+    for key, spec in job.plan.stored.items():
+        groups.setdefault((key.side, key.site, spec.row_shape, spec.dtype), []).append(key)
+    return [
+        SiteInfo.model_validate(
+            {
+                "side": side,
+                "site": site,
+                "layers": [k.layer for k in keys],
+                "rows": sites.row_kind(site, job.anatomy.stacks[side].causal),
+                "row_shape": list(shape),
+                "dtype": dtype,
+                "promoted": {n: promoted[n] for n in (sites.tensor_name(*k) for k in keys) if n in promoted},
+            }
+        )
+        for (side, site, shape, dtype), keys in groups.items()
+    ]

@@ -1,0 +1,63 @@
+"""The model's own way from its last block's output to its last hidden state, for any rows of the residual stream."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from capture.model.anatomy import Anatomy
+from capture.model.forward_trace import Call, State, first_output, probe
+from warehouse.errors import UsageError
+
+
+class FinalNorm:
+    """The modules that run between the two, one after the other: a norm, in some models a projection after it, in models that
+    norm inside their blocks none. They are found by what they were given and gave on a probe, never by their names, and
+    what they make of its rows must be the last hidden state bit for bit.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        """Of the decoder, where there is an encoder too. Raises UsageError where no such modules are found."""
+        main, seen = anatomy.main, probe(anatomy.body)
+        name = type(anatomy.body.model).__name__
+        block = next(c for c in reversed(seen.calls) if c.module is main.layers[-1].block)
+        assert block.y is not None
+        wanted = State(seen.outputs.last[main.side][0])
+        modules = _way(block, seen.calls, wanted.digest)
+        if modules is None:
+            raise UsageError(
+                f"{name}: no modules were found that make its last hidden state of its last block's output, so that earlier "
+                "layers cannot be read as it reads its last one."
+            )
+        self._modules = modules
+        rows = block.y.rows
+        with torch.no_grad():
+            try:
+                proven = torch.equal(self(rows), wanted.rows) and torch.equal(self(rows[3:7]), wanted.rows[3:7])
+            except (TypeError, ValueError, RuntimeError):  # it takes more than the rows
+                proven = False
+        if not proven:
+            raise UsageError(
+                f"{name}: its final norm ({', '.join(type(m).__name__ for m in modules)}) does not follow from a token's own "
+                "state alone, so that earlier layers cannot be read as it reads its last one."
+            )
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, *width of the stream), in the model's dtype → (n, D)."""
+        if not self._modules:
+            return rows
+        x: torch.Tensor | None = rows[None]
+        for module in self._modules:
+            x = first_output(module(x))
+        assert x is not None
+        return x[0]
+
+
+def _way(block: Call, calls: list[Call], wanted: bytes) -> tuple[nn.Module, ...] | None:
+    """The modules that ran after the block and made the wanted state of its output, the fewest; None where none did."""
+    assert block.y is not None
+    ways: dict[bytes, tuple[nn.Module, ...]] = {block.y.digest: ()}
+    for call in sorted((c for c in calls if c.start > block.end), key=lambda c: c.start):
+        if call.x is not None and call.y is not None and call.x.digest in ways:
+            ways.setdefault(call.y.digest, (*ways[call.x.digest], call.module))
+    return ways.get(wanted)

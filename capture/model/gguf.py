@@ -1,0 +1,66 @@
+"""GGUF models in transformers' own format: a copy is made once, since dequantizing takes many times as long as loading."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from capture.model.failures import is_of_memory, one_line
+from warehouse.errors import TracesError
+from warehouse.storage.files import delete, file_checksum, sweep, temporary_beside
+from warehouse.storage.paths import converted_models_dir
+
+_MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path | str) -> bool:
+    return str(path).lower().endswith(".gguf")
+
+
+def converted(gguf: Path, note: Callable[[str], None]) -> Path:
+    """Returns the folder of the copy, made now if need be. Raises TracesError for a file that is no such model, or cut short."""
+    with gguf.open("rb") as f:
+        if f.read(len(_MAGIC)) != _MAGIC:
+            raise TracesError(f"{gguf} is not a GGUF model: it does not begin with the letters GGUF.")
+    home = converted_models_dir()
+    folder = home / f"{gguf.stem}-{file_checksum(gguf)[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    note(f"converting {gguf.name}, once: the copy stays in {home}")
+    home.mkdir(parents=True, exist_ok=True)
+    sweep(home)  # what conversions that were killed have left
+    temporary = temporary_beside(folder)
+    temporary.mkdir()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # Its whole path, and an empty folder: neither a file of that name in the working folder is read, nor what lies beside it.
+    options: dict[str, Any] = {"gguf_file": str(gguf.resolve()), "trust_remote_code": False}
+    try:
+        with redirect_stderr(io.StringIO()):  # its progress bar heeds no switch
+            model = AutoModelForCausalLM.from_pretrained(
+                temporary, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(temporary, **options)
+        tokenizer.save_pretrained(temporary)
+        model.save_pretrained(temporary)
+        temporary.rename(folder)
+    except Exception as e:  # the readers of GGUF raise whatever a broken file leads them to
+        if (folder / "config.json").is_file():  # another process was faster
+            return folder
+        if is_of_memory(e):
+            raise TracesError(f"There is not enough memory to convert {gguf}: it is made float32 once.") from e
+        if isinstance(e, OSError) and e.errno is not None and e.filename != str(gguf):
+            raise TracesError(f"{gguf} cannot be converted: {one_line(e)}") from e
+        raise TracesError(
+            f"{gguf} is not a GGUF model that transformers can read, or it is cut short: {one_line(e)}"
+        ) from e
+    finally:
+        delete(temporary)
+    return folder

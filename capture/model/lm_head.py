@@ -1,0 +1,103 @@
+"""The model's own way from the last hidden state to logits, for any rows of it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from capture.model.body import Body, forward_replaced, probe_ids, why_not_finite
+from warehouse.errors import TracesError
+
+
+class Head:
+    """The model's `forward` is called with its body (an encoder-decoder's decoder) replaced by one that returns the given
+    rows, so that whatever it does after the body (a head, a scale, a soft-cap) is done by its own code, slice by slice: the
+    full logits of a batch never exist. A plain linear head writes into a buffer that is kept: a fresh one of this size costs
+    time of its own, for the system hands it out page by page.
+    """
+
+    vocabulary: int
+    """How many tokens it has a logit for: not always the rows of the embedding."""
+
+    def __init__(self, body: Body) -> None:
+        """Raises TracesError where logits don't follow from the last hidden state alone, or are no numbers."""
+        self._model = model = body.model
+        if model.get_output_embeddings() is None:
+            raise TracesError(f"{type(model).__name__} predicts no tokens: it has no language-model head.")
+        self._seq2seq = body.encoder_decoder
+        self._replaced = model.get_decoder() if self._seq2seq else _called(body)
+        self._linear = _plain_linear(model.get_output_embeddings())
+        self._buffer: torch.Tensor | None = None
+        ids = probe_ids(model, 12)
+        mask = torch.ones_like(ids)
+        outputs: list[Any] = []
+        handle = self._replaced.register_forward_hook(lambda _m, _args, output: outputs.append(output))
+        with torch.no_grad():
+            try:
+                more = {"decoder_input_ids": ids} if self._seq2seq else {}
+                expected = model(input_ids=ids, attention_mask=mask, **more).logits[0]
+            finally:
+                handle.remove()
+            if not bool((expected < torch.inf).all()):  # -infinity rules a token out
+                raise TracesError(why_not_finite(model))
+            self.vocabulary = expected.shape[-1]
+            self._output_class = type(outputs[-1])
+            if not torch.equal(self(outputs[-1][0][0]), expected):
+                raise TracesError(
+                    f"{type(model).__name__}: its logits don't follow from its last hidden state alone, so that next-token "
+                    "diagnostics would not be its own. traces capture encode records it without them."
+                )
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, D) in the model's dtype → logits (n, V), good until the next call."""
+        body = self._output_class(last_hidden_state=rows[None])
+        ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._seq2seq:
+            inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=rows[None]), "decoder_input_ids": ids}
+        with ExitStack() as stack:
+            stack.enter_context(forward_replaced(self._replaced, lambda *args, **kw: body))
+            if self._linear is not None:
+                stack.enter_context(forward_replaced(self._linear, self._multiply))
+            logits: torch.Tensor = self._model(**inputs, use_cache=False).logits[0]
+        return logits
+
+    def check(self, true_ids: np.ndarray) -> None:
+        """Raises TracesError where a token that came is none that the model can predict: some embeddings have more rows."""
+        if (largest := int(true_ids.max(initial=0))) >= self.vocabulary:
+            raise TracesError(
+                f"{type(self._model).__name__} has no logit for token {largest}: its head predicts {self.vocabulary:,} tokens. Leave "
+                "out the texts that have it, or record them without predictions: traces capture encode."
+            )
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, n, D) → (1, n, V), the linear head's own multiplication."""
+        assert self._linear is not None
+        weight, n = self._linear.weight, x.shape[1]
+        if self._buffer is None or len(self._buffer) < n or self._buffer.device != weight.device:
+            self._buffer = torch.empty((n, len(weight)), dtype=weight.dtype, device=weight.device)
+        return torch.mm(x[0], weight.t(), out=self._buffer[:n])[None]
+
+
+def _called(body: Body) -> nn.Module:
+    """The module that the model's forward calls for its body: some pass by the one that wraps it (OPT)."""
+    ran: list[nn.Module] = []
+    inner = body.model.get_decoder()
+    found = [m for m in dict.fromkeys((body.module, inner)) if isinstance(m, nn.Module)]
+    handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in found]
+    try:
+        with torch.no_grad():
+            body.model(input_ids=probe_ids(body.model, 2))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return body.module if body.module in ran or inner not in ran else inner
+
+
+def _plain_linear(head: Any) -> nn.Linear | None:
+    return head if type(head) is nn.Linear and head.bias is None else None

@@ -1,0 +1,74 @@
+"""What the manifest of a run says of a model and its stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from capture.model import loading
+from capture.model.anatomy import Anatomy, Stack
+from capture.model.attention_formula import tolerance
+from capture.model.attention_hook import implementation
+from capture.model.body import vocabulary_size
+from warehouse.storage.manifest import (
+    LayerAttention,
+    ModelInfo,
+    StackInfo,
+)
+
+
+def model_info(loaded: loading.Loaded, anatomy: Anatomy) -> ModelInfo:
+    """What the manifest says of a model."""
+    main = anatomy.main
+    encoder = anatomy.stacks.get("enc") if main.side == "dec" else None
+    return ModelInfo(
+        **stack_info(main, loaded.model.dtype).model_dump(),
+        name=loaded.name,
+        revision=loaded.revision,
+        architecture=type(loaded.model).__name__,
+        weights_hash=loading.weights_hash(loaded.model),
+        body_hash=loading.body_hash(loaded.model),
+        tokenizer_hash=loading.tokenizer_hash(loaded.tokenizer),
+        dtype=loaded.dtype,
+        device=loaded.device,
+        attn_implementation=implementation(loaded.model),
+        trust_remote_code=loaded.trust_remote_code,
+        untrained=list(loaded.untrained),
+        vocab_size=vocabulary_size(loaded.model),
+        window=loaded.window,
+        side="dec" if main.side == "dec" else "enc",
+        encoder=stack_info(encoder, loaded.model.dtype) if encoder is not None else None,
+    )
+
+
+def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
+    """What the manifest says of a stack."""
+    shapes = [stack.layers[i].shapes for i in stack.attention_layers]
+    first = shapes[0] if shapes else {}
+    heads_of, none = first.get("q", first.get("attn", (0,))), (0, 0)
+    heads = [layer.shapes.get("q", layer.shapes.get("attn", (0,)))[0] for layer in stack.layers]
+
+    def formulas(one: Callable[[int], LayerAttention | None], there: bool) -> list[LayerAttention | None] | None:
+        return [one(i) for i in range(len(stack.layers))] if there else None
+
+    cross = any("cross.attn" in layer.shapes for layer in stack.layers)
+    return StackInfo(
+        n_layers=len(stack.layers),
+        d_model=stack.width[-1],
+        n_heads=heads_of[0],
+        layer_heads=None if set(heads) <= {0, heads_of[0]} else heads,
+        n_kv_heads=first.get("k", none)[0],
+        d_head=first.get("q", none)[1],
+        d_value=first.get("v", none)[1],
+        convention="post-norm" if stack.post_norm else "pre-norm",
+        parallel=any(layer.parallel for layer in stack.layers),
+        final_norm=stack.final_norm,
+        embeds=stack.embeds,
+        causal=stack.causal,
+        attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
+        cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),
+        attention_error=stack.attention_error if stack.registered else None,
+        attention_tolerance=tolerance(dtype) if stack.registered else None,
+        missing=dict(stack.missing),
+    )

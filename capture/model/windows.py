@@ -1,0 +1,100 @@
+"""How long a sequence may be: what a model's configuration says, and what its tables of positions have rows for.
+
+Configurations count in different ways (RoBERTa's 514 positions are 512 tokens, since the first two are of padding), and some
+don't say. So a few tokens go through the model, and every table that is looked up by position is noted, with its offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from capture.model.body import padding_id
+from capture.model.unchanged import unchanged
+
+_DECLARED = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "max_seq_length")
+"""Names by which configurations tell it; the first that is there."""
+_DECLARED_ENCODER = ("max_encoder_position_embeddings", "max_source_positions", *_DECLARED)
+_DECLARED_DECODER = ("max_decoder_position_embeddings", "max_target_positions", *_DECLARED)
+"""The same of encoder-decoders, whose stacks may differ."""
+
+_TOKENS = 5
+
+
+class Window(NamedTuple):
+    """The longest sequence, tokens; None where there is no limit."""
+
+    text: int | None
+    """Of the stack that reads the text: an encoder-decoder's encoder."""
+    target: int | None
+    """Of an encoder-decoder's decoder; else the same."""
+
+
+def window(model: Any) -> Window:
+    """Looks at a model of transformers, with or without its head."""
+    config, (text, target) = model.config.get_text_config(), _table_rows(model)
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return Window(*2 * (_least(_declared(config, _DECLARED), *text, *target),))
+    return Window(
+        _least(_declared(config, _DECLARED_ENCODER), *text), _least(_declared(config, _DECLARED_DECODER), *target)
+    )
+
+
+def _declared(config: Any, names: Iterable[str]) -> int | None:
+    found = (getattr(config, name, None) for name in names)
+    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((n for n in limits if n is not None), default=None)
+
+
+def _table_rows(model: Any) -> tuple[list[int], list[int]]:
+    """How many positions the tables have rows for that are looked up by position: of the encoder (or the one stack), and of the
+    decoder that follows it.
+    """
+    seen, handles = _Lookups(), []
+    try:
+        # the same token again and again, and none that a model takes for padding and gives no position
+        none = (padding_id(model), getattr(model.get_input_embeddings(), "padding_idx", None))
+        token = next(i for i in range(len(none) + 1) if i not in none)
+        ids = torch.full((1, _TOKENS), token, device=model.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if getattr(model.config, "is_encoder_decoder", False):
+            inputs["decoder_input_ids"] = ids
+            handles.append(model.get_encoder().register_forward_hook(lambda *_: seen.turn()))
+        with seen, torch.no_grad(), unchanged(model):
+            model.base_model(**inputs)
+    except Exception:  # a model refuses in whatever way it likes; whether it can be used at all is found out elsewhere
+        return [], []
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen.before, seen.rows
+
+
+class _Lookups(TorchFunctionMode):
+    """Notes the tables that are looked up by numbers which go up one by one: the rows that each has from the first of them on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+        self.before: list[int] = []
+
+    def turn(self) -> None:
+        """The encoder is done."""
+        self.before, self.rows = self.rows, []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.embedding:
+            places, table = args[0].flatten(), args[1]
+            first = int(places[0])
+            if len(places) == _TOKENS and places.tolist() == list(range(first, first + _TOKENS)):
+                self.rows.append(len(table) - first)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,149 @@
+"""Next-token diagnostics: what a model predicted at each position, against the token that came.
+
+All over the full vocabulary and in float32. Loss is the cross-entropy -ln p(true), entropy is -Σ p ln p (Shannon 1948), both
+in nats. They are made from logits and not from probabilities: a loss is finite where its probability is less than float32 has,
+and infinite only where the token cannot come. A row with a logit that is NaN or +infinity has no distribution: all that is said
+of it is NaN. Logits are made and used in slices of rows, so that memory doesn't grow with batch times vocabulary; within a slice
+the work goes over pieces that fit a processor's cache, since reading the logits from memory is most of what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+_SLICE_BYTES = 128 << 20
+"""Float32 logits that exist at a time."""
+_PIECE_BYTES = 12 << 20
+_BLOCK = 32
+"""Width of the blocks whose maxima narrow down the search for the k largest logits."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """(N,) each, and (N, k) for the k most probable tokens, most probable first, the lower id first among equals."""
+
+    pred_id: np.ndarray
+    true_prob: np.ndarray
+    pred_prob: np.ndarray
+    true_rank: np.ndarray
+    entropy: np.ndarray
+    loss: np.ndarray
+    topk_ids: np.ndarray
+    topk_probs: np.ndarray
+
+
+def next_token_diagnostics(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, true_ids: torch.Tensor, vocabulary: int, k: int
+) -> Diagnostics:
+    """`hidden` (N, D), the last state at N positions; `true_ids` (N,), the tokens that came next; `head` makes logits of so many
+    tokens as `vocabulary` says.
+
+    Raises ValueError where N is 0.
+    """
+    count = len(true_ids)
+    if count == 0:
+        raise ValueError("no position has a next token")
+    k = min(k, vocabulary)
+    slices = -(-count * vocabulary * 4 // _SLICE_BYTES)
+    rows = -(-count // slices)
+    piece = max(1, _PIECE_BYTES // (vocabulary * 4))
+    found: list[Reading] = []
+    with torch.no_grad():
+        for start in range(0, count, rows):
+            logits = head(hidden[start : start + rows]).float()  # of no further use to the head: overwritten
+            true = true_ids[start : start + rows].to(logits.device)
+            scratch = torch.empty((min(piece, len(true)), vocabulary), device=logits.device)
+            for i in range(0, len(true), piece):
+                found.append(read(logits[i : i + piece], true[i : i + piece], k, scratch, scratch))
+    columns = [torch.cat(c).cpu().numpy() for c in zip(*found, strict=True)]
+    true_prob, true_log, true_rank, entropy, _, ids, probs = columns
+    # Absolute, where the sign would turn 0 into -0.
+    return Diagnostics(ids[:, 0], true_prob, probs[:, 0], true_rank, entropy, np.abs(true_log), ids, probs)
+
+
+class Reading(NamedTuple):
+    """Of n distributions: (n,) each, and (n, k) for the k most probable tokens, sorted as in Diagnostics."""
+
+    true_prob: torch.Tensor
+    true_log: torch.Tensor
+    """ln p(true), never above 0"""
+    true_rank: torch.Tensor
+    entropy: torch.Tensor
+    log_sum: torch.Tensor
+    """ln Σ exp(logit - largest logit)"""
+    topk_ids: torch.Tensor
+    topk_probs: torch.Tensor
+
+
+def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tensor, scratch: torch.Tensor) -> Reading:
+    """(n, V) float32 and (n,) → what they say. Afterwards `logits` are less the largest of their row, and the first n rows of
+    `probs`, (n or more, V), are the probabilities. `scratch`, the same size, may be `probs`, where those are of no use.
+    """
+    probs, scratch = probs[: len(logits)], scratch[: len(logits)]
+    true_logit = logits.gather(1, true_ids[:, None])
+    # Counted as floats, exact up to 2^24 of them: several times faster than summing booleans.
+    true_rank = torch.gt(logits, true_logit, out=scratch).sum(1).to(torch.int32) + 1
+    top_logits, top_ids = _top(logits, k)
+    peak = top_logits[:, :1]
+    logits.sub_(peak)
+    p = torch.softmax(logits, 1, out=probs)
+    # ln p = (logit - peak) - ln Σ exp(logit - peak), and that sum is 1 / p at the peak, where the exponent is 0.
+    log_sum = p.gather(1, top_ids[:, :1]).log().abs()
+    true_log = (true_logit - peak - log_sum)[:, 0]
+    top_probs = (top_logits - peak - log_sum).exp()
+    entropy = log_sum[:, 0] + _expected(p, logits, scratch).abs()  # no logit is above the peak's, which is 0
+    return Reading(true_log.exp(), true_log, true_rank, entropy, log_sum[:, 0], top_ids.to(torch.int32), top_probs)
+
+
+def divergence(
+    p: torch.Tensor, entropy: torch.Tensor, logits: torch.Tensor, log_sum: torch.Tensor, scratch: torch.Tensor
+) -> torch.Tensor:
+    """Returns KL(p ‖ q) = -H(p) - Σ p ln q, (n,) in nats, from p (n, V), its entropy, and what `read` leaves of q: its logits and
+    log_sum. It is infinite where q rules out a token that p allows.
+    """
+    return (log_sum - _expected(p, logits, scratch) - entropy).clamp_(min=0)  # below 0 by rounding alone
+
+
+def _expected(p: torch.Tensor, logits: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+    """Σ p · logit, (n,), of logits up to 0."""
+    products = torch.mul(p, logits, out=scratch)
+    found = products.sum(1)
+    if bool(found.isnan().any()):  # a token that cannot come adds nothing, and 0 times its infinite logit is NaN
+        found = products.nan_to_num_(nan=0.0, neginf=-torch.inf).sum(1)
+    return found
+
+
+def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of each row and their ids, (n, k) each, sorted.
+
+    The k largest lie in the k blocks with the largest maxima, the first of equal ones (and the rest that fills no block): only
+    those few hundred candidates are looked at, the vocabulary is read once. They go up by id.
+    """
+    n, vocabulary = logits.shape
+    blocks = vocabulary // _BLOCK
+    if blocks <= 2 * k:
+        found = logits.sort(dim=1, descending=True, stable=True)
+        return found.values[:, :k], found.indices[:, :k]
+    maxima = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).amax(2)
+    chosen = _largest(maxima, k)[1].sort(dim=1).values
+    within = torch.arange(_BLOCK, device=logits.device)
+    rest = torch.arange(blocks * _BLOCK, vocabulary, device=logits.device).expand(n, -1)
+    candidates = torch.cat([(chosen[:, :, None] * _BLOCK + within).flatten(1), rest], dim=1)
+    values, at = _largest(logits.gather(1, candidates), k)
+    return values, candidates.gather(1, at)
+
+
+def _largest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of each row, of more than k, and their places, (n, k) each, sorted, the first place first among equals."""
+    top, at = values.topk(k + 1, dim=1)  # one more: a tie across the border is one too
+    # topk leaves the order of equal values open. They are rare, and sorting everything takes many times as long.
+    tied = (top[:, 1:] == top[:, :-1]).any(1).nonzero()[:, 0]
+    if len(tied):
+        again = values[tied].sort(dim=1, descending=True, stable=True)
+        top[tied], at[tied] = again.values[:, : k + 1], again.indices[:, : k + 1]
+    return top[:, :k], at[:, :k]

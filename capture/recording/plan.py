@@ -1,0 +1,155 @@
+"""What a capture has to store: the sites that the user asked for, resolved against the model that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from capture.model.anatomy import Anatomy, Stack
+from warehouse.errors import UsageError
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.storage.blobs import TensorSpec
+
+ATTN_HOMES = ("auto", "stored")
+"""Where attention is kept: derived from q and k where that is exact, or stored in any case."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    stored: Mapping[Key, TensorSpec]
+    passing: Mapping[Key, TensorSpec]
+    """Recorded for the `heads` table or for means alone, and not stored."""
+    heads: bool
+    derives: bool
+    """Attention will be derived from q and k."""
+    eager: bool
+    """Attention probabilities are recorded, so that the model must compute them."""
+    missing: Mapping[str, str]
+    """Sites that were asked for and are not in every layer, and why."""
+
+    @property
+    def tensors(self) -> dict[Key, TensorSpec]:
+        """What is to be recorded."""
+        return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.passing}
+
+    def bytes(self, lengths: list[Mapping[str, int]], causal: Mapping[str, bool]) -> int:
+        """What the stored tensors of sequences of these lengths take."""
+        return sum(
+            spec.row_bytes
+            * sum(sites.row_count(sites.row_kind(key.site, causal[key.side]), key.side, n) for n in lengths)
+            for key, spec in self.stored.items()
+            if all(key.side in n for n in lengths)
+        )
+
+
+_INTERNALS = "resid,qkv,attn,attn_out,mlp_out,mlp_act"
+
+
+def plan(
+    anatomy: Anatomy,
+    capture: str,
+    attn: str,
+    dtype: str,
+    sides: tuple[str, ...] | None = None,
+    internals: Collection[int] = (),
+) -> Plan:
+    """`dtype` is what tensors are stored in; `sides` those that will be run, all by default; `internals`: layers of which every
+    site is stored, whatever else is.
+
+    Raises UsageError, with the reason, for a name of which this model has nothing.
+    """
+    if internals:
+        return _with_internals(anatomy, capture, attn, dtype, sides, internals)
+    wanted = sites.resolve(capture)
+    stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
+    both = len(stacks) == 2
+    for name in sites.names(capture):
+        if not there(stacks, name):
+            reason = next((s.missing[site] for s in stacks for site in sites.GROUPS[name] if site in s.missing), "")
+            raise UsageError(
+                f"This model has no {name}: {reason or 'it has no attention'}. Leave it out of --capture; "
+                "traces model check says what there is."
+            )
+    stored: dict[Key, TensorSpec] = {}
+    passing: dict[Key, TensorSpec] = {}
+    missing: dict[str, str] = {}
+    for stack in stacks:
+        for site in wanted:
+            for need in _needs(stack, site, attn, both):
+                _add(stack, need, dtype, passing if site == "heads" else stored)
+            bare = site.removeprefix(sites.MEAN)
+            if site != bare:
+                means: dict[Key, TensorSpec] = {}
+                _add(stack, bare, "F32", means)
+                passing |= means
+                stored |= {k._replace(site=site): spec for k, spec in means.items()}
+            if bare in stack.missing:
+                missing[site] = stack.missing[bare]
+    ordered = {k: stored[k] for k in sorted(stored, key=_place)}
+    passing = {k: v for k, v in passing.items() if k not in stored}
+    eager = any(k.site in ("attn", "cross.attn") for k in (*ordered, *passing))
+    derives = not eager and ("heads" in wanted or "attn" in wanted)
+    return Plan(ordered, passing, "heads" in wanted, derives, eager, missing)
+
+
+def _with_internals(
+    anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str, ...] | None, internals: Collection[int]
+) -> Plan:
+    """What was asked for, and of some layers all that they have; the layer below's output is the input of each."""
+    asked = plan(anatomy, capture, attn, dtype, sides)
+    stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
+    every = plan(anatomy, ",".join(n for n in sites.names(_INTERNALS) if there(stacks, n)), attn, dtype, sides)
+
+    def wanted(key: Key) -> bool:
+        if key.layer is None:
+            return 0 in internals
+        return key.layer in internals or (key.site == "resid.post_mlp" and key.layer + 1 in internals)
+
+    stored = {**asked.stored, **{k: s for k, s in every.stored.items() if wanted(k)}}
+    return Plan(
+        {k: stored[k] for k in sorted(stored, key=_place)},
+        {k: s for k, s in asked.passing.items() if k not in stored},
+        asked.heads,
+        asked.derives or every.derives,
+        asked.eager or every.eager,
+        {**every.missing, **asked.missing},
+    )
+
+
+def there(stacks: Iterable[Stack], name: str) -> bool:
+    """Whether a model has anything of what a name of --capture stands for."""
+    group = ("attn",) if name == "heads" else tuple(site.removeprefix(sites.MEAN) for site in sites.GROUPS[name])
+    if "resid.embed" in group:
+        return True
+    return any(site in layer.shapes for stack in stacks for layer in stack.layers for site in group)
+
+
+def _needs(stack: Stack, site: str, attn: str, both: bool) -> list[str]:
+    """The sites to record for one that was asked for."""
+    if site.startswith(sites.MEAN) or (site.startswith("cross.") and not both):
+        return []
+    if site == "heads":
+        return ["q", "k"] if stack.derivable else ["attn"]
+    if site == "attn":
+        return ["q", "k"] if stack.derivable and attn == "auto" else ["attn"]
+    if site == "cross.attn":
+        return ["cross.q", "cross.k"] if stack.cross_derivable and attn == "auto" else ["cross.attn"]
+    return [site]
+
+
+def _add(stack: Stack, site: str, dtype: str, into: dict[Key, TensorSpec]) -> None:
+    if site == "resid.embed":
+        into[Key(stack.side, site, None)] = TensorSpec(dtype, stack.width)
+    elif site == "hidden":
+        if stack.final_norm:
+            into[Key(stack.side, site, len(stack.layers))] = TensorSpec(dtype, stack.last_width)
+    else:
+        for i, layer in enumerate(stack.layers):
+            kept = "attn_out" if site == "resid.post_attn" and layer.parallel else site
+            if kept in layer.shapes:
+                into[Key(stack.side, kept, i)] = TensorSpec(dtype, layer.shapes[kept])
+
+
+def _place(key: Key) -> tuple[int, int, int]:
+    return (sites.SIDES.index(key.side), sites.STORED_ORDER.index(key.site), -1 if key.layer is None else key.layer)

@@ -1,0 +1,60 @@
+"""Batches of stored vectors as PyTorch and the library datasets want them.
+
+>>> loader = DataLoader(TorchBatches(wh.batches(layer=15, shuffle=True)), batch_size=None, num_workers=2)  # doctest: +SKIP
+>>> as_dataset(wh.batches(layer=15))[0]["vector"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import ml_dtypes
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from warehouse.activations.batches import Batches
+
+
+class TorchBatches(IterableDataset[torch.Tensor]):
+    """`Batches` as tensors (n, D), for a DataLoader with batch_size=None: each of its workers reads its own pieces. bfloat16
+    vectors come as such.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self._passes = 0  # of this worker, which may live for several
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        worker = get_worker_info()
+        mine = self.batches
+        if worker is not None:
+            mine = mine.part(worker.id, worker.num_workers)
+            mine.passes = worker.seed + self._passes  # another each pass; the same under the same torch.manual_seed
+            self._passes += 1
+        for x in mine:
+            yield _tensor(x)
+
+    def __len__(self) -> int:
+        """Batches of one process; several workers may each have a last one that is not full."""
+        return len(self.batches)
+
+
+def _tensor(x: np.ndarray) -> torch.Tensor:
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def as_dataset(batches: Batches) -> datasets.Dataset:
+    """A `datasets.Dataset` with a row a token: its keys, and `vector`, which is read from the shards when a row is asked for."""
+    keys = batches.keys()
+    keys = keys.append_column("token", [np.arange(len(keys))])
+
+    def with_vectors(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        number = rows.pop("token")
+        return {**rows, "vector": list(batches.vectors_at(np.asarray(number)))}
+
+    return datasets.Dataset(keys).with_transform(with_vectors)

@@ -1,0 +1,46 @@
+"""The run that is meant where only a trait is named: the newest of its kind, if all that there are belong to one model."""
+
+from __future__ import annotations
+
+from warehouse.errors import NotFound, UsageError
+from warehouse.storage import paths
+from warehouse.warehouse import Warehouse
+
+_TABLES = {"trait-responses": "responses", "trait-vectors": "trait_vectors"}
+_MAKE = {"trait-responses": "traces trait respond", "trait-vectors": "traces trait extract"}
+
+
+def newest(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
+    """The newest run of `kind` (`trait-responses` or `trait-vectors`) that has rows of a trait, of a model if one is named.
+
+    Raises NotFound where there is none, with the traits that there are, and UsageError where models with different weights have some, or
+    the newest is a shard.
+    """
+    table = _TABLES[kind]
+    rows = wh.connection.execute(
+        f"SELECT r.run_id, r.model, coalesce(nullif(r.body_hash, ''), r.weights_hash) FROM runs AS r WHERE r.kind = ? "
+        f"AND EXISTS (SELECT 1 FROM {table} AS t WHERE t.run_id = r.run_id AND t.trait = ?) "
+        "ORDER BY r.created_at DESC, r.run_id DESC",
+        [kind, trait],
+    ).fetchall()
+    if not rows:
+        known = wh.connection.execute(
+            f"SELECT DISTINCT trait FROM {table} JOIN runs USING (run_id) WHERE kind = ? AND trait IS NOT NULL ORDER BY ALL",
+            [kind],
+        ).fetchall()
+        raise NotFound(
+            f"run of kind {kind} of trait", trait, [name for (name,) in known], f"Make one: {_MAKE[kind]} --help"
+        )
+    of_model = [r for r in rows if model in (None, r[1])]
+    if not of_model:
+        raise NotFound(f"model with a run of kind {kind} of trait '{trait}':", model, dict.fromkeys(r[1] for r in rows))
+    if len({space for _, _, space in of_model}) > 1:
+        found = ", ".join(f"{run} ({name})" for run, name, _ in of_model)
+        option = "--responses" if kind == "trait-responses" else "--vectors"
+        raise UsageError(
+            f"Trait '{trait}' has runs of kind {kind} of models with different weights: {found}. Say which, with --model or {option}."
+        )
+    found_run = str(of_model[0][0])
+    if shard := paths.shard_of(found_run):
+        raise UsageError(f"'{found_run}', the newest run of trait '{trait}', is a shard: traces runs merge {shard[0]}")
+    return found_run

@@ -1,0 +1,80 @@
+"""Runs with nothing to average over, or with numbers at their ends: no question and no view answers with NaN, or fails."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import add_run
+
+from warehouse import Warehouse
+from warehouse.catalog.questions import all_questions, ask
+from warehouse.storage.paths import data_dir
+
+KINDS = ("mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation")
+RUNS = [f"{kind}-{minute}" for minute, kind in enumerate(KINDS)]
+
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "one example, sure and right": (1, {"correct": True, "loss": 0.0, "pred_prob": 1.0}),
+    "all wrong, each loss too large for a perplexity": (3, {"correct": False, "loss": 1e3}),
+    "every token ruled out": (12, {"correct": False, "loss": math.inf, "kl": math.inf}),
+}
+
+
+def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Of n examples of two tokens, all alike."""
+    examples = [{"example_id": f"e{i}"} for i in range(n)]
+    here = {k: v for k, v in said.items() if k != "kl"}
+    trait = {"trait": "a", "method": "probe", "component": "residual"}
+    top = {"topk_ids": [1], "topk_tokens": ["!"], "topk_probs": [1.0]}
+    return {
+        "examples": [e | {"text": "Yes.", "metadata": '{"question_concept": "word"}'} for e in examples],
+        "tokens": [
+            e | {"side": "dec", "pos": p, "word_idx": p, "char_start": 3 * p, "char_end": 3 * p + 3}
+            for e in examples
+            for p in (0, 1)
+        ],
+        "next_token": [e | here | {"true_rank": 1, "pred_token": e["example_id"]} for e in examples],
+        "words": [
+            e | {"word_idx": p, "upos": "X", "char_start": 3 * p, "char_end": 3 * p + 3}
+            for e in examples
+            for p in (0, 1)
+        ],
+        "labels": [e | {"label": "joy"} for e in examples[: max(1, n // 2)]],
+        "heads": [e | {"side": "dec", "induction_mass": 0.0} for e in examples],
+        "choices": [e | {"choice_idx": i, "is_label": i == 0, "is_pred": i == 0} for e in examples for i in (0, 1)],
+        "mcq_predictions": [e | {"label_idx": 0, "is_correct": here["correct"]} for e in examples],
+        "training": [{"split": "train"}],
+        "trait_vectors": [trait | {"trait": t, "vector": [0.6, 0.8]} for t in "ab"],
+        "trait_evaluations": [trait],
+        "responses": [e | {"coefficient": 1.0} for e in examples],
+        "trait_projections": [
+            e | trait | {"source_run_id": r, "pos": 1, "velocity": 0.0, "acceleration": 0.0}
+            for r in RUNS
+            for e in examples
+        ],
+        "trait_dynamics": [e | trait | {"source_run_id": r, "n_tokens": 1} for r in RUNS for e in examples],
+        "logit_lens": [e | top | {"actual_rank": 1, "kl_to_final": said.get("kl", 0.0)} for e in examples],
+    }
+
+
+def not_numbers(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    return isinstance(value, list | tuple) and any(map(not_numbers, value))
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_no_answer_is_nan(tmp_path: Path, case: str) -> None:
+    for minute, (run, kind) in enumerate(zip(RUNS, KINDS, strict=True)):
+        add_run(tmp_path, run, kind, rows(*CASES[case]), minute=minute)
+    with Warehouse(tmp_path) as wh:
+        for name, question in all_questions().items():
+            if "tensors" not in question.needs:
+                answer = ask(wh.connection, question, {})
+                found = answer.fetchall()
+                assert not [row for row in found if not_numbers(row)], (name, answer.columns, found)
+        for name in (path.stem for path in (data_dir("sql") / "views").glob("*.sql")):
+            assert not [row for row in wh.sql(f"SELECT * FROM {name}").fetchall() if not_numbers(row)], name

@@ -1,0 +1,85 @@
+"""What a search's `where` means: conditions on keys alone go to Lance, the others are asked of token_diagnostics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from warehouse.catalog.statements import WRITES_LOGS
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+
+_TEXT = ("run_id", "example_id")
+_NUMBERS = ("seq", "pos", "layer")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A `where` in two parts, either of which may be empty."""
+
+    keys: str = ""
+    """Of key columns alone, in SQL that Lance understands too."""
+    views: str = ""
+    """The rest, in DuckDB's."""
+
+
+def split(where: str | None) -> Filter:
+    """Raises UsageError for what is no condition."""
+    if where is None or not where.strip():
+        return Filter()
+    import sqlglot
+    from sqlglot import errors, exp
+
+    try:
+        trees = sqlglot.parse(f"SELECT 1 WHERE {where}", dialect="duckdb")
+    except (errors.SqlglotError, RecursionError) as e:
+        raise UsageError(f"The filter is no SQL: {str(e).splitlines()[0]} ({where[:200]})") from None
+    tree = trees[0]
+    if len(trees) != 1 or tree is None or WRITES_LOGS in where.lower():
+        raise UsageError(f"The filter is more than a condition: {where[:200]}")
+    clause = tree.args.get("where")
+    given = {name for name, value in tree.args.items() if value}
+    if not isinstance(tree, exp.Select) or clause is None or given - {"expressions", "where"}:
+        raise UsageError(f"The filter is more than a condition: {where}")
+    parts = list(clause.this.flatten()) if isinstance(clause.this, exp.And) else [clause.this]
+    plain, rest = [p for p in parts if _plain(p)], [p for p in parts if not _plain(p)]
+    return Filter(*(" AND ".join(f"({p.sql(dialect='duckdb')})" for p in group) for group in (plain, rest)))
+
+
+def condition(where: str | None) -> str:
+    """A `where` for DuckDB, in brackets that nothing in it can close. Raises UsageError as `split` does."""
+    found = split(where)
+    return " AND ".join(part for part in (found.keys, found.views) if part) or "true"
+
+
+def _plain(part: exp.Expr) -> bool:
+    """Whether a condition compares key columns with values, in words that DuckDB and Lance both know."""
+    from sqlglot import exp
+
+    part = part.unnest()
+    if isinstance(part, exp.And | exp.Or):
+        return _plain(part.left) and _plain(part.right)
+    if isinstance(part, exp.In):
+        values, column = part.expressions, part.this
+        if not values or part.args.get("query") or part.args.get("unnest"):
+            return False
+    elif isinstance(part, exp.Between):
+        values, column = [part.args["low"], part.args["high"]], part.this
+    elif isinstance(part, exp.EQ | exp.NEQ | exp.LT | exp.LTE | exp.GT | exp.GTE):
+        values, column = [part.right], part.left
+    else:
+        return False
+    if not isinstance(column, exp.Column) or column.table or column.this.quoted:
+        return False
+    name = column.name.lower()
+    text = name in _TEXT and not isinstance(part, exp.Between)
+    if not text and name not in _NUMBERS:
+        return False
+    return all(isinstance(v, exp.Literal) and (v.is_string if text else _small(v)) for v in values)
+
+
+def _small(value: exp.Literal) -> bool:
+    return not value.is_string and value.name.isdigit() and int(value.name) < 1 << 62

@@ -1,0 +1,104 @@
+"""More of what a run stored, without its model: a derived run of its own kind, with the run it comes from as its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from warehouse.analysis import heads
+from warehouse.catalog.publish import publish
+from warehouse.errors import UsageError
+from warehouse.schema.sites import Key
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage import paths
+from warehouse.storage.manifest import Manifest
+from warehouse.storage.progress import Counted
+from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.trace_store import TraceStore
+
+_SHARD_TOKENS = 1 << 14
+"""Most tokens between two points from which an interrupted derivation can go on."""
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    example_id: str
+    seq: int
+    side: str
+    ids: np.ndarray
+
+
+def derive_heads(
+    folder: Path, *, root: Path, run_id: str, report: Callable[[Counted], None] = lambda _: None
+) -> Manifest:
+    """The table `heads` of a published run, from its stored q and k, or its stored attention, as a run of its own.
+
+    Raises UsageError where the run tells nothing of attention, or where `run_id` is taken.
+    """
+    store = TraceStore(folder)
+    if "attn" not in store.sites:
+        raise UsageError(
+            f"Run '{store.meta.run_id}' stores neither q and k nor attention, so that nothing is known of its heads. Capture "
+            "it again with --capture attn or heads."
+        )
+    source = paths.run_id_of(folder)
+    parent = xxhash.xxh3_128_hexdigest((folder / paths.MANIFEST).read_bytes())
+    identity = {"kind": "heads", "schema_version": SCHEMA_VERSION, "parent": source, "parent_manifest": parent}
+    counted = Counted(run_id)
+    with RunWriter(root, run_id, identity) as writer, heads.HeadTable(source) as table:
+        for number, shard in enumerate(_shards(store)):
+            done = number < len(writer.done)
+            if not done:
+                writer.begin_shard({}, {})
+            for s in shard:
+                counted.begun += 1
+                counted.tokens += len(s.ids)
+                if done:
+                    counted.resumed_tokens = counted.tokens
+                else:
+                    rows = table.rows(s.example_id, s.seq, s.side, s.ids, _layers(store, s))
+                    writer.put(Batch([], {}, {}, {"heads": rows}))
+                report(counted)
+            if not done:
+                writer.end_shard(str(number))
+        return publish(writer, lambda published: store.meta.derived("heads", run_id, [source], {}, published))
+
+
+def _layers(store: TraceStore, s: _Sequence) -> dict[int, heads.Layer]:
+    found = {}
+    formulas = store.meta.model.stack(s.side).attention or []
+    for layer in store.layers_with("attn", s.side):
+        found[layer] = heads.from_stored(
+            store.rows(Key(s.side, "attn", layer), s.example_id, s.seq), store.row_kind(Key(s.side, "attn", layer))
+        )
+    for layer in store.layers_with("q", s.side):
+        formula = formulas[layer] if layer < len(formulas) else None
+        if formula is not None and store.has(Key(s.side, "k", layer)):
+            q, k = (store.rows(Key(s.side, x, layer), s.example_id, s.seq) for x in ("q", "k"))
+            found[layer] = heads.from_qk(q, k, formula)
+    return dict(sorted(found.items()))
+
+
+def _shards(store: TraceStore) -> Iterator[list[_Sequence]]:
+    """Every sequence that has tokens, on every side whose attention is known, in groups."""
+    sides = [s for s in ("dec", "enc") if store.layers_with("attn", s) or store.layers_with("q", s)]
+    answer = store.query(
+        "SELECT example_id, seq, side, list(token_id ORDER BY pos) FROM tokens WHERE side IN (SELECT unnest(?)) "
+        "GROUP BY ALL ORDER BY example_id, seq, side",
+        [sides],
+    )
+    shard: list[_Sequence] = []
+    tokens = 0
+    while rows := answer.fetchmany(256):
+        for example_id, seq, side, ids in rows:
+            if shard and tokens + len(ids) > _SHARD_TOKENS:
+                yield shard
+                shard, tokens = [], 0
+            shard.append(_Sequence(example_id, seq, side, np.asarray(ids)))
+            tokens += len(ids)
+    if shard:
+        yield shard

@@ -1,0 +1,362 @@
+"""Linear probes: what of a token's label can be read off its vector, layer by layer, by a logistic regression.
+
+Examples are split, never tokens: neighbours in a text resemble each other, and a probe that has seen one knows the other. They are
+split so that each label has the same share on both sides, as far as whole examples allow. Every accuracy has a 95 % interval that
+counts examples, not tokens (`intervals.by_group`). Beside it stand that of always giving the commonest training label, measured on
+the held-out tokens, and the mean and the spread of ten probes fitted to shuffled labels, which is what the method gives where
+there is nothing to be found (compare Hewitt and Liang 2019, "Designing and Interpreting Probes with Control Tasks").
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from warehouse.activations.gather import Picked, stored_key
+from warehouse.analysis import intervals
+from warehouse.catalog.publish import publish
+from warehouse.errors import Doubt, UsageError
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage import paths
+from warehouse.storage.blobs import TensorSpec
+from warehouse.storage.parquet import to_table
+from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.trace_store import TraceStore
+
+if TYPE_CHECKING:
+    from warehouse.catalog.catalog import Catalog
+
+_SHUFFLES = 10
+"""Probes that are fitted to shuffled labels, a layer."""
+
+_FEW = 50
+"""Fewer held-out examples than these are told: an accuracy of 0.5 is then known to 0.14 either way, at best."""
+
+
+@dataclass(frozen=True)
+class Options:
+    query: str
+    """Gives run_id, example_id, seq, pos and the labels, in the column `target`."""
+    site: str = "resid.post_mlp"
+    layers: str | tuple[int, ...] = "all"
+    head: int | None = None
+    side: str | None = None
+    target: str = "y"
+    test: float = 0.25
+    """Part of the tokens, in whole examples, that the probe is judged on."""
+    max_tokens: int = 10_000
+    """Most tokens that are looked at; of more, a sample of whole examples."""
+    c: float = 0.1
+    """Inverse strength of the L2 penalty, on standardised vectors."""
+    seed: int = 0
+
+
+@dataclass
+class Fitted:
+    """How far a probing is: called back after every layer."""
+
+    run_id: str
+    layer: int | None
+    done: int
+    of: int
+    accuracy: float | None
+    """None: an earlier process had fitted it."""
+
+
+@dataclass(frozen=True)
+class _Split:
+    train: np.ndarray
+    test: np.ndarray
+    """Which rows."""
+    classes: np.ndarray
+    y: np.ndarray
+    """The number of every row's class; -1: a label that no training row has."""
+    example: np.ndarray
+    """The number of every row's example."""
+
+
+def probe(
+    catalog: Catalog, options: Options, run_id: str | None = None, report: Callable[[Fitted], None] = lambda _: None
+) -> TraceStore:
+    """Fits a probe a layer and publishes them as a run of kind `probe`, with the table `probes`.
+
+    The same call goes on where an earlier one was interrupted; left unnamed and there already, the run is returned as it is.
+    Raises UsageError for a query without keys or labels, fewer than two labels or examples, labels that never come again, and as
+    `Warehouse.matrix` does. Warns (Doubt) where few examples were held out, or labels of theirs were not in the training examples.
+    """
+    if not 0 < options.test < 1 or options.c <= 0 or options.max_tokens < 2:
+        raise UsageError("test is between 0 and 1, c above 0, and max_tokens at least 2.")
+    picked = Picked(catalog, options.query, options.side)
+    if options.target not in picked.answer.column_names:
+        raise UsageError(f"The query gives no column {options.target}: let it SELECT the labels AS {options.target}.")
+    layers = _layers(picked.store, options)
+    parents = sorted(set(picked.answer["run_id"].to_pylist()))
+    identity = {"kind": "probe", "schema_version": SCHEMA_VERSION, "parents": parents, "rows": _hash(picked.answer),
+                **asdict(options)}  # fmt: skip
+    name = run_id or f"probe-{options.site}-{xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:12]}"
+    if run_id is None and (paths.run_dir(catalog.root, name) / paths.MANIFEST).is_file():
+        return _doubted(TraceStore(paths.run_dir(catalog.root, name)))
+    split = _split(picked.answer, options)
+    key = stored_key(picked.store, options.site, layers[0], options.side)
+    if options.head is None and picked.store.has(key) and len(picked.store.row_shape(key)) == 2:
+        raise UsageError(f"{options.site} has a vector for every head: say which, with head.")
+    identity["layers"] = [str(i) for i in layers]
+    with RunWriter(catalog.root, name, identity) as writer:
+        for number, layer in enumerate(layers):
+            accuracy = None
+            if number >= len(writer.done):
+                accuracy = _layer(writer, number, picked, layer, split, options)
+            report(Fitted(name, layer, number + 1, len(layers), accuracy))
+        publish(writer, lambda published: picked.store.meta.derived("probe", name, parents, asdict(options), published))
+    return _doubted(TraceStore(paths.run_dir(catalog.root, name)))
+
+
+def _doubted(store: TraceStore) -> TraceStore:
+    """Returns the run of a probe as it is; warns of what makes its accuracies uncertain."""
+    row = next(rows(store))
+    n, examples, unknown = row["n_test"], row["n_test_examples"], row["n_test_unknown"]
+    if examples < _FEW:
+        warnings.warn(
+            f"{store.meta.run_id}: judged on {n:,} tokens of {examples} example{'s' * (examples != 1)}, fewer than {_FEW}: the 95 % "
+            f"interval of the first accuracy is {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}. Give more texts, or a larger "
+            "part to judge by (test).",
+            Doubt,
+            stacklevel=4,
+        )
+    if unknown:
+        warnings.warn(
+            f"{store.meta.run_id}: {unknown:,} of {n:,} held-out tokens have a label that no training token has, and count as "
+            "wrong. Leave rare labels out of the query, or put them together.",
+            Doubt,
+            stacklevel=4,
+        )
+    return store
+
+
+def _layers(store: TraceStore, options: Options) -> list[int | None]:
+    """The layers to probe, which the run must have stored."""
+    if options.site == "resid.embed":
+        return [None]
+    if not isinstance(options.layers, str):
+        if not options.layers:
+            raise UsageError("No layer is asked for.")
+        return list(dict.fromkeys(options.layers))
+    if options.layers != "all":
+        raise UsageError(f"layers {options.layers!r}: give 'all' or numbers.")
+    n = store.meta.model.stack(options.side or store.meta.model.side).n_layers + (options.site == "hidden")
+    found: list[int | None] = [i for i in range(n) if store.has(stored_key(store, options.site, i, options.side))]
+    if not found:
+        stored_key(store, options.site, 0, options.side)
+        raise UsageError(f"Run '{store.meta.run_id}' did not store {options.site}.")
+    return found
+
+
+def _hash(answer: pa.Table) -> str:
+    """Of the rows that the query picked: the same query over a warehouse that has changed is another probe."""
+    digest = xxhash.xxh3_128()
+    for column in answer.itercolumns():
+        for value in column.to_pylist():
+            digest.update(f"{value}\x1f".encode())
+    return digest.hexdigest()
+
+
+def _split(answer: pa.Table, options: Options) -> _Split:
+    labels = answer[options.target]
+    known = np.flatnonzero(~np.asarray(labels.is_null()))
+    names = np.asarray(answer["example_id"].to_pylist(), dtype=object)[known]
+    examples = np.unique(names.astype(str), return_inverse=True)[1]
+    if not len(examples) or examples.max() < 1:
+        raise UsageError(
+            "A probe needs labelled tokens of two examples or more: it is judged on examples it has not seen."
+        )
+    random = np.random.default_rng(options.seed)
+    kept = _whole_examples(examples, options.max_tokens, random)
+    known, examples = known[kept], examples[kept]
+    values = np.asarray(labels.take(pa.array(known)).to_pylist(), dtype=object).astype(str)
+    test = _held_out(values, examples, options)
+    classes = np.unique(values[~test])
+    if len(classes) < 2:
+        raise UsageError(f"A probe needs two labels or more to tell apart; the training examples have {len(classes)}.")
+    y = np.searchsorted(classes, values).clip(max=len(classes) - 1)
+    y = np.where(classes[y] == values, y, -1)  # a label that no training example has is never right
+    n = len(answer)
+    return _Split(known[~test], known[test], classes, _scattered(y, known, n), _scattered(examples, known, n))
+
+
+def _held_out(values: np.ndarray, examples: np.ndarray, options: Options) -> np.ndarray:
+    """Which rows to judge by: whole examples, with the share of each label that it has among all rows, as near as can be."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    counts = np.unique(values, return_counts=True)[1]
+    groups = len(np.unique(examples))
+    most = min(100, groups, int(counts.max()))
+    if most < 2:
+        raise UsageError(
+            f"Each of the {len(counts):,} labels stands at one token only, so that none can be both learnt and judged. A probe tells "
+            "classes apart: put numbers into a few ranges first, as in width_bucket or CASE."
+        )
+    part = Fraction(options.test).limit_denominator(most)  # so many of so many folds
+    folds, judged = part.denominator, part.numerator
+    if not 0 < judged < folds:
+        folds, judged = most, 1 if judged == 0 else most - 1
+    # The one for groups takes a minute to put 10,000 of them in 100 folds.
+    splitter = (StratifiedKFold if groups == len(examples) else StratifiedGroupKFold)(
+        folds, shuffle=True, random_state=options.seed
+    )
+    test = np.zeros(len(values), bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which are on one side then
+        for _, rows in islice(splitter.split(values, values, examples), judged):
+            test[rows] = True
+    return test
+
+
+def _scattered(y: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
+    found = np.full(n, -1)
+    found[at] = y
+    return found
+
+
+def _whole_examples(groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Rows of as many examples, in random order, as have `most` tokens together."""
+    if len(groups) <= most:
+        return np.arange(len(groups))
+    order = random.permutation(groups.max() + 1)
+    counts = np.bincount(groups)
+    n = max(2, int(np.searchsorted(np.cumsum(counts[order]), most, side="right")))
+    return np.flatnonzero(np.isin(groups, order[:n]))
+
+
+def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, split: _Split, options: Options) -> float:
+    key = stored_key(picked.store, options.site, layer, options.side)
+    x = picked.vectors(options.site, layer, options.head, np.float32)
+    if not np.isfinite(x).all():
+        raise UsageError(
+            f"{options.site} has values in layer {layer} that are not finite (NaN or infinity): not probed."
+        )
+    y = split.y
+    train, test = split.train, split.test
+    weights, fitted = _fit(x[train], y[train], len(split.classes), options)
+    right = _right(weights, x[test], y[test])
+    low, high = intervals.by_group(right, split.example[test])
+    shuffled = [
+        _right(_fit(x[train], labels, len(split.classes), options)[0], x[test], y[test]).mean()
+        for labels in _shuffled(y[train], split.example[train], options.seed)
+    ]
+    commonest = np.bincount(y[train]).argmax()
+    named = Key(key.side, f"probe.{options.site}", layer)
+    row: dict[str, Any] = {
+        "side": key.side,
+        "site": options.site,
+        "layer": layer,
+        "head": options.head,
+        "classes": split.classes.tolist(),
+        "n_train": len(train),
+        "n_test": len(test),
+        "n_test_examples": len(np.unique(split.example[test])),
+        "n_test_unknown": int((y[test] < 0).sum()),
+        "accuracy": right.mean(),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "train_accuracy": fitted,
+        "majority_accuracy": (y[test] == commonest).mean(),
+        "shuffled_accuracy": np.mean(shuffled),
+        "shuffled_sd": np.std(shuffled, ddof=1),
+        "blob": paths.blob_name(number),
+        "tensor": sites.tensor_name(*named),
+    }
+    spec = TensorSpec("F32", (weights.shape[1],))
+    writer.begin_shard({named: len(weights)}, {named: spec})
+    table = to_table("probes", {name: [value] for name, value in row.items()})
+    writer.put(Batch([], {named: weights}, {named: []}, {"probes": table}))
+    writer.end_shard(f"layer {layer}")
+    return float(row["accuracy"])
+
+
+def _shuffled(y: np.ndarray, examples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """Training labels in random orders: between examples where each has one label at all its tokens, else between tokens."""
+    _, first, inverse = np.unique(examples, return_index=True, return_inverse=True)
+    of_example = y[first]
+    whole = bool((of_example[inverse] == y).all())
+    for draw in range(_SHUFFLES):
+        random = np.random.default_rng((seed, 1, draw))
+        yield random.permutation(of_example)[inverse] if whole else random.permutation(y)
+
+
+def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tuple[np.ndarray, float]:
+    """(classes, width + 1): coefficients of the vectors as they are, and intercepts; and the accuracy on what it was fitted to."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = x.mean(0), x.std(0)
+    scale[scale == 0] = 1
+    model = LogisticRegression(C=options.c, max_iter=100, tol=1e-3, random_state=options.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps from zero are a penalty of their own
+        model.fit((x - mean) / scale, y)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # one row for two classes: the second's
+        coefficients, intercepts = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercepts / 2
+    weights = np.zeros((n_classes, x.shape[1] + 1))
+    weights[:, -1] = -np.inf
+    weights[model.classes_, :-1] = coefficients / scale
+    weights[model.classes_, -1] = intercepts - (coefficients / scale) @ mean
+    weights[np.isinf(weights)] = np.finfo(np.float32).min
+    found = np.ascontiguousarray(weights, np.float32)
+    return found, float(_right(found, x, y).mean())
+
+
+def _right(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N,) whether each row's highest score is that of its label."""
+    right: np.ndarray = (x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y
+    return right
+
+
+def rows(store: TraceStore) -> Iterator[dict[str, Any]]:
+    """A probe run's table, layer by layer."""
+    answer = store.query("FROM probes ORDER BY layer")
+    for row in answer.fetchall():
+        yield dict(zip(answer.columns, row, strict=True))
+
+
+def plot(store: TraceStore, path: str) -> None:
+    """Draws accuracy by layer with its interval and its baselines into a file. Raises UsageError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ModuleNotFoundError:
+        raise UsageError("A picture needs matplotlib: pip install matplotlib") from None
+    found = list(rows(store))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    layers = [-1 if r["layer"] is None else r["layer"] for r in found]
+    accuracy, low, high, shuffled, spread, commonest = (
+        np.array([r[name] for r in found])
+        for name in (
+            "accuracy", "accuracy_low", "accuracy_high", "shuffled_accuracy", "shuffled_sd", "majority_accuracy"
+        )
+    )  # fmt: skip
+    axes.errorbar(
+        layers, accuracy, (accuracy - low, high - accuracy), fmt="-o", markersize=4, label="held-out examples, 95 %"
+    )
+    axes.errorbar(layers, shuffled, spread, fmt=":", label="fitted to shuffled labels, mean and deviation")
+    axes.plot(layers, commonest, "--", label="the commonest label")
+    if layers == [-1]:
+        axes.set_xticks(layers, ["embed"])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(
+        xlabel="layer", ylabel="accuracy", ylim=(0, 1), title=f"{found[0]['site']}: {store.meta.options['target']}"
+    )
+    axes.legend(loc="lower right")
+    figure.savefig(path)

@@ -1,0 +1,88 @@
+"""SQL for the rows that files hold: Parquet files of tables, and manifests as rows of `runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from warehouse.schema.quoting import sql_paths, sql_text
+from warehouse.schema.tables import TABLES
+from warehouse.storage import paths
+
+_MANIFEST_COLUMNS = {
+    "kind": "kind",
+    "parents": "parents",
+    "model": "model.name",
+    "revision": "model.revision",
+    "weights_hash": "model.weights_hash",
+    "body_hash": "model.body_hash",
+    "architecture": "model.architecture",
+    "untrained": "model.untrained",
+    "dtype": "model.dtype",
+    "store_dtype": "store_dtype",
+    "n_layers": "model.n_layers",
+    "dataset": "data.dataset",
+    "config": "data.config",
+    "split": "data.split",
+    "target_column": "options.target_column",
+    "n_examples": "counts.examples",
+    "n_sequences": "counts.sequences",
+    "n_tokens": "counts.tokens",
+    "n_predictions": "counts.predictions",
+    "mean_loss": "mean_loss",
+    "perplexity": "perplexity",
+    "predicted_bytes": "counts.predicted_bytes",
+    "bits_per_byte": "counts.predicted_bytes",
+    "tables": "counts.rows",
+    "bytes": "bytes",
+    "created_at": "created_at",
+    "seconds": "seconds",
+    "schema_version": "schema_version",
+}
+"""Where the manifest keeps each column of `runs`."""
+
+
+_FROM_JSON = {
+    "body_hash": "coalesce({group} ->> '$.{leaf}', {group} ->> '$.weights_hash')",
+    "untrained": "coalesce(({group} -> '$.{leaf}')::VARCHAR[], [])",
+    "bits_per_byte": "mean_loss * ({group} ->> '$.predictions')::BIGINT / ln(2) / nullif(({group} ->> '$.{leaf}')::BIGINT, 0)",
+    "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
+    "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
+}
+"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3, `body_hash` not before 4."""
+
+
+RUN_ID = "regexp_extract(filename, '/{prefix}([^/]*){below}$', 1)"
+"""A run's name from the path of one of its files."""
+
+
+def parquet_files(files: Iterable[Path]) -> str:
+    """SQL for the rows of Parquet files, each named as it is."""
+    return parquet_rows(sql_paths(files))
+
+
+def manifests(files: Iterable[Path]) -> str:
+    """SQL for the rows of `runs` that these manifests are."""
+    return manifest_rows(sql_paths(files))
+
+
+def parquet_rows(files: str) -> str:
+    return f"read_parquet({files}, hive_partitioning = false, union_by_name = true)"
+
+
+def manifest_rows(files: str) -> str:
+    groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
+    nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}
+    types = {c.name: c.sql for c in TABLES["runs"].columns}
+    plain = {g: types[g] for g in groups if g not in nested}
+    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in (plain | nested).items())
+    columns = [f"    {RUN_ID.format(prefix=paths.RUN_PREFIX, below='/[^/]*')} AS run_id"]
+    for name, path in _MANIFEST_COLUMNS.items():
+        group, _, leaf = path.partition(".")
+        value = _FROM_JSON.get(name, f"({{group}} ->> '$.{{leaf}}')::{types[name]}").format(group=group, leaf=leaf)
+        columns.append(f"    {value} AS {name}" if leaf else f"    {name}")
+    names = ",\n".join(columns)
+    return (
+        f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured', "
+        "hive_partitioning = false, maximum_object_size = 1073741824)\n"
+    )

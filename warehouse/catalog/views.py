@@ -1,0 +1,100 @@
+"""The texts of the views: one over each table's Parquet files, `runs` over the manifests, and those in `sql/views/`.
+
+Usually a view's files are a pattern, so that a run that was copied in or deleted by hand counts at once, even in a shell that is
+open. Where a run is left out, or the root's name has what DuckDB takes for a pattern, they are a list. A run's name is taken from
+its folder's, as it is: DuckDB's own way with `key=value` would take any folder above, decode `%20` and read `null` as NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from warehouse.catalog.file_sql import RUN_ID, manifest_rows, parquet_rows
+from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_paths, sql_pattern, sql_text
+from warehouse.schema.tables import TABLES
+from warehouse.schema.types import Column, Table
+from warehouse.storage import paths
+
+if TYPE_CHECKING:
+    from warehouse.catalog.survey import Survey
+
+
+_VECTOR_COLUMNS = {
+    "name": ("VARCHAR", "sql_name"),
+    "model": ("VARCHAR", "model"),
+    "side": ("VARCHAR", "side"),
+    "site": ("VARCHAR", "site"),
+    "layer": ("BIGINT", "layer"),
+    "width": ("BIGINT", "width"),
+    "heads": ("BIGINT", "heads"),
+    "rows": ("BIGINT", "list_sum((runs -> '$.*.rows')::BIGINT[])::BIGINT"),
+    "runs": ("VARCHAR[]", "json_keys(runs)"),
+    "dtype": ("VARCHAR", "dtype"),
+    "centred": ("BOOLEAN", "centred"),
+    "metric": ("VARCHAR", "metric"),
+    "search": ("VARCHAR", "coalesce(index ->> 'kind', 'exact')"),
+    "recall": ("DOUBLE", "coalesce((index ->> 'recall')::DOUBLE, 1)"),
+}
+"""What `vector_tables` tells of a table, and where its info keeps that."""
+
+
+def texts(root: Path, found: Survey, infos: Sequence[Path]) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
+    """Name → (query, comment, columns), in an order in which each finds those it needs. `infos`: of the vector tables."""
+    root = root.absolute()
+    sound = {name: s for name, s in found.items() if s.fault is None}
+    listed = len(sound) < len(found) or "\\" in str(root)
+    made = {}
+    for table in TABLES.values():
+        runs = [paths.run_dir(root, n) for n, s in sound.items() if not table.stored or table.name in s.tables]
+        below = f"{table.name}/*.parquet" if table.stored else paths.MANIFEST
+        files = [p for run in runs for p in sorted(run.glob(below))]
+        pattern = sql_pattern(root, f"{paths.RUN_PREFIX}*/{below}")
+        made[table.name] = (
+            _table(table, sql_paths(files) if listed else pattern, bool(files)),
+            f"One row is {table.row}",
+            table.columns,
+        )
+    made["vector_tables"] = (_vector_tables(infos), "One row is a vector table, which traces index makes", ())
+    made["damaged_runs"] = (_damaged(found), "One row is a run that is left out of all views, and why", ())
+    for path in sorted((paths.data_dir("sql") / "views").glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        made[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
+    return made
+
+
+def _table(table: Table, files: str, has_rows: bool) -> str:
+    if not has_rows:
+        return sql_no_rows(table.columns)
+    if not table.stored:
+        return manifest_rows(files)
+    run_id = RUN_ID.format(prefix=paths.RUN_PREFIX, below="/[^/]*/[^/]*")
+    names = ",\n".join(f"    {run_id} AS run_id" if c.name == "run_id" else f"    {c.name}" for c in table.columns)
+    return f"SELECT\n{names}\nFROM ({sql_all_columns(table.columns, parquet_rows(files), 'filename')})\n"
+
+
+def _damaged(found: Survey) -> str:
+    rows = [f"({sql_text(_printable(name))}, {sql_text(s.fault)})" for name, s in found.items() if s.fault is not None]
+    if not rows:
+        return sql_no_rows([Column("run_id", "VARCHAR", ""), Column("reason", "VARCHAR", "")])
+    return f"SELECT run_id, reason\nFROM (VALUES {', '.join(rows)}) AS t(run_id, reason)\n"
+
+
+def _printable(text: str) -> str:
+    """The same, with \\ and a number for what is not Unicode."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _vector_tables(infos: Sequence[Path]) -> str:
+    if not infos:
+        return sql_no_rows(Column(name, kind, "") for name, (kind, _) in _VECTOR_COLUMNS.items())
+    columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
+    read = {"runs": "JSON", "index": "JSON"} | {
+        source: kind for _, (kind, source) in _VECTOR_COLUMNS.items() if source.isidentifier()
+    }
+    spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
+    return (
+        f"SELECT\n{columns}\nFROM read_json({sql_paths(infos)}, columns = {{{spec}}}, "
+        "format = 'unstructured', hive_partitioning = false)\n"
+    )

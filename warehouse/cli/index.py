@@ -1,0 +1,257 @@
+"""The commands of `traces index`: vector tables made, listed, kept up and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.output import Format, human_bytes, write
+from warehouse.cli.terminal import note, say, table_console
+from warehouse.errors import NotFound, TracesError
+
+if TYPE_CHECKING:
+    from warehouse.vectors.table import VectorTable
+
+index_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Vector tables: what is searchable by nearness."
+)
+
+TablesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[TABLE]...", help="Names as `traces index list` gives them; all if left out."),
+]
+
+
+class Kind(StrEnum):
+    auto = "auto"
+    none = "none"
+    ivf_sq = "ivf_sq"
+    ivf_pq = "ivf_pq"
+
+
+class Metric(StrEnum):
+    cosine = "cosine"
+    l2 = "l2"
+    dot = "dot"
+
+
+KindOption = Annotated[
+    Kind | None,
+    typer.Option(
+        "--type",
+        help="Its index: `auto` (none below 50,000 rows, then `ivf_sq`), `ivf_pq` (smaller; refined with whole vectors), or "
+        "`none`: always exact.",
+        show_default=False,
+    ),
+]
+MetricOption = Annotated[
+    Metric | None,
+    typer.Option(help="What its index is of; cosine if not said. Searches by others are exact.", show_default=False),
+]
+CentreOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--centre/--no-centre",
+        help="Store vectors less the table's median: some dimensions of a residual stream are large everywhere.",
+        show_default=False,
+    ),
+]
+
+
+@index_app.command("add")
+def add(
+    run: Annotated[str, typer.Option("--run", help="The run whose vectors are to be searchable.")],
+    site: Annotated[str, typer.Option(help="What of it: `resid.post_mlp`, `q`, …")] = "resid.post_mlp",
+    layers: Annotated[str, typer.Option(help="Layers such as `4,15,26`, or `mid`, or `all`.")] = "mid",
+    kind: KindOption = None,
+    metric: MetricOption = None,
+    centre: CentreOption = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Make what a run stored searchable, from its shards and without its model.
+
+    The same command again goes on where it was interrupted; what is there already is left.
+
+    Example: `traces index add --run wt2 --site resid.post_mlp --layers 4,15,26`
+    """
+    from warehouse.storage import paths
+    from warehouse.vectors import index_spec, ingest
+
+    root = paths.find_root(warehouse)
+    settings = ingest.Settings(kind, metric, centre)
+    with _reported() as (report, note):
+        found = ingest.add(root, run, [index_spec.of(site, layers)], settings, report, note)
+    _refresh(root)
+    for f in found:
+        say(f"{f.table}: {f.rows:,} rows of {run}{'' if f.new else ' (there already)'}")
+    say(f"next: traces nearest --run {run} --example … --pos …, or traces shell")
+
+
+@index_app.command("list")
+def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.table) -> None:
+    """What is searchable, and how much of the exact answer searches find: recall@10, measured on rows of each table.
+
+    Example: `traces index list --format tsv`
+    """
+    import pyarrow as pa
+
+    from warehouse.storage.files import size_of
+    from warehouse.vectors.ann_index import recalls
+    from warehouse.warehouse import Warehouse
+
+    with Warehouse(warehouse) as wh:
+        rows = []
+        for table in wh.vector_tables:
+            info = table.info
+            recall = {f"recall_{m}": f"{r:.3f} ({how})" for m, (r, how) in recalls(table).items()}
+            try:
+                table.lance.count_rows()
+            except (TracesError, OSError, RuntimeError, ValueError):
+                recall = dict.fromkeys(recall, "damaged: traces index rebuild")
+            rows.append({"name": info.sql_name, "rows": info.rows, "runs": list(info.runs), "width": info.width,
+                         "centred": info.centred, **recall, "bytes": size_of(table.path)})  # fmt: skip
+        if not rows:
+            note("No vector tables yet. Make one: traces index add --run RUN")
+            return
+        if fmt is not Format.table:
+            write(wh.relation(pa.Table.from_pylist(rows)), fmt, None)
+            return
+    _print(rows)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, caption="recall@10 against exact search; (exact): compared with every row")
+    for name in ("table", "rows", "runs", "recall cosine", "l2", "dot", "size"):
+        table.add_column(name, justify="right" if name in ("rows", "size") else "left", overflow="fold")
+    for r in rows:
+        name = r["name"] + (" (centred)" if r["centred"] else "")
+        recall = (r[f"recall_{m}"].removeprefix("1.000 (exact)") or "exact" for m in ("cosine", "l2", "dot"))
+        table.add_row(name, f"{r['rows']:,}", ", ".join(r["runs"]), *recall, human_bytes(r["bytes"]))
+    table_console(160).print(table)
+
+
+@index_app.command("rebuild")
+def rebuild(
+    tables: TablesArgument = None,
+    kind: KindOption = None,
+    metric: MetricOption = None,
+    centre: CentreOption = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Make vector tables again from the runs, whatever state they are in; readers see the old one until the new is complete.
+
+    Without names: all of them, those that are damaged, and those that captures asked for and that are not there.
+
+    Examples: `traces index rebuild`, `traces index rebuild smollm2_resid_post_mlp_L15 --centre --type ivf_pq --metric l2`
+    """
+    from warehouse.storage import paths
+    from warehouse.vectors import ingest, repair
+
+    root = paths.find_root(warehouse)
+    with _reported() as (report, note):
+        if not tables:
+            repair.mend(root, report, note)
+        for table in _named(root, tables):
+            ingest.rebuild(root, table, ingest.Settings(kind, metric, centre), report, note)
+    _refresh(root)
+
+
+@index_app.command("optimize")
+def optimize(tables: TablesArgument = None, warehouse: WarehouseOption = None) -> None:
+    """Merge small files, take new rows into the indexes, give back the space of deleted rows, and measure recall again.
+
+    Searches go on meanwhile. Example: `traces index optimize`
+    """
+    from warehouse.storage import paths
+    from warehouse.vectors import ann_index
+
+    root = paths.find_root(warehouse)
+    with _reported() as (_, note):
+        for table in _named(root, tables):
+            with table.locked(note):
+                ann_index.optimize(table, note)
+
+
+@index_app.command("drop")
+def drop(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="Names as `traces index list` gives them.")],
+    warehouse: WarehouseOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete vector tables. The runs keep what they were made of: `traces index add` makes them again.
+
+    Example: `traces index drop smollm2_resid_post_mlp_L15 --dry-run`
+    """
+    from warehouse.storage import paths
+    from warehouse.storage.files import size_of
+
+    root = paths.find_root(warehouse)
+    chosen = _named(root, tables)
+    for table in chosen:
+        size = human_bytes(size_of(table.path))
+        say(f"{'would delete' if dry_run else 'delete'} {table.info.sql_name} ({table.info.rows:,} rows, {size})")
+    if dry_run:
+        return
+    if not yes and not typer.confirm("Delete?", default=False):
+        raise TracesError("Nothing was deleted.")
+    for table in chosen:
+        with table.locked(note):
+            table.remove()
+    _refresh(root)
+
+
+def _named(root: Path, names: list[str] | None) -> list[VectorTable]:
+    """Raises NotFound for a name that no vector table has."""
+    from warehouse.storage import paths
+    from warehouse.vectors.table import Opened
+
+    opened = Opened(root)
+    found = {t.info.sql_name: t for t in opened.all()}
+    for name in names or ():
+        if name not in found:
+            damaged = {paths.sql_name("_".join(table)): damage for table, damage in opened.damaged.items()}
+            if name in damaged:
+                raise damaged[name]
+            raise NotFound("vector table", name, found)
+    return [found[n] for n in dict.fromkeys(names)] if names else list(found.values())
+
+
+def _refresh(root: Path) -> None:
+    from warehouse.catalog import build
+
+    build.refresh(root)
+
+
+@contextmanager
+def _reported() -> Iterator[tuple[Callable[[str, int], None], Callable[[str], None]]]:
+    """A counter of rows on a terminal, and notes; both on standard error."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    bar = bars.Progress(
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.completed:,} rows"),
+        bars.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        tasks: dict[str, bars.TaskID] = {}
+
+        def report(name: str, rows: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None)
+            bar.advance(tasks[name], rows)
+
+        yield report, lambda text: console.print(text, highlight=False, markup=False)

@@ -1,0 +1,87 @@
+"""`traces probe`: what of a label can be read off the vectors of each layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warehouse.catalog.statements import check_target
+from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.output import Format, write
+from warehouse.errors import UsageError
+
+
+def probe(
+    query: Annotated[
+        str, typer.Argument(help="SQL that gives run_id, example_id, seq, pos of tokens, and their labels AS y.")
+    ],
+    site: Annotated[str, typer.Option(help="What to probe: `resid.post_mlp`, `hidden`, `q`, …")] = "resid.post_mlp",
+    layers: Annotated[str, typer.Option(help="`all`, or some, as in `0,15,29`.")] = "all",
+    head: Annotated[
+        int | None, typer.Option(help="Of a site with heads: which query head.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The new run's name; made from what is asked if left out.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="The column with the labels.")] = "y",
+    test: Annotated[float, typer.Option(min=0.01, max=0.99, help="Part to judge by, in whole examples.")] = 0.25,
+    max_tokens: Annotated[
+        int, typer.Option(min=10, help="Most tokens to look at; of more, a sample of examples.")
+    ] = 10_000,
+    c: Annotated[float, typer.Option("--c", help="Inverse strength of the penalty on the coefficients.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the split, the sample and the shuffled labels.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw accuracy by layer: .svg, .png or .pdf.")
+    ] = None,
+    fmt: FormatOption = Format.table,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Fit a logistic probe a layer, judge it on examples that it has not seen, and keep it as a run with a table `probes`.
+
+    Examples are split so that each label has its share on both sides. low and high are the accuracy's 95 % interval: Wilson's where
+    each token is an example of its own, else the same for as many independent tokens as those examples are worth. majority is what
+    the commonest training label gets on the held-out tokens; shuffled the mean of ten probes fitted to shuffled labels, and sd
+    their standard deviation.
+
+    The query is one SELECT. What is written is the new run, and FILE, which must not be in the warehouse.
+
+    The same command goes on where it was interrupted. Example: `traces probe "SELECT run_id, example_id, seq, pos, upos AS y FROM
+    token_diagnostics WHERE run_id = 'words'" --layers 0,15,29 --plot upos.svg`
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError:
+        raise UsageError("Probes need scikit-learn: pip install 'trace-warehouse[capture]'") from None
+    from warehouse.analysis import probes
+    from warehouse.warehouse import Warehouse
+
+    chosen: str | tuple[int, ...] = layers
+    if layers != "all":
+        try:
+            chosen = tuple(int(n) for n in layers.split(","))
+        except ValueError:
+            raise UsageError(f"--layers {layers}: write all, or layers as in 0,15.") from None
+
+    def report(f: probes.Fitted) -> None:
+        told = "there already" if f.accuracy is None else f"accuracy {f.accuracy:.3f}"
+        typer.echo(f"{f.run_id}: layer {f.layer} ({f.done} of {f.of}), {told}", err=True)
+
+    options = probes.Options(query, site, chosen, head, None, target, test, max_tokens, c, seed)
+    with Warehouse(warehouse) as wh:
+        if plot is not None:
+            check_target(plot, wh.root)
+        store = probes.probe(wh, options, run, report)
+        if plot is not None:
+            probes.plot(store, str(plot))
+        write(
+            store.query(
+                "SELECT layer, round(accuracy, 4) AS accuracy, round(accuracy_low, 4) AS low, round(accuracy_high, 4) AS high, "
+                "round(majority_accuracy, 4) AS majority, round(shuffled_accuracy, 4) AS shuffled, round(shuffled_sd, 4) AS sd, "
+                "n_train, n_test, n_test_examples AS examples, len(classes) AS classes FROM probes ORDER BY layer"
+            ),
+            fmt,
+            None,
+        )
+    typer.echo(f"{store.meta.run_id}: traces runs show {store.meta.run_id}", err=True)

@@ -1,0 +1,265 @@
+"""The commands of `traces runs`: list runs, show one, delete it, merge the parts of one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption
+from warehouse.cli.output import Format, human_age, human_bytes, write
+from warehouse.cli.terminal import note, say, table_console
+from warehouse.errors import NotFound, TracesError, UsageError, printable
+
+if TYPE_CHECKING:
+    from warehouse.storage.manifest import Manifest
+
+runs_app = typer.Typer(rich_markup_mode="markdown")
+
+
+@runs_app.callback()
+def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: FormatOption = Format.table) -> None:
+    """What is there: list runs (as `traces runs` alone does), show, validate and delete them.
+
+    Example: `traces runs --format tsv`
+    """
+    if context.invoked_subcommand is not None:
+        if warehouse is not None:  # `traces runs -w DIR show RUN` means the same as `traces runs show RUN -w DIR`
+            os.environ["TRACES_HOME"] = str(warehouse)
+        return
+    from warehouse.storage import paths
+    from warehouse.warehouse import Warehouse
+
+    query = (
+        "SELECT run_id, kind, model, concat_ws('/', dataset, split) AS data, n_examples, n_tokens, "
+        "round(perplexity, 2) AS perplexity, round(bits_per_byte, 3) AS bits_per_byte, bytes, created_at FROM runs ORDER BY created_at"
+    )
+    with Warehouse(warehouse, every_file=True) as wh:
+        if fmt is not Format.table:
+            wh.attempt(lambda: write(wh.sql(query), fmt, None))
+            return
+        _print_runs(wh.attempt(lambda: wh.sql(query).fetchall()))
+        for name, fault in wh.damaged.items():
+            say(f"damaged: {name} ({fault})")
+        for name in paths.staged_runs(wh.root):
+            say(f"unfinished: {name} (run its capture again to go on, or traces runs rm {name})")
+
+
+def _print_runs(rows: list[tuple[Any, ...]]) -> None:
+    from datetime import UTC, datetime
+
+    from rich.table import Table
+
+    if not rows:
+        say("No runs yet. Capture something: traces capture next-token --help")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "kind", "model", "data"):
+        table.add_column(name, overflow="fold")
+    for name in ("examples", "tokens", "perplexity", "bits/byte", "size", "age"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run, kind, model, data, examples, tokens, perplexity, bits, size, created in rows:
+        age = (datetime.now(UTC) - created.replace(tzinfo=UTC)).total_seconds()
+        table.add_row(*map(printable, (run, kind, model, data)), f"{examples:,}", f"{tokens:,}",
+                      "" if perplexity is None else f"{perplexity:,.2f}", "" if bits is None else f"{bits:.3f}", human_bytes(size), human_age(age))  # fmt: skip
+    table_console(160).print(table)
+
+
+@runs_app.command("show")
+def show_run(
+    run: RunArgument,
+    warehouse: WarehouseOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
+) -> None:
+    """What a run holds: model, data, options, counts, perplexity, and the tensors that can be read.
+
+    Example: `traces runs show wt2`
+    """
+    from warehouse.storage import paths
+    from warehouse.storage.paths import find_run
+    from warehouse.storage.trace_store import TraceStore
+
+    store = TraceStore(find_run(paths.find_root(warehouse), run))
+    m = store.meta
+    if as_json:
+        typer.echo(m.model_dump_json(indent=1))
+        return
+    revision = f" @ {m.model.revision}" if m.model.revision else ""
+    data = "/".join(filter(None, (m.data.dataset, m.data.config, m.data.split)))
+    lines = {
+        "run": f"{m.run_id} ({m.kind}, schema version {m.schema_version})",
+        "model": f"{m.model.name}{revision}: {m.model.architecture}, {m.model.n_layers} layers, {m.model.n_heads} heads "
+        f"({m.model.n_kv_heads} K/V), width {m.model.d_model}, {m.model.dtype} on {m.model.device}",
+        "parents": ", ".join(m.parents),
+        "weights": m.model.weights_hash,
+        "untrained": ", ".join(m.model.untrained),
+        "data": f"{data} from {m.data.source}",
+        "options": ", ".join(f"{k}={_on_a_line(v)}" for k, v in m.options.items() if v not in (None, False, "")),
+        "counts": f"{m.counts.examples:,} examples ({m.counts.truncated:,} truncated, "
+        f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
+        f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions{_unpredicted(m)}",
+        "begins": _beginning(m.options),
+        "batches": _HELD.get(m.batches or "", ""),
+        "loss": _losses(m),
+        "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
+        "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
+        "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
+    }
+    for name, text in lines.items():
+        if text:
+            say(f"{name:9} {text}")
+    for s in m.sites:
+        for tensor, dtype in s.promoted.items():
+            say(f"promoted  {tensor} to {dtype}: {s.dtype} cannot hold its values")
+    for side in dict.fromkeys(s.side for s in m.sites):
+        stack = m.model.stack(side)
+        if stack.convention == "post-norm":
+            say(f"streams   {side}: those after the norms, since the block normalises after adding")
+        for site, reason in stack.missing.items():
+            say(f"not there {side}: {site}: {reason}")
+    arrays = store.arrays()
+    if len(arrays):
+        say("")
+        say(arrays.to_string(index=False))
+
+
+def _unpredicted(m: Manifest) -> str:
+    """Why there are fewer predictions than tokens."""
+    if m.mean_loss is None or m.model.encoder is not None:
+        return ""
+    again = m.counts.tokens - m.counts.sequences - m.counts.predictions
+    told = f" (the first tokens of {m.counts.sequences:,} sequences have none"
+    return told + (f", nor have {again:,} others that are read again as context)" if again else ")")
+
+
+def _beginning(options: dict[str, Any]) -> str:
+    """What a decoder's sequences begin with."""
+    if "bos_id" not in options:
+        return ""
+    found, asked = options["bos_id"], options.get("prepend_bos")
+    what = (
+        "each sequence with its text: there is no BOS" if found is None else f"each sequence with token {found}, a BOS"
+    )
+    return f"{what} (--prepend-bos {asked})"
+
+
+_HELD = {
+    "padded": "of texts of any length, the shorter ones padded",
+    "one length": "of texts of one length: what the model makes of one depends on the longest beside it",
+    "one text": "of one text: what the model makes of it depends on those beside it",
+}
+"""What a capture's batches held, in words."""
+
+
+def _losses(m: Manifest) -> str:
+    """A large loss has no perplexity that a number holds, and an infinite one is no number itself."""
+    from warehouse.storage.losses import bits_per_byte
+
+    if m.mean_loss is None:
+        infinite = "infinite: tokens came that the model rules out (next_token, loss = 'infinity')"
+        return infinite if m.counts.predictions else ""
+    of_text = bits_per_byte(m.mean_loss, m.counts.predictions, m.counts.predicted_bytes)
+    told = (
+        f"{m.mean_loss:.4f} nats" + ("" if m.perplexity is None else f", perplexity {m.perplexity:.3f}") + " per token"
+    )
+    return told + ("" if of_text is None else f"; {of_text:.4f} bits per byte of text")
+
+
+def _on_a_line(value: Any) -> Any:
+    """A template has several lines."""
+    return repr(value) if isinstance(value, str) and "\n" in value else value
+
+
+@runs_app.command("rm")
+def remove_run(
+    run: RunArgument,
+    warehouse: WarehouseOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete a run, or what is staged of an unfinished capture.
+
+    Example: `traces runs rm wt2 --dry-run`
+    """
+    from warehouse.catalog import build
+    from warehouse.maintenance.remove import folders_of, locked_for_removal, remove
+    from warehouse.storage import paths
+    from warehouse.storage.files import size_of
+    from warehouse.vectors.table import all_tables
+
+    root = paths.find_root(warehouse)
+    folders = folders_of(root, run)
+    if not folders:
+        raise NotFound("run", run, [*paths.published_runs(root), *paths.staged_runs(root)])
+    with locked_for_removal(root, run):
+        for folder in folders:
+            what = f"a symbolic link: {folder.resolve()} stays" if folder.is_symlink() else human_bytes(size_of(folder))
+            say(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
+        for table in all_tables(root):
+            if run in table.info.runs:
+                say(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
+        if dry_run:
+            return
+        if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
+            raise TracesError("Nothing was deleted.")
+        remove(root, run)
+    build.refresh(root)
+
+
+@runs_app.command("merge")
+def merge_runs(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="What the shards' names begin with; or, with --run, the shards themselves."
+        ),
+    ],
+    run: Annotated[
+        str | None, typer.Option("--run", help="The merged run's name; what the shards' names begin with if left out.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the shards there.")] = False,
+    warehouse: WarehouseOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Make one run of shards that were made with `--shard i/n`, with the rows and tensors that one process would have made.
+
+    Numbers may differ in their last digits, for sequences shared their batches with others: with `--batch-tokens 1` in all shards,
+    every table but `tensors` is byte for byte that of one process, and every slice of a tensor bit for bit. The blobs are the shards'
+    own, so that `tensors` names other places in them. A tensor that one shard had to store in a wider dtype is wide in all of the
+    run, with the other shards' values as the narrower dtype rounded them.
+
+    The shards' folders may come from several machines: copy them into the warehouse first. Once the run is there, the shards are
+    deleted. The same command again goes on where it was interrupted.
+
+    Examples: `traces runs merge wt2 --dry-run`, `traces runs merge wt2.shard-1-of-2 wt2.shard-2-of-2 --run whole --keep`
+    """
+    from warehouse.maintenance import merge
+    from warehouse.storage import paths
+
+    if len(runs) > 1 and run is None:
+        raise UsageError("Several shards are named, but not the run that they become: add --run NAME.")
+    root, name = paths.find_root(warehouse), run or runs[0]
+
+    if not dry_run and merge.finish(root, name, note) is not None:
+        say(f"{name} was merged before; what was left to do is done")
+        return
+    planned = merge.plan(root, runs if len(runs) > 1 else merge.find(root, runs[0]), name)
+    size = human_bytes(sum(s.meta.bytes for s in planned.shards))
+    rows: dict[str, int] = {}
+    for shard in planned.shards:
+        rows |= {table: rows.get(table, 0) + n for table, n in shard.meta.counts.rows.items() if n}
+    told = ", ".join(f"{table} {n:,}" for table, n in rows.items())
+    say(f"{'would publish' if dry_run else 'publish'} {name}: {told} ({size})")
+    for tensor, dtype in planned.promoted.items():
+        say(
+            f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.shards[0].meta.store_dtype}"
+        )
+    if not keep:
+        for shard in planned.shards:
+            say(f"{'would delete' if dry_run else 'delete'} {shard.folder}")
+        for other in planned.dependent:
+            note(f"warning: {other} was made from a shard that is deleted: make it again from {name}")
+    if not dry_run:
+        merge.merge(root, planned, keep, note)
+        say(f"next: traces runs show {name}")

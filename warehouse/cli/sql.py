@@ -1,0 +1,194 @@
+"""The commands `traces sql`, `shell` and `refresh`: ask questions over all runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warehouse.cli.options import AnswerFormatOption, OutputOption, WarehouseOption
+from warehouse.cli.output import format_of, write
+from warehouse.cli.terminal import note, say
+from warehouse.errors import NotFound, TracesError, UsageError
+
+if TYPE_CHECKING:
+    from warehouse.warehouse import Warehouse
+
+
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="The question, in DuckDB's SQL; `-` reads it from standard input.")
+    ] = None,
+    warehouse: WarehouseOption = None,
+    fmt: AnswerFormatOption = None,
+    output: OutputOption = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the ready questions, tables and views.")] = False,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a question or view.")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="NAME", help="Ask a ready question.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A question's variable, such as `run=wt2`.")
+    ] = None,
+) -> None:
+    """Ask in SQL, over all runs.
+
+    A query reads what you may read, and writes nothing below the warehouse root. Besides questions there may be `SET VARIABLE`,
+    temporary views and macros, and `COPY (…) TO 'FILE'` of a file elsewhere. Rows of a run that is damaged are left out, which is
+    told on standard error.
+
+    Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
+    `traces sql --run calibration --set run=wt2 --format tsv`
+    """
+    from warehouse.catalog.questions import all_questions, ask, find_question
+    from warehouse.catalog.statements import check_readonly, check_target
+    from warehouse.storage import paths
+
+    if sum(bool(x) for x in (query, list_, show, run)) != 1:
+        raise UsageError(
+            'Give one of: a query, --list, --show NAME or --run NAME. For example: traces sql "SELECT * FROM runs"'
+        )
+    if settings and not run:
+        raise UsageError("--set sets a variable of a ready question: it goes with --run.")
+    if list_:
+        _list_names(paths.find_root(warehouse))
+    elif show:
+        questions = all_questions()
+        from warehouse.catalog.build import views
+
+        texts = {name: q.text for name, q in questions.items()} | views(paths.find_root(warehouse))
+        if show not in texts:
+            raise NotFound("question or view", show, texts)
+        say(texts[show].rstrip())
+    else:
+        from warehouse.warehouse import Warehouse
+
+        chosen = format_of(output, fmt)
+        text = _standard_input() if query == "-" else query or ""
+        with Warehouse(warehouse) as wh:
+            if output is not None:
+                check_target(output, wh.root)
+            if run:
+                question, values = find_question(run), dict(_setting(s) for s in settings or [])
+            else:
+                check_readonly(wh.cursor(), text, wh.root)
+
+            def answer() -> None:
+                if not run and ("nearest_" in text or "vectors_" in text):
+                    wh.load_vectors()
+                found = ask(wh.cursor(), question, values) if run else wh.sql(text)
+                if found is not None:  # a statement such as SET has no answer
+                    write(found, chosen, output)
+
+            wh.attempt(answer)
+
+
+def _standard_input() -> str:
+    """Raises UsageError for what is not text."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as e:
+        raise UsageError(f"Standard input is not UTF-8 text ({e.reason} at byte {e.start}).") from None
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: write NAME=VALUE.")
+    return name, value
+
+
+def _list_names(root: Path) -> None:
+    from warehouse.catalog.build import views
+    from warehouse.catalog.questions import all_questions
+
+    say("Questions (traces sql --run NAME):")
+    for q in all_questions().values():
+        variables = f"  [{', '.join(q.variables)}]" if q.variables else ""
+        say(f"  {q.name:24} {q.title}{variables}")
+    say("Tables and views (traces sql --show NAME):")
+    say(f"  {', '.join(views(root))}")
+
+
+def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
+    """Open the duckdb shell on the warehouse, whose views are read-only. Options after `--` are duckdb's own.
+
+    The shell can do what you can: COPY … TO, ATTACH and its dot commands read and write any file, those of runs too, and
+    `.system` runs commands. Nothing in the warehouse's own files is run by it. With `-safe` it is without all of that, and cannot
+    read the runs either: for answers alone there is traces sql.
+
+    Where there are vector tables, `SHOW TABLES` lists a view `vectors_…` of each, and the macro `nearest_…(q, k := 10)` finds
+    the rows nearest to a vector: `SET VARIABLE q = (SELECT vector FROM vectors_… LIMIT 1); FROM nearest_…(getvariable('q'))`.
+
+    Examples: `traces shell`, `traces shell -- -c "FROM runs"`, `traces shell -- -c "FROM vector_tables"`
+    """
+    from warehouse.storage import paths
+    from warehouse.warehouse import Warehouse
+
+    with Warehouse(warehouse, every_file=True) as wh:
+        path, first = wh.root / paths.CATALOG, _vectors_first(wh) if paths.vector_tables(wh.root) else []
+    program = _duckdb_program()
+    sys.stdout.flush()
+    os.execv(program, [program, "-readonly", str(path), *first, *context.args])
+
+
+def _vectors_first(wh: Warehouse) -> list[str]:
+    """Options that have the shell begin with the statements about vectors."""
+    from warehouse.vectors.duckdb_macros import statements
+    from warehouse.vectors.ingest import settle
+
+    with contextlib.suppress(OSError):  # a folder that we may only read
+        settle(wh.root, note)
+    return [word for statement in statements(wh.vector_tables) for word in ("-cmd", statement)]
+
+
+def _duckdb_program() -> str:
+    """The shell's binary, from the package duckdb-cli."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("duckdb_cli")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for name in ("duckdb", "duckdb.exe"):
+            if (Path(place) / name).is_file():
+                return str(Path(place) / name)
+    raise TracesError("The duckdb shell is not installed: pip install duckdb-cli==1.5.5")
+
+
+def refresh(warehouse: WarehouseOption = None) -> None:
+    """Make warehouse.duckdb anew, after run folders were copied in, renamed or deleted by hand, and delete what processes that
+    died have left behind. Unfinished captures stay.
+
+    Example: `traces refresh`
+    """
+    from warehouse.catalog import build
+    from warehouse.maintenance.remove import sweep_root
+    from warehouse.storage import paths
+    from warehouse.storage.files import sweep
+    from warehouse.storage.manifest import Manifest
+    from warehouse.vectors import ingest
+    from warehouse.vectors.table import Opened
+
+    root = paths.find_root(warehouse)
+    if not root.is_dir():
+        raise UsageError(f"There is no warehouse at {root}.")
+
+    for left in [*sweep_root(root, note), *map(str, sweep(paths.converted_models_dir()))]:
+        say(f"deleted {left}, which a process had left behind")
+    if gone := ingest.settle(root, note):
+        say(f"vector tables: dropped the rows of {', '.join(gone)}")
+    opened = Opened(root)
+    opened.all()
+    for damage in opened.damaged.values():
+        note(f"warning: a vector table is left out: {damage}")
+    found = build.refresh(root)
+    for name, run in found.items():
+        if run.fault is not None:
+            note(f"warning: run '{name}' is left out: {run.fault}")
+        elif (captured_as := Manifest.read(folder := paths.run_dir(root, name)).run_id) != name:
+            note(f"warning: {folder} holds a run that was captured as '{captured_as}'")
+    count = sum(run.fault is None for run in found.values())
+    say(f"{root / paths.CATALOG}: {count} {'run' if count == 1 else 'runs'}")

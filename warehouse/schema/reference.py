@@ -1,0 +1,36 @@
+"""The schema as text: SQL statements (`ddl`) and the reference that `docs/tables.md` holds (`docs`)."""
+
+from __future__ import annotations
+
+from warehouse.schema.quoting import sql_text
+from warehouse.schema.tables import SCHEMA_VERSION, TABLES
+
+
+def ddl() -> str:
+    """CREATE TABLE and COMMENT statements for every table, as the views show it: what the migrations add up to."""
+    out = [f"-- Schema version {SCHEMA_VERSION}: every table as the views show it."]
+    for t in TABLES.values():
+        columns = [f"    {c.name} {c.sql}{'' if c.nullable else ' NOT NULL'}" for c in t.columns]
+        out += ["", f"CREATE TABLE {t.name} (", ",\n".join(columns), ");"]
+        out.append(f"COMMENT ON TABLE {t.name} IS {sql_text('One row is ' + t.row)};")
+        out += [f"COMMENT ON COLUMN {t.name}.{c.name} IS {sql_text(c.comment)};" for c in t.columns]
+    return "\n".join(out) + "\n"
+
+
+def docs() -> str:
+    """The reference of tables and columns: what `docs/tables.md` holds."""
+    out = ["# Tables", "", "Made by `make docs` from `warehouse/schema/tables.py`; a test holds it equal.", ""]
+    out += [f"Schema version {SCHEMA_VERSION}. `run_id` is the run's folder, not a column of its files.", ""]
+    for t in TABLES.values():
+        home = f"`run_id=*/{t.name}/*.parquet`" if t.stored else "`run_id=*/run.json`"
+        out += [f"## {t.name}", "", f"One row is {t.row}. Key: {', '.join(f'`{k}`' for k in t.key)}. From {home}.", ""]
+        out += ["| column | type | meaning |", "| --- | --- | --- |"]
+        out += [f"| `{c.name}` | {c.sql}{', may be NULL' if c.nullable else ''} | {c.comment} |" for c in t.columns]
+        out.append("")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write({"ddl": ddl, "docs": docs}[sys.argv[1]]())

@@ -1,0 +1,142 @@
+"""The journal of a capture: one JSON line for each thing that is safely on disk, appended and fsynced.
+
+    {"job": {…}, "created_at": …}            what is being captured, options and hashes included
+    {"promote": {"resid.post_mlp.L29": "F32"}}  tensors whose values outgrew their dtype: their shard is written anew
+    {"shard": 0, "mark": …, "files": […], …}    a shard and its parts are complete and durable
+
+A line is only written once what it tells of has been fsynced; a last line cut short by a kill is ignored. Any other line that
+is not what was written stops whoever would go on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import AwareDatetime, NonNegativeInt, ValidationError
+
+from warehouse.errors import CorruptRun
+from warehouse.storage import strict_json
+from warehouse.storage.files import read_file
+from warehouse.storage.sealed import Typed, is_sealed, seal
+
+Marked = TypeVar("Marked")
+
+
+class _Begun(Typed):
+    job: dict[str, Any]
+    created_at: AwareDatetime
+
+
+class _Promoted(Typed):
+    promote: dict[str, Literal["F32"]]
+
+
+class StagedFile(Typed):
+    """A file of a complete shard."""
+
+    bytes: NonNegativeInt
+    checksum: str | None = None
+    """xxh3-128; None for a blob, whose slices have checksums of their own in the shard's part of `tensors`."""
+
+
+class ShardEntry(Typed):
+    shard: NonNegativeInt
+    mark: str
+    """The job's own note of where in its data it stood; `resume` gets it back."""
+    seconds: float
+    """Time since the entry before, or since this process began."""
+    files: dict[str, StagedFile]
+    """By path relative to the staging folder."""
+
+    def marked(self, kind: type[Marked]) -> Marked:
+        """The mark of a job that notes JSON of this type. Raises CorruptRun for another."""
+        try:
+            found = strict_json.parse(self.mark)
+        except ValueError:
+            found = None
+        if not isinstance(found, kind):
+            raise CorruptRun(
+                f"The journal of the unfinished capture is damaged: its shard {self.shard} is marked {self.mark!r}. Start over: "
+                "traces runs rm RUN"
+            )
+        return found
+
+
+class Journal:
+    def __init__(self, path: Path) -> None:
+        """Reads what is there. `job` is None for a new capture: `begin` it. Raises CorruptRun for a journal that is damaged."""
+        self.path = path
+        self.job: dict[str, Any] | None = None
+        self.created_at: datetime | None = None
+        self.promoted: dict[str, str] = {}
+        self.shards: list[ShardEntry] = []
+        lines = self._lines()
+        sound = 0
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):  # the last one, cut short by a kill
+                break
+            self._take_line(line, number)
+            sound += len(line)
+        self._sound = sound
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return read_file(self.path).splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise self._damaged(1, f"it cannot be read: {e.strerror}") from None
+
+    def _take_line(self, line: bytes, number: int) -> None:
+        try:
+            fields = strict_json.parse(line)
+            if not is_sealed(line):
+                raise ValueError("it was altered")
+            del fields["seal"]
+            self._take(fields)
+        except ValidationError as e:
+            first = e.errors()[0]
+            raise self._damaged(number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except ValueError as e:
+            raise self._damaged(number, str(e)) from None
+
+    def _damaged(self, number: int, reason: str) -> CorruptRun:
+        name = self.path.parent.name
+        return CorruptRun(
+            f"The journal of the unfinished capture '{name}' is damaged ({self.path}, line {number}: {reason}). "
+            f"Start over: traces runs rm {name}"
+        )
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if self.job is None:
+            begun = _Begun.model_validate(entry)
+            self.job, self.created_at = begun.job, begun.created_at
+        elif "promote" in entry:
+            self.promoted |= _Promoted.model_validate(entry).promote
+        else:
+            shard = ShardEntry.model_validate(entry)
+            if shard.shard != len(self.shards):
+                raise ValueError(f"shard {shard.shard} stands where {len(self.shards)} should")
+            self.shards.append(shard)
+
+    def begin(self, job: dict[str, Any], created_at: datetime) -> None:
+        self._append({"job": job, "created_at": created_at.isoformat()})
+
+    def promote(self, tensors: dict[str, str]) -> None:
+        self._append({"promote": tensors})
+
+    def complete(self, shard: ShardEntry) -> None:
+        self._append(shard.model_dump())
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self.path.open("ab") as f:
+            f.truncate(self._sound)
+            f.write(seal(json.dumps(entry).encode()) + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+            self._sound = f.tell()
+        self._take(entry)

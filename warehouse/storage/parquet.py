@@ -1,0 +1,84 @@
+"""Parquet files of a table: one part a shard while the run is staged, one sorted file once it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from warehouse.schema.arrow import arrow_schema
+from warehouse.schema.quoting import sql_parquet
+from warehouse.schema.tables import STORED
+from warehouse.storage.files import sync_file
+
+ROW_GROUP = 122_880
+"""Rows to a row group: DuckDB's own unit of parallel scanning."""
+
+_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
+
+
+def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
+    """Rows of table `name` from its columns (`run_id` left out). Raises where a column is missing, too many or mistyped."""
+    schema = arrow_schema(name)
+    if set(columns) != set(schema.names):
+        raise ValueError(f"{name}: columns {sorted(set(columns) ^ set(schema.names))} are missing or unknown")
+    arrays = [
+        c if isinstance(c, pa.Array | pa.ChunkedArray) else pa.array(c, field.type)
+        for field in schema
+        for c in [columns[field.name]]
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def write_part(path: Path, rows: pa.Table) -> None:
+    """Writes one part, durable on return."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path, **_OPTIONS)
+    sync_file(path)
+
+
+def rewrite_part(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Writes the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
+    file = pq.ParquetFile(source)
+    with pq.ParquetWriter(target, file.schema_arrow, **_OPTIONS) as writer:
+        for batch in file.iter_batches(ROW_GROUP):
+            writer.write_table(change(pa.Table.from_batches([batch])))
+    sync_file(target)
+
+
+def examples_hash(files: Iterable[Path]) -> str:
+    """xxh3-128 over every example's id and text, in the order of the data, in hex; `files`: of the table `examples`."""
+    import duckdb
+
+    digest = xxhash.xxh3_128()
+    with duckdb.connect(config={"memory_limit": "1GB"}) as con:
+        answer = con.sql(f"SELECT example_id, text FROM {sql_parquet(files)} ORDER BY idx")
+        while rows := answer.fetchmany(4096):
+            for example_id, text in rows:
+                digest.update(f"{example_id}\x1f{text}\x1e".encode())
+    return digest.hexdigest()
+
+
+def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:
+    """Writes the rows of all parts to `target`, sorted by the table's key, and returns their number.
+
+    DuckDB sorts (on disk, in `scratch`, where they don't fit in its memory limit) and Arrow writes, since only Arrow's
+    writer puts the columns' comments in the file.
+    """
+    import duckdb
+
+    schema = arrow_schema(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)}
+    with duckdb.connect(config=config) as con, pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
+        rows = con.sql(f"SELECT * FROM {sql_parquet(parts)} ORDER BY {', '.join(STORED[name].sort_key)}")
+        count = 0
+        for batch in rows.to_arrow_reader(ROW_GROUP):
+            count += batch.num_rows
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=ROW_GROUP)
+    sync_file(target)
+    return count

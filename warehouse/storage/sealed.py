@@ -1,0 +1,86 @@
+"""Typed JSON files that say of themselves what they hold: run.json and the vector tables' notes.
+
+The last field is `seal`, a checksum of all bytes before it. A file that was altered, by a bad disk or a hand, does not read.
+A seal is no signature: who writes a file anew can seal it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Self
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from warehouse.errors import CorruptRun, NewerSchema
+from warehouse.schema.tables import SCHEMA_VERSION
+from warehouse.storage import strict_json
+from warehouse.storage.files import read_file, write_atomically
+
+SEALED_SINCE = 6
+"""The first schema version whose files have a seal."""
+
+_SEAL = re.compile(rb',\s*"seal":\s*"([0-9a-f]{32})"\s*\}\s*\Z')
+
+
+def seal(body: bytes) -> bytes:
+    """Returns a JSON object's bytes with one field more, the seal over all that stands before it."""
+    start = body.rstrip().removesuffix(b"}").rstrip()
+    return start + b', "seal": "' + xxhash.xxh3_128_hexdigest(start).encode() + b'"}'
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether the seal at the end of a JSON object's bytes is there and fits."""
+    found = _SEAL.search(raw)
+    return found is not None and xxhash.xxh3_128_hexdigest(raw[: found.start()]).encode() == found[1]
+
+
+class Typed(BaseModel):
+    """Takes the fields that it declares and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Sealed(Typed):
+    """A file of one JSON object, sealed when it is written and held against its seal when it is read."""
+
+    schema_version: int = SCHEMA_VERSION
+
+    def to_bytes(self) -> bytes:
+        """Returns the file's content, its seal included."""
+        return seal(self.model_dump_json(indent=1).encode())
+
+    def write_to(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        write_atomically(path, self.to_bytes())
+
+    @classmethod
+    def read_from(cls, path: Path) -> Self:
+        """Reads the file. Raises NewerSchema, FileNotFoundError, or CorruptRun for one that is not what was written."""
+        try:
+            raw = read_file(path)
+            fields = strict_json.parse(raw)
+        except FileNotFoundError:
+            raise
+        except OSError as e:
+            raise CorruptRun(f"{path} cannot be read: {e.strerror}.") from None
+        except ValueError as e:
+            raise CorruptRun(f"{path} is not valid JSON: {e}.") from None
+        if not isinstance(fields, dict):
+            raise CorruptRun(f"{path} is not a JSON object.")
+        version = fields.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerSchema(path, version, SCHEMA_VERSION)
+        if "seal" in fields or (isinstance(version, int) and version >= SEALED_SINCE):
+            if not is_sealed(raw):
+                raise CorruptRun(f"{path} was altered after it was written: its seal does not fit what it says.")
+            del fields["seal"]
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as e:
+            first = e.errors()[0]
+            told = ": ".join(
+                filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")))
+            )
+            raise CorruptRun(f"{path} is not what it should be: {told}.") from None

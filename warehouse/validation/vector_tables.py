@@ -1,0 +1,110 @@
+"""Whether a run's rows in vector tables are what its shards hold, and the tables' files what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+
+from warehouse.activations.gather import KEYS, Places
+from warehouse.errors import TracesError
+from warehouse.schema.quoting import sql_text
+from warehouse.storage import paths
+from warehouse.storage.files import file_checksum
+from warehouse.storage.trace_store import TraceStore
+from warehouse.storage.vector_info import TableFiles
+from warehouse.validation.check import expect
+from warehouse.vectors import ingest
+from warehouse.vectors.distances import vectors_of
+from warehouse.vectors.model_folders import folder_of
+from warehouse.vectors.table import Opened, VectorTable
+
+_ROWS = 8192
+
+
+def check_vectors(store: TraceStore) -> str | None:
+    """Raises Unsound for a table with rows of this run whose files were altered, or whose rows are not what the run stored; and
+    TracesError for a table that cannot be read.
+    """
+    root = store.path.parent
+    opened = Opened(root)
+    tables, rows = opened.all(), 0
+    mine = [t for t in tables if store.path.name in {paths.run_dir(root, run).name for run in t.live()}]
+    for (folder, _), damage in opened.damaged.items():
+        if folder == folder_of(root, store.meta.model):
+            raise damage
+    for table in mine:
+        with _unchanged(table):
+            _check_files(table)
+            rows += _check_rows(table, store)
+    names = ", ".join(t.info.sql_name for t in mine)
+    return f"{rows:,} rows in {names}" if mine else None
+
+
+@contextmanager
+def _unchanged(table: VectorTable) -> Iterator[None]:
+    """Keeps others from changing a table meanwhile, where we may write a lock."""
+    try:
+        lock = table.locked()
+        lock.__enter__()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _check_files(table: VectorTable) -> None:
+    path = paths.vector_files_path(table.root, table.info.model, table.info.name)
+    try:
+        known = TableFiles.read_from(path).files
+    except FileNotFoundError:
+        raise TracesError(f"{path} is missing: traces index rebuild makes the vector table again.") from None
+    found = {p.relative_to(table.path).as_posix(): p for p in table.path.rglob("*") if p.is_file()}
+    for name in sorted(known.keys() ^ found.keys()):
+        expect(
+            False, f"{table.path / name} is {'missing' if name in known else 'not one of the files that were written'}"
+        )
+    for name, file in found.items():
+        sound = file.stat().st_size == known[name].bytes and file_checksum(file) == known[name].checksum
+        expect(sound, f"{file} is altered: traces index rebuild {table.info.sql_name} makes it again")
+
+
+def _check_rows(table: VectorTable, store: TraceStore) -> int:
+    """Compares every row that Lance reads with the shards, bit by bit."""
+    info, key = table.info, table.key
+    run_id = paths.run_id_of(store.path)
+    columns = [*KEYS, *([info.head_column] if info.head_column else []), "vector"]
+    scan = table.lance.search().where(f"run_id = {sql_text(run_id)}").select(columns).limit(table.count)
+    seen: list[np.ndarray] = []
+    shards: dict[str, int] = {}  # numbers that are the same in every batch
+    for batch in scan.to_batches(_ROWS):
+        rows = pa.Table.from_batches([batch])
+        if not len(rows):
+            continue
+        places = Places.of_store(store, rows.select(list(KEYS)), key)
+        stored = places.gather(key)
+        if info.head_column:
+            heads = rows[info.head_column].to_numpy()
+            stored = stored[np.arange(len(rows)), heads]
+        expected = ingest.as_stored(stored, table.centre, info.dtype, run_id, info.name)
+        differ = np.flatnonzero((vectors_of(rows["vector"]) != expected).any(axis=1))
+        if len(differ):
+            row = rows.slice(int(differ[0]), 1).to_pylist()[0]
+            where = ", ".join(f"{name} {row[name]}" for name in KEYS[1:])
+            expect(False, f"a row of {info.sql_name} is not what run '{run_id}' stored ({where})")
+        own = np.array([shards.setdefault(name, len(shards)) for _, name in places.shards], np.int64)
+        number = own[places.shard] << 40 | places.row
+        seen.append(number * (info.heads or 1) + (heads if info.head_column else 0))
+    found = np.concatenate(seen) if seen else np.empty(0, np.int64)
+    wanted = sum(s.end - s.start for s in store.slices(key)) * (info.heads or 1)
+    expect(
+        len(found) == wanted == info.runs[run_id].rows,
+        f"{info.sql_name} has {len(found)} rows of run '{run_id}', not {wanted}",
+    )
+    expect(len(np.unique(found)) == len(found), f"{info.sql_name} has a row of run '{run_id}' twice")
+    return len(found)

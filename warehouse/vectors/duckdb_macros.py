@@ -1,0 +1,80 @@
+"""Vector tables in DuckDB's SQL, through its lance extension: a view `vectors_…` and a macro `nearest_…` for each.
+
+They are made anew for each session, in its memory: a view over Lance means nothing where the extension is not loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from warehouse.errors import TracesError
+from warehouse.schema.quoting import sql_text
+from warehouse.vectors.ann_index import LEAST_RECALL
+from warehouse.vectors.table import VectorTable
+
+_DISTANCE = {
+    "cosine": "array_cosine_distance(vector, {q})",
+    "l2": "array_distance(vector, {q})",
+    "dot": "array_negative_inner_product(vector, {q})",
+}
+_OURS = {"cosine": "_distance", "l2": "sqrt(_distance)", "dot": "_distance - 1"}
+"""Lance's distance as ours."""
+_KEYS = "run_id, example_id, seq, pos"
+
+
+def statements(tables: Iterable[VectorTable], database: str | None = None) -> list[str]:
+    """What loads the extension and defines the views and macros: in a database, or for one connection alone. Raises TracesError
+    where the extension is not installed.
+    """
+    made = [f"LOAD {sql_text(str(_extension()))}"]
+    for table in tables:
+        made += [_view(table, database), _macro(table, database)]
+    return made
+
+
+def _extension() -> Path:
+    spec = importlib.util.find_spec("duckdb_extension_lance")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        found = sorted(Path(place).glob("extensions/*/lance.duckdb_extension"))
+        if found:
+            return found[-1]
+    raise TracesError("DuckDB's lance extension is not installed: pip install duckdb-extension-lance==1.5.5")
+
+
+def _rows(table: VectorTable) -> str:
+    return f"FROM {sql_text(str(table.path.absolute()))}"
+
+
+def _columns(table: VectorTable) -> str:
+    info = table.info
+    layer = "NULL" if info.layer is None else str(info.layer)
+    return f"{_KEYS}, {sql_text(info.side)} AS side, {layer}::BIGINT AS layer, head, kv_head"
+
+
+def _view(table: VectorTable, database: str | None) -> str:
+    head = _create("VIEW", f"vectors_{table.info.sql_name}", database)
+    return f"{head} AS SELECT {_columns(table)}, vector {_rows(table)}"
+
+
+def _create(kind: str, name: str, database: str | None) -> str:
+    return f"CREATE OR REPLACE {kind} {database}.main.{name}" if database else f"CREATE OR REPLACE TEMP {kind} {name}"
+
+
+def _macro(table: VectorTable, database: str | None) -> str:
+    """`nearest_…(q, k := 10)`: by the metric of the table, through its index where that is good enough."""
+    info, found = table.info, table.info.index
+    head = f"{_create('MACRO', f'nearest_{info.sql_name}', database)}(q, k := 10) AS TABLE SELECT "
+    if found is None or found.recall < LEAST_RECALL:
+        distance = _DISTANCE[info.metric].format(q=f"q::FLOAT[{info.width}]")
+        return f"{head}{distance} AS distance, {_columns(table)} {_rows(table)} ORDER BY distance LIMIT k"
+    query = "q::DOUBLE[]"
+    if found.metric == "cosine":  # the extension does not do it, and then finds the neighbours of something else
+        query = "list_transform(q::DOUBLE[], lambda x: x / sqrt(list_inner_product(q::DOUBLE[], q::DOUBLE[])))"
+    probes = f"ceil({found.nprobes} * greatest(1, sqrt(k / 10)))::BIGINT"
+    return (
+        f"{head}{_OURS[found.metric]} AS distance, {_columns(table)} FROM lance_vector_search("
+        f"{sql_text(str(table.path.absolute()))}, 'vector', {query}, k := k, use_index := true, nprobs := {probes}, "
+        f"refine_factor := {found.refine}) ORDER BY distance"
+    )

@@ -1,0 +1,121 @@
+"""`vectors/<model>/traits.lance`: the vectors of all traits of a model, for nearness between them.
+
+A row a vector of every run of kind `trait-vectors` that is of these weights: run_id, trait, method, component, layer, vector. It is an
+index over those runs, made anew in one commit when they have changed, and noted in its metadata is which runs it is of. There are
+some hundreds of rows to a run: search compares them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import filelock
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from warehouse.errors import CorruptRun, TracesError
+from warehouse.storage import paths, strict_json
+from warehouse.storage.files import delete
+from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.vectors.model_folders import claim_folder, remove_if_empty
+from warehouse.vectors.table import FORMAT, connect, open_lance
+
+_RUNS = b"trace-warehouse:runs"
+"""Where in the table's metadata the runs are, and the hashes of their manifests, as JSON."""
+_TABLE = "trait_vectors"
+_NAMES = ("trait", "method", "component")
+
+
+def settle(root: Path, anew: bool = False) -> list[str]:
+    """Brings every model's table to what its runs are, or makes it again whatever it is (`anew`); returns the runs that it had and
+    that are gone or were replaced. Raises CorruptRun for a run whose vectors cannot be read.
+    """
+    wanted = _wanted(root)
+    gone: set[str] = set()
+    for folder in sorted({*wanted, *paths.trait_table_folders(root)}):
+        with filelock.FileLock(_made(paths.vector_lock_path(root, folder, paths.TRAITS_TABLE))):
+            have, want = _runs_of(root, folder), wanted.get(folder, {})
+            gone |= {run for run, manifest in (have or {}).items() if want.get(run) != manifest}
+            if not want:
+                remove(root, folder)
+            elif anew or have != want:
+                _write(root, folder, want, damaged=have is None)
+    return sorted(gone)
+
+
+def _wanted(root: Path) -> dict[str, dict[str, str]]:
+    """Folder → the runs whose vectors belong there, with the hashes of their manifests."""
+    found: dict[str, dict[str, str]] = {}
+    for folder in paths.run_folders(root):
+        if not (folder / paths.table_name(_TABLE)).is_file():
+            continue
+        run = paths.run_id_of(folder)
+        with contextlib.suppress(TracesError, OSError):  # a run that cannot be read is for traces runs validate
+            model = Manifest.read(paths.run_dir(root, run)).model
+            found.setdefault(claim_folder(root, model), {})[run] = manifest_hash(root, run)
+    return found
+
+
+def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
+    """The runs that a folder's table is of; None: it is not there, or cannot be read."""
+    path = paths.vector_lance_path(root, folder, paths.TRAITS_TABLE)
+    if not path.is_dir():
+        return None
+    try:
+        table = open_lance(path)
+        table.count_rows()
+        runs = strict_json.parse((table.schema.metadata or {})[_RUNS])
+    except (TracesError, OSError, ValueError, RuntimeError, KeyError):
+        return None
+    return {str(run): str(manifest) for run, manifest in runs.items()} if isinstance(runs, dict) else None
+
+
+def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None:
+    """All rows in one commit: readers see the old table or the new."""
+    path = paths.vector_lance_path(root, folder, paths.TRAITS_TABLE)
+    if damaged:
+        delete(path)
+    rows = pa.concat_tables(_rows(root, run) for run in runs)
+    rows = rows.replace_schema_metadata({_RUNS: json.dumps(runs).encode()})
+    mode = "overwrite" if path.is_dir() else "create"
+    table = connect(path.parent).create_table(paths.TRAITS_TABLE, rows, mode=mode, storage_options=FORMAT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+
+def _rows(root: Path, run: str) -> pa.Table:
+    path = paths.run_dir(root, run) / paths.table_name(_TABLE)
+    try:
+        found = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
+    except (OSError, pa.ArrowException) as e:
+        raise CorruptRun(f"{path} cannot be read: {e}") from None
+    vectors = found["vector"].combine_chunks()
+    widths = set(pc.list_value_length(vectors).to_pylist())
+    if None in widths or len(widths) > 1:
+        raise CorruptRun(f"{path} has vectors that are not all of one width.")
+    width = widths.pop() if widths else 0
+    columns: dict[str, Sequence[object] | pa.Array] = {
+        "run_id": pa.repeat(run, len(found)),
+        **{name: found[name] for name in _NAMES},
+        "layer": found["layer"].cast(pa.int64()),
+        "vector": pa.FixedSizeListArray.from_arrays(vectors.flatten(), width),
+    }
+    return pa.table(columns)
+
+
+def remove(root: Path, folder: str) -> None:
+    """Deletes a model's table of traits; `settle` makes it again from the runs."""
+    delete(paths.vector_lance_path(root, folder, paths.TRAITS_TABLE))
+    remove_if_empty(root, folder)
+
+
+def _made(lock: Path) -> Path:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return lock
