@@ -95,7 +95,7 @@ def main() -> None:
     store = real() if args.rows == 158_870 else million()
     root = store.path.parent
     started = time.time()
-    ingest.add(root, store.meta.run_id, [index_spec.Asked(None, KEY.site, (LAYER,))], note=print)
+    ingest.add(root, store.meta.run_id, [index_spec.IndexSpec(None, KEY.site, (LAYER,))], note=print)
     print(f"filled and indexed in {time.time() - started:.0f} s")
     x = rows_of(store)
     chosen = np.sort(np.random.default_rng(1).choice(len(x), QUERIES, replace=False))

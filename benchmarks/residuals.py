@@ -24,7 +24,7 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.manifest import Counts
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 
 ROOT = HERE.parent / "runs" / "benchmarks"
 LAYER = 15
@@ -92,7 +92,7 @@ def _make(root: Path, source: TraceStore) -> None:
             writer.begin_shard({KEY: n}, {KEY: spec})
             found = [(names[s.example_id], s.seq) for s in chosen]
             tables = {t: _renamed(source, t, names) for t in ("examples", "tokens", "next_token")}
-            writer.put(Batch(found, {KEY: vectors}, {KEY: lengths}, tables))
+            writer.put(RecordedBatch(found, {KEY: vectors}, {KEY: lengths}, tables))
             writer.end_shard(str(copy))
         site = next(s for s in source.meta.sites if s.site == KEY.site)
         publish(

@@ -52,7 +52,7 @@ def filling() -> None:
 
         def ours() -> None:
             shutil.rmtree(paths.vectors_dir(root), ignore_errors=True)
-            ingest.add(root, "million", [index_spec.Asked(None, KEY.site, (LAYER,))], ingest.Settings(kind="none"))
+            ingest.add(root, "million", [index_spec.IndexSpec(None, KEY.site, (LAYER,))], ingest.Settings(kind="none"))
 
         def raw() -> None:
             with (root / "raw").open("wb") as f:

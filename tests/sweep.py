@@ -23,7 +23,7 @@ import transformers
 import zoo
 from transformers.utils import logging
 
-from capture.verification.model_check import Checked, check
+from capture.verification.model_check import ModelReport, check
 from warehouse.errors import TracesError
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"
@@ -71,13 +71,13 @@ def _row(candidate: zoo.Candidate) -> Row:
     return Row(*names, _result(found), attention, _notes(found))
 
 
-def _result(found: Checked) -> str:
+def _result(found: ModelReport) -> str:
     if not found.passed:
         return "wrong"
     return "whole" if found.whole else "partial"
 
 
-def _notes(found: Checked) -> str:
+def _notes(found: ModelReport) -> str:
     """What is not there, sites with the same reason together."""
     reasons: dict[str, list[str]] = {}
     for f in found.findings:

@@ -19,7 +19,7 @@ from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
 from warehouse.storage.parquet import to_table, write_part
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.sealed import seal
 
 
@@ -137,7 +137,9 @@ def add_vectors(
             writer.begin_shard(dict.fromkeys(keys, end - start), keys)
             tensors = {k: np.ascontiguousarray(layers[k.layer][start:end]) for k in keys if k.layer is not None}
             rows = {k: [int(lengths[i]) for i in part] for k in keys}
-            writer.put(Batch([(ids[i], 0) for i in part], tensors, rows, _token_rows(part, ids, lengths, ends, losses)))
+            writer.put(
+                RecordedBatch([(ids[i], 0) for i in part], tensors, rows, _token_rows(part, ids, lengths, ends, losses))
+            )
             writer.end_shard(str(part[-1]))
         stack = {
             "n_layers": n_layers,

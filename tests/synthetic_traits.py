@@ -17,7 +17,7 @@ from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 
 PROMPT, RESPONSE = 3, 4
 """Tokens of every sequence: so many of the prompt, so many of the response, and one that ends it."""
@@ -79,7 +79,7 @@ def add_responses(
             sequences = [(responses[i].example_id, responses[i].sample) for i in part]
             found = {k: rows(k, part) for k in keys}
             told = {k: [count(k)] * len(part) for k in keys}
-            writer.put(Batch(sequences, found, told, _tables(responses, part, trait, set(empty))))
+            writer.put(RecordedBatch(sequences, found, told, _tables(responses, part, trait, set(empty))))
             writer.end_shard(str(part[-1]))
         stack = {"n_layers": n_layers, "d_model": width, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
         info = ModelInfo(

@@ -22,14 +22,14 @@ from samples import DATA
 
 from capture.cli import main
 from capture.data import prepared
-from capture.data.registry import find_known
+from capture.data.registry import find_dataset
 from warehouse.errors import TracesError
 from warehouse.maintenance import merge
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.files import delete
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.sealed import seal
 from warehouse.vectors import index_spec, ingest
 
@@ -56,8 +56,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vector = {"trait": "loud", "method": "probe", "component": "residual", "layer": 0, "norm": 2.0, "gap": 1.0}
     made = vector | {"n_pos": 2, "n_neg": 2, "vector": [0.6, 0.8, 0.0, 0.0]}
     synthetic.add_run(root, "traits", "trait-vectors", {"trait_vectors": [made]})
-    ingest.settle(root)
-    known = find_known("ud_ewt")
+    ingest.reconcile(root)
+    known = find_dataset("ud_ewt")
     sample = DATA / "harbour.conllu"
     prepared.write(
         paths.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample)
@@ -76,7 +76,7 @@ def _stage(root: Path) -> None:
     columns = synthetic.columns("tokens", [{"example_id": "e", "side": "dec"}])
     writer = RunWriter(root, "half", {"made": "half"})
     writer.begin_shard({}, {})
-    writer.put(Batch([], {}, {}, {"tokens": to_table("tokens", columns)}))
+    writer.put(RecordedBatch([], {}, {}, {"tokens": to_table("tokens", columns)}))
     writer.end_shard("1")
     writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
@@ -87,7 +87,7 @@ def _resume(root: Path) -> None:
 
 
 def _read_prepared(root: Path) -> None:
-    for _ in prepared.read(paths.prepared_path(root, "ud_ewt", "validation"), find_known("ud_ewt"), "validation"):
+    for _ in prepared.read(paths.prepared_path(root, "ud_ewt", "validation"), find_dataset("ud_ewt"), "validation"):
         pass
 
 

@@ -18,7 +18,7 @@ from capture.cli.main import app
 from capture.jobs import encode, generate, mcq_encoder, mcq_prompt, next_token, prepare, run_job
 from capture.traits import respond, steer
 from warehouse import TraceStore
-from warehouse.errors import NotFound
+from warehouse.errors import NotFoundError
 
 TOP = Path(__file__).parents[1]
 KINDS = {
@@ -75,6 +75,6 @@ def test_what_is_said_of_a_model_fits_every_command_that_loads_one(module: str) 
 @pytest.mark.parametrize("command", ["capture mcq-prompt", "capture mcq-encoder", "finetune mcq"])
 def test_a_data_set_that_has_no_questions(tmp_path: Path, command: str) -> None:
     for name in ("owner/name", "csqb", ""):
-        with pytest.raises(NotFound) as e:
+        with pytest.raises(NotFoundError) as e:
             Data(name, "validation", None, questions=True).open(tmp_path)
         assert named(str(e.value)) <= options(command)

@@ -102,9 +102,9 @@ def test_the_wheel_carries_sql_and_migrations(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
-        "import warehouse; from warehouse.storage.paths import data_dir; from warehouse.catalog.questions import all_questions\n"
+        "import warehouse; from warehouse.storage.paths import data_dir; from warehouse.catalog.saved_queries import all_queries\n"
         "assert data_dir('sql').parent.name == 'warehouse', data_dir('sql')\n"
-        "assert len(all_questions()) >= 10 and list(data_dir('migrations').glob('0001*'))"
+        "assert len(all_queries()) >= 10 and list(data_dir('migrations').glob('0001*'))"
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     done = subprocess.run(

@@ -18,7 +18,7 @@ class UsageError(TracesError):
     exit_code = 2
 
 
-class NotFound(UsageError):
+class NotFoundError(UsageError):
     """A name that is not there, with the nearest ones that are."""
 
     def __init__(self, kind: str, name: object, known: Iterable[object], hint: str = "") -> None:
@@ -33,7 +33,7 @@ class NotFound(UsageError):
         super().__init__(f"No {kind} '{name}'. {tail}{' ' + hint if hint else ''}")
 
 
-class RunTaken(UsageError):
+class RunExistsError(UsageError):
     """A published run has that name."""
 
     def __init__(self, run_id: str) -> None:
@@ -44,7 +44,7 @@ class RunTaken(UsageError):
         )
 
 
-class NewerSchema(TracesError):
+class NewerSchemaError(TracesError):
     """A run written by a newer version than this one."""
 
     def __init__(self, where: object, found: object, known: int) -> None:
@@ -54,15 +54,15 @@ class NewerSchema(TracesError):
         )
 
 
-class LeftOut(UserWarning):
+class LeftOutWarning(UserWarning):
     """A run or a vector table that is damaged, and left out of what is asked."""
 
 
-class Doubt(UserWarning):
+class UncertainResultWarning(UserWarning):
     """What makes a result less certain than it looks."""
 
 
-class CorruptRun(TracesError):
+class CorruptRunError(TracesError):
     """A file of a run that is missing, cut short or altered."""
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from warehouse.activations.batches import Batches
     from warehouse.errors import TracesError
-    from warehouse.vectors.table import Opened, VectorTable
+    from warehouse.vectors.table import VectorTable, VectorTableCache
 
 
 class Warehouse(Catalog):
@@ -25,16 +25,16 @@ class Warehouse(Catalog):
     and `batches` read the vectors of tokens, and `probe` fits a probe to them. Close it with `close`, or use it as a context manager.
     """
 
-    _vectors: Opened | None = None
+    _vectors: VectorTableCache | None = None
 
     @property
-    def vectors(self) -> Opened:
+    def vectors(self) -> VectorTableCache:
         """The vector tables, kept open from one search to the next."""
-        from warehouse.vectors.table import Opened
+        from warehouse.vectors.table import VectorTableCache
 
         with self._lock:
             if self._vectors is None:
-                self._vectors = Opened(self.root)
+                self._vectors = VectorTableCache(self.root)
             return self._vectors
 
     @property
@@ -50,10 +50,10 @@ class Warehouse(Catalog):
     def load_vectors(self) -> None:
         """Makes the views `vectors_…` and the macros `nearest_…` known to `sql`, as `traces shell` does. Half a second."""
         from warehouse.vectors.duckdb_macros import statements
-        from warehouse.vectors.ingest import settle
+        from warehouse.vectors.ingest import reconcile
 
         with contextlib.suppress(OSError):  # a folder that we may only read
-            settle(self.root)
+            reconcile(self.root)
         with self._lock:
             con = self.cursor()
             for statement in statements(self.vector_tables, IN_MEMORY):
@@ -110,9 +110,9 @@ class Warehouse(Catalog):
         a token is there, derived ones too. Raises UsageError for a query without those columns, for a token that is not
         there, and for a site that its run did not store.
         """
-        from warehouse.activations.gather import Picked
+        from warehouse.activations.gather import TokenSelection
 
-        picked = Picked(self, query, side)
+        picked = TokenSelection(self, query, side)
         return picked.vectors(site, layer, head, dtype), picked.frame()
 
     def batches(
@@ -135,7 +135,7 @@ class Warehouse(Catalog):
         """
         from warehouse.activations.batches import Batches
 
-        return Batches.of(
+        return Batches.for_site(
             self, site, layer, where, model, side,
             size=size, shuffle=shuffle, seed=seed, buffer=buffer, head=head, dtype=dtype,
         )  # fmt: skip
@@ -157,7 +157,7 @@ class Warehouse(Catalog):
     ) -> pd.DataFrame:
         """A logistic probe a layer, from the vectors of the tokens that a query picks to their labels, in its column `target`:
         accuracy on held-out examples with its 95 % interval beside its baselines, a row a layer, as the table `probes` of a new run
-        has them. Warns (`errors.Doubt`) where few examples were held out.
+        has them. Warns (`errors.UncertainResultWarning`) where few examples were held out.
 
         `test` is the part to judge by, in whole examples; of more than `max_tokens` tokens, whole examples are drawn. `c` is the
         inverse strength of the penalty on standardised vectors. The same call again returns the run that is there. Needs

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capture.cli.terminal import needs_capture_extra, note
-from capture.data.files import check_given, shown
+from capture.data.files import check_given, quoted
 from capture.sequences import partition
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema import sites
 from warehouse.vectors import index_spec
 
@@ -31,7 +31,7 @@ class Model(NamedTuple):
             from capture.model import loading
 
         check_given(revision=self.revision, device_map=self.device_map)
-        note(f"loading {shown(self.name)}")
+        note(f"loading {quoted(self.name)}")
         return loading.load(
             self.name,
             head=self.head,
@@ -60,10 +60,10 @@ class Data(NamedTuple):
 
     def open(self, root: Path) -> Source:
         from capture.data import csqa
-        from capture.data.registry import KNOWN, open_data
+        from capture.data.registry import DATASETS, open_data
 
-        if self.questions and self.data not in KNOWN:
-            raise NotFound("data set of multiple-choice questions", shown(str(self.data)), [csqa.KNOWN.name])
+        if self.questions and self.data not in DATASETS:
+            raise NotFoundError("data set of multiple-choice questions", quoted(str(self.data)), [csqa.KNOWN.name])
         with needs_capture_extra():
             return open_data(
                 self.data, self.text, self.split, self.origin, self.text_column, root, self.config, self.headings,
@@ -122,7 +122,7 @@ def capture_options(
     }
 
 
-def listed(text: str | None) -> tuple[str, ...]:
+def split_list(text: str | None) -> tuple[str, ...]:
     """What commas part, each once."""
     return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 

@@ -43,7 +43,7 @@ from capture.cli.options import (
 from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.options import WarehouseOption
-from warehouse.errors import RunTaken
+from warehouse.errors import RunExistsError
 from warehouse.schema import sites
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def run_capture(
         if skip_existing:
             typer.echo(f"{run} is there already: nothing to do")
             return
-        raise RunTaken(run)
+        raise RunExistsError(run)
     source = data.open(root)
     loaded = asked.load()
     if loaded.untrained:
@@ -287,14 +287,14 @@ def run_capture(
             typer.echo(line)
         return
     try:
-        with stopped_by_signals(), progress(partition.Share(options.shard).count(options.limit)) as report:
+        with stopped_by_signals(), progress(partition.Partition(options.shard).count(options.limit)) as report:
             manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
-    except RunTaken as e:
+    except RunExistsError as e:
         if not skip_existing:
             raise
         typer.echo(f"{e.run_id} is there already: nothing to do")
         return
-    for line in filter(None, (source.said(), *_told(manifest, root, options.max_len or loaded.window))):
+    for line in filter(None, (source.description(), *_told(manifest, root, options.max_len or loaded.window))):
         typer.echo(line)
 
 
@@ -328,7 +328,7 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
 
 def _accuracy(run_id: str, root: Path) -> list[str]:
     from warehouse import TraceStore
-    from warehouse.analysis.intervals import right_of
+    from warehouse.analysis.intervals import accuracy_text
     from warehouse.storage import paths
 
     row = (
@@ -338,4 +338,4 @@ def _accuracy(run_id: str, root: Path) -> list[str]:
     )
     if row is None or not row[0]:
         return ["no question has a key: how many were right is not known"]
-    return [f"{right_of(row[1], row[0])}, by {row[2]}"]
+    return [f"{accuracy_text(row[1], row[0])}, by {row[2]}"]

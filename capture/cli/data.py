@@ -20,7 +20,7 @@ from warehouse.cli.terminal import table_console
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
-    from capture.data.dataset_spec import Known
+    from capture.data.dataset_spec import DatasetSpec
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Data sets that are known by name.")
 
@@ -60,11 +60,11 @@ def list_data(
 
 
 def _described(root: Path) -> list[dict[str, Any]]:
-    from capture.data.registry import KNOWN, REPEATS
+    from capture.data.registry import DATASETS, REPEATS
     from warehouse.storage import paths
 
     rows: list[dict[str, Any]] = []
-    for known in KNOWN.values():
+    for known in DATASETS.values():
         there = paths.prepared_splits(root, known.name)
         rows.append(
             {
@@ -110,11 +110,11 @@ def prepare(
     """
     from capture.data import prepared
     from capture.data.files import check_given
-    from capture.data.registry import find_known, split_rows
+    from capture.data.registry import find_dataset, split_rows
     from warehouse.storage import paths
 
     check_given(from_=from_)
-    found = [find_known(name) for name in dict.fromkeys(names)]
+    found = [find_dataset(name) for name in dict.fromkeys(names)]
     if from_ is not None and len(found) != 1:
         raise UsageError("--from is a copy of one data set: name only that one.")
     root = paths.find_root(warehouse)
@@ -129,9 +129,9 @@ def prepare(
         typer.echo(f"{data.name} {part}: {_summary(counts)}; {verb} in {time.monotonic() - start:.1f} s: {path}")
 
 
-def _splits(known: Known, asked: list[str], origin: str | None) -> list[str]:
+def _splits(known: DatasetSpec, asked: list[str], origin: str | None) -> list[str]:
     """The splits to prepare: those asked for, else those that are in the copy, else all. Raises UsageError."""
-    from capture.data.files import shown, user_path
+    from capture.data.files import quoted, user_path
 
     path = user_path(origin) if origin is not None else None
     wanted = list(dict.fromkeys(known.split(s) for s in asked if s != "all"))
@@ -140,12 +140,12 @@ def _splits(known: Known, asked: list[str], origin: str | None) -> list[str]:
     elif path is not None and not wanted and path.exists():
         told = known.split_of(path)
         if told is None:
-            raise UsageError(f"Say which split {shown(path)} is: --split {' or '.join(known.splits)}.")
+            raise UsageError(f"Say which split {quoted(path)} is: --split {' or '.join(known.splits)}.")
         there = [told]
     else:
         there = list(known.splits)
     if path is not None and not path.is_dir() and len(wanted) > 1:
-        raise UsageError(f"{shown(path)} is one file, of one split: give --split once, or a folder.")
+        raise UsageError(f"{quoted(path)} is one file, of one split: give --split once, or a folder.")
     return wanted if wanted and "all" not in asked else there
 
 

@@ -100,7 +100,7 @@ def _told(manifest: Manifest, split: str, root: Path) -> list[str]:
     """Which epoch was kept and why, and how many questions of the split it answers right."""
     from capture.training.finetune import SET_ASIDE
     from warehouse import TraceStore
-    from warehouse.analysis.intervals import right_of
+    from warehouse.analysis.intervals import accuracy_text
     from warehouse.storage import paths
 
     step, aside, n, epochs = (manifest.option(name) for name in ("kept_step", "set_aside", "held_out", "epochs"))
@@ -114,7 +114,7 @@ def _told(manifest: Manifest, split: str, root: Path) -> list[str]:
         why = "the only one"
     else:
         why = f"the last: a tenth of {manifest.counts.examples:,} training questions is too few to choose by"
-    return [f"kept: epoch {epoch:.0f}, {why}", f"{split}: {right_of(round(accuracy * n), n)}"]
+    return [f"kept: epoch {epoch:.0f}, {why}", f"{split}: {accuracy_text(round(accuracy * n), n)}"]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
     from capture.traits.judge import Judge
-    from capture.traits.judge_run import Judged
+    from capture.traits.judge_run import JudgeProgress
     from warehouse.storage.manifest import Manifest
 
 JUDGE_HELP = "Who judges: `openai:MODEL`, `anthropic:MODEL`, `http://host:port/v1:MODEL` or `local:MODEL`."
@@ -114,7 +114,7 @@ def _prices(price: str | None) -> tuple[float, float] | None:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Judged], None]]:
+def _bar() -> Iterator[Callable[[JudgeProgress], None]]:
     """On a terminal a bar, elsewhere a line now and then; on standard error."""
     from rich import progress as bars
     from rich.console import Console
@@ -134,7 +134,7 @@ def _bar() -> Iterator[Callable[[Judged], None]]:
     with bar:
         task = bar.add_task("judging", total=None, told="")
 
-        def report(j: Judged) -> None:
+        def report(j: JudgeProgress) -> None:
             nonlocal said, begun
             fresh = j.done - j.resumed
             told = f"{fresh - j.scored - j.refused:,} without a score, {j.refused:,} refused"

@@ -23,7 +23,7 @@ from warehouse.cli import probe, sql
 from warehouse.cli.index import index_app
 from warehouse.cli.runs import runs_app
 from warehouse.cli.terminal import note
-from warehouse.errors import Doubt, LeftOut, TracesError, UsageError, on_one_line
+from warehouse.errors import LeftOutWarning, TracesError, UncertainResultWarning, UsageError, on_one_line
 from warehouse.storage.strict_json import half_pair
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -81,7 +81,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Ours in one line; what libraries warn of is for who wrote them."""
-    if issubclass(category, (LeftOut, Doubt)):
+    if issubclass(category, (LeftOutWarning, UncertainResultWarning)):
         note(f"warning: {message}")
 
 

@@ -98,9 +98,9 @@ def nearest(
         elif run is None or example is None or pos is None:
             raise UsageError("--run needs --example and --pos: which token of it.")
         else:
-            wanted = token_query.of_token(wh, wh.vectors, run, example, seq, pos, site, layers, head)
+            wanted = token_query.for_token(wh, wh.vectors, run, example, seq, pos, site, layers, head)
         found = token_query.nearest(wh, wanted, k, where, metric.value, exact)
-        answer = token_query.shown(wh, found) if show is Show.context else wh.relation(found)
+        answer = token_query.with_context(wh, found) if show is Show.context else wh.relation(found)
         if chosen is Format.table and show is Show.context and output is None:
             _print(answer)
         else:
@@ -164,4 +164,4 @@ def _read(
                 f"--text is longer than the {loaded.window} tokens that {asked.name} reads at once, so that its last token is not "
                 "read: leave out its beginning."
             )
-        return token_query.of_text(wh, wh.vectors, store, site, layers, head)
+        return token_query.for_text(wh, wh.vectors, store, site, layers, head)

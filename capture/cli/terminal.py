@@ -14,7 +14,7 @@ from warehouse.errors import TracesError, UsageError
 
 if TYPE_CHECKING:
     from capture.jobs.job import Progress
-    from warehouse.storage.progress import Counted
+    from warehouse.storage.progress import DerivedProgress
 
 
 @contextmanager
@@ -48,7 +48,7 @@ class TracesStopped(TracesError):
 
 
 @contextmanager
-def progress(limit: int | None) -> Iterator[Callable[[Progress | Counted], None]]:
+def progress(limit: int | None) -> Iterator[Callable[[Progress | DerivedProgress], None]]:
     """A progress bar on a terminal, a line now and then elsewhere; on standard error."""
     from rich import progress as bars
     from rich.console import Console
@@ -68,7 +68,7 @@ def progress(limit: int | None) -> Iterator[Callable[[Progress | Counted], None]
     with bar:
         task = bar.add_task("capturing", total=limit, rate="")
 
-        def report(p: Progress | Counted) -> None:
+        def report(p: Progress | DerivedProgress) -> None:
             nonlocal said, resumed_said
             new = p.tokens - p.resumed_tokens
             rate = f"{new / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"

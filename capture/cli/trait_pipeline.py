@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capture.cli.arguments import listed
+from capture.cli.arguments import split_list
 from capture.cli.judge_options import ConcurrencyOption, PriceOption, TimeoutOption, YesOption, check_judge, judged
 from capture.cli.options import (
     DeviceMapOption,
@@ -76,7 +76,7 @@ def run(
     from warehouse.storage.paths import find_run
 
     root = paths.find_root(warehouse)
-    sources = listed(projected)
+    sources = split_list(projected)
     for source in sources:
         find_run(root, source)
     numbers("--coefficients", coefficients)
@@ -86,7 +86,7 @@ def run(
     vectors_job.check(vectors_job.Options(threshold=score_threshold(threshold), filter=filter))
     if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
-    found = {name: definition.load(name) for name in listed(traits)}
+    found = {name: definition.load(name) for name in split_list(traits)}
     if not found:
         raise UsageError("--traits: name at least one.")
     vectors_of = []

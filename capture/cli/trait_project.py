@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.arguments import listed
+from capture.cli.arguments import split_list
 from capture.cli.options import ShardOfOption
 from warehouse.cli.options import WarehouseOption
 
@@ -55,7 +55,7 @@ def project(
         from capture.traits.project import project as projected
 
     options = directions.Options(
-        listed(trait), listed(vectors), directions.layers(listed(layer)), listed(method), listed(component),
+        split_list(trait), split_list(vectors), directions.layers(split_list(layer)), split_list(method), split_list(component),
         dynamics_only, threshold, shard,
     )  # fmt: skip
     with Warehouse(warehouse) as wh:
@@ -64,7 +64,7 @@ def project(
             note(f"{d.trait}: {d.method}, {d.component}, layer {d.layer_name}, of run {d.vectors_run_id} ({d.why})")
             for line in doubts(wh, d.vectors_run_id, d.trait, d.method, d.component, [d.layer]):
                 note(line)
-        with stopped_by_signals(), progress(wh.opened(run).meta.counts.sequences) as report:
+        with stopped_by_signals(), progress(wh.cached_run(run).meta.counts.sequences) as report:
             manifest = projected(wh, run, chosen, options, name, report)
     rows = manifest.counts.rows
     typer.echo(

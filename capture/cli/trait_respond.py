@@ -44,7 +44,7 @@ from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by
 from capture.sequences import partition
 from warehouse.cli.options import FormatOption, WarehouseOption
 from warehouse.cli.output import Format
-from warehouse.errors import RunTaken, UsageError
+from warehouse.errors import RunExistsError, UsageError
 
 if TYPE_CHECKING:
     from capture.traits.steer import Chosen
@@ -205,7 +205,7 @@ def steer(
         questions=tuple(chosen.questions[:questions]),
     )  # fmt: skip
     name = partition.run_name(run or f"{chosen.vectors_run}-steered", shard)
-    run_kind, forecast = kind.of_kind(chosen.vectors, m.space)
+    run_kind, forecast = kind.for_kind(chosen.vectors, m.space)
     manifest = generated(
         run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing, judge is not None
     )  # fmt: skip
@@ -263,7 +263,7 @@ def generated(
                 note(f"{name} is there already: going on with its judge")
                 return there
         if not skip_existing:
-            raise RunTaken(name)
+            raise RunExistsError(name)
         typer.echo(f"{name} is there already: nothing to do")
         return None
     loaded = asked.load()

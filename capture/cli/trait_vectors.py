@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capture.cli.arguments import listed
+from capture.cli.arguments import split_list
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from warehouse.cli.options import FormatOption, WarehouseOption
 from warehouse.cli.output import Format, write
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from capture.traits.extract import Step
@@ -90,8 +90,8 @@ def extract(
     from warehouse.warehouse import Warehouse as Opened
 
     options = Options(
-        methods=listed(methods),
-        components=None if components is None else listed(components),
+        methods=split_list(methods),
+        components=None if components is None else split_list(components),
         layers=_layers(layers),
         threshold=score_threshold(threshold),
         filter=filter,
@@ -100,7 +100,7 @@ def extract(
     )
     root = paths.find_root(warehouse)
     with Opened(root) as wh:
-        runs = _responses_runs(wh, listed(trait or ""), listed(responses or ""), model)
+        runs = _responses_runs(wh, split_list(trait or ""), split_list(responses or ""), model)
     with stopped_by_signals(), _bar() as report:
         manifest = made(root, runs, options, run, report, note)
     for name, questions in manifest.option("held_out_questions").items():
@@ -145,25 +145,25 @@ def evaluate(
     with needs_capture_extra():
         from capture.traits import evaluate as job
         from capture.traits.best import best, doubts
-        from capture.traits.latest_run import newest
+        from capture.traits.latest_run import latest_run
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run
     from warehouse.storage.trace_store import TraceStore
     from warehouse.warehouse import Warehouse as Opened
 
     root = paths.find_root(warehouse)
-    traits = listed(trait or "")
+    traits = split_list(trait or "")
     if vectors is None:
         if len(traits) != 1:
             raise UsageError("Say which: --trait with one trait, or --vectors RUN.")
         with Opened(root) as wh:
-            vectors = newest(wh, "trait-vectors", traits[0], model)
+            vectors = latest_run(wh, "trait-vectors", traits[0], model)
     elif model is not None:
         raise UsageError("--model says whose vectors are meant where none are named: leave out it or --vectors.")
     there = job.vectors_store(root, vectors).meta.option("traits")
     for t in traits:
         if t not in there:
-            raise NotFound("trait", t, there, f"(run '{vectors}')")
+            raise NotFoundError("trait", t, there, f"(run '{vectors}')")
     name = run or f"{vectors}-evaluated"
     options = job.Options(random=random, seed=seed)
     if job.is_there(root, name, vectors, options):
@@ -187,13 +187,13 @@ def evaluate(
 
 def _responses_runs(wh: Warehouse, traits: tuple[str, ...], runs: tuple[str, ...], model: str | None) -> list[str]:
     """The runs named, or the newest of each trait. Raises UsageError where neither is named, or they do not fit each other."""
-    from capture.traits.latest_run import newest
+    from capture.traits.latest_run import latest_run
     from capture.traits.response_activations import responses_store, trait_of
 
     if not traits and not runs:
         raise UsageError("Say which: --trait with the traits, or --responses with their runs.")
     if not runs:
-        return [newest(wh, "trait-responses", t, model) for t in traits]
+        return [latest_run(wh, "trait-responses", t, model) for t in traits]
     if model is not None:
         raise UsageError("--model says whose responses are meant where none are named: leave out it or --responses.")
     found = {r: trait_of(responses_store(wh.root, r)) for r in runs}
@@ -209,7 +209,7 @@ def _layers(text: str) -> str | tuple[int | None, ...]:
     if text in ("all", "mid"):
         return text
     try:
-        return tuple(None if name == "embed" else int(name) for name in listed(text))
+        return tuple(None if name == "embed" else int(name) for name in split_list(text))
     except ValueError:
         raise UsageError(
             f"--layers {text}: write all, mid, or layers as in 0,5; embed is the input of the first."

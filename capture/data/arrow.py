@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.data.files import existing, shown
+from capture.data.files import existing, quoted
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as f:
             for batch in f.iter_batches(ROWS_AT_ONCE):
-                for fields in plain_rows(batch, shown(path), read + 1):
+                for fields in plain_rows(batch, quoted(path), read + 1):
                     read += 1
                     yield read, fields
     except (pa.ArrowException, OSError, ValueError) as e:  # ValueError: names of columns that are not UTF-8
         after = f" after row {read:,}" if read else ""
-        raise UsageError(f"{shown(path)} is not a Parquet file, or damaged{after}: {reason(e)}") from None
+        raise UsageError(f"{quoted(path)} is not a Parquet file, or damaged{after}: {reason(e)}") from None
 
 
 def plain_rows(found: pa.RecordBatch | pa.Table, where: str, first: int) -> Iterator[dict[str, Any]]:
@@ -44,7 +44,7 @@ def plain_rows(found: pa.RecordBatch | pa.Table, where: str, first: int) -> Iter
     """
     names = found.schema.names
     if twice := next((n for n, count in Counter(names).items() if count > 1), None):
-        raise UsageError(f"{where} has the column '{shown(twice)}' twice. Rename one.")
+        raise UsageError(f"{where} has the column '{quoted(twice)}' twice. Rename one.")
     try:
         rows = found.to_pylist()
     except Exception:  # every type has a converter of its own: text, dates, time zones and maps raise what they like
@@ -54,7 +54,7 @@ def plain_rows(found: pa.RecordBatch | pa.Table, where: str, first: int) -> Iter
                     found.column(name).slice(i, 1).to_pylist()
                 except Exception as e:
                     raise UsageError(
-                        f"{where}, row {first + i}: column '{shown(name)}' cannot be read: {reason(e)}"
+                        f"{where}, row {first + i}: column '{quoted(name)}' cannot be read: {reason(e)}"
                     ) from None
         raise
     yield from rows
@@ -64,5 +64,5 @@ def reason(e: Exception) -> str:
     """The first line of what a library says, with its own stop."""
     if isinstance(e, UnicodeDecodeError):
         return f"it is not UTF-8 text ({e.reason} at byte {e.start})."
-    told = shown((str(e).strip() or type(e).__name__).splitlines()[0])
+    told = quoted((str(e).strip() or type(e).__name__).splitlines()[0])
     return told if told.endswith(".") else f"{told}."

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from capture.data.example import Label, Row
-from capture.data.files import shown
+from capture.data.files import quoted
 from capture.data.plain import plain
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
@@ -45,14 +45,14 @@ class Columns:
             yield Row(str(number), text, others, labels=found_labels)
 
 
-def _missing(name: str, fields: dict[str, Any], hint: str) -> NotFound:
-    return NotFound("column", shown(name), map(shown, fields), hint)
+def _missing(name: str, fields: dict[str, Any], hint: str) -> NotFoundError:
+    return NotFoundError("column", quoted(name), map(quoted, fields), hint)
 
 
 def _text(value: Any, column: str, where: str) -> str:
     if isinstance(value, str):
         return value
-    where = f"{where}: column '{shown(column)}'"
+    where = f"{where}: column '{quoted(column)}'"
     if isinstance(value, bytes):  # of a Parquet file whose writer did not say that its bytes are text
         try:
             return value.decode()
@@ -77,7 +77,7 @@ class _Labels:
     def of(self, value: Any, where: str) -> tuple[Label, ...]:
         """The labels of a row: none of null or white space, several of a list, each once. Raises UsageError."""
         values = value if isinstance(value, list) else [value]
-        found = (self._label(v, f"{where}: column '{shown(self._column)}'") for v in values)
+        found = (self._label(v, f"{where}: column '{quoted(self._column)}'") for v in values)
         return tuple(dict.fromkeys(label for label in found if label is not None))
 
     def _label(self, value: Any, where: str) -> Label | None:
@@ -113,8 +113,8 @@ class _Labels:
         number = self._free if own is None else own
         if number in self._labels:
             raise UsageError(
-                f"{where} has the label {shown(label, 40)}, and {number} is already the number of the label "
-                f"{shown(self._labels[number], 40)}. Write all labels as integers, or all as names."
+                f"{where} has the label {quoted(label, 40)}, and {number} is already the number of the label "
+                f"{quoted(self._labels[number], 40)}. Write all labels as integers, or all as names."
             )
         self._numbers[label], self._labels[number] = number, label
         return number

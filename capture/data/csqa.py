@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.data.dataset_spec import Known
+from capture.data.dataset_spec import DatasetSpec
 from capture.data.example import Choice, Row
-from capture.data.files import json_lines, place, shown
+from capture.data.files import json_lines, place, quoted
 from capture.data.hub import hub_rows
 from warehouse.errors import UsageError
 
@@ -29,7 +29,7 @@ def _file(path: Path) -> Iterator[Row]:
         row = _row(_hub_shape(fields, where), where)
         if seen.setdefault(row.source_id, number) != number:
             raise UsageError(
-                f"{where}: the question {shown(row.source_id, 60)} is there already, on line {seen[row.source_id]}."
+                f"{where}: the question {quoted(row.source_id, 60)} is there already, on line {seen[row.source_id]}."
             )
         yield row
 
@@ -65,11 +65,11 @@ def _row(fields: dict[str, Any], where: str) -> Row:
     if len(letters) != N_CHOICES or len(texts) != N_CHOICES:
         raise UsageError(f"{where} has {len(texts)} choices with {len(letters)} labels, not {N_CHOICES}.")
     if len(set(letters)) != N_CHOICES:
-        raise UsageError(f"{where}: two choices have the same label ({shown(', '.join(letters), 60)}).")
+        raise UsageError(f"{where}: two choices have the same label ({quoted(', '.join(letters), 60)}).")
     key = fields.get("answerKey") or None
     if key is not None and key not in letters:
         raise UsageError(
-            f"{where}: the key '{shown(key, 20)}' is not among the choices ({shown(', '.join(letters), 60)})."
+            f"{where}: the key '{quoted(key, 20)}' is not among the choices ({quoted(', '.join(letters), 60)})."
         )
     return Row(
         _field(fields, "id", str, where),
@@ -88,7 +88,7 @@ def _field(fields: dict[str, Any], name: str, kind: type, where: str) -> Any:
     return fields[name]
 
 
-KNOWN = Known(
+KNOWN = DatasetSpec(
     name="csqa",
     dataset="csqa",
     config=None,

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from capture.data.files import decoded, opened, place, shown
+from capture.data.files import decoded, opened, place, quoted
 from warehouse.errors import UsageError
 
 _LONGEST = (1 << 31) - 1
@@ -42,7 +42,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]
 
 
 def _lines(stream: Iterator[bytes], path: Path) -> Iterator[str]:
-    for number, line in decoded(stream, shown(path)):
+    for number, line in decoded(stream, quoted(path)):
         if "\0" in line:
             raise UsageError(f"{place(path, number)} holds a NUL character: it is no text, or not UTF-8.")
         yield line
@@ -61,6 +61,6 @@ def _checked(header: list[str], where: str) -> list[str]:
         if not name.strip():
             raise UsageError(f"{where}: column {i} of the header has no name.")
         if name in seen:
-            raise UsageError(f"{where}: the header has the column '{shown(name)}' twice.")
+            raise UsageError(f"{where}: the header has the column '{quoted(name)}' twice.")
         seen.add(name)
     return header

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.example import Row, Source
-from capture.data.files import existing, shown, unreadable
-from warehouse.errors import NotFound, UsageError
+from capture.data.files import existing, quoted, unreadable
+from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     import datasets
@@ -24,7 +24,7 @@ PARAGRAPHS, HEADINGS, BLANK = "paragraphs", "headings", "blank rows"
 
 
 @dataclass(frozen=True)
-class Known:
+class DatasetSpec:
     name: str
     dataset: str
     """The name that example ids are made of, the same for every form of a family."""
@@ -50,10 +50,10 @@ class Known:
         return tuple(self.files)
 
     def split(self, asked: str) -> str:
-        """The split's name in this data set; `dev` is `validation`. Raises NotFound."""
+        """The split's name in this data set; `dev` is `validation`. Raises NotFoundError."""
         name = "validation" if asked == "dev" else asked
         if name not in self.files:
-            raise NotFound(f"split of {self.name}", asked, self.splits)
+            raise NotFoundError(f"split of {self.name}", asked, self.splits)
         return name
 
     def split_of(self, path: Path) -> str | None:
@@ -66,7 +66,7 @@ class Known:
         if not found:
             usual = ", ".join(n for names in self.files.values() for n in names)
             raise UsageError(
-                f"{shown(folder)} has no file of {self.name} under a usual name ({usual}). Name the file itself."
+                f"{quoted(folder)} has no file of {self.name} under a usual name ({usual}). Name the file itself."
             )
         return found
 
@@ -87,11 +87,11 @@ class Known:
             there = self.splits_in(path)
             if split not in there:
                 looked = ", ".join(self.files[split])
-                raise NotFound("split", split, there, f"(in {shown(path)}; looked for {looked})")
+                raise NotFoundError("split", split, there, f"(in {quoted(path)}; looked for {looked})")
             return existing(self._file_in(path, split) or path / self.files[split][0])
         told = self.split_of(path)
         if told not in (None, split):
-            raise UsageError(f"{shown(path)} is the split {told} by its name, not {split}: say --split {told}.")
+            raise UsageError(f"{quoted(path)} is the split {told} by its name, not {split}: say --split {told}.")
         return existing(path)
 
     def source(self, rows: Rows, split: str, origin: str, headings: bool) -> Source:
@@ -103,7 +103,13 @@ class Known:
         wanted = (PARAGRAPHS, HEADINGS) if headings else (PARAGRAPHS,)
         selection = Selection(self.name, rows, self.kind, wanted)
         return Source(
-            self.dataset, self.config, split, origin, selection, reads=" and ".join(wanted), said=selection.said
+            self.dataset,
+            self.config,
+            split,
+            origin,
+            selection,
+            reads=" and ".join(wanted),
+            description=selection.description,
         )
 
 
@@ -122,7 +128,7 @@ class Selection:
             if kind in self._wanted:
                 yield row
 
-    def said(self) -> str | None:
+    def description(self) -> str | None:
         """`wikitext2: 1,841 paragraphs; 620 headings and 1,299 blank rows left out`."""
         others = [k for k in (PARAGRAPHS, HEADINGS, BLANK) if k not in self._wanted]
         return f"{self._name}: {self._numbers(self._wanted)}; {self._numbers(others)} left out"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from capture.data.files import shown
+from capture.data.files import quoted
 from capture.data.plain import plain
 from warehouse.errors import UsageError
 from warehouse.storage import strict_json
@@ -89,7 +89,7 @@ class Source:
     """What of the rows is read, or made of them, where that is not plain: part of what a capture is."""
     has_ids: bool = True
     """Whether a row's id is a fact of the data set; else it is only where the row stood, and the text identifies it."""
-    said: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
+    description: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     """A line on what of the rows read so far was left out, by the last of the readers."""
     parts: tuple[Source, ...] = ()
     """The sources that it is made of, one after the other, where it is several. An example is its part's own: its id
@@ -99,7 +99,7 @@ class Source:
         """Raises UsageError for a name that is not Unicode text, which an argument of the command line may not be."""
         for name in filter(None, (self.dataset, self.config, self.split, self.origin, self.reads)):
             if half := strict_json.half_pair(name):
-                raise UsageError(f"{shown(name)} is not Unicode text (it holds {half}): rename it.")
+                raise UsageError(f"{quoted(name)} is not Unicode text (it holds {half}): rename it.")
 
     def read(self) -> Iterator[Example]:
         """The examples from the start. Rows of white space are no examples, but keep their number.
@@ -115,13 +115,13 @@ class Source:
         for row in self.rows():
             if not row.text.strip():
                 continue
-            row = storable(row, f"{shown(self.origin)}, row {shown(row.source_id)}")
+            row = storable(row, f"{quoted(self.origin)}, row {quoted(row.source_id)}")
             key = row.source_id if self.has_ids else row.text
             digest = hashlib.sha256(key.encode()).digest()[:12]
             n = seen[digest] = seen.get(digest, 0) + 1
             if n > 1 and self.has_ids:
                 raise UsageError(
-                    f"{shown(self.origin)} has two rows with the id '{shown(key, 60)}', which is to tell them apart: the copy is "
+                    f"{quoted(self.origin)} has two rows with the id '{quoted(key, 60)}', which is to tell them apart: the copy is "
                     "damaged. Make or fetch it again."
                 )
             yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")  # a text's second occurrence is one of its own

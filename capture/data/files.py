@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from warehouse.errors import NotFound, UsageError, on_one_line
+from warehouse.errors import NotFoundError, UsageError, on_one_line
 from warehouse.storage import strict_json
 
 
@@ -29,15 +29,15 @@ def user_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UsageError(f"{shown(text)}: there is no such user, whose home folder that would be.") from None
+        raise UsageError(f"{quoted(text)}: there is no such user, whose home folder that would be.") from None
 
 
 def existing(path: Path) -> Path:
-    """Returns the same path. Raises NotFound, which names its neighbours, where there is nothing, and UsageError where there
+    """Returns the same path. Raises NotFoundError, which names its neighbours, where there is nothing, and UsageError where there
     is no file that can be read again and again, or one whose name is not text, which no run could name.
     """
     if strict_json.half_pair(str(path)):
-        raise UsageError(f"{shown(path)}: its name is not UTF-8 text. Rename it.")
+        raise UsageError(f"{quoted(path)}: its name is not UTF-8 text. Rename it.")
     try:
         if path.is_file():
             return path
@@ -46,17 +46,17 @@ def existing(path: Path) -> Path:
     except OSError as e:
         raise unreadable(path, e) from None
     if folder:
-        raise UsageError(f"{shown(path)} is a folder: name a file in it.")
+        raise UsageError(f"{quoted(path)} is a folder: name a file in it.")
     if there:
         raise UsageError(
-            f"{shown(path)} is no file but a pipe or a device, which cannot be read twice: make a file of it."
+            f"{quoted(path)} is no file but a pipe or a device, which cannot be read twice: make a file of it."
         )
-    raise NotFound("file", shown(path), [shown(path.with_name(n)) for n in beside])
+    raise NotFoundError("file", quoted(path), [quoted(path.with_name(n)) for n in beside])
 
 
 def unreadable(path: Path, e: OSError) -> UsageError:
     """What a user is told of a file that the system does not let us read."""
-    return UsageError(f"{shown(path)} cannot be read: {e.strerror or e}.")
+    return UsageError(f"{quoted(path)} cannot be read: {e.strerror or e}.")
 
 
 @contextmanager
@@ -72,10 +72,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def place(path: Path, line: int) -> str:
     """How errors name a line."""
-    return f"{shown(path)}, line {line}"
+    return f"{quoted(path)}, line {line}"
 
 
-def shown(found: object, most: int = 1000) -> str:
+def quoted(found: object, most: int = 1000) -> str:
     """A name or a value from outside as errors show it: on one line, at most so many characters, and nothing of it that a
     terminal would obey.
     """
@@ -101,7 +101,7 @@ def whole_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
 def file_lines(path: Path) -> Iterator[tuple[int, str]]:
     """A file's lines, numbered from 1, without their ends. Raises UsageError for one that is not UTF-8."""
     with opened(path) as f:
-        yield from whole_lines(f, shown(path))
+        yield from whole_lines(f, quoted(path))
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -125,10 +125,10 @@ def read_json(path: Path) -> Any:
     try:
         return strict_json.parse(raw)
     except ValueError as e:
-        raise UsageError(f"{shown(path)} is not JSON: {e}.") from None
+        raise UsageError(f"{quoted(path)} is not JSON: {e}.") from None
 
 
 def read_text(path: Path) -> str:
     """All of a file. Raises UsageError where it is not UTF-8."""
     with opened(path) as f:
-        return "".join(line for _, line in decoded(f, shown(path)))
+        return "".join(line for _, line in decoded(f, quoted(path)))

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.data.dataset_spec import Known
+from capture.data.dataset_spec import DatasetSpec
 from capture.data.example import Label, Row
-from capture.data.files import file_lines, place, shown
+from capture.data.files import file_lines, place, quoted
 from capture.data.hub import hub_rows
 from warehouse.errors import UsageError
 
@@ -43,11 +43,11 @@ def _file(path: Path) -> Iterator[Row]:
             )
         text, ids, comment = fields
         if not _IDS.fullmatch(ids):
-            raise UsageError(f"{where}: '{shown(ids, 40)}' is not label ids with commas between, such as 4,27.")
+            raise UsageError(f"{where}: '{quoted(ids, 40)}' is not label ids with commas between, such as 4,27.")
         if not comment.strip():
             raise UsageError(f"{where} has no comment id.")
         if seen.setdefault(comment, number) != number:
-            raise UsageError(f"{where}: the comment {shown(comment, 60)} is there already, on line {seen[comment]}.")
+            raise UsageError(f"{where}: the comment {quoted(comment, 60)} is there already, on line {seen[comment]}.")
         yield _row(_unquoted(text), [int(i) for i in ids.split(",")], comment, where)
 
 
@@ -75,7 +75,7 @@ def _row(text: str, ids: Iterable[int], comment: str, where: str) -> Row:
     return Row(comment, text, labels=tuple(labels.values()))
 
 
-KNOWN = Known(
+KNOWN = DatasetSpec(
     name="go_emotions",
     dataset="go_emotions",
     config=None,

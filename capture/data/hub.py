@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
 from capture.data.columns import Columns
 from capture.data.example import Row, Source
-from capture.data.files import shown
-from warehouse.errors import NotFound, UsageError
+from capture.data.files import quoted
+from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +30,7 @@ def open_hub(name: str, config: str | None, split: str, text_column: str, label_
     split, data = load(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
     for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
         if column is not None and column not in data.column_names:
-            raise NotFound("column", column, data.column_names, f"({name}) Name the column that it is: {option}.")
+            raise NotFoundError("column", column, data.column_names, f"({name}) Name the column that it is: {option}.")
     columns = Columns(text_column, label_column, _label_names(data, label_column))
     where = f"{name}, {split}"
 
@@ -73,7 +73,7 @@ def load(name: str, config: str | None, split: str, remedy: str) -> tuple[str, d
         ) from e
     there = split if split in found else _SAME_SPLIT.get(split, split)
     if there not in found:
-        raise NotFound(f"split of {name}", split, found)
+        raise NotFoundError(f"split of {name}", split, found)
     return there, found[there]
 
 
@@ -93,7 +93,7 @@ def _refused(name: str, config: str | None, e: Exception) -> UsageError:
     if config is None and len(configs) > 1:
         return UsageError(f"{name} has several configurations: {', '.join(configs)}. Choose one: --config NAME")
     if config is not None and configs and config not in configs:
-        return NotFound(f"configuration of {name}", config, configs)
+        return NotFoundError(f"configuration of {name}", config, configs)
     return UsageError(f"{name}: {' '.join(str(e).split())}")
 
 
@@ -123,7 +123,7 @@ def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, Kind] | No
                 for name, kind in needed.items():
                     if not _fits(fields[name], kind):
                         raise UsageError(
-                            f"{where}, row {number}: column '{name}' holds {shown(repr(fields[name]), 40)}, not "
+                            f"{where}, row {number}: column '{name}' holds {quoted(repr(fields[name]), 40)}, not "
                             f"{kind.__name__ if isinstance(kind, type) else kind}: the hub's copy has changed. Name a copy in "
                             "the original format: --from FILE"
                         )

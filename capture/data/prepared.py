@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
-from capture.data.dataset_spec import Known, Rows
+from capture.data.dataset_spec import DatasetSpec, Rows
 from capture.data.example import Choice, Label, Row, Word, storable
-from capture.data.files import shown
+from capture.data.files import quoted
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage import strict_json
 from warehouse.storage.files import sync_file, sync_folder, temporary_beside
@@ -33,7 +33,7 @@ _KEY = b"trace-warehouse"
 
 
 def write(
-    path: Path, known: Known, split: str, origin: str, rows: Rows, report: Callable[[int], None] = lambda n: None
+    path: Path, known: DatasetSpec, split: str, origin: str, rows: Rows, report: Callable[[int], None] = lambda n: None
 ) -> Counter[str]:
     """Writes a split, whole or not at all, in place of what was there; `report` is told how many rows are done.
 
@@ -49,7 +49,7 @@ def write(
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            remaining = (storable(row, f"{shown(origin)}, row {shown(row.source_id)}") for row in rows())
+            remaining = (storable(row, f"{quoted(origin)}, row {quoted(row.source_id)}") for row in rows())
             while batch := list(islice(remaining, ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist([_fields(row) for row in batch], schema))
                 for row in batch:
@@ -73,7 +73,7 @@ def write(
     return +counts
 
 
-def read(path: Path, known: Known, split: str) -> Iterator[Row]:
+def read(path: Path, known: DatasetSpec, split: str) -> Iterator[Row]:
     """The rows of a split, batch by batch. Raises TracesError for a file that is not sound or not of that split, and names the
     first row that is not.
     """
@@ -86,19 +86,19 @@ def read(path: Path, known: Known, split: str) -> Iterator[Row]:
         with pq.ParquetFile(path, page_checksum_verification=True) as f:
             _check(f, path, known, split, again)
             for batch in f.iter_batches(ROWS_AT_ONCE):
-                for fields in plain_rows(batch, shown(path), read + 1):
+                for fields in plain_rows(batch, quoted(path), read + 1):
                     read += 1
                     try:
                         yield _row(fields, known)
                     except _Unsound as e:
-                        raise TracesError(f"{shown(path)}, row {read}: {e}. {again}") from None
+                        raise TracesError(f"{quoted(path)}, row {read}: {e}. {again}") from None
     except UsageError as e:  # a value that cannot be read
         raise TracesError(f"{e} {again}") from None
     except (pa.ArrowException, OSError, ValueError) as e:
-        raise TracesError(f"{shown(path)} is damaged ({reason(e).removesuffix('.')}). {again}") from None
+        raise TracesError(f"{quoted(path)} is damaged ({reason(e).removesuffix('.')}). {again}") from None
 
 
-def _check(f: pq.ParquetFile, path: Path, known: Known, split: str, again: str) -> None:
+def _check(f: pq.ParquetFile, path: Path, known: DatasetSpec, split: str, again: str) -> None:
     """Raises TracesError where a file says of itself that it is something else."""
     try:
         about = strict_json.parse((f.metadata.metadata or {}).get(_KEY, b"{}"))
@@ -109,15 +109,15 @@ def _check(f: pq.ParquetFile, path: Path, known: Known, split: str, again: str) 
     found = about.get("format_version")
     if isinstance(found, int) and found > FORMAT_VERSION:
         raise TracesError(
-            f"{shown(path)} was prepared by a newer version (its format is {shown(found, 20)}, this one reads {FORMAT_VERSION}). "
+            f"{quoted(path)} was prepared by a newer version (its format is {quoted(found, 20)}, this one reads {FORMAT_VERSION}). "
             f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {known.name}"
         )
     if found != FORMAT_VERSION or not f.schema_arrow.equals(_schema()):
-        raise TracesError(f"{shown(path)} is no prepared data. {again}")
+        raise TracesError(f"{quoted(path)} is no prepared data. {again}")
     told = [about.get(name) for name in ("dataset", "config", "split")]
     if told != [known.dataset, known.config, split]:
-        there = " ".join(shown(x, 40) for x in told if x is not None)
-        raise TracesError(f"{shown(path)} is other data by what it says of itself: {there or 'nothing'}. {again}")
+        there = " ".join(quoted(x, 40) for x in told if x is not None)
+        raise TracesError(f"{quoted(path)} is other data by what it says of itself: {there or 'nothing'}. {again}")
 
 
 def _schema() -> pa.Schema:
@@ -146,7 +146,7 @@ class _Unsound(Exception):
     """Why a row cannot be of its data set."""
 
 
-def _row(fields: dict[str, Any], known: Known) -> Row:
+def _row(fields: dict[str, Any], known: DatasetSpec) -> Row:
     """Raises _Unsound."""
     for name, value in fields.items():
         if value is None and name != "answer":
@@ -189,7 +189,7 @@ def _labels(found: list[dict[str, Any] | None], names: Sequence[str]) -> tuple[L
     labels = tuple(Label(**x) for x in found if x is not None)
     for x in labels:
         if x.label_id is None or not 0 <= x.label_id < len(names) or x.label != names[x.label_id]:
-            raise _Unsound(f"there is no label {x.label_id} '{shown(x.label, 40)}'")
+            raise _Unsound(f"there is no label {x.label_id} '{quoted(x.label, 40)}'")
     if len(set(labels)) < len(found):
         raise _Unsound("it has a label that is null or there twice")
     return labels
@@ -212,7 +212,7 @@ def _answer(found: int | None, number: int) -> int | None:
     return found
 
 
-def _count(row: Row, known: Known, counts: Counter[str]) -> None:
+def _count(row: Row, known: DatasetSpec, counts: Counter[str]) -> None:
     counts.update(rows=1, words=len(row.words), labels=len(row.labels), choices=len(row.choices))
     counts["answers"] += row.answer is not None
     if known.kind is not None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from capture.data.example import Row, Source, storable
-from capture.data.files import check_given, existing, read_json, shown, unreadable, user_path
-from warehouse.errors import NotFound, UsageError
+from capture.data.files import check_given, existing, quoted, read_json, unreadable, user_path
+from warehouse.errors import NotFoundError, UsageError
 
 _SHIPPED = Path(__file__).parent / "shipped_prompts"
 
@@ -33,7 +33,7 @@ def open_prompt_sets(names: list[str]) -> Source:
     """The prompts of all the sets named, in that order: each name is a shipped set's, a JSON file, or a folder of them.
 
     A part of the source is a set: data set `prompts`, config the set's name (its file's, without `.json`). Raises
-    NotFound for one that is not there, UsageError for one that is not sound, or there twice.
+    NotFoundError for one that is not there, UsageError for one that is not sound, or there twice.
     """
     files: dict[str, Path] = {}
     for path in chain.from_iterable(map(_files, names)):
@@ -80,13 +80,13 @@ def _files(name: str) -> Iterator[Path]:
         except OSError as e:
             raise unreadable(path, e) from None
         if not found:
-            raise UsageError(f"{shown(path)} has no prompt sets: it holds no .json file.")
+            raise UsageError(f"{quoted(path)} has no prompt sets: it holds no .json file.")
         yield from map(existing, found)
     elif path.suffix or len(path.parts) > 1:
         yield existing(path)
     else:
-        raise NotFound(
-            "prompt set", shown(name), shipped_sets(), "One of your own is named by its file: ./prompts.json"
+        raise NotFoundError(
+            "prompt set", quoted(name), shipped_sets(), "One of your own is named by its file: ./prompts.json"
         )
 
 
@@ -96,19 +96,19 @@ def _rows(path: Path) -> list[Row]:
     prompts = found.get("prompts") if isinstance(found, dict) else None
     if not isinstance(prompts, list) or not prompts:
         raise UsageError(
-            f'{shown(path)} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.'
+            f'{quoted(path)} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.'
         )
     rows, seen = [], dict[str, int]()
     for number, prompt in enumerate(prompts, 1):
         row = _row(path, number, prompt)
         if (first := seen.setdefault(row.source_id, number)) != number:
-            raise UsageError(f"{shown(path)}: prompts {first} and {number} have the same id, {shown(row.source_id)}.")
+            raise UsageError(f"{quoted(path)}: prompts {first} and {number} have the same id, {quoted(row.source_id)}.")
         rows.append(row)
     return rows
 
 
 def _row(path: Path, number: int, prompt: Any) -> Row:
-    where = f"{shown(path)}, prompt {number}"
+    where = f"{quoted(path)}, prompt {number}"
     if not isinstance(prompt, dict):
         raise UsageError(f"{where} is not a JSON object with an id and a text.")
     fields = dict(prompt)
@@ -116,7 +116,7 @@ def _row(path: Path, number: int, prompt: Any) -> Row:
     if isinstance(key, bool) or not isinstance(key, str | int) or not str(key).strip():
         raise UsageError(f"{where} has no id, which is a text or a whole number.")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{where} (id {shown(key)}) has no text.")
+        raise UsageError(f"{where} (id {quoted(key)}) has no text.")
     if not isinstance(fields.get("system"), str | None):
-        raise UsageError(f"{where} (id {shown(key)}) has a system message that is no text.")
+        raise UsageError(f"{where} (id {quoted(key)}) has a system message that is no text.")
     return Row(str(key), text, fields, prompt_set=path.stem)

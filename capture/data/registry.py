@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from capture.data import csqa, go_emotions, prepared, ud_ewt, wikitext
-from capture.data.dataset_spec import Known, Rows
+from capture.data.dataset_spec import DatasetSpec, Rows
 from capture.data.example import Row, Source
-from capture.data.files import check_given, shown, user_path
+from capture.data.files import check_given, quoted, user_path
 from capture.data.hub import load, open_hub
 from capture.data.repeated_words import NAME as REPEATS
 from capture.data.repeated_words import open_repeats
 from capture.data.text import open_text
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
 
-KNOWN = {known.name: known for known in (ud_ewt.KNOWN, go_emotions.KNOWN, csqa.KNOWN, *wikitext.KNOWN)}
-NAMES = (*KNOWN, REPEATS)
+DATASETS = {known.name: known for known in (ud_ewt.KNOWN, go_emotions.KNOWN, csqa.KNOWN, *wikitext.KNOWN)}
+NAMES = (*DATASETS, REPEATS)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -52,14 +52,14 @@ def open_data(
         raise UsageError("Say what to read: either --data NAME or --text FILE (- for standard input).")
     if config is not None and not (data and _HUB_NAME.fullmatch(data)):
         raise UsageError("--config goes with a data set of the hub by its own name: --data OWNER/NAME.")
-    if headings and data not in KNOWN:
+    if headings and data not in DATASETS:
         raise UsageError("--headings goes with --data wikitext2 or wikitext103.")
     if label_column is not None and text is None and not (data and _HUB_NAME.fullmatch(data)):
         raise UsageError(
             "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
         )
     if label_column == text_column:
-        raise UsageError(f"--label-column {shown(label_column)} is the column of the text: name another.")
+        raise UsageError(f"--label-column {quoted(label_column)} is the column of the text: name another.")
     if text is not None:
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
@@ -68,31 +68,31 @@ def open_data(
         if origin is not None:
             raise UsageError(f"{REPEATS} is made on the spot: it takes no --from.")
         source = open_repeats()
-    elif data in KNOWN:
-        source = _open_known(KNOWN[data], split, origin, root, headings)
+    elif data in DATASETS:
+        source = _open_dataset(DATASETS[data], split, origin, root, headings)
     elif data is not None and _HUB_NAME.fullmatch(data):
         if origin is not None:
             raise UsageError(
-                f"--from is a copy of a known data set ({', '.join(KNOWN)}). For a file of {data}: --text FILE"
+                f"--from is a copy of a known data set ({', '.join(DATASETS)}). For a file of {data}: --text FILE"
             )
         source = open_hub(data, config, split, text_column, label_column)
     else:
-        raise NotFound(
-            "data set", shown(data), NAMES, "One of the hub is named OWNER/NAME. For a file of your own: --text FILE."
+        raise NotFoundError(
+            "data set", quoted(data), NAMES, "One of the hub is named OWNER/NAME. For a file of your own: --text FILE."
         )
     if next(source.read(), None) is None:
         raise UsageError(f"{source.origin} holds no text: there is nothing to capture.")
     return source
 
 
-def find_known(name: str) -> Known:
-    """Raises NotFound for a name that is none of `KNOWN`."""
-    if name not in KNOWN:
-        raise NotFound("data set", name, KNOWN)
-    return KNOWN[name]
+def find_dataset(name: str) -> DatasetSpec:
+    """Raises NotFoundError for a name that is none of `KNOWN`."""
+    if name not in DATASETS:
+        raise NotFoundError("data set", name, DATASETS)
+    return DATASETS[name]
 
 
-def split_rows(known: Known, split: str, origin: str | None) -> tuple[Rows, str]:
+def split_rows(known: DatasetSpec, split: str, origin: str | None) -> tuple[Rows, str]:
     """How a split's rows are read anew, from a local copy or the hub, and where that is. Raises UsageError, also while
     reading.
     """
@@ -108,7 +108,7 @@ def split_rows(known: Known, split: str, origin: str | None) -> tuple[Rows, str]
     return rows, known.hub_name
 
 
-def _open_known(known: Known, split: str, origin: str | None, root: Path | None, headings: bool) -> Source:
+def _open_dataset(known: DatasetSpec, split: str, origin: str | None, root: Path | None, headings: bool) -> Source:
     split = known.split(split)
     path = None if origin or root is None else paths.prepared_path(root, known.name, split)
     if path is not None and path.exists():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.columns import Columns
-from capture.data.dataset_spec import BLANK, HEADINGS, PARAGRAPHS, Known
+from capture.data.dataset_spec import BLANK, HEADINGS, PARAGRAPHS, DatasetSpec
 from capture.data.example import Row
 from capture.data.files import file_lines
 from capture.data.hub import hub_rows
@@ -49,14 +49,14 @@ def _numbered(texts: Iterable[str]) -> Iterator[Row]:
     return (Row(str(number), text.strip()) for number, text in enumerate(texts))
 
 
-def _known(size: int, raw: bool) -> Known:
+def _known(size: int, raw: bool) -> DatasetSpec:
     ending = "raw" if raw else "tokens"
     config = f"wikitext-{size}-raw-v1" if raw else f"wikitext-{size}-v1"
     files = {
         split: (f"{split}.txt", f"{short}.txt", f"wiki.{short}.{ending}", f"{split}.parquet")
         for split, short in {"train": "train", "validation": "valid", "test": "test"}.items()
     }
-    return Known(
+    return DatasetSpec(
         name=f"wikitext{size}-raw" if raw else f"wikitext{size}",
         dataset=f"wikitext{size}",
         config=config,

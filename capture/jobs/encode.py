@@ -20,4 +20,4 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
     return prepare.prepare(KIND, loaded, source, options, rows, lambda _batch, _recording: {}, lambda _folder: None)
 
 
-run, forecast = run_job.of_kind(_prepared)
+run, forecast = run_job.for_kind(_prepared)

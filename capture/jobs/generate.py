@@ -44,7 +44,7 @@ class Options(job.Options):
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.sample_top_k, self.seed)
 
 
-def of_kind(kind: str) -> tuple[job.Run, job.Forecast]:
+def for_kind(kind: str) -> tuple[job.Run, job.Forecast]:
     """`run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it."""
 
     def whole(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
@@ -53,7 +53,7 @@ def of_kind(kind: str) -> tuple[job.Run, job.Forecast]:
         completing = Completing(generator, loaded.tokenizer, options.max_new_tokens)
         return prepared(kind, loaded, source, options, anatomy, completing)
 
-    return run_job.of_kind(whole)
+    return run_job.for_kind(whole)
 
 
 def decoder(loaded: loading.Loaded) -> Anatomy:
@@ -86,4 +86,4 @@ def prepared(
     )  # fmt: skip
 
 
-run, forecast = of_kind(KIND)
+run, forecast = for_kind(KIND)

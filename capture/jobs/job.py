@@ -162,7 +162,7 @@ class Job:
     indexed: list[Key] = field(default_factory=list)
     """The tensors that are to be searchable."""
     generation: Generation | None = None
-    holds: Batches = PADDED
+    batching: Batches = PADDED
     """What a batch may hold."""
 
 

@@ -71,4 +71,4 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
     )
 
 
-run, forecast = run_job.of_kind(_prepared)
+run, forecast = run_job.for_kind(_prepared)

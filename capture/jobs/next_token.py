@@ -86,7 +86,7 @@ def check_numbers(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> None:
         )
 
 
-run, forecast = run_job.of_kind(_prepared)
+run, forecast = run_job.for_kind(_prepared)
 
 
 def _refusal(progress: Progress) -> str | None:

@@ -16,7 +16,7 @@ from capture.model.anatomy import Anatomy, examine
 from capture.model.attention_formula import given_error, tolerance
 from capture.model.attention_hook import eager
 from capture.model.body import vocabulary_size
-from capture.model.failures import pass_told
+from capture.model.failures import explain_forward_errors
 from capture.model.forward_trace import attention_outputs, probe_tokens
 from capture.recording import batch_independence
 from capture.recording.plan import ATTN_HOMES, plan
@@ -25,7 +25,7 @@ from capture.recording.rows import Rows
 from capture.sequences import batches
 from capture.sequences.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch
 from capture.sequences.encoding import bos_of
-from capture.sequences.partition import Share
+from capture.sequences.partition import Partition
 from capture.sequences.sequence import Tokenized, check_ids
 from capture.sequences.tokenize import Sequencing, Tokenizing
 from warehouse.errors import UsageError
@@ -69,7 +69,7 @@ def prepare(
     chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides, internals)
     n_layers = {side: len(stack.layers) for side, stack in anatomy.stacks.items()}
     indexed = index_spec.keys(
-        index_spec.chosen(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side
+        index_spec.from_index_option(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side
     )
     if chosen.eager:
         _check_given(loaded, anatomy)
@@ -102,7 +102,7 @@ def _proven(job: Job, note: Callable[[str], None]) -> Job:
         return job
     growth = 0 if job.generation is None else job.generation.growth
     longest = max(found.longest.lengths.values())
-    with pass_told(loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER):
+    with explain_forward_errors(loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER):
         proven = batch_independence.prove(body, found, loaded.name, growth, loaded.window)
     body.pads, body.shares = proven.batches == PADDED, proven.batches != ONE_TEXT
     if line := proven.line(loaded.name):
@@ -110,7 +110,7 @@ def _proven(job: Job, note: Callable[[str], None]) -> Job:
         compared = job.sequencing.together and job.generation is None
         if compared and any(len(t.sequences) > 1 for t in _read(job)):
             raise UsageError(f"{line}. {_NO_COMPARISON}")
-    return replace(job, holds=proven.batches)
+    return replace(job, batching=proven.batches)
 
 
 def _tokenized(job: Job, examples: Iterable[Example]) -> Iterator[Tokenized]:
@@ -124,15 +124,15 @@ def _tokenized(job: Job, examples: Iterable[Example]) -> Iterator[Tokenized]:
         yield t
 
 
-def _read(job: Job, share: Share | None = None) -> Iterator[Tokenized]:
+def _read(job: Job, share: Partition | None = None) -> Iterator[Tokenized]:
     """The examples of the run, as sequences."""
-    share = share or Share(job.options.shard)
-    return share.placed(_tokenized(job, share.of(islice(job.source.read(), job.options.limit))))
+    share = share or Partition(job.options.shard)
+    return share.placed(_tokenized(job, share.examples(islice(job.source.read(), job.options.limit))))
 
 
 def _batches(job: Job, examples: Iterable[Tokenized]) -> Iterator[Batch]:
     """As they go through the model: where it is to go on with them, as prompts."""
-    growth, holds = 0, job.holds
+    growth, holds = 0, job.batching
     if job.generation is not None:
         growth = job.generation.growth
         if holds == PADDED and not job.generation.pads:

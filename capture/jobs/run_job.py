@@ -24,12 +24,12 @@ from capture.jobs.prepare import _ASK_SHORTER, _CUT_SHORTER, _batches, _proven, 
 from capture.model import loading, model_info
 from capture.model.anatomy import Stack
 from capture.model.attention_hook import eager
-from capture.model.failures import memory_told, pass_told
+from capture.model.failures import explain_forward_errors, explain_memory_errors
 from capture.recording import means
-from capture.recording.recorder import DtypeOutgrown, Recorder, Recording, inputs
+from capture.recording.recorder import DtypeOverflow, Recorder, Recording, inputs
 from capture.sequences import batches
 from capture.sequences.batches import Batch
-from capture.sequences.partition import Share
+from capture.sequences.partition import Partition
 from warehouse.analysis import heads
 from warehouse.catalog import build
 from warehouse.catalog.publish import publish
@@ -49,7 +49,7 @@ _SHARD_GENERATED = 1 << 12
 """The same where the model generates them: a token then takes several times as long."""
 
 
-def of_kind(prepared: Callable[[loading.Loaded, Source, Any], Job]) -> tuple[Run, Forecast]:
+def for_kind(prepared: Callable[[loading.Loaded, Source, Any], Job]) -> tuple[Run, Forecast]:
     """`run` and `forecast` of a kind of capture; its module says which job model, data and options make."""
 
     def run_kind(
@@ -62,11 +62,11 @@ def of_kind(prepared: Callable[[loading.Loaded, Source, Any], Job]) -> tuple[Run
         report: Report = no_report,
         note: Callable[[str], None] = no_note,
     ) -> Manifest:
-        with memory_told(f"run {loaded.name}", _less_memory(options)):
+        with explain_memory_errors(f"run {loaded.name}", _less_memory(options)):
             found = prepared(loaded, source, options)
             manifest = _run(found, root, run_id, report, note)
         if found.indexed:
-            ingest.add(root, manifest.run_id, index_spec.chosen(options.index, found.plan.stored), note=note)
+            ingest.add(root, manifest.run_id, index_spec.from_index_option(options.index, found.plan.stored), note=note)
             build.refresh(root)
         return manifest
 
@@ -125,12 +125,12 @@ def _capture(job: Job, writer: RunWriter, table: heads.HeadTable | None, report:
     while True:
         try:
             return _walk(job, writer, table, report)
-        except DtypeOutgrown as e:
+        except DtypeOverflow as e:
             writer.promote(dict.fromkeys(e.tensors, "F32"))
 
 
 def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Report) -> tuple[Progress, str]:
-    share, generation = Share(job.options.shard), job.generation
+    share, generation = Partition(job.options.shard), job.generation
     found = _batches(job, _read(job, share))
     growth = 0
     if generation is not None:
@@ -181,13 +181,13 @@ def _completed(job: Job, generation: Generation, shard: list[Batch], progress: P
     for batch in shard:
         with _pass_told(job, batch):
             whole = generation.complete(batch)
-        found += batches.parted(whole, job.holds)
+        found += batches.parted(whole, job.batching)
         progress.generated += whole.tokens - batch.tokens
         report(progress)
     return found
 
 
-def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> traces.Batch:
+def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> traces.RecordedBatch:
     """One forward pass, its tensors and its rows."""
     tables = {}
     if batch.examples:
@@ -195,7 +195,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
     if not batch.sequences:
         specs = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         none = {k: np.empty((0, *s.row_shape), DTYPES[s.dtype]) for k, s in specs.items()}
-        return traces.Batch([], none, {k: [] for k in none}, tables)
+        return traces.RecordedBatch([], none, {k: [] for k in none}, tables)
     tokens, more = inputs(batch, job.loaded.model)
     with _pass_told(job, batch):
         with job.generation.reading(batch) if job.generation is not None else nullcontext():
@@ -213,7 +213,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         recording.ready()
         means.fill(averaged, recording.tensors, [s.parts for s in batch.sequences])
 
-    return traces.Batch(
+    return traces.RecordedBatch(
         [(s.example.example_id, s.seq) for s in batch.sequences],
         {k: averaged[k] if k in averaged else recording.tensors[k] for k in job.plan.stored},
         {**recording.rows, **{k: [1] * n for k in averaged}},
@@ -227,7 +227,9 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 def _pass_told(job: Job, batch: Batch) -> AbstractContextManager[None]:
     """What the model raises on a batch becomes one line."""
     longest = max(len(part) for s in batch.sequences for part in s.parts.values())
-    return pass_told(job.loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER)
+    return explain_forward_errors(
+        job.loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER
+    )
 
 
 def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording) -> pa.Table:

@@ -65,7 +65,7 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
         ),
         "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
         "options": {k: v for k, v in asdict(job.options).items() if k != "index"},
-        "batches": job.holds,
+        "batches": job.batching,
         "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
     }
 
@@ -84,7 +84,7 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
         ),
         options=asdict(job.options) | _beginning(job),
         store_dtype=job.store,
-        batches=job.holds,
+        batches=job.batching,
         sites=_site_infos(job, published.promoted),
         counts=Counts(
             examples=progress.examples,

@@ -22,7 +22,7 @@ from capture.jobs.job import check_numbers
 from capture.jobs.versions import versions
 from capture.model.anatomy import examine
 from capture.model.body import vocabulary_size
-from capture.model.failures import memory_told
+from capture.model.failures import explain_memory_errors
 from capture.model.final_norm import FinalNorm
 from capture.model.lm_head import Head
 from capture.model.loading import Loaded, body_hash, weights_hash
@@ -30,15 +30,15 @@ from capture.recording.diagnostics import Reading, divergence, read
 from capture.sequences import partition
 from capture.sequences.decoding import token_texts
 from warehouse.catalog.publish import publish
-from warehouse.errors import CorruptRun, TracesError, UsageError
+from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.parquet import to_table
-from warehouse.storage.progress import Counted
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.progress import DerivedProgress
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 KIND = "lens"
@@ -123,7 +123,7 @@ def run(
     *,
     root: Path,
     run_id: str,
-    report: Callable[[Counted], None] = lambda _: None,
+    report: Callable[[DerivedProgress], None] = lambda _: None,
 ) -> Manifest:
     """The table `logit_lens` of a published run, made with the model that it was captured with, as a run of its own.
 
@@ -138,9 +138,9 @@ def run(
     lens = _Lens(loaded, store, layers, options.top_k)
     source = paths.run_id_of(folder)
     rows = _Rows(source, loaded.tokenizer, layers, lens.vocabulary)
-    counted = Counted(run_id)
+    counted = DerivedProgress(run_id)
     with (
-        memory_told(f"look through {loaded.name}", "Choose a --device with more of it, or fewer --layers."),
+        explain_memory_errors(f"look through {loaded.name}", "Choose a --device with more of it, or fewer --layers."),
         RunWriter(root, run_id, _identity(folder, loaded, options)) as writer,
     ):
         for number, shard in enumerate(_shards(store, options, len(layers))):
@@ -153,7 +153,9 @@ def run(
                 if done:
                     counted.resumed_tokens = counted.tokens
                 else:
-                    writer.put(Batch([], {}, {}, {}, late=rows.late(pieces, lens(pieces))))
+                    writer.put(
+                        RecordedBatch([], {}, {}, {}, deferred_tables=rows.deferred_tables(pieces, lens(pieces)))
+                    )
                 report(counted)
             if not done:
                 writer.end_shard(str(number))
@@ -361,7 +363,7 @@ class _Lens:
         """The final distribution first, which the others are compared with."""
         found_ids = np.concatenate([p.next_ids for p in pieces])
         if found_ids.max() >= self._rows or found_ids.min() < -1:
-            raise CorruptRun(
+            raise CorruptRunError(
                 f"Run '{self._store.meta.run_id}': its tokens have the id {found_ids.max()}, and the model {self._rows:,} "
                 "rows in its embedding. Validate it: traces runs validate "
                 f"{self._store.meta.run_id}"
@@ -418,7 +420,7 @@ class _Lens:
             stored = self._store.rows(key, p.example_id, p.seq)
             if p.positions.max() >= len(stored):
                 run = self._store.meta.run_id
-                raise CorruptRun(
+                raise CorruptRunError(
                     f"Run '{run}': {p.example_id} has {len(stored)} rows of {key.site}, and a token at {p.positions.max()}. "
                     f"Validate it: traces runs validate {run}"
                 )
@@ -463,7 +465,7 @@ class _Rows:
         self._texts = np.full(vocabulary, None, object)
         """By id: each token decoded on its own, once."""
 
-    def late(self, pieces: list[_Piece], found: _Found) -> Callable[[], dict[str, pa.Table]]:
+    def deferred_tables(self, pieces: list[_Piece], found: _Found) -> Callable[[], dict[str, pa.Table]]:
         """The rows, to be made in the writer's thread."""
         return lambda: {"logit_lens": self._table(pieces, found)}
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from capture.model.attention_formula import derivation
+from capture.model.attention_formula import find_formula
 from capture.model.body import Body
-from capture.model.forward_trace import Attention, Call, Probe, State, attention_calls, probe
-from capture.model.residual_stream import Places, Tap, find_streams
+from capture.model.forward_trace import Attention, Call, ForwardTrace, State, attention_calls, trace_forward
+from capture.model.residual_stream import BlockSites, Tap, find_streams
 from capture.model.windows import window
 from warehouse.errors import TracesError
 from warehouse.storage.manifest import LayerAttention
@@ -132,13 +132,13 @@ def examine(model: Any) -> Anatomy:
             f"{type(model).__name__} reads at most {reads} tokens, and what it is made of is found out on {_LEAST}."
         )
     body = Body(model)
-    seen = probe(body)
+    seen = trace_forward(body)
     factors = (1.0, *_numbers(model.config.to_dict()))
     stacks = {side: _stack(body, side, seen, factors) for side in body.sides}
     return Anatomy(body, {side: _proven(body, stack) for side, stack in stacks.items()})
 
 
-def _stack(body: Body, side: str, seen: Probe, factors: tuple[float, ...]) -> Stack:
+def _stack(body: Body, side: str, seen: ForwardTrace, factors: tuple[float, ...]) -> Stack:
     name = type(body.model).__name__
     states = seen.outputs.hidden.get(side, ())
     if len(states) < 2:
@@ -174,7 +174,7 @@ def _stack(body: Body, side: str, seen: Probe, factors: tuple[float, ...]) -> St
 # -- blocks ------------------------------------------------------------------------------------------------------------
 
 
-def _blocks(seen: Probe, hidden: list[State], name: str) -> list[Call]:
+def _blocks(seen: ForwardTrace, hidden: list[State], name: str) -> list[Call]:
     """The call that is layer i, for every layer."""
     found: list[Call] = []
     last = len(hidden) - 2
@@ -200,7 +200,7 @@ def _blocks(seen: Probe, hidden: list[State], name: str) -> list[Call]:
     return found
 
 
-def _shifted(seen: Probe, hidden: list[State], found: list[Call]) -> Call | None:
+def _shifted(seen: ForwardTrace, hidden: list[State], found: list[Call]) -> Call | None:
     """The first block, where hidden states begin with its output (Mamba's do): a sibling of the others."""
     parent = found[0].name.rpartition(".")[0]
     siblings = [c for c in seen.calls if c.name.rpartition(".")[0] == parent and c.end < found[0].start]
@@ -220,10 +220,10 @@ def _alike(call: Call, found: list[Call]) -> bool:
 # -- inside a block ----------------------------------------------------------------------------------------------------
 
 
-def _layer(seen: Probe, outline: _Outline, index: int) -> tuple[Layer, Places]:
+def _layer(seen: ForwardTrace, outline: _Outline, index: int) -> tuple[Layer, BlockSites]:
     block, side = outline.blocks[index], outline.side
     assert block.x is not None
-    places = Places(tuple(block.x.rows.shape[1:]))
+    places = BlockSites(tuple(block.x.rows.shape[1:]))
     inside = [c for c in seen.calls if block.start < c.start and c.end < block.end]
     calls = [a for a in outline.attentions if block.holds(a.tick)]
     own = [a for a in calls if a.call.k.shape[2] == seen.lengths[side]]
@@ -240,7 +240,7 @@ def _layer(seen: Probe, outline: _Outline, index: int) -> tuple[Layer, Places]:
     return Layer(block.module, places.shapes, places.taps, attention, cross, places.parallel), places
 
 
-def _interface(places: Places, calls: list[Attention], prefix: str) -> nn.Module | None:
+def _interface(places: BlockSites, calls: list[Attention], prefix: str) -> nn.Module | None:
     """The module that called the attention interface; fills in the shapes of its q, k, v and probabilities."""
     if not calls:
         return None
@@ -255,7 +255,9 @@ def _interface(places: Places, calls: list[Attention], prefix: str) -> nn.Module
     return call.module
 
 
-def _shown_attention(places: Places, seen: Probe, outline: _Outline, index: int, inside: list[Call]) -> int | None:
+def _shown_attention(
+    places: BlockSites, seen: ForwardTrace, outline: _Outline, index: int, inside: list[Call]
+) -> int | None:
     """When a block that doesn't use the interface attended, told from where its probabilities come out."""
     count = len(outline.blocks)
     if outline.side == "dec" and (over := _given(seen.outputs.attentions.get("cross", ()), index, count)) is not None:
@@ -313,12 +315,12 @@ def _numbers(config: Any) -> Iterator[float]:
 _Formula = tuple[LayerAttention | None, float]
 
 
-def _formulas(layer: Layer, seen: Probe, block: Call) -> tuple[_Formula, _Formula]:
+def _formulas(layer: Layer, seen: ForwardTrace, block: Call) -> tuple[_Formula, _Formula]:
     """How a layer's q and k become attention, and its attention over the encoder's tokens, with the errors seen."""
 
     def formula(module: nn.Module | None) -> _Formula:
         call = next((a.call for a in seen.attentions if a.call.module is module and block.holds(a.tick)), None)
-        return (None, 0.0) if call is None else derivation(call)
+        return (None, 0.0) if call is None else find_formula(call)
 
     return formula(layer.attention), formula(layer.cross)
 
@@ -333,7 +335,7 @@ def _proven(body: Body, stack: Stack) -> Stack:
     layers, worst = [], stack.attention_error
     for layer in stack.layers:
         if layer.attends is not None and layer.attention in calls:
-            formula, error = derivation(calls[layer.attention])
+            formula, error = find_formula(calls[layer.attention])
             layer, worst = replace(layer, attends=formula), max(worst, error)
         layers.append(layer)
     return replace(stack, layers=tuple(layers), attention_error=worst)

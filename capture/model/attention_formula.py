@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from capture.model.attention_hook import AttentionCall
-from warehouse.storage.attention import of_heads, per_query_head, probabilities
+from warehouse.storage.attention import per_query_head, probabilities, select_heads
 from warehouse.storage.manifest import LayerAttention
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
@@ -29,7 +29,7 @@ class _Try:
     layer: LayerAttention
 
 
-def derivation(call: AttentionCall) -> tuple[LayerAttention | None, float]:
+def find_formula(call: AttentionCall) -> tuple[LayerAttention | None, float]:
     """The formula, None where no form that is known gives the output (a position bias, say), and its relative error."""
     best = min((_Try(_error(call, layer), layer) for layer in _forms(call)), key=lambda t: t.error)
     exact = best.error <= tolerance(call.out.dtype)
@@ -43,7 +43,7 @@ def error_on(call: AttentionCall, layer: LayerAttention, sequence: int, tokens: 
     q, k, v = call.q[sequence, :1, :tokens], call.k[sequence, :1, :over], call.v[sequence, :1, :over]
     out = call.out[sequence, :tokens, :1]
     one = AttentionCall(call.module, q[None], k[None], v[None], call.options, out[None], None)
-    return _error(one, of_heads(layer, slice(0, 1)))
+    return _error(one, select_heads(layer, slice(0, 1)))
 
 
 def given_error(call: AttentionCall) -> float:

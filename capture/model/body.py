@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from capture.model.failures import is_of_memory, one_line
+from capture.model.failures import is_memory_error, one_line
 from capture.model.unchanged import unchanged
 from warehouse.errors import TracesError
 
@@ -61,7 +61,7 @@ class Body:
         try:
             causal, self.pads = self._behaviour()
         except Exception as e:  # a model refuses in whatever way it likes
-            if isinstance(e, TracesError) or is_of_memory(e):
+            if isinstance(e, TracesError) or is_memory_error(e):
                 raise
             raise TracesError(
                 f"{type(model).__name__} fails on a few tokens of text and nothing else: {one_line(e)}"

@@ -15,30 +15,30 @@ _MEMORY = re.compile(r"out of memory|not enough memory|cannot allocate memory|ca
 
 
 @contextmanager
-def memory_told(doing: str, remedy: str) -> Iterator[None]:
+def explain_memory_errors(doing: str, remedy: str) -> Iterator[None]:
     """Turns a failure to get memory into a TracesError, "There is not enough memory to `doing`. `remedy`"."""
     try:
         yield
     except Exception as e:  # each allocator raises its own
-        if isinstance(e, TracesError) or not is_of_memory(e):
+        if isinstance(e, TracesError) or not is_memory_error(e):
             raise
         raise TracesError(f"There is not enough memory to {doing}. {remedy}") from e
 
 
 @contextmanager
-def pass_told(name: str, longest: int, remedy: str) -> Iterator[None]:
+def explain_forward_errors(name: str, longest: int, remedy: str) -> Iterator[None]:
     """Turns what torch raises in a forward pass into a TracesError that names the model and the longest sequence in it. Failures
     to get memory pass as they are.
     """
     try:
         yield
     except (IndexError, RuntimeError) as e:
-        if is_of_memory(e):
+        if is_memory_error(e):
             raise
         raise TracesError(f"{name} fails on a sequence of {longest:,} tokens: {one_line(e)} {remedy}") from e
 
 
-def is_of_memory(error: BaseException) -> bool:
+def is_memory_error(error: BaseException) -> bool:
     """Whether an error, or one that it was raised from, is of memory that there was not."""
     seen: list[BaseException] = []
     e: BaseException | None = error

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from capture.model.anatomy import Anatomy
-from capture.model.forward_trace import Call, State, first_output, probe
+from capture.model.forward_trace import Call, State, first_output, trace_forward
 from warehouse.errors import UsageError
 
 
@@ -18,7 +18,7 @@ class FinalNorm:
 
     def __init__(self, anatomy: Anatomy) -> None:
         """Of the decoder, where there is an encoder too. Raises UsageError where no such modules are found."""
-        main, seen = anatomy.main, probe(anatomy.body)
+        main, seen = anatomy.main, trace_forward(anatomy.body)
         name = type(anatomy.body.model).__name__
         block = next(c for c in reversed(seen.calls) if c.module is main.layers[-1].block)
         assert block.y is not None

@@ -64,7 +64,7 @@ class Attention:
 
 
 @dataclass
-class Probe:
+class ForwardTrace:
     calls: list[Call]
     """In the order in which they ended."""
     attentions: list[Attention]
@@ -78,7 +78,7 @@ class Probe:
     """How far its last states are from the first pass's, relative to their size."""
 
 
-def probe(body: Body) -> Probe:
+def trace_forward(body: Body) -> ForwardTrace:
     tokens = probe_tokens(body)
     found = _watch(body, tokens)
     if found.attentions:
@@ -115,7 +115,7 @@ def attention_outputs(body: Body, tokens: Tokens) -> list[AttentionCall]:
     return calls
 
 
-def _watch(body: Body, tokens: Tokens, **options: Any) -> Probe:
+def _watch(body: Body, tokens: Tokens, **options: Any) -> ForwardTrace:
     lengths = {side: ids.shape[1] for side, (ids, _) in tokens.items()}
     clock = count()
     names = {module: name for name, module in body.model.named_modules()}
@@ -142,7 +142,7 @@ def _watch(body: Body, tokens: Tokens, **options: Any) -> Probe:
             stack.callback(module.register_forward_hook(after, always_call=True).remove)
         stack.enter_context(listen_to_attention(body.model, heard))
         outputs = body(tokens, output_hidden_states=True, **options)
-    return Probe(calls, attentions, outputs, lengths)
+    return ForwardTrace(calls, attentions, outputs, lengths)
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
-from capture.model.failures import is_of_memory, one_line
+from capture.model.failures import is_memory_error, one_line
 from warehouse.errors import TracesError
 from warehouse.storage.files import delete, file_checksum, sweep, temporary_beside
 from warehouse.storage.paths import converted_models_dir
@@ -54,7 +54,7 @@ def converted(gguf: Path, note: Callable[[str], None]) -> Path:
     except Exception as e:  # the readers of GGUF raise whatever a broken file leads them to
         if (folder / "config.json").is_file():  # another process was faster
             return folder
-        if is_of_memory(e):
+        if is_memory_error(e):
             raise TracesError(f"There is not enough memory to convert {gguf}: it is made float32 once.") from e
         if isinstance(e, OSError) and e.errno is not None and e.filename != str(gguf):
             raise TracesError(f"{gguf} cannot be converted: {one_line(e)}") from e

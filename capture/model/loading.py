@@ -29,11 +29,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from capture.model import model_files
-from capture.model.failures import is_of_memory, one_line
+from capture.model.failures import is_memory_error, one_line
 from capture.model.gguf import converted, is_gguf
 from capture.model.unchanged import unchanged
 from capture.model.windows import Window, window
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage import paths, strict_json
 
 PACKAGED = {
@@ -123,7 +123,7 @@ def load(
     if device_map is not None and device_map not in _MAPS:
         find_device(device_map)
     if dtype != "auto" and dtype not in DTYPES:
-        raise NotFound("dtype", dtype, ["auto", *DTYPES])
+        raise NotFoundError("dtype", dtype, ["auto", *DTYPES])
     source = _source(name, note)
     if revision is not None and Path(source).is_dir():
         raise UsageError(f"--revision {revision} is of a model of the hub, and {name} is a folder: leave it out.")
@@ -140,7 +140,7 @@ def load(
         if device_map is None:
             model = model.to(place)
     except Exception as e:  # transformers, the hub's client and tokenizers each raise their own
-        raise _explained(name, source, e) from e
+        raise _explain_load_errors(name, source, e) from e
     untrained = _untrained(name, model, missing, head)
     if type(model.config) in AutoModelForMultimodalLM._model_mapping:
         _check_reads_text(name, model)
@@ -151,7 +151,7 @@ def load(
             raise ValueError("it has no tokenizer, so that it cannot read text")
     except Exception as e:
         if tokenizer:
-            raise _explained(name, source, e) from e
+            raise _explain_load_errors(name, source, e) from e
         words = None
     where = str(place)
     if device_map is not None:
@@ -229,7 +229,7 @@ def _check_reads_text(name: str, model: Any) -> None:
         with torch.no_grad(), unchanged(model):
             model(**inputs)
     except Exception as e:  # a model refuses in whatever way it likes
-        if is_of_memory(e):
+        if is_memory_error(e):
             raise
         raise UsageError(
             f"{name} ({type(model).__name__}) does not read a text alone, without images or sound: {one_line(e)}"
@@ -369,11 +369,11 @@ def _packaged_file(name: str) -> Path:
     return files[0]
 
 
-def _explained(name: str, source: str, error: Exception) -> TracesError:
+def _explain_load_errors(name: str, source: str, error: Exception) -> TracesError:
     """One line for what went wrong, told from the texts and types of the errors below it."""
     if isinstance(error, TracesError):
         return error
-    if is_of_memory(error):
+    if is_memory_error(error):
         return TracesError(
             f"There is not enough memory to load {name}. Weights take less of it in a smaller dtype, such as bfloat16."
         )

@@ -32,7 +32,7 @@ class Tap:
 
 
 @dataclass
-class Places:
+class BlockSites:
     """What is found of a block, site by site."""
 
     width: tuple[int, ...]
@@ -62,7 +62,7 @@ class _Addition:
 
 
 def find_streams(
-    places: Places, block: Call, calls: list[Call], attended: int | None, crosses: bool, factors: tuple[float, ...]
+    places: BlockSites, block: Call, calls: list[Call], attended: int | None, crosses: bool, factors: tuple[float, ...]
 ) -> None:
     """Fills in the sites of the residual stream, what is added to it, and the MLP's activations.
 
@@ -162,7 +162,7 @@ def _holds_attention(call: Call, attended: int, calls: list[Call]) -> bool:
 
 
 def _sequential(
-    places: Places, additions: list[_Addition], inside: list[Call], attended: int | None, crosses: bool
+    places: BlockSites, additions: list[_Addition], inside: list[Call], attended: int | None, crosses: bool
 ) -> None:
     """Names a block's additions: attention (or another mixer of tokens) first, over the encoder's tokens next, the MLP last."""
     names = ["attn_out", *(["cross.attn_out"] if crosses else []), "mlp_out"]
@@ -192,7 +192,7 @@ def _sequential(
     places.post_norm = any(addition.post_norm for addition in additions)
 
 
-def _before_mlp(places: Places, inside: list[Call], block: Call, attended: int | None) -> None:
+def _before_mlp(places: BlockSites, inside: list[Call], block: Call, attended: int | None) -> None:
     """Where the first half doesn't come out, the second may: a module's input that the block's output is a sum with."""
     assert block.x is not None and block.y is not None
     reason = "nothing that a module of the block gives adds up, bit for bit, to what the next one reads"
@@ -212,7 +212,7 @@ def _before_mlp(places: Places, inside: list[Call], block: Call, attended: int |
                 return
 
 
-def _activation(places: Places, added: Call, inside: list[Call]) -> None:
+def _activation(places: BlockSites, added: Call, inside: list[Call]) -> None:
     """The MLP's hidden activations: the input of the linear module whose output is added, norms in between allowed."""
     assert added.y is not None
     wanted, end = added.y.digest, added.end

@@ -18,7 +18,7 @@ ATTN_HOMES = ("auto", "stored")
 @dataclass(frozen=True)
 class Plan:
     stored: Mapping[Key, TensorSpec]
-    passing: Mapping[Key, TensorSpec]
+    unstored: Mapping[Key, TensorSpec]
     """Recorded for the `heads` table or for means alone, and not stored."""
     heads: bool
     derives: bool
@@ -31,7 +31,7 @@ class Plan:
     @property
     def tensors(self) -> dict[Key, TensorSpec]:
         """What is to be recorded."""
-        return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.passing}
+        return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.unstored}
 
     def bytes(self, lengths: list[Mapping[str, int]], causal: Mapping[str, bool]) -> int:
         """What the stored tensors of sequences of these lengths take."""
@@ -65,7 +65,7 @@ def plan(
     stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
     both = len(stacks) == 2
     for name in sites.names(capture):
-        if not there(stacks, name):
+        if not available_sites(stacks, name):
             reason = next((s.missing[site] for s in stacks for site in sites.GROUPS[name] if site in s.missing), "")
             raise UsageError(
                 f"This model has no {name}: {reason or 'it has no attention'}. Leave it out of --capture; "
@@ -99,7 +99,9 @@ def _with_internals(
     """What was asked for, and of some layers all that they have; the layer below's output is the input of each."""
     asked = plan(anatomy, capture, attn, dtype, sides)
     stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
-    every = plan(anatomy, ",".join(n for n in sites.names(_INTERNALS) if there(stacks, n)), attn, dtype, sides)
+    every = plan(
+        anatomy, ",".join(n for n in sites.names(_INTERNALS) if available_sites(stacks, n)), attn, dtype, sides
+    )
 
     def wanted(key: Key) -> bool:
         if key.layer is None:
@@ -109,7 +111,7 @@ def _with_internals(
     stored = {**asked.stored, **{k: s for k, s in every.stored.items() if wanted(k)}}
     return Plan(
         {k: stored[k] for k in sorted(stored, key=_place)},
-        {k: s for k, s in asked.passing.items() if k not in stored},
+        {k: s for k, s in asked.unstored.items() if k not in stored},
         asked.heads,
         asked.derives or every.derives,
         asked.eager or every.eager,
@@ -117,7 +119,7 @@ def _with_internals(
     )
 
 
-def there(stacks: Iterable[Stack], name: str) -> bool:
+def available_sites(stacks: Iterable[Stack], name: str) -> bool:
     """Whether a model has anything of what a name of --capture stands for."""
     group = ("attn",) if name == "heads" else tuple(site.removeprefix(sites.MEAN) for site in sites.GROUPS[name])
     if "resid.embed" in group:

@@ -39,7 +39,7 @@ _TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 _ALIGNED = 64
 
 
-class DtypeOutgrown(Exception):
+class DtypeOverflow(Exception):
     """Finite values that the storage dtype of some tensors would make infinite."""
 
     def __init__(self, tensors: list[str]) -> None:
@@ -102,7 +102,7 @@ class Recorder:
         cuda = anatomy.body.model.device.type == "cuda"
         self._buffers = _HostBuffers(pinned=cuda)
         self._copies = _DeviceCopies() if cuda else None
-        self._pass: _Pass | None = None
+        self._pass: _ForwardPass | None = None
 
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
@@ -121,7 +121,7 @@ class Recorder:
                 self._watch(stack, module, at, wanted)
             interface = ("q", "k", "v", "attn")
             if any(k.site.removeprefix("cross.") in interface and k not in self._given for k in self.tensors):
-                stack.enter_context(listen_to_attention(self._anatomy.body.model, self._heard))
+                stack.enter_context(listen_to_attention(self._anatomy.body.model, self._on_call))
             self._stack = stack.pop_all()
         return self
 
@@ -134,7 +134,7 @@ class Recorder:
         """Right-padded ids and masks, side by side → what was seen of their real tokens. `inputs` are others that the model's
         forward takes, such as `token_type_ids`.
 
-        Raises DtypeOutgrown, or TracesError where what was seen is not what the model has, or is not finite.
+        Raises DtypeOverflow, or TracesError where what was seen is not what the model has, or is not finite.
         """
         passing = self.begin(tokens)
         try:
@@ -159,10 +159,12 @@ class Recorder:
         release = partial(self._buffers.give_back, passing.buffer)
         return Recording(last, passing.arrays(), passing.rows, ready, release)
 
-    def begin(self, tokens: Tokens) -> _Pass:
+    def begin(self, tokens: Tokens) -> _ForwardPass:
         """From here to the end of `run`, hooks record. The model may be called outside: then they do nothing."""
         time_first = {side for side, stack in self._anatomy.stacks.items() if stack.time_first}
-        self._pass = _Pass(self._name, time_first, self.tensors, self._kinds, self._buffers, self._copies, tokens)
+        self._pass = _ForwardPass(
+            self._name, time_first, self.tensors, self._kinds, self._buffers, self._copies, tokens
+        )
         return self._pass
 
     # -- what hooks do ---------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ class Recorder:
         else:
             stack.callback(module.register_forward_hook(after).remove)
 
-    def _heard(self, call: AttentionCall) -> None:
+    def _on_call(self, call: AttentionCall) -> None:
         if self._pass is None or self._pass.at is None:
             return
         side, i = self._pass.at
@@ -249,7 +251,7 @@ class Recorder:
             )
 
 
-class _Pass:
+class _ForwardPass:
     """One forward pass: where its tensors go, and which of them have come."""
 
     def __init__(
@@ -394,7 +396,7 @@ class _Pass:
                 if not fits:
                     self._outgrown.append(key)
         if self._outgrown:
-            raise DtypeOutgrown([tensor_name(*k) for k in self._outgrown])
+            raise DtypeOverflow([tensor_name(*k) for k in self._outgrown])
 
     def _unsound(self, key: Key) -> TracesError:
         return TracesError(

@@ -43,7 +43,7 @@ def taken(items: Iterable[T], shard: str) -> Iterator[T]:
     return islice(items, i - 1, None, n)
 
 
-class Share:
+class Partition:
     """Which examples a process captures. One is of one pass over the data: it hashes what it reads."""
 
     def __init__(self, shard: str) -> None:
@@ -53,7 +53,7 @@ class Share:
         self.i, self.n = parse(shard) if shard else (1, 1)
         self._digest = xxhash.xxh3_128()
 
-    def of(self, examples: Iterable[Example]) -> Iterator[Example]:
+    def examples(self, examples: Iterable[Example]) -> Iterator[Example]:
         """Those whose place in the data, 0-based, is i - 1 modulo n."""
         for place, example in enumerate(examples):
             self._digest.update(f"{example.example_id}\x1f{example.text}\x1e".encode("utf-8", "surrogatepass"))

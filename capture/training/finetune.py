@@ -38,18 +38,18 @@ from capture.jobs.versions import versions
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.model.body import padding_id, vocabulary_size
-from capture.model.failures import is_of_memory, memory_told, one_line
+from capture.model.failures import explain_memory_errors, is_memory_error, one_line
 from capture.model.model_info import model_info
 from capture.sequences.question_pairs import Pairing
 from capture.sequences.sequence import Sequence, check_ids
 from warehouse.catalog.publish import publish
-from warehouse.errors import Doubt, RunTaken, TracesError, UsageError
+from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete, write_atomically
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, Published
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 
 KIND = "finetune"
 _CHECKPOINTS = "checkpoints"
@@ -117,7 +117,7 @@ def finetune(
     interrupted. The manifest's options tell how many questions were `set_aside`, and which `kept_step` that was.
 
     Raises UsageError where `out` holds something else, where the data is not of questions with answers, where both splits are
-    one, or for a model that is no encoder. Warns (Doubt) of held-out questions that are training questions too.
+    one, or for a model that is no encoder. Warns (UncertainResultWarning) of held-out questions that are training questions too.
     """
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
@@ -140,11 +140,11 @@ def finetune(
     }
     run_id = run_id or default_name(f"{loaded.name}-finetune", train, identity)
     if paths.run_dir(root, paths.check_run_name(run_id)).exists():
-        raise RunTaken(run_id)
+        raise RunExistsError(run_id)
     checkpoints = out / _CHECKPOINTS
     less = f"Lower --batch-size (now {options.batch_size}) or --max-len, or add --gradient-checkpointing."
     with (
-        memory_told(f"train {loaded.name}", less),
+        explain_memory_errors(f"train {loaded.name}", less),
         RunWriter(root, run_id, identity) as writer,
         _begun(out, checkpoints, identity),
     ):
@@ -162,7 +162,7 @@ def finetune(
         chosen = {"held_out": len(held), "set_aside": len(aside), "kept_step": kept}
         if not writer.done:
             writer.begin_shard({}, {})
-            writer.put(Batch([], {}, {}, {"training": to_table("training", rows)}))
+            writer.put(RecordedBatch([], {}, {}, {"training": to_table("training", rows)}))
             writer.end_shard(result)
 
         def manifest(published: Published) -> Manifest:
@@ -178,7 +178,7 @@ def finetune(
         warnings.warn(
             f"{run_id}: {known:,} of {len(held):,} questions of {held_out.split} are training questions too, so that its accuracy is "
             "not that of questions the model has not seen.",
-            Doubt,
+            UncertainResultWarning,
             stacklevel=2,
         )
     return found
@@ -368,7 +368,7 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except Exception as e:  # whatever reading a checkpoint that was altered comes to
-        if last is None or is_of_memory(e) or watch.stepped:
+        if last is None or is_memory_error(e) or watch.stepped:
             raise
         raise UsageError(
             f"{last} cannot be gone on from: {one_line(e)} Delete it to go on from the one before it, or all of {checkpoints} to "

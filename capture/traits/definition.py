@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
-from capture.data.files import shown
-from warehouse.errors import NotFound, TracesError, UsageError
+from capture.data.files import quoted
+from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage import strict_json
 
 PAIRS, QUESTIONS = 5, 20
@@ -89,7 +89,7 @@ class Definition(BaseModel):
     def _names_runs(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"'{shown(name)}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
+                f"'{quoted(name)}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
             )
         return name
 
@@ -127,7 +127,7 @@ def shipped() -> dict[str, Path]:
 def load(path_or_name: str | Path) -> Definition:
     """A definition from its file, or one that comes with the project by its name.
 
-    Raises NotFound where there is neither, and DefinitionError with everything that is wrong with it.
+    Raises NotFoundError where there is neither, and DefinitionError with everything that is wrong with it.
     """
     named = str(path_or_name)
     try:
@@ -137,18 +137,18 @@ def load(path_or_name: str | Path) -> Definition:
         raw = path.read_bytes() if named.strip() else None
     except OSError as e:
         if not isinstance(e, FileNotFoundError):
-            raise DefinitionError(shown(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
+            raise DefinitionError(quoted(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
         raw = None
     except (RuntimeError, ValueError):  # the home folder of nobody, a NUL character
         raw = None
     if raw is None:
-        raise NotFound(
+        raise NotFoundError(
             "trait definition",
-            shown(named),
+            quoted(named),
             shipped(),
             "A file is named by its path; a new one: traces trait init NAME.",
         )
-    return parse(raw, shown(path.name), path.stem)
+    return parse(raw, quoted(path.name), path.stem)
 
 
 def parse(raw: bytes | str, where: str, name: str) -> Definition:
@@ -269,7 +269,7 @@ def template(name: str) -> str:
     name that no definition can have.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{shown(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
+        raise UsageError(f"'{quoted(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
     pairs = [
         {"pos": f"{_PLACEHOLDER} instruction {i}, to be {name}", "neg": f"{_PLACEHOLDER} instruction {i}, its opposite"}
         for i in range(1, PAIRS + 1)

@@ -15,7 +15,7 @@ import numpy as np
 from capture.traits import dynamics
 from capture.traits.best import best
 from capture.traits.response_activations import COMPONENTS
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
 from warehouse.storage.manifest import Manifest
@@ -82,15 +82,15 @@ def _name(value: str | int | None) -> str:
 def directions(wh: Warehouse, source: str, options: Options) -> list[Direction]:
     """The vectors that are meant, in the order of the table's key: by trait, method, component and layer.
 
-    Raises NotFound for a run, a trait, a method or a layer without a vector, and UsageError for vectors of another model's width
+    Raises NotFoundError for a run, a trait, a method or a layer without a vector, and UsageError for vectors of another model's width
     or weights, and where the run did not store what they live in.
     """
     if not options.traits:
         raise UsageError("No trait is named: --trait sycophantic,humorous.")
-    store = wh.opened(source)
+    store = wh.cached_run(source)
     for component in options.components:
         if component not in COMPONENTS:
-            raise NotFound("component", component, COMPONENTS)
+            raise NotFoundError("component", component, COMPONENTS)
     found = [
         d
         for trait in dict.fromkeys(options.traits)
@@ -125,9 +125,11 @@ def _vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Options)
         known = wh.connection.execute(
             f"SELECT DISTINCT v.trait FROM trait_vectors AS v WHERE true {among} ORDER BY ALL"
         ).fetchall()
-        raise NotFound("vectors of trait", trait, [name for (name,) in known], of or "See traces trait extract --help")
+        raise NotFoundError(
+            "vectors of trait", trait, [name for (name,) in known], of or "See traces trait extract --help"
+        )
     newest: str = runs[0][0]
-    _check_model(store.meta, wh.opened(newest).meta)
+    _check_model(store.meta, wh.cached_run(newest).meta)
     return newest
 
 
@@ -160,7 +162,7 @@ def _of_trait(wh: Warehouse, store: TraceStore, trait: str, run: str, options: O
         for value in wanted:
             if value not in known:
                 names = map(_name, sorted(known, key=lambda k: (k is not None, k)))
-                raise NotFound(kind, _name(value), names, f"(vectors of {trait}, run '{run}')")
+                raise NotFoundError(kind, _name(value), names, f"(vectors of {trait}, run '{run}')")
     for key in ((m, c, i) for m in methods for c in components for i in layers):
         if key not in there:
             raise UsageError(f"Run '{run}' has no vector of {trait} by {key[0]} in {key[1]}, layer {_name(key[2])}.")

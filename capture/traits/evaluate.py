@@ -21,7 +21,7 @@ from capture.traits.extract import KIND as VECTORS
 from capture.traits.extract import Count, Step, blocks, layer_seed, not_converged, put, train_parts
 from capture.traits.response_activations import Means, Selected
 from warehouse.catalog.publish import publish
-from warehouse.errors import CorruptRun, RunTaken, UsageError
+from warehouse.errors import CorruptRunError, RunExistsError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest, manifest_hash
@@ -74,8 +74,8 @@ def evaluate(
 
     The responses are read again as they were selected for the vectors: the same filter, the same judge. The same call goes on where an
     earlier one was interrupted. `note` is told of fits that did not converge. Raises UsageError for a run of another kind, fewer
-    than two held-out questions that count, and responses that are not those the vectors were made from; NotFound where they are
-    gone; RunTaken where the run is there.
+    than two held-out questions that count, and responses that are not those the vectors were made from; NotFoundError where they are
+    gone; RunExistsError where the run is there.
     """
     options = options or Options()
     if options.random < 1 or options.draws < 1:
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def vectors_store(root: Path, run_id: str) -> TraceStore:
-    """Raises NotFound for a run that is not there, UsageError for one that has no traits' vectors."""
+    """Raises NotFoundError for a run that is not there, UsageError for one that has no traits' vectors."""
     store = TraceStore(find_run(root, run_id))
     if store.meta.kind != VECTORS:
         raise UsageError(
@@ -139,7 +139,7 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
             )
     rule = store.meta.options.get("filter", "questions")  # what there was before schema version 7
     if rule not in list(response_activations.FILTERS):
-        raise CorruptRun(f"Run '{run}' is damaged: its manifest has the filter {rule!r}.")
+        raise CorruptRunError(f"Run '{run}' is damaged: its manifest has the filter {rule!r}.")
     selected = response_activations.select(wh, responses, option("threshold") if judge else None, judge, rule)
     there = [q for q in held if q in selected.questions]
     if len(there) < 2:
@@ -166,7 +166,7 @@ def _layer(
 ) -> Iterator[dict[str, Any]]:
     """The rows of a layer, one a vector; V of them, and R random directions, are projected on at once."""
     selected, rows = trait.selected, trait.vectors[component, layer]
-    x = trait.means.of(component, layer)
+    x = trait.means.for_run(component, layer)
     width, known = x.shape[1], len(rows[0]["vector"])
     if known != width:
         raise UsageError(
@@ -271,13 +271,13 @@ BEST = """
 
 
 def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
-    """Whether this very evaluation is published under that name. Raises RunTaken where another run is."""
+    """Whether this very evaluation is published under that name. Raises RunExistsError where another run is."""
     if run_id not in paths.published_runs(root):
         return False
     meta = TraceStore(paths.run_dir(root, run_id)).meta
     wanted = {**asdict(options), "vectors": manifest_hash(root, vectors_store(root, vectors_run).meta.run_id)}
     if meta.kind != KIND or any(meta.options.get(k) != v for k, v in wanted.items()):
-        raise RunTaken(run_id)
+        raise RunExistsError(run_id)
     return True
 
 

@@ -18,11 +18,11 @@ import xxhash
 from capture.traits import extraction_methods, response_activations
 from capture.traits.response_activations import COMPONENTS, FILTERS, Means, Selected
 from warehouse.catalog.publish import publish
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import TraceStore
 from warehouse.vectors import trait_table as index
 from warehouse.warehouse import Warehouse
@@ -82,7 +82,7 @@ def extract(
 
     `note` is told how many responses count, and what did not converge. The same call goes on where an earlier one was interrupted.
     Raises UsageError for options that cannot be, runs of other kinds or of different models, two of one trait, and as
-    `activations.select` and `Means.of` do; RunTaken where the run is there.
+    `activations.select` and `Means.of` do; RunExistsError where the run is there.
     """
     check(options)
     with Warehouse(root) as wh:
@@ -90,7 +90,7 @@ def extract(
         _check_together(stores)
         selected = [response_activations.select(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
     for s in selected:
-        note(s.told())
+        note(s.summary_lines())
     held = [response_activations.held_out(s, options.held_out, options.seed) for s in selected]
     for s, h in zip(selected, held, strict=True):
         train_parts(s.question, s, h)
@@ -128,7 +128,7 @@ def extract(
             "which: converged in trait_vectors"
         )
     try:
-        index.settle(root)
+        index.reconcile(root)
     except TracesError as e:  # of another run: this one is published
         note(f"the table of all traits' vectors is as it was: {e}")
     return manifest
@@ -138,7 +138,7 @@ def put(writer: RunWriter, table: str, rows: list[dict[str, Any]], mark: str) ->
     """A shard of rows alone."""
     writer.begin_shard({}, {})
     columns = {name: [r[name] for r in rows] for name in rows[0]}
-    writer.put(Batch([], {}, {}, {table: to_table(table, columns)}))
+    writer.put(RecordedBatch([], {}, {}, {table: to_table(table, columns)}))
     writer.end_shard(mark)
 
 
@@ -165,15 +165,15 @@ class Count:
 
 
 def check(options: Options) -> None:
-    """Raises UsageError or NotFound for what cannot be."""
+    """Raises UsageError or NotFoundError for what cannot be."""
     for method in options.methods:
         if method not in extraction_methods.METHODS:
-            raise NotFound("method", method, extraction_methods.METHODS)
+            raise NotFoundError("method", method, extraction_methods.METHODS)
     for component in options.components or ():
         if component not in COMPONENTS:
-            raise NotFound("component", component, COMPONENTS)
+            raise NotFoundError("component", component, COMPONENTS)
     if options.filter not in FILTERS:
-        raise NotFound("filter", options.filter, FILTERS)
+        raise NotFoundError("filter", options.filter, FILTERS)
     if not options.methods or options.components == () or options.layers == ():
         raise UsageError("Ask for at least one method, one component and one layer.")
     if not 0 <= options.held_out < 1:
@@ -214,7 +214,7 @@ def _wanted(means: Means, options: Options) -> dict[str, list[int | None]]:
         else:
             layers = there
         for layer in [i for i in layers if i not in there] or ([] if there else [0]):
-            means.of(component, layer)  # says why it is not there
+            means.for_run(component, layer)  # says why it is not there
         found[component] = layers
     if not any(found.values()):
         raise UsageError("resid.embed is of component residual: attn_out has none.")
@@ -258,7 +258,7 @@ def _layer(
     means: Means, selected: Selected, held: Sequence[int], component: str, layer: int | None, options: Options
 ) -> list[dict[str, Any]]:
     """The rows of a layer, one a method."""
-    pos, neg = train_parts(means.of(component, layer), selected, held)
+    pos, neg = train_parts(means.for_run(component, layer), selected, held)
     rows = []
     for method in dict.fromkeys([*options.methods, "random"]):
         raw, converged = extraction_methods.fit(method, pos, neg, layer_seed(options.seed, layer))

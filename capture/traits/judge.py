@@ -14,7 +14,7 @@ ANSWER_TOKENS = 16
 """Most tokens of an answer: a number or REFUSAL, with a little around it."""
 
 
-class Fault(Exception):
+class JudgeRequestError(Exception):
     """A request that brought no answer."""
 
     def __init__(self, text: str, *, again: bool, after: float | None = None, this_prompt: bool = False) -> None:
@@ -41,4 +41,4 @@ class Judge(Protocol):
         """It gains by being asked many things at a time, from several threads."""
 
     def ask(self, prompt: str) -> Verdict:
-        """Raises Fault."""
+        """Raises JudgeRequestError."""

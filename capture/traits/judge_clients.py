@@ -1,6 +1,6 @@
 """Who judges: OpenAI's and Anthropic's own clients, any OpenAI-compatible server, or a local transformers model.
 
-`open_judge` makes one from its name. A judge's `ask` puts one prompt, once; a `Fault` says why there was no answer, whether
+`open_judge` makes one from its name. A judge's `ask` puts one prompt, once; a `JudgeRequestError` says why there was no answer, whether
 asking again may help, and whether it is this prompt's alone. Trying again, waiting and asking many at a time are
 `capture.traits.judge_run`'s; how long and how large an answer may be, and where it may lead, is `capture.traits.bounded`'s.
 
@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 from capture.traits.bounded import Unreadable, http_client, within
-from capture.traits.judge import ANSWER_TOKENS, TIMEOUT, Fault, Judge
+from capture.traits.judge import ANSWER_TOKENS, TIMEOUT, Judge, JudgeRequestError
 from capture.traits.verdict import Token, Verdict, from_text, from_tokens
 from warehouse.errors import UsageError
 from warehouse.storage import strict_json
@@ -192,7 +192,7 @@ class _Api:
             raise _garbage() from None
 
     def _body(self, messages: list[Any]) -> bytes:
-        """What a server answers, asked without what it refuses. Raises Fault."""
+        """What a server answers, asked without what it refuses. Raises JudgeRequestError."""
         options = self._options
         while True:
             try:
@@ -200,7 +200,7 @@ class _Api:
                 self._options = options  # no sooner: an error may name a parameter and be about something else
                 return bytes(raw.http_response.content)
             except TimeoutError:
-                raise Fault(f"no answer within {self._timeout:g} s", again=True) from None
+                raise JudgeRequestError(f"no answer within {self._timeout:g} s", again=True) from None
             except self._sdk.APIStatusError as e:
                 refused = _refused(e, options)
                 if not refused:
@@ -225,7 +225,7 @@ class _Api:
             raise TypeError
         return self._scrubbed(answer)[:_LONGEST_ANSWER]
 
-    def _fault(self, error: Any) -> Fault:
+    def _fault(self, error: Any) -> JudgeRequestError:
         status, headers = error.status_code, error.response.headers
         if 300 <= status < 400:
             text = (
@@ -237,23 +237,25 @@ class _Api:
         again = status in _SAME_AGAIN or status >= 500
         if getattr(error, "code", None) == "insufficient_quota":
             again = False
-        return Fault(
+        return JudgeRequestError(
             f"HTTP {status}: {one_line(self._scrubbed(text))}",
             again=again,
             after=_retry_after(headers) if again else None,
             this_prompt=status in _THIS_PROMPT,
         )
 
-    def _unanswered(self, error: Exception) -> Fault:
+    def _unanswered(self, error: Exception) -> JudgeRequestError:
         cause = error.__cause__ or error
         if isinstance(cause, Unreadable):
-            return Fault(str(cause), again=True, this_prompt=True)
+            return JudgeRequestError(str(cause), again=True, this_prompt=True)
         told = one_line(self._scrubbed(str(cause)))
         if not isinstance(error, self._sdk.APIConnectionError):
-            return Fault(f"its answer is beyond the SDK ({type(cause).__name__}: {told})", again=True, this_prompt=True)
+            return JudgeRequestError(
+                f"its answer is beyond the SDK ({type(cause).__name__}: {told})", again=True, this_prompt=True
+            )
         if type(cause).__name__ == "RemoteProtocolError" and not re.search("closed|disconnected", told):
-            return Fault(f"its answer is not HTTP ({told})", again=True, this_prompt=True)
-        return Fault(f"it cannot be reached ({told})", again=True)
+            return JudgeRequestError(f"its answer is not HTTP ({told})", again=True, this_prompt=True)
+        return JudgeRequestError(f"it cannot be reached ({told})", again=True)
 
     def _scrubbed(self, text: str) -> str:
         if len(self._key) > 7:  # a shorter one is a made-up word, such as "none"
@@ -315,8 +317,8 @@ def _probability(logprob: Any) -> float:
     return math.exp(min(max(logprob, -1e4), 0.0))  # exp takes no integer that is no float
 
 
-def _garbage() -> Fault:
-    return Fault("it answered with something else than a completion", again=True, this_prompt=True)
+def _garbage() -> JudgeRequestError:
+    return JudgeRequestError("it answered with something else than a completion", again=True, this_prompt=True)
 
 
 def one_line(text: str) -> str:

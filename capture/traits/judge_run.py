@@ -30,18 +30,18 @@ import xxhash
 
 from capture.sequences import partition
 from capture.traits.definition import Definition, filled
-from capture.traits.judge import ANSWER_TOKENS, Fault, Judge
+from capture.traits.judge import ANSWER_TOKENS, Judge, JudgeRequestError
 from capture.traits.judge_clients import one_line
 from capture.traits.verdict import Verdict
 from warehouse.catalog.publish import publish
-from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.parquet import to_table
 from warehouse.storage.paths import find_run
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 SHARD = 16
@@ -92,7 +92,7 @@ class Response(NamedTuple):
 
 
 @dataclass
-class Judged:
+class JudgeProgress:
     """How far a judging is; the job calls back with it after every response."""
 
     run_id: str
@@ -109,13 +109,13 @@ class Judged:
     """Those that the judge could not be brought to answer one of the two prompts of."""
 
 
-class Asked(NamedTuple):
+class JudgedResponse(NamedTuple):
     """What a judge says of a response."""
 
     response: Response
     trait: Verdict
     coherence: Verdict
-    fault: Fault | None
+    fault: JudgeRequestError | None
     """Why one of the two is no answer."""
 
 
@@ -141,7 +141,7 @@ def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
     """What judging a run as `name` will ask for, less what an interrupted process has had. Raises as `judge_run` does."""
     _, definition, responses = _source(root, run_id, shard)
     if (paths.run_dir(root, name) / paths.MANIFEST).exists():
-        raise RunTaken(name)
+        raise RunExistsError(name)
     shards = Journal(paths.journal_path(paths.staging_dir(root, name))).shards
     left = responses[shards[-1].marked(int) if shards else 0 :]
     characters = sum(len(p) for r in left for p in _prompts(definition, r))
@@ -156,7 +156,7 @@ def judge_run(
     name: str,
     concurrency: int = CONCURRENCY,
     shard: str = "",
-    report: Callable[[Judged], None] = lambda _: None,
+    report: Callable[[JudgeProgress], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Judges every response of a run of kind `trait-responses` or `trait-steering`, and publishes it as run `name`; with `shard`,
@@ -179,9 +179,9 @@ def judge_run(
     options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE, "shard": shard}
     with RunWriter(root, name, identity) as writer:
         done = written = writer.done[-1].marked(int) if writer.done else 0
-        counted = Judged(name, done, len(responses), done)
+        counted = JudgeProgress(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
-        unanswered: Asked | None = None
+        unanswered: JudgedResponse | None = None
         try:
             asked = _asked(judge, definition, responses[done:], concurrency)
             for one in _unless_in_vain(asked, len(responses)):
@@ -201,7 +201,7 @@ def judge_run(
                     written += len(rows)
                     _write(writer, rows, written)
                 report(counted)
-        except Fault as e:
+        except JudgeRequestError as e:
             if not counted.done:
                 writer.discard()
                 raise TracesError(f"{judge.name} does not answer: {e}. Nothing is judged, and nothing kept.") from None
@@ -242,8 +242,8 @@ def _prompts(definition: Definition, r: Response) -> tuple[str, str]:
 
 def _asked(
     judge: Judge, definition: Definition, responses: list[Response], concurrency: int
-) -> Generator[Asked, None, None]:
-    """What the judge says of each response, in their order. Raises a Fault that is not one prompt's alone."""
+) -> Generator[JudgedResponse, None, None]:
+    """What the judge says of each response, in their order. Raises a JudgeRequestError that is not one prompt's alone."""
     stop = threading.Event()
     prompts = (p for r in responses for p in _prompts(definition, r))
     workers = concurrency if judge.concurrent else 1
@@ -252,22 +252,22 @@ def _asked(
         with closing(answers):
             for response in responses:
                 trait, coherence = next(answers), next(answers)
-                fault = next((said for said in (trait, coherence) if isinstance(said, Fault)), None)
-                yield Asked(response, _verdict(trait), _verdict(coherence), fault)
+                fault = next((said for said in (trait, coherence) if isinstance(said, JudgeRequestError)), None)
+                yield JudgedResponse(response, _verdict(trait), _verdict(coherence), fault)
     finally:
         stop.set()
 
 
-def _verdict(said: Verdict | Fault) -> Verdict:
+def _verdict(said: Verdict | JudgeRequestError) -> Verdict:
     return said if isinstance(said, Verdict) else Verdict(f"[no answer: {said}]", None)
 
 
-def _unless_in_vain(asked: Generator[Asked, None, None], of: int) -> Iterator[Asked]:
+def _unless_in_vain(asked: Generator[JudgedResponse, None, None], of: int) -> Iterator[JudgedResponse]:
     """The same, those without an answer held back until one with an answer follows, or the end comes.
 
-    Raises Fault after `IN_VAIN` of them in a row, or where they are all `of` the run's: then it is the judge, and they are not kept.
+    Raises JudgeRequestError after `IN_VAIN` of them in a row, or where they are all `of` the run's: then it is the judge, and they are not kept.
     """
-    held: list[Asked] = []
+    held: list[JudgedResponse] = []
     with closing(asked):  # so that nothing more is asked
         for one in asked:
             held.append(one)
@@ -275,7 +275,7 @@ def _unless_in_vain(asked: Generator[Asked, None, None], of: int) -> Iterator[As
                 yield from held
                 held.clear()
             elif len(held) in (IN_VAIN, of):
-                raise Fault(f"{one.fault}, {len(held)} responses in a row", again=False)
+                raise JudgeRequestError(f"{one.fault}, {len(held)} responses in a row", again=False)
         yield from held
 
 
@@ -317,23 +317,25 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Genera
             tasks.put(None)
 
 
-def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | Fault:
-    """Asks up to `TRIES` times, waiting longer each time, or as long as the server says. The last Fault is returned where it is this
+def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | JudgeRequestError:
+    """Asks up to `TRIES` times, waiting longer each time, or as long as the server says. The last JudgeRequestError is returned where it is this
     prompt's alone, and else raised.
     """
     for tried in range(1, TRIES + 1):
         try:
             return judge.ask(prompt)
-        except Fault as fault:
+        except JudgeRequestError as fault:
             if fault.again and tried < TRIES:
                 if fault.after is not None and fault.after > _PATIENCE:
-                    raise Fault(f"{fault}; it asks to wait {fault.after:,.0f} s", again=False) from None
+                    raise JudgeRequestError(f"{fault}; it asks to wait {fault.after:,.0f} s", again=False) from None
                 wait = min(_FIRST_WAIT * 2 ** (tried - 1), _LONGEST_WAIT) * random.uniform(0.75, 1)
                 if stop.wait(wait if fault.after is None else fault.after):
                     raise
                 continue
             last = (
-                Fault(f"{fault} ({TRIES} tries)", again=False, this_prompt=fault.this_prompt) if fault.again else fault
+                JudgeRequestError(f"{fault} ({TRIES} tries)", again=False, this_prompt=fault.this_prompt)
+                if fault.again
+                else fault
             )
             if last.this_prompt:
                 return last
@@ -341,7 +343,7 @@ def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict |
     raise AssertionError
 
 
-def _row(run_id: str, definition: Definition, judge: Judge, one: Asked) -> dict[str, Any]:
+def _row(run_id: str, definition: Definition, judge: Judge, one: JudgedResponse) -> dict[str, Any]:
     return {
         "source_run_id": run_id,
         "example_id": one.response.example_id,
@@ -365,5 +367,5 @@ def _write(writer: RunWriter, rows: list[dict[str, Any]], done: int) -> None:
     table = to_table("judgements", {column: [row[column] for row in rows] for column in rows[0]})
     rows.clear()
     writer.begin_shard({}, {})
-    writer.put(Batch([], {}, {}, {"judgements": table}))
+    writer.put(RecordedBatch([], {}, {}, {"judgements": table}))
     writer.end_shard(str(done))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
 from warehouse.warehouse import Warehouse
 
@@ -10,10 +10,10 @@ _TABLES = {"trait-responses": "responses", "trait-vectors": "trait_vectors"}
 _MAKE = {"trait-responses": "traces trait respond", "trait-vectors": "traces trait extract"}
 
 
-def newest(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
+def latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
     """The newest run of `kind` (`trait-responses` or `trait-vectors`) that has rows of a trait, of a model if one is named.
 
-    Raises NotFound where there is none, with the traits that there are, and UsageError where models with different weights have some, or
+    Raises NotFoundError where there is none, with the traits that there are, and UsageError where models with different weights have some, or
     the newest is a shard.
     """
     table = _TABLES[kind]
@@ -28,12 +28,14 @@ def newest(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> st
             f"SELECT DISTINCT trait FROM {table} JOIN runs USING (run_id) WHERE kind = ? AND trait IS NOT NULL ORDER BY ALL",
             [kind],
         ).fetchall()
-        raise NotFound(
+        raise NotFoundError(
             f"run of kind {kind} of trait", trait, [name for (name,) in known], f"Make one: {_MAKE[kind]} --help"
         )
     of_model = [r for r in rows if model in (None, r[1])]
     if not of_model:
-        raise NotFound(f"model with a run of kind {kind} of trait '{trait}':", model, dict.fromkeys(r[1] for r in rows))
+        raise NotFoundError(
+            f"model with a run of kind {kind} of trait '{trait}':", model, dict.fromkeys(r[1] for r in rows)
+        )
     if len({space for _, _, space in of_model}) > 1:
         found = ", ".join(f"{run} ({name})" for run, name, _ in of_model)
         option = "--responses" if kind == "trait-responses" else "--vectors"

@@ -23,7 +23,7 @@ from capture.model.anatomy import examine
 from capture.model.continuations import Continuation, Continuer
 from capture.model.lm_head import Head
 from capture.model.loading import Loaded
-from capture.traits.judge import Fault
+from capture.traits.judge import JudgeRequestError
 from capture.traits.verdict import NUMBERS, Verdict, from_probabilities
 from warehouse.errors import UsageError
 
@@ -89,7 +89,7 @@ class LocalJudge:
     def ask(self, prompt: str) -> Verdict:
         ids = self._read(prompt)
         if self._window is not None and len(ids) + self._tree.depth > self._window:
-            raise Fault(
+            raise JudgeRequestError(
                 f"the judging prompt has {len(ids)} tokens, and the model reads {self._window}: take a judge with a longer "
                 "window, or shorter responses",
                 again=False,

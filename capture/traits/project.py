@@ -30,8 +30,8 @@ from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
-from warehouse.storage.progress import Counted
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.progress import DerivedProgress
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import Slice, TraceStore
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ def project(
     chosen: Sequence[Direction],
     options: Options,
     run_id: str | None = None,
-    report: Callable[[Counted], None] = lambda _: None,
+    report: Callable[[DerivedProgress], None] = lambda _: None,
 ) -> Manifest:
     """Publishes the projections of a run's tokens on `chosen` (from `directions`) as a run of its own.
 
     The same call goes on where an earlier one was interrupted. Without a name the run is called `<source>-traits`, or with -2,
     -3, … after it where that is another projection; if this very projection is there already, it is returned as it is. Raises
-    RunTaken where the name is given and taken.
+    RunExistsError where the name is given and taken.
     """
-    store = wh.opened(source)
+    store = wh.cached_run(source)
     parents = [source, *sorted({d.vectors_run_id for d in chosen})]
     told = {
         "traits": list(dict.fromkeys(d.trait for d in chosen)),
@@ -77,7 +77,7 @@ def project(
     if there is not None:
         return there
     plan = Plan(store, chosen, options)
-    counted = Counted(name)
+    counted = DerivedProgress(name)
     with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
         for number, group in enumerate(partition.taken(plan.groups(), options.shard)):
             done = number < len(writer.done)
@@ -87,7 +87,7 @@ def project(
                 counted.resumed_tokens = counted.tokens
             else:
                 writer.begin_shard({}, {})
-                writer.put(Batch([], {}, {}, plan.tables(group)))
+                writer.put(RecordedBatch([], {}, {}, plan.tables(group)))
                 writer.end_shard(str(number))
             report(counted)
         return publish(writer, lambda published: store.meta.derived(KIND, name, parents, told, published))

@@ -56,4 +56,4 @@ def source(definition: Definition, n: int) -> Source:
     return Source("trait", definition.name, None, f"the definition of {definition.name}", rows)
 
 
-run, forecast = generate.of_kind(KIND)
+run, forecast = generate.for_kind(KIND)

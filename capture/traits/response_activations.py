@@ -82,7 +82,7 @@ class Selected:
     def questions(self) -> list[int]:
         return sorted(set(self.question.tolist()))
 
-    def told(self) -> str:
+    def summary_lines(self) -> str:
         """In a line: how many are left, and where the others went."""
         n_pos = int(self.positive.sum())
         text = f"{n_pos} positive and {len(self.keys) - n_pos} negative responses to {len(self.questions)} questions"
@@ -91,7 +91,7 @@ class Selected:
 
 
 def responses_store(root: Path, run_id: str) -> TraceStore:
-    """Raises NotFound for a run that is not there, UsageError for one that is not of a trait's responses."""
+    """Raises NotFoundError for a run that is not there, UsageError for one that is not of a trait's responses."""
     store = TraceStore(find_run(root, run_id))
     if store.meta.kind != "trait-responses":
         raise UsageError(
@@ -228,7 +228,7 @@ class Means:
         embed: list[int | None] = [None] if component == "residual" and self._stored(component, None) else []
         return [*embed, *sorted(stored)]
 
-    def of(self, component: str, layer: int | None) -> np.ndarray:
+    def for_run(self, component: str, layer: int | None) -> np.ndarray:
         """(n, D) float32: the stored means, or the mean of the stored tokens. Raises UsageError where the run has neither, with the
         command that captures them, or where a value is not finite.
         """

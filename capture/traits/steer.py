@@ -28,8 +28,8 @@ from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.sequences.batches import Batch
 from capture.traits.best import best
-from capture.traits.latest_run import newest
-from warehouse.errors import NotFound, UsageError
+from capture.traits.latest_run import latest_run
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.manifest import ModelInfo
 from warehouse.warehouse import Warehouse
 
@@ -93,17 +93,17 @@ def choose(
 ) -> Chosen:
     """The vectors of a trait in a run, or in the newest that has some. `layers`: `mid`, `best` (of the view trait_best), or which.
 
-    Raises NotFound for a trait, a run, a method, a component or a layer without a vector, with those there, and as `newest` does.
+    Raises NotFoundError for a trait, a run, a method, a component or a layer without a vector, with those there, and as `newest` does.
     """
     with Warehouse(root) as wh:
-        vectors_run = vectors_run or newest(wh, "trait-vectors", trait)
-        meta = wh.opened(vectors_run).meta
+        vectors_run = vectors_run or latest_run(wh, "trait-vectors", trait)
+        meta = wh.cached_run(vectors_run).meta
         rows = wh.connection.execute(
             "SELECT method, component, layer, vector, gap, trait FROM trait_vectors WHERE run_id = ?",
             [vectors_run],
         ).fetchall()
         if trait not in (traits := sorted({row[5] for row in rows})):
-            raise NotFound("trait", trait, traits, f"(vectors in run '{vectors_run}')")
+            raise NotFoundError("trait", trait, traits, f"(vectors in run '{vectors_run}')")
         there = {row[:3]: Vector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
         why = "the middle layer" if layers == "mid" else "as asked for"
         if layers == "best":
@@ -118,14 +118,14 @@ def choose(
         wanted = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
         for kind, value, place in (("method", method, 0), ("component", component, 1)):
             if value not in {key[place] for key in there}:
-                raise NotFound(
+                raise NotFoundError(
                     kind, value, sorted({key[place] for key in there}), f"(vectors of {trait}, {vectors_run})"
                 )
         for layer in wanted:
             if (method, component, layer) not in there:
                 known = sorted(i for m, c, i in there if (m, c) == (method, component) and i is not None)
-                raise NotFound("layer", layer, known, f"(vectors of {trait} by {method}, {vectors_run})")
-        definition = wh.opened(meta.option("responses_run")[trait]).meta.option("trait")
+                raise NotFoundError("layer", layer, known, f"(vectors of {trait} by {method}, {vectors_run})")
+        definition = wh.cached_run(meta.option("responses_run")[trait]).meta.option("trait")
     questions = meta.option("held_out_questions").get(trait) or list(range(len(definition["questions"])))
     vectors = {i: there[method, component, i] for i in wanted}
     return Chosen(definition, vectors_run, meta.model, vectors, questions, method, component, why)
@@ -153,7 +153,7 @@ def source(options: Options) -> Source:
     return Source("steering", options.trait["name"], None, f"the definition of {options.trait['name']}", rows)
 
 
-def of_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Forecast]:
+def for_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Forecast]:
     """`run` and `forecast` with these vectors, by layer, of the space that `ModelInfo.space` names. They raise UsageError for a
     model of another one.
     """
@@ -169,7 +169,7 @@ def of_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.For
         completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, places)
         return generate.prepared(KIND, loaded, source, options, anatomy, completing)
 
-    return run_job.of_kind(prepared)
+    return run_job.for_kind(prepared)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from capture.model.body import Tokens, padding_id, probe_ids
 from capture.model.forward_trace import attention_outputs
 from capture.model.windows import window
 from capture.recording import batch_independence
-from capture.recording.plan import plan, there
+from capture.recording.plan import available_sites, plan
 from capture.recording.recorder import Recorder, Recording
 from warehouse.errors import TracesError
 from warehouse.schema.sites import Key, row_kind
-from warehouse.storage.attention import per_query_head, probabilities, unpacked
+from warehouse.storage.attention import per_query_head, probabilities, unpack_pairs
 from warehouse.storage.blobs import NAMES
 
 _LENGTHS = (23, 16, 9)
@@ -66,7 +66,7 @@ class Finding:
 
 
 @dataclass
-class Checked:
+class ModelReport:
     model: str
     architecture: str
     dtype: str
@@ -101,12 +101,12 @@ class Checked:
         return all(f.status != "absent" and not f.layers for f in self.findings)
 
 
-def check(model: Any, tokenizer: Any = None, name: str = "") -> Checked:
+def check(model: Any, tokenizer: Any = None, name: str = "") -> ModelReport:
     """Raises TracesError where the model's blocks cannot be made out."""
     anatomy = examine(model)
     tokens = _tokens(anatomy, tokenizer)
     dtype = str(model.dtype).removeprefix("torch.")
-    result = Checked(name, type(model).__name__, dtype, "of text" if tokenizer is not None else "random ids")
+    result = ModelReport(name, type(model).__name__, dtype, "of text" if tokenizer is not None else "random ids")
     checker = _Checker(anatomy, tokens, dtype)
     for side, stack in anatomy.stacks.items():
         result.attn[side] = "derived" if stack.derivable else "stored" if stack.attention_layers else "none"
@@ -194,7 +194,7 @@ class _Checker:
         self._close = _CLOSE.get(dtype, 1e-5)
         body = anatomy.body
         store = NAMES.get(dtype, "F32")
-        everything = [name for name in _EVERYTHING.split(",") if there(anatomy.stacks.values(), name)]
+        everything = [name for name in _EVERYTHING.split(",") if available_sites(anatomy.stacks.values(), name)]
         tensors = plan(anatomy, ",".join(everything), "auto", store).stored
         with torch.no_grad():
             self._expected = body(tokens, output_hidden_states=True)
@@ -409,7 +409,7 @@ class _Checker:
                 none = np.empty((0, 0, 0), np.float32)
                 slices.append(self._attention.tensors[key][at[key] : at[key] + rows] if rows else none)
                 at[key] += rows
-            found = unpacked(slices[0], row_kind(site, stack.causal), s)
+            found = unpack_pairs(slices[0], row_kind(site, stack.causal), s)
             yield given[b, :, :n, :s].float().cpu().numpy(), found, [x.swapaxes(0, 1) for x in slices[1:]]
 
     # -- comparing -------------------------------------------------------------------------------------------------

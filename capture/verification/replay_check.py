@@ -34,9 +34,9 @@ from capture.recording import means
 from capture.recording.recorder import Recorder
 from capture.sequences.encoding import bos_of
 from capture.sequences.question_prompts import Prompting
-from warehouse.errors import CorruptRun, TracesError
+from warehouse.errors import CorruptRunError, TracesError
 from warehouse.schema.sites import Key
-from warehouse.storage.attention import per_query_head, probabilities, unpacked
+from warehouse.storage.attention import per_query_head, probabilities, unpack_pairs
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.readable import readable
 from warehouse.storage.trace_store import TraceStore
@@ -266,7 +266,7 @@ class _Again:
         for side in self._sides:
             ids = self._store.encodings(example_id, seq, side=side)["input_ids"]
             if ids.min(initial=0) < 0 or ids.max(initial=0) >= self._vocabulary:
-                raise CorruptRun(
+                raise CorruptRunError(
                     f"Run '{self._store.meta.run_id}': example {example_id} has a token with the id {ids.max()}, and the model "
                     f"{self._vocabulary:,} rows in its embedding."
                 )
@@ -372,7 +372,7 @@ class _Again:
                     key, q, k = (Key(side, prefix + x, i) for x in ("attn", "q", "k"))
                     formula = formulas[i] if formulas is not None else None
                     if key in tensors:
-                        found[key] = unpacked(tensors[key], self._store.row_kind(key), sources)
+                        found[key] = unpack_pairs(tensors[key], self._store.row_kind(key), sources)
                     elif formula is not None and q in tensors and k in tensors:
                         queries = tensors[q].swapaxes(0, 1)
                         keys = per_query_head(tensors[k].swapaxes(0, 1), len(queries))

@@ -19,7 +19,7 @@ import synthetic
 
 from warehouse import TraceStore, Warehouse
 from warehouse.cli.sql import _vectors_first
-from warehouse.errors import CorruptRun, LeftOut, NotFound, TracesError, UsageError
+from warehouse.errors import CorruptRunError, LeftOutWarning, NotFoundError, TracesError, UsageError
 from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove, sweep_root
 from warehouse.storage import paths
 from warehouse.storage.files import delete, sweep, temporary_beside
@@ -147,12 +147,15 @@ def test_an_info_speaks_of_its_own_table_or_is_left_out(
     monkeypatch.chdir(root.parent)
     info = paths.vector_info_path(root, "made", "resid.post_mlp.L01")
     synthetic.alter(info, lambda told: told.update(fields))
-    with pytest.warns(LeftOut) if "runs" not in fields or "model" in fields else nullcontext(), Warehouse(root) as wh:
+    with (
+        pytest.warns(LeftOutWarning) if "runs" not in fields or "model" in fields else nullcontext(),
+        Warehouse(root) as wh,
+    ):
         wh.load_vectors()
         first = _vectors_first(wh)
     duck = Path(sys.executable).with_name("duckdb")
     subprocess.run([duck, "-readonly", root / paths.CATALOG, *first, "-c", "SELECT 1"], check=True, capture_output=True)
-    ingest.settle(root)
+    ingest.reconcile(root)
     assert sorted(p.name for p in root.parent.iterdir()) == ["runs", "victim"]
     assert [p.name for p in (root.parent / "victim").iterdir()] == ["keep"]
 
@@ -180,7 +183,7 @@ def test_lance_writes_and_deletes_through_no_link(root: Path, inside: str) -> No
         ingest.add(root, "two", index_spec.parse("resid.post_mlp@1"))
     with locked_for_removal(root, "one"):
         remove(root, "one")
-    repair.mend(root, lambda *_: None, lambda _: None)
+    repair.repair(root, lambda *_: None, lambda _: None)
     assert sorted((p, p.stat().st_mtime_ns) for p in outside.iterdir()) == before
     assert [list(t.info.runs) for t in all_tables(root)] == [["two"]]
 
@@ -194,17 +197,17 @@ def test_lance_writes_and_deletes_through_no_link(root: Path, inside: str) -> No
         "vectors/made/resid.post_mlp.L01.lance/_versions/pipe.manifest",
     ],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore::warehouse.errors.LeftOut")
+@pytest.mark.filterwarnings("ignore::warehouse.errors.LeftOutWarning")
 def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     (root / place).unlink(missing_ok=True)
     os.mkfifo(root / place)
-    ingest.settle(root)
+    ingest.reconcile(root)
     assert ("two", 20) in rows(root)
     with nullcontext() if place.startswith(("vectors", ".staging")) else pytest.raises((TracesError, AssertionError)):
         assert {c.name for c in validate(paths.run_dir(root, "one")) if c.passed is False} <= {"data", "vector tables"}
     if place.startswith(".staging"):
-        with pytest.raises(CorruptRun, match="it is not a file"):
+        with pytest.raises(CorruptRunError, match="it is not a file"):
             Journal(root / place)
 
 
@@ -233,9 +236,9 @@ def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
 )
 def test_what_a_manifest_may_say(root: Path, change: Callable[[dict], object], told: str) -> None:
     synthetic.alter(paths.run_dir(root, "one") / paths.MANIFEST, change)
-    with pytest.raises(CorruptRun, match=f"run.json is not what it should be: .*{told}"):
+    with pytest.raises(CorruptRunError, match=f"run.json is not what it should be: .*{told}"):
         Manifest.read(paths.run_dir(root, "one"))
-    with pytest.warns(LeftOut, match="run 'one' is left out"):
+    with pytest.warns(LeftOutWarning, match="run 'one' is left out"):
         assert rows(root) == [("two", 20)]
 
 
@@ -253,7 +256,7 @@ def test_any_altered_byte_of_a_manifest_is_noticed(root: Path) -> None:
 def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
     store = TraceStore(paths.run_dir(root, "one"))
     for name in ("../../victim/keep", "run.json", "tokens/00000.parquet", "/etc/passwd", "blobs/99999.safetensors"):
-        with pytest.raises(CorruptRun, match="no blob of this run"):
+        with pytest.raises(CorruptRunError, match="no blob of this run"):
             store.blob(name)
 
 
@@ -277,11 +280,11 @@ def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: i
                 or TraceStore(folder).resid("e0001", layer=1)
             ),
         ):
-            with pytest.raises(CorruptRun, match="which holds 12"):
+            with pytest.raises(CorruptRunError, match="which holds 12"):
                 call()
     pq.write_table(index.slice(0, 0), path)
     synthetic.set_right(folder, path)
-    with pytest.raises(CorruptRun, match="tells nothing of example e0001, seq 0"):
+    with pytest.raises(CorruptRunError, match="tells nothing of example e0001, seq 0"):
         TraceStore(folder).resid("e0001", layer=1)
 
 
@@ -291,7 +294,7 @@ def test_a_number_of_sequences_makes_no_list(root: Path) -> None:
     row = {"example_id": "e", "n_seqs": 2**31 - 1}
     write_part(path, to_table("examples", synthetic.columns("examples", [row])))
     synthetic.set_right(folder, path)
-    with pytest.raises(NotFound, match="No seq '-1'"):
+    with pytest.raises(NotFoundError, match="No seq '-1'"):
         TraceStore(folder).check_sequence("e", -1)
 
 
@@ -330,7 +333,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_refresh(root: Path, m
     with pytest.raises(KeyboardInterrupt), locked_for_removal(root, "one"):
         remove(root, "one")
     monkeypatch.undo()
-    assert len(sweep_root(root)) == 1 and ingest.settle(root) == ["one"]
+    assert len(sweep_root(root)) == 1 and ingest.reconcile(root) == ["one"]
     assert rows(root) == [("two", 20)] and not list(paths.trash_dir(root).iterdir())
 
 
@@ -387,13 +390,13 @@ def test_a_damaged_run_is_left_out_and_named(root: Path, damage: str) -> None:
     folder = paths.run_dir(root, "one")
     kept = shutil.copytree(folder, root.parent / "kept")
     DAMAGE[damage](folder)
-    with pytest.warns(LeftOut, match="run 'one' is left out"), Warehouse(root, every_file=True) as wh:
+    with pytest.warns(LeftOutWarning, match="run 'one' is left out"), Warehouse(root, every_file=True) as wh:
         assert wh.attempt(lambda: wh.sql(QUESTION).fetchall()) == ANSWER
         assert wh.sql("SELECT run_id FROM damaged_runs").fetchall() == [("one",)]
         assert list(wh.damaged) == ["one"]
         assert wh.sql("SELECT run_id FROM runs").fetchall() == [("two",)]
         assert wh.sql("SELECT count(*) FROM token_diagnostics").fetchone() == (20,)
-    with pytest.warns(LeftOut, match="run 'one' is left out"):  # from the catalog, without looking again
+    with pytest.warns(LeftOutWarning, match="run 'one' is left out"):  # from the catalog, without looking again
         assert rows(root) == [("two", 20)]
     delete(folder)
     kept.rename(folder)
@@ -404,7 +407,7 @@ def test_a_damaged_run_is_left_out_and_named(root: Path, damage: str) -> None:
 def test_damage_that_shows_in_the_middle_of_a_question(root: Path, damage: str) -> None:
     with Warehouse(root) as wh:
         DAMAGE[damage](paths.run_dir(root, "one"))
-        with pytest.warns(LeftOut, match="run 'one' is left out"):
+        with pytest.warns(LeftOutWarning, match="run 'one' is left out"):
             assert wh.attempt(lambda: wh.sql(QUESTION).fetchall()) == ANSWER
 
 
@@ -456,7 +459,7 @@ def test_a_run_of_many_shards_and_batches_of_rows_is_sound(tmp_path: Path) -> No
 
 def test_a_folder_that_names_no_run_is_left_out(root: Path) -> None:
     paths.run_dir(root, "one").rename(root / paths.RUN_PREFIX)
-    with pytest.warns(LeftOut, match="has no name of a run"):
+    with pytest.warns(LeftOutWarning, match="has no name of a run"):
         assert rows(root) == [("two", 20)]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse.activations.filters import condition
-from warehouse.activations.gather import KEYS, Places, filter_errors, stored_key
+from warehouse.activations.gather import KEYS, RowLocations, filter_errors, stored_key
 from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.schema.quoting import sql_texts
@@ -102,14 +102,14 @@ class Batches:
     dtype: np.dtype
     passes: int = 0
     """So many have begun."""
-    _places: Places | None = field(default=None, repr=False, compare=False)
+    _places: RowLocations | None = field(default=None, repr=False, compare=False)
     """The shards, open: each process opens its own."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_places": None}
 
     @classmethod
-    def of(
+    def for_site(
         cls,
         catalog: Catalog,
         site: str,
@@ -146,7 +146,7 @@ class Batches:
         spans = _Spans(*np.array(found, np.int64).reshape(-1, 5).T)
         names = pa.table(sequences)
         if where is not None and where.strip():
-            spans = _under(catalog, names, spans, runs, key.side, where)
+            spans = _filtered(catalog, names, spans, runs, key.side, where)
         if not spans.length.sum():
             raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
         if dtype is None:
@@ -246,16 +246,16 @@ class Batches:
             yield spans[start:end]
             start = end
 
-    def _opened(self) -> Places:
+    def _opened(self) -> RowLocations:
         if self._places is None:
             stores = [TraceStore(find_run(self.root, run)) for run in self.runs]
             shards = [(self.runs.index(run), blob) for run, blob in self.shards]
-            self._places = Places(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
+            self._places = RowLocations(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
         return self._places
 
     def _gather(self, shard: np.ndarray, row: np.ndarray, lent: list[np.ndarray]) -> np.ndarray:
         """Vectors, in memory that is new or that of a batch of this pass, `lent` before, which nobody holds any more."""
-        places = Places(self._opened().stores, self._opened().shards, shard, row)
+        places = RowLocations(self._opened().stores, self._opened().shards, shard, row)
         out = places.gather(self.key, self.dtype, self.head, _unused(lent))
         if all(out is not x for x in lent):
             lent[:] = [*lent[-1:], out]
@@ -301,7 +301,7 @@ def _stores(
     return [store for store, _ in group], group[0][1]
 
 
-def _under(catalog: Catalog, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
+def _filtered(catalog: Catalog, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
     """The stretches of the sequences that a filter leaves."""
     numbered = names.append_column("sequence", pa.array(np.arange(len(names))))
     asked = condition(where)

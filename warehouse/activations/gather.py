@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.catalog.statements import check_one_question
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage.trace_store import TraceStore
@@ -45,7 +45,7 @@ def filter_errors() -> Iterator[None]:
         raise UsageError(f"The filter fails on token_diagnostics: {str(e).splitlines()[0]}") from None
 
 
-class Places:
+class RowLocations:
     """Where tokens' rows lie: which shard, which row of it. One for all tensors that have a row a token."""
 
     def __init__(self, stores: Sequence[TraceStore], shards: Sequence[tuple[int, str]], shard: np.ndarray, row: np.ndarray) -> None:  # fmt: skip
@@ -55,10 +55,10 @@ class Places:
         """Of every token."""
 
     @classmethod
-    def of(cls, catalog: Catalog, tokens: pa.Table, key: Key) -> Places:
+    def for_tokens(cls, catalog: Catalog, tokens: pa.Table, key: Key) -> RowLocations:
         """The places of the tokens that a table with the columns of `KEYS` names; `key` is a tensor that their runs store.
 
-        Raises NotFound for a run, an example or a sequence that is not there, UsageError for a position beyond its
+        Raises NotFoundError for a run, an example or a sequence that is not there, UsageError for a position beyond its
         sequence or a run that does not store the tensor.
         """
         runs = tokens["run_id"].combine_chunks().dictionary_encode()
@@ -66,7 +66,7 @@ class Places:
         stores, shards = list[TraceStore](), list[tuple[int, str]]()
         shard, row = np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.int64)
         for code, run in enumerate(runs.dictionary.to_pylist()):
-            store = catalog.opened(run)
+            store = catalog.cached_run(run)
             mine = slice(None) if len(runs.dictionary) == 1 else np.flatnonzero(codes == code)
             part = tokens if isinstance(mine, slice) else tokens.take(pa.array(mine))
             names, shard[mine], row[mine] = _in_run(store, part, key)
@@ -76,7 +76,7 @@ class Places:
         return cls(stores, shards, shard, row)
 
     @classmethod
-    def of_store(cls, store: TraceStore, tokens: pa.Table, key: Key) -> Places:
+    def for_store(cls, store: TraceStore, tokens: pa.Table, key: Key) -> RowLocations:
         """The same for tokens of one run, whatever their run_id says."""
         names, shard, row = _in_run(store, tokens, key)
         return cls([store], [(0, name) for name in names], shard, row)
@@ -147,8 +147,8 @@ class Places:
             part = order[start : start + size]
             yield part, self[part].gather(key)
 
-    def __getitem__(self, which: np.ndarray) -> Places:
-        return Places(self.stores, self.shards, self.shard[which], self.row[which])
+    def __getitem__(self, which: np.ndarray) -> RowLocations:
+        return RowLocations(self.stores, self.shards, self.shard[which], self.row[which])
 
     def _view(self, shard: int, key: Key) -> np.ndarray:
         store, name = self.shards[shard]
@@ -160,10 +160,10 @@ def _in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], n
     examples = tokens["example_id"].combine_chunks().dictionary_encode()
     code, seq, pos = _numbers(examples.indices), _numbers(tokens["seq"]), _numbers(tokens["pos"])
     if len(seq) and seq.min() < 0:
-        raise NotFound("seq", int(seq.min()), ())
+        raise NotFoundError("seq", int(seq.min()), ())
     several = int(seq.max(initial=0)) + 1
     if several > 1 << 20:  # a run has some per example
-        raise NotFound("seq", several - 1, (), f"(run '{store.meta.run_id}')")
+        raise NotFoundError("seq", several - 1, (), f"(run '{store.meta.run_id}')")
     number = code.astype(np.int64) * several + seq
     asked = np.flatnonzero(np.bincount(number, minlength=1))
     ids = examples.dictionary.to_pylist()
@@ -191,7 +191,7 @@ def _numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
 
 
-def keys_of(answer: pa.Table) -> pa.Table:
+def check_keys(answer: pa.Table) -> pa.Table:
     """What a query picked, in Arrow. Raises UsageError where it has no keys, or a NULL among them."""
     answer = answer.rename_columns([n.lower() if n.lower() in KEYS else n for n in answer.column_names])
     missing = [name for name in KEYS if name not in answer.column_names]
@@ -211,18 +211,18 @@ def keys_of(answer: pa.Table) -> pa.Table:
     return answer
 
 
-class Picked:
+class TokenSelection:
     """The tokens that a query picks, and their vectors, of one layer after the other."""
 
     def __init__(self, catalog: Catalog, query: str, side: str | None = None) -> None:
         """Raises UsageError where the query has no keys; DuckDB's own error where it is wrong."""
         check_one_question(catalog.cursor(), query)
         self.catalog, self.side = catalog, side
-        self.answer = keys_of(catalog.attempt(lambda: catalog.sql(query).to_arrow_table()))
+        self.answer = check_keys(catalog.attempt(lambda: catalog.sql(query).to_arrow_table()))
         if not len(self.answer):
             raise UsageError("The query picks no tokens.")
-        self.store = catalog.opened(self.answer["run_id"][0].as_py())
-        self._places: dict[str, Places] = {}
+        self.store = catalog.cached_run(self.answer["run_id"][0].as_py())
+        self._places: dict[str, RowLocations] = {}
 
     def vectors(
         self, site: str, layer: int | None, head: int | None = None, dtype: DTypeLike | None = None
@@ -237,9 +237,9 @@ class Picked:
             )
         return places.gather(key, dtype, own.pop())
 
-    def places(self, key: Key) -> Places:
+    def places(self, key: Key) -> RowLocations:
         if key.side not in self._places:
-            self._places[key.side] = Places.of(self.catalog, self.answer, key)
+            self._places[key.side] = RowLocations.for_tokens(self.catalog, self.answer, key)
         return self._places[key.side]
 
     def frame(self) -> pd.DataFrame:
@@ -249,13 +249,13 @@ class Picked:
 def stored_key(store: TraceStore, site: str, layer: int | None, side: str | None) -> Key:
     """The tensor that holds a site's rows, derived sites' too: `hidden[l]` is `resid.post_mlp[l-1]`. It need not be stored.
 
-    Raises NotFound for a name that is no site, UsageError for a site without a vector a token, and as `TraceStore.key` does.
+    Raises NotFoundError for a name that is no site, UsageError for a site without a vector a token, and as `TraceStore.key` does.
     """
     if site.startswith("enc."):
         site, side = site.removeprefix("enc."), "enc"
     known = (*sites.STORED_ORDER, "resid.pre_attn")
     if site not in known:
-        raise NotFound("site", site, known)
+        raise NotFoundError("site", site, known)
     if sites.row_kind(site, causal=True) != sites.TOKEN:
         raise UsageError(f"{site} has no vector for each token.")
     return store.key(site, layer, side)

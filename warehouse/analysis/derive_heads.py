@@ -16,8 +16,8 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.progress import Counted
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.progress import DerivedProgress
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 _SHARD_TOKENS = 1 << 14
@@ -33,7 +33,7 @@ class _Sequence:
 
 
 def derive_heads(
-    folder: Path, *, root: Path, run_id: str, report: Callable[[Counted], None] = lambda _: None
+    folder: Path, *, root: Path, run_id: str, report: Callable[[DerivedProgress], None] = lambda _: None
 ) -> Manifest:
     """The table `heads` of a published run, from its stored q and k, or its stored attention, as a run of its own.
 
@@ -48,7 +48,7 @@ def derive_heads(
     source = paths.run_id_of(folder)
     parent = xxhash.xxh3_128_hexdigest((folder / paths.MANIFEST).read_bytes())
     identity = {"kind": "heads", "schema_version": SCHEMA_VERSION, "parent": source, "parent_manifest": parent}
-    counted = Counted(run_id)
+    counted = DerivedProgress(run_id)
     with RunWriter(root, run_id, identity) as writer, heads.HeadTable(source) as table:
         for number, shard in enumerate(_shards(store)):
             done = number < len(writer.done)
@@ -61,7 +61,7 @@ def derive_heads(
                     counted.resumed_tokens = counted.tokens
                 else:
                     rows = table.rows(s.example_id, s.seq, s.side, s.ids, _layers(store, s))
-                    writer.put(Batch([], {}, {}, {"heads": rows}))
+                    writer.put(RecordedBatch([], {}, {}, {"heads": rows}))
                 report(counted)
             if not done:
                 writer.end_shard(str(number))

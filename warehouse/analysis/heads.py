@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse.schema.sites import TRIANGLE
-from warehouse.storage.attention import of_heads, per_query_head, probabilities, triangle_side, unpacked
+from warehouse.storage.attention import per_query_head, probabilities, select_heads, triangle_side, unpack_pairs
 from warehouse.storage.manifest import LayerAttention
 from warehouse.storage.parquet import to_table
 
@@ -43,7 +43,7 @@ def from_qk(q: np.ndarray, k: np.ndarray, formula: LayerAttention) -> Layer:
 
     def attention(some: slice) -> np.ndarray:
         keys = per_query_head(k.swapaxes(0, 1), heads)
-        return probabilities(q.swapaxes(0, 1)[some], keys[some], of_heads(formula, some))
+        return probabilities(q.swapaxes(0, 1)[some], keys[some], select_heads(formula, some))
 
     return Layer(heads, tokens, attention)
 
@@ -52,7 +52,7 @@ def from_stored(pairs: np.ndarray, rows: str) -> Layer:
     """Stored attention, (pairs, H), of the kind of rows that `warehouse.schema.sites` says."""
     count, heads = pairs.shape
     tokens = triangle_side(count) if rows == TRIANGLE else round(count**0.5)
-    return Layer(heads, tokens, lambda some: unpacked(pairs[:, some], rows))
+    return Layer(heads, tokens, lambda some: unpack_pairs(pairs[:, some], rows))
 
 
 def statistics(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def wilson(part: float, n: float) -> tuple[float, float]:
     return max(0.0, (middle - half) / (n + z2)), min(1.0, (middle + half) / (n + z2))
 
 
-def right_of(right: int, n: int) -> str:
+def accuracy_text(right: int, n: int) -> str:
     """Says how many of n independent questions were right, with the 95 % interval of that part."""
     low, high = wilson(right / n, n)
     return f"right: {right:,} of {n:,} ({right / n:.1%}, 95 % interval {low:.1%} to {high:.1%})"

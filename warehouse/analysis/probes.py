@@ -20,17 +20,17 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from warehouse.activations.gather import Picked, stored_key
+from warehouse.activations.gather import TokenSelection, stored_key
 from warehouse.analysis import intervals
 from warehouse.catalog.publish import publish
-from warehouse.errors import Doubt, UsageError
+from warehouse.errors import UncertainResultWarning, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import Batch, RunWriter
+from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Options:
 
 
 @dataclass
-class Fitted:
+class ProbeProgress:
     """How far a probing is: called back after every layer."""
 
     run_id: str
@@ -86,17 +86,20 @@ class _Split:
 
 
 def probe(
-    catalog: Catalog, options: Options, run_id: str | None = None, report: Callable[[Fitted], None] = lambda _: None
+    catalog: Catalog,
+    options: Options,
+    run_id: str | None = None,
+    report: Callable[[ProbeProgress], None] = lambda _: None,
 ) -> TraceStore:
     """Fits a probe a layer and publishes them as a run of kind `probe`, with the table `probes`.
 
     The same call goes on where an earlier one was interrupted; left unnamed and there already, the run is returned as it is.
     Raises UsageError for a query without keys or labels, fewer than two labels or examples, labels that never come again, and as
-    `Warehouse.matrix` does. Warns (Doubt) where few examples were held out, or labels of theirs were not in the training examples.
+    `Warehouse.matrix` does. Warns (UncertainResultWarning) where few examples were held out, or labels of theirs were not in the training examples.
     """
     if not 0 < options.test < 1 or options.c <= 0 or options.max_tokens < 2:
         raise UsageError("test is between 0 and 1, c above 0, and max_tokens at least 2.")
-    picked = Picked(catalog, options.query, options.side)
+    picked = TokenSelection(catalog, options.query, options.side)
     if options.target not in picked.answer.column_names:
         raise UsageError(f"The query gives no column {options.target}: let it SELECT the labels AS {options.target}.")
     layers = _layers(picked.store, options)
@@ -116,7 +119,7 @@ def probe(
             accuracy = None
             if number >= len(writer.done):
                 accuracy = _layer(writer, number, picked, layer, split, options)
-            report(Fitted(name, layer, number + 1, len(layers), accuracy))
+            report(ProbeProgress(name, layer, number + 1, len(layers), accuracy))
         publish(writer, lambda published: picked.store.meta.derived("probe", name, parents, asdict(options), published))
     return _doubted(TraceStore(paths.run_dir(catalog.root, name)))
 
@@ -130,14 +133,14 @@ def _doubted(store: TraceStore) -> TraceStore:
             f"{store.meta.run_id}: judged on {n:,} tokens of {examples} example{'s' * (examples != 1)}, fewer than {_FEW}: the 95 % "
             f"interval of the first accuracy is {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}. Give more texts, or a larger "
             "part to judge by (test).",
-            Doubt,
+            UncertainResultWarning,
             stacklevel=4,
         )
     if unknown:
         warnings.warn(
             f"{store.meta.run_id}: {unknown:,} of {n:,} held-out tokens have a label that no training token has, and count as "
             "wrong. Leave rare labels out of the query, or put them together.",
-            Doubt,
+            UncertainResultWarning,
             stacklevel=4,
         )
     return store
@@ -237,7 +240,9 @@ def _whole_examples(groups: np.ndarray, most: int, random: np.random.Generator) 
     return np.flatnonzero(np.isin(groups, order[:n]))
 
 
-def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, split: _Split, options: Options) -> float:
+def _layer(
+    writer: RunWriter, number: int, picked: TokenSelection, layer: int | None, split: _Split, options: Options
+) -> float:
     key = stored_key(picked.store, options.site, layer, options.side)
     x = picked.vectors(options.site, layer, options.head, np.float32)
     if not np.isfinite(x).all():
@@ -278,7 +283,7 @@ def _layer(writer: RunWriter, number: int, picked: Picked, layer: int | None, sp
     spec = TensorSpec("F32", (weights.shape[1],))
     writer.begin_shard({named: len(weights)}, {named: spec})
     table = to_table("probes", {name: [value] for name, value in row.items()})
-    writer.put(Batch([], {named: weights}, {named: []}, {"probes": table}))
+    writer.put(RecordedBatch([], {named: weights}, {named: []}, {"probes": table}))
     writer.end_shard(f"layer {layer}")
     return float(row["accuracy"])
 

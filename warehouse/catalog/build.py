@@ -16,7 +16,7 @@ import duckdb
 import filelock
 
 from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_json
-from warehouse.catalog.views import texts
+from warehouse.catalog.views import view_texts
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 from warehouse.storage.files import delete, sweep, temporary_beside
@@ -43,7 +43,7 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
         sweep(root / paths.STAGING)
-        found = survey(root, recorded(root)[1] if known is None else known)
+        found = survey(root, read_state(root)[1] if known is None else known)
         scratch = temporary_beside(root / paths.STAGING / paths.CATALOG)
         scratch.mkdir()
         try:
@@ -81,7 +81,7 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> S
 
 
 def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
-    made = texts(root, found, sound_infos(root))
+    made = view_texts(root, found, sound_infos(root))
     for name, (query, comment, columns) in made.items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
@@ -106,17 +106,17 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def views(root: Path) -> dict[str, str]:
+def all_view_texts(root: Path) -> dict[str, str]:
     """The text of every view, as `traces sql --show NAME` prints it."""
-    found = survey(root, recorded(root)[1])
-    return {name: query for name, (query, _, _) in texts(root, found, sound_infos(root)).items()}
+    found = survey(root, read_state(root)[1])
+    return {name: query for name, (query, _, _) in view_texts(root, found, sound_infos(root)).items()}
 
 
 def state(root: Path) -> str:
     """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables. The
     root's place on the disk is in it too, so that a catalog that was copied in is made anew, whatever its views say.
     """
-    made = {name: query for name, (query, _, _) in texts(root, {}, ()).items()}
+    made = {name: query for name, (query, _, _) in view_texts(root, {}, ()).items()}
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
     here = root.stat()
     made[""] = f"{here.st_dev} {here.st_ino}"
@@ -126,7 +126,7 @@ def state(root: Path) -> str:
     ).hexdigest()[:16]
 
 
-def recorded(root: Path) -> tuple[str, Survey]:
+def read_state(root: Path) -> tuple[str, Survey]:
     """The catalog's state, empty where there is none of this version, and what it knows of the runs."""
     path = root / paths.CATALOG
     if not path.is_file():

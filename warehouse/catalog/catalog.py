@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
 
-from warehouse.catalog.build import ATTACHED, attach, create_views, recorded, refresh, state
+from warehouse.catalog.build import ATTACHED, attach, create_views, read_state, refresh, state
 from warehouse.catalog.statements import only_asks
 from warehouse.catalog.survey import Survey, is_current, survey
-from warehouse.errors import LeftOut, UsageError
+from warehouse.errors import LeftOutWarning, UsageError
 from warehouse.storage import paths
 from warehouse.storage.paths import find_run
 
@@ -52,7 +52,7 @@ class Catalog:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
-        then, known = recorded(self.root)
+        then, known = read_state(self.root)
         if then == state(self.root) and is_current(self.root, known, every_file):
             self._use(known, attach(self.root / paths.CATALOG))
         else:
@@ -75,7 +75,7 @@ class Catalog:
         self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
         """Runs that are left out of the views, and why."""
         for name, fault in self.damaged.items():
-            warnings.warn(f"run '{name}' is left out: {fault}", LeftOut, stacklevel=5)
+            warnings.warn(f"run '{name}' is left out: {fault}", LeftOutWarning, stacklevel=5)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Opens another connection to the views, which nobody else has."""
@@ -140,7 +140,7 @@ class Catalog:
         with self._lock:
             if self._base is not base:
                 return True  # another thread has left one out meanwhile
-            _, known = recorded(self.root)
+            _, known = read_state(self.root)
             quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
             found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
             if not _faults(found) > self.damaged.keys():
@@ -150,12 +150,12 @@ class Catalog:
         return True
 
     def run(self, run_id: str) -> TraceStore:
-        """One run's tensors and tables. Raises NotFound with the nearest names."""
+        """One run's tensors and tables. Raises NotFoundError with the nearest names."""
         from warehouse.storage.trace_store import TraceStore
 
         return TraceStore(find_run(self.root, run_id))
 
-    def opened(self, run_id: str) -> TraceStore:
+    def cached_run(self, run_id: str) -> TraceStore:
         """The same as `run`, kept open from one call to the next for as long as the run is what it was."""
         from warehouse.storage.trace_store import TraceStore
 

@@ -40,7 +40,7 @@ _VECTOR_COLUMNS = {
 """What `vector_tables` tells of a table, and where its info keeps that."""
 
 
-def texts(root: Path, found: Survey, infos: Sequence[Path]) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
+def view_texts(root: Path, found: Survey, infos: Sequence[Path]) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
     """Name → (query, comment, columns), in an order in which each finds those it needs. `infos`: of the vector tables."""
     root = root.absolute()
     sound = {name: s for name, s in found.items() if s.fault is None}

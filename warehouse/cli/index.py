@@ -13,7 +13,7 @@ import typer
 from warehouse.cli.options import FormatOption, WarehouseOption
 from warehouse.cli.output import Format, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
-from warehouse.errors import NotFound, TracesError
+from warehouse.errors import NotFoundError, TracesError
 
 if TYPE_CHECKING:
     from warehouse.vectors.table import VectorTable
@@ -86,7 +86,7 @@ def add(
     root = paths.find_root(warehouse)
     settings = ingest.Settings(kind, metric, centre)
     with _reported() as (report, note):
-        found = ingest.add(root, run, [index_spec.of(site, layers)], settings, report, note)
+        found = ingest.add(root, run, [index_spec.from_options(site, layers)], settings, report, note)
     _refresh(root)
     for f in found:
         say(f"{f.table}: {f.rows:,} rows of {run}{'' if f.new else ' (there already)'}")
@@ -158,7 +158,7 @@ def rebuild(
     root = paths.find_root(warehouse)
     with _reported() as (report, note):
         if not tables:
-            repair.mend(root, report, note)
+            repair.repair(root, report, note)
         for table in _named(root, tables):
             ingest.rebuild(root, table, ingest.Settings(kind, metric, centre), report, note)
     _refresh(root)
@@ -210,18 +210,18 @@ def drop(
 
 
 def _named(root: Path, names: list[str] | None) -> list[VectorTable]:
-    """Raises NotFound for a name that no vector table has."""
+    """Raises NotFoundError for a name that no vector table has."""
     from warehouse.storage import paths
-    from warehouse.vectors.table import Opened
+    from warehouse.vectors.table import VectorTableCache
 
-    opened = Opened(root)
+    opened = VectorTableCache(root)
     found = {t.info.sql_name: t for t in opened.all()}
     for name in names or ():
         if name not in found:
             damaged = {paths.sql_name("_".join(table)): damage for table, damage in opened.damaged.items()}
             if name in damaged:
                 raise damaged[name]
-            raise NotFound("vector table", name, found)
+            raise NotFoundError("vector table", name, found)
     return [found[n] for n in dict.fromkeys(names)] if names else list(found.values())
 
 

@@ -64,7 +64,7 @@ def probe(
         except ValueError:
             raise UsageError(f"--layers {layers}: write all, or layers as in 0,15.") from None
 
-    def report(f: probes.Fitted) -> None:
+    def report(f: probes.ProbeProgress) -> None:
         told = "there already" if f.accuracy is None else f"accuracy {f.accuracy:.3f}"
         typer.echo(f"{f.run_id}: layer {f.layer} ({f.done} of {f.of}), {told}", err=True)
 

@@ -10,7 +10,7 @@ import typer
 from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption
 from warehouse.cli.output import Format, human_age, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
-from warehouse.errors import NotFound, TracesError, UsageError, printable
+from warehouse.errors import NotFoundError, TracesError, UsageError, printable
 
 if TYPE_CHECKING:
     from warehouse.storage.manifest import Manifest
@@ -191,7 +191,7 @@ def remove_run(
     root = paths.find_root(warehouse)
     folders = folders_of(root, run)
     if not folders:
-        raise NotFound("run", run, [*paths.published_runs(root), *paths.staged_runs(root)])
+        raise NotFoundError("run", run, [*paths.published_runs(root), *paths.staged_runs(root)])
     with locked_for_removal(root, run):
         for folder in folders:
             what = f"a symbolic link: {folder.resolve()} stays" if folder.is_symlink() else human_bytes(size_of(folder))

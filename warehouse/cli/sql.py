@@ -13,7 +13,7 @@ import typer
 from warehouse.cli.options import AnswerFormatOption, OutputOption, WarehouseOption
 from warehouse.cli.output import format_of, write
 from warehouse.cli.terminal import note, say
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 
 if TYPE_CHECKING:
     from warehouse.warehouse import Warehouse
@@ -44,7 +44,7 @@ def sql(
     Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
     `traces sql --run calibration --set run=wt2 --format tsv`
     """
-    from warehouse.catalog.questions import all_questions, ask, find_question
+    from warehouse.catalog.saved_queries import all_queries, ask, find_query
     from warehouse.catalog.statements import check_readonly, check_target
     from warehouse.storage import paths
 
@@ -57,12 +57,12 @@ def sql(
     if list_:
         _list_names(paths.find_root(warehouse))
     elif show:
-        questions = all_questions()
-        from warehouse.catalog.build import views
+        questions = all_queries()
+        from warehouse.catalog.build import all_view_texts
 
-        texts = {name: q.text for name, q in questions.items()} | views(paths.find_root(warehouse))
+        texts = {name: q.text for name, q in questions.items()} | all_view_texts(paths.find_root(warehouse))
         if show not in texts:
-            raise NotFound("question or view", show, texts)
+            raise NotFoundError("question or view", show, texts)
         say(texts[show].rstrip())
     else:
         from warehouse.warehouse import Warehouse
@@ -73,7 +73,7 @@ def sql(
             if output is not None:
                 check_target(output, wh.root)
             if run:
-                question, values = find_question(run), dict(_setting(s) for s in settings or [])
+                question, values = find_query(run), dict(_setting(s) for s in settings or [])
             else:
                 check_readonly(wh.cursor(), text, wh.root)
 
@@ -103,15 +103,15 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _list_names(root: Path) -> None:
-    from warehouse.catalog.build import views
-    from warehouse.catalog.questions import all_questions
+    from warehouse.catalog.build import all_view_texts
+    from warehouse.catalog.saved_queries import all_queries
 
     say("Questions (traces sql --run NAME):")
-    for q in all_questions().values():
+    for q in all_queries().values():
         variables = f"  [{', '.join(q.variables)}]" if q.variables else ""
         say(f"  {q.name:24} {q.title}{variables}")
     say("Tables and views (traces sql --show NAME):")
-    say(f"  {', '.join(views(root))}")
+    say(f"  {', '.join(all_view_texts(root))}")
 
 
 def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
@@ -139,10 +139,10 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
 def _vectors_first(wh: Warehouse) -> list[str]:
     """Options that have the shell begin with the statements about vectors."""
     from warehouse.vectors.duckdb_macros import statements
-    from warehouse.vectors.ingest import settle
+    from warehouse.vectors.ingest import reconcile
 
     with contextlib.suppress(OSError):  # a folder that we may only read
-        settle(wh.root, note)
+        reconcile(wh.root, note)
     return [word for statement in statements(wh.vector_tables) for word in ("-cmd", statement)]
 
 
@@ -170,7 +170,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     from warehouse.storage.files import sweep
     from warehouse.storage.manifest import Manifest
     from warehouse.vectors import ingest
-    from warehouse.vectors.table import Opened
+    from warehouse.vectors.table import VectorTableCache
 
     root = paths.find_root(warehouse)
     if not root.is_dir():
@@ -178,9 +178,9 @@ def refresh(warehouse: WarehouseOption = None) -> None:
 
     for left in [*sweep_root(root, note), *map(str, sweep(paths.converted_models_dir()))]:
         say(f"deleted {left}, which a process had left behind")
-    if gone := ingest.settle(root, note):
+    if gone := ingest.reconcile(root, note):
         say(f"vector tables: dropped the rows of {', '.join(gone)}")
-    opened = Opened(root)
+    opened = VectorTableCache(root)
     opened.all()
     for damage in opened.damaged.values():
         note(f"warning: a vector table is left out: {damage}")

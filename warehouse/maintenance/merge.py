@@ -29,7 +29,7 @@ import xxhash
 
 from warehouse.catalog import build
 from warehouse.catalog.publish import publish
-from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageError
+from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
 from warehouse.maintenance.remove import empty_trash, locked_for_removal, remove
 from warehouse.schema.sites import tensor_name
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
@@ -50,7 +50,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Shard:
+class RunPart:
     run_id: str
     folder: Path
     meta: Manifest
@@ -66,11 +66,11 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """Shards that are known to make one run."""
 
     run_id: str
-    shards: list[Shard]
+    shards: list[RunPart]
     """In the order of their numbers."""
     promoted: dict[str, str]
     """Tensors that some shard has in a wider dtype than the others."""
@@ -79,7 +79,7 @@ class Plan:
 
 
 def find(root: Path, run_id: str) -> list[str]:
-    """The runs that are the shards of `run_id` by their names. Raises NotFound where there is none, UsageError where one is missing
+    """The runs that are the shards of `run_id` by their names. Raises NotFoundError where there is none, UsageError where one is missing
     or unfinished.
     """
     published, staged = set(paths.published_runs(root)), set(paths.staged_runs(root))
@@ -88,7 +88,7 @@ def find(root: Path, run_id: str) -> list[str]:
     if not mine:
         if run_id in published:
             raise UsageError(f"Run '{run_id}' is there, and no shard of it: there is nothing to merge.")
-        raise NotFound("run with shards", run_id, dict.fromkeys(whole for whole, _, _ in named.values()))
+        raise NotFoundError("run with shards", run_id, dict.fromkeys(whole for whole, _, _ in named.values()))
     several = sorted({n for _, n in mine})
     if len(several) > 1:
         raise UsageError(
@@ -102,17 +102,17 @@ def find(root: Path, run_id: str) -> list[str]:
     return names
 
 
-def plan(root: Path, runs: Sequence[str], run_id: str) -> Plan:
-    """Looks at the shards. Raises NotFound, RunTaken, or UsageError for what does not make one run; CorruptRun for a shard whose
+def plan(root: Path, runs: Sequence[str], run_id: str) -> MergePlan:
+    """Looks at the shards. Raises NotFoundError, RunExistsError, or UsageError for what does not make one run; CorruptRunError for a shard whose
     files are not what they were.
     """
     paths.check_run_name(run_id)
     if paths.run_dir(root, run_id).exists():
-        raise RunTaken(run_id)
+        raise RunExistsError(run_id)
     _check_finished(runs, set(paths.staged_runs(root)) - set(paths.published_runs(root)))
     if twice := sorted({r for r in runs if runs.count(r) > 1}):
         raise UsageError(f"{twice[0]} is named twice.")
-    shards = [Shard(r, folder, Manifest.read(folder)) for r in runs for folder in [paths.find_run(root, r)]]
+    shards = [RunPart(r, folder, Manifest.read(folder)) for r in runs for folder in [paths.find_run(root, r)]]
     by_number = _numbered(shards)
     shards = [by_number[i] for i in sorted(by_number)]
     for other in shards[1:]:
@@ -122,10 +122,10 @@ def plan(root: Path, runs: Sequence[str], run_id: str) -> Plan:
     if shards[0].meta.captured:
         _check_data(shards)
     promoted = {tensor: dtype for s in shards for site in s.meta.sites for tensor, dtype in site.promoted.items()}
-    return Plan(run_id, shards, promoted, _dependent(root, set(runs)))
+    return MergePlan(run_id, shards, promoted, _dependent(root, set(runs)))
 
 
-def merge(root: Path, planned: Plan, keep: bool = False, note: Note = lambda _: None) -> Manifest:
+def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambda _: None) -> Manifest:
     """Publishes the run, makes it searchable as its options ask, and deletes the shards unless `keep`.
 
     Killed, it leaves either the shards as they were, or the whole run: `finish`, or the same again, then does the rest.
@@ -163,17 +163,17 @@ def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | N
         left = Left.read_from(path)
     except FileNotFoundError:
         return None
-    except CorruptRun as e:
-        raise CorruptRun(f"{e} Delete it: the shards stay, to be deleted with traces runs rm.") from None
+    except CorruptRunError as e:
+        raise CorruptRunError(f"{e} Delete it: the shards stay, to be deleted with traces runs rm.") from None
     if not (folder / paths.MANIFEST).is_file() or manifest_hash(root, run_id) != left.manifest:
         path.unlink()  # of a merge that was killed before it published
         return None
     meta = Manifest.read(folder)
-    changed = bool(ingest.add(root, run_id, index_spec.of_options(meta), note=note) or left.delete)
+    changed = bool(ingest.add(root, run_id, index_spec.for_run_options(meta), note=note) or left.delete)
     for shard, known in left.delete.items():
         with locked_for_removal(root, shard):
             if not paths.run_dir(root, shard).is_dir():
-                ingest.forget(root, shard)
+                ingest.remove_run(root, shard)
             elif manifest_hash(root, shard) == known and _is_shard_of(Manifest.read(paths.run_dir(root, shard)), meta):
                 remove(root, shard)
     empty_trash(root)  # of a removal that was killed
@@ -217,9 +217,9 @@ def _check_complete(there: set[int], n: int, reason: Callable[[int], str]) -> No
         raise UsageError(f"Not all shards are there: {told}. Capture it with --shard {which}, or copy its folder in.")
 
 
-def _numbered(shards: list[Shard]) -> dict[int, Shard]:
+def _numbered(shards: list[RunPart]) -> dict[int, RunPart]:
     """By their numbers. Raises UsageError where they are not 1 to n, each once."""
-    found: dict[int, Shard] = {}
+    found: dict[int, RunPart] = {}
     parts = 0
     for shard in shards:
         told = shard.meta.options.get("shard")
@@ -255,7 +255,7 @@ def _told(meta: Manifest) -> dict[str, Any]:
     }
 
 
-def _check_same_capture(one: Shard, other: Shard) -> None:
+def _check_same_capture(one: RunPart, other: RunPart) -> None:
     if one.meta.schema_version != SCHEMA_VERSION:
         raise UsageError(
             f"{one.run_id} has schema version {one.meta.schema_version}: shards of {SCHEMA_VERSION} are merged."
@@ -277,15 +277,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _check_files(shard: Shard) -> None:
+def _check_files(shard: RunPart) -> None:
     """What is altered must not get new checksums by being merged; slices of tensors keep theirs."""
     for f in shard.meta.files:
         path = shard.folder / f.path
         if not path.is_file() or path.stat().st_size != f.bytes or (f.checksum and file_checksum(path) != f.checksum):
-            raise CorruptRun(f"{path} is missing or altered. Copy {shard.run_id} in again, or capture it again.")
+            raise CorruptRunError(f"{path} is missing or altered. Copy {shard.run_id} in again, or capture it again.")
 
 
-def _check_data(shards: list[Shard]) -> None:
+def _check_data(shards: list[RunPart]) -> None:
     """The examples of all, in the order of the data, must be those that each shard says the data has."""
     if examples_hash(s.folder / paths.table_name("examples") for s in shards) != shards[0].meta.data.hash:
         raise TracesError(
@@ -310,7 +310,7 @@ def _dependent(root: Path, shards: set[str]) -> list[str]:
 # -- one run of them ---------------------------------------------------------------------------------------------------
 
 
-def _adopt(writer: RunWriter, planned: Plan, shard: Shard, first: int) -> None:
+def _adopt(writer: RunWriter, planned: MergePlan, shard: RunPart, first: int) -> None:
     """Hands a shard's files to the writer, its blobs numbered from `first` on."""
     staged = paths.staged_run(paths.staging_dir(writer.root, writer.run_id))
     names = {old: paths.blob_name(first + k) for k, old in enumerate(shard.blobs)}
@@ -334,7 +334,7 @@ def _adopt(writer: RunWriter, planned: Plan, shard: Shard, first: int) -> None:
     writer.adopt(shard.run_id, blobs, tables)
 
 
-def _too_narrow(shard: Shard, blob: str, promoted: Mapping[str, str]) -> dict[str, str]:
+def _too_narrow(shard: RunPart, blob: str, promoted: Mapping[str, str]) -> dict[str, str]:
     """The tensors of a blob that have to be in another dtype."""
     with Blob(shard.folder / blob) as opened:
         return {t: promoted[t] for t, (dtype, _) in opened.tensors.items() if promoted.get(t, dtype) != dtype}
@@ -379,7 +379,7 @@ def _with(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> 
     return rows
 
 
-def _manifest(planned: Plan, published: Published) -> Manifest:
+def _manifest(planned: MergePlan, published: Published) -> Manifest:
     metas = [s.meta for s in planned.shards]
     first = metas[0]
     counts = [m.counts for m in metas] if first.captured else [first.counts]  # a derived run has its parent's

@@ -13,7 +13,7 @@ import filelock
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.files import delete, release, sweep, sync_folder
-from warehouse.vectors.ingest import forget
+from warehouse.vectors.ingest import remove_run
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def remove(root: Path, run_id: str) -> None:
         folder.rename(trash / uuid.uuid4().hex)
         sync_folder(folder.parent)
     empty_trash(root)
-    forget(root, run_id)
+    remove_run(root, run_id)
 
 
 def empty_trash(root: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from warehouse.errors import NotFound
+from warehouse.errors import NotFoundError
 
 
 class Key(NamedTuple):
@@ -77,12 +77,12 @@ row of the attention matrix: its lower triangle, all of it, or decoder by encode
 def resolve(capture: str) -> tuple[str, ...]:
     """`"hidden,qkv"` to the sites behind it, in their order on disk, `heads` last. Empty or `none`: nothing.
 
-    Raises `NotFound` for a name that is not a site.
+    Raises `NotFoundError` for a name that is not a site.
     """
     wanted: set[str] = set()
     for name in names(capture):
         if name not in GROUPS:
-            raise NotFound("site", name, GROUPS, "--capture takes a comma-separated list.")
+            raise NotFoundError("site", name, GROUPS, "--capture takes a comma-separated list.")
         wanted.update(GROUPS[name])
     return tuple(s for s in (*STORED_ORDER, "heads") if s in wanted)
 
@@ -90,7 +90,7 @@ def resolve(capture: str) -> tuple[str, ...]:
 def capture_of(site: str) -> str:
     """The shortest --capture name that stores a site."""
     if site not in STORED_ORDER:
-        raise NotFound("stored site", site, STORED_ORDER)
+        raise NotFoundError("stored site", site, STORED_ORDER)
     return min((g for g, needs in GROUPS.items() if site in needs), key=lambda g: len(GROUPS[g]))
 
 

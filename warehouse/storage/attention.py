@@ -38,7 +38,7 @@ def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.nda
     return scores
 
 
-def of_heads(layer: LayerAttention, heads: slice) -> LayerAttention:
+def select_heads(layer: LayerAttention, heads: slice) -> LayerAttention:
     """The same for some of the query heads."""
     return layer if layer.sinks is None else layer.model_copy(update={"sinks": layer.sinks[heads]})
 
@@ -48,7 +48,7 @@ def per_query_head(x: np.ndarray, n_heads: int) -> np.ndarray:
     return np.repeat(x, n_heads // len(x), axis=0)
 
 
-def unpacked(pairs: np.ndarray, rows: str, width: int = 0) -> np.ndarray:
+def unpack_pairs(pairs: np.ndarray, rows: str, width: int = 0) -> np.ndarray:
     """Stored attention, (pairs, H), row by row of the matrix: its lower triangle (`rows` is `triangle`), all of a square one
     (`square`), or one that is `width` wide (`cross`). To float32 (H, T, T) or (H, T, width).
     """

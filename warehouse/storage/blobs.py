@@ -22,7 +22,7 @@ from types import TracebackType
 import ml_dtypes
 import numpy as np
 
-from warehouse.errors import CorruptRun
+from warehouse.errors import CorruptRunError
 from warehouse.storage import strict_json
 from warehouse.storage.files import open_file
 
@@ -112,28 +112,28 @@ class Blob:
     """A shard open for reading: `rows` are views of the memory map, copied nowhere and read-only."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `CorruptRun` for a file that is missing, cut short, or no safetensors file."""
+        """Raises `CorruptRunError` for a file that is missing, cut short, or no safetensors file."""
         self.path = path
         try:
             with open_file(path) as f:
                 size = os.fstat(f.fileno()).st_size
                 if size < 8:
-                    raise CorruptRun(f"{path} is cut short: {size} bytes.")
+                    raise CorruptRunError(f"{path} is cut short: {size} bytes.")
                 self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise CorruptRun(f"{path} is missing.") from None
+            raise CorruptRunError(f"{path} is missing.") from None
         except OSError as e:
-            raise CorruptRun(f"{path} cannot be read: {e.strerror}.") from None
+            raise CorruptRunError(f"{path} cannot be read: {e.strerror}.") from None
         length = int.from_bytes(self._map[:8], "little")
         if length > min(_MAX_HEADER, size - 8):
-            raise CorruptRun(f"{path} is cut short or not safetensors: it announces a header of {length} bytes.")
+            raise CorruptRunError(f"{path} is cut short or not safetensors: it announces a header of {length} bytes.")
         try:
             header = strict_json.parse(self._map[8 : 8 + length])
             header.pop("__metadata__", None)
             self.tensors = {name: (t["dtype"], tuple(t["shape"])) for name, t in header.items()}
             end = max((t["data_offsets"][1] for t in header.values()), default=0)
             if size != 8 + length + end:
-                raise CorruptRun(
+                raise CorruptRunError(
                     f"{path} has {size} bytes where its header tells of {8 + length + end}: cut short or altered."
                 )
             self._starts = {name: 8 + length + int(t["data_offsets"][0]) for name, t in header.items()}
@@ -146,16 +146,16 @@ class Blob:
                     or stop - start != math.prod(shape) * DTYPES[dtype].itemsize
                 ):
                     raise ValueError(f"{name} has {stop - start} bytes")
-        except CorruptRun:
+        except CorruptRunError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
-            raise CorruptRun(f"{path} has a header that is no safetensors header: {e!r}.") from None
+            raise CorruptRunError(f"{path} has a header that is no safetensors header: {e!r}.") from None
 
     def tensor(self, name: str) -> np.ndarray:
         """All its rows, `(n, *row_shape)`, a view."""
         if name not in self._views:
             if name not in self.tensors:
-                raise CorruptRun(f"{self.path} has no tensor {name}.")
+                raise CorruptRunError(f"{self.path} has no tensor {name}.")
             dtype, shape = self.tensors[name]
             flat = np.frombuffer(self._map, DTYPES[dtype], math.prod(shape), self._starts[name])
             self._views[name] = flat.reshape(shape)
@@ -165,7 +165,7 @@ class Blob:
         """`(end - start, *row_shape)`, a view."""
         view = self.tensor(tensor)
         if not 0 <= start <= end <= len(view):
-            raise CorruptRun(f"{self.path}: {tensor} has {len(view)} rows, rows {start} to {end} are asked for.")
+            raise CorruptRunError(f"{self.path}: {tensor} has {len(view)} rows, rows {start} to {end} are asked for.")
         return view[start:end]
 
     def __enter__(self) -> Blob:

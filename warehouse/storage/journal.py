@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, NonNegativeInt, ValidationError
 
-from warehouse.errors import CorruptRun
+from warehouse.errors import CorruptRunError
 from warehouse.storage import strict_json
 from warehouse.storage.files import read_file
 from warehouse.storage.sealed import Typed, is_sealed, seal
@@ -53,13 +53,13 @@ class ShardEntry(Typed):
     """By path relative to the staging folder."""
 
     def marked(self, kind: type[Marked]) -> Marked:
-        """The mark of a job that notes JSON of this type. Raises CorruptRun for another."""
+        """The mark of a job that notes JSON of this type. Raises CorruptRunError for another."""
         try:
             found = strict_json.parse(self.mark)
         except ValueError:
             found = None
         if not isinstance(found, kind):
-            raise CorruptRun(
+            raise CorruptRunError(
                 f"The journal of the unfinished capture is damaged: its shard {self.shard} is marked {self.mark!r}. Start over: "
                 "traces runs rm RUN"
             )
@@ -68,7 +68,7 @@ class ShardEntry(Typed):
 
 class Journal:
     def __init__(self, path: Path) -> None:
-        """Reads what is there. `job` is None for a new capture: `begin` it. Raises CorruptRun for a journal that is damaged."""
+        """Reads what is there. `job` is None for a new capture: `begin` it. Raises CorruptRunError for a journal that is damaged."""
         self.path = path
         self.job: dict[str, Any] | None = None
         self.created_at: datetime | None = None
@@ -104,9 +104,9 @@ class Journal:
         except ValueError as e:
             raise self._damaged(number, str(e)) from None
 
-    def _damaged(self, number: int, reason: str) -> CorruptRun:
+    def _damaged(self, number: int, reason: str) -> CorruptRunError:
         name = self.path.parent.name
-        return CorruptRun(
+        return CorruptRunError(
             f"The journal of the unfinished capture '{name}' is damaged ({self.path}, line {number}: {reason}). "
             f"Start over: traces runs rm {name}"
         )

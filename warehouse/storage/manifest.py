@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import xxhash
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, FiniteFloat, model_validator
 
-from warehouse.errors import CorruptRun
+from warehouse.errors import CorruptRunError
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
@@ -326,9 +326,9 @@ class Manifest(Sealed):
         )
 
     def option(self, name: str) -> Any:
-        """What the run was made with, of the type that `_Options` says. Raises CorruptRun where the manifest does not say."""
+        """What the run was made with, of the type that `_Options` says. Raises CorruptRunError where the manifest does not say."""
         if name not in self.options:
-            raise CorruptRun(f"Run '{self.run_id}' is damaged: its manifest has no option '{name}'.")
+            raise CorruptRunError(f"Run '{self.run_id}' is damaged: its manifest has no option '{name}'.")
         return self.options[name]
 
     @property
@@ -342,11 +342,11 @@ class Manifest(Sealed):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads `folder`/run.json. Raises `NewerSchema`, or `CorruptRun` where it is missing or is not what was written."""
+        """Reads `folder`/run.json. Raises `NewerSchemaError`, or `CorruptRunError` where it is missing or is not what was written."""
         try:
             return cls.read_from(folder / paths.MANIFEST)
         except FileNotFoundError:
-            raise CorruptRun(f"{folder} is not a run: it has no {paths.MANIFEST}.") from None
+            raise CorruptRunError(f"{folder} is not a run: it has no {paths.MANIFEST}.") from None
 
 
 def manifest_hash(root: Path, run_id: str) -> str:

@@ -18,7 +18,7 @@ import os
 import re
 from pathlib import Path
 
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 CATALOG = "warehouse.duckdb"
 STAGING = ".staging"
@@ -291,9 +291,9 @@ def data_dir(name: str) -> Path:
 
 
 def find_run(root: Path, run_id: str) -> Path:
-    """The folder of a published run. Raises NotFound with the nearest names."""
+    """The folder of a published run. Raises NotFoundError with the nearest names."""
     folder = run_dir(root, run_id)
     if not (folder / MANIFEST).is_file():
         hint = "It is unfinished: run its capture again to go on." if run_id in staged_runs(root) else ""
-        raise NotFound("run", run_id, published_runs(root), hint)
+        raise NotFoundError("run", run_id, published_runs(root), hint)
     return folder

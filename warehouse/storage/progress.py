@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Counted:
+class DerivedProgress:
     """How far a derivation is; the job calls back with it after every sequence."""
 
     run_id: str

@@ -19,7 +19,7 @@ class Readable(NamedTuple):
     shape: str
     """For one sequence of T tokens (S: the encoder's)."""
     dtype: str
-    home: str
+    origin: str
     """`stored` or `derived`"""
     note: str = ""
     """What else there is to know."""

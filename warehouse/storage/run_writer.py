@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
@@ -58,7 +58,7 @@ def _no_tables() -> Mapping[str, pa.Table]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RecordedBatch:
     """What one forward pass leaves: its sequences' tensors, packed end to end, and its rows of the small tables."""
 
     sequences: list[tuple[str, int]]
@@ -68,7 +68,7 @@ class Batch:
     rows: Mapping[Key, list[int]]
     """How many rows of each tensor are each sequence's."""
     tables: Mapping[str, pa.Table]
-    late: Callable[[], Mapping[str, pa.Table]] = _no_tables
+    deferred_tables: Callable[[], Mapping[str, pa.Table]] = _no_tables
     """More rows of tables, made in the writer's thread."""
     ready: Callable[[], None] = _nothing
     """Called first: waits until the tensors have arrived."""
@@ -111,7 +111,7 @@ class RunWriter:
             ) from None
         new = not self._staging.exists()
         try:
-            with _explained(run_id):
+            with _explain_write_errors(run_id):
                 self._open(job)
         except BaseException:
             if new:
@@ -133,7 +133,7 @@ class RunWriter:
                 path.unlink()
         if os.path.lexists(paths.run_dir(self.root, self.run_id)):
             delete(self._staging)  # left by a kill between the rename and the clean-up
-            raise RunTaken(self.run_id)
+            raise RunExistsError(self.run_id)
         staged = paths.staged_run(self._staging)
         (staged / paths.BLOBS).mkdir(parents=True, exist_ok=True)
         self._journal = Journal(paths.journal_path(self._staging))
@@ -181,7 +181,7 @@ class RunWriter:
         """Starts the next shard: so many rows of every tensor will come."""
         self._hand_over(lambda: self._begin(dict(rows), dict(tensors)))
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: RecordedBatch) -> None:
         """Hands a batch over. Waits only while `_QUEUED` others do."""
         self._hand_over(lambda: self._take(batch))
 
@@ -194,7 +194,7 @@ class RunWriter:
         tables. Not to be mixed with shards that are written here.
         """
         self._wait()
-        with _explained(self.run_id):
+        with _explain_write_errors(self.run_id):
             staged, made = paths.staged_run(self._staging), dict[Path, Make]()
             made |= {staged / name: make for name, make in blobs.items()}
             number = len(self._journal.shards)
@@ -226,7 +226,7 @@ class RunWriter:
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            with _explained(self.run_id):
+            with _explain_write_errors(self.run_id):
                 raise self._error
 
     # -- writing: in the thread ------------------------------------------------------------------------------------
@@ -251,12 +251,12 @@ class RunWriter:
             blob = ShardFile(path, named, {sites.tensor_name(*key): n for key, n in rows.items()})
         self._shard = _Shard(number, tensors, blob, dict.fromkeys(tensors, 0))
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, batch: RecordedBatch) -> None:
         shard = self._current()
         if batch.tensors.keys() != shard.tensors.keys():
             raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ shard.tensors.keys()}")
         batch.ready()
-        tables = {**batch.tables, **batch.late()}
+        tables = {**batch.tables, **batch.deferred_tables()}
         if shard.blob is not None and any(len(array) for array in batch.tensors.values()):
             for key, array in batch.tensors.items():
                 shard.blob.put(sites.tensor_name(*key), shard.rows[key], array)
@@ -314,7 +314,7 @@ class RunWriter:
         Raises UsageError where a run of that name has appeared meanwhile; the capture stays staged.
         """
         self._wait()
-        with _explained(self.run_id):
+        with _explain_write_errors(self.run_id):
             staged = paths.staged_run(self._staging)
             rows, files = {}, []
             for name in STORED:
@@ -366,7 +366,7 @@ class RunWriter:
                 folder.rmdir()
 
 
-def _index(batch: Batch, shard: _Shard) -> pa.Table:
+def _index(batch: RecordedBatch, shard: _Shard) -> pa.Table:
     """The `tensors` rows of a batch: where each slice lies, and its checksum."""
     columns: dict[str, list[Any]] = {name: [] for name in STORED["tensors"].names if name != "run_id"}
     for key, array in batch.tensors.items():
@@ -412,7 +412,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tupl
 
 
 @contextlib.contextmanager
-def _explained(run_id: str) -> Iterator[None]:
+def _explain_write_errors(run_id: str) -> Iterator[None]:
     """Tells a full disk and its kin as one line, with what to do; our own errors pass as they are."""
     try:
         yield

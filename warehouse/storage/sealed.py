@@ -13,7 +13,7 @@ from typing import Self
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from warehouse.errors import CorruptRun, NewerSchema
+from warehouse.errors import CorruptRunError, NewerSchemaError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import strict_json
 from warehouse.storage.files import read_file, write_atomically
@@ -57,24 +57,24 @@ class Sealed(Typed):
 
     @classmethod
     def read_from(cls, path: Path) -> Self:
-        """Reads the file. Raises NewerSchema, FileNotFoundError, or CorruptRun for one that is not what was written."""
+        """Reads the file. Raises NewerSchemaError, FileNotFoundError, or CorruptRunError for one that is not what was written."""
         try:
             raw = read_file(path)
             fields = strict_json.parse(raw)
         except FileNotFoundError:
             raise
         except OSError as e:
-            raise CorruptRun(f"{path} cannot be read: {e.strerror}.") from None
+            raise CorruptRunError(f"{path} cannot be read: {e.strerror}.") from None
         except ValueError as e:
-            raise CorruptRun(f"{path} is not valid JSON: {e}.") from None
+            raise CorruptRunError(f"{path} is not valid JSON: {e}.") from None
         if not isinstance(fields, dict):
-            raise CorruptRun(f"{path} is not a JSON object.")
+            raise CorruptRunError(f"{path} is not a JSON object.")
         version = fields.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise NewerSchema(path, version, SCHEMA_VERSION)
+            raise NewerSchemaError(path, version, SCHEMA_VERSION)
         if "seal" in fields or (isinstance(version, int) and version >= SEALED_SINCE):
             if not is_sealed(raw):
-                raise CorruptRun(f"{path} was altered after it was written: its seal does not fit what it says.")
+                raise CorruptRunError(f"{path} was altered after it was written: its seal does not fit what it says.")
             del fields["seal"]
         try:
             return cls.model_validate(fields)
@@ -83,4 +83,4 @@ class Sealed(Typed):
             told = ": ".join(
                 filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")))
             )
-            raise CorruptRun(f"{path} is not what it should be: {told}.") from None
+            raise CorruptRunError(f"{path} is not what it should be: {told}.") from None

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.errors import CorruptRun, NotFound, UsageError
+from warehouse.errors import CorruptRunError, NotFoundError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_parquet, sql_text
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths, readable
-from warehouse.storage.attention import of_heads, per_query_head, probabilities, unpacked
+from warehouse.storage.attention import per_query_head, probabilities, select_heads, unpack_pairs
 from warehouse.storage.blobs import Blob
 from warehouse.storage.manifest import LayerAttention, Manifest, SiteInfo
 
@@ -52,14 +52,14 @@ class TraceStore:
     T is the number of tokens of the sequence asked for, L the layers, H the query heads, D the width. Arrays come in the
     dtype they are stored in and may be read-only views; what is computed (`attn`, and streams of parallel blocks) is
     float32. `side` is `dec` or `enc`, the stack of the model; left out, it is the decoder, or the encoder of a model that
-    has no decoder. Every accessor raises NotFound for an example that the run does not have (with the nearest ids), and
+    has no decoder. Every accessor raises NotFoundError for an example that the run does not have (with the nearest ids), and
     UsageError for a site that it did not store or the model does not have, or a layer or head that is not there.
 
     Several threads may ask at once: what is opened when first asked for is opened twice at worst, and each is whole.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises CorruptRun where `folder` is no run, NewerSchema where a newer version wrote it."""
+        """Raises CorruptRunError where `folder` is no run, NewerSchemaError where a newer version wrote it."""
         self.path = Path(folder)
         self.meta = Manifest.read(self.path)
         self._sites = {Key(s.side, s.site, layer): s for s in self.meta.sites for layer in s.layers}
@@ -151,11 +151,11 @@ class TraceStore:
         }
 
     def _files(self, table: str) -> list[Path]:
-        """The files with a table's rows. Raises CorruptRun where one is not there."""
+        """The files with a table's rows. Raises CorruptRunError where one is not there."""
         files = [self.path / path for path in self.meta.file_infos if path.startswith(f"{table}/")]
         for file in files:
             if not file.is_file():
-                raise CorruptRun(f"{file} is missing (traces runs validate {paths.run_id_of(self.path)})")
+                raise CorruptRunError(f"{file} is missing (traces runs validate {paths.run_id_of(self.path)})")
         return files
 
     def _read(self, table: str, columns: list[str], example_id: str, seq: int, side: str) -> pa.Table:
@@ -168,14 +168,14 @@ class TraceStore:
 
     @contextmanager
     def _readable(self, table: str) -> Iterator[None]:
-        """Tells of a table that is damaged as CorruptRun."""
+        """Tells of a table that is damaged as CorruptRunError."""
         import duckdb
 
         try:
             yield
         except (OSError, pa.ArrowException, UnicodeDecodeError, duckdb.Error) as e:
             first = (str(e).splitlines() or [type(e).__name__])[0]
-            raise CorruptRun(
+            raise CorruptRunError(
                 f"{self.path / table} cannot be read: {first} (traces runs validate {paths.run_id_of(self.path)})"
             ) from None
 
@@ -198,7 +198,7 @@ class TraceStore:
         """
         side = self._side(side)
         if stage not in sites.RESID_STAGES:
-            raise NotFound("stage of the residual stream", stage, sites.RESID_STAGES)
+            raise NotFoundError("stage of the residual stream", stage, sites.RESID_STAGES)
         if stage == "embed":
             return self.rows(Key(side, "resid.embed", None), example_id, seq)
         return self._layers(f"resid.{stage}", side, layer, lambda i: self._resid(side, stage, i, example_id, seq))
@@ -265,7 +265,7 @@ class TraceStore:
         side = self._side(side)
         prefix = self._prefix(side, kind)
         if which not in ("q", "k", "v"):
-            raise NotFound("tensor of attention", which, ("q", "k", "v"))
+            raise NotFoundError("tensor of attention", which, ("q", "k", "v"))
         site = prefix + which
         return self._layers(site, side, layer, lambda i: self._heads(Key(side, site, i), head, example_id, seq))
 
@@ -345,7 +345,7 @@ class TraceStore:
             )
         n = self._choices.get(example_id)
         if n is None:
-            raise NotFound("example", example_id, self._choices, f"(run '{self.meta.run_id}')")
+            raise NotFoundError("example", example_id, self._choices, f"(run '{self.meta.run_id}')")
         if not 0 <= choice_idx < n:
             raise UsageError(f"choice {choice_idx}: example {example_id} has choices 0 to {n - 1}.")
         return choice_idx if choice_idx < self._sequences.get(example_id, 0) else 0
@@ -361,7 +361,7 @@ class TraceStore:
             if head is not None:
                 self._check("head", head, pairs.shape[1])
                 pairs = pairs[:, head : head + 1]
-            full = unpacked(pairs, self._sites[key].rows, self._width(key, example_id, seq))
+            full = unpack_pairs(pairs, self._sites[key].rows, self._width(key, example_id, seq))
             return full if head is None else full[0]
         return self.derived_attn(key, example_id, seq, head)
 
@@ -372,7 +372,7 @@ class TraceStore:
         q, k = (self._heads(x, head, example_id, seq) for x in which)
         if head is None:
             return probabilities(q, k, formula)
-        return probabilities(q[None], k[None], of_heads(formula, slice(head, head + 1)))[0]
+        return probabilities(q[None], k[None], select_heads(formula, slice(head, head + 1)))[0]
 
     def _formula(self, key: Key) -> LayerAttention:
         """How q and k of a layer become attention. Raises UsageError where they do not."""
@@ -460,12 +460,14 @@ class TraceStore:
         found = self._blobs.get(name)
         if found is None:
             if name not in self.meta.file_infos or paths.table_of_file(name) is not None:
-                raise CorruptRun(f"{self.path}: its tensor index tells of {name!r}, which is no blob of this run.")
+                raise CorruptRunError(f"{self.path}: its tensor index tells of {name!r}, which is no blob of this run.")
             found = Blob(self.path / name)
             for key, s in self._sites.items():
                 _, (_, *row_shape) = found.tensors.get(sites.tensor_name(*key), ("", (0, *s.row_shape)))
                 if row_shape != s.row_shape:
-                    raise CorruptRun(f"{self.path / name} has rows of other shapes than the manifest says: {key.site}.")
+                    raise CorruptRunError(
+                        f"{self.path / name} has rows of other shapes than the manifest says: {key.site}."
+                    )
             found = self._blobs.setdefault(name, found)
         return found
 
@@ -477,7 +479,7 @@ class TraceStore:
         if found is None:
             self.check_sequence(example_id, seq)
             if len(self._read("tokens", ["pos"], example_id, seq, key.side)):
-                raise CorruptRun(
+                raise CorruptRunError(
                     f"{self.path}: its tensor index tells nothing of example {example_id}, seq {seq} "
                     f"(traces runs validate {paths.run_id_of(self.path)})"
                 )
@@ -486,11 +488,11 @@ class TraceStore:
         return found
 
     def _check_rows(self, key: Key, blob: str, start: int, end: int) -> None:
-        """Raises CorruptRun for rows that a shard does not hold."""
+        """Raises CorruptRunError for rows that a shard does not hold."""
         name = sites.tensor_name(*key)
         _, (held, *_) = self.blob(blob).tensors.get(name, ("", (0,)))
         if not 0 <= start <= end <= held:
-            raise CorruptRun(
+            raise CorruptRunError(
                 f"{self.path}: its tensor index tells of rows {start} to {end} of {name} in {blob}, which holds {held} "
                 f"(traces runs validate {paths.run_id_of(self.path)})"
             )
@@ -528,12 +530,12 @@ class TraceStore:
         return tuple(self._sites[key].row_shape)
 
     def check_sequence(self, example_id: str, seq: int) -> None:
-        """Raises NotFound for an example, or a sequence of it, that the run does not have."""
+        """Raises NotFoundError for an example, or a sequence of it, that the run does not have."""
         n = self._sequences.get(example_id)
         if n is None:
-            raise NotFound("example", example_id, self._sequences, f"(run '{self.meta.run_id}')")
+            raise NotFoundError("example", example_id, self._sequences, f"(run '{self.meta.run_id}')")
         if not 0 <= seq < n:
-            raise NotFound("seq", seq, range(min(n, 1000)), f"(example {example_id})")
+            raise NotFoundError("seq", seq, range(min(n, 1000)), f"(example {example_id})")
 
     @cached_property
     def _sequences(self) -> dict[str, int]:
@@ -576,7 +578,7 @@ class TraceStore:
         model = self.meta.model
         found = side or model.side
         if found not in sites.SIDES:
-            raise NotFound("side", found, sites.SIDES)
+            raise NotFoundError("side", found, sites.SIDES)
         if found == "dec" and model.side == "enc":
             raise UsageError(f"Run '{self.meta.run_id}' has no decoder side: {model.architecture} is an encoder.")
         if found == "enc" and model.side == "dec" and model.encoder is None:
@@ -586,7 +588,7 @@ class TraceStore:
     def _prefix(self, side: str, kind: str) -> str:
         """What the names of the sites of a kind of attention begin with."""
         if kind not in ("self", "cross"):
-            raise NotFound("kind of attention", kind, ("self", "cross"))
+            raise NotFoundError("kind of attention", kind, ("self", "cross"))
         if kind == "self":
             return ""
         if side == "enc" or self.meta.model.encoder is None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from warehouse.errors import CorruptRun, TracesError, UsageError
+from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.storage import paths
 from warehouse.storage.manifest import Count, Layer, Site, Size
@@ -143,15 +143,15 @@ class TableInfo(Sealed):
 def read_info(root: Path, model: str, table: str) -> TableInfo:
     """What is known of the vector table in a folder. Its info may have been copied in: it must be of the table that it stands beside.
 
-    Raises NewerSchema, FileNotFoundError, or TracesError with what to do.
+    Raises NewerSchemaError, FileNotFoundError, or TracesError with what to do.
     """
     path = paths.vector_info_path(root, model, table)
     try:
         info = TableInfo.read_from(path)
         _check_is_ours(paths.vector_lance_path(root, model, table))
         if (info.model, info.name, info.sql_name) != (model, table, paths.sql_name(f"{model}_{table}")):
-            raise CorruptRun(f"{path} says that it is of another table than {model}/{table}.")
-    except CorruptRun as e:
+            raise CorruptRunError(f"{path} says that it is of another table than {model}/{table}.")
+    except CorruptRunError as e:
         raise TracesError(f"{e} traces index rebuild makes the vector table again.") from None
     return info
 
@@ -167,7 +167,7 @@ def sound_infos(root: Path) -> list[Path]:
 
 
 def _check_is_ours(path: Path) -> None:
-    """Raises CorruptRun for a Lance table with anything but files and folders in it: Lance writes and deletes through links, and
+    """Raises CorruptRunError for a Lance table with anything but files and folders in it: Lance writes and deletes through links, and
     waits without end for a named pipe.
     """
     for found in (path, *path.rglob("*")):
@@ -176,6 +176,6 @@ def _check_is_ours(path: Path) -> None:
         except FileNotFoundError:  # somebody is tidying
             continue
         if stat.S_ISLNK(mode):
-            raise CorruptRun(f"{found} is a symbolic link, whose target is not ours to change.")
+            raise CorruptRunError(f"{found} is a symbolic link, whose target is not ours to change.")
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise CorruptRun(f"{found} is neither a file nor a folder.")
+            raise CorruptRunError(f"{found} is neither a file nor a folder.")

@@ -19,17 +19,17 @@ class Check:
     detail: str
 
 
-class Unsound(Exception):
+class ValidationFailure(Exception):
     """What was found, and where."""
 
 
 def expect(holds: bool, finding: str) -> None:
     if not holds:
-        raise Unsound(finding)
+        raise ValidationFailure(finding)
 
 
 def expect_no_row(store: TraceStore, tests: Mapping[str, str], rows: str = "") -> None:
-    """Raises Unsound with the first finding whose query has a row: what it is mapped to, after `rows` (SELECT … WHERE)."""
+    """Raises ValidationFailure with the first finding whose query has a row: what it is mapped to, after `rows` (SELECT … WHERE)."""
     for finding, test in tests.items():
         bad = select(store, f"{rows} {test} LIMIT 1")
         expect(not bad, f"{finding}: {bad}")

@@ -11,14 +11,14 @@ import unicodedata
 
 from warehouse.schema.quoting import sql_text
 from warehouse.storage.trace_store import TraceStore
-from warehouse.validation.check import Unsound, expect, select, single
+from warehouse.validation.check import ValidationFailure, expect, select, single
 
 _MARKS = " #▁"
 """What tokenizers put before a token to say whether a word begins there."""
 
 
 def tokens_against_text(store: TraceStore) -> str | None:
-    """Offsets lie in the text and go forward, and a plain word stands in the text where its offsets say. Raises Unsound."""
+    """Offsets lie in the text and go forward, and a plain word stands in the text where its offsets say. Raises ValidationFailure."""
     if not store.meta.counts.rows.get("tokens"):
         return None
     column = store.meta.options.get("target_column")
@@ -51,13 +51,15 @@ def tokens_against_text(store: TraceStore) -> str | None:
     )
     while rows := found.fetchmany(4096):
         for example_id, seq, pos, token, here, altered in rows:
-            if not stands(token, here, altered):
-                raise Unsound(f"a token that is not what stands in the text: {[(example_id, seq, pos, token, here)]}")
+            if not matches_text(token, here, altered):
+                raise ValidationFailure(
+                    f"a token that is not what stands in the text: {[(example_id, seq, pos, token, here)]}"
+                )
     count = single(store, f"SELECT count(*) FROM tokens WHERE {word}")
     return f"{count:,.0f} words stand where their offsets say"
 
 
-def stands(token: str, here: str, altered: bool) -> bool:
+def matches_text(token: str, here: str, altered: bool) -> bool:
     """Whether a word of ASCII letters and digits can be what a tokenizer made of these characters of a text.
 
     Where it altered the text, characters may have been folded (NFKD, case, marks), one may have become several of which the

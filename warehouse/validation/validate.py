@@ -23,12 +23,12 @@ from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation import contents
-from warehouse.validation.check import Check, Unsound, expect
+from warehouse.validation.check import Check, ValidationFailure, expect
 from warehouse.validation.vector_tables import check_vectors
 
 
 def validate(folder: Path) -> Iterator[Check]:
-    """Yields each check as it is done. Raises NewerSchema or CorruptRun where the manifest itself cannot be read."""
+    """Yields each check as it is done. Raises NewerSchemaError or CorruptRunError where the manifest itself cannot be read."""
     store = TraceStore(folder)
     sound = True
     for name, check in _FILE_CHECKS.items():
@@ -46,7 +46,7 @@ def validate(folder: Path) -> Iterator[Check]:
 def _done(name: str, check: Callable[[TraceStore], str | None], store: TraceStore) -> Check:
     try:
         detail = check(store)
-    except Unsound as e:
+    except ValidationFailure as e:
         return Check(name, False, str(e))
     except _OF_READERS as e:
         return Check(name, False, " ".join(str(e).split()))

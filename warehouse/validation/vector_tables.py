@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 
-from warehouse.activations.gather import KEYS, Places
+from warehouse.activations.gather import KEYS, RowLocations
 from warehouse.errors import TracesError
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
@@ -18,22 +18,22 @@ from warehouse.storage.vector_info import TableFiles
 from warehouse.validation.check import expect
 from warehouse.vectors import ingest
 from warehouse.vectors.distances import vectors_of
-from warehouse.vectors.model_folders import folder_of
-from warehouse.vectors.table import Opened, VectorTable
+from warehouse.vectors.model_folders import find_folder
+from warehouse.vectors.table import VectorTable, VectorTableCache
 
 _ROWS = 8192
 
 
 def check_vectors(store: TraceStore) -> str | None:
-    """Raises Unsound for a table with rows of this run whose files were altered, or whose rows are not what the run stored; and
+    """Raises ValidationFailure for a table with rows of this run whose files were altered, or whose rows are not what the run stored; and
     TracesError for a table that cannot be read.
     """
     root = store.path.parent
-    opened = Opened(root)
+    opened = VectorTableCache(root)
     tables, rows = opened.all(), 0
-    mine = [t for t in tables if store.path.name in {paths.run_dir(root, run).name for run in t.live()}]
+    mine = [t for t in tables if store.path.name in {paths.run_dir(root, run).name for run in t.live_runs()}]
     for (folder, _), damage in opened.damaged.items():
-        if folder == folder_of(root, store.meta.model):
+        if folder == find_folder(root, store.meta.model):
             raise damage
     for table in mine:
         with _unchanged(table):
@@ -86,7 +86,7 @@ def _check_rows(table: VectorTable, store: TraceStore) -> int:
         rows = pa.Table.from_batches([batch])
         if not len(rows):
             continue
-        places = Places.of_store(store, rows.select(list(KEYS)), key)
+        places = RowLocations.for_store(store, rows.select(list(KEYS)), key)
         stored = places.gather(key)
         if info.head_column:
             heads = rows[info.head_column].to_numpy()

@@ -26,7 +26,7 @@ _SAMPLE = 100
 _K = 10
 _TIE = 1e-6
 """Relative: so far apart are distances that count as the same, both computed in float64."""
-_WAYS = [(nprobes, refine) for nprobes in (5, 10, 20, 40, 80, 160) for refine in (2, 5, 20)]
+_SEARCH_PARAMS = [(nprobes, refine) for nprobes in (5, 10, 20, 40, 80, 160) for refine in (2, 5, 20)]
 """(nprobes, refine), cheapest first."""
 _GROWTH = 4
 """An index is trained anew when its table is so many times what it was."""
@@ -36,7 +36,7 @@ _STALE = 0.1
 _SCALARS = {"run_id": "bitmap", "head": "bitmap", "kv_head": "bitmap", "example_id": "btree", "pos": "btree"}
 
 
-def upkeep(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> bool:
+def maintain_index(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> bool:
     """Brings a table's indexes up to its rows; returns whether there was anything to do. Call it under the lock; what it is doing
     goes to `note`.
     """
@@ -65,8 +65,8 @@ def upkeep(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> 
 
 def optimize(table: VectorTable, note: Callable[[str], None] = lambda _: None) -> None:
     """Merges small files, takes all rows into the indexes, gives back the space of what was deleted, and measures again."""
-    table.tidy()
-    if upkeep(table, note):
+    table.compact()
+    if maintain_index(table, note):
         return
     if table.info.index is not None:
         measure(table, note)
@@ -136,8 +136,8 @@ def measure(table: VectorTable, note: Callable[[str], None] = lambda _: None) ->
     assert info.index is not None
     queries = _sampled(table)
     exact = nearest_distances(table, queries, info.index.metric, _K + 1)
-    best = (0.0, *_WAYS[0])
-    for nprobes, refine in _WAYS:
+    best = (0.0, *_SEARCH_PARAMS[0])
+    for nprobes, refine in _SEARCH_PARAMS:
         found = _recall(table, queries, exact, info.index.metric, (nprobes, refine))
         if found > best[0]:
             best = (found, nprobes, refine)
@@ -156,11 +156,13 @@ def _sampled(table: VectorTable) -> np.ndarray:
     return distances.vectors_of(table.lance.take_offsets(chosen.tolist()).select(["vector"]).to_arrow()["vector"])
 
 
-def _recall(table: VectorTable, queries: np.ndarray, exact: np.ndarray, metric: str, way: distances.Way) -> float:
+def _recall(
+    table: VectorTable, queries: np.ndarray, exact: np.ndarray, metric: str, way: distances.SearchParams
+) -> float:
     """recall@10: the part of the 10 nearest, the row itself apart, that was found; told by distance, so that ties don't matter."""
     hits = 0
     for query, limit in zip(queries, exact[:, -1], strict=True):
-        found = distances.ask(table, query, metric, exact.shape[1], way)["distance"].to_numpy()
+        found = distances.nearest_rows(table, query, metric, exact.shape[1], way)["distance"].to_numpy()
         hits += max(0, int((found <= limit + _TIE * max(abs(limit), 1e-6)).sum()) - 1)
     return hits / max(exact.size - len(exact), 1)
 

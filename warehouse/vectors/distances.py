@@ -21,7 +21,7 @@ _RANKED = 1000
 _MOST = 50_000
 """Most candidates for them."""
 
-Way = tuple[int, int]
+SearchParams = tuple[int, int]
 """How an index is asked: nprobes and refine."""
 
 
@@ -43,12 +43,12 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
 
 
-def ask(
+def nearest_rows(
     table: VectorTable,
     query: np.ndarray,
     metric: str,
     k: int,
-    way: Way | None,
+    way: SearchParams | None,
     columns: tuple[str, ...] = (),
     under: str = "",
 ) -> pa.Table:
@@ -73,7 +73,7 @@ def _ask(
     query: np.ndarray,
     metric: str,
     k: int,
-    way: Way | None,
+    way: SearchParams | None,
     columns: tuple[str, ...],
     under: str,
 ) -> pa.Table:
@@ -98,7 +98,7 @@ def _ranked(
     query: np.ndarray,
     metric: str,
     k: int,
-    way: Way | None,
+    way: SearchParams | None,
     columns: list[str],
     under: str,
 ) -> pa.Table:
@@ -117,7 +117,7 @@ def _ranked(
 
 
 def _candidates(
-    table: VectorTable, query: np.ndarray, metric: str, k: int, way: Way | None, columns: list[str], under: str
+    table: VectorTable, query: np.ndarray, metric: str, k: int, way: SearchParams | None, columns: list[str], under: str
 ) -> pa.Table:
     search: Any = table.lance.search(_rounded(query, metric), vector_column_name="vector")
     search = search.distance_type(metric).limit(k).select([*columns, "_distance"])

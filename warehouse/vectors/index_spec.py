@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 
@@ -28,7 +28,7 @@ _DERIVED = {
 }
 
 
-class Asked(NamedTuple):
+class IndexSpec(NamedTuple):
     side: str | None
     """None: the model's main side."""
     site: str
@@ -40,50 +40,50 @@ class Asked(NamedTuple):
         return f"{'enc.' if self.side == 'enc' else ''}{self.site}@{layers}"
 
 
-def parse(text: str) -> list[Asked]:
+def parse(text: str) -> list[IndexSpec]:
     """`"resid.post_mlp@8,16 q@5"`; several are parted by white space, `none` is none, and a site alone means its middle
-    layer. Raises UsageError or NotFound for what cannot be searched.
+    layer. Raises UsageError or NotFoundError for what cannot be searched.
     """
     return [_one(part) for part in text.split() if part != "none"]
 
 
-def of(site: str, layers: str) -> Asked:
+def from_options(site: str, layers: str) -> IndexSpec:
     """The same from two options. Raises as `parse` does."""
     return _one(f"{site}@{layers}")
 
 
-def _one(text: str) -> Asked:
+def _one(text: str) -> IndexSpec:
     name, _, layers = text.partition("@")
     side = "enc" if name.startswith("enc.") else None
     site = name.removeprefix("enc.")
     if site in _DERIVED:
         raise UsageError(f"{site} cannot be indexed: {_DERIVED[site]}.")
     if site not in SITES:
-        raise NotFound("site", site, SITES, "Write SITE@LAYERS, as in resid.post_mlp@mid or q@5,6.")
+        raise NotFoundError("site", site, SITES, "Write SITE@LAYERS, as in resid.post_mlp@mid or q@5,6.")
     layers = layers or "mid"
     if layers == "mid":
-        return Asked(side, site, "mid")
+        return IndexSpec(side, site, "mid")
     if layers == "all":
-        return Asked(side, site, "all")
+        return IndexSpec(side, site, "all")
     try:
-        return Asked(side, site, tuple(dict.fromkeys(int(n) for n in layers.split(","))))
+        return IndexSpec(side, site, tuple(dict.fromkeys(int(n) for n in layers.split(","))))
     except ValueError:
         raise UsageError(f"{text}: after @ come layers, as in 8,16, or mid, or all.") from None
 
 
-def chosen(index: str, stored: Iterable[Key]) -> list[Asked]:
+def from_index_option(index: str, stored: Iterable[Key]) -> list[IndexSpec]:
     """What the option `--index` asks for; `auto`: the middle of the residual stream, where that is stored."""
     if index != "auto":
         return parse(index)
     return parse(DEFAULT) if any(k.site == "resid.post_mlp" for k in stored) else []
 
 
-def of_options(meta: Manifest) -> list[Asked]:
+def for_run_options(meta: Manifest) -> list[IndexSpec]:
     """What a run was captured to be searched by."""
-    return chosen(meta.options.get("index") or "none", _stored(meta))
+    return from_index_option(meta.options.get("index") or "none", _stored(meta))
 
 
-def of_run(meta: Manifest, asked: Iterable[Asked]) -> list[Key]:
+def keys_for_run(meta: Manifest, asked: Iterable[IndexSpec]) -> list[Key]:
     """The stored tensors of a run that are asked for. Raises UsageError as `keys` does."""
     stored = _stored(meta)
     n_layers = {side: meta.model.stack(side).n_layers for side in {k.side for k in stored}}
@@ -94,7 +94,7 @@ def _stored(meta: Manifest) -> list[Key]:
     return [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]
 
 
-def keys(asked: Iterable[Asked], stored: Iterable[Key], n_layers: Mapping[str, int], main: str) -> list[Key]:
+def keys(asked: Iterable[IndexSpec], stored: Iterable[Key], n_layers: Mapping[str, int], main: str) -> list[Key]:
     """Those of the tensors `stored` that are asked for, each once; a model has `n_layers` by side, `main` being its main one.
 
     Raises UsageError for a site that is not stored, or a layer that has none of it.
@@ -115,7 +115,7 @@ def keys(asked: Iterable[Asked], stored: Iterable[Key], n_layers: Mapping[str, i
     return list(found)
 
 
-def _wanted(a: Asked, there: list[int | None], n_layers: int) -> list[int | None]:
+def _wanted(a: IndexSpec, there: list[int | None], n_layers: int) -> list[int | None]:
     if a.layers == "all" or a.site in ("resid.embed", "hidden"):  # of those two there is but one tensor
         return there
     if a.layers == "mid":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import CorruptRun, TracesError, UsageError
+from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
@@ -44,7 +44,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Filled:
+class IngestResult:
     """What became of one table."""
 
     table: str
@@ -63,25 +63,25 @@ def _quiet(*_: Any) -> None:
     pass
 
 
-class _Outgrown(Exception):
+class _DtypeOverflow(Exception):
     """A value that float16 cannot hold."""
 
 
 def add(
     root: Path,
     run_id: str,
-    asked: Iterable[asking.Asked],
+    asked: Iterable[asking.IndexSpec],
     settings: Settings | None = None,
     report: Report = _quiet,
     note: Note = _quiet,
-) -> list[Filled]:
+) -> list[IngestResult]:
     """Makes tensors of a published run searchable, one table after the other; what is there already is left.
 
     Raises UsageError for what the run does not store, for settings that a table does not have, and where vectors are not
-    numbers (NaN); CorruptRun for a damaged shard.
+    numbers (NaN); CorruptRunError for a damaged shard.
     """
     store = TraceStore(find_run(root, run_id))
-    keys = asking.of_run(store.meta, asked)
+    keys = asking.keys_for_run(store.meta, asked)
     folder = claim_folder(root, store.meta.model) if keys else ""
     filled = []
     for key in keys:
@@ -90,17 +90,17 @@ def add(
         with table.locked(note):
             _check_fits(table, store, key, settings)
             if table.exists:
-                _settled(table)
+                _reconcile_table(table)
             if run_id in table.info.runs:
-                ann_index.upkeep(table, note)
-                filled.append(Filled(table.info.sql_name, table.info.runs[run_id].rows, new=False))
+                ann_index.maintain_index(table, note)
+                filled.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=False))
                 continue
             if table.exists:
                 _append(table, run_id, store, report)
             else:
                 write(table, [run_id], settings or Settings(), report)
-            ann_index.upkeep(table, note)
-            filled.append(Filled(table.info.sql_name, table.info.runs[run_id].rows, new=True))
+            ann_index.maintain_index(table, note)
+            filled.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=True))
     return filled
 
 
@@ -146,7 +146,7 @@ def write(table: VectorTable, runs: list[str], settings: Settings, report: Repor
 
     try:
         _feed(table, centre, batches(), table.replace)
-    except _Outgrown:
+    except _DtypeOverflow:
         info.dtype = "float32"
         counts = dict.fromkeys(runs, 0)
         _feed(table, centre, batches(), table.replace)
@@ -166,7 +166,7 @@ def _append(table: VectorTable, run_id: str, store: TraceStore, report: Report) 
 
     try:
         _feed(table, centre, batches(), lance.add)
-    except _Outgrown:
+    except _DtypeOverflow:
         write(table, [*table.info.runs, run_id], Settings(), report)
         return
     table.info.runs[run_id] = _noted(table, store, run_id, rows)
@@ -225,7 +225,7 @@ def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray
 
 def _check_blobs(store: TraceStore, slices: list[Slice]) -> None:
     for name in dict.fromkeys(s.blob for s in slices):
-        store.blob(name)  # raises CorruptRun before the first row is written
+        store.blob(name)  # raises CorruptRunError before the first row is written
 
 
 def _groups(slices: list[Slice], size: int) -> Iterator[list[Slice]]:
@@ -246,7 +246,7 @@ def _groups(slices: list[Slice], size: int) -> Iterator[list[Slice]]:
 
 
 def as_stored(found: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: str, name: str) -> np.ndarray:
-    """Vectors as the table keeps them. Raises UsageError for NaN and infinity, _Outgrown for what float16 cannot hold."""
+    """Vectors as the table keeps them. Raises UsageError for NaN and infinity, _DtypeOverflow for what float16 cannot hold."""
     if found.dtype == np.float16 and centre is None and dtype == "float16":
         if ((found.view(np.uint16) & 0x7C00) == 0x7C00).any():
             raise _not_finite(run_id, name)
@@ -259,7 +259,7 @@ def as_stored(found: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: 
     if dtype == "float32":
         return wide
     if np.abs(wide).max(initial=0) >= 65520:  # would round to infinity
-        raise _Outgrown
+        raise _DtypeOverflow
     return wide.astype(np.float16)
 
 
@@ -319,7 +319,7 @@ def _median(stores: Iterable[TraceStore], key: Key) -> np.ndarray:
 # -- out again ---------------------------------------------------------------------------------------------------------
 
 
-def drop(table: VectorTable, runs: Iterable[str]) -> None:
+def drop_runs(table: VectorTable, runs: Iterable[str]) -> None:
     """Deletes runs' rows, those of runs that the info does not tell of, and gives their space back. Call it under the lock."""
     for run in runs:
         table.info.runs.pop(run, None)
@@ -328,44 +328,44 @@ def drop(table: VectorTable, runs: Iterable[str]) -> None:
         return
     table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}")
     table.write_info()  # before the tidying, which may be killed
-    table.tidy()
+    table.compact()
     table.write_info()
 
 
-def _settled(table: VectorTable) -> list[str]:
+def _reconcile_table(table: VectorTable) -> list[str]:
     """Drops what is not to be there; returns whose rows those were, as far as that is known."""
-    stale = table.stale()
+    stale = table.stale_runs()
     if stale or table.has_unlisted:
-        drop(table, stale)
+        drop_runs(table, stale)
     return stale
 
 
-def forget(root: Path, run_id: str, note: Note = _quiet) -> None:
+def remove_run(root: Path, run_id: str, note: Note = _quiet) -> None:
     """Deletes a run's rows from all vector tables, and tables that are empty then."""
     for table in all_tables(root):
-        with _told(note):
+        with _report_damage(note):
             if run_id in table.info.runs or table.has_unlisted:
                 with table.locked(note):
-                    drop(table, [run_id])
-    with _told(note):
-        trait_table.settle(root)
+                    drop_runs(table, [run_id])
+    with _report_damage(note):
+        trait_table.reconcile(root)
 
 
-def settle(root: Path, note: Note = _quiet) -> list[str]:
+def reconcile(root: Path, note: Note = _quiet) -> list[str]:
     """Deletes the rows of runs that were deleted or replaced by hand, or that were never noted; returns whose they were."""
     found: set[str] = set()
     for table in all_tables(root):
-        with _told(note):
-            if table.stale() or table.has_unlisted:
+        with _report_damage(note):
+            if table.stale_runs() or table.has_unlisted:
                 with table.locked(note):
-                    found |= set(_settled(table))
-    with _told(note):
-        found |= set(trait_table.settle(root))
+                    found |= set(_reconcile_table(table))
+    with _report_damage(note):
+        found |= set(trait_table.reconcile(root))
     return sorted(found)
 
 
 @contextmanager
-def _told(note: Note) -> Iterator[None]:
+def _report_damage(note: Note) -> Iterator[None]:
     """A table that is damaged does not keep others from being looked after."""
     try:
         yield
@@ -386,10 +386,10 @@ def rebuild(
             return table
         try:
             write(table, runs, settings, report)
-        except CorruptRun as e:
+        except CorruptRunError as e:
             raise TracesError(
                 f"{e} {table.info.sql_name} is as it was; delete that run, or copy it in again."
             ) from None
         note(f"{table.info.sql_name}: {table.info.rows:,} rows" + (f", without {', '.join(stale)}" if stale else ""))
-        ann_index.upkeep(table, note)
+        ann_index.maintain_index(table, note)
     return table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from warehouse.errors import CorruptRun, NotFound, TracesError, UsageError
+from warehouse.errors import CorruptRunError, NotFoundError, TracesError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.files import delete
 from warehouse.storage.manifest import ModelInfo
@@ -25,13 +25,13 @@ def remove_if_empty(root: Path, model: str) -> None:
         delete(paths.vectors_dir(root) / model)
 
 
-def models(root: Path) -> dict[str, ModelFolder]:
+def model_folders(root: Path) -> dict[str, ModelFolder]:
     """The folders of vector tables; one whose model.json is lost or damaged is of what its tables say."""
     found: dict[str, ModelFolder] = {}
     for model in paths.vector_folders(root):
         try:
             found[model] = ModelFolder.read_from(paths.vector_model_path(root, model))
-        except (CorruptRun, FileNotFoundError):
+        except (CorruptRunError, FileNotFoundError):
             space = next(_spaces(root, model), None)
             if space is not None:
                 found[model] = ModelFolder(names=[model], space=space)
@@ -46,28 +46,28 @@ def _spaces(root: Path, model: str) -> Iterator[str]:
                 yield read_info(root, model, table).space
 
 
-def folder_of(root: Path, model: ModelInfo) -> str | None:
+def find_folder(root: Path, model: ModelInfo) -> str | None:
     """The folder with vectors of these weights, whatever the model is called."""
-    return next((f for f, m in models(root).items() if m.space == model.space), None)
+    return next((f for f, m in model_folders(root).items() if m.space == model.space), None)
 
 
 def folder_named(root: Path, model: str) -> str:
     """The folder that a user means: by its own name, or by what captures call the model.
 
-    Raises NotFound, or UsageError where two models with different weights are called so.
+    Raises NotFoundError, or UsageError where two models with different weights are called so.
     """
-    known = models(root)
+    known = model_folders(root)
     if model in known:
         return model
     found = [f for f, m in known.items() if model in m.names]
     if len(found) > 1:
         raise UsageError(f"'{model}' has had different weights, each with vectors of its own: {' or '.join(found)}.")
     if not found:
-        raise NotFound("model with vector tables", model, known, "Make one: traces index add --help")
+        raise NotFoundError("model with vector tables", model, known, "Make one: traces index add --help")
     return found[0]
 
 
-def folder_for(model: ModelInfo) -> str:
+def default_folder_name(model: ModelInfo) -> str:
     """What a model's folder is called, unless another's is."""
     return paths.sql_name(Path(model.name).name.removesuffix(".gguf"))[:100]
 
@@ -77,13 +77,13 @@ def claim_folder(root: Path, model: ModelInfo) -> str:
     lock = paths.vector_folders_lock_path(root)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
-        known = models(root)
-        folder = folder_of(root, model)
+        known = model_folders(root)
+        folder = find_folder(root, model)
         names = known[folder].names if folder else []
         if folder and model.name in names:
             return folder
         if folder is None:
-            folder = folder_for(model)
+            folder = default_folder_name(model)
             if folder.casefold() in {f.casefold() for f in (*known, *paths.vector_folders(root))}:
                 folder = f"{folder}_{model.space[:6]}"
         made = ModelFolder(names=[*names, model.name], space=model.space)

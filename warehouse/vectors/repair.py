@@ -14,34 +14,36 @@ from warehouse.storage.files import delete
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.vector_info import ModelFolder, read_info
 from warehouse.vectors import index_spec, ingest, trait_table
-from warehouse.vectors.model_folders import folder_for, models, remove_if_empty
+from warehouse.vectors.model_folders import default_folder_name, model_folders, remove_if_empty
 from warehouse.vectors.table import open_lance, remove_files
 
 
-def mend(root: Path, report: ingest.Report, note: Callable[[str], None]) -> None:
+def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> None:
     """Drops what nothing is known of, and adds every run to the tables that it has, had, or was captured for."""
-    _mend_folders(root)
-    wanted = {run: asks for run in paths.published_runs(root) if (asks := _asked(root, run))}
+    _repair_folders(root)
+    wanted = {run: asks for run in paths.published_runs(root) if (asks := _index_specs(root, run))}
     for model, table in _damaged(root):
         key = sites.key_of(table)
         for run in _runs_in(root, model, table) or _runs_with(root, model, key):
             layers: Any = "all" if key.layer is None else (key.layer,)
-            wanted.setdefault(run, []).append(index_spec.Asked("enc" if key.side == "enc" else None, key.site, layers))
+            wanted.setdefault(run, []).append(
+                index_spec.IndexSpec("enc" if key.side == "enc" else None, key.site, layers)
+            )
         note(f"{model}/{table} is damaged: made again")
         remove_files(root, model, table)
         remove_if_empty(root, model)
     for folder in (
-        set(paths.vector_folders(root)) - models(root).keys()
+        set(paths.vector_folders(root)) - model_folders(root).keys()
     ):  # of whose model nothing is known: traits at most
         trait_table.remove(root, folder)
     for run, asks in wanted.items():
         ingest.add(root, run, asks, None, report, note)
-    trait_table.settle(root, anew=True)
+    trait_table.reconcile(root, anew=True)
 
 
-def _mend_folders(root: Path) -> None:
+def _repair_folders(root: Path) -> None:
     """Says again which weights a folder is of, from its tables; a folder of which nobody knows is made anew by who fills it."""
-    known = models(root)
+    known = model_folders(root)
     for folder in paths.vector_folders(root):
         path = paths.vector_model_path(root, folder)
         try:
@@ -52,10 +54,10 @@ def _mend_folders(root: Path) -> None:
                 known[folder].write_to(path)
 
 
-def _asked(root: Path, run: str) -> list[index_spec.Asked]:
+def _index_specs(root: Path, run: str) -> list[index_spec.IndexSpec]:
     """What a run was captured to be searched by, as far as it stored it."""
     try:
-        return index_spec.of_options(Manifest.read(paths.run_dir(root, run)))
+        return index_spec.for_run_options(Manifest.read(paths.run_dir(root, run)))
     except TracesError:  # a run that cannot be read is for traces runs validate
         return []
 
@@ -95,11 +97,11 @@ def _runs_in(root: Path, model: str, table: str) -> list[str]:
 
 def _runs_with(root: Path, model: str, key: Key) -> list[str]:
     """All runs of a model that stored a tensor: where nothing is left to tell which of them had asked."""
-    space = {m.space for folder, m in models(root).items() if folder == model}
+    space = {m.space for folder, m in model_folders(root).items() if folder == model}
     found = []
     for run in paths.published_runs(root):
         meta = Manifest.read(paths.run_dir(root, run))
-        same = meta.model.space in space if space else folder_for(meta.model) == model
+        same = meta.model.space in space if space else default_folder_name(meta.model) == model
         if same and any((s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites):
             found.append(run)
     return found

@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from warehouse.activations import filters
 from warehouse.activations.filters import Filter
-from warehouse.activations.gather import KEYS, Places, filter_errors, keys_of
-from warehouse.errors import NotFound, UsageError
+from warehouse.activations.gather import KEYS, RowLocations, check_keys, filter_errors
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
 from warehouse.storage.vector_info import METRICS
 from warehouse.vectors import ann_index, distances
 from warehouse.vectors.model_folders import folder_named
-from warehouse.vectors.table import Opened, VectorTable
+from warehouse.vectors.table import VectorTable, VectorTableCache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ _MOST = 100_000
 
 def nearest(
     catalog: Catalog,
-    tables: Opened,
+    tables: VectorTableCache,
     vector: Any,
     *,
     site: str,
@@ -55,10 +55,10 @@ def nearest(
 ) -> pa.Table:
     """What `Warehouse.nearest` returns, as an Arrow table."""
     if metric not in METRICS:
-        raise NotFound("metric", metric, METRICS)
+        raise NotFoundError("metric", metric, METRICS)
     if not 1 <= k < 1 << 31:
         raise UsageError(f"k = {k}: ask for at least one, and at most 2,147,483,647.")
-    chosen = choose(tables, catalog.root, site, layer, model, side)
+    chosen = choose_tables(tables, catalog.root, site, layer, model, side)
     found = [in_table(catalog, t, vector, k, where, metric, head, exact) for t in chosen]
     merged = found[0] if len(found) == 1 else pa.concat_tables(found).sort_by("distance")
     return merged.slice(0, k)
@@ -78,15 +78,15 @@ def in_table(
     return _one(catalog, table, _query(table, vector, metric), k, filters.split(where), metric, head, exact)
 
 
-def choose(
-    tables: Opened,
+def choose_tables(
+    tables: VectorTableCache,
     root: Path,
     site: str,
     layer: int | Sequence[int] | None,
     model: str | None,
     side: str | None,
 ) -> list[VectorTable]:
-    """The tables that a search is of. Raises UsageError or NotFound with those that are there, or what is wrong with the one that
+    """The tables that a search is of. Raises UsageError or NotFoundError with those that are there, or what is wrong with the one that
     is `damaged`.
     """
     known = tables.sound()
@@ -106,7 +106,7 @@ def choose(
     if not found and damaged:
         raise damaged[0]
     if not found:
-        raise NotFound("vector table of site", site, dict.fromkeys(t.info.name for t in known))
+        raise NotFoundError("vector table of site", site, dict.fromkeys(t.info.name for t in known))
     if layer is None:
         return _of_one_model(site, found)
     wanted = list(layer) if isinstance(layer, Iterable) else [int(layer)]
@@ -177,11 +177,11 @@ def _one(
     under = [wanted.keys] if wanted.keys else []
     if own_head is not None:
         under.append(f"{info.head_column} = {own_head}")
-    live = table.live()
+    live = table.live_runs()
     if len(live) < len(info.runs) or table.has_unlisted:
         under.append(f"run_id IN {sql_texts(live)}")
     search = _Search(catalog, table, query, k, metric, " AND ".join(under), own_head, exact)
-    return search.answer(tokens(catalog, table, wanted, live) if wanted.views else None)
+    return search.answer(filtered_tokens(catalog, table, wanted, live) if wanted.views else None)
 
 
 @dataclass
@@ -191,7 +191,7 @@ class _Search:
     query: np.ndarray
     k: int
     metric: str
-    under: str
+    prefilter: str
     """What Lance searches under."""
     head: int | None
     """The head column's value that is asked for; None: all."""
@@ -214,7 +214,7 @@ class _Search:
 
     def _asked_until(self, k: int) -> tuple[pa.Table, str]:
         """`k` rows, or all there are: an index that gives fewer is not trusted."""
-        way = self._way(k)
+        way = self._search_params(k)
         if way is not None:
             found = self._ask(k, way)
             if len(found) >= k:
@@ -222,17 +222,17 @@ class _Search:
                 return found, self.table.info.index.kind
         return self._ask(k, None), "exact"
 
-    def _way(self, k: int) -> distances.Way | None:
+    def _search_params(self, k: int) -> distances.SearchParams | None:
         found = self.table.info.index
         if self.exact or found is None or found.metric != self.metric or found.recall < ann_index.LEAST_RECALL:
             return None
-        more = max(1.0, (k / 10) ** 0.5) * (_FILTERED if self.under else 1)
+        more = max(1.0, (k / 10) ** 0.5) * (_FILTERED if self.prefilter else 1)
         return (int(found.nprobes * more), found.refine)
 
-    def _ask(self, k: int, way: distances.Way | None) -> pa.Table:
+    def _ask(self, k: int, way: distances.SearchParams | None) -> pa.Table:
         column = self.table.info.head_column
         columns = (*KEYS, column) if column else KEYS
-        return distances.ask(self.table, self.query, self.metric, k, way, columns, self.under)
+        return distances.nearest_rows(self.table, self.query, self.metric, k, way, columns, self.prefilter)
 
     def _labelled(self, found: pa.Table, how: str) -> pa.Table:
         """With every key."""
@@ -262,7 +262,7 @@ class _Search:
         own = every if self.head is None else [self.head]
         best = [(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]
         centre = self.table.centre
-        places = Places.of(self.catalog, tokens, key)
+        places = RowLocations.for_tokens(self.catalog, tokens, key)
         for which, rows in places.in_pieces(key, 8192):
             if centre is not None:
                 rows = (rows.astype(np.float32) - centre).astype(info.dtype)  # as the table has them
@@ -278,7 +278,7 @@ class _Search:
         return self._labelled(found.append_column("distance", pa.array(d[order])), "exact")
 
 
-def tokens(catalog: Catalog, table: VectorTable, wanted: Filter, runs: Sequence[str]) -> pa.Table:
+def filtered_tokens(catalog: Catalog, table: VectorTable, wanted: Filter, runs: Sequence[str]) -> pa.Table:
     """The tokens that a filter leaves, of some of the runs in a table: their keys. Raises UsageError for a filter that fails."""
     conditions = [f"run_id IN {sql_texts(runs)}", f"side = '{table.info.side}'"]
     conditions += [f"({part})" for part in (wanted.keys, wanted.views) if part]
@@ -288,4 +288,4 @@ def tokens(catalog: Catalog, table: VectorTable, wanted: Filter, runs: Sequence[
             f"SELECT {', '.join(KEYS)} FROM (SELECT *, {layer}::BIGINT AS layer FROM token_diagnostics) "
             f"WHERE {' AND '.join(conditions)}"
         ).to_arrow_table()
-    return keys_of(answer)
+    return check_keys(answer)

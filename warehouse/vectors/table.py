@@ -21,7 +21,7 @@ import filelock
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import CorruptRun, LeftOut, TracesError, UsageError
+from warehouse.errors import CorruptRunError, LeftOutWarning, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
@@ -94,7 +94,7 @@ class VectorTable:
     def _open(self) -> LanceTable:
         try:
             return open_lance(self.path)
-        except (CorruptRun, OSError, ValueError, RuntimeError, FileNotFoundError) as e:
+        except (CorruptRunError, OSError, ValueError, RuntimeError, FileNotFoundError) as e:
             raise TracesError(
                 f"{self.path} cannot be read ({_first_line(e)}): traces index rebuild makes it again."
             ) from e
@@ -115,7 +115,7 @@ class VectorTable:
         """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
         try:
             _check_is_ours(self.path)
-        except CorruptRun as e:
+        except CorruptRunError as e:
             raise TracesError(f"{e} traces index rebuild makes the vector table again.") from None
         mode = "overwrite" if self.path.is_dir() else "create"
         db = connect(self.path.parent)
@@ -162,7 +162,7 @@ class VectorTable:
         finally:
             lock.release()
 
-    def tidy(self) -> None:
+    def compact(self) -> None:
         """Merges small files and deletes what no reader needs any more; one that had it open opens the table again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # lancedb says to whom that may happen
@@ -178,13 +178,13 @@ class VectorTable:
         remove_files(self.root, self.info.model, self.info.name)
         remove_if_empty(self.root, self.info.model)
 
-    def live(self) -> list[str]:
+    def live_runs(self) -> list[str]:
         """The runs of the table that are in the warehouse, and are those that it was filled from."""
         return [run for run, rows in self.info.runs.items() if self._is_there(run, rows)]
 
-    def stale(self) -> list[str]:
+    def stale_runs(self) -> list[str]:
         """The others."""
-        live = set(self.live())
+        live = set(self.live_runs())
         return [run for run in self.info.runs if run not in live]
 
     def _is_there(self, run: str, rows: RunRows) -> bool:
@@ -208,7 +208,7 @@ class VectorTable:
 
 
 def open_lance(path: Path) -> LanceTable:
-    """Opens a Lance table that is there. Raises CorruptRun for one that holds more than files and folders, and OSError, ValueError or
+    """Opens a Lance table that is there. Raises CorruptRunError for one that holds more than files and folders, and OSError, ValueError or
     RuntimeError as lancedb does.
     """
     _check_is_ours(path)
@@ -233,7 +233,7 @@ def _first_line(e: BaseException) -> str:
 
 def all_tables(root: Path) -> list[VectorTable]:
     """Every vector table, by model, site and layer."""
-    return Opened(root).all()
+    return VectorTableCache(root).all()
 
 
 def remove_files(root: Path, model: str, table: str) -> None:
@@ -268,7 +268,7 @@ def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
         return None
 
 
-class Opened:
+class VectorTableCache:
     """The vector tables of a warehouse, kept open from one search to the next, and opened again when they have changed."""
 
     def __init__(self, root: Path) -> None:
@@ -283,7 +283,7 @@ class Opened:
         with self._lock:
             found = self.all()
         for damage in list(self.damaged.values()):
-            warnings.warn(f"a vector table is left out: {damage}", LeftOut, stacklevel=4)
+            warnings.warn(f"a vector table is left out: {damage}", LeftOutWarning, stacklevel=4)
         return found
 
     def all(self) -> list[VectorTable]:

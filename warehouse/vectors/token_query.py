@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse.activations.gather import KEYS, stored_key
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
 from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
 from warehouse.vectors import search
-from warehouse.vectors.model_folders import folder_of
-from warehouse.vectors.table import Opened, VectorTable
+from warehouse.vectors.model_folders import find_folder
+from warehouse.vectors.table import VectorTable, VectorTableCache
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,9 +33,9 @@ class Query:
     """run_id, example_id, seq and pos of the token that it is, which is not to be found; None: of a new text."""
 
 
-def of_token(
+def for_token(
     catalog: Catalog,
-    tables: Opened,
+    tables: VectorTableCache,
     run: str,
     example: str,
     seq: int,
@@ -44,7 +44,7 @@ def of_token(
     layers: Sequence[int] | None,
     head: int | None,
 ) -> Query:
-    """A token of a run; the example by its id, or by the beginning of one. Raises NotFound or UsageError."""
+    """A token of a run; the example by its id, or by the beginning of one. Raises NotFoundError or UsageError."""
     store = TraceStore(find_run(catalog.root, run))
     if pos < 0:
         raise UsageError(f"pos {pos}: positions are counted from 0.")
@@ -52,8 +52,13 @@ def of_token(
     return _query(catalog, tables, store, example, seq, pos, site, layers, head, (run, example, seq, pos))
 
 
-def of_text(
-    catalog: Catalog, tables: Opened, store: TraceStore, site: str, layers: Sequence[int] | None, head: int | None
+def for_text(
+    catalog: Catalog,
+    tables: VectorTableCache,
+    store: TraceStore,
+    site: str,
+    layers: Sequence[int] | None,
+    head: int | None,
 ) -> Query:
     """The last token of the one text of a run: of the text, not what the tokenizer puts after it."""
     query = "SELECT example_id, max(pos) FROM tokens GROUP BY example_id, is_special ORDER BY is_special LIMIT 1"
@@ -63,7 +68,7 @@ def of_text(
 
 def _query(
     catalog: Catalog,
-    tables: Opened,
+    tables: VectorTableCache,
     store: TraceStore,
     example: str,
     seq: int,
@@ -74,12 +79,12 @@ def _query(
     token: tuple[str, str, int, int] | None,
 ) -> Query:
     model = store.meta.model
-    folder = folder_of(catalog.root, model)
+    folder = find_folder(catalog.root, model)
     if folder is None:
         raise UsageError(
             f"There are no vector tables of {model.name} with these weights. Make one: traces index add --help"
         )
-    chosen = search.choose(tables, catalog.root, site, layers, folder, None)
+    chosen = search.choose_tables(tables, catalog.root, site, layers, folder, None)
     vectors = []
     for table in chosen:
         key = stored_key(store, table.info.site, table.info.layer, table.info.side)
@@ -107,7 +112,7 @@ def _whole_id(store: TraceStore, beginning: str) -> str:
     if found:
         raise UsageError(f"Several examples begin with {beginning}: {', '.join(found)}.")
     known = [r[0] for r in store.query("SELECT example_id FROM examples ORDER BY idx LIMIT 10000").fetchall()]
-    raise NotFound("example", beginning, known, f"(run '{store.meta.run_id}')")
+    raise NotFoundError("example", beginning, known, f"(run '{store.meta.run_id}')")
 
 
 def nearest(catalog: Catalog, query: Query, k: int, where: str | None, metric: str, exact: bool) -> pa.Table:
@@ -123,7 +128,7 @@ def nearest(catalog: Catalog, query: Query, k: int, where: str | None, metric: s
     return found.slice(0, k)
 
 
-def shown(catalog: Catalog, found: pa.Table) -> duckdb.DuckDBPyRelation:
+def with_context(catalog: Catalog, found: pa.Table) -> duckdb.DuckDBPyRelation:
     """The tokens in their sentences, best first."""
     runs, examples = (sql_texts(found[name].unique().to_pylist()) for name in ("run_id", "example_id"))
     heads = [name for name in ("head", "kv_head") if found[name].null_count < len(found)]

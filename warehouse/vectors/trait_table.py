@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.errors import CorruptRun, TracesError
+from warehouse.errors import CorruptRunError, TracesError
 from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete
 from warehouse.storage.manifest import Manifest, manifest_hash
@@ -32,9 +32,9 @@ _TABLE = "trait_vectors"
 _NAMES = ("trait", "method", "component")
 
 
-def settle(root: Path, anew: bool = False) -> list[str]:
+def reconcile(root: Path, anew: bool = False) -> list[str]:
     """Brings every model's table to what its runs are, or makes it again whatever it is (`anew`); returns the runs that it had and
-    that are gone or were replaced. Raises CorruptRun for a run whose vectors cannot be read.
+    that are gone or were replaced. Raises CorruptRunError for a run whose vectors cannot be read.
     """
     wanted = _wanted(root)
     gone: set[str] = set()
@@ -95,11 +95,11 @@ def _rows(root: Path, run: str) -> pa.Table:
     try:
         found = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
     except (OSError, pa.ArrowException) as e:
-        raise CorruptRun(f"{path} cannot be read: {e}") from None
+        raise CorruptRunError(f"{path} cannot be read: {e}") from None
     vectors = found["vector"].combine_chunks()
     widths = set(pc.list_value_length(vectors).to_pylist())
     if None in widths or len(widths) > 1:
-        raise CorruptRun(f"{path} has vectors that are not all of one width.")
+        raise CorruptRunError(f"{path} has vectors that are not all of one width.")
     width = widths.pop() if widths else 0
     columns: dict[str, Sequence[object] | pa.Array] = {
         "run_id": pa.repeat(run, len(found)),

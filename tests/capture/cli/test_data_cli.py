@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from samples import DATA
 
-from capture.data.registry import KNOWN, NAMES, open_data
+from capture.data.registry import DATASETS, NAMES, open_data
 
 
 def test_what_is_known_is_listed_with_licence_splits_and_what_is_prepared(tmp_path: Path, traces: Callable) -> None:
@@ -23,7 +23,7 @@ def test_what_is_known_is_listed_with_licence_splits_and_what_is_prepared(tmp_pa
     )
     found = json.loads(traces("data", "list", "-w", tmp_path, "--format", "json").out)
     assert [row["name"] for row in found] == list(NAMES)
-    assert all(row["licence"] and row["splits"] == ["train", "validation", "test"] for row in found[: len(KNOWN)])
+    assert all(row["licence"] and row["splits"] == ["train", "validation", "test"] for row in found[: len(DATASETS)])
     assert {row["name"]: row["prepared"] for row in found if row["prepared"]} == {"csqa": ["validation"]}
     rows = list(csv.DictReader(io.StringIO(traces("data", "list", "-w", tmp_path, "-f", "tsv").out), delimiter="\t"))
     assert [row["name"] for row in rows] == list(NAMES) and rows[2]["prepared"] == "validation"

@@ -13,7 +13,7 @@ from judge_server import completion, serve
 from capture.cli.trait_pipeline import run
 from capture.cli.trait_respond import numbers, respond, steer
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import RunTaken, UsageError
+from warehouse.errors import RunExistsError, UsageError
 from warehouse.storage.paths import run_dir
 
 DEFINITION = {
@@ -102,9 +102,9 @@ def test_from_responses_to_projections(
         respond(definition, model, n=8, judge=judge, **place)
         assert f"{responses} is there already: going on with its judge" in capsys.readouterr().err
         assert TraceStore(run_dir(tmp_path, f"{responses}-judged")).meta.counts.rows["judgements"] == 16
-        with pytest.raises(RunTaken):
+        with pytest.raises(RunExistsError):
             respond(definition, model, n=8, judge=judge, **place)
-    with pytest.raises(RunTaken):
+    with pytest.raises(RunExistsError):
         respond(definition, model, n=9, judge=judge, **place)
     capture_tiny(tmp_path, "text", capture="resid,attn_out", max_len=16)
     run(f" {definition} ", model, n=8, coefficients="0,2,2.0", projected="text", **place)

@@ -13,9 +13,9 @@ from samples import DATA
 
 from capture.data import prepared
 from capture.data.example import Row, Source
-from capture.data.registry import KNOWN, open_data, split_rows
+from capture.data.registry import DATASETS, open_data, split_rows
 from capture.data.text import open_text
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage.paths import prepared_path
 
 
@@ -51,9 +51,9 @@ def test_parquet_and_jsonl_say_which_columns_there_are(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"body": ["x y", "z"], "n": [1, 2]}), path)
     assert texts(path, text_column="body") == ["x y", "z"]
-    with pytest.raises(NotFound, match="No column 'text'.*body"):
+    with pytest.raises(NotFoundError, match="No column 'text'.*body"):
         texts(path)
-    with pytest.raises(NotFound, match="Did you mean text"):
+    with pytest.raises(NotFoundError, match="Did you mean text"):
         texts(DATA / "notes.jsonl", text_column="txet")
 
 
@@ -76,7 +76,7 @@ def test_unreadable_files_are_one_clear_line(tmp_path: Path, name: str, content:
 
 def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "mytext.txt").write_text("x")
-    with pytest.raises(NotFound, match=r"Did you mean .*mytext\.txt"):
+    with pytest.raises(NotFoundError, match=r"Did you mean .*mytext\.txt"):
         texts(tmp_path / "mytxt.txt")
 
 
@@ -93,7 +93,7 @@ def opened(data: str | None, origin: Path | None = None, split: str = "validatio
 
 
 def test_data_that_is_not_known_or_not_named() -> None:
-    with pytest.raises(NotFound, match="Did you mean wikitext2.*OWNER/NAME"):
+    with pytest.raises(NotFoundError, match="Did you mean wikitext2.*OWNER/NAME"):
         opened("wikitex2")
     with pytest.raises(UsageError, match="either --data NAME or --text FILE"):
         opened(None)
@@ -118,13 +118,13 @@ def test_a_local_copy_is_a_file_or_a_folder_with_a_file_a_split(tmp_path: Path) 
     (tmp_path / "dev.tsv").write_bytes((DATA / "emotions.tsv").read_bytes())
     by_name = [e.example_id for e in opened("go_emotions", tmp_path / "dev.tsv", "dev").read()]
     assert [e.example_id for e in opened("go_emotions", tmp_path).read()] == by_name
-    with pytest.raises(NotFound, match=r"No split 'train'. There is: validation.*looked for train\.tsv"):
+    with pytest.raises(NotFoundError, match=r"No split 'train'. There is: validation.*looked for train\.tsv"):
         opened("go_emotions", tmp_path, "train")
     with pytest.raises(UsageError, match="is the split validation by its name, not test: say --split validation"):
         opened("go_emotions", tmp_path / "dev.tsv", "test")
     with pytest.raises(UsageError, match=r"has no file of csqa under a usual name.*dev\.jsonl"):
         opened("csqa", tmp_path)
-    with pytest.raises(NotFound, match=r"Did you mean .*dev\.tsv"):
+    with pytest.raises(NotFoundError, match=r"Did you mean .*dev\.tsv"):
         opened("go_emotions", tmp_path / "devv.tsv")
 
 
@@ -143,18 +143,18 @@ REAL = {
 
 
 def prepare(root: Path, name: str, origin: Path) -> tuple[Path, list[Row]]:
-    rows, where = split_rows(KNOWN[name], "validation", str(origin))
+    rows, where = split_rows(DATASETS[name], "validation", str(origin))
     path = prepared_path(root, name, "validation")
-    prepared.write(path, KNOWN[name], "validation", where, rows)
+    prepared.write(path, DATASETS[name], "validation", where, rows)
     return path, list(rows())
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_prepared_rows_come_out_as_they_went_in(name: str, tmp_path: Path, shared: Callable[[str], Path]) -> None:
     path, rows = prepare(tmp_path, name, SAMPLES[name])
-    assert list(prepared.read(path, KNOWN[name], "validation")) == rows
+    assert list(prepared.read(path, DATASETS[name], "validation")) == rows
     path, rows = prepare(tmp_path, name, shared(REAL[name]))
-    assert list(prepared.read(path, KNOWN[name], "validation")) == rows
+    assert list(prepared.read(path, DATASETS[name], "validation")) == rows
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -207,8 +207,8 @@ def test_what_is_prepared_stays_until_the_new_file_is_whole(tmp_path: Path) -> N
         raise UsageError("line 5 is bad")
 
     with pytest.raises(UsageError, match="line 5"):
-        prepared.write(path, KNOWN["go_emotions"], "validation", "x", breaks)
-    assert list(prepared.read(path, KNOWN["go_emotions"], "validation")) == rows
+        prepared.write(path, DATASETS["go_emotions"], "validation", "x", breaks)
+    assert list(prepared.read(path, DATASETS["go_emotions"], "validation")) == rows
     assert [p.name for p in path.parent.iterdir()] == ["validation.parquet"]
 
 
@@ -224,13 +224,13 @@ def test_any_hub_data_set_by_its_own_name(publish: Callable[..., None]) -> None:
         ("one", "2", {"n": 3}),
     ]
     assert len({e.example_id for e in found}) == 3
-    with pytest.raises(NotFound, match="No column 'text'.*body.*--text-column"):
+    with pytest.raises(NotFoundError, match="No column 'text'.*body.*--text-column"):
         opened("harbour/logs", split="dev")
     with pytest.raises(UsageError, match="row 0: column 'n' holds int, not text"):
         open_data("harbour/logs", None, "dev", None, "n")
-    with pytest.raises(NotFound, match="No split of harbour/logs 'test'. There is: dev, train"):
+    with pytest.raises(NotFoundError, match="No split of harbour/logs 'test'. There is: dev, train"):
         open_data("harbour/logs", None, "test", None, "body")
-    with pytest.raises(NotFound, match="No configuration of harbour/logs 'shrot'. Did you mean short"):
+    with pytest.raises(NotFoundError, match="No configuration of harbour/logs 'shrot'. Did you mean short"):
         opened("harbour/logs", config="shrot")
 
 

@@ -15,7 +15,7 @@ from capture.data.registry import open_data
 from capture.data.text import open_text
 from capture.jobs import job, next_token, run_job
 from warehouse import TraceStore
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.paths import run_dir
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_label_is_named_with_its_line(tmp_path: Path, values: list, m
 def test_a_column_that_is_not_there_or_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,feels\na,b\n")
-    with pytest.raises(NotFound, match=r"No column 'fels'\. Did you mean feels\? \(.*line 2\).*--label-column"):
+    with pytest.raises(NotFoundError, match=r"No column 'fels'\. Did you mean feels\? \(.*line 2\).*--label-column"):
         list(open_text(str(path), "text", "fels").read())
     with pytest.raises(UsageError, match="--label-column text is the column of the text"):
         open_data(None, str(path), "validation", None, "text", label_column="text")
@@ -74,7 +74,7 @@ def test_a_column_that_is_not_there_or_cannot_be(tmp_path: Path) -> None:
         open_text(str(tmp_path / "a.txt"), "text", "feels")
     path = tmp_path / "b.jsonl"
     path.write_text('{"text": "a", "feels": "b"}\n{"text": "c"}\n')
-    with pytest.raises(NotFound, match=r"No column 'feels'\. There is: text\. \(.*line 2\)"):
+    with pytest.raises(NotFoundError, match=r"No column 'feels'\. There is: text\. \(.*line 2\)"):
         list(open_text(str(path), "text", "feels").read())
 
 
@@ -106,7 +106,7 @@ def test_the_hubs_class_labels_have_their_names(publish: Callable[..., None]) ->
 
     assert read("one") == [[(2, "glad")], [], []]
     assert read("many") == [[(2, "glad"), (0, "calm")], [], []]
-    with pytest.raises(NotFound, match=r"No column 'ones'\. Did you mean one.*--label-column"):
+    with pytest.raises(NotFoundError, match=r"No column 'ones'\. Did you mean one.*--label-column"):
         read("ones")
 
 

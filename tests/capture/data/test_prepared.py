@@ -14,7 +14,7 @@ from samples import DATA
 
 from capture.data import prepared
 from capture.data.example import Row
-from capture.data.registry import KNOWN, open_data, split_rows
+from capture.data.registry import DATASETS, open_data, split_rows
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage.paths import prepared_path
 
@@ -28,7 +28,7 @@ def change(
     """Prepares a sample, and writes it again as somebody else may have left it."""
     origin = str(DATA / SAMPLES[name])
     path = prepared_path(root, name, "validation")
-    prepared.write(path, KNOWN[name], "validation", origin, split_rows(KNOWN[name], "validation", origin)[0])
+    prepared.write(path, DATASETS[name], "validation", origin, split_rows(DATASETS[name], "validation", origin)[0])
     table, told = pq.read_table(path), pq.ParquetFile(path).metadata.metadata[KEY]
     found = table.to_pylist()
     if rows is not None:
@@ -135,7 +135,9 @@ def test_an_id_that_is_there_twice(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_is_named_before_it_is_prepared(tmp_path: Path) -> None:
     path = tmp_path / "validation.parquet"
     with pytest.raises(UsageError, match=r"mine, row q2: its text has \\ud800, half of a surrogate pair"):
-        prepared.write(path, KNOWN["csqa"], "validation", "mine", lambda: iter([Row("q1", "a"), Row("q2", "\ud800")]))
+        prepared.write(
+            path, DATASETS["csqa"], "validation", "mine", lambda: iter([Row("q1", "a"), Row("q2", "\ud800")])
+        )
     assert not list(tmp_path.iterdir())
 
 

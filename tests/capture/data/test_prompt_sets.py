@@ -11,7 +11,7 @@ from conftest import SHARED
 from capture.data.example import Source
 from capture.data.prompt_sets import open_prompt_sets, open_prompts, shipped_counts, shipped_sets
 from capture.traits import definition
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 OTHERS = SHARED / "prompt_sets"
 needs_others = pytest.mark.skipif(not OTHERS.is_dir(), reason="no ../shared/data/prompt_sets")
@@ -129,9 +129,9 @@ def test_a_set_that_is_not_sound_is_one_line_that_says_where(tmp_path: Path, con
 
 def test_a_set_that_is_not_there_names_its_neighbours(tmp_path: Path) -> None:
     written(tmp_path / "mine.json", A)
-    with pytest.raises(NotFound, match=r"No prompt set 'baselin'\. Did you mean baseline\?"):
+    with pytest.raises(NotFoundError, match=r"No prompt set 'baselin'\. Did you mean baseline\?"):
         open_prompt_sets(["baselin"])
-    with pytest.raises(NotFound, match=r"No file .*Did you mean .*mine\.json"):
+    with pytest.raises(NotFoundError, match=r"No file .*Did you mean .*mine\.json"):
         open_prompt_sets([str(tmp_path / "mime.json")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty has no prompt sets: it holds no \.json file"):

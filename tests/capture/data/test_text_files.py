@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from capture.data.example import Row, Source, Word
-from capture.data.files import shown
+from capture.data.files import quoted
 from capture.data.prompt_sets import open_prompt_sets, open_prompts
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 
 def rows(path: Path, column: str = "text") -> list[tuple[str, str, dict[str, Any]]]:
@@ -32,7 +32,7 @@ def refused(path: Path, match: str, column: str = "text") -> None:
     with pytest.raises(UsageError, match=match) as e:
         rows(path, column)
     message = str(e.value)
-    assert "\n" not in message and message.isprintable() and shown(path.name) in message
+    assert "\n" not in message and message.isprintable() and quoted(path.name) in message
 
 
 # -- endings -----------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_what_the_system_has_against_a_file_is_told_of_that_file(tmp_path: Path)
     strange = tmp_path / os.fsdecode(b"caf\xe9.txt")
     strange.write_text("one\n")
     refused(strange, r"caf\\udce9\.txt: its name is not UTF-8 text\. Rename it")
-    with pytest.raises(NotFound, match=r"Did you mean .*caf\\udce9\.txt"):
+    with pytest.raises(NotFoundError, match=r"Did you mean .*caf\\udce9\.txt"):
         rows(tmp_path / "zzz.txt")
     with pytest.raises(UsageError, match=r"no such user|No file"):
         open_text("~nobody-of-that-name/a.txt", "text")

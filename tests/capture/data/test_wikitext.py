@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from samples import DATA
 
-from capture.data.registry import KNOWN, open_data
+from capture.data.registry import DATASETS, open_data
 from capture.data.wikitext import kind
 
 SAMPLE = DATA / "articles.txt"
@@ -19,9 +19,9 @@ def test_headings_and_blank_rows_are_left_out_and_said() -> None:
     found = list(source.read())
     assert [(e.row.source_id, e.text[:4]) for e in found] == [("3", "Lamp"), ("7", "Anna"), ("8", "Jon ")]
     assert source.reads == "paragraphs"
-    assert source.said() == "wikitext2: 3 paragraphs; 2 headings and 5 blank rows left out"
+    assert source.description() == "wikitext2: 3 paragraphs; 2 headings and 5 blank rows left out"
     next(source.read())
-    assert source.said() == "wikitext2: 1 paragraph; 1 heading and 2 blank rows left out"
+    assert source.description() == "wikitext2: 1 paragraph; 1 heading and 2 blank rows left out"
 
 
 def test_headings_where_they_are_asked_for() -> None:
@@ -30,7 +30,7 @@ def test_headings_where_they_are_asked_for() -> None:
     found = {e.example_id: e.text for e in source.read()}
     assert list(found.values())[:3:2] == ["= Lamp rock =", "= = Keepers = ="]
     assert source.reads == "paragraphs and headings"
-    assert source.said() == "wikitext2: 3 paragraphs and 2 headings; 5 blank rows left out"
+    assert source.description() == "wikitext2: 3 paragraphs and 2 headings; 5 blank rows left out"
     assert {e.example_id for e in plain.read()} < set(found)
 
 
@@ -57,7 +57,7 @@ def test_the_real_part_row_by_row(wikitext: Path) -> None:
     assert all(lines[int(e.row.source_id)].strip() == e.text for e in found)
     assert len(found) == sum(bool(line.strip()) for line in lines)
     assert len({e.example_id for e in found}) == len(found)
-    assert source.said() == "wikitext2: 1,841 paragraphs and 620 headings; 1,299 blank rows left out"
+    assert source.description() == "wikitext2: 1,841 paragraphs and 620 headings; 1,299 blank rows left out"
     folder = open_data("wikitext2", None, "validation", str(wikitext.parent), "text", headings=True)
     assert [e.example_id for e in folder.read()] == [e.example_id for e in found]
 
@@ -67,11 +67,11 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(name: str, publish: Ca
     # The hub has its lines with their ends, and what is only white space as nothing.
     lines = SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = [{"text": line if line.strip() else ""} for line in lines]
-    publish("Salesforce/wikitext", KNOWN[name].config, {"validation": rows})
+    publish("Salesforce/wikitext", DATASETS[name].config, {"validation": rows})
     hub = open_data(name, None, "validation", None, "text")
     file = open_data(name, None, "validation", str(SAMPLE), "text")
     assert [(e.example_id, e.text) for e in hub.read()] == [(e.example_id, e.text) for e in file.read()]
-    assert hub.said() == file.said()
+    assert hub.description() == file.description()
 
 
 def test_each_form_has_ids_of_its_own() -> None:

@@ -21,7 +21,7 @@ from capture.sequences.question_pairs import Pairing
 from capture.sequences.question_prompts import TEMPLATE, Prompting
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
 
@@ -127,7 +127,7 @@ def test_traces_are_of_the_prompt_or_of_each_choice(tmp_path: Path, load_tiny: C
             assert row[0] == text
         with pytest.raises(UsageError, match="choices 0 to 4"):
             store.mcq_hidden(eid, 5)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         store.mcq_hidden("0" * 16, 0)
 
 

@@ -29,7 +29,7 @@ from capture.model.forward_trace import probe_tokens
 from capture.model.loading import Loaded, load
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore
-from warehouse.errors import CorruptRun, RunTaken, TracesError, UsageError
+from warehouse.errors import CorruptRunError, RunExistsError, TracesError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
@@ -288,7 +288,7 @@ def test_an_interrupted_lens_goes_on_to_the_same_end(
     logit_lens.run(loaded, folder, options, root=tmp_path, run_id="c")
     one, two = (run_dir(tmp_path, r) / "logit_lens" / "00000.parquet" for r in "bc")
     assert one.read_bytes() == two.read_bytes()
-    with pytest.raises(RunTaken):
+    with pytest.raises(RunExistsError):
         logit_lens.run(loaded, folder, options, root=tmp_path, run_id="c")
 
 
@@ -469,9 +469,9 @@ def test_a_run_whose_tokens_are_not_the_models_is_corrupt(
     rows = pq.read_table(path, partitioning=None)
     at = rows.schema.get_field_index(column)
     pq.write_table(rows.set_column(at, rows.schema.field(at), pa.array([10**6] * len(rows), pa.int32())), path)
-    with pytest.raises(CorruptRun, match="traces runs validate llama"):
+    with pytest.raises(CorruptRunError, match="traces runs validate llama"):
         logit_lens.run(load_tiny(), folder, logit_lens.Options(1), root=tmp_path / "other", run_id="l")
     assert not (tmp_path / "other").exists()
     if column == "token_id":
-        with pytest.raises(CorruptRun, match="has a token with the id 1000000, and the model 400 rows"):
+        with pytest.raises(CorruptRunError, match="has a token with the id 1000000, and the model 400 rows"):
             list(recheck(folder))

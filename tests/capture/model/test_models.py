@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from capture.model import loading
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_devices_and_dtypes(load_tiny: Callable) -> None:
     with pytest.raises(UsageError, match="No device 'disc'"):
         load_tiny(device_map="disc")
     assert load_tiny(dtype="bfloat16").dtype == "bfloat16"
-    with pytest.raises(NotFound, match="Did you mean bfloat16"):
+    with pytest.raises(NotFoundError, match="Did you mean bfloat16"):
         load_tiny(dtype="bfloat")
 
 

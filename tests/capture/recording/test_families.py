@@ -17,7 +17,7 @@ from capture.recording.recorder import Recorder, Recording
 from capture.verification.model_check import check
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key, row_kind
-from warehouse.storage.attention import per_query_head, probabilities, unpacked
+from warehouse.storage.attention import per_query_head, probabilities, unpack_pairs
 
 REGISTERED = [
     "gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2",
@@ -97,7 +97,7 @@ def test_attention_is_eager_output_attentions(family: str) -> None:
                 for b, pairs in enumerate(each(stored, key)):
                     n, s = (int(tokens[x][1][b].sum()) for x in (side, over))
                     expected = given[name][i][b, :, :n, :s].numpy()
-                    assert np.array_equal(unpacked(pairs, row_kind(site, stack.causal), s), expected), key
+                    assert np.array_equal(unpack_pairs(pairs, row_kind(site, stack.causal), s), expected), key
                     if formula is not None:
                         q, k = (list(each(derived, key._replace(site=site[:-4] + x)))[b].swapaxes(0, 1) for x in "qk")
                         found = probabilities(q, per_query_head(k, len(q)), formula)

@@ -13,7 +13,7 @@ from capture.model.attention_hook import listen_to_attention
 from capture.model.body import Body
 from capture.model.lm_head import Head
 from capture.recording.plan import plan
-from capture.recording.recorder import DtypeOutgrown, Recorder
+from capture.recording.recorder import DtypeOverflow, Recorder
 from warehouse.errors import TracesError
 from warehouse.storage.attention import probabilities
 
@@ -208,7 +208,7 @@ def test_a_value_that_float16_cannot_hold_is_reported_not_written_as_inf(make_ll
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(1e8)
     ids, mask = padded([11], model.config.vocab_size)
-    with pytest.raises(DtypeOutgrown) as e:
+    with pytest.raises(DtypeOverflow) as e:
         record(model, ids, mask, dtype="F16")
     assert "resid.post_mlp.L01" in e.value.tensors
     assert "resid.post_mlp.L00" not in e.value.tensors

@@ -26,7 +26,7 @@ from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
 from warehouse.storage.paths import run_dir
-from warehouse.validation.token_offsets import stands
+from warehouse.validation.token_offsets import matches_text
 from warehouse.validation.validate import validate
 
 
@@ -179,7 +179,7 @@ def test_validate_knows_what_tokenizers_do_to_a_text(
     ],
 )  # fmt: skip
 def test_what_a_token_may_be_of_characters(token: str, here: str, altered: bool, can_be: bool) -> None:
-    assert stands(token, here, altered) == can_be
+    assert matches_text(token, here, altered) == can_be
 
 
 def by_hand(model, text: list[int], room: int, stride: int, bos: list[int]) -> tuple[float, int]:

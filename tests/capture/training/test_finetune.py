@@ -21,7 +21,7 @@ from capture.jobs import mcq_encoder
 from capture.model import loading
 from capture.training.finetune import Options, Step, _aside, finetune
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import Doubt, RunTaken, TracesError, UsageError
+from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
 
@@ -162,7 +162,7 @@ def test_a_split_that_was_seen_is_told(tmp_path: Path, base: str) -> None:
     ):
         finetune(loaded, colours("train", 4), colours("train", 4), OPTIONS, **places)
     same = replace(colours("train", 3), split="validation")
-    with pytest.warns(Doubt, match="ft: 3 of 3 questions of validation are training questions too"):
+    with pytest.warns(UncertainResultWarning, match="ft: 3 of 3 questions of validation are training questions too"):
         finetune(loaded, colours("train", 4), same, replace(OPTIONS, epochs=1), run_id="ft", **places)
 
 
@@ -315,7 +315,7 @@ def test_what_is_in_the_way(tmp_path: Path, base: str, load_tiny: Callable) -> N
     trained(base, tmp_path / "out", tmp_path / "runs", replace(OPTIONS, epochs=1))
     with pytest.raises(UsageError, match="not empty"):
         trained(base, tmp_path / "out", tmp_path / "runs", run_id="other")
-    with pytest.raises(RunTaken):
+    with pytest.raises(RunExistsError):
         trained(base, tmp_path / "new", tmp_path / "runs")
     assert not (tmp_path / "new").exists()
     loaded = loading.load(base, head="multiple-choice", device="cpu")

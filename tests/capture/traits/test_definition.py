@@ -11,7 +11,7 @@ import pytest
 
 from capture.traits import definition as definitions
 from capture.traits.definition import DefinitionError, filled, load, parse, template, warnings
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 REAL = ("humorous", "impolite", "optimistic", "sycophantic")
 
@@ -109,10 +109,10 @@ def test_a_name_must_be_able_to_name_runs(sound: dict) -> None:
 
 
 def test_a_definition_that_is_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="No trait definition 'sarcsm'"):
+    with pytest.raises(NotFoundError, match="No trait definition 'sarcsm'"):
         load("sarcsm")
     for name in ("", " ", "~nobody-of-that-name", "nul\0"):
-        with pytest.raises(NotFound, match="No trait definition"):
+        with pytest.raises(NotFoundError, match="No trait definition"):
             load(name)
     with pytest.raises(DefinitionError, match="cannot be read"):
         load(tmp_path)

@@ -18,11 +18,11 @@ from capture.traits.best import best, doubts
 from capture.traits.evaluate import Options, evaluate
 from capture.traits.extract import Options as Extraction
 from capture.traits.extract import extract
-from capture.traits.latest_run import newest
+from capture.traits.latest_run import latest_run
 from capture.traits.response_activations import Means, select
 from warehouse import TraceStore, Warehouse
-from warehouse.catalog.questions import ask, find_question
-from warehouse.errors import NotFound, RunTaken, UsageError
+from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.storage import paths
 from warehouse.validation.validate import validate
 
@@ -84,7 +84,7 @@ def test_every_number_is_the_one_that_its_formula_gives(root: Path) -> None:
     means, found = Means(TraceStore(paths.run_dir(root, "r")), chosen.keys), rows(root)
     at = np.isin(chosen.question, held)
     for method, component, layer, midpoint, train_accuracy, v in vectors:
-        x, r = means.of(component, layer)[at].astype(np.float64), found[method, component, layer]
+        x, r = means.for_run(component, layer)[at].astype(np.float64), found[method, component, layer]
         y, p = chosen.positive[at], x @ np.array(v, np.float64)
         assert r.accuracy == pytest.approx(((p > midpoint) == y).mean())
         assert r.train_minus_heldout == pytest.approx(train_accuracy - r.accuracy, abs=1e-6)
@@ -169,7 +169,7 @@ def test_an_interrupted_evaluation_goes_on_and_gives_what_an_undisturbed_one_doe
     assert all(c.passed is not False for c in validate(paths.run_dir(root, "again")))
     assert job.is_there(root, "again", "v", Options()) and not job.is_there(root, "else", "v", Options())
     for name, options in (("again", Options(seed=1)), ("v", Options())):
-        with pytest.raises(RunTaken):
+        with pytest.raises(RunExistsError):
             job.is_there(root, name, "v", options)
 
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_evaluated_is_told(root: Path, tmp_path: Path) -> None:
     extract(tmp_path, ["r"], Extraction(held_out=0.5), "v")
     folder = paths.run_dir(tmp_path, "r")
     folder.rename(tmp_path / "kept")
-    with pytest.raises(NotFound, match="No run 'r'"):
+    with pytest.raises(NotFoundError, match="No run 'r'"):
         evaluate(tmp_path, "v")
     add_responses(tmp_path, "r", responses, {("mean.resid.post_mlp", 0): planted(responses, DIRECTION, 2)})
     with pytest.raises(UsageError, match="Run 'r' is not the one that 'v' was made from"):
@@ -228,22 +228,25 @@ def test_the_newest_run_of_a_trait_is_meant_and_models_are_not_mixed(tmp_path: P
         add_responses(tmp_path, run, few, mean, trait=trait, body=body, model=model, minute=minute)
     add_responses(tmp_path, "generated", few, mean, kind="generate", minute=9)
     with Warehouse(tmp_path) as wh:
-        assert newest(wh, "trait-responses", "loud") == "new" and newest(wh, "trait-responses", "terse") == "terse"
-        with pytest.raises(NotFound, match="of trait 'lou'. Did you mean loud"):
-            newest(wh, "trait-responses", "lou")
+        assert (
+            latest_run(wh, "trait-responses", "loud") == "new" and latest_run(wh, "trait-responses", "terse") == "terse"
+        )
+        with pytest.raises(NotFoundError, match="of trait 'lou'. Did you mean loud"):
+            latest_run(wh, "trait-responses", "lou")
         with pytest.raises(
-            NotFound, match="No run of kind trait-vectors of trait 'loud'. There is none yet. Make one: traces trait ex"
+            NotFoundError,
+            match="No run of kind trait-vectors of trait 'loud'. There is none yet. Make one: traces trait ex",
         ):
-            newest(wh, "trait-vectors", "loud")
+            latest_run(wh, "trait-vectors", "loud")
     add_responses(tmp_path, "other", few, mean, body="b", model="second", minute=4)
     with Warehouse(tmp_path) as wh:
         says = re.escape("other (second), new (first), old (first). Say which, with --model or --responses")
         with pytest.raises(UsageError, match=says):
-            newest(wh, "trait-responses", "loud")
-        assert newest(wh, "trait-responses", "loud", "first") == "new"
-        assert newest(wh, "trait-responses", "loud", "second") == "other"
-        with pytest.raises(NotFound, match="'third'"):
-            newest(wh, "trait-responses", "loud", "third")
+            latest_run(wh, "trait-responses", "loud")
+        assert latest_run(wh, "trait-responses", "loud", "first") == "new"
+        assert latest_run(wh, "trait-responses", "loud", "second") == "other"
+        with pytest.raises(NotFoundError, match="'third'"):
+            latest_run(wh, "trait-responses", "loud", "third")
 
 
 def evaluated(method: str, layer: int | None, effect: float, trait: str = "loud", **more: object) -> dict:
@@ -301,7 +304,7 @@ def test_the_best_vector_by_evaluation_and_by_steering(tmp_path: Path) -> None:
         effects = wh.sql("SELECT layer, coefficient, n, n_scored, trait_score, coherence_score, response_tokens "
                          "FROM steering_effects ORDER BY ALL").fetchall()  # fmt: skip
         assert (9, 2.0, 2, 1, 20.0, 90.0, 10.5) in effects and len(effects) == 6
-        asked = ask(wh.connection, find_question("steering_by_coefficient"), {}).fetchall()
+        asked = ask(wh.connection, find_query("steering_by_coefficient"), {}).fetchall()
         assert asked[0] == ("loud", "probe", "residual", 3, -2.0, 2, 2, 99.0, 90.0, 10.5, 0.5, "-2") and len(asked) == 6
 
 
@@ -344,7 +347,7 @@ def test_why_a_vector_is_the_best_and_whether_it_is_any_better_than_a_random_one
 def test_separation_as_a_table_of_layers_by_methods(root: Path) -> None:
     found = rows(root)
     with Warehouse(root) as wh:
-        answer = ask(wh.connection, find_question("trait_separation"), {"run": "v-evaluated"})
+        answer = ask(wh.connection, find_query("trait_separation"), {"run": "v-evaluated"})
         table = [dict(zip(answer.columns, r, strict=True)) for r in answer.fetchall()]
     assert [(r["component"], r["layer"]) for r in table] == [
         ("residual", None),
@@ -374,7 +377,7 @@ def test_traits_near_each_other(tmp_path: Path) -> None:
         minute=3,
     )
     with Warehouse(tmp_path) as wh:
-        found = ask(wh.connection, find_question("near_traits"), {}).fetchall()
+        found = ask(wh.connection, find_query("near_traits"), {}).fetchall()
     assert [r[:7] for r in found] == [
         ("calm", "meek", "probe", "residual", None, 0.5, 0.5),
         ("loud", "meek", "probe", "residual", None, -0.5, 0.5),

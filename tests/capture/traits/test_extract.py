@@ -17,7 +17,7 @@ from capture.traits import extract as job
 from capture.traits import extraction_methods
 from capture.traits.extract import Options, extract
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import NotFound, RunTaken, UsageError
+from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.maintenance.remove import locked_for_removal, remove
 from warehouse.storage import paths
 from warehouse.validation.validate import validate
@@ -98,7 +98,7 @@ def test_the_manifest_says_what_was_done(root: Path) -> None:
     )
     named = extract(root, ["r"], Options(methods=("mean_diff",)))
     assert named.run_id == "loud-vectors" and named.options["methods"] == ["mean_diff", "random"]
-    with pytest.raises(RunTaken):
+    with pytest.raises(RunExistsError):
         extract(root, ["r"], Options(methods=("mean_diff",)))
 
 
@@ -201,10 +201,10 @@ def test_layers_components_and_runs_of_tokens(root: Path) -> None:
         (Options(layers=(7,)), UsageError, "no resid.post_mlp in layer 7; it has embed, 0, 1, 2, 3"),
         (Options(layers=(2,), components=("attn_out",)), UsageError, "no attn_out in layer 2; it has 1"),
         (Options(layers=(None,), components=("attn_out",)), UsageError, "resid.embed is of component residual"),
-        (Options(methods=("svd",)), NotFound, "No method 'svd'"),
-        (Options(components=("mlp",)), NotFound, "No component 'mlp'"),
+        (Options(methods=("svd",)), NotFoundError, "No method 'svd'"),
+        (Options(components=("mlp",)), NotFoundError, "No component 'mlp'"),
         (Options(layers="some"), UsageError, "give all, mid, or numbers"),
-        (Options(filter="row"), NotFound, "No filter 'row'"),
+        (Options(filter="row"), NotFoundError, "No filter 'row'"),
         (Options(held_out=1.0), UsageError, "from 0 to below 1"),
         (Options(threshold=500), UsageError, "scores are from 0 to 100"),
         (Options(held_out=0.95), None, ""),
@@ -282,16 +282,16 @@ def test_deleting_a_run_drops_its_rows_and_rebuild_makes_them_again(root: Path) 
     delete("a")
     assert {k[0] for k in lance(root)} == {"b"}
     shutil.copytree(paths.run_dir(root, "b"), paths.run_dir(root, "a"))
-    ingest.settle(root)
+    ingest.reconcile(root)
     assert lance(root).keys() == whole.keys()
     shutil.rmtree(paths.vectors_dir(root))
-    repair.mend(root, lambda *_: None, lambda _: None)
+    repair.repair(root, lambda *_: None, lambda _: None)
     assert lance(root).keys() == whole.keys()
     for damage in paths.vector_lance_path(root, "made", "traits").rglob("*.manifest"):
         damage.write_bytes(b"damaged")
     paths.vector_model_path(root, "made").unlink()
-    repair.mend(root, lambda *_: None, lambda _: None)
-    assert lance(root).keys() == whole.keys() and model_folders.models(root)["made"].space == "body"
+    repair.repair(root, lambda *_: None, lambda _: None)
+    assert lance(root).keys() == whole.keys() and model_folders.model_folders(root)["made"].space == "body"
     delete("a")
     delete("b")
     assert not any(paths.vectors_dir(root).iterdir())
@@ -305,11 +305,11 @@ def test_vector_tables_and_the_table_of_traits_live_side_by_side(root: Path) -> 
         assert [t.info.sql_name for t in wh.vector_tables] == ["made_resid_post_mlp_L01"] and not wh.damaged_vectors
         assert len(wh.nearest(np.ones(D), layer=1, k=3).fetchall()) == 3
     notes: list[str] = []
-    repair.mend(root, lambda *_: None, notes.append)
+    repair.repair(root, lambda *_: None, notes.append)
     assert not any("damaged" in n for n in notes)
     with locked_for_removal(root, "e"):
         remove(root, "e")
     assert lance(root) and not table.all_tables(root), "the last vector table goes, and that of traits stays"
     with locked_for_removal(root, "v"):
         remove(root, "v")
-    assert index.settle(root) == [] and not any(paths.vectors_dir(root).iterdir())
+    assert index.reconcile(root) == [] and not any(paths.vectors_dir(root).iterdir())

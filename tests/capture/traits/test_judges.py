@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from capture.model.loading import Loaded
-from capture.traits.judge import Fault
+from capture.traits.judge import JudgeRequestError
 from capture.traits.judge_clients import open_judge
 from capture.traits.local_judge import LocalJudge
 from capture.traits.verdict import Token, from_probabilities, from_text, from_tokens
@@ -182,7 +182,7 @@ def test_an_error_that_quotes_the_prompt_takes_no_parameter_away() -> None:
     flagged = error(400, "flagged: 'Is temperature about logprobs?'")
     with serve(lambda _: completion("70"), flagged, flagged) as front:
         judge = open_judge(f"{front.url}/v1:m")
-        with pytest.raises(Fault, match="HTTP 400: flagged"):
+        with pytest.raises(JudgeRequestError, match="HTTP 400: flagged"):
             judge.ask("Is temperature about logprobs?")
         assert judge.ask("?").score == 70
     assert {"temperature", "logprobs", "top_logprobs"} <= set(front.seen[-1])
@@ -244,7 +244,7 @@ def test_who_may_have_to_be_paid(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fault_says_what_it_was_and_whether_to_ask_again(fault: Callable, again: bool, told: str) -> None:
     with serve(lambda _: completion("5"), fault) as front:
         judge = open_judge(f"{front.url}/v1:m")
-        with pytest.raises(Fault, match=told) as caught:
+        with pytest.raises(JudgeRequestError, match=told) as caught:
             judge.ask("?")
         assert caught.value.again == again
         assert caught.value.after == (7 if told == "HTTP 429" and again else None)
@@ -254,7 +254,7 @@ def test_a_fault_says_what_it_was_and_whether_to_ask_again(fault: Callable, agai
 
 def test_an_answer_that_is_late_is_none() -> None:
     with serve(lambda _: completion("5"), late(60, completion("1"))) as front:
-        with pytest.raises(Fault, match=r"^no answer within 0\.3 s$") as caught:
+        with pytest.raises(JudgeRequestError, match=r"^no answer within 0\.3 s$") as caught:
             open_judge(f"{front.url}/v1:m", timeout=0.3).ask("?")
         assert (caught.value.again, caught.value.this_prompt) == (True, False)
 
@@ -287,7 +287,7 @@ def test_the_time_is_for_all_of_an_answer(head: bytes, piece: bytes) -> None:
         talk.say(head)
         talk.drip(piece)
 
-    with serve_raw(speak) as (url, _), pytest.raises(Fault, match=r"^no answer within 0\.5 s$") as caught:
+    with serve_raw(speak) as (url, _), pytest.raises(JudgeRequestError, match=r"^no answer within 0\.5 s$") as caught:
         open_judge(f"{url}/v1:m", timeout=0.5).ask("?")
     assert caught.value.again
 
@@ -321,7 +321,7 @@ def test_an_answer_has_a_size_and_a_form(head: bytes, piece: bytes, told: str) -
         judge = open_judge(f"{url}/v1:m")
         tracemalloc.start()
         try:
-            with pytest.raises(Fault, match=f"^{told}") as caught:
+            with pytest.raises(JudgeRequestError, match=f"^{told}") as caught:
                 judge.ask("?")
             assert tracemalloc.get_traced_memory()[1] < 32 << 20
         finally:
@@ -343,7 +343,7 @@ def test_a_redirect_is_not_followed(spec: str, status: int, monkeypatch: pytest.
             monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
             judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
             with pytest.raises(
-                Fault, match=f"^HTTP {status}: it sends the request on to {other.url}.*not followed"
+                JudgeRequestError, match=f"^HTTP {status}: it sends the request on to {other.url}.*not followed"
             ) as caught:
                 judge.ask("?")
             assert len(front.seen) == 1
@@ -407,7 +407,7 @@ def test_what_is_no_answer(spec: str, body: bytes, monkeypatch: pytest.MonkeyPat
     with serve(garbage(body)) as front:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
         judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
-        with pytest.raises(Fault, match="^it answered with something else than a completion$") as caught:
+        with pytest.raises(JudgeRequestError, match="^it answered with something else than a completion$") as caught:
             judge.ask("?")
     assert (caught.value.again, caught.value.this_prompt) == (True, True)
 
@@ -428,7 +428,7 @@ def test_an_errors_body_makes_one_line(spec: str, body: bytes, monkeypatch: pyte
     with serve(lambda _: (418, {"content-type": "application/json"}, body)) as front:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
         judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
-        with pytest.raises(Fault, match="^HTTP 418: ") as caught:
+        with pytest.raises(JudgeRequestError, match="^HTTP 418: ") as caught:
             judge.ask("?")
     said = str(caught.value)
     assert said.isprintable() and said.encode() and len(said) < 320 and KEY not in said
@@ -461,12 +461,12 @@ def test_anthropics_garbage_is_garbage_too(monkeypatch: pytest.MonkeyPatch, body
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     with serve(lambda _: message("5"), garbage(body)) as front:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
-        with pytest.raises(Fault, match="something else"):
+        with pytest.raises(JudgeRequestError, match="something else"):
             open_judge("anthropic:m").ask("?")
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(Fault, match="cannot be reached") as caught:
+    with pytest.raises(JudgeRequestError, match="cannot be reached") as caught:
         open_judge(f"http://127.0.0.1:{free_port()}/v1:m").ask("?")
     assert caught.value.again
 
@@ -485,7 +485,7 @@ def test_a_key_is_in_no_error_and_no_answer(spec: str, monkeypatch: pytest.Monke
         monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
         judge = open_judge(f"{front.url}/v1:m" if spec == "server" else spec)
         for _ in range(3):
-            with pytest.raises(Fault) as caught:
+            with pytest.raises(JudgeRequestError) as caught:
                 judge.ask("?")
             text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
             assert KEY not in text
@@ -622,7 +622,7 @@ def test_transformers_own_server_answers_in_text(chat_folder: Path) -> None:
         with serve(forward(url), error(500, "not now"), garbage(b"<html>", "text/html")) as front:
             between = open_judge(f"{front.url}/v1:{chat_folder}", timeout=120)
             for _ in range(2):
-                with pytest.raises(Fault):
+                with pytest.raises(JudgeRequestError):
                     between.ask("How much?")
             assert between.ask("How much?") == found
 
@@ -808,7 +808,7 @@ def test_a_prompt_beyond_a_sliding_window_is_read_apart() -> None:
 
 
 def test_a_prompt_that_is_longer_than_the_window_is_not_cut(local: Callable) -> None:
-    with pytest.raises(Fault, match="the judging prompt has .* tokens, and the model reads 512") as caught:
+    with pytest.raises(JudgeRequestError, match="the judging prompt has .* tokens, and the model reads 512") as caught:
         local().ask("word " * 600)
     assert not caught.value.again
 

@@ -20,12 +20,12 @@ from judge_server import Front, Reply, completion, error, garbage, serve
 from synthetic import add_run
 
 from capture.traits import judge_run
-from capture.traits.judge import Fault
+from capture.traits.judge import JudgeRequestError
 from capture.traits.judge_clients import open_judge
-from capture.traits.judge_run import Judged, in_order
+from capture.traits.judge_run import JudgeProgress, in_order
 from capture.traits.verdict import Verdict
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import RunTaken, TracesError, UsageError
+from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.journal import Journal
 from warehouse.storage.paths import run_dir, staged_runs
@@ -96,9 +96,9 @@ def expected(n: int) -> list[tuple]:
 
 def test_every_response_gets_what_the_judge_said_of_it(tmp_path: Path) -> None:
     responses(tmp_path, 40)
-    seen: list[Judged] = []
+    seen: list[JudgeProgress] = []
     with serve(answer) as front:
-        manifest = run(tmp_path, front, report=lambda j: seen.append(Judged(**vars(j))))
+        manifest = run(tmp_path, front, report=lambda j: seen.append(JudgeProgress(**vars(j))))
     assert rows(tmp_path) == expected(40)
     with Warehouse(tmp_path) as wh:
         assert wh.sql("SELECT DISTINCT trait_rule, coherence_rule FROM judged_responses").fetchall() == [
@@ -110,7 +110,7 @@ def test_every_response_gets_what_the_judge_said_of_it(tmp_path: Path) -> None:
     assert (seen[-1].refused, seen[-1].scored) == (5, 35)
     assert len(front.seen) == 80
     assert all(c.passed is not False for c in validate(run_dir(tmp_path, "r-judged")))
-    with pytest.raises(RunTaken), serve(answer) as front:
+    with pytest.raises(RunExistsError), serve(answer) as front:
         run(tmp_path, front)
     assert not front.seen
 
@@ -321,7 +321,7 @@ def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 40)
     notes: list[str] = []
-    seen: list[Judged] = []
+    seen: list[JudgeProgress] = []
 
     def hostile(body: dict) -> Reply:
         i = int(re.search(r"<(\d+)>", body["messages"][0]["content"])[1])
@@ -329,7 +329,7 @@ def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest
         return HOSTILE[i](body) if trait and i in HOSTILE else answer(body)
 
     with serve(hostile) as front:
-        run(tmp_path, front, note=notes.append, report=lambda j: seen.append(Judged(**vars(j))))
+        run(tmp_path, front, note=notes.append, report=lambda j: seen.append(JudgeProgress(**vars(j))))
     found, sound = rows(tmp_path), expected(40)
     assert [row for i, row in enumerate(found) if i not in HOSTILE] == [
         row for i, row in enumerate(sound) if i not in HOSTILE
@@ -466,7 +466,9 @@ def test_a_fault_before_any_answer_keeps_nothing(tmp_path: Path) -> None:
         name, paid, concurrent = "local:full", False, False
 
         def ask(self, prompt: str) -> Verdict:
-            raise Fault("the judging prompt has 9 tokens, and the model reads 4", again=False, this_prompt=True)
+            raise JudgeRequestError(
+                "the judging prompt has 9 tokens, and the model reads 4", again=False, this_prompt=True
+            )
 
     with pytest.raises(TracesError, match="Nothing is judged, and nothing kept"):
         judge_run.judge_run(tmp_path, "r", Full(), name="j")

@@ -22,10 +22,10 @@ from capture.traits.directions import Direction, Options, directions
 from capture.traits.dynamics import differences, dynamics
 from capture.traits.project import project
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import NotFound, RunTaken, UsageError
+from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
-from warehouse.validation.check import Unsound
+from warehouse.validation.check import ValidationFailure
 from warehouse.validation.contents import CHECKS
 from warehouse.validation.validate import validate
 
@@ -233,7 +233,7 @@ def test_other_vectors_make_another_run_and_the_view_shows_the_newest(home: Path
         assert wh.sql("SELECT DISTINCT trait, run_id FROM newest_trait_dynamics ORDER BY trait").fetchall() == [
             ("calm", "newest"), ("loud", "llama-traits-2"), ("quick", "llama-traits"),
         ]  # fmt: skip
-        with pytest.raises(RunTaken):
+        with pytest.raises(RunExistsError):
             made(wh, "llama", Options(("loud",), layers=(2,)), "llama-traits")
 
 
@@ -274,16 +274,16 @@ def test_what_is_asked_wrongly_is_told(home: Path) -> None:
                 d_model=other.model.d_model, body="others")  # fmt: skip
     with Warehouse(home) as wh:
         for source, options, error, says in (
-            ("lama", Options(("loud",)), NotFound, "No run 'lama'. Did you mean llama"),
+            ("lama", Options(("loud",)), NotFoundError, "No run 'lama'. Did you mean llama"),
             ("llama", Options(()), UsageError, "No trait is named"),
-            ("llama", Options(("lout",)), NotFound, "No vectors of trait 'lout'. Did you mean loud"),
-            ("llama", Options(("loud",), vectors=("vectros",)), NotFound, "No run 'vectros'. Did you mean vectors"),
-            ("llama", Options(("loud",), vectors=("wide",)), NotFound, "No vectors of trait 'loud'. There is: wide. in wide"),
+            ("llama", Options(("lout",)), NotFoundError, "No vectors of trait 'lout'. Did you mean loud"),
+            ("llama", Options(("loud",), vectors=("vectros",)), NotFoundError, "No run 'vectros'. Did you mean vectors"),
+            ("llama", Options(("loud",), vectors=("wide",)), NotFoundError, "No vectors of trait 'loud'. There is: wide. in wide"),
             ("llama", Options(("wide",)), UsageError, "The vectors of run 'wide' have 8 dimensions (none), the states of run 'llama' 32"),
             ("llama", Options(("strange",)), UsageError, "The vectors of run 'strange' are of a model with other weights (none) than"),
-            ("llama", Options(("loud",), methods=("prob",)), NotFound, "No method 'prob'. Did you mean probe"),
-            ("llama", Options(("loud",), layers=(7,)), NotFound, "No layer '7'. There is: embed, 0, 1, 2. (vectors of loud, run 'vec"),
-            ("llama", Options(("loud",), components=("mlp",)), NotFound, "No component 'mlp'."),
+            ("llama", Options(("loud",), methods=("prob",)), NotFoundError, "No method 'prob'. Did you mean probe"),
+            ("llama", Options(("loud",), layers=(7,)), NotFoundError, "No layer '7'. There is: embed, 0, 1, 2. (vectors of loud, run 'vec"),
+            ("llama", Options(("loud",), components=("mlp",)), NotFoundError, "No component 'mlp'."),
             ("llama", Options(("loud",), layers=(None,), components=("attn_out",)), UsageError,
              "has no vector of loud by mean_diff in attn_out, layer embed"),
             ("answers", Options(("loud",), layers=(3,)), UsageError, "has no resid.post_mlp in layer 3"),
@@ -382,5 +382,5 @@ def test_validate_finds_what_does_not_follow(home: Path, finding: str, table: st
     values = told[column].to_numpy()
     altered = pa.array(change(values), told.schema.field(at).type, mask=np.isnan(values))
     pq.write_table(told.set_column(at, told.schema.field(at), altered), path)
-    with pytest.raises(Unsound, match=finding):
+    with pytest.raises(ValidationFailure, match=finding):
         CHECKS["trait projections"](TraceStore(found.path))

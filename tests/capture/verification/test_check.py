@@ -33,10 +33,10 @@ def wrong(model: object) -> set[str]:
 @pytest.fixture
 def keeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
     """Has the recorder keep something else than what it saw: `change(key, x)` for every tensor."""
-    original = recorder._Pass.keep
+    original = recorder._ForwardPass.keep
 
     def use(change: Callable[[Key, torch.Tensor | None], torch.Tensor | None]) -> None:
-        monkeypatch.setattr(recorder._Pass, "keep", lambda self, key, x: original(self, key, change(key, x)))
+        monkeypatch.setattr(recorder._ForwardPass, "keep", lambda self, key, x: original(self, key, change(key, x)))
 
     return use
 
@@ -81,30 +81,30 @@ def test_tensors_that_are_mixed_up_are_found(change: Callable, expected: str, ke
 
 def test_the_input_of_a_block_in_place_of_its_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What flows into layer i + 1 is right for layer i; what flows into layer i is not."""
-    original = recorder._Pass.keep
+    original = recorder._ForwardPass.keep
     streams: dict[int, torch.Tensor] = {}
 
-    def late(self: recorder._Pass, key: Key, x: torch.Tensor) -> None:
+    def late(self: recorder._ForwardPass, key: Key, x: torch.Tensor) -> None:
         if key.site == "resid.post_mlp":
             streams[key.layer] = x
             x = streams.get(key.layer - 1, x)
         original(self, key, x)
 
-    monkeypatch.setattr(recorder._Pass, "keep", late)
+    monkeypatch.setattr(recorder._ForwardPass, "keep", late)
     assert "resid.post_mlp" in wrong(zoo.build("gpt2"))
 
 
 def test_padding_that_was_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = recorder._Pass.packed
-    monkeypatch.setattr(recorder._Pass, "packed", lambda self, x, side: original(self, x, side).roll(1, 0))
+    original = recorder._ForwardPass.packed
+    monkeypatch.setattr(recorder._ForwardPass, "packed", lambda self, x, side: original(self, x, side).roll(1, 0))
     assert wrong(zoo.build("llama"))
 
 
 def test_a_factor_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Granite multiplies what attention and MLP add."""
-    put = residual_stream.Places.put
+    put = residual_stream.BlockSites.put
     bare = lambda self, site, tap, shape=None: put(self, site, replace(tap, factor=1.0), shape)  # noqa: E731
-    monkeypatch.setattr(residual_stream.Places, "put", bare)
+    monkeypatch.setattr(residual_stream.BlockSites, "put", bare)
     assert {"attn_out", "mlp_out"} <= wrong(zoo.build("granite"))
 
 

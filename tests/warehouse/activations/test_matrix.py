@@ -13,7 +13,7 @@ import synthetic
 
 from warehouse import TraceStore, Warehouse
 from warehouse.activations.batches import Batches
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
 
 LENGTHS = [13, 1, 40, 7, 29, 64, 5] * 30
@@ -120,18 +120,18 @@ def test_runs_in_different_dtypes_come_as_float32(tmp_path: Path) -> None:
     ("query", "more", "error", "words"),
     [
         ("SELECT run_id, example_id, seq, pos + 0.5 AS pos FROM tokens", {}, UsageError, "gives a pos that is none"),
-        ("SELECT run_id, example_id, seq + 1000000000000 AS seq, pos FROM tokens", {}, NotFound, "No seq"),
-        ("FROM tokens", {"site": "resid.mlp"}, NotFound, "Did you mean"),
+        ("SELECT run_id, example_id, seq + 1000000000000 AS seq, pos FROM tokens", {}, NotFoundError, "No seq"),
+        ("FROM tokens", {"site": "resid.mlp"}, NotFoundError, "Did you mean"),
         ("FROM tokens", {"site": "attn"}, UsageError, "no vector for each token"),
         ("SELECT run_id, pos FROM tokens", {}, UsageError, "gives no example_id, seq"),
         ("SELECT NULL::VARCHAR AS run_id, example_id, seq, pos FROM tokens", {}, UsageError, "run_id is NULL"),
         ("SELECT * FROM tokens WHERE false", {}, UsageError, "picks no tokens"),
         ("SELECT run_id, example_id, seq, pos + 500 AS pos FROM tokens", {}, UsageError, "has positions 0 to"),
         ("SELECT run_id, example_id, seq, pos - 50 AS pos FROM tokens", {}, UsageError, "has positions 0 to"),
-        ("SELECT run_id, 'nobody' AS example_id, seq, pos FROM tokens", {}, NotFound, "No example 'nobody'"),
-        ("SELECT run_id, example_id, seq + 1 AS seq, pos FROM tokens", {}, NotFound, "No seq '1'"),
-        ("SELECT run_id, example_id, seq - 1 AS seq, pos FROM tokens", {}, NotFound, "No seq '-1'"),
-        ("SELECT 'three' AS run_id, example_id, seq, pos FROM tokens", {}, NotFound, "No run 'three'"),
+        ("SELECT run_id, 'nobody' AS example_id, seq, pos FROM tokens", {}, NotFoundError, "No example 'nobody'"),
+        ("SELECT run_id, example_id, seq + 1 AS seq, pos FROM tokens", {}, NotFoundError, "No seq '1'"),
+        ("SELECT run_id, example_id, seq - 1 AS seq, pos FROM tokens", {}, NotFoundError, "No seq '-1'"),
+        ("SELECT 'three' AS run_id, example_id, seq, pos FROM tokens", {}, NotFoundError, "No run 'three'"),
         ("FROM tokens", {"layer": 3}, UsageError, "in layer 3"),
         ("FROM tokens", {"layer": 4}, UsageError, "layers 0 to 3"),
         ("FROM tokens", {"layer": None}, UsageError, "has layers: say which"),

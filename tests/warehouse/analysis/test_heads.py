@@ -14,8 +14,8 @@ from capture.jobs import next_token
 from warehouse import TraceStore, Warehouse
 from warehouse.analysis.derive_heads import derive_heads
 from warehouse.analysis.heads import STATISTICS, induction_targets, statistics
-from warehouse.catalog.questions import ask, find_question
-from warehouse.errors import RunTaken, UsageError
+from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.errors import RunExistsError, UsageError
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
 
@@ -82,7 +82,7 @@ def test_derived_later_they_are_the_same_bits(tmp_path: Path, capture_tiny: Call
         assert one == two and len(one) == 24 * 12
         assert wh.sql("SELECT DISTINCT source_run_id FROM heads").fetchall() == [("a",)]
     assert all(c.passed is not False for c in validate(run_dir(root, "b")))
-    with pytest.raises(RunTaken):
+    with pytest.raises(RunExistsError):
         derive_heads(run_dir(root, "a"), root=root, run_id="b")
 
 
@@ -122,7 +122,7 @@ def test_the_real_models_induction_heads_stand_out_on_repeated_words(tmp_path: P
     options = next_token.Options(capture="heads", limit=8)
     next_token.run(smollm2, open_data("repeated-words", None, "", None, "text"), options, root=root, run_id="r")
     with Warehouse(root) as wh:
-        found = ask(wh.connection, find_question("induction_heads"), {"run": "r"}).fetchall()
+        found = ask(wh.connection, find_query("induction_heads"), {"run": "r"}).fetchall()
         assert found[0][3] > 0.7 and found[3][3] > 0.6
         (median,) = wh.sql("SELECT median(induction_mass) FROM heads").fetchone()
         assert median < 0.02

@@ -13,7 +13,7 @@ from scipy import stats
 
 from warehouse import Warehouse
 from warehouse.analysis import probes
-from warehouse.errors import Doubt, RunTaken, UsageError
+from warehouse.errors import RunExistsError, UncertainResultWarning, UsageError
 from warehouse.storage.blobs import Blob
 from warehouse.validation.validate import validate
 
@@ -23,7 +23,7 @@ D = 10
 CLASS = np.random.default_rng(5).integers(0, 3, N)
 """Which of three classes a token is of; its loss says so, so that SQL can ask."""
 
-pytestmark = pytest.mark.filterwarnings("ignore::warehouse.errors.Doubt")
+pytestmark = pytest.mark.filterwarnings("ignore::warehouse.errors.UncertainResultWarning")
 
 QUERY = """SELECT run_id, example_id, seq, pos, ['noun', 'verb', 'other'][loss::INTEGER + 1] AS y FROM next_token
            WHERE run_id = 'made'"""
@@ -70,7 +70,7 @@ def test_the_coefficients_give_the_accuracy_that_is_told(root: Path) -> None:
         options = probes.Options(QUERY)
         store = probes.probe(wh, options, "p")
         x, keys = wh.matrix(QUERY, layer=1, dtype=np.float32)
-        split = probes._split(probes.Picked(wh, QUERY).answer, options)
+        split = probes._split(probes.TokenSelection(wh, QUERY).answer, options)
         row = next(iter(probes.rows(store)))
         weights = Blob(store.path / row["blob"]).tensor(row["tensor"])
         assert weights.shape == (3, D + 1) and row["classes"] == ["noun", "other", "verb"]
@@ -107,7 +107,7 @@ def test_labels_have_their_share_on_both_sides_whatever_the_seed(tmp_path: Path)
 def test_the_part_to_judge_by_is_the_part_asked_for(root: Path, test: float) -> None:
     with Warehouse(root) as wh:
         options = probes.Options(QUERY, test=test)
-        split = probes._split(probes.Picked(wh, QUERY).answer, options)
+        split = probes._split(probes.TokenSelection(wh, QUERY).answer, options)
     assert len(split.test) / N == pytest.approx(test, abs=1 / 60 + 0.005)  # 60 examples
     assert not set(split.example[split.test]) & set(split.example[split.train])
     assert len(split.test) + len(split.train) == N
@@ -116,17 +116,22 @@ def test_the_part_to_judge_by_is_the_part_asked_for(root: Path, test: float) -> 
 def test_few_examples_are_told_and_many_are_not(root: Path) -> None:
     with Warehouse(root) as wh:
         for _ in range(2):  # fitted, and there already
-            with pytest.warns(Doubt, match="judged on 180 tokens of 15 examples, fewer than 50: the 95 % interval"):
+            with pytest.warns(
+                UncertainResultWarning, match="judged on 180 tokens of 15 examples, fewer than 50: the 95 % interval"
+            ):
                 wh.probe(QUERY, layers=[1])
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Doubt)
+            warnings.simplefilter("error", UncertainResultWarning)
             wh.probe(QUERY, layers=[1], test=0.9)
 
 
 def test_labels_that_were_not_learnt_are_told(root: Path) -> None:
     """A label of one example is on one side of the split only."""
     query = QUERY.replace("AS y", "|| if(example_id < 'e0012', example_id, '') AS y")
-    with Warehouse(root) as wh, pytest.warns(Doubt, match="held-out tokens have a label that no training token has"):
+    with (
+        Warehouse(root) as wh,
+        pytest.warns(UncertainResultWarning, match="held-out tokens have a label that no training token has"),
+    ):
         row = wh.probe(query, layers=[1]).iloc[0]
     assert row.n_test_unknown > 0 and row.accuracy <= 1 - row.n_test_unknown / row.n_test
 
@@ -149,7 +154,7 @@ def test_the_same_probe_is_the_same_run_and_another_is_not(root: Path) -> None:
         assert first.run_id[0] == again.run_id[0] and first.accuracy[0] == again.accuracy[0]
         assert wh.probe(QUERY, layers=[1], seed=1).run_id[0] != first.run_id[0]
         wh.probe(QUERY, layers=[1], run="named")
-        with pytest.raises(RunTaken):
+        with pytest.raises(RunExistsError):
             wh.probe(QUERY, layers=[1], run="named")
 
 
@@ -169,14 +174,14 @@ def test_an_interrupted_probing_goes_on(root: Path) -> None:
     class Stop(Exception):
         pass
 
-    def stop(fitted: probes.Fitted) -> None:
+    def stop(fitted: probes.ProbeProgress) -> None:
         raise Stop
 
     options = probes.Options(QUERY)
     with Warehouse(root) as wh:
         with pytest.raises(Stop):
             probes.probe(wh, options, "p", stop)
-        seen: list[probes.Fitted] = []
+        seen: list[probes.ProbeProgress] = []
         store = probes.probe(wh, options, "p", seen.append)
         assert [(f.layer, f.done, f.of, f.accuracy is None) for f in seen] == [(1, 1, 2, True), (2, 2, 2, False)]
         whole = wh.probe(QUERY, run="whole")

@@ -16,7 +16,7 @@ from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse
 from warehouse.catalog import build
-from warehouse.errors import LeftOut, NewerSchema, NotFound, UsageError
+from warehouse.errors import LeftOutWarning, NewerSchemaError, NotFoundError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 
@@ -64,7 +64,7 @@ def test_runs_tells_what_is_untrained_and_which_tables_have_rows(tmp_path: Path)
 
 def test_every_view_of_an_empty_warehouse_is_empty(tmp_path: Path) -> None:
     with Warehouse(tmp_path) as wh:
-        for view in build.views(tmp_path):
+        for view in build.all_view_texts(tmp_path):
             assert wh.sql(f"SELECT * FROM {view}").fetchall() == [], view
 
 
@@ -171,7 +171,7 @@ def test_readers_see_whole_views_while_they_are_replaced(root: Path) -> None:
 
 
 def test_names_that_are_not_there_come_with_the_nearest(tiny_root: Path, tmp_path: Path) -> None:
-    with Warehouse(tiny_root) as wh, pytest.raises(NotFound, match="No run 'lama'. Did you mean llama"):
+    with Warehouse(tiny_root) as wh, pytest.raises(NotFoundError, match="No run 'lama'. Did you mean llama"):
         wh.run("lama")
     with pytest.raises(UsageError, match="There is no warehouse at"):
         Warehouse(tmp_path / "nowhere")
@@ -182,9 +182,11 @@ def test_a_newer_manifest_is_refused_by_name_and_others_stay_readable(root: Path
     raw = json.loads(path.read_text())
     raw["schema_version"], raw["something_new"] = 99, {"a": 1}
     path.write_text(json.dumps(raw))
-    with pytest.raises(NewerSchema, match=f"schema version 99, and this trace-warehouse reads up to {SCHEMA_VERSION}"):
+    with pytest.raises(
+        NewerSchemaError, match=f"schema version 99, and this trace-warehouse reads up to {SCHEMA_VERSION}"
+    ):
         TraceStore(path.parent)
-    with pytest.warns(LeftOut, match="run 'llama' is left out: .* schema version 99"), Warehouse(root) as wh:
+    with pytest.warns(LeftOutWarning, match="run 'llama' is left out: .* schema version 99"), Warehouse(root) as wh:
         assert wh.sql("SELECT run_id, schema_version FROM runs").fetchall() == [("gpt2", SCHEMA_VERSION)]
         assert len(wh.run("gpt2").tokens)
 

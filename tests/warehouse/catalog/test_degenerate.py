@@ -10,7 +10,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.catalog.questions import all_questions, ask
+from warehouse.catalog.saved_queries import all_queries, ask
 from warehouse.storage.paths import data_dir
 
 KINDS = ("mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation")
@@ -71,7 +71,7 @@ def test_no_answer_is_nan(tmp_path: Path, case: str) -> None:
     for minute, (run, kind) in enumerate(zip(RUNS, KINDS, strict=True)):
         add_run(tmp_path, run, kind, rows(*CASES[case]), minute=minute)
     with Warehouse(tmp_path) as wh:
-        for name, question in all_questions().items():
+        for name, question in all_queries().items():
             if "tensors" not in question.needs:
                 answer = ask(wh.connection, question, {})
                 found = answer.fetchall()

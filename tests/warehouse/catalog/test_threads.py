@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from warehouse import TraceStore, Warehouse
-from warehouse.catalog.questions import ask, find_question
+from warehouse.catalog.saved_queries import ask, find_query
 from warehouse.storage import paths
 from warehouse.vectors import index_spec, ingest, token_query
 
@@ -55,10 +55,10 @@ def questions(wh: Warehouse, store: TraceStore, n: int) -> list[Callable[[], obj
 
     def context(i: int) -> object:
         t = token(i)
-        wanted = token_query.of_token(
+        wanted = token_query.for_token(
             wh, wh.vectors, "llama", t["example_id"], t["seq"], t["pos"], "resid.post_mlp", [1], None
         )
-        return token_query.shown(wh, token_query.nearest(wh, wanted, 4, None, "cosine", False)).fetchall()
+        return token_query.with_context(wh, token_query.nearest(wh, wanted, 4, None, "cosine", False)).fetchall()
 
     def session(i: int) -> object:
         wh.connection.execute(f"SET VARIABLE mine = {i}")
@@ -76,7 +76,7 @@ def questions(wh: Warehouse, store: TraceStore, n: int) -> list[Callable[[], obj
         lambda i: store.tokens.iloc[i % len(store.tokens)]["tokens"],
         lambda i: store.encodings(ids[i % len(ids)])["tokens"],
         lambda i: store.query("SELECT count(*), ? FROM tokens", [i]).fetchone(),
-        lambda i: ask(wh.cursor(), find_question("loss_by_token"), {"run": ("llama", "gpt2")[i % 2]}).fetchall(),
+        lambda i: ask(wh.cursor(), find_query("loss_by_token"), {"run": ("llama", "gpt2")[i % 2]}).fetchall(),
         context,
         session,
     ]
@@ -106,7 +106,7 @@ def test_an_answer_stays_what_it_is_whoever_reads_it_and_whatever_is_asked_next(
         later = [a.filter("true") for a in answers]  # whose threads have ended
         assert [a.fetchone()[0] for a in answers] == [a.fetchone()[0] for a in later] == list(range(40))
         assert len(part.fetchall()) == n - 1 and sum(b.num_rows for b in reader) == n
-        first, second = (ask(wh.cursor(), find_question("loss_by_token"), {"run": run}) for run in ("llama", "gpt2"))
+        first, second = (ask(wh.cursor(), find_query("loss_by_token"), {"run": run}) for run in ("llama", "gpt2"))
         assert first.fetchall() != second.fetchall()
     assert answers[0].filter("true").fetchone()[0] == 0  # the warehouse is closed, the answer is not
 

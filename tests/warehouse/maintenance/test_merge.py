@@ -19,7 +19,7 @@ import pytest
 import synthetic
 
 from warehouse import TraceStore
-from warehouse.errors import CorruptRun, NotFound, RunTaken, TracesError, UsageError
+from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
 from warehouse.maintenance import merge
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
@@ -62,7 +62,7 @@ def change(root: Path, run: str, **fields: Any) -> None:
     synthetic.alter(run_dir(root, run) / paths.MANIFEST, set_fields)
 
 
-def plan(root: Path, run_id: str = "w") -> merge.Plan:
+def plan(root: Path, run_id: str = "w") -> merge.MergePlan:
     return merge.plan(root, merge.find(root, run_id), run_id)
 
 
@@ -75,7 +75,7 @@ def test_kept_shards_stay_and_share_their_blobs(root: Path) -> None:
     (blobs,) = [[run_dir(root, "w") / f.path for f in manifest.files if f.path.startswith("blobs")]]
     assert {b.stat().st_nlink for b in blobs} == {2}
     assert size_of(root / "vectors") > before
-    with pytest.raises(RunTaken):
+    with pytest.raises(RunExistsError):
         plan(root)
 
 
@@ -96,7 +96,7 @@ def test_a_file_system_that_cannot_link_gets_copies(root: Path) -> None:
 
 
 def test_what_is_missing_or_unfinished_is_named(root: Path) -> None:
-    with pytest.raises(NotFound, match=r"No run with shards 'v'\. There is: w\."):
+    with pytest.raises(NotFoundError, match=r"No run with shards 'v'\. There is: w\."):
         merge.find(root, "v")
     away = run_dir(root, NAMES[1]).rename(root / "away")
     with pytest.raises(UsageError, match=r"there is no run w\.shard-2-of-2\. Capture it with --shard 2/2"):
@@ -146,7 +146,7 @@ def test_an_altered_shard_gets_no_new_checksums(root: Path) -> None:
     path = run_dir(root, NAMES[0]) / paths.table_name("tokens")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(
-        CorruptRun, match=r"tokens/00000\.parquet is missing or altered\. Copy w\.shard-1-of-2 in again"
+        CorruptRunError, match=r"tokens/00000\.parquet is missing or altered\. Copy w\.shard-1-of-2 in again"
     ):
         plan(root)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from warehouse.errors import CorruptRun
+from warehouse.errors import CorruptRunError
 from warehouse.storage.blobs import Blob, ShardFile, TensorSpec
 
 SPECS = {"a.L00": TensorSpec("F16", (3, 2)), "b": TensorSpec("F32", (5,)), "c": TensorSpec("BF16", (4,))}
@@ -52,9 +52,9 @@ def test_rows_are_read_only_views(tmp_path: Path) -> None:
     assert np.array_equal(rows, arrays["c"][3:7]) and rows.base is not None
     with pytest.raises(ValueError, match="read-only"):
         rows[0] = 0
-    with pytest.raises(CorruptRun, match="rows 8 to 11"):
+    with pytest.raises(CorruptRunError, match="rows 8 to 11"):
         blob.rows("c", 8, 11)
-    with pytest.raises(CorruptRun, match="no tensor d"):
+    with pytest.raises(CorruptRunError, match="no tensor d"):
         blob.rows("d", 0, 1)
 
 
@@ -74,7 +74,7 @@ def test_a_file_cut_short_is_reported(tmp_path: Path, keep: float) -> None:
     write(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
-    with pytest.raises(CorruptRun):
+    with pytest.raises(CorruptRunError):
         Blob(path)
 
 
@@ -91,12 +91,12 @@ def test_a_file_cut_short_is_reported(tmp_path: Path, keep: float) -> None:
 def test_a_header_that_is_none_is_reported(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(CorruptRun):
+    with pytest.raises(CorruptRunError):
         Blob(path)
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(CorruptRun, match="missing"):
+    with pytest.raises(CorruptRunError, match="missing"):
         Blob(tmp_path / "none.safetensors")
 
 

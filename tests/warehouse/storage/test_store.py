@@ -12,7 +12,7 @@ from transformers import MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalL
 
 from capture.model import loading
 from warehouse import TraceStore
-from warehouse.errors import CorruptRun, NotFound, UsageError
+from warehouse.errors import CorruptRunError, NotFoundError, UsageError
 from warehouse.storage.paths import run_dir
 
 
@@ -105,19 +105,19 @@ def test_the_stream_is_one_stream(store: TraceStore, eid: str) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda s, e: s.hidden("feed"), NotFound, "No example 'feed'"),
-        (lambda s, e: s.hidden(e[:-1]), NotFound, "Did you mean"),
-        (lambda s, e: s.hidden(e, seq=1), NotFound, "No seq '1'"),
-        (lambda s, e: s.encodings("feed"), NotFound, "No example 'feed'"),
+        (lambda s, e: s.hidden("feed"), NotFoundError, "No example 'feed'"),
+        (lambda s, e: s.hidden(e[:-1]), NotFoundError, "Did you mean"),
+        (lambda s, e: s.hidden(e, seq=1), NotFoundError, "No seq '1'"),
+        (lambda s, e: s.encodings("feed"), NotFoundError, "No example 'feed'"),
         (lambda s, e: s.resid(e, layer=3), UsageError, "has layers 0 to 2"),
         (lambda s, e: s.resid(e, layer=-1), UsageError, "has layers 0 to 2"),
         (lambda s, e: s.hidden(e, layer=4), UsageError, "has layers 0 to 3"),
         (lambda s, e: s.attn(e, layer=0, head=4), UsageError, "has heads 0 to 3"),
-        (lambda s, e: s.qkv(e, "w"), NotFound, "No tensor of attention 'w'"),
-        (lambda s, e: s.resid(e, "post_atn"), NotFound, "Did you mean post_attn"),
+        (lambda s, e: s.qkv(e, "w"), NotFoundError, "No tensor of attention 'w'"),
+        (lambda s, e: s.resid(e, "post_atn"), NotFoundError, "Did you mean post_attn"),
         (lambda s, e: s.hidden(e, side="enc"), UsageError, "has no encoder side"),
         (lambda s, e: s.attn(e, kind="cross"), UsageError, "has no cross attention"),
-        (lambda s, e: s.attn(e, kind="crss"), NotFound, "Did you mean cross"),
+        (lambda s, e: s.attn(e, kind="crss"), NotFoundError, "Did you mean cross"),
     ],
 )
 def test_what_is_not_there_is_said_by_name(store: TraceStore, eid: str, call, error, message: str) -> None:
@@ -126,13 +126,13 @@ def test_what_is_not_there_is_said_by_name(store: TraceStore, eid: str, call, er
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CorruptRun, match="is not a run"):
+    with pytest.raises(CorruptRunError, match="is not a run"):
         TraceStore(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(CorruptRun, match="not valid JSON"):
+    with pytest.raises(CorruptRunError, match="not valid JSON"):
         TraceStore(tmp_path)
     (tmp_path / "run.json").write_text('{"schema_version": 1}')
-    with pytest.raises(CorruptRun, match="run.json is not what it should be: run_id: Field required"):
+    with pytest.raises(CorruptRunError, match="run.json is not what it should be: run_id: Field required"):
         TraceStore(tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 import synthetic
 
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.vectors import ann_index, distances, index_spec, ingest, search
@@ -250,7 +250,7 @@ def test_an_index_that_finds_too_little_is_not_used(
     """L2 with scalar quantisation, where one dimension is large and a few rows are larger still: what residual streams are like."""
     home = tmp_path / "runs"
     shutil.copytree(root, home)
-    monkeypatch.setattr(ann_index, "_WAYS", [(1, 1)])
+    monkeypatch.setattr(ann_index, "_SEARCH_PARAMS", [(1, 1)])
     table = all_tables(home)[0]
     ingest.rebuild(home, table, ingest.Settings(kind="ivf_sq", metric="l2"))
     assert table.info.index is not None and table.info.index.recall < ann_index.LEAST_RECALL
@@ -276,7 +276,7 @@ def test_measured_recall_is_what_exact_search_says(root: Path, tmp_path: Path) -
     hits = 0
     for i in chosen:
         limit = np.sort(1 - unit @ unit[i])[10] * (1 + 1e-6)
-        found = distances.ask(table, x[i], "cosine", 11, (info.nprobes, info.refine))
+        found = distances.nearest_rows(table, x[i], "cosine", 11, (info.nprobes, info.refine))
         hits += int((found["distance"].to_numpy() <= limit).sum()) - 1
     assert info.recall == pytest.approx(hits / 1000, abs=1e-3)
 
@@ -292,7 +292,7 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         assert ann_index._outside(table) == 0
     (said, quiet) = ([], [])
     with table.locked():
-        ann_index.upkeep(table, said.append)
+        ann_index.maintain_index(table, said.append)
         ann_index.optimize(table, quiet.append)
     assert said == [] and any("recall@10" in line for line in quiet)
 
@@ -306,9 +306,9 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ({"vector": ["x"] * D}, UsageError, "vector of numbers"),
         ({"layer": 9}, UsageError, "in layer 9; there is: 1, 2. Make one: traces index add"),
         ({"layer": []}, UsageError, "No layer"),
-        ({"site": "q"}, NotFound, "There is: resid.post_mlp.L01"),
-        ({"model": "gpt5"}, NotFound, "There is: made"),
-        ({"metric": "hamming"}, NotFound, "cosine, l2, dot"),
+        ({"site": "q"}, NotFoundError, "There is: resid.post_mlp.L01"),
+        ({"model": "gpt5"}, NotFoundError, "There is: made"),
+        ({"metric": "hamming"}, NotFoundError, "cosine, l2, dot"),
         ({"k": 0}, UsageError, "at least one"),
         ({"where": "nonsense = 1"}, UsageError, "nonsense"),
         ({"where": "pos ="}, UsageError, "no SQL"),
@@ -322,7 +322,7 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ({"where": "1) UNION SELECT (2"}, UsageError, "no SQL"),
         ({"where": "loss = 'high'"}, UsageError, "high"),
         ({"head": 1}, UsageError, "has no heads"),
-        ({"side": "enc"}, NotFound, "resid.post_mlp"),
+        ({"side": "enc"}, NotFoundError, "resid.post_mlp"),
     ],
 )
 def test_bad_questions_are_told_what_is_wrong(root: Path, asking: dict, error: type, words: str) -> None:
@@ -335,7 +335,7 @@ def test_a_search_goes_on_while_the_table_is_optimised_and_a_run_deleted(root: P
     shutil.copytree(root, home)
     with Warehouse(home) as wh:
         assert len(wh.nearest(QUERIES[0], layer=1, k=5)) == 5
-        ingest.forget(home, "one")
+        ingest.remove_run(home, "one")
         assert {r[1] for r in wh.nearest(QUERIES[0], layer=1, k=50).fetchall()} == {"two"}
         stale = wh.vector_tables[0]
         table = all_tables(home)[0]

@@ -19,7 +19,7 @@ import pytest
 import synthetic
 
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import NotFound, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.maintenance.remove import locked_for_removal, remove
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
@@ -70,7 +70,7 @@ def equal(a: dict[tuple, np.ndarray], b: dict[tuple, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[key], b[key])
 
 
-def add(root: Path, run: str, text: str = "resid.post_mlp@1", **settings: object) -> list[ingest.Filled]:
+def add(root: Path, run: str, text: str = "resid.post_mlp@1", **settings: object) -> list[ingest.IngestResult]:
     return ingest.add(root, run, index_spec.parse(text), ingest.Settings(**settings))
 
 
@@ -207,7 +207,7 @@ def test_a_run_deleted_or_replaced_by_hand_is_not_found_any_more(tmp_path: Path)
     assert add(tmp_path, "one")[0].rows == sum(LENGTHS[:2])
     assert sum(k[0] == "one" for k in contents(tmp_path)) == sum(LENGTHS[:2])
     shutil.rmtree(paths.run_dir(tmp_path, "one"))
-    assert ingest.settle(tmp_path) == ["one"] and {k[0] for k in contents(tmp_path)} == {"two"}
+    assert ingest.reconcile(tmp_path) == ["one"] and {k[0] for k in contents(tmp_path)} == {"two"}
 
 
 def test_rows_that_a_dead_process_committed_and_did_not_note_are_not_there_twice(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_one_damaged_table_does_not_keep_others_from_being_used(tmp_path: Path) 
     with locked_for_removal(tmp_path, "two"):
         remove(tmp_path, "two")
     _lose_files(tmp_path, "resid.post_mlp.L02")
-    assert ingest.settle(tmp_path, said.append) == [] and "cannot be read" in said[0]
-    repair.mend(tmp_path, ingest._quiet, ingest._quiet)
+    assert ingest.reconcile(tmp_path, said.append) == [] and "cannot be read" in said[0]
+    repair.repair(tmp_path, ingest._quiet, ingest._quiet)
     for name in ("made_resid_post_mlp_L01", "made_resid_post_mlp_L02"):
         assert {k[0] for k in contents(tmp_path, name)} == {"one"}
 
@@ -297,7 +297,7 @@ def test_rebuild_gets_back_to_a_good_state_from_any(tmp_path: Path, damage: Call
     if damage is not _lose_info:
         with Warehouse(tmp_path) as wh, pytest.raises(TracesError, match="traces index rebuild"):
             wh.nearest(vectors()[0], layer=1)
-    repair.mend(tmp_path, ingest._quiet, ingest._quiet)
+    repair.repair(tmp_path, ingest._quiet, ingest._quiet)
     for t in all_tables(tmp_path):
         ingest.rebuild(tmp_path, t, ingest.Settings())
     equal(contents(tmp_path), expected)
@@ -407,7 +407,7 @@ def test_who_waits_is_told_why_and_readers_do_not_wait(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("resid.post_mpl@1", NotFound, "Did you mean resid.post_mlp"),
+        ("resid.post_mpl@1", NotFoundError, "Did you mean resid.post_mlp"),
         ("resid.pre_attn@1", UsageError, "layer L of it is resid.post_mlp of layer L-1"),
         ("attn@1", UsageError, "as long as its text"),
         ("resid.post_mlp@x", UsageError, "after @ come layers"),

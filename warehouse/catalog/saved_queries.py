@@ -1,4 +1,4 @@
-"""Ready questions: `sql/questions/*.sql`, each a query that people really ask, runnable from here and from the shell alike.
+"""Ready questions: `sql/queries/*.sql`, each a query that people really ask, runnable from here and from the shell alike.
 
 A question's first comment line is its title, and the lines straight after it are its header:
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from warehouse.errors import NotFound, UsageError
+from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 
@@ -60,7 +60,7 @@ _RUNS = f"""
 
 
 @dataclass(frozen=True)
-class Question:
+class SavedQuery:
     name: str
     title: str
     text: str
@@ -100,39 +100,39 @@ class _Run:
     parent: str | None
     """The first."""
 
-    def lacks(self, question: Question) -> list[str]:
+    def lacks(self, question: SavedQuery) -> list[str]:
         return [t for t in question.needs if t not in self.tables]
 
-    def fits(self, question: Question, kind: str | None) -> bool:
+    def fits(self, question: SavedQuery, kind: str | None) -> bool:
         """Whether it may be asked about without being named: a model's training only where that is the question."""
         trained = self.kind == "finetune" and "training" not in question.needs
         return not self.lacks(question) and kind in (None, self.kind) and not trained
 
 
-def all_questions() -> dict[str, Question]:
+def all_queries() -> dict[str, SavedQuery]:
     found = {}
-    for path in sorted((paths.data_dir("sql") / "questions").glob("*.sql")):
+    for path in sorted((paths.data_dir("sql") / "queries").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
-        found[path.stem] = Question(path.stem, text.splitlines()[0].removeprefix("-- "), text)
+        found[path.stem] = SavedQuery(path.stem, text.splitlines()[0].removeprefix("-- "), text)
     return found
 
 
-def find_question(name: str) -> Question:
-    questions = all_questions()
+def find_query(name: str) -> SavedQuery:
+    questions = all_queries()
     if name not in questions:
-        raise NotFound("question", name, questions, "All of them: traces sql --list")
+        raise NotFoundError("question", name, questions, "All of them: traces sql --list")
     return questions[name]
 
 
-def ask(con: duckdb.DuckDBPyConnection, question: Question, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
+def ask(con: duckdb.DuckDBPyConnection, question: SavedQuery, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
     """Runs a question over the views of a connection; its variables are those of another, so that its answer stays its own
-    whatever is asked next. Raises NotFound for a setting it does not have or a run that is not there, UsageError for a run that
+    whatever is asked next. Raises NotFoundError for a setting it does not have or a run that is not there, UsageError for a run that
     has not what it needs, or where there is none that has.
     """
     runs = [_Run(*row) for row in con.sql(_RUNS).fetchall()]
     for name in settings:
         if name not in question.variables:
-            raise NotFound(f"variable in question '{question.name}':", name, question.variables)
+            raise NotFoundError(f"variable in question '{question.name}':", name, question.variables)
     values = dict(settings)
     for name in question.variables:
         if name in values and name in _RUN_VARIABLES:
@@ -150,10 +150,10 @@ def ask(con: duckdb.DuckDBPyConnection, question: Question, settings: Mapping[st
     return own.sql(question.text)
 
 
-def _check_run(question: Question, variable: str, run_id: str, runs: Sequence[_Run]) -> None:
+def _check_run(question: SavedQuery, variable: str, run_id: str, runs: Sequence[_Run]) -> None:
     found = next((r for r in runs if r.run_id == run_id), None)
     if found is None:
-        raise NotFound("run", run_id, [r.run_id for r in runs])
+        raise NotFoundError("run", run_id, [r.run_id for r in runs])
     kind = question.kind_of(variable)
     if kind not in (None, found.kind):
         raise UsageError(
@@ -169,7 +169,7 @@ def _check_run(question: Question, variable: str, run_id: str, runs: Sequence[_R
         )
 
 
-def _newest_run(question: Question, variable: str | None, runs: Sequence[_Run], taken: Sequence[str]) -> str:
+def _newest_run(question: SavedQuery, variable: str | None, runs: Sequence[_Run], taken: Sequence[str]) -> str:
     kind = question.kind_of(variable) if variable else None
     for run in runs:
         if run.fits(question, kind) and run.run_id not in taken:
