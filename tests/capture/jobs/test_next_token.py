@@ -269,7 +269,7 @@ def test_attention_that_cannot_be_derived_is_stored(
         store = capture_tiny(tmp_path / "runs", loaded=loaded, capture="attn", store_dtype="float32")
         qkv = capture_tiny(tmp_path / "runs", "qkv", loaded=loaded, capture="qkv")
     assert store.meta.model.attn_implementation == "eager" and loaded.model.config._attn_implementation == "sdpa"
-    assert set(store.arrays().site) == {"attn"} and list(store.arrays().home) == ["stored"]
+    assert set(store.arrays().site) == {"attn"} and list(store.arrays().origin) == ["stored"]
     assert all(p is not False for p in verdicts(store.path).values())
     eid = store.tokens.example_id[0]
     ids = torch.from_numpy(store.encodings(eid)["input_ids"].astype(np.int64))[None]
