@@ -92,7 +92,7 @@ def test_from_questions_to_agreement(
     assert "parents   ft" in shown
     assert "choices 15" in shown
 
-    rows = json.loads(traces("sql", "--run", "agreement", "--format", "json", *w).out)
+    rows = json.loads(traces("sql", "--query", "agreement", "--format", "json", *w).out)
     assert rows[0]["questions"] == 3
     accuracy = json.loads(
         traces("sql", "SELECT run_id, n, accuracy, low, high, untrained FROM mcq_accuracy", "-f", "json", *w).out
@@ -103,7 +103,7 @@ def test_from_questions_to_agreement(
         "guess": ["classifier.bias", "classifier.weight"],
     }
     assert all(r["n"] == 3 and r["low"] <= r["accuracy"] <= r["high"] for r in accuracy)
-    curve = json.loads(traces("sql", "--run", "training_curve", "--format", "json", *w).out)
+    curve = json.loads(traces("sql", "--query", "training_curve", "--format", "json", *w).out)
     assert {r["split"] for r in curve} == {"train", "validation"}
     for run in ("encoder", "ft"):
         checked = traces("runs", "validate", run, "--deep", *w)

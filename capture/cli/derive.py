@@ -25,7 +25,7 @@ def derive_heads(
 
     Makes a run of its own, whose rows name their source; the same command again goes on where it was interrupted.
 
-    Example: `traces derive heads wt2`, then `traces sql --run induction_heads --set run=wt2`
+    Example: `traces derive heads wt2`, then `traces sql --query induction_heads --set run=wt2`
     """
     from warehouse.analysis.derive_heads import derive_heads as derive
     from warehouse.storage import paths
@@ -36,4 +36,4 @@ def derive_heads(
     with stopped_by_signals(), progress(None) as report:
         manifest = derive(folder, root=root, run_id=name or f"{run}-heads", report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['heads']:,} rows in {manifest.seconds:.1f} s")
-    typer.echo(f"next: traces sql --run induction_heads --set run={run}")
+    typer.echo(f"next: traces sql --query induction_heads --set run={run}")

@@ -93,7 +93,7 @@ def mcq(
     for line in _told(manifest, held_out, root):
         typer.echo(line)
     typer.echo(f"next: traces capture mcq-encoder --model {out} --data {data}")
-    typer.echo(f"loss and accuracy: traces sql --run training_curve --set run={manifest.run_id}")
+    typer.echo(f"loss and accuracy: traces sql --query training_curve --set run={manifest.run_id}")
 
 
 def _told(manifest: Manifest, split: str, root: Path) -> list[str]:

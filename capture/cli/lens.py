@@ -48,7 +48,7 @@ def lens(
     table `logit_lens` has the likeliest next tokens, rank and probability of the one that came, the entropy, and how far the
     distribution is from the model's own (KL, nats). It is a run of its own; the same command goes on where it was interrupted.
 
-    Example: `traces lens first --top-k 50`, then `traces sql --run decision_depth --set run=first`
+    Example: `traces lens first --top-k 50`, then `traces sql --query decision_depth --set run=first`
     """
     from warehouse.storage import paths
     from warehouse.storage.manifest import Manifest
@@ -83,4 +83,4 @@ def lens(
     if shard:
         typer.echo(f"next, when all shards are there: traces runs merge {name or f'{run}-lens'}")
         return
-    typer.echo(f"next: traces sql --run decision_depth --set run={run}")
+    typer.echo(f"next: traces sql --query decision_depth --set run={run}")

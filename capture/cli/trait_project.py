@@ -44,7 +44,7 @@ def project(
     trait's best vector is taken, by steering or by evaluation, one of the residual stream before any of attn_out (view `trait_best`);
     which, why, and whether it is better than a random direction is said. The formulas are in docs/traits.md.
 
-    Example: `traces trait project --trait sycophantic,humorous --run wt2`, then `traces sql --run trait_by_token --set run=wt2`
+    Example: `traces trait project --trait sycophantic,humorous --run wt2`, then `traces sql --query trait_by_token --set run=wt2`
     """
     from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
     from warehouse.warehouse import Warehouse
@@ -72,4 +72,4 @@ def project(
         f"in {manifest.seconds:.1f} s"
     )
     if rows["trait_projections"]:
-        typer.echo(f"next: traces sql --run trait_by_token --set run={run}")
+        typer.echo(f"next: traces sql --query trait_by_token --set run={run}")

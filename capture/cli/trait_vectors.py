@@ -138,7 +138,7 @@ def evaluate(
 
     Prints the best layer of each method, by effect size (Cohen's d) in a cross-validation on the questions that the vectors were made
     from: the numbers of the others are then of one vector, not the largest of many. Intervals are 95 %, over questions. An evaluation
-    that is there already is shown again. Every layer: `traces sql --run trait_separation`.
+    that is there already is shown again. Every layer: `traces sql --query trait_separation`.
 
     Example: `traces trait evaluate --trait sycophantic --plot sycophantic.svg`
     """
@@ -182,7 +182,7 @@ def evaluate(
                 note(f"{t}: {found.method}, {found.component}, layer {layer} is {found.why}")
                 for line in doubts(wh, vectors, t, found.method, found.component, [found.layer]):
                     note(line)
-    note(f"{name}: every layer with traces sql --run trait_separation --set run={name}")
+    note(f"{name}: every layer with traces sql --query trait_separation --set run={name}")
 
 
 def _responses_runs(wh: Warehouse, traits: tuple[str, ...], runs: tuple[str, ...], model: str | None) -> list[str]:

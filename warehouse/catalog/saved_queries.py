@@ -1,6 +1,6 @@
-"""Ready questions: `sql/queries/*.sql`, each a query that people really ask, runnable from here and from the shell alike.
+"""Saved queries: `sql/queries/*.sql`, each a question that people really ask, runnable from here and from the shell alike.
 
-A question's first comment line is its title, and the lines straight after it are its header:
+A query's first comment line is its title, and the lines straight after it are its header:
 
     -- run: …                       it reads getvariable('run'), and what that is
     -- other_run (mcq-encoder): …   the same, of a run of that kind only
@@ -120,7 +120,7 @@ def all_queries() -> dict[str, SavedQuery]:
 def find_query(name: str) -> SavedQuery:
     questions = all_queries()
     if name not in questions:
-        raise NotFoundError("question", name, questions, "All of them: traces sql --list")
+        raise NotFoundError("saved query", name, questions, "All of them: traces sql --list")
     return questions[name]
 
 
@@ -132,7 +132,7 @@ def ask(con: duckdb.DuckDBPyConnection, question: SavedQuery, settings: Mapping[
     runs = [_Run(*row) for row in con.sql(_RUNS).fetchall()]
     for name in settings:
         if name not in question.variables:
-            raise NotFoundError(f"variable in question '{question.name}':", name, question.variables)
+            raise NotFoundError(f"variable in saved query '{question.name}':", name, question.variables)
     values = dict(settings)
     for name in question.variables:
         if name in values and name in _RUN_VARIABLES:
@@ -157,14 +157,14 @@ def _check_run(question: SavedQuery, variable: str, run_id: str, runs: Sequence[
     kind = question.kind_of(variable)
     if kind not in (None, found.kind):
         raise UsageError(
-            f"Run '{run_id}' is of kind {found.kind}: question '{question.name}' reads {variable} of one of kind {kind}."
+            f"Run '{run_id}' is of kind {found.kind}: saved query '{question.name}' reads {variable} of one of kind {kind}."
         )
     for table in found.lacks(question):
         raise UsageError(f"Run '{run_id}' has no rows in {table}: {_MADE_BY[table]}.")
     projected = {"trait_projections", "trait_dynamics"} & set(question.needs)
     if projected and found.kind == "trait-projection":  # its rows are read by the run that they tell of
         raise UsageError(
-            f"Run '{run_id}' is a projection of '{found.parent}': question '{question.name}' reads {variable} of the run that was "
+            f"Run '{run_id}' is a projection of '{found.parent}': saved query '{question.name}' reads {variable} of the run that was "
             f"projected. Add --set {variable}={found.parent}"
         )
 
@@ -176,9 +176,9 @@ def _newest_run(question: SavedQuery, variable: str | None, runs: Sequence[_Run]
             return run.run_id
     run_wanted = f"{'another' if taken else 'a'} run{f' of kind {kind}' if kind else ''}"
     if not question.needs:
-        raise UsageError(f"Question '{question.name}' needs {run_wanted}, and there is none yet.")
+        raise UsageError(f"Saved query '{question.name}' needs {run_wanted}, and there is none yet.")
     remedies = "; ".join(dict.fromkeys(_MADE_BY[t] for t in question.needs))
     raise UsageError(
-        f"Question '{question.name}' needs {run_wanted} with rows in {' and '.join(question.needs)}, and there is none yet: "
+        f"Saved query '{question.name}' needs {run_wanted} with rows in {' and '.join(question.needs)}, and there is none yet: "
         f"{remedies}."
     )

@@ -26,13 +26,13 @@ def sql(
     warehouse: WarehouseOption = None,
     fmt: AnswerFormatOption = None,
     output: OutputOption = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the ready questions, tables and views.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the saved queries, tables and views.")] = False,
     show: Annotated[
-        str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a question or view.")
+        str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a saved query or a view.")
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="NAME", help="Ask a ready question.")] = None,
+    saved: Annotated[str | None, typer.Option("--query", metavar="NAME", help="Run a saved query.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A question's variable, such as `run=wt2`.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A variable of the saved query, such as `run=wt2`.")
     ] = None,
 ) -> None:
     """Ask in SQL, over all runs.
@@ -42,27 +42,27 @@ def sql(
     told on standard error.
 
     Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
-    `traces sql --run calibration --set run=wt2 --format tsv`
+    `traces sql --query calibration --set run=wt2 --format tsv`
     """
     from warehouse.catalog.saved_queries import all_queries, ask, find_query
     from warehouse.catalog.statements import check_readonly, check_target
     from warehouse.storage import paths
 
-    if sum(bool(x) for x in (query, list_, show, run)) != 1:
+    if sum(bool(x) for x in (query, list_, show, saved)) != 1:
         raise UsageError(
-            'Give one of: a query, --list, --show NAME or --run NAME. For example: traces sql "SELECT * FROM runs"'
+            'Give one of: a query, --list, --show NAME or --query NAME. For example: traces sql "SELECT * FROM runs"'
         )
-    if settings and not run:
-        raise UsageError("--set sets a variable of a ready question: it goes with --run.")
+    if settings and not saved:
+        raise UsageError("--set sets a variable of a saved query: it goes with --query.")
     if list_:
         _list_names(paths.find_root(warehouse))
     elif show:
-        questions = all_queries()
+        queries = all_queries()
         from warehouse.catalog.build import all_view_texts
 
-        texts = {name: q.text for name, q in questions.items()} | all_view_texts(paths.find_root(warehouse))
+        texts = {name: q.text for name, q in queries.items()} | all_view_texts(paths.find_root(warehouse))
         if show not in texts:
-            raise NotFoundError("question or view", show, texts)
+            raise NotFoundError("saved query or view", show, texts)
         say(texts[show].rstrip())
     else:
         from warehouse.warehouse import Warehouse
@@ -72,15 +72,15 @@ def sql(
         with Warehouse(warehouse) as wh:
             if output is not None:
                 check_target(output, wh.root)
-            if run:
-                question, values = find_query(run), dict(_setting(s) for s in settings or [])
+            if saved:
+                saved_query, values = find_query(saved), dict(_setting(s) for s in settings or [])
             else:
                 check_readonly(wh.cursor(), text, wh.root)
 
             def answer() -> None:
-                if not run and ("nearest_" in text or "vectors_" in text):
+                if not saved and ("nearest_" in text or "vectors_" in text):
                     wh.load_vectors()
-                found = ask(wh.cursor(), question, values) if run else wh.sql(text)
+                found = ask(wh.cursor(), saved_query, values) if saved else wh.sql(text)
                 if found is not None:  # a statement such as SET has no answer
                     write(found, chosen, output)
 
@@ -106,7 +106,7 @@ def _list_names(root: Path) -> None:
     from warehouse.catalog.build import all_view_texts
     from warehouse.catalog.saved_queries import all_queries
 
-    say("Questions (traces sql --run NAME):")
+    say("Saved queries (traces sql --query NAME):")
     for q in all_queries().values():
         variables = f"  [{', '.join(q.variables)}]" if q.variables else ""
         say(f"  {q.name:24} {q.title}{variables}")

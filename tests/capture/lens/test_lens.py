@@ -445,9 +445,9 @@ def test_the_command(
     assert told.code == 0 and f"{tokens} positions × 2 layers = {2 * tokens:,} rows" in told.out.replace(",", "", 0)
     done = traces("lens", "a", "--top-k", 5, "--device", "cpu", *place)
     assert done.code == 0, done.err
-    assert f"a-lens: {4 * tokens:,} rows" in done.out and "traces sql --run decision_depth --set run=a" in done.out
+    assert f"a-lens: {4 * tokens:,} rows" in done.out and "traces sql --query decision_depth --set run=a" in done.out
     for question in ("decision_depth", "lens_hit_at_k", "lens_ranks"):
-        answer = traces("sql", "--run", question, "--set", "run=a", *place)
+        answer = traces("sql", "--query", question, "--set", "run=a", *place)
         assert answer.code == 0 and answer.out.strip(), answer.err
     again = traces("lens", "a", *place)
     assert again.code == 2 and "already there" in again.err

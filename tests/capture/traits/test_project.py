@@ -348,7 +348,7 @@ def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
         in done.err
     )
     assert "warning: calm" not in done.err
-    asked = traces("sql", "--run", "trait_by_token", "--set", "run=answers", "--warehouse", home, "--format", "tsv")
+    asked = traces("sql", "--query", "trait_by_token", "--set", "run=answers", "--warehouse", home, "--format", "tsv")
     assert asked.code == 0 and len(asked.out.splitlines()) == 1 + 2 * 2 * (RESPONSE + 1), asked.err
     for arguments, says in (
         (("--layer", "one"), "--layer one: write numbers, as in 5,10, or embed."),

@@ -346,8 +346,8 @@ def test_training_curve(root: Path) -> None:
 
 
 def test_from_the_command_line(root: Path, traces: Callable[..., SimpleNamespace]) -> None:
-    done = traces("sql", "--run", "mcq_scores", "--set", "run=decoder", "-w", root, "-f", "csv")
+    done = traces("sql", "--query", "mcq_scores", "--set", "run=decoder", "-w", root, "-f", "csv")
     assert done.code == 0, done.err
     assert done.out.splitlines()[0] == "score,decides,n,accuracy,low,high,chance" and len(done.out.splitlines()) == 4
-    done = traces("sql", "--run", "agreement", "--set", "run=encoder", "-w", root)
+    done = traces("sql", "--query", "agreement", "--set", "run=encoder", "-w", root)
     assert done.code == 2 and "Run 'encoder' is of kind mcq-encoder" in done.err and "Traceback" not in done.err

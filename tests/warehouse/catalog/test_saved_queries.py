@@ -1,4 +1,4 @@
-"""Every ready question runs, answers, and keeps to the house style."""
+"""Every saved query runs, answers, and keeps to the house style."""
 
 from __future__ import annotations
 
