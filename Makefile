@@ -43,7 +43,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY)
-	$(BIN)/python -m warehouse.schema.tables docs > docs/tables.md
+	$(BIN)/python -m warehouse.schema.reference docs > docs/tables.md
 	$(BIN)/typer capture.cli.main utils docs --name traces --output docs/cli.md
 
 notebooks: $(READY)

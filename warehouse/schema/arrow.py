@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def arrow_schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table's files, with each column's comment in its metadata."""
+    """Return the Arrow schema of a table's files, with each column's comment in the metadata of its field."""
     import pyarrow as pa
 
     scalars = {

@@ -12,45 +12,59 @@ if TYPE_CHECKING:
 
 
 def sql_text(text: str) -> str:
+    """Quote a text as a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def sql_texts(texts: Iterable[str]) -> str:
-    """`('a', 'b')` for IN; of none, a list that nothing is in."""
+    """Write texts as a list for IN, such as `('a', 'b')`; an empty list becomes `(NULL)`, which nothing is in."""
     return f"({', '.join(map(sql_text, texts)) or 'NULL'})"
 
 
 def sql_path(path: Path) -> str:
-    """A file as a literal for read_parquet and its kin. It must be there: DuckDB takes a name that is none of a file's for a
-    pattern.
+    """Quote the path of an existing file for table functions such as read_parquet.
+
+    DuckDB takes the name of a file that does not exist for a pattern.
     """
     return sql_text(str(path))
 
 
-def sql_parquet(paths: Iterable[Path]) -> str:
-    """SQL for the rows of Parquet files, whatever the folders above them are called: DuckDB makes columns of `key=value`."""
-    return f"read_parquet({sql_paths(paths)}, hive_partitioning = false)"
-
-
-def sql_no_rows(columns: Iterable[Column]) -> str:
-    """SQL for a table with these columns and no rows."""
-    typed = ",\n".join(f"    NULL::{c.sql} AS {c.name}" for c in columns)
-    return f"SELECT\n{typed}\nWHERE false\n"
-
-
-def sql_all_columns(columns: Iterable[Column], rows: str, *more: str) -> str:
-    """SQL for rows, with the columns that runs of older schema versions don't have, as NULL; `more`: pseudocolumns to keep."""
-    newer = ", ".join(f"NULL::{c.sql} AS {c.name}" for c in columns if c.nullable)
-    query = f"SELECT {', '.join(('*', *more))} FROM {rows}"
-    return f"{query} UNION ALL BY NAME SELECT {newer} WHERE false" if newer else query
-
-
 def sql_paths(paths: Iterable[Path]) -> str:
-    """A list of files, for the same."""
+    """Write a list of existing files for table functions such as read_parquet."""
     return f"[{', '.join(map(sql_path, paths))}]"
 
 
 def sql_pattern(folder: Path, pattern: str) -> str:
-    """The files below a folder that fit a pattern, for the same; not where the folder's name has a backslash in it."""
+    """Write a glob pattern for the files below a folder, for table functions such as read_parquet.
+
+    Characters in the folder's own path that DuckDB would take for a pattern are escaped; a backslash cannot be.
+    """
     literal = re.sub(r"([\[*?])", r"[\1]", folder.as_posix())
     return sql_text(f"{literal}/{pattern}")
+
+
+def sql_parquet(paths: Iterable[Path]) -> str:
+    """Write SQL for the rows of Parquet files, without the columns that DuckDB would make of folders named `key=value`."""
+    return f"read_parquet({sql_paths(paths)}, hive_partitioning = false)"
+
+
+def sql_no_rows(columns: Iterable[Column]) -> str:
+    """Write SQL for a table with these columns and no rows."""
+    typed = ",\n".join(f"    NULL::{c.sql} AS {c.name}" for c in columns)
+    return f"SELECT\n{typed}\nWHERE false\n"
+
+
+def sql_all_columns(columns: Iterable[Column], rows: str, *pseudocolumns: str) -> str:
+    """Write SQL for rows with all columns of a table, NULL in those that runs of an older schema version lack.
+
+    Args:
+        columns: The table's columns; only nullable ones may be missing.
+        rows: SQL of the rows.
+        *pseudocolumns: Pseudocolumns to keep beside the columns, such as `filename`.
+
+    Returns:
+        SQL of a query.
+    """
+    newer = ", ".join(f"NULL::{c.sql} AS {c.name}" for c in columns if c.nullable)
+    query = f"SELECT {', '.join(('*', *pseudocolumns))} FROM {rows}"
+    return f"{query} UNION ALL BY NAME SELECT {newer} WHERE false" if newer else query

@@ -1,4 +1,7 @@
-"""The schema as text: SQL statements (`ddl`) and the reference that `docs/tables.md` holds (`docs`)."""
+"""The schema as text: the SQL statements that make the tables, and the reference in `docs/tables.md`.
+
+`python -m warehouse.schema.reference docs` (or `ddl`) prints it; `make docs` and the tests call it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from warehouse.schema.tables import SCHEMA_VERSION, TABLES
 
 
 def ddl() -> str:
-    """CREATE TABLE and COMMENT statements for every table, as the views show it: what the migrations add up to."""
+    """Write CREATE TABLE and COMMENT statements for every table, as the views show it: what the migrations add up to."""
     out = [f"-- Schema version {SCHEMA_VERSION}: every table as the views show it."]
     for t in TABLES.values():
         columns = [f"    {c.name} {c.sql}{'' if c.nullable else ' NOT NULL'}" for c in t.columns]
@@ -18,12 +21,12 @@ def ddl() -> str:
 
 
 def docs() -> str:
-    """The reference of tables and columns: what `docs/tables.md` holds."""
-    out = ["# Tables", "", "Made by `make docs` from `warehouse/schema/tables.py`; a test holds it equal.", ""]
+    """Write the reference of tables and columns that `docs/tables.md` holds."""
+    out = ["# Tables", "", "Made by `make docs` from `warehouse/schema/`; a test holds it equal.", ""]
     out += [f"Schema version {SCHEMA_VERSION}. `run_id` is the run's folder, not a column of its files.", ""]
     for t in TABLES.values():
-        home = f"`run_id=*/{t.name}/*.parquet`" if t.stored else "`run_id=*/run.json`"
-        out += [f"## {t.name}", "", f"One row is {t.row}. Key: {', '.join(f'`{k}`' for k in t.key)}. From {home}.", ""]
+        files = f"`run_id=*/{t.name}/*.parquet`" if t.stored else "`run_id=*/run.json`"
+        out += [f"## {t.name}", "", f"One row is {t.row}. Key: {', '.join(f'`{k}`' for k in t.key)}. From {files}.", ""]
         out += ["| column | type | meaning |", "| --- | --- | --- |"]
         out += [f"| `{c.name}` | {c.sql}{', may be NULL' if c.nullable else ''} | {c.comment} |" for c in t.columns]
         out.append("")

@@ -1,7 +1,8 @@
-"""What can be captured: the sites' names, what a row of each is, and whether a site is stored or derived from stored ones.
+"""What can be captured: the names of the sites, what a row of each is, and the names of their tensors.
 
-A *site* is a place in the model. What a user asks for (`hidden,resid,qkv,attn`) is resolved here to sites; which tensors a
-model needs for them is for `capture.recording.plan` to say, and what a reader may ask of a run follows from its manifest: `readable`.
+A *site* is a place in the model. What a user asks for (`hidden,resid,qkv,attn`) is resolved here to sites. Which tensors a
+model needs for them is decided by `capture.recording.plan`; which sites a run can answer for follows from its manifest, in
+`warehouse.storage.readable`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from warehouse.errors import NotFoundError
 
 
 class Key(NamedTuple):
-    """A tensor of a run."""
+    """The name of a tensor of a run."""
 
     side: str
     """`dec` or `enc`: the stack of the model."""
     site: str
     layer: int | None
+    """None for `resid.embed`, which comes before all layers."""
 
 
 SIDES = ("dec", "enc")
@@ -39,12 +41,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "means": ("mean.resid.embed", "mean.resid.post_mlp", "mean.attn_out"),
     "heads": ("heads",),
 }
-"""What `--capture` takes, and the sites behind each name. The cross sites are there in encoder-decoder models alone; `means` are
-those of a sequence's response tokens, its special tokens left out, or of all its tokens where it has no response; `heads` is a
-table, made of attention."""
+"""What `--capture` takes, and the sites behind each name. Only encoder-decoder models have the cross sites. `means` are over
+the response tokens of a sequence, special tokens left out, or over all its tokens where it has no response. `heads` is a
+table, computed from attention."""
 
 MEAN = "mean."
-"""How the names of sites begin that are means over a sequence."""
+"""The prefix of sites that are means over a sequence."""
 
 STORED_ORDER = (
     "resid.embed",
@@ -70,14 +72,24 @@ STORED_ORDER = (
 )
 
 TOKEN, SEQUENCE, SOURCE, TRIANGLE, SQUARE, CROSS = "token", "sequence", "source", "triangle", "square", "cross"
-"""What a row of a tensor is: a token; a whole sequence (means); a token of the encoder (`cross.k`, `cross.v`); a pair of tokens (query, key), row by
-row of the attention matrix: its lower triangle, all of it, or decoder by encoder."""
+"""What a row of a tensor is: a token; a whole sequence (means); a token of the encoder (`cross.k`, `cross.v`); or a pair of
+tokens (query, key), row by row of the attention matrix: its lower triangle, the whole square, or decoder by encoder."""
+
+PAIRS = (TRIANGLE, SQUARE, CROSS)
+"""The kinds of rows that are pairs of tokens."""
 
 
 def resolve(capture: str) -> tuple[str, ...]:
-    """`"hidden,qkv"` to the sites behind it, in their order on disk, `heads` last. Empty or `none`: nothing.
+    """Resolve the value of `--capture` to sites.
 
-    Raises `NotFoundError` for a name that is not a site.
+    Args:
+        capture: Names from `GROUPS` with commas between them, such as `"hidden,qkv"`; empty or `none` means nothing.
+
+    Returns:
+        The sites in their order on disk, `heads` last.
+
+    Raises:
+        NotFoundError: A name is not in `GROUPS`.
     """
     wanted: set[str] = set()
     for name in names(capture):
@@ -88,18 +100,23 @@ def resolve(capture: str) -> tuple[str, ...]:
 
 
 def capture_of(site: str) -> str:
-    """The shortest --capture name that stores a site."""
+    """Return the name for `--capture` that stores a site and the fewest others.
+
+    Raises:
+        NotFoundError: The site is never stored.
+    """
     if site not in STORED_ORDER:
         raise NotFoundError("stored site", site, STORED_ORDER)
     return min((g for g, needs in GROUPS.items() if site in needs), key=lambda g: len(GROUPS[g]))
 
 
 def names(capture: str) -> list[str]:
-    """What `--capture` lists; `none` is nothing."""
+    """Split the value of `--capture` into its names; `none` is no name."""
     return [name for part in capture.split(",") if (name := part.strip()) not in ("", "none")]
 
 
 def row_kind(site: str, causal: bool) -> str:
+    """Return what a row of a site's tensors is, in a stack whose attention is causal or not."""
     if site == "attn":
         return TRIANGLE if causal else SQUARE
     if site == "cross.attn":
@@ -110,7 +127,7 @@ def row_kind(site: str, causal: bool) -> str:
 
 
 def row_count(kind: str, side: str, lengths: Mapping[str, int]) -> int:
-    """Rows of one sequence that has so many tokens on each side."""
+    """Count the rows of one sequence in a tensor, from the sequence's number of tokens on each side."""
     n = lengths[side]
     if kind == TRIANGLE:
         return n * (n + 1) // 2
@@ -124,21 +141,19 @@ def row_count(kind: str, side: str, lengths: Mapping[str, int]) -> int:
 
 
 def beside(site: str, other: str) -> str:
-    """The name of another site of the same attention: of `cross.k` and `q` it is `cross.q`."""
+    """Return the site named `other` of the same attention: `beside("cross.k", "q")` is `cross.q`."""
     prefix = site.rpartition(".")[0]
     return f"{prefix}.{other}" if prefix else other
 
 
 def tensor_name(side: str, site: str, layer: int | None) -> str:
-    """A tensor's name inside a shard: `resid.post_mlp.L16`, `resid.embed` where there is no layer, and with `enc.` before it
-    on an encoder's side.
-    """
+    """Return a tensor's name inside a shard: `resid.post_mlp.L16`, `resid.embed` without a layer, `enc.q.L00` of an encoder."""
     name = site if layer is None else f"{site}.L{layer:02d}"
     return f"enc.{name}" if side == "enc" else name
 
 
 def key_of(tensor: str) -> Key:
-    """The other way round."""
+    """Return the key of a tensor from its name inside a shard: the inverse of `tensor_name`."""
     side, name = ("enc", tensor.removeprefix("enc.")) if tensor.startswith("enc.") else ("dec", tensor)
     site, _, layer = name.rpartition(".L")
     return Key(side, site, int(layer)) if site and layer.isdigit() else Key(side, name, None)

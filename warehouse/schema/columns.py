@@ -1,0 +1,24 @@
+"""Columns that several tables share."""
+
+from __future__ import annotations
+
+from warehouse.schema.types import Column
+
+RUN = Column("run_id", "VARCHAR", "The run: the name of its folder")
+EXAMPLE = Column(
+    "example_id",
+    "VARCHAR",
+    "The example: 16 hex digits from data set, config, split and source id; the same in every run",
+)
+SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample")
+POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
+SOURCE = Column("source_run_id", "VARCHAR", "The run that it was made from")
+TRAIT = Column("trait", "VARCHAR", "The trait")
+METHOD = Column("method", "VARCHAR", "How the vector was made: mean_diff, probe, ica, gradient or random")
+COMPONENT = Column("component", "VARCHAR", "What the vector lives in: residual (resid.post_mlp) or attn_out")
+BLOCK = Column(
+    "layer",
+    "INTEGER",
+    "Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed",
+    nullable=True,
+)
