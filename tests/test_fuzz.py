@@ -63,7 +63,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         paths.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample)
     )
     _stage(root)
-    left = merge.Left(manifest=merge.manifest_hash(root, "one"), delete={"two": merge.manifest_hash(root, "two")})
+    left = merge.PendingCleanup(manifest=merge.manifest_hash(root, "one"), delete={"two": merge.manifest_hash(root, "two")})
     paths.merged_path(root, "one").parent.mkdir(exist_ok=True)
     left.write_to(paths.merged_path(root, "one"))
     (place / "outside").mkdir()
@@ -109,7 +109,7 @@ KINDS: dict[str, tuple[str, list[Any]]] = {
     "version of a vector table": ("vectors/made/resid.post_mlp.L01.lance/_versions/*.manifest", VECTORS),
     "prepared data": ("data/ud_ewt/validation.parquet", [_read_prepared, ("refresh",)]),
     "journal": (".staging/half/journal.jsonl", [_resume, ("runs",), ("refresh",)]),
-    "note of a merge": (".staging/.merged/one.json", [lambda root: merge.finish(root, "one"), ("refresh",)]),
+    "note of a merge": (".staging/.merged/one.json", [lambda root: merge.finish_merge(root, "one"), ("refresh",)]),
     "catalog": ("warehouse.duckdb", [COUNT]),
     "folder of a capture": (".staging/half", [_resume, ("runs", "rm", "half", "--yes"), ("refresh",)]),
     "folder in a capture": (".staging/half/run", [_resume, ("refresh",)]),

@@ -40,7 +40,7 @@ class Warehouse(Catalog):
     @property
     def vector_tables(self) -> list[VectorTable]:
         """The vector tables as they are now. Warns of those that cannot be read."""
-        return self.vectors.sound()
+        return self.vectors.readable()
 
     @property
     def damaged_vectors(self) -> list[TracesError]:

@@ -22,7 +22,7 @@ from warehouse.errors import UsageError, printable
 if TYPE_CHECKING:
     import duckdb
 
-    from warehouse.vectors.token_query import Query
+    from warehouse.vectors.token_query import TokenQuery
     from warehouse.warehouse import Warehouse
 
 
@@ -130,7 +130,7 @@ def _layers(text: str | None) -> list[int] | None:
 
 def _read(
     wh: Warehouse, text: str, asked: Model, prepend_bos: str, site: str, layers: list[int] | None, head: int | None
-) -> Query:
+) -> TokenQuery:
     """The last token of a text, read as a capture of that one text would be, which is not kept. Raises UsageError where the text
     is too long for that token to be read.
     """

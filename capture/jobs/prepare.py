@@ -68,7 +68,7 @@ def prepare(
     internals = _layers(options.layer_internals, len(anatomy.main.layers))
     chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides, internals)
     n_layers = {side: len(stack.layers) for side, stack in anatomy.stacks.items()}
-    indexed = index_spec.keys(
+    indexed = index_spec.choose_keys(
         index_spec.from_index_option(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side
     )
     if chosen.eager:

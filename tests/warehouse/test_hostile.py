@@ -20,7 +20,7 @@ import synthetic
 from warehouse import TraceStore, Warehouse
 from warehouse.cli.sql import _vectors_first
 from warehouse.errors import CorruptRunError, LeftOutWarning, NotFoundError, TracesError, UsageError
-from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove, sweep_root
+from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove_run, sweep_root
 from warehouse.storage import paths
 from warehouse.storage.files import delete, sweep, temporary_beside
 from warehouse.storage.journal import Journal
@@ -59,7 +59,7 @@ def test_what_is_no_name_leads_nowhere(root: Path, name: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: paths.find_run(root, name),
         lambda: folders_of(root, name),
-        lambda: remove(root, name),
+        lambda: remove_run(root, name),
         lambda: paths.staging_dir(root, name),
         lambda: paths.merged_path(root, name),
         lambda: locked_for_removal(root, name).__enter__(),
@@ -93,7 +93,7 @@ def test_a_run_is_called_as_its_folder_is(root: Path, name: str) -> None:
         )
     assert TraceStore(paths.find_run(root, name)).query("SELECT DISTINCT run_id FROM tokens").fetchall() == [(name,)]
     with locked_for_removal(root, name):
-        remove(root, name)
+        remove_run(root, name)
     assert rows(root) == [("two", 20)]
 
 
@@ -120,7 +120,7 @@ def test_a_link_goes_and_what_it_leads_to_stays(root: Path) -> None:
     assert rows(root) == [("one", 20), ("two", 20)]
     for name in ("one", "nowhere"):
         with locked_for_removal(root, name):
-            remove(root, name)
+            remove_run(root, name)
     assert rows(root) == [("two", 20)] and (elsewhere / paths.MANIFEST).is_file()
     assert [list(t.info.runs) for t in all_tables(root)] == [["two"]]
 
@@ -168,7 +168,7 @@ def test_a_link_in_the_place_of_a_table_is_not_written_through(root: Path) -> No
     with pytest.raises(TracesError, match="is a symbolic link"):
         ingest.add(root, "two", index_spec.parse("resid.post_mlp@1"))
     with locked_for_removal(root, "one"):
-        remove(root, "one")
+        remove_run(root, "one")
     assert sorted((p, p.stat().st_mtime_ns) for p in outside.rglob("*")) == before
 
 
@@ -182,7 +182,7 @@ def test_lance_writes_and_deletes_through_no_link(root: Path, inside: str) -> No
     with pytest.raises(TracesError, match="is a symbolic link, whose target is not ours to change"):
         ingest.add(root, "two", index_spec.parse("resid.post_mlp@1"))
     with locked_for_removal(root, "one"):
-        remove(root, "one")
+        remove_run(root, "one")
     repair.repair(root, lambda *_: None, lambda _: None)
     assert sorted((p, p.stat().st_mtime_ns) for p in outside.iterdir()) == before
     assert [list(t.info.runs) for t in all_tables(root)] == [["two"]]
@@ -331,7 +331,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_refresh(root: Path, m
 
     monkeypatch.setattr("warehouse.maintenance.remove.delete", killed)
     with pytest.raises(KeyboardInterrupt), locked_for_removal(root, "one"):
-        remove(root, "one")
+        remove_run(root, "one")
     monkeypatch.undo()
     assert len(sweep_root(root)) == 1 and ingest.reconcile(root) == ["one"]
     assert rows(root) == [("two", 20)] and not list(paths.trash_dir(root).iterdir())
@@ -471,6 +471,6 @@ def test_nothing_is_staged_behind_a_link(root: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is a symbolic link"):
         synthetic.add_vectors(root, "half", {1: np.zeros((2, 4), np.float16)}, [2], shards=1)
         with locked_for_removal(root, "two"):
-            remove(root, "two")
+            remove_run(root, "two")
     assert rows(root)[-1] == ("two", 20)
     assert [p.name for p in (root.parent / "victim").iterdir()] == ["keep"]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _PIECE = 32
 """Tokens that are drawn together: 37 KB of a stream of width 576."""
-_COUNTING = threading.Lock()
+_PASS_LOCK = threading.Lock()
 """Around the number of a pass: no two have the same."""
 
 
@@ -72,7 +72,7 @@ class _Spans:
             self.sequence[which], self.shard[which], self.start[which] + offset, length, self.pos[which] + offset
         )
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+    def token_offsets(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every token: which span it is of, and the how manyth of it."""
         which = np.repeat(np.arange(len(self.length)), self.length)
         return which, np.arange(len(which)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
@@ -102,11 +102,11 @@ class Batches:
     dtype: np.dtype
     passes: int = 0
     """So many have begun."""
-    _places: RowLocations | None = field(default=None, repr=False, compare=False)
+    _locations: RowLocations | None = field(default=None, repr=False, compare=False)
     """The shards, open: each process opens its own."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_places": None}
+        return {**self.__dict__, "_locations": None}
 
     @classmethod
     def for_site(
@@ -132,7 +132,7 @@ class Batches:
             raise UsageError(
                 f"size {size}, buffer {buffer}: a batch has at least one token, the buffer at least a batch."
             )
-        stores, key = _stores(catalog, site, layer, model, side)
+        stores, key = _stores_with_site(catalog, site, layer, model, side)
         own = None if head is None else stores[0].own_head(key, head)
         runs = [paths.run_id_of(s.path) for s in stores]
         found, shards = [], dict[tuple[str, str], int]()
@@ -146,7 +146,7 @@ class Batches:
         spans = _Spans(*np.array(found, np.int64).reshape(-1, 5).T)
         names = pa.table(sequences)
         if where is not None and where.strip():
-            spans = _filtered(catalog, names, spans, runs, key.side, where)
+            spans = _filter_spans(catalog, names, spans, runs, key.side, where)
         if not spans.length.sum():
             raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
         if dtype is None:
@@ -175,10 +175,10 @@ class Batches:
         for sequence, pos, shard, row in self._batches(keys=True):
             yield Batch(self._gather(shard, row, lent), self._keys(sequence, pos))
 
-    def part(self, index: int, of: int) -> Batches:
+    def part(self, index: int, count: int) -> Batches:
         """Every `of`th piece, from the `index`th on: what one of several workers reads."""
         spans = self.spans.cut(_PIECE)
-        return replace(self, spans=spans[index::of], _places=None)
+        return replace(self, spans=spans[index::count], _locations=None)
 
     def vectors_at(self, tokens: np.ndarray) -> np.ndarray:
         """The vectors of the tokens with these numbers, counted in the order in which they are stored."""
@@ -189,7 +189,7 @@ class Batches:
 
     def keys(self) -> pa.Table:
         """Of all tokens, in the order in which they are stored."""
-        which, offset = self.spans.rows()
+        which, offset = self.spans.token_offsets()
         return self._keys(self.spans.sequence[which], self.spans.pos[which] + offset)
 
     def _keys(self, sequence: np.ndarray, pos: np.ndarray) -> pa.Table:
@@ -197,13 +197,13 @@ class Batches:
 
     def _batches(self, keys: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Sequence, position (both empty unless asked for), shard and row of every token, a batch at a time."""
-        with _COUNTING:
+        with _PASS_LOCK:
             random = np.random.default_rng((self.seed, self.passes))
             self.passes += 1
         left = [np.zeros(0, np.int64)] * 4
         small = np.int16 if len(self.shards) < 1 << 15 else np.int64
         for window in self._windows(random):
-            which, offset = window.rows()
+            which, offset = window.token_offsets()
             found = (
                 window.sequence[which],
                 window.pos[which] + offset,
@@ -218,13 +218,13 @@ class Batches:
                 chosen = order[start : start + self.size]
                 if self.shuffle:  # which tokens a batch has is chance, their order within it need not be
                     chosen = chosen[np.argsort(tokens[2][chosen].astype(small), kind="stable")]
-                yield self._chosen(tokens, chosen, keys)
+                yield self._select(tokens, chosen, keys)
             left = [x[order[whole:]] for x in tokens]
         if len(left[0]):
-            yield self._chosen(left, np.argsort(left[2], kind="stable"), keys)
+            yield self._select(left, np.argsort(left[2], kind="stable"), keys)
 
     @staticmethod
-    def _chosen(
+    def _select(
         tokens: list[np.ndarray], which: np.ndarray, keys: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         none = which[:0]
@@ -246,16 +246,16 @@ class Batches:
             yield spans[start:end]
             start = end
 
-    def _opened(self) -> RowLocations:
-        if self._places is None:
+    def _open_shards(self) -> RowLocations:
+        if self._locations is None:
             stores = [TraceStore(find_run(self.root, run)) for run in self.runs]
             shards = [(self.runs.index(run), blob) for run, blob in self.shards]
-            self._places = RowLocations(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
-        return self._places
+            self._locations = RowLocations(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
+        return self._locations
 
     def _gather(self, shard: np.ndarray, row: np.ndarray, lent: list[np.ndarray]) -> np.ndarray:
         """Vectors, in memory that is new or that of a batch of this pass, `lent` before, which nobody holds any more."""
-        places = RowLocations(self._opened().stores, self._opened().shards, shard, row)
+        places = RowLocations(self._open_shards().stores, self._open_shards().shards, shard, row)
         out = places.gather(self.key, self.dtype, self.head, _unused(lent))
         if all(out is not x for x in lent):
             lent[:] = [*lent[-1:], out]
@@ -270,7 +270,7 @@ def _unused(lent: list[np.ndarray]) -> np.ndarray | None:
     return None
 
 
-def _stores(
+def _stores_with_site(
     catalog: Catalog, site: str, layer: int | None, model: str | None, side: str | None
 ) -> tuple[list[TraceStore], Key]:
     """The runs that stored a site in a layer, all of one model, and which tensor it is."""
@@ -301,7 +301,7 @@ def _stores(
     return [store for store, _ in group], group[0][1]
 
 
-def _filtered(catalog: Catalog, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
+def _filter_spans(catalog: Catalog, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
     """The stretches of the sequences that a filter leaves."""
     numbered = names.append_column("sequence", pa.array(np.arange(len(names))))
     asked = condition(where)

@@ -26,7 +26,7 @@ class Filter:
     """The rest, in DuckDB's."""
 
 
-def split(where: str | None) -> Filter:
+def split_filter(where: str | None) -> Filter:
     """Raises UsageError for what is no condition."""
     if where is None or not where.strip():
         return Filter()
@@ -45,23 +45,23 @@ def split(where: str | None) -> Filter:
     if not isinstance(tree, exp.Select) or clause is None or given - {"expressions", "where"}:
         raise UsageError(f"The filter is more than a condition: {where}")
     parts = list(clause.this.flatten()) if isinstance(clause.this, exp.And) else [clause.this]
-    plain, rest = [p for p in parts if _plain(p)], [p for p in parts if not _plain(p)]
+    plain, rest = [p for p in parts if _compares_keys_only(p)], [p for p in parts if not _compares_keys_only(p)]
     return Filter(*(" AND ".join(f"({p.sql(dialect='duckdb')})" for p in group) for group in (plain, rest)))
 
 
 def condition(where: str | None) -> str:
     """A `where` for DuckDB, in brackets that nothing in it can close. Raises UsageError as `split` does."""
-    found = split(where)
+    found = split_filter(where)
     return " AND ".join(part for part in (found.keys, found.views) if part) or "true"
 
 
-def _plain(part: exp.Expr) -> bool:
+def _compares_keys_only(part: exp.Expr) -> bool:
     """Whether a condition compares key columns with values, in words that DuckDB and Lance both know."""
     from sqlglot import exp
 
     part = part.unnest()
     if isinstance(part, exp.And | exp.Or):
-        return _plain(part.left) and _plain(part.right)
+        return _compares_keys_only(part.left) and _compares_keys_only(part.right)
     if isinstance(part, exp.In):
         values, column = part.expressions, part.this
         if not values or part.args.get("query") or part.args.get("unnest"):
@@ -78,8 +78,8 @@ def _plain(part: exp.Expr) -> bool:
     text = name in _TEXT and not isinstance(part, exp.Between)
     if not text and name not in _NUMBERS:
         return False
-    return all(isinstance(v, exp.Literal) and (v.is_string if text else _small(v)) for v in values)
+    return all(isinstance(v, exp.Literal) and (v.is_string if text else _fits_int64(v)) for v in values)
 
 
-def _small(value: exp.Literal) -> bool:
+def _fits_int64(value: exp.Literal) -> bool:
     return not value.is_string and value.name.isdigit() and int(value.name) < 1 << 62

@@ -62,14 +62,14 @@ class RowLocations:
         sequence or a run that does not store the tensor.
         """
         runs = tokens["run_id"].combine_chunks().dictionary_encode()
-        codes = _numbers(runs.indices)
+        codes = _to_numpy(runs.indices)
         stores, shards = list[TraceStore](), list[tuple[int, str]]()
         shard, row = np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.int64)
         for code, run in enumerate(runs.dictionary.to_pylist()):
             store = catalog.cached_run(run)
             mine = slice(None) if len(runs.dictionary) == 1 else np.flatnonzero(codes == code)
             part = tokens if isinstance(mine, slice) else tokens.take(pa.array(mine))
-            names, shard[mine], row[mine] = _in_run(store, part, key)
+            names, shard[mine], row[mine] = _locate_in_run(store, part, key)
             shard[mine] += len(shards)
             shards += [(len(stores), name) for name in names]
             stores.append(store)
@@ -78,14 +78,14 @@ class RowLocations:
     @classmethod
     def for_store(cls, store: TraceStore, tokens: pa.Table, key: Key) -> RowLocations:
         """The same for tokens of one run, whatever their run_id says."""
-        names, shard, row = _in_run(store, tokens, key)
+        names, shard, row = _locate_in_run(store, tokens, key)
         return cls([store], [(0, name) for name in names], shard, row)
 
     def dtype(self, key: Key) -> np.dtype:
         """What holds the rows of all shards: the stored dtype, or float32 where shards differ, of several runs or of one whose
         tensor was promoted.
         """
-        found = {self._view(i, key).dtype for i in range(len(self.shards))}
+        found = {self._stored_rows(i, key).dtype for i in range(len(self.shards))}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
     def gather(
@@ -105,13 +105,13 @@ class RowLocations:
             out[order] = found
             return out
         wanted = self.dtype(key) if dtype is None else np.dtype(dtype)
-        first = self._view(int(self.shard[0]), key)
+        first = self._stored_rows(int(self.shard[0]), key)
         shape = (len(self.row), *(first.shape[1:] if head is None else first.shape[2:]))
         out = into if into is not None and (into.shape, into.dtype) == (shape, wanted) else np.empty(shape, wanted)
 
         def read(stretch: tuple[int, int]) -> None:
             start, end = stretch
-            view = self._view(int(self.shard[start]), key)
+            view = self._stored_rows(int(self.shard[start]), key)
             if head is not None:
                 view = view[:, head]
             if view.dtype == wanted:  # clip: the rows are there, and numpy then writes where it is told
@@ -120,9 +120,10 @@ class RowLocations:
                 out[start:end] = view[self.row[start:end]]
 
         for shard in np.unique(self.shard).tolist():  # opened here, by one thread
-            if self._view(shard, key).shape[1:] != first.shape[1:]:
+            if self._stored_rows(shard, key).shape[1:] != first.shape[1:]:
                 both = [
-                    (self._view(i, key).shape[1:], self.stores[self.shards[i][0]]) for i in (int(self.shard[0]), shard)
+                    (self._stored_rows(i, key).shape[1:], self.stores[self.shards[i][0]])
+                    for i in (int(self.shard[0]), shard)
                 ]
                 told = " and ".join(f"{shape} in run '{store.meta.run_id}'" for shape, store in both)
                 raise UsageError(f"{sites.tensor_name(*key)} has rows of shape {told}: ask for runs of one model.")
@@ -140,7 +141,7 @@ class RowLocations:
                 list(pool.map(read_all, range(threads)))
         return out
 
-    def in_pieces(self, key: Key, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def gather_in_pieces(self, key: Key, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which tokens, and their rows, `size` at most at a time, in the order in which they are stored."""
         order = np.lexsort((self.row, self.shard))
         for start in range(0, len(order), size):
@@ -150,15 +151,15 @@ class RowLocations:
     def __getitem__(self, which: np.ndarray) -> RowLocations:
         return RowLocations(self.stores, self.shards, self.shard[which], self.row[which])
 
-    def _view(self, shard: int, key: Key) -> np.ndarray:
+    def _stored_rows(self, shard: int, key: Key) -> np.ndarray:
         store, name = self.shards[shard]
         return self.stores[store].blob(name).tensor(sites.tensor_name(*key))
 
 
-def _in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _locate_in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of a run's shards, and for every token the number of its shard and its row there."""
     examples = tokens["example_id"].combine_chunks().dictionary_encode()
-    code, seq, pos = _numbers(examples.indices), _numbers(tokens["seq"]), _numbers(tokens["pos"])
+    code, seq, pos = _to_numpy(examples.indices), _to_numpy(tokens["seq"]), _to_numpy(tokens["pos"])
     if len(seq) and seq.min() < 0:
         raise NotFoundError("seq", int(seq.min()), ())
     several = int(seq.max(initial=0)) + 1
@@ -187,7 +188,7 @@ def _in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], n
     return order, rank[shards[number]].astype(np.int32), row
 
 
-def _numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def _to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
 
 
@@ -222,14 +223,14 @@ class TokenSelection:
         if not len(self.answer):
             raise UsageError("The query picks no tokens.")
         self.store = catalog.cached_run(self.answer["run_id"][0].as_py())
-        self._places: dict[str, RowLocations] = {}
+        self._locations: dict[str, RowLocations] = {}
 
     def vectors(
         self, site: str, layer: int | None, head: int | None = None, dtype: DTypeLike | None = None
     ) -> np.ndarray:
         """Raises UsageError as `Warehouse.matrix` says."""
         key = stored_key(self.store, site, layer, self.side)
-        places = self.places(key)
+        places = self.locations(key)
         own = {None if head is None else store.own_head(key, head) for store in places.stores}
         if len(own) > 1:
             raise UsageError(
@@ -237,10 +238,10 @@ class TokenSelection:
             )
         return places.gather(key, dtype, own.pop())
 
-    def places(self, key: Key) -> RowLocations:
-        if key.side not in self._places:
-            self._places[key.side] = RowLocations.for_tokens(self.catalog, self.answer, key)
-        return self._places[key.side]
+    def locations(self, key: Key) -> RowLocations:
+        if key.side not in self._locations:
+            self._locations[key.side] = RowLocations.for_tokens(self.catalog, self.answer, key)
+        return self._locations[key.side]
 
     def frame(self) -> pd.DataFrame:
         return self.answer.to_pandas()

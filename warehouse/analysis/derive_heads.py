@@ -60,7 +60,7 @@ def derive_heads(
                 if done:
                     counted.resumed_tokens = counted.tokens
                 else:
-                    rows = table.rows(s.example_id, s.seq, s.side, s.ids, _layers(store, s))
+                    rows = table.rows(s.example_id, s.seq, s.side, s.ids, _read_layers(store, s))
                     writer.put(RecordedBatch([], {}, {}, {"heads": rows}))
                 report(counted)
             if not done:
@@ -68,7 +68,7 @@ def derive_heads(
         return publish(writer, lambda published: store.meta.derived("heads", run_id, [source], {}, published))
 
 
-def _layers(store: TraceStore, s: _Sequence) -> dict[int, heads.Layer]:
+def _read_layers(store: TraceStore, s: _Sequence) -> dict[int, heads.LayerHeads]:
     found = {}
     formulas = store.meta.model.stack(s.side).attention or []
     for layer in store.layers_with("attn", s.side):

@@ -28,7 +28,7 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerHeads:
     """One layer's heads on one sequence."""
 
     heads: int
@@ -37,7 +37,7 @@ class Layer:
     """Probabilities of some of the heads, (h, T, T) float32."""
 
 
-def from_qk(q: np.ndarray, k: np.ndarray, formula: LayerAttention) -> Layer:
+def from_qk(q: np.ndarray, k: np.ndarray, formula: LayerAttention) -> LayerHeads:
     """Stored rows, (T, H, d) and (T, H_kv, d)."""
     tokens, heads, _ = q.shape
 
@@ -45,14 +45,14 @@ def from_qk(q: np.ndarray, k: np.ndarray, formula: LayerAttention) -> Layer:
         keys = per_query_head(k.swapaxes(0, 1), heads)
         return probabilities(q.swapaxes(0, 1)[some], keys[some], select_heads(formula, some))
 
-    return Layer(heads, tokens, attention)
+    return LayerHeads(heads, tokens, attention)
 
 
-def from_stored(pairs: np.ndarray, rows: str) -> Layer:
+def from_stored(pairs: np.ndarray, rows: str) -> LayerHeads:
     """Stored attention, (pairs, H), of the kind of rows that `warehouse.schema.sites` says."""
     count, heads = pairs.shape
     tokens = triangle_side(count) if rows == TRIANGLE else round(count**0.5)
-    return Layer(heads, tokens, lambda some: unpack_pairs(pairs[:, some], rows))
+    return LayerHeads(heads, tokens, lambda some: unpack_pairs(pairs[:, some], rows))
 
 
 def statistics(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ class HeadTable:
         self._source = source_run_id
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="heads")
 
-    def rows(self, example_id: str, seq: int, side: str, ids: np.ndarray, layers: Mapping[int, Layer]) -> pa.Table:
+    def rows(self, example_id: str, seq: int, side: str, ids: np.ndarray, layers: Mapping[int, LayerHeads]) -> pa.Table:
         """One sequence's, `ids` (T,) its tokens."""
         targets = induction_targets(ids)
         pieces = [

@@ -104,11 +104,11 @@ def probe(
         raise UsageError(f"The query gives no column {options.target}: let it SELECT the labels AS {options.target}.")
     layers = _layers(picked.store, options)
     parents = sorted(set(picked.answer["run_id"].to_pylist()))
-    identity = {"kind": "probe", "schema_version": SCHEMA_VERSION, "parents": parents, "rows": _hash(picked.answer),
+    identity = {"kind": "probe", "schema_version": SCHEMA_VERSION, "parents": parents, "rows": _hash_rows(picked.answer),
                 **asdict(options)}  # fmt: skip
     name = run_id or f"probe-{options.site}-{xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:12]}"
     if run_id is None and (paths.run_dir(catalog.root, name) / paths.MANIFEST).is_file():
-        return _doubted(TraceStore(paths.run_dir(catalog.root, name)))
+        return _warn_of_doubts(TraceStore(paths.run_dir(catalog.root, name)))
     split = _split(picked.answer, options)
     key = stored_key(picked.store, options.site, layers[0], options.side)
     if options.head is None and picked.store.has(key) and len(picked.store.row_shape(key)) == 2:
@@ -118,13 +118,13 @@ def probe(
         for number, layer in enumerate(layers):
             accuracy = None
             if number >= len(writer.done):
-                accuracy = _layer(writer, number, picked, layer, split, options)
+                accuracy = _probe_layer(writer, number, picked, layer, split, options)
             report(ProbeProgress(name, layer, number + 1, len(layers), accuracy))
         publish(writer, lambda published: picked.store.meta.derived("probe", name, parents, asdict(options), published))
-    return _doubted(TraceStore(paths.run_dir(catalog.root, name)))
+    return _warn_of_doubts(TraceStore(paths.run_dir(catalog.root, name)))
 
 
-def _doubted(store: TraceStore) -> TraceStore:
+def _warn_of_doubts(store: TraceStore) -> TraceStore:
     """Returns the run of a probe as it is; warns of what makes its accuracies uncertain."""
     row = next(rows(store))
     n, examples, unknown = row["n_test"], row["n_test_examples"], row["n_test_unknown"]
@@ -164,7 +164,7 @@ def _layers(store: TraceStore, options: Options) -> list[int | None]:
     return found
 
 
-def _hash(answer: pa.Table) -> str:
+def _hash_rows(answer: pa.Table) -> str:
     """Of the rows that the query picked: the same query over a warehouse that has changed is another probe."""
     digest = xxhash.xxh3_128()
     for column in answer.itercolumns():
@@ -183,20 +183,20 @@ def _split(answer: pa.Table, options: Options) -> _Split:
             "A probe needs labelled tokens of two examples or more: it is judged on examples it has not seen."
         )
     random = np.random.default_rng(options.seed)
-    kept = _whole_examples(examples, options.max_tokens, random)
+    kept = _sample_examples(examples, options.max_tokens, random)
     known, examples = known[kept], examples[kept]
     values = np.asarray(labels.take(pa.array(known)).to_pylist(), dtype=object).astype(str)
-    test = _held_out(values, examples, options)
+    test = _choose_held_out(values, examples, options)
     classes = np.unique(values[~test])
     if len(classes) < 2:
         raise UsageError(f"A probe needs two labels or more to tell apart; the training examples have {len(classes)}.")
     y = np.searchsorted(classes, values).clip(max=len(classes) - 1)
     y = np.where(classes[y] == values, y, -1)  # a label that no training example has is never right
     n = len(answer)
-    return _Split(known[~test], known[test], classes, _scattered(y, known, n), _scattered(examples, known, n))
+    return _Split(known[~test], known[test], classes, _scatter(y, known, n), _scatter(examples, known, n))
 
 
-def _held_out(values: np.ndarray, examples: np.ndarray, options: Options) -> np.ndarray:
+def _choose_held_out(values: np.ndarray, examples: np.ndarray, options: Options) -> np.ndarray:
     """Which rows to judge by: whole examples, with the share of each label that it has among all rows, as near as can be."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -224,13 +224,13 @@ def _held_out(values: np.ndarray, examples: np.ndarray, options: Options) -> np.
     return test
 
 
-def _scattered(y: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
+def _scatter(y: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
     found = np.full(n, -1)
     found[at] = y
     return found
 
 
-def _whole_examples(groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+def _sample_examples(groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
     """Rows of as many examples, in random order, as have `most` tokens together."""
     if len(groups) <= most:
         return np.arange(len(groups))
@@ -240,7 +240,7 @@ def _whole_examples(groups: np.ndarray, most: int, random: np.random.Generator) 
     return np.flatnonzero(np.isin(groups, order[:n]))
 
 
-def _layer(
+def _probe_layer(
     writer: RunWriter, number: int, picked: TokenSelection, layer: int | None, split: _Split, options: Options
 ) -> float:
     key = stored_key(picked.store, options.site, layer, options.side)
@@ -252,11 +252,11 @@ def _layer(
     y = split.y
     train, test = split.train, split.test
     weights, fitted = _fit(x[train], y[train], len(split.classes), options)
-    right = _right(weights, x[test], y[test])
+    right = _is_right(weights, x[test], y[test])
     low, high = intervals.by_group(right, split.example[test])
     shuffled = [
-        _right(_fit(x[train], labels, len(split.classes), options)[0], x[test], y[test]).mean()
-        for labels in _shuffled(y[train], split.example[train], options.seed)
+        _is_right(_fit(x[train], labels, len(split.classes), options)[0], x[test], y[test]).mean()
+        for labels in _shuffle_labels(y[train], split.example[train], options.seed)
     ]
     commonest = np.bincount(y[train]).argmax()
     named = Key(key.side, f"probe.{options.site}", layer)
@@ -288,7 +288,7 @@ def _layer(
     return float(row["accuracy"])
 
 
-def _shuffled(y: np.ndarray, examples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+def _shuffle_labels(y: np.ndarray, examples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """Training labels in random orders: between examples where each has one label at all its tokens, else between tokens."""
     _, first, inverse = np.unique(examples, return_index=True, return_inverse=True)
     of_example = y[first]
@@ -318,10 +318,10 @@ def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tupl
     weights[model.classes_, -1] = intercepts - (coefficients / scale) @ mean
     weights[np.isinf(weights)] = np.finfo(np.float32).min
     found = np.ascontiguousarray(weights, np.float32)
-    return found, float(_right(found, x, y).mean())
+    return found, float(_is_right(found, x, y).mean())
 
 
-def _right(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _is_right(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(N,) whether each row's highest score is that of its label."""
     right: np.ndarray = (x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y
     return right

@@ -102,14 +102,14 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
     import pyarrow as pa
 
     from warehouse.storage.files import size_of
-    from warehouse.vectors.ann_index import recalls
+    from warehouse.vectors.ann_index import recall_by_metric
     from warehouse.warehouse import Warehouse
 
     with Warehouse(warehouse) as wh:
         rows = []
         for table in wh.vector_tables:
             info = table.info
-            recall = {f"recall_{m}": f"{r:.3f} ({how})" for m, (r, how) in recalls(table).items()}
+            recall = {f"recall_{m}": f"{r:.3f} ({how})" for m, (r, how) in recall_by_metric(table).items()}
             try:
                 table.lance.count_rows()
             except (TracesError, OSError, RuntimeError, ValueError):

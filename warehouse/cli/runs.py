@@ -183,7 +183,7 @@ def remove_run(
     Example: `traces runs rm wt2 --dry-run`
     """
     from warehouse.catalog import build
-    from warehouse.maintenance.remove import folders_of, locked_for_removal, remove
+    from warehouse.maintenance.remove import folders_of, locked_for_removal, remove_run
     from warehouse.storage import paths
     from warehouse.storage.files import size_of
     from warehouse.vectors.table import all_tables
@@ -203,7 +203,7 @@ def remove_run(
             return
         if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
             raise TracesError("Nothing was deleted.")
-        remove(root, run)
+        remove_run(root, run)
     build.refresh(root)
 
 
@@ -241,24 +241,24 @@ def merge_runs(
         raise UsageError("Several shards are named, but not the run that they become: add --run NAME.")
     root, name = paths.find_root(warehouse), run or runs[0]
 
-    if not dry_run and merge.finish(root, name, note) is not None:
+    if not dry_run and merge.finish_merge(root, name, note) is not None:
         say(f"{name} was merged before; what was left to do is done")
         return
-    planned = merge.plan(root, runs if len(runs) > 1 else merge.find(root, runs[0]), name)
-    size = human_bytes(sum(s.meta.bytes for s in planned.shards))
+    planned = merge.plan_merge(root, runs if len(runs) > 1 else merge.find_parts(root, runs[0]), name)
+    size = human_bytes(sum(s.meta.bytes for s in planned.parts))
     rows: dict[str, int] = {}
-    for shard in planned.shards:
+    for shard in planned.parts:
         rows |= {table: rows.get(table, 0) + n for table, n in shard.meta.counts.rows.items() if n}
     told = ", ".join(f"{table} {n:,}" for table, n in rows.items())
     say(f"{'would publish' if dry_run else 'publish'} {name}: {told} ({size})")
     for tensor, dtype in planned.promoted.items():
         say(
-            f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.shards[0].meta.store_dtype}"
+            f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.parts[0].meta.store_dtype}"
         )
     if not keep:
-        for shard in planned.shards:
+        for shard in planned.parts:
             say(f"{'would delete' if dry_run else 'delete'} {shard.folder}")
-        for other in planned.dependent:
+        for other in planned.derived:
             note(f"warning: {other} was made from a shard that is deleted: make it again from {name}")
     if not dry_run:
         merge.merge(root, planned, keep, note)

@@ -30,7 +30,7 @@ import xxhash
 from warehouse.catalog import build
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
-from warehouse.maintenance.remove import empty_trash, locked_for_removal, remove
+from warehouse.maintenance.remove import empty_trash, locked_for_removal, remove_run
 from warehouse.schema.sites import tensor_name
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
@@ -70,15 +70,15 @@ class MergePlan:
     """Shards that are known to make one run."""
 
     run_id: str
-    shards: list[RunPart]
+    parts: list[RunPart]
     """In the order of their numbers."""
     promoted: dict[str, str]
     """Tensors that some shard has in a wider dtype than the others."""
-    dependent: list[str]
+    derived: list[str]
     """Runs that were derived from one of the shards."""
 
 
-def find(root: Path, run_id: str) -> list[str]:
+def find_parts(root: Path, run_id: str) -> list[str]:
     """The runs that are the shards of `run_id` by their names. Raises NotFoundError where there is none, UsageError where one is missing
     or unfinished.
     """
@@ -102,7 +102,7 @@ def find(root: Path, run_id: str) -> list[str]:
     return names
 
 
-def plan(root: Path, runs: Sequence[str], run_id: str) -> MergePlan:
+def plan_merge(root: Path, runs: Sequence[str], run_id: str) -> MergePlan:
     """Looks at the shards. Raises NotFoundError, RunExistsError, or UsageError for what does not make one run; CorruptRunError for a shard whose
     files are not what they were.
     """
@@ -113,7 +113,7 @@ def plan(root: Path, runs: Sequence[str], run_id: str) -> MergePlan:
     if twice := sorted({r for r in runs if runs.count(r) > 1}):
         raise UsageError(f"{twice[0]} is named twice.")
     shards = [RunPart(r, folder, Manifest.read(folder)) for r in runs for folder in [paths.find_run(root, r)]]
-    by_number = _numbered(shards)
+    by_number = _by_number(shards)
     shards = [by_number[i] for i in sorted(by_number)]
     for other in shards[1:]:
         _check_same_capture(shards[0], other)
@@ -122,7 +122,7 @@ def plan(root: Path, runs: Sequence[str], run_id: str) -> MergePlan:
     if shards[0].meta.captured:
         _check_data(shards)
     promoted = {tensor: dtype for s in shards for site in s.meta.sites for tensor, dtype in site.promoted.items()}
-    return MergePlan(run_id, shards, promoted, _dependent(root, set(runs)))
+    return MergePlan(run_id, shards, promoted, _derived_runs(root, set(runs)))
 
 
 def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambda _: None) -> Manifest:
@@ -130,37 +130,37 @@ def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambd
 
     Killed, it leaves either the shards as they were, or the whole run: `finish`, or the same again, then does the rest.
     """
-    shards = {s.run_id: manifest_hash(root, s.run_id) for s in planned.shards}
+    shards = {s.run_id: manifest_hash(root, s.run_id) for s in planned.parts}
     job = {"kind": "merge", "shards": shards}
     with ExitStack() as stack:
-        for shard in planned.shards:
+        for shard in planned.parts:
             stack.enter_context(locked_for_removal(root, shard.run_id))
         writer = stack.enter_context(RunWriter(root, planned.run_id, job))
         first = 0
-        for number, shard in enumerate(planned.shards):
+        for number, shard in enumerate(planned.parts):
             if number >= len(writer.done):
                 _adopt(writer, planned, shard, first)
             first += len(shard.blobs)
 
         def describe(published: Published) -> Manifest:
-            made = _manifest(planned, published)
-            left = Left(manifest=_hash(made), delete={} if keep else shards)
+            made = _make_manifest(planned, published)
+            left = PendingCleanup(manifest=_hash_manifest(made), delete={} if keep else shards)
             path = paths.merged_path(root, planned.run_id)
             path.parent.mkdir(exist_ok=True)
             left.write_to(path)
             return made
 
         manifest = publish(writer, describe)
-    finish(root, planned.run_id, note)
+    finish_merge(root, planned.run_id, note)
     return manifest
 
 
-def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | None:
+def finish_merge(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | None:
     """What is left to do for a run that has been merged: its rows of vector tables, and the shards' end. None: nothing is."""
     path = paths.merged_path(root, run_id)
     folder = paths.run_dir(root, run_id)
     try:
-        left = Left.read_from(path)
+        left = PendingCleanup.read_from(path)
     except FileNotFoundError:
         return None
     except CorruptRunError as e:
@@ -174,8 +174,8 @@ def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | N
         with locked_for_removal(root, shard):
             if not paths.run_dir(root, shard).is_dir():
                 ingest.remove_run(root, shard)
-            elif manifest_hash(root, shard) == known and _is_shard_of(Manifest.read(paths.run_dir(root, shard)), meta):
-                remove(root, shard)
+            elif manifest_hash(root, shard) == known and _is_part_of(Manifest.read(paths.run_dir(root, shard)), meta):
+                remove_run(root, shard)
     empty_trash(root)  # of a removal that was killed
     path.unlink()
     delete(paths.staging_dir(root, run_id))
@@ -184,7 +184,7 @@ def finish(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | N
     return meta
 
 
-class Left(Sealed):
+class PendingCleanup(Sealed):
     """What is left to do after a merge has published its run."""
 
     manifest: str
@@ -193,11 +193,11 @@ class Left(Sealed):
     """The shards that go, and the hashes of their manifests."""
 
 
-def _is_shard_of(shard: Manifest, whole: Manifest) -> bool:
+def _is_part_of(part: Manifest, whole: Manifest) -> bool:
     """Whether the examples of a run are in another that was merged: a file that names it is not enough to delete it."""
-    if not shard.options.get("shard") or whole.options.get("shard"):
+    if not part.options.get("shard") or whole.options.get("shard"):
         return False
-    return not list(differences(_told(shard), _told(whole)))
+    return not list(differences(_shared_facts(part), _shared_facts(whole)))
 
 
 # -- do they make one run? ---------------------------------------------------------------------------------------------
@@ -217,17 +217,17 @@ def _check_complete(there: set[int], n: int, reason: Callable[[int], str]) -> No
         raise UsageError(f"Not all shards are there: {told}. Capture it with --shard {which}, or copy its folder in.")
 
 
-def _numbered(shards: list[RunPart]) -> dict[int, RunPart]:
+def _by_number(parts: list[RunPart]) -> dict[int, RunPart]:
     """By their numbers. Raises UsageError where they are not 1 to n, each once."""
     found: dict[int, RunPart] = {}
     parts = 0
-    for shard in shards:
+    for shard in parts:
         told = shard.meta.options.get("shard")
         if not told:
             raise UsageError(f"Run '{shard.run_id}' is no shard: it was not made with --shard.")
         i, n = (int(x) for x in told.split("/"))
         if parts and n != parts:
-            raise UsageError(f"{shards[0].run_id} is one of {parts} shards, {shard.run_id} one of {n}: not of one run.")
+            raise UsageError(f"{parts[0].run_id} is one of {parts} shards, {shard.run_id} one of {n}: not of one run.")
         if i in found:
             raise UsageError(
                 f"{found[i].run_id} and {shard.run_id} are the same shard, {told}: their examples overlap."
@@ -237,7 +237,7 @@ def _numbered(shards: list[RunPart]) -> dict[int, RunPart]:
     return found
 
 
-def _told(meta: Manifest) -> dict[str, Any]:
+def _shared_facts(meta: Manifest) -> dict[str, Any]:
     """What the shards of one run have in common."""
     model = meta.model.model_dump(
         include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "attn_implementation"}
@@ -260,7 +260,7 @@ def _check_same_capture(one: RunPart, other: RunPart) -> None:
         raise UsageError(
             f"{one.run_id} has schema version {one.meta.schema_version}: shards of {SCHEMA_VERSION} are merged."
         )
-    differing = sorted(differences(_told(one.meta), _told(other.meta)))
+    differing = sorted(differences(_shared_facts(one.meta), _shared_facts(other.meta)))
     if not differing:
         return
     told = [
@@ -277,24 +277,24 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _check_files(shard: RunPart) -> None:
+def _check_files(part: RunPart) -> None:
     """What is altered must not get new checksums by being merged; slices of tensors keep theirs."""
-    for f in shard.meta.files:
-        path = shard.folder / f.path
+    for f in part.meta.files:
+        path = part.folder / f.path
         if not path.is_file() or path.stat().st_size != f.bytes or (f.checksum and file_checksum(path) != f.checksum):
-            raise CorruptRunError(f"{path} is missing or altered. Copy {shard.run_id} in again, or capture it again.")
+            raise CorruptRunError(f"{path} is missing or altered. Copy {part.run_id} in again, or capture it again.")
 
 
-def _check_data(shards: list[RunPart]) -> None:
+def _check_data(parts: list[RunPart]) -> None:
     """The examples of all, in the order of the data, must be those that each shard says the data has."""
-    if examples_hash(s.folder / paths.table_name("examples") for s in shards) != shards[0].meta.data.hash:
+    if examples_hash(s.folder / paths.table_name("examples") for s in parts) != parts[0].meta.data.hash:
         raise TracesError(
             "The examples of these shards together are not the data that they were captured from: some are missing, or there "
             "twice. Validate them: traces runs validate RUN"
         )
 
 
-def _dependent(root: Path, shards: set[str]) -> list[str]:
+def _derived_runs(root: Path, parts: set[str]) -> list[str]:
     """Runs whose rows tell of a shard."""
     found = []
     for run in paths.published_runs(root):
@@ -302,7 +302,7 @@ def _dependent(root: Path, shards: set[str]) -> list[str]:
             parents = Manifest.read(paths.run_dir(root, run)).parents
         except TracesError:  # a run that cannot be read is for traces runs validate
             continue
-        if shards & set(parents):
+        if parts & set(parents):
             found.append(run)
     return found
 
@@ -310,37 +310,37 @@ def _dependent(root: Path, shards: set[str]) -> list[str]:
 # -- one run of them ---------------------------------------------------------------------------------------------------
 
 
-def _adopt(writer: RunWriter, planned: MergePlan, shard: RunPart, first: int) -> None:
+def _adopt(writer: RunWriter, planned: MergePlan, part: RunPart, first: int) -> None:
     """Hands a shard's files to the writer, its blobs numbered from `first` on."""
     staged = paths.staged_run(paths.staging_dir(writer.root, writer.run_id))
-    names = {old: paths.blob_name(first + k) for k, old in enumerate(shard.blobs)}
-    wider = {old: w for old in shard.blobs if (w := _too_narrow(shard, old, planned.promoted))}
+    names = {old: paths.blob_name(first + k) for k, old in enumerate(part.blobs)}
+    wider = {old: w for old in part.blobs if (w := _tensors_to_widen(part, old, planned.promoted))}
     blobs: dict[str, Make] = {
-        new: partial(_widened, shard.folder / old, wider=wider[old])
+        new: partial(_widen, part.folder / old, wider=wider[old])
         if old in wider
-        else partial(link_or_copy, shard.folder / old)
+        else partial(link_or_copy, part.folder / old)
         for old, new in names.items()
     }
     tables: dict[str, Make] = {}
-    for name in shard.tables:
-        source = shard.folder / paths.table_name(name)
+    for name in part.tables:
+        source = part.folder / paths.table_name(name)
         tables[name] = partial(link_or_copy, source)
         if name == "tensors":
             tables[name] = partial(
-                rewrite_part, source, change=partial(_moved, names=names, wider=wider, folder=staged)
+                rewrite_part, source, change=partial(_update_index, names=names, wider=wider, folder=staged)
             )
-        elif shard.meta.captured and "source_run_id" in STORED[name].names:
-            tables[name] = partial(rewrite_part, source, change=partial(_own, run_id=planned.run_id))
-    writer.adopt(shard.run_id, blobs, tables)
+        elif part.meta.captured and "source_run_id" in STORED[name].names:
+            tables[name] = partial(rewrite_part, source, change=partial(_set_source_run, run_id=planned.run_id))
+    writer.adopt(part.run_id, blobs, tables)
 
 
-def _too_narrow(shard: RunPart, blob: str, promoted: Mapping[str, str]) -> dict[str, str]:
+def _tensors_to_widen(part: RunPart, blob: str, promoted: Mapping[str, str]) -> dict[str, str]:
     """The tensors of a blob that have to be in another dtype."""
-    with Blob(shard.folder / blob) as opened:
+    with Blob(part.folder / blob) as opened:
         return {t: promoted[t] for t, (dtype, _) in opened.tensors.items() if promoted.get(t, dtype) != dtype}
 
 
-def _widened(source: Path, target: Path, wider: Mapping[str, str]) -> None:
+def _widen(source: Path, target: Path, wider: Mapping[str, str]) -> None:
     """Writes a blob with these tensors in wider dtypes."""
     with Blob(source) as blob:
         specs = {t: TensorSpec(wider.get(t, dtype), shape[1:]) for t, (dtype, shape) in blob.tensors.items()}
@@ -353,7 +353,9 @@ def _widened(source: Path, target: Path, wider: Mapping[str, str]) -> None:
         out.close()
 
 
-def _moved(rows: pa.Table, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], folder: Path) -> pa.Table:
+def _update_index(
+    rows: pa.Table, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], folder: Path
+) -> pa.Table:
     """Rows of the tensor index, of the blobs' new names; what was widened has new bytes, and so another checksum."""
     columns = {name: rows[name].to_pylist() for name in ("blob", "dtype", "checksum")} if wider else {}
     if columns:
@@ -363,24 +365,24 @@ def _moved(rows: pa.Table, names: Mapping[str, str], wider: Mapping[str, Mapping
             if tensor in wider.get(old, ()):
                 octets = blobs[old].rows(tensor, start, end).reshape(-1).view(np.uint8)
                 columns["dtype"][at], columns["checksum"][at] = wider[old][tensor], xxhash.xxh3_64_hexdigest(octets)
-        rows = _with(rows, {name: pa.array(columns[name], pa.string()) for name in ("dtype", "checksum")})
+        rows = _set_columns(rows, {name: pa.array(columns[name], pa.string()) for name in ("dtype", "checksum")})
     numbers = pc.index_in(rows["blob"], value_set=pa.array(list(names)))
-    return _with(rows, {"blob": pa.chunked_array([pa.array(list(names.values()))]).take(numbers)})
+    return _set_columns(rows, {"blob": pa.chunked_array([pa.array(list(names.values()))]).take(numbers)})
 
 
-def _own(rows: pa.Table, run_id: str) -> pa.Table:
+def _set_source_run(rows: pa.Table, run_id: str) -> pa.Table:
     """Rows that tell of the run that they are in."""
-    return _with(rows, {"source_run_id": pa.repeat(run_id, len(rows))})
+    return _set_columns(rows, {"source_run_id": pa.repeat(run_id, len(rows))})
 
 
-def _with(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+def _set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
     for name, values in columns.items():
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), values)
     return rows
 
 
-def _manifest(planned: MergePlan, published: Published) -> Manifest:
-    metas = [s.meta for s in planned.shards]
+def _make_manifest(planned: MergePlan, published: Published) -> Manifest:
+    metas = [s.meta for s in planned.parts]
     first = metas[0]
     counts = [m.counts for m in metas] if first.captured else [first.counts]  # a derived run has its parent's
     loss = None if first.mean_loss is None else mean_loss(published.folder)
@@ -403,7 +405,7 @@ def _manifest(planned: MergePlan, published: Published) -> Manifest:
                 sequences=sum(c.sequences for c in counts),
                 tokens=sum(c.tokens for c in counts),
                 predictions=sum(c.predictions for c in counts),
-                predicted_bytes=_total([c.predicted_bytes for c in counts]),
+                predicted_bytes=_sum_if_known([c.predicted_bytes for c in counts]),
                 truncated=sum(c.truncated for c in counts),
                 altered=sum(c.altered for c in counts),
                 rows=published.rows,
@@ -416,12 +418,12 @@ def _manifest(planned: MergePlan, published: Published) -> Manifest:
     )
 
 
-def _total(parts: Sequence[int | None]) -> int | None:
+def _sum_if_known(parts: Sequence[int | None]) -> int | None:
     """None where one is not known."""
     known = [n for n in parts if n is not None]
     return sum(known) if len(known) == len(parts) else None
 
 
-def _hash(manifest: Manifest) -> str:
+def _hash_manifest(manifest: Manifest) -> str:
     """As `manifest_hash` finds it once the manifest is written."""
     return xxhash.xxh3_128_hexdigest(manifest.to_bytes())

@@ -13,7 +13,7 @@ import filelock
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.files import delete, release, sweep, sync_folder
-from warehouse.vectors.ingest import remove_run
+from warehouse.vectors import ingest
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def folders_of(root: Path, run_id: str) -> list[Path]:
     return [p for p in folders if os.path.lexists(p)]
 
 
-def remove(root: Path, run_id: str) -> None:
+def remove_run(root: Path, run_id: str) -> None:
     """Deletes the published run, the staged one of that name, and their rows in vector tables. Call it under
     `locked_for_removal`.
     """
@@ -53,7 +53,7 @@ def remove(root: Path, run_id: str) -> None:
         folder.rename(trash / uuid.uuid4().hex)
         sync_folder(folder.parent)
     empty_trash(root)
-    remove_run(root, run_id)
+    ingest.remove_run(root, run_id)
 
 
 def empty_trash(root: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list
     found = [path for folder in folders for path in sweep(folder)]
     staging = root / paths.STAGING
     if staging.is_dir() and not staging.is_symlink():
-        found += [*sweep(staging), *_staged_for_nothing(root)]
+        found += [*sweep(staging), *_remove_dead_staging(root)]
     try:
         found += empty_trash(root)
     except OSError as e:
@@ -83,7 +83,7 @@ def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list
     return [str(path.relative_to(root)) for path in found]
 
 
-def _staged_for_nothing(root: Path) -> Iterator[Path]:
+def _remove_dead_staging(root: Path) -> Iterator[Path]:
     """Staging folders that no capture can go on from: of a run that is published, or without a journal."""
     for folder in sorted((root / paths.STAGING).iterdir()):
         run_id = folder.name

@@ -59,7 +59,7 @@ class IndexInfo(Typed):
     refine: Size = 0
     """So many times k candidates are compared again by their whole vectors."""
     recall: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """recall@10 on a sample of the table's rows, against exact search. Below `index.LEAST_RECALL` the index is not used."""
+    """recall@10 on a sample of the table's rows, against exact search. Below `index.MIN_RECALL` the index is not used."""
 
 
 class FileSum(Typed):

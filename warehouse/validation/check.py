@@ -46,5 +46,5 @@ def select(store: TraceStore, query: str) -> list[tuple[Any, ...]]:
     return store.query(query).fetchall()
 
 
-def single(store: TraceStore, query: str) -> float:
+def select_number(store: TraceStore, query: str) -> float:
     return float(select(store, query)[0][0])

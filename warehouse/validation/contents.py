@@ -18,7 +18,7 @@ from warehouse.storage.parquet import examples_hash
 from warehouse.storage.readable import readable
 from warehouse.storage.strict_json import finite
 from warehouse.storage.trace_store import TraceStore
-from warehouse.validation.check import expect, expect_no_row, sample_sequences, select, single
+from warehouse.validation.check import expect, expect_no_row, sample_sequences, select, select_number
 from warehouse.validation.token_offsets import tokens_against_text
 
 _PREDICTED = "side = 'dec' AND pos > 0 AND NOT coalesce(is_context, false)"
@@ -42,9 +42,9 @@ def _counts(store: TraceStore) -> str:
     expect(c.rows["tokens"] == c.tokens, "tokens are not as many as counted")
     expect(c.rows["next_token"] == c.predictions, "predictions are not as many as counted")
     if c.predictions:
-        tokens = single(store, f"SELECT count(*) FROM tokens WHERE {_PREDICTED}")
+        tokens = select_number(store, f"SELECT count(*) FROM tokens WHERE {_PREDICTED}")
         expect(c.predictions == tokens, "predictions are not as many as tokens with one before them, context apart")
-        found, loss = finite(single(store, "SELECT avg(loss::DOUBLE) FROM next_token")), store.meta.mean_loss
+        found, loss = finite(select_number(store, "SELECT avg(loss::DOUBLE) FROM next_token")), store.meta.mean_loss
         same = found is loss if found is None or loss is None else abs(found - loss) < 1e-9
         expect(same, f"the mean loss is {found}, not {loss}")
     if c.predicted_bytes is not None:

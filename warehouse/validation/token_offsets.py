@@ -11,7 +11,7 @@ import unicodedata
 
 from warehouse.schema.quoting import sql_text
 from warehouse.storage.trace_store import TraceStore
-from warehouse.validation.check import ValidationFailure, expect, select, single
+from warehouse.validation.check import ValidationFailure, expect, select, select_number
 
 _MARKS = " #▁"
 """What tokenizers put before a token to say whether a word begins there."""
@@ -55,7 +55,7 @@ def tokens_against_text(store: TraceStore) -> str | None:
                 raise ValidationFailure(
                     f"a token that is not what stands in the text: {[(example_id, seq, pos, token, here)]}"
                 )
-    count = single(store, f"SELECT count(*) FROM tokens WHERE {word}")
+    count = select_number(store, f"SELECT count(*) FROM tokens WHERE {word}")
     return f"{count:,.0f} words stand where their offsets say"
 
 
@@ -69,7 +69,7 @@ def matches_text(token: str, here: str, altered: bool) -> bool:
         return True
     if not altered:
         return False
-    token, written = token.lower(), [_folded(c) for c in here]
+    token, written = token.lower(), [_fold(c) for c in here]
     if sum(bool(letters) for letters in written) > 2 * len(token):
         return False  # more was dropped than is left
     reached = {0}  # how much of the token the characters so far can have given
@@ -81,7 +81,7 @@ def matches_text(token: str, here: str, altered: bool) -> bool:
     return len(token) in reached
 
 
-def _folded(character: str) -> str | None:
+def _fold(character: str) -> str | None:
     """The ASCII letters and digits that a character is when folded: none for white space, marks and what is not printed; None
     where it is another character.
     """

@@ -32,23 +32,23 @@ def validate(folder: Path) -> Iterator[Check]:
     store = TraceStore(folder)
     sound = True
     for name, check in _FILE_CHECKS.items():
-        result = _done(name, check, store)
+        result = _run_check(name, check, store)
         sound &= result.passed is not False
         yield result
     if not sound:
         yield Check("contents", None, "not looked at, since files are missing or altered")
         return
     for name, check in contents.CHECKS.items():
-        yield _done(name, check, store)
-    yield _done("vector tables", check_vectors, store)
+        yield _run_check(name, check, store)
+    yield _run_check("vector tables", check_vectors, store)
 
 
-def _done(name: str, check: Callable[[TraceStore], str | None], store: TraceStore) -> Check:
+def _run_check(name: str, check: Callable[[TraceStore], str | None], store: TraceStore) -> Check:
     try:
         detail = check(store)
     except ValidationFailure as e:
         return Check(name, False, str(e))
-    except _OF_READERS as e:
+    except _READER_ERRORS as e:
         return Check(name, False, " ".join(str(e).split()))
     return Check(name, None if detail is None else True, detail or "nothing to check: the run has none")
 
@@ -124,7 +124,7 @@ _FILE_CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
     "table checksums": _table_checksums,
     "tensor checksums": _tensor_checksums,
 }
-_OF_READERS = (
+_READER_ERRORS = (
     TracesError, OSError, ValueError, LookupError, TypeError, OverflowError, pa.ArrowException, duckdb.Error, SafetensorError,
 )  # fmt: skip
 """What readers raise on a file that is not what was written."""

@@ -17,7 +17,7 @@ from warehouse.storage.trace_store import TraceStore
 from warehouse.storage.vector_info import TableFiles
 from warehouse.validation.check import expect
 from warehouse.vectors import ingest
-from warehouse.vectors.distances import vectors_of
+from warehouse.vectors.distances import to_array
 from warehouse.vectors.model_folders import find_folder
 from warehouse.vectors.table import VectorTable, VectorTableCache
 
@@ -36,7 +36,7 @@ def check_vectors(store: TraceStore) -> str | None:
         if folder == find_folder(root, store.meta.model):
             raise damage
     for table in mine:
-        with _unchanged(table):
+        with _lock_if_writable(table):
             _check_files(table)
             rows += _check_rows(table, store)
     names = ", ".join(t.info.sql_name for t in mine)
@@ -44,7 +44,7 @@ def check_vectors(store: TraceStore) -> str | None:
 
 
 @contextmanager
-def _unchanged(table: VectorTable) -> Iterator[None]:
+def _lock_if_writable(table: VectorTable) -> Iterator[None]:
     """Keeps others from changing a table meanwhile, where we may write a lock."""
     try:
         lock = table.locked()
@@ -92,7 +92,7 @@ def _check_rows(table: VectorTable, store: TraceStore) -> int:
             heads = rows[info.head_column].to_numpy()
             stored = stored[np.arange(len(rows)), heads]
         expected = ingest.as_stored(stored, table.centre, info.dtype, run_id, info.name)
-        differ = np.flatnonzero((vectors_of(rows["vector"]) != expected).any(axis=1))
+        differ = np.flatnonzero((to_array(rows["vector"]) != expected).any(axis=1))
         if len(differ):
             row = rows.slice(int(differ[0]), 1).to_pylist()[0]
             where = ", ".join(f"{name} {row[name]}" for name in KEYS[1:])

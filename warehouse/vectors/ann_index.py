@@ -18,8 +18,8 @@ from warehouse.vectors.table import VectorTable
 
 MIN_ROWS = 50_000
 """Below this, comparing with every row is fast."""
-LEAST_RECALL = 0.95
-_AIM = 0.97
+MIN_RECALL = 0.95
+_TARGET_RECALL = 0.97
 """What a way of asking has to find to be taken before more expensive ones are tried."""
 
 _SAMPLE = 100
@@ -48,16 +48,16 @@ def maintain_index(table: VectorTable, note: Callable[[str], None] = lambda _: N
         return False
     found = info.index
     again = found is None or found.kind != kind or found.metric != info.metric
-    again = again or found is None or info.rows >= _GROWTH * found.trained_rows or _lost(table)
+    again = again or found is None or info.rows >= _GROWTH * found.trained_rows or _index_is_missing(table)
     if again:
         _train(table, kind, note)
-    elif _outside(table) > _STALE * info.rows:
+    elif _count_unindexed(table) > _STALE * info.rows:
         note(f"{info.sql_name}: adding new rows to its index")
         table.lance.optimize(cleanup_older_than=timedelta(hours=1))
     else:
         return False
     measure(table, note)
-    if not again and table.info.index is not None and table.info.index.recall < LEAST_RECALL:
+    if not again and table.info.index is not None and table.info.index.recall < MIN_RECALL:
         _train(table, kind, note)
         measure(table, note)
     return True
@@ -74,7 +74,7 @@ def optimize(table: VectorTable, note: Callable[[str], None] = lambda _: None) -
         table.write_info()  # tells readers to open the table again
 
 
-def _lost(table: VectorTable) -> bool:
+def _index_is_missing(table: VectorTable) -> bool:
     """Whether Lance knows nothing of the index that we know of."""
     return _vector_index(table) is None
 
@@ -83,7 +83,7 @@ def _vector_index(table: VectorTable) -> str | None:
     return next((i.name for i in table.lance.list_indices() if i.columns == ["vector"]), None)
 
 
-def _outside(table: VectorTable) -> int:
+def _count_unindexed(table: VectorTable) -> int:
     name = _vector_index(table)
     stats = table.lance.index_stats(name) if name else None
     return stats.num_unindexed_rows if stats else table.info.rows
@@ -101,21 +101,21 @@ def _train(table: VectorTable, kind: str, note: Callable[[str], None]) -> None:
             continue
         lance.create_index(column, config=Bitmap() if which == "bitmap" else BTree(), replace=True)
     config: Any
-    ivf: dict[str, Any] = _partitions(info.rows)
+    ivf: dict[str, Any] = _ivf_options(info.rows)
     if kind == "ivf_sq":
         config = IvfSq(distance_type=info.metric, **ivf)
     else:
-        config = IvfPq(distance_type=info.metric, num_sub_vectors=_sub_vectors(info.width), **ivf)
+        config = IvfPq(distance_type=info.metric, num_sub_vectors=_count_sub_vectors(info.width), **ivf)
     lance.create_index("vector", config=config, replace=True)
     info.index = IndexInfo(kind=kind, metric=info.metric, trained_rows=info.rows)  # type: ignore[arg-type]
 
 
-def _partitions(rows: int) -> dict[str, int]:
+def _ivf_options(rows: int) -> dict[str, int]:
     """Of 2,048 rows: at a million, half the time of a query with Lance's own 8,192, for twice the time of training."""
     return {"num_partitions": max(1, rows // 2048), "sample_rate": 64, "max_iterations": 20}
 
 
-def _sub_vectors(width: int) -> int:
+def _count_sub_vectors(width: int) -> int:
     """Of 8 values each, as far as the width goes."""
     return next(width // n for n in (8, 4, 2, 1) if width % n == 0)
 
@@ -134,35 +134,35 @@ def measure(table: VectorTable, note: Callable[[str], None] = lambda _: None) ->
     """Finds the cheapest way of asking the index that finds enough of the 10 nearest of a sample, and notes its recall."""
     info = table.info
     assert info.index is not None
-    queries = _sampled(table)
+    queries = _sample_vectors(table)
     exact = nearest_distances(table, queries, info.index.metric, _K + 1)
     best = (0.0, *_SEARCH_PARAMS[0])
     for nprobes, refine in _SEARCH_PARAMS:
         found = _recall(table, queries, exact, info.index.metric, (nprobes, refine))
         if found > best[0]:
             best = (found, nprobes, refine)
-        if found >= _AIM:
+        if found >= _TARGET_RECALL:
             break
     info.index.recall, info.index.nprobes, info.index.refine = round(best[0], 4), best[1], best[2]
     table.write_info()
-    used = "" if best[0] >= LEAST_RECALL else ": too little, so that searches are exact"
+    used = "" if best[0] >= MIN_RECALL else ": too little, so that searches are exact"
     note(f"{info.sql_name}: recall@{_K} {best[0]:.3f} by {info.index.metric}{used}")
 
 
-def _sampled(table: VectorTable) -> np.ndarray:
+def _sample_vectors(table: VectorTable) -> np.ndarray:
     """Some of the table's vectors, as they are stored."""
     n = table.lance.count_rows()
     chosen = np.sort(np.random.default_rng(0).choice(n, min(_SAMPLE, n), replace=False))
-    return distances.vectors_of(table.lance.take_offsets(chosen.tolist()).select(["vector"]).to_arrow()["vector"])
+    return distances.to_array(table.lance.take_offsets(chosen.tolist()).select(["vector"]).to_arrow()["vector"])
 
 
 def _recall(
-    table: VectorTable, queries: np.ndarray, exact: np.ndarray, metric: str, way: distances.SearchParams
+    table: VectorTable, queries: np.ndarray, exact: np.ndarray, metric: str, params: distances.SearchParams
 ) -> float:
     """recall@10: the part of the 10 nearest, the row itself apart, that was found; told by distance, so that ties don't matter."""
     hits = 0
     for query, limit in zip(queries, exact[:, -1], strict=True):
-        found = distances.nearest_rows(table, query, metric, exact.shape[1], way)["distance"].to_numpy()
+        found = distances.nearest_rows(table, query, metric, exact.shape[1], params)["distance"].to_numpy()
         hits += max(0, int((found <= limit + _TIE * max(abs(limit), 1e-6)).sum()) - 1)
     return hits / max(exact.size - len(exact), 1)
 
@@ -176,12 +176,12 @@ def nearest_distances(table: VectorTable, queries: np.ndarray, metric: str, k: i
     return np.sort(best, axis=1)
 
 
-def recalls(table: VectorTable) -> dict[str, tuple[float, str]]:
+def recall_by_metric(table: VectorTable) -> dict[str, tuple[float, str]]:
     """What searches by each metric find of the 10 nearest, and how they search."""
     found: dict[str, tuple[float, str]] = {}
     for metric in METRICS:
         index = table.info.index
-        if index is not None and index.metric == metric and index.recall >= LEAST_RECALL:
+        if index is not None and index.metric == metric and index.recall >= MIN_RECALL:
             found[metric] = (index.recall, index.kind)
         else:
             found[metric] = (1.0, "exact")

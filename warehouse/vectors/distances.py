@@ -15,10 +15,10 @@ import pyarrow as pa
 from warehouse.errors import TracesError
 from warehouse.vectors.table import VectorTable
 
-_RANKED = 1000
+_MAX_RERANKED = 1000
 """Up to so many rows are put in order in float64; more are left as Lance has them."""
 
-_MOST = 50_000
+_MAX_CANDIDATES = 50_000
 """Most candidates for them."""
 
 SearchParams = tuple[int, int]
@@ -48,16 +48,16 @@ def nearest_rows(
     query: np.ndarray,
     metric: str,
     k: int,
-    way: SearchParams | None,
+    params: SearchParams | None,
     columns: tuple[str, ...] = (),
-    under: str = "",
+    prefilter: str = "",
 ) -> pa.Table:
     """The `k` rows nearest to a query as the table stores vectors, best first, with `columns` and their `distance`: through the
     index by `way`, or exactly. An index may give fewer. Raises TracesError where the table cannot be read.
     """
     for again in (False, True):
         try:
-            return _ask(table, query, metric, k, way, columns, under)
+            return _search(table, query, metric, k, params, columns, prefilter)
         except (RuntimeError, OSError, ValueError, OverflowError) as e:
             if again:
                 first = (str(e).splitlines() or [type(e).__name__])[0][:300]
@@ -68,72 +68,83 @@ def nearest_rows(
     raise AssertionError
 
 
-def _ask(
+def _search(
     table: VectorTable,
     query: np.ndarray,
     metric: str,
     k: int,
-    way: SearchParams | None,
+    params: SearchParams | None,
     columns: tuple[str, ...],
-    under: str,
+    prefilter: str,
 ) -> pa.Table:
     known = {name: value for name, value in table.constants.items() if name in columns}
     wanted = [c for c in columns if c not in known]
     k = min(k, max(table.count, 1))
-    if k > _RANKED:
-        found = _candidates(table, query, metric, k, way, wanted, under)
-        found = _ordered(found, _as_ours(found, metric), k)
+    if k > _MAX_RERANKED:
+        found = _candidates(table, query, metric, k, params, wanted, prefilter)
+        found = _sort_by(found, _lance_distances(found, metric), k)
     else:
-        found = _ranked(table, query, metric, k, way, wanted, under)
-    if way is None and metric == "cosine" and len(found) < k and len(found) < table.lance.count_rows(under or None):
-        found = _every(table, wanted, under)  # Lance leaves out vectors that are zero
-        found = _ordered(found, distances(query[None], vectors_of(found["vector"]), metric)[0], k)
+        found = _search_reranked(table, query, metric, k, params, wanted, prefilter)
+    if (
+        params is None
+        and metric == "cosine"
+        and len(found) < k
+        and len(found) < table.lance.count_rows(prefilter or None)
+    ):
+        found = _all_rows(table, wanted, prefilter)  # Lance leaves out vectors that are zero
+        found = _sort_by(found, distances(query[None], to_array(found["vector"]), metric)[0], k)
     for name, value in known.items():
         found = found.append_column(name, pa.repeat(value, len(found)))
     return found
 
 
-def _ranked(
+def _search_reranked(
     table: VectorTable,
     query: np.ndarray,
     metric: str,
     k: int,
-    way: SearchParams | None,
+    params: SearchParams | None,
     columns: list[str],
-    under: str,
+    prefilter: str,
 ) -> pa.Table:
     """The `k` nearest of as many candidates as it takes for the next one to be farther by more than Lance may be wrong."""
     asked = k + max(8, k // 4)
     while True:
-        found = _candidates(table, query, metric, asked, way, [*columns, "vector"], under)
-        rows = vectors_of(found["vector"])
+        found = _candidates(table, query, metric, asked, params, [*columns, "vector"], prefilter)
+        rows = to_array(found["vector"])
         true = distances(query[None], rows, metric)[0]
-        if len(found) < asked or asked >= min(table.count, _MOST):
-            return _ordered(found, true, k)
-        last = _as_ours(found, metric).max()
-        if last - _error(query, rows, metric, table.info.dtype) > np.partition(true, k - 1)[k - 1]:
-            return _ordered(found, true, k)
-        asked = min(4 * asked, _MOST)
+        if len(found) < asked or asked >= min(table.count, _MAX_CANDIDATES):
+            return _sort_by(found, true, k)
+        last = _lance_distances(found, metric).max()
+        if last - _error_bound(query, rows, metric, table.info.dtype) > np.partition(true, k - 1)[k - 1]:
+            return _sort_by(found, true, k)
+        asked = min(4 * asked, _MAX_CANDIDATES)
 
 
 def _candidates(
-    table: VectorTable, query: np.ndarray, metric: str, k: int, way: SearchParams | None, columns: list[str], under: str
+    table: VectorTable,
+    query: np.ndarray,
+    metric: str,
+    k: int,
+    params: SearchParams | None,
+    columns: list[str],
+    prefilter: str,
 ) -> pa.Table:
-    search: Any = table.lance.search(_rounded(query, metric), vector_column_name="vector")
+    search: Any = table.lance.search(_scaled_query(query, metric), vector_column_name="vector")
     search = search.distance_type(metric).limit(k).select([*columns, "_distance"])
-    search = search.bypass_vector_index() if way is None else search.nprobes(way[0]).refine_factor(way[1])
-    return (search.where(under, prefilter=True) if under else search).to_arrow()
+    search = search.bypass_vector_index() if params is None else search.nprobes(params[0]).refine_factor(params[1])
+    return (search.where(prefilter, prefilter=True) if prefilter else search).to_arrow()
 
 
-def _as_ours(found: pa.Table, metric: str) -> np.ndarray:
+def _lance_distances(found: pa.Table, metric: str) -> np.ndarray:
     """Lance's distances, which are squared by l2, and 1 - the dot product."""
     raw = found["_distance"].to_numpy().astype(np.float64)
     return np.sqrt(np.maximum(raw, 0)) if metric == "l2" else raw - (metric == "dot")
 
 
-def _error(query: np.ndarray, rows: np.ndarray, metric: str, dtype: str) -> float:
+def _error_bound(query: np.ndarray, rows: np.ndarray, metric: str, dtype: str) -> float:
     """How far Lance's distances may be off: what rounding does to the query, and some units of float32."""
-    rounded = _rounded(query, metric)
+    rounded = _scaled_query(query, metric)
     length = float(np.linalg.norm(rounded.astype(np.float64)))
     lost = float(np.linalg.norm(rounded - rounded.astype(dtype).astype(np.float64))) + 1e-6 * length
     if metric == "cosine":
@@ -141,7 +152,7 @@ def _error(query: np.ndarray, rows: np.ndarray, metric: str, dtype: str) -> floa
     return lost if metric == "l2" else lost * float(np.linalg.norm(rows.astype(np.float64), axis=1).max())
 
 
-def _rounded(query: np.ndarray, metric: str) -> np.ndarray:
+def _scaled_query(query: np.ndarray, metric: str) -> np.ndarray:
     """A query that loses as little as can be when Lance rounds it to float16: by cosine its length is free."""
     query = query.astype(np.float32)
     if metric != "cosine":
@@ -149,24 +160,24 @@ def _rounded(query: np.ndarray, metric: str) -> np.ndarray:
     return np.ldexp(query, 10 - np.frexp(np.abs(query).max())[1])
 
 
-def _ordered(found: pa.Table, by: np.ndarray, k: int) -> pa.Table:
+def _sort_by(found: pa.Table, by: np.ndarray, k: int) -> pa.Table:
     order = np.argsort(by, kind="stable")[:k]
     keys = {c: found[c].take(pa.array(order)) for c in found.column_names if c not in ("vector", "_distance")}
     return pa.table({**keys, "distance": by[order]})
 
 
-def _every(table: VectorTable, columns: list[str], under: str) -> pa.Table:
+def _all_rows(table: VectorTable, columns: list[str], prefilter: str) -> pa.Table:
     scan = table.lance.search().select([*columns, "vector"]).limit(table.count)
-    return (scan.where(under) if under else scan).to_arrow()
+    return (scan.where(prefilter) if prefilter else scan).to_arrow()
 
 
 def scan(table: VectorTable) -> Iterator[np.ndarray]:
     """All vectors, some thousands at a time."""
     for batch in table.lance.search().select(["vector"]).limit(table.count).to_batches(8192):
-        yield vectors_of(batch["vector"])
+        yield to_array(batch["vector"])
 
 
-def vectors_of(column: Any) -> np.ndarray:
+def to_array(column: Any) -> np.ndarray:
     """A column of vectors as (n, width)."""
     chunks = column.chunks if hasattr(column, "chunks") else [column]
     width = column.type.list_size

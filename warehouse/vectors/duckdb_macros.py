@@ -11,7 +11,7 @@ from pathlib import Path
 
 from warehouse.errors import TracesError
 from warehouse.schema.quoting import sql_text
-from warehouse.vectors.ann_index import LEAST_RECALL
+from warehouse.vectors.ann_index import MIN_RECALL
 from warehouse.vectors.table import VectorTable
 
 _DISTANCE = {
@@ -66,7 +66,7 @@ def _macro(table: VectorTable, database: str | None) -> str:
     """`nearest_…(q, k := 10)`: by the metric of the table, through its index where that is good enough."""
     info, found = table.info, table.info.index
     head = f"{_create('MACRO', f'nearest_{info.sql_name}', database)}(q, k := 10) AS TABLE SELECT "
-    if found is None or found.recall < LEAST_RECALL:
+    if found is None or found.recall < MIN_RECALL:
         distance = _DISTANCE[info.metric].format(q=f"q::FLOAT[{info.width}]")
         return f"{head}{distance} AS distance, {_columns(table)} {_rows(table)} ORDER BY distance LIMIT k"
     query = "q::DOUBLE[]"

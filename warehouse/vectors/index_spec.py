@@ -44,15 +44,15 @@ def parse(text: str) -> list[IndexSpec]:
     """`"resid.post_mlp@8,16 q@5"`; several are parted by white space, `none` is none, and a site alone means its middle
     layer. Raises UsageError or NotFoundError for what cannot be searched.
     """
-    return [_one(part) for part in text.split() if part != "none"]
+    return [_parse_one(part) for part in text.split() if part != "none"]
 
 
 def from_options(site: str, layers: str) -> IndexSpec:
     """The same from two options. Raises as `parse` does."""
-    return _one(f"{site}@{layers}")
+    return _parse_one(f"{site}@{layers}")
 
 
-def _one(text: str) -> IndexSpec:
+def _parse_one(text: str) -> IndexSpec:
     name, _, layers = text.partition("@")
     side = "enc" if name.startswith("enc.") else None
     site = name.removeprefix("enc.")
@@ -80,21 +80,21 @@ def from_index_option(index: str, stored: Iterable[Key]) -> list[IndexSpec]:
 
 def for_run_options(meta: Manifest) -> list[IndexSpec]:
     """What a run was captured to be searched by."""
-    return from_index_option(meta.options.get("index") or "none", _stored(meta))
+    return from_index_option(meta.options.get("index") or "none", _stored_keys(meta))
 
 
-def keys_for_run(meta: Manifest, asked: Iterable[IndexSpec]) -> list[Key]:
+def keys_for_run(meta: Manifest, specs: Iterable[IndexSpec]) -> list[Key]:
     """The stored tensors of a run that are asked for. Raises UsageError as `keys` does."""
-    stored = _stored(meta)
+    stored = _stored_keys(meta)
     n_layers = {side: meta.model.stack(side).n_layers for side in {k.side for k in stored}}
-    return keys(asked, stored, n_layers, meta.model.side)
+    return choose_keys(specs, stored, n_layers, meta.model.side)
 
 
-def _stored(meta: Manifest) -> list[Key]:
+def _stored_keys(meta: Manifest) -> list[Key]:
     return [Key(s.side, s.site, layer) for s in meta.sites for layer in s.layers]
 
 
-def keys(asked: Iterable[IndexSpec], stored: Iterable[Key], n_layers: Mapping[str, int], main: str) -> list[Key]:
+def choose_keys(specs: Iterable[IndexSpec], stored: Iterable[Key], n_layers: Mapping[str, int], main: str) -> list[Key]:
     """Those of the tensors `stored` that are asked for, each once; a model has `n_layers` by side, `main` being its main one.
 
     Raises UsageError for a site that is not stored, or a layer that has none of it.
@@ -103,7 +103,7 @@ def keys(asked: Iterable[IndexSpec], stored: Iterable[Key], n_layers: Mapping[st
     for key in stored:
         layers.setdefault((key.side, key.site), []).append(key.layer)
     found: dict[Key, None] = {}
-    for a in asked:
+    for a in specs:
         side = a.side or (main if (main, a.site) in layers else "enc")
         there = layers.get((side, a.site))
         if there is None:
@@ -111,11 +111,11 @@ def keys(asked: Iterable[IndexSpec], stored: Iterable[Key], n_layers: Mapping[st
             raise UsageError(
                 f"{a}: {a.site} is not stored; what is, and can be indexed: {', '.join(have) or 'nothing'}."
             )
-        found |= dict.fromkeys(Key(side, a.site, i) for i in _wanted(a, there, n_layers[side]))
+        found |= dict.fromkeys(Key(side, a.site, i) for i in _choose_layers(a, there, n_layers[side]))
     return list(found)
 
 
-def _wanted(a: IndexSpec, there: list[int | None], n_layers: int) -> list[int | None]:
+def _choose_layers(a: IndexSpec, there: list[int | None], n_layers: int) -> list[int | None]:
     if a.layers == "all" or a.site in ("resid.embed", "hidden"):  # of those two there is but one tensor
         return there
     if a.layers == "mid":

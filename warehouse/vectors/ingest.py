@@ -70,7 +70,7 @@ class _DtypeOverflow(Exception):
 def add(
     root: Path,
     run_id: str,
-    asked: Iterable[asking.IndexSpec],
+    specs: Iterable[asking.IndexSpec],
     settings: Settings | None = None,
     report: Report = _quiet,
     note: Note = _quiet,
@@ -81,7 +81,7 @@ def add(
     numbers (NaN); CorruptRunError for a damaged shard.
     """
     store = TraceStore(find_run(root, run_id))
-    keys = asking.keys_for_run(store.meta, asked)
+    keys = asking.keys_for_run(store.meta, specs)
     folder = claim_folder(root, store.meta.model) if keys else ""
     filled = []
     for key in keys:
@@ -145,12 +145,12 @@ def write(table: VectorTable, runs: list[str], settings: Settings, report: Repor
                 yield batch
 
     try:
-        _feed(table, centre, batches(), table.replace)
+        _stream(table, centre, batches(), table.replace)
     except _DtypeOverflow:
         info.dtype = "float32"
         counts = dict.fromkeys(runs, 0)
-        _feed(table, centre, batches(), table.replace)
-    info.runs = {run: _noted(table, stores[run], run, n) for run, n in counts.items()}
+        _stream(table, centre, batches(), table.replace)
+    info.runs = {run: _run_rows(table, stores[run], run, n) for run, n in counts.items()}
     table.write_info()
 
 
@@ -165,20 +165,20 @@ def _append(table: VectorTable, run_id: str, store: TraceStore, report: Report) 
             yield batch
 
     try:
-        _feed(table, centre, batches(), lance.add)
+        _stream(table, centre, batches(), lance.add)
     except _DtypeOverflow:
         write(table, [*table.info.runs, run_id], Settings(), report)
         return
-    table.info.runs[run_id] = _noted(table, store, run_id, rows)
+    table.info.runs[run_id] = _run_rows(table, store, run_id, rows)
     table.write_info()
 
 
-def _noted(table: VectorTable, store: TraceStore, run_id: str, rows: int) -> RunRows:
+def _run_rows(table: VectorTable, store: TraceStore, run_id: str, rows: int) -> RunRows:
     last = max((s.seq for s in store.slices(table.key)), default=0)
     return RunRows(manifest=manifest_hash(table.root, run_id), rows=rows, last_seq=last)
 
 
-def _feed(
+def _stream(
     table: VectorTable,
     centre: np.ndarray | None,
     batches: Iterator[pa.RecordBatch],
@@ -213,7 +213,7 @@ def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray
     info = table.info
     key, schema = table.key, info.arrow_schema(centre)
     slices = store.slices(key)
-    _check_blobs(store, slices)
+    _open_blobs(store, slices)
     itemsize = 4 if info.dtype == "float32" else 2
     size = max(1, _BATCH_BYTES // (info.width * (info.heads or 1) * itemsize))
     for group in _groups(slices, size):
@@ -223,7 +223,7 @@ def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray
         yield _batch(info.heads or 1, info.head_column, run_id, info.layer, group, vectors, schema)
 
 
-def _check_blobs(store: TraceStore, slices: list[Slice]) -> None:
+def _open_blobs(store: TraceStore, slices: list[Slice]) -> None:
     for name in dict.fromkeys(s.blob for s in slices):
         store.blob(name)  # raises CorruptRunError before the first row is written
 
@@ -335,7 +335,7 @@ def drop_runs(table: VectorTable, runs: Iterable[str]) -> None:
 def _reconcile_table(table: VectorTable) -> list[str]:
     """Drops what is not to be there; returns whose rows those were, as far as that is known."""
     stale = table.stale_runs()
-    if stale or table.has_unlisted:
+    if stale or table.has_unlisted_rows:
         drop_runs(table, stale)
     return stale
 
@@ -344,7 +344,7 @@ def remove_run(root: Path, run_id: str, note: Note = _quiet) -> None:
     """Deletes a run's rows from all vector tables, and tables that are empty then."""
     for table in all_tables(root):
         with _report_damage(note):
-            if run_id in table.info.runs or table.has_unlisted:
+            if run_id in table.info.runs or table.has_unlisted_rows:
                 with table.locked(note):
                     drop_runs(table, [run_id])
     with _report_damage(note):
@@ -356,7 +356,7 @@ def reconcile(root: Path, note: Note = _quiet) -> list[str]:
     found: set[str] = set()
     for table in all_tables(root):
         with _report_damage(note):
-            if table.stale_runs() or table.has_unlisted:
+            if table.stale_runs() or table.has_unlisted_rows:
                 with table.locked(note):
                     found |= set(_reconcile_table(table))
     with _report_damage(note):

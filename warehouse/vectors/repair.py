@@ -24,7 +24,7 @@ def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> No
     wanted = {run: asks for run in paths.published_runs(root) if (asks := _index_specs(root, run))}
     for model, table in _damaged(root):
         key = sites.key_of(table)
-        for run in _runs_in(root, model, table) or _runs_with(root, model, key):
+        for run in _runs_listed(root, model, table) or _runs_that_stored(root, model, key):
             layers: Any = "all" if key.layer is None else (key.layer,)
             wanted.setdefault(run, []).append(
                 index_spec.IndexSpec("enc" if key.side == "enc" else None, key.site, layers)
@@ -38,7 +38,7 @@ def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> No
         trait_table.remove(root, folder)
     for run, asks in wanted.items():
         ingest.add(root, run, asks, None, report, note)
-    trait_table.reconcile(root, anew=True)
+    trait_table.reconcile(root, rebuild=True)
 
 
 def _repair_folders(root: Path) -> None:
@@ -79,7 +79,7 @@ def _damaged(root: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _runs_in(root: Path, model: str, table: str) -> list[str]:
+def _runs_listed(root: Path, model: str, table: str) -> list[str]:
     """The published runs that a damaged table's info, or its rows, tell of."""
     published = set(paths.published_runs(root))
     try:
@@ -95,7 +95,7 @@ def _runs_in(root: Path, model: str, table: str) -> list[str]:
     return sorted(runs & published)
 
 
-def _runs_with(root: Path, model: str, key: Key) -> list[str]:
+def _runs_that_stored(root: Path, model: str, key: Key) -> list[str]:
     """All runs of a model that stored a tensor: where nothing is left to tell which of them had asked."""
     space = {m.space for folder, m in model_folders(root).items() if folder == model}
     found = []

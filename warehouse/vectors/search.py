@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from warehouse.catalog.catalog import Catalog
 
-FEW = 20_000
+MAX_COMPARED = 20_000
 """So many tokens that a filter leaves are compared one by one."""
-_FILTERED = 4
+_PROBES_UNDER_FILTER = 4
 """So many times more partitions are looked into under a filter, of which each has fewer rows that count."""
-_MOST = 100_000
+_MAX_FETCHED = 100_000
 """Most rows that a search fetches to have k left after a filter; more are compared one by one."""
 
 
@@ -59,12 +59,12 @@ def nearest(
     if not 1 <= k < 1 << 31:
         raise UsageError(f"k = {k}: ask for at least one, and at most 2,147,483,647.")
     chosen = choose_tables(tables, catalog.root, site, layer, model, side)
-    found = [in_table(catalog, t, vector, k, where, metric, head, exact) for t in chosen]
+    found = [nearest_in_table(catalog, t, vector, k, where, metric, head, exact) for t in chosen]
     merged = found[0] if len(found) == 1 else pa.concat_tables(found).sort_by("distance")
     return merged.slice(0, k)
 
 
-def in_table(
+def nearest_in_table(
     catalog: Catalog,
     table: VectorTable,
     vector: Any,
@@ -75,7 +75,9 @@ def in_table(
     exact: bool,
 ) -> pa.Table:
     """The same of one table."""
-    return _one(catalog, table, _query(table, vector, metric), k, filters.split(where), metric, head, exact)
+    return _search_table(
+        catalog, table, _check_query(table, vector, metric), k, filters.split_filter(where), metric, head, exact
+    )
 
 
 def choose_tables(
@@ -89,7 +91,7 @@ def choose_tables(
     """The tables that a search is of. Raises UsageError or NotFoundError with those that are there, or what is wrong with the one that
     is `damaged`.
     """
-    known = tables.sound()
+    known = tables.readable()
     damaged = list(tables.damaged.values())
     if not known and damaged:
         raise damaged[0]
@@ -108,7 +110,7 @@ def choose_tables(
     if not found:
         raise NotFoundError("vector table of site", site, dict.fromkeys(t.info.name for t in known))
     if layer is None:
-        return _of_one_model(site, found)
+        return _check_one_model(site, found)
     wanted = list(layer) if isinstance(layer, Iterable) else [int(layer)]
     if not wanted:
         raise UsageError("No layer is asked for.")
@@ -122,10 +124,10 @@ def choose_tables(
                 f"No vector table of {site} in layer {i}; there is: {known_layers}. Make one: "
                 f"traces index add --run RUN --site {site} --layers {i}"
             )
-    return _of_one_model(site, [t for t in found if t.info.layer in wanted])
+    return _check_one_model(site, [t for t in found if t.info.layer in wanted])
 
 
-def _of_one_model(site: str, tables: list[VectorTable]) -> list[VectorTable]:
+def _check_one_model(site: str, tables: list[VectorTable]) -> list[VectorTable]:
     """The same. Raises UsageError where distances would be of different spaces."""
     for what, values in (("model", {t.info.model for t in tables}), ("side", {t.info.side for t in tables})):
         if len(values) > 1:
@@ -133,7 +135,7 @@ def _of_one_model(site: str, tables: list[VectorTable]) -> list[VectorTable]:
     return tables
 
 
-def _query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
+def _check_query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
     """The query as the table's vectors are stored, float64. Raises UsageError for one that has no neighbours."""
     try:
         found = np.asarray(vector)
@@ -162,7 +164,7 @@ def _query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
 # -- one table ---------------------------------------------------------------------------------------------------------
 
 
-def _one(
+def _search_table(
     catalog: Catalog,
     table: VectorTable,
     query: np.ndarray,
@@ -178,7 +180,7 @@ def _one(
     if own_head is not None:
         under.append(f"{info.head_column} = {own_head}")
     live = table.live_runs()
-    if len(live) < len(info.runs) or table.has_unlisted:
+    if len(live) < len(info.runs) or table.has_unlisted_rows:
         under.append(f"run_id IN {sql_texts(live)}")
     search = _Search(catalog, table, query, k, metric, " AND ".join(under), own_head, exact)
     return search.answer(filtered_tokens(catalog, table, wanted, live) if wanted.views else None)
@@ -199,42 +201,42 @@ class _Search:
 
     def answer(self, tokens: pa.Table | None) -> pa.Table:
         if tokens is None:
-            return self._labelled(*self._asked_until(self.k))
-        if len(tokens) <= FEW or self.exact:
-            return self._compared(tokens)
-        fetch = min(int(self.k * 1.5 * max(self.table.info.rows // len(tokens), 1)) + self.k, _MOST)
+            return self._with_keys(*self._fetch(self.k))
+        if len(tokens) <= MAX_COMPARED or self.exact:
+            return self._compare_all(tokens)
+        fetch = min(int(self.k * 1.5 * max(self.table.info.rows // len(tokens), 1)) + self.k, _MAX_FETCHED)
         while True:
-            found, how = self._asked_until(fetch)
+            found, how = self._fetch(fetch)
             kept = found.join(tokens, list(KEYS), join_type="left semi").sort_by("distance")
             if len(kept) >= self.k:
-                return self._labelled(kept.slice(0, self.k), how)
-            if len(found) < fetch or fetch >= _MOST:
-                return self._compared(tokens)
-            fetch = min(fetch * 4, _MOST)
+                return self._with_keys(kept.slice(0, self.k), how)
+            if len(found) < fetch or fetch >= _MAX_FETCHED:
+                return self._compare_all(tokens)
+            fetch = min(fetch * 4, _MAX_FETCHED)
 
-    def _asked_until(self, k: int) -> tuple[pa.Table, str]:
+    def _fetch(self, k: int) -> tuple[pa.Table, str]:
         """`k` rows, or all there are: an index that gives fewer is not trusted."""
         way = self._search_params(k)
         if way is not None:
-            found = self._ask(k, way)
+            found = self._nearest(k, way)
             if len(found) >= k:
                 assert self.table.info.index is not None
                 return found, self.table.info.index.kind
-        return self._ask(k, None), "exact"
+        return self._nearest(k, None), "exact"
 
     def _search_params(self, k: int) -> distances.SearchParams | None:
         found = self.table.info.index
-        if self.exact or found is None or found.metric != self.metric or found.recall < ann_index.LEAST_RECALL:
+        if self.exact or found is None or found.metric != self.metric or found.recall < ann_index.MIN_RECALL:
             return None
-        more = max(1.0, (k / 10) ** 0.5) * (_FILTERED if self.prefilter else 1)
+        more = max(1.0, (k / 10) ** 0.5) * (_PROBES_UNDER_FILTER if self.prefilter else 1)
         return (int(found.nprobes * more), found.refine)
 
-    def _ask(self, k: int, way: distances.SearchParams | None) -> pa.Table:
+    def _nearest(self, k: int, params: distances.SearchParams | None) -> pa.Table:
         column = self.table.info.head_column
         columns = (*KEYS, column) if column else KEYS
-        return distances.nearest_rows(self.table, self.query, self.metric, k, way, columns, self.prefilter)
+        return distances.nearest_rows(self.table, self.query, self.metric, k, params, columns, self.prefilter)
 
-    def _labelled(self, found: pa.Table, how: str) -> pa.Table:
+    def _with_keys(self, found: pa.Table, how: str) -> pa.Table:
         """With every key."""
         info, n = self.table.info, len(found)
         nothing = pa.nulls(n, pa.int64())
@@ -254,7 +256,7 @@ class _Search:
         }
         return pa.table(columns)
 
-    def _compared(self, tokens: pa.Table) -> pa.Table:
+    def _compare_all(self, tokens: pa.Table) -> pa.Table:
         """Every token that the filter leaves, compared: their vectors from the shards."""
         info = self.table.info
         key = self.table.key
@@ -263,7 +265,7 @@ class _Search:
         best = [(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]
         centre = self.table.centre
         places = RowLocations.for_tokens(self.catalog, tokens, key)
-        for which, rows in places.in_pieces(key, 8192):
+        for which, rows in places.gather_in_pieces(key, 8192):
             if centre is not None:
                 rows = (rows.astype(np.float32) - centre).astype(info.dtype)  # as the table has them
             for head in own:
@@ -275,7 +277,7 @@ class _Search:
         found = tokens.take(pa.array(at[order]))
         if info.head_column:
             found = found.append_column(info.head_column, pa.array(heads[order], pa.int64()))
-        return self._labelled(found.append_column("distance", pa.array(d[order])), "exact")
+        return self._with_keys(found.append_column("distance", pa.array(d[order])), "exact")
 
 
 def filtered_tokens(catalog: Catalog, table: VectorTable, wanted: Filter, runs: Sequence[str]) -> pa.Table:

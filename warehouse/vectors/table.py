@@ -76,7 +76,7 @@ class VectorTable:
     def constants(self) -> dict[str, str | int]:
         """Key columns that are the same on every row, which Lance is slow to look up: that takes 2 ms each at a million rows."""
         found: dict[str, str | int] = {}
-        if not self.has_unlisted:
+        if not self.has_unlisted_rows:
             if len(self.info.runs) == 1:
                 found["run_id"] = next(iter(self.info.runs))
             if not any(r.last_seq for r in self.info.runs.values()):
@@ -180,14 +180,14 @@ class VectorTable:
 
     def live_runs(self) -> list[str]:
         """The runs of the table that are in the warehouse, and are those that it was filled from."""
-        return [run for run, rows in self.info.runs.items() if self._is_there(run, rows)]
+        return [run for run, rows in self.info.runs.items() if self._is_unchanged(run, rows)]
 
     def stale_runs(self) -> list[str]:
         """The others."""
         live = set(self.live_runs())
         return [run for run in self.info.runs if run not in live]
 
-    def _is_there(self, run: str, rows: RunRows) -> bool:
+    def _is_unchanged(self, run: str, rows: RunRows) -> bool:
         """Reads a manifest once, and again when it has changed."""
         path = paths.run_dir(self.root, run) / paths.MANIFEST
         try:
@@ -202,7 +202,7 @@ class VectorTable:
         return True
 
     @property
-    def has_unlisted(self) -> bool:
+    def has_unlisted_rows(self) -> bool:
         """Whether there are rows of runs that the info does not tell of: a process died, or is just about to note them."""
         return self.count != self.info.rows
 
@@ -278,7 +278,7 @@ class VectorTableCache:
         self.damaged: dict[tuple[str, str], TracesError] = {}
         """Tables that cannot be read, by model and name, and what is wrong with them."""
 
-    def sound(self) -> list[VectorTable]:
+    def readable(self) -> list[VectorTable]:
         """Lists the tables as `all` does, and warns of each that cannot be read."""
         with self._lock:
             found = self.all()

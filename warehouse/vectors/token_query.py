@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Query:
+class TokenQuery:
     vectors: list[tuple[VectorTable, np.ndarray]]
     """The tables to search, and the query in each."""
     head: int | None
@@ -43,12 +43,12 @@ def for_token(
     site: str,
     layers: Sequence[int] | None,
     head: int | None,
-) -> Query:
+) -> TokenQuery:
     """A token of a run; the example by its id, or by the beginning of one. Raises NotFoundError or UsageError."""
     store = TraceStore(find_run(catalog.root, run))
     if pos < 0:
         raise UsageError(f"pos {pos}: positions are counted from 0.")
-    example = _whole_id(store, example)
+    example = _complete_id(store, example)
     return _query(catalog, tables, store, example, seq, pos, site, layers, head, (run, example, seq, pos))
 
 
@@ -59,7 +59,7 @@ def for_text(
     site: str,
     layers: Sequence[int] | None,
     head: int | None,
-) -> Query:
+) -> TokenQuery:
     """The last token of the one text of a run: of the text, not what the tokenizer puts after it."""
     query = "SELECT example_id, max(pos) FROM tokens GROUP BY example_id, is_special ORDER BY is_special LIMIT 1"
     ((example, pos),) = store.query(query).fetchall()
@@ -77,7 +77,7 @@ def _query(
     layers: Sequence[int] | None,
     head: int | None,
     token: tuple[str, str, int, int] | None,
-) -> Query:
+) -> TokenQuery:
     model = store.meta.model
     folder = find_folder(catalog.root, model)
     if folder is None:
@@ -99,10 +99,10 @@ def _query(
         elif head is not None:
             raise UsageError(f"{site} has no heads.")
         vectors.append((table, vector))
-    return Query(vectors, head, token)
+    return TokenQuery(vectors, head, token)
 
 
-def _whole_id(store: TraceStore, beginning: str) -> str:
+def _complete_id(store: TraceStore, beginning: str) -> str:
     rows = store.query(
         "SELECT example_id FROM examples WHERE starts_with(example_id, ?) LIMIT 5", [beginning]
     ).fetchall()
@@ -115,10 +115,10 @@ def _whole_id(store: TraceStore, beginning: str) -> str:
     raise NotFoundError("example", beginning, known, f"(run '{store.meta.run_id}')")
 
 
-def nearest(catalog: Catalog, query: Query, k: int, where: str | None, metric: str, exact: bool) -> pa.Table:
+def nearest(catalog: Catalog, query: TokenQuery, k: int, where: str | None, metric: str, exact: bool) -> pa.Table:
     """As `search.nearest`, the token itself left out."""
     parts = [
-        search.in_table(catalog, table, vector, k + (query.token is not None), where, metric, query.head, exact)
+        search.nearest_in_table(catalog, table, vector, k + (query.token is not None), where, metric, query.head, exact)
         for table, vector in query.vectors
     ]
     found = pa.concat_tables(parts).sort_by("distance")

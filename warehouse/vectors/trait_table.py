@@ -32,19 +32,19 @@ _TABLE = "trait_vectors"
 _NAMES = ("trait", "method", "component")
 
 
-def reconcile(root: Path, anew: bool = False) -> list[str]:
+def reconcile(root: Path, rebuild: bool = False) -> list[str]:
     """Brings every model's table to what its runs are, or makes it again whatever it is (`anew`); returns the runs that it had and
     that are gone or were replaced. Raises CorruptRunError for a run whose vectors cannot be read.
     """
     wanted = _wanted(root)
     gone: set[str] = set()
     for folder in sorted({*wanted, *paths.trait_table_folders(root)}):
-        with filelock.FileLock(_made(paths.vector_lock_path(root, folder, paths.TRAITS_TABLE))):
+        with filelock.FileLock(_with_parent(paths.vector_lock_path(root, folder, paths.TRAITS_TABLE))):
             have, want = _runs_of(root, folder), wanted.get(folder, {})
             gone |= {run for run, manifest in (have or {}).items() if want.get(run) != manifest}
             if not want:
                 remove(root, folder)
-            elif anew or have != want:
+            elif rebuild or have != want:
                 _write(root, folder, want, damaged=have is None)
     return sorted(gone)
 
@@ -116,6 +116,6 @@ def remove(root: Path, folder: str) -> None:
     remove_if_empty(root, folder)
 
 
-def _made(lock: Path) -> Path:
+def _with_parent(lock: Path) -> Path:
     lock.parent.mkdir(parents=True, exist_ok=True)
     return lock

@@ -54,7 +54,7 @@ DEFINITION = Definition(
 
 
 def merged(root: Path, run_id: str, keep: bool = False) -> TraceStore:
-    merge.merge(root, merge.plan(root, merge.find(root, run_id), run_id), keep)
+    merge.merge(root, merge.plan_merge(root, merge.find_parts(root, run_id), run_id), keep)
     return TraceStore(run_dir(root, run_id))
 
 
@@ -315,7 +315,7 @@ def test_runs_derived_in_shards(
             options = directions.Options(
                 ("windy",), methods=("mean_diff",), components=("residual",), layers=(1,), shard=shard
             )
-            chosen = directions.directions(wh, "r", options)
+            chosen = directions.choose_directions(wh, "r", options)
             projecting.project(wh, "r", chosen, options, "traits")
 
     def rows_of_all() -> dict[str, list[tuple]]:

@@ -18,7 +18,7 @@ from capture.traits import extraction_methods
 from capture.traits.extract import Options, extract
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFoundError, RunExistsError, UsageError
-from warehouse.maintenance.remove import locked_for_removal, remove
+from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.storage import paths
 from warehouse.validation.validate import validate
 from warehouse.vectors import index_spec, ingest, model_folders, repair, table
@@ -55,7 +55,7 @@ def rows(root: Path, run: str = "v") -> list[dict]:
 
 def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> None:
     notes: list[str] = []
-    steps: list[job.Step] = []
+    steps: list[job.LayerProgress] = []
     manifest = extract(root, ["r"], Options(), "v", steps.append, notes.append)
     assert manifest.kind == "trait-vectors" and manifest.parents == ["r", "j"]
     found = {(r["method"], r["component"], r["layer"]): r for r in rows(root)}
@@ -79,7 +79,7 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
             found["mean_diff", "residual", layer]["gap"], rel=1e-5
         )
     assert len({tuple(found["random", "residual", i]["vector"]) for i in LAYERS}) == 5
-    assert steps[-1].done == steps[-1].of == 6 and [s.done for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[-1].done == steps[-1].total == 6 and [s.done for s in steps] == [1, 2, 3, 4, 5, 6]
     assert notes[0].startswith("loud: 72 positive and 72 negative responses to 12 questions; filter pairs, ")
     assert all(c.passed is not False for c in validate(paths.run_dir(root, "v")))
 
@@ -116,7 +116,7 @@ def test_a_vector_says_whether_its_method_converged(root: Path, monkeypatch, rec
         extraction_methods.METHODS, "mean_diff", lambda *a: (warnings.warn("odd", RuntimeWarning, 1), real(*a))[1]
     )
 
-    def stop(step: job.Step) -> None:
+    def stop(step: job.LayerProgress) -> None:
         if step.done == 3:
             raise InterruptedError
 
@@ -165,7 +165,7 @@ def test_an_interrupted_job_goes_on_and_gives_what_an_undisturbed_one_does(root:
     class Stop(Exception):
         pass
 
-    def stop(step: job.Step) -> None:
+    def stop(step: job.LayerProgress) -> None:
         if step.done == 4:
             raise Stop
 
@@ -175,7 +175,7 @@ def test_an_interrupted_job_goes_on_and_gives_what_an_undisturbed_one_does(root:
     with pytest.raises(UsageError, match=r"differs in seed \(0 then, 1 now\)\. Finish"):
         extract(root, ["r"], Options(seed=1), "v")
     worked: list[int | None] = []
-    real = job._layer
+    real = job._extract_layer
     monkeypatch.setattr(job, "_layer", lambda *a: (worked.append(a[4]), real(*a))[1])
     first = extract(root, ["r"], Options(), "v")
     assert worked == [
@@ -274,7 +274,7 @@ def test_the_lance_table_holds_the_vectors_of_all_runs_of_a_model(root: Path) ->
 def test_deleting_a_run_drops_its_rows_and_rebuild_makes_them_again(root: Path) -> None:
     def delete(run: str) -> None:
         with locked_for_removal(root, run):
-            remove(root, run)
+            remove_run(root, run)
 
     for name in ("a", "b"):
         extract(root, ["r"], Options(methods=("mean_diff",)), name)
@@ -308,8 +308,8 @@ def test_vector_tables_and_the_table_of_traits_live_side_by_side(root: Path) -> 
     repair.repair(root, lambda *_: None, notes.append)
     assert not any("damaged" in n for n in notes)
     with locked_for_removal(root, "e"):
-        remove(root, "e")
+        remove_run(root, "e")
     assert lance(root) and not table.all_tables(root), "the last vector table goes, and that of traits stays"
     with locked_for_removal(root, "v"):
-        remove(root, "v")
+        remove_run(root, "v")
     assert index.reconcile(root) == [] and not any(paths.vectors_dir(root).iterdir())

@@ -140,10 +140,10 @@ def test_labels_of_whole_examples_are_shuffled_between_examples() -> None:
     """Shuffled token by token, a text's label would be a different one at each of its tokens, and nothing could be learnt of it."""
     examples = np.repeat([3, 1, 2, 0], [2, 3, 1, 2])
     of_example = np.array([0, 1, 1, 0])
-    for shuffled in probes._shuffled(of_example[examples], examples, 0):
+    for shuffled in probes._shuffle_labels(of_example[examples], examples, 0):
         assert all(len(set(shuffled[examples == e])) == 1 for e in range(4)) and set(shuffled) == {0, 1}
     mixed = np.array([0, 1, 1, 0, 1, 1, 0, 0])
-    draws = list(probes._shuffled(mixed, examples, 0))
+    draws = list(probes._shuffle_labels(mixed, examples, 0))
     assert len(draws) == 10 and all(sorted(d) == sorted(mixed) for d in draws)
     assert len({tuple(d) for d in draws}) > 1
 

@@ -63,7 +63,7 @@ def change(root: Path, run: str, **fields: Any) -> None:
 
 
 def plan(root: Path, run_id: str = "w") -> merge.MergePlan:
-    return merge.plan(root, merge.find(root, run_id), run_id)
+    return merge.plan_merge(root, merge.find_parts(root, run_id), run_id)
 
 
 def test_kept_shards_stay_and_share_their_blobs(root: Path) -> None:
@@ -97,20 +97,20 @@ def test_a_file_system_that_cannot_link_gets_copies(root: Path) -> None:
 
 def test_what_is_missing_or_unfinished_is_named(root: Path) -> None:
     with pytest.raises(NotFoundError, match=r"No run with shards 'v'\. There is: w\."):
-        merge.find(root, "v")
+        merge.find_parts(root, "v")
     away = run_dir(root, NAMES[1]).rename(root / "away")
     with pytest.raises(UsageError, match=r"there is no run w\.shard-2-of-2\. Capture it with --shard 2/2"):
-        merge.find(root, "w")
+        merge.find_parts(root, "w")
     with pytest.raises(UsageError, match="none of these runs is shard 2/2"):
-        merge.plan(root, NAMES[:1], "w")
+        merge.plan_merge(root, NAMES[:1], "w")
     with RunWriter(root, NAMES[1], {"kind": "next-token"}):
         pass
-    for ask in (lambda: merge.find(root, "w"), lambda: merge.plan(root, NAMES, "w")):
+    for ask in (lambda: merge.find_parts(root, "w"), lambda: merge.plan_merge(root, NAMES, "w")):
         with pytest.raises(UsageError, match=r"w\.shard-2-of-2 is unfinished: run its capture again"):
             ask()
     away.rename(run_dir(root, "w.shard-2-of-3"))
     with pytest.raises(UsageError, match="shards of w by 2 and by 3"):
-        merge.find(root, "w")
+        merge.find_parts(root, "w")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def _merge(root: str, n: int | None) -> None:
 
 def again(root: Path) -> None:
     """What the command does."""
-    if merge.finish(root, "w") is None:
+    if merge.finish_merge(root, "w") is None:
         merge.merge(root, plan(root))
 
 
@@ -226,12 +226,12 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
 def test_a_shard_captured_anew_outlives_a_merge_that_is_taken_up_again(root: Path) -> None:
     """Killed after the run was there, and the first shard, deleted by hand, was captured again."""
     merge.merge(root, plan(root), keep=True)
-    left = merge.Left(manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES})
+    left = merge.PendingCleanup(manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES})
     left.write_to(paths.merged_path(root, "w"))
     change(root, NAMES[0], seconds=1.5)
-    assert merge.finish(root, "w") is not None
+    assert merge.finish_merge(root, "w") is not None
     assert paths.published_runs(root) == ["w", NAMES[0]]
-    assert merge.finish(root, "w") is None
+    assert merge.finish_merge(root, "w") is None
 
 
 def test_the_command(root: Path, traces: Callable) -> None:

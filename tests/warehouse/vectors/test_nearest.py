@@ -143,7 +143,7 @@ FILTERS = {
 @pytest.mark.parametrize("where", FILTERS)
 def test_the_nearest_under_a_filter(near: Warehouse, where: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`few`: so that both ways are gone, comparing those that the filter leaves, and searching for more than are asked for."""
-    monkeypatch.setattr(search, "FEW", few)
+    monkeypatch.setattr(search, "MAX_COMPARED", few)
     for metric, q in zip(("cosine", "l2", "dot", "cosine"), QUERIES, strict=True):
         found = near.nearest(q, layer=1, k=10, where=where, metric=metric)
         check(found, brute(near, q, 1, metric, FILTERS[where]), 10, metric, 0.9)
@@ -153,7 +153,7 @@ def test_a_filter_that_drops_all_that_is_near_still_gets_k_rows(
     near: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The filter keeps half of all, but none of the two hundred nearest."""
-    monkeypatch.setattr(search, "FEW", 1)
+    monkeypatch.setattr(search, "MAX_COMPARED", 1)
     q = QUERIES[0]
     d = brute(near, q, 1, "cosine")
     dropped = np.argsort(d)[:200]
@@ -253,8 +253,8 @@ def test_an_index_that_finds_too_little_is_not_used(
     monkeypatch.setattr(ann_index, "_SEARCH_PARAMS", [(1, 1)])
     table = all_tables(home)[0]
     ingest.rebuild(home, table, ingest.Settings(kind="ivf_sq", metric="l2"))
-    assert table.info.index is not None and table.info.index.recall < ann_index.LEAST_RECALL
-    assert ann_index.recalls(table)["l2"] == (1.0, "exact")
+    assert table.info.index is not None and table.info.index.recall < ann_index.MIN_RECALL
+    assert ann_index.recall_by_metric(table)["l2"] == (1.0, "exact")
     with Warehouse(home) as wh:
         found = wh.nearest(QUERIES[0], layer=1, k=10, metric="l2")
         assert {r[-1] for r in found.fetchall()} == {"exact"}
@@ -269,7 +269,7 @@ def test_measured_recall_is_what_exact_search_says(root: Path, tmp_path: Path) -
     ingest.rebuild(home, table, ingest.Settings(kind="ivf_pq"))
     info = table.info.index
     assert info is not None
-    x = distances.vectors_of(table.lance.to_arrow()["vector"])
+    x = distances.to_array(table.lance.to_arrow()["vector"])
     chosen = np.sort(np.random.default_rng(0).choice(len(x), 100, replace=False))
     wide = x.astype(np.float64)
     unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
@@ -289,7 +289,7 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ingest.add(home, run, index_spec.parse("resid.post_mlp@1"))
         (table,) = all_tables(home)
         assert table.info.index is not None and table.info.index.trained_rows == N
-        assert ann_index._outside(table) == 0
+        assert ann_index._count_unindexed(table) == 0
     (said, quiet) = ([], [])
     with table.locked():
         ann_index.maintain_index(table, said.append)
@@ -342,7 +342,7 @@ def test_a_search_goes_on_while_the_table_is_optimised_and_a_run_deleted(root: P
         with table.locked():
             ann_index.optimize(table)
         stale.info = stale.info.model_copy()
-        assert len(search.in_table(wh, stale, QUERIES[0], 7, None, "cosine", None, False)) == 7
+        assert len(search.nearest_in_table(wh, stale, QUERIES[0], 7, None, "cosine", None, False)) == 7
 
 
 @pytest.mark.parametrize("offset", [0, 50, 600])

@@ -20,7 +20,7 @@ import synthetic
 
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFoundError, TracesError, UsageError
-from warehouse.maintenance.remove import locked_for_removal, remove
+from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
@@ -186,11 +186,11 @@ def test_deleting_a_run_deletes_its_rows_and_an_empty_table(tmp_path: Path) -> N
     before = table(tmp_path).path
     size = sum(p.stat().st_size for p in before.rglob("*.lance"))
     with locked_for_removal(tmp_path, "one"):
-        remove(tmp_path, "one")
+        remove_run(tmp_path, "one")
     assert {k[0] for k in contents(tmp_path)} == {"two"}
     assert sum(p.stat().st_size for p in before.rglob("*.lance")) < size
     with locked_for_removal(tmp_path, "two"):
-        remove(tmp_path, "two")
+        remove_run(tmp_path, "two")
     assert all_tables(tmp_path) == [] and not any(paths.vectors_dir(tmp_path).iterdir())
 
 
@@ -224,7 +224,7 @@ def test_rows_that_a_dead_process_committed_and_did_not_note_are_not_there_twice
     assert len(contents(tmp_path)) == 2 * N
     info.write_bytes(before)
     with locked_for_removal(tmp_path, "two"):
-        remove(tmp_path, "two")
+        remove_run(tmp_path, "two")
     assert {k[0] for k in contents(tmp_path)} == {"one"}
 
 
@@ -252,7 +252,7 @@ def test_one_damaged_table_does_not_keep_others_from_being_used(tmp_path: Path) 
         with pytest.raises(TracesError, match="is not valid JSON.* traces index rebuild"):
             wh.nearest(vectors()[0], layer=1, k=5)
     with locked_for_removal(tmp_path, "two"):
-        remove(tmp_path, "two")
+        remove_run(tmp_path, "two")
     _lose_files(tmp_path, "resid.post_mlp.L02")
     assert ingest.reconcile(tmp_path, said.append) == [] and "cannot be read" in said[0]
     repair.repair(tmp_path, ingest._quiet, ingest._quiet)
