@@ -22,10 +22,7 @@ def sql_texts(texts: Iterable[str]) -> str:
 
 
 def sql_path(path: Path) -> str:
-    """Quote the path of an existing file for table functions such as read_parquet.
-
-    DuckDB takes the name of a file that does not exist for a pattern.
-    """
+    """Quote the path of an existing file for table functions; DuckDB takes a name that no file has for a pattern."""
     return sql_text(str(path))
 
 
@@ -35,10 +32,7 @@ def sql_paths(paths: Iterable[Path]) -> str:
 
 
 def sql_pattern(folder: Path, pattern: str) -> str:
-    """Write a glob pattern for the files below a folder, for table functions such as read_parquet.
-
-    Characters in the folder's own path that DuckDB would take for a pattern are escaped; a backslash cannot be.
-    """
+    """Write a glob pattern for the files below a folder; a backslash in the folder's own path cannot be escaped."""
     literal = re.sub(r"([\[*?])", r"[\1]", folder.as_posix())
     return sql_text(f"{literal}/{pattern}")
 
