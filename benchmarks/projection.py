@@ -87,10 +87,10 @@ def passes(name: str, how: str, store: TraceStore, layers: Sequence[int], rounds
     size = read(store.path, keys)
 
     def ours() -> None:
-        plan = project.Plan(TraceStore(store.path), chosen, Options(()))
+        plan = project.ProjectionPlan(TraceStore(store.path), chosen, Options(()))
         with threadpool_limits(1, user_api="blas"):
             for group in plan.groups():
-                plan.projected_group(group)
+                plan.project_group(group)
 
     mine, theirs = in_turns(ours, lambda: read(store.path, keys), rounds)
     told(f"projection#{name}", f"projecting {store.meta.counts.tokens:,} tokens on {TRAITS} traits, {how}",

@@ -25,7 +25,7 @@ from warehouse.cli.options import WarehouseOption
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
-    from capture.training.finetune import Step
+    from capture.training.finetune import TrainingProgress
     from warehouse.storage.manifest import Manifest
 
 finetune_app = typer.Typer(
@@ -118,7 +118,7 @@ def _told(manifest: Manifest, split: str, root: Path) -> list[str]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Step], None]]:
+def _progress() -> Iterator[Callable[[TrainingProgress], None]]:
     """A progress bar on a terminal, a line now and then elsewhere; on standard error."""
     import time
 
@@ -140,7 +140,7 @@ def _progress() -> Iterator[Callable[[Step], None]]:
     with bar:
         task = bar.add_task("training", total=None, told="")
 
-        def report(s: Step) -> None:
+        def report(s: TrainingProgress) -> None:
             nonlocal said
             told = "" if s.loss is None else f"loss {s.loss:.4f}"
             if s.accuracy is not None:

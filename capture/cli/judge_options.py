@@ -61,7 +61,7 @@ def judged(
         from capture.traits import judge_run
         from capture.traits.judge_clients import open_judge
 
-        name = partition.run_name(name or judge_run.default_name(run), shard)
+        name = partition.run_name(name or judge_run.default_run_name(run), shard)
         ahead = judge_run.estimate(root, run, name, shard)
         judge = open_judge(spec, timeout=timeout, device=device, note=note)
     cost = f", about ${ahead.dollars(*prices):,.2f}" if prices is not None else ""
@@ -138,12 +138,12 @@ def _bar() -> Iterator[Callable[[JudgeProgress], None]]:
             nonlocal said, begun
             fresh = j.done - j.resumed
             told = f"{fresh - j.scored - j.refused:,} without a score, {j.refused:,} refused"
-            bar.update(task, total=j.of, completed=j.done, description=j.run_id, told=told)
+            bar.update(task, total=j.total, completed=j.done, description=j.run_id, told=told)
             if j.resumed and not begun:
                 note(f"going on after {j.resumed:,} responses")
             begun = True
             if not console.is_terminal and time.monotonic() - said > 10:
                 said = time.monotonic()
-                note(f"{j.run_id}: {j.done:,} of {j.of:,} responses, {told}")
+                note(f"{j.run_id}: {j.done:,} of {j.total:,} responses, {told}")
 
         yield report

@@ -15,9 +15,9 @@ def init(name: Annotated[str, typer.Argument(metavar="NAME", help="The trait: `s
 
     What is to be written is marked TODO; `traces trait check` says what is left. Example: `traces trait init sarcasm > sarcasm.json`
     """
-    from capture.traits.definition import template
+    from capture.traits.definition import make_template
 
-    typer.echo(template(name))
+    typer.echo(make_template(name))
 
 
 def check(
@@ -39,7 +39,7 @@ def check(
     told = ""
     try:
         d = definitions.load(definition)
-        found = definitions.warnings(d)
+        found = definitions.find_weaknesses(d)
         told = f"{d.name}: {len(d.instruction)} pairs, {len(d.questions)} questions"
     except definitions.DefinitionError as e:
         errors = found = e.problems

@@ -83,7 +83,7 @@ def run(
     with needs_capture_extra():
         from capture.traits import definition
         from capture.traits import extract as vectors_job
-    vectors_job.check(vectors_job.Options(threshold=score_threshold(threshold), filter=filter))
+    vectors_job.check_options(vectors_job.Options(threshold=score_threshold(threshold), filter=filter))
     if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
     found = {name: definition.load(name) for name in split_list(traits)}

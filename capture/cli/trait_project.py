@@ -51,18 +51,18 @@ def project(
 
     with needs_capture_extra():
         from capture.traits import directions
-        from capture.traits.best import doubts
+        from capture.traits.best import weak_vector_warnings
         from capture.traits.project import project as projected
 
     options = directions.Options(
-        split_list(trait), split_list(vectors), directions.layers(split_list(layer)), split_list(method), split_list(component),
+        split_list(trait), split_list(vectors), directions.parse_layers(split_list(layer)), split_list(method), split_list(component),
         dynamics_only, threshold, shard,
     )  # fmt: skip
     with Warehouse(warehouse) as wh:
-        chosen = directions.directions(wh, run, options)
+        chosen = directions.choose_directions(wh, run, options)
         for d in chosen:
-            note(f"{d.trait}: {d.method}, {d.component}, layer {d.layer_name}, of run {d.vectors_run_id} ({d.why})")
-            for line in doubts(wh, d.vectors_run_id, d.trait, d.method, d.component, [d.layer]):
+            note(f"{d.trait}: {d.method}, {d.component}, layer {d.layer_name}, of run {d.vectors_run_id} ({d.reason})")
+            for line in weak_vector_warnings(wh, d.vectors_run_id, d.trait, d.method, d.component, [d.layer]):
                 note(line)
         with stopped_by_signals(), progress(wh.cached_run(run).meta.counts.sequences) as report:
             manifest = projected(wh, run, chosen, options, name, report)

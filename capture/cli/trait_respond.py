@@ -47,7 +47,7 @@ from warehouse.cli.output import Format
 from warehouse.errors import RunExistsError, UsageError
 
 if TYPE_CHECKING:
-    from capture.traits.steer import Chosen
+    from capture.traits.steer import SteeringChoice
     from warehouse.storage.manifest import Manifest
 
 MaybeJudgeOption = Annotated[
@@ -190,7 +190,7 @@ def steer(
     root = paths.find_root(warehouse)
     with needs_capture_extra():
         from capture.traits import steer as kind
-    chosen = kind.choose(root, trait, vectors, method, component, wanted)
+    chosen = kind.choose_vectors(root, trait, vectors, method, component, wanted)
     _check_best(wanted, method, component, chosen)
     _tell(root, trait, chosen)
     if judge is not None and not dry_run:
@@ -302,7 +302,7 @@ def _judge(
         typer.echo(f"{found.run_id}: {found.counts.rows['judgements']:,} judgements in {found.seconds:.1f} s")
 
 
-def _check_best(wanted: str | list[int], method: str, component: str, chosen: Chosen) -> None:
+def _check_best(wanted: str | list[int], method: str, component: str, chosen: SteeringChoice) -> None:
     """`best` is a layer of a method and a component. Raises UsageError where others were asked for."""
     for option, asked, usual, best in (
         ("--method", method, "mean_diff", chosen.method), ("--component", component, "residual", chosen.component),
@@ -313,15 +313,15 @@ def _check_best(wanted: str | list[int], method: str, component: str, chosen: Ch
             )
 
 
-def _tell(root: Path, trait: str, chosen: Chosen) -> None:
+def _tell(root: Path, trait: str, chosen: SteeringChoice) -> None:
     """Says what a trait is steered by, and why, and where that is not known to be better than a random direction."""
-    from capture.traits.best import doubts
+    from capture.traits.best import weak_vector_warnings
     from warehouse.warehouse import Warehouse
 
     layers = ", ".join(map(str, chosen.vectors))
-    note(f"{trait}: {chosen.method}, {chosen.component}, layer {layers}, of run {chosen.vectors_run} ({chosen.why})")
+    note(f"{trait}: {chosen.method}, {chosen.component}, layer {layers}, of run {chosen.vectors_run} ({chosen.reason})")
     with Warehouse(root) as wh:
-        for line in doubts(wh, chosen.vectors_run, trait, chosen.method, chosen.component, list(chosen.vectors)):
+        for line in weak_vector_warnings(wh, chosen.vectors_run, trait, chosen.method, chosen.component, list(chosen.vectors)):
             note(line)
 
 

@@ -16,7 +16,7 @@ from warehouse.cli.output import Format, write
 from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from capture.traits.extract import Step
+    from capture.traits.extract import LayerProgress
     from warehouse.warehouse import Warehouse
 
 TraitsOption = Annotated[
@@ -144,8 +144,8 @@ def evaluate(
     """
     with needs_capture_extra():
         from capture.traits import evaluate as job
-        from capture.traits.best import best, doubts
-        from capture.traits.latest_run import latest_run
+        from capture.traits.best import find_best_vector, weak_vector_warnings
+        from capture.traits.latest_run import find_latest_run
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run
     from warehouse.storage.trace_store import TraceStore
@@ -157,16 +157,16 @@ def evaluate(
         if len(traits) != 1:
             raise UsageError("Say which: --trait with one trait, or --vectors RUN.")
         with Opened(root) as wh:
-            vectors = latest_run(wh, "trait-vectors", traits[0], model)
+            vectors = find_latest_run(wh, "trait-vectors", traits[0], model)
     elif model is not None:
         raise UsageError("--model says whose vectors are meant where none are named: leave out it or --vectors.")
-    there = job.vectors_store(root, vectors).meta.option("traits")
+    there = job.open_vectors_run(root, vectors).meta.option("traits")
     for t in traits:
         if t not in there:
             raise NotFoundError("trait", t, there, f"(run '{vectors}')")
     name = run or f"{vectors}-evaluated"
     options = job.Options(random=random, seed=seed)
-    if job.is_there(root, name, vectors, options):
+    if job.is_published(root, name, vectors, options):
         note(f"{name} is there already")
     else:
         with stopped_by_signals(), _bar() as report:
@@ -174,29 +174,29 @@ def evaluate(
     store = TraceStore(find_run(root, name))
     if plot is not None:
         job.plot(store, str(plot))
-    write(store.query(job.BEST), fmt, None)
+    write(store.query(job.BEST_LAYERS_SQL), fmt, None)
     with Opened(root) as wh:
         for t in store.meta.option("traits"):
-            if found := best(wh, vectors, t):
+            if found := find_best_vector(wh, vectors, t):
                 layer = "embed" if found.layer is None else found.layer
-                note(f"{t}: {found.method}, {found.component}, layer {layer} is {found.why}")
-                for line in doubts(wh, vectors, t, found.method, found.component, [found.layer]):
+                note(f"{t}: {found.method}, {found.component}, layer {layer} is {found.reason}")
+                for line in weak_vector_warnings(wh, vectors, t, found.method, found.component, [found.layer]):
                     note(line)
     note(f"{name}: every layer with traces sql --query trait_separation --set run={name}")
 
 
 def _responses_runs(wh: Warehouse, traits: tuple[str, ...], runs: tuple[str, ...], model: str | None) -> list[str]:
     """The runs named, or the newest of each trait. Raises UsageError where neither is named, or they do not fit each other."""
-    from capture.traits.latest_run import latest_run
-    from capture.traits.response_activations import responses_store, trait_of
+    from capture.traits.latest_run import find_latest_run
+    from capture.traits.response_activations import open_responses_run, trait_name
 
     if not traits and not runs:
         raise UsageError("Say which: --trait with the traits, or --responses with their runs.")
     if not runs:
-        return [latest_run(wh, "trait-responses", t, model) for t in traits]
+        return [find_latest_run(wh, "trait-responses", t, model) for t in traits]
     if model is not None:
         raise UsageError("--model says whose responses are meant where none are named: leave out it or --responses.")
-    found = {r: trait_of(responses_store(wh.root, r)) for r in runs}
+    found = {r: trait_name(open_responses_run(wh.root, r)) for r in runs}
     for run, name in found.items():
         if traits and name not in traits:
             raise UsageError(f"Run '{run}' has the responses of trait {name}, not of {' or '.join(traits)}.")
@@ -225,7 +225,7 @@ def score_threshold(text: str) -> float | None:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Step], None]]:
+def _bar() -> Iterator[Callable[[LayerProgress], None]]:
     """Layers done, on a terminal; on standard error."""
     from rich import progress as bars
     from rich.console import Console
@@ -243,7 +243,7 @@ def _bar() -> Iterator[Callable[[Step], None]]:
     with bar:
         task = bar.add_task("", total=None)
 
-        def report(step: Step) -> None:
-            bar.update(task, completed=step.done, total=step.of, description=f"{step.run_id}: {step.doing}")
+        def report(step: LayerProgress) -> None:
+            bar.update(task, completed=step.done, total=step.total, description=f"{step.run_id}: {step.stage}")
 
         yield report

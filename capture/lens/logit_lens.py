@@ -86,7 +86,7 @@ class Forecast(NamedTuple):
         return self.layers * self.positions
 
 
-class _Piece(NamedTuple):
+class _SequencePositions(NamedTuple):
     """Positions of one sequence."""
 
     example_id: str
@@ -98,7 +98,7 @@ class _Piece(NamedTuple):
     """They are the last that are asked for of it."""
 
 
-class _Found(NamedTuple):
+class _LensReadings(NamedTuple):
     """Of n positions: (layers, n) each, and (layers, n, k); see `logit_lens` in warehouse/schema/tables.py."""
 
     topk_ids: np.ndarray
@@ -112,7 +112,7 @@ class _Found(NamedTuple):
 def forecast(folder: Path, options: Options) -> Forecast:
     """What `run` would make of a run; no model is needed. Raises UsageError as `run` does for run and options."""
     store = TraceStore(folder)
-    layers, n = len(_layers(store, options)), _count(store, options)
+    layers, n = len(choose_layers(store, options)), count_positions(store, options)
     return Forecast(layers, n, layers * n * (_ROW_BYTES + _TOP_BYTES * options.top_k))
 
 
@@ -132,8 +132,8 @@ def run(
     taken; TracesError where the model predicts no tokens, or makes no numbers of a layer.
     """
     store = TraceStore(folder)
-    layers = _layers(store, options)
-    _count(store, options)
+    layers = choose_layers(store, options)
+    count_positions(store, options)
     _check_model(store, loaded)
     lens = _Lens(loaded, store, layers, options.top_k)
     source = paths.run_id_of(folder)
@@ -143,11 +143,11 @@ def run(
         explain_memory_errors(f"look through {loaded.name}", "Choose a --device with more of it, or fewer --layers."),
         RunWriter(root, run_id, _identity(folder, loaded, options)) as writer,
     ):
-        for number, shard in enumerate(_shards(store, options, len(layers))):
+        for number, shard in enumerate(group_positions(store, options, len(layers))):
             done = number < len(writer.done)
             if not done:
                 writer.begin_shard({}, {})
-            for pieces in _slices(shard, slice_rows(lens.vocabulary)):
+            for pieces in slice_positions(shard, slice_rows(lens.vocabulary)):
                 counted.begun += sum(p.ends for p in pieces)
                 counted.tokens += sum(len(p.positions) for p in pieces)
                 if done:
@@ -189,7 +189,7 @@ def _check_model(store: TraceStore, loaded: Loaded) -> None:
 # -- what is asked for -------------------------------------------------------------------------------------------------
 
 
-def _layers(store: TraceStore, options: Options) -> list[int | None]:
+def choose_layers(store: TraceStore, options: Options) -> list[int | None]:
     """The layers asked for, the embedding first. Raises UsageError where they are not there, or not stored."""
     meta = store.meta
     if options.top_k < 1:
@@ -219,17 +219,17 @@ def _layers(store: TraceStore, options: Options) -> list[int | None]:
                 "there are embed, mid, last and all."
             )
     final = Key(_SIDE, "hidden", n)
-    needed = [_key(layer) for layer in found] + ([] if store.has(final) else [_key(n - 1)])
+    needed = [state_key(layer) for layer in found] + ([] if store.has(final) else [state_key(n - 1)])
     if missing := [key for key in needed if not store.has(key)]:
-        _refuse(store, missing)
+        _raise_not_stored(store, missing)
     return sorted(found, key=lambda layer: -1 if layer is None else layer)
 
 
-def _key(layer: int | None) -> Key:
+def state_key(layer: int | None) -> Key:
     return Key(_SIDE, "resid.embed" if layer is None else "resid.post_mlp", layer)
 
 
-def _refuse(store: TraceStore, missing: list[Key]) -> None:
+def _raise_not_stored(store: TraceStore, missing: list[Key]) -> None:
     """Says which states are not stored, and what stores them."""
     meta, key = store.meta, missing[0]
     stack = meta.model.stack(_SIDE)
@@ -244,7 +244,7 @@ def _refuse(store: TraceStore, missing: list[Key]) -> None:
     )
 
 
-_TOKENS = """
+_TOKENS_SQL = """
     SELECT
         example_id, seq, pos, is_response, lead(token_id) OVER sequence AS next_id, lead(is_context) OVER sequence AS next_again
     FROM tokens WHERE side = 'dec'
@@ -253,7 +253,7 @@ _TOKENS = """
 """A token that comes next as context is predicted in an earlier sequence, and not here."""
 
 
-def _positions(text: str) -> tuple[list[int], str]:
+def _position_condition(text: str) -> tuple[list[int], str]:
     """Numbers, and the condition on _TOKENS, with a `?` for them, that picks what is asked for. Raises UsageError."""
     named = {"all": "true", "last": "next_id IS NULL", "response": "is_response"}
     if text in named:
@@ -267,19 +267,19 @@ def _positions(text: str) -> tuple[list[int], str]:
     return numbers, "list_contains(?, pos)"
 
 
-def _asked(options: Options) -> tuple[list[int], str]:
+def _position_query(options: Options) -> tuple[list[int], str]:
     """SQL with a `?` for the numbers: a row for every position that is asked for."""
-    places, condition = _positions(options.positions)
-    query = f"SELECT * FROM ({_TOKENS}) WHERE {condition}"
+    places, condition = _position_condition(options.positions)
+    query = f"SELECT * FROM ({_TOKENS_SQL}) WHERE {condition}"
     if options.shard:
         i, n = partition.parse(options.shard)
         query += f" QUALIFY (dense_rank() OVER (ORDER BY example_id, seq) - 1) % {n} = {i - 1}"
     return places, query
 
 
-def _count(store: TraceStore, options: Options) -> int:
+def count_positions(store: TraceStore, options: Options) -> int:
     """How many positions are asked for. Raises UsageError where there is none."""
-    places, query = _asked(options)
+    places, query = _position_query(options)
     found: list[tuple[int]] = store.query(f"SELECT count(*) FROM ({query})", [places]).fetchall()
     if found[0][0]:
         return found[0][0]
@@ -297,30 +297,30 @@ def _count(store: TraceStore, options: Options) -> int:
 # -- the way through the run -------------------------------------------------------------------------------------------
 
 
-def _shards(store: TraceStore, options: Options, n_layers: int) -> Iterator[list[_Piece]]:
+def group_positions(store: TraceStore, options: Options, n_layers: int) -> Iterator[list[_SequencePositions]]:
     """Whole sequences, in groups, each with the positions that are asked for of it."""
-    places, query = _asked(options)
+    places, query = _position_query(options)
     answer = store.query(
         "SELECT example_id, seq, list(pos ORDER BY pos), list(coalesce(if(next_again, NULL, next_id), -1) ORDER BY pos) "
         f"FROM ({query}) GROUP BY ALL ORDER BY example_id, seq",
         [places],
     )
-    shard: list[_Piece] = []
+    shard: list[_SequencePositions] = []
     rows = 0
     while found := answer.fetchmany(256):
         for example_id, seq, positions, next_ids in found:
             if shard and rows + len(positions) * n_layers > _SHARD_ROWS:
                 yield shard
                 shard, rows = [], 0
-            shard.append(_Piece(example_id, seq, np.array(positions), np.array(next_ids), True))
+            shard.append(_SequencePositions(example_id, seq, np.array(positions), np.array(next_ids), True))
             rows += len(positions) * n_layers
     if shard:
         yield shard
 
 
-def _slices(shard: list[_Piece], most: int) -> Iterator[list[_Piece]]:
+def slice_positions(shard: list[_SequencePositions], most: int) -> Iterator[list[_SequencePositions]]:
     """The same positions, at most so many at a time."""
-    pieces: list[_Piece] = []
+    pieces: list[_SequencePositions] = []
     room = most
     for p in shard:
         start = 0
@@ -359,7 +359,7 @@ class _Lens:
         self._final = torch.empty(0)
         self._scratch = torch.empty(0)
 
-    def __call__(self, pieces: list[_Piece]) -> _Found:
+    def __call__(self, pieces: list[_SequencePositions]) -> _LensReadings:
         """The final distribution first, which the others are compared with."""
         found_ids = np.concatenate([p.next_ids for p in pieces])
         if found_ids.max() >= self._rows or found_ids.min() < -1:
@@ -376,7 +376,7 @@ class _Lens:
                 (final, torch.zeros_like(final.entropy))
                 if layer == self._last
                 else self._checked(
-                    layer, self._read(self._norm(self._states(_key(layer), pieces)), next_ids, final.entropy)
+                    layer, self._read(self._norm(self._states(state_key(layer), pieces)), next_ids, final.entropy)
                 )
                 for layer in self._layers
             ]
@@ -389,7 +389,7 @@ class _Lens:
             [r.entropy for r in readings],
             [kl for _, kl in found],
         )
-        return _Found(*(torch.stack(c).cpu().numpy() for c in columns))
+        return _LensReadings(*(torch.stack(c).cpu().numpy() for c in columns))
 
     def _checked(self, layer: int | None, found: tuple[Reading, torch.Tensor]) -> tuple[Reading, torch.Tensor]:
         """The same. Raises TracesError where what the head makes of a layer says nothing."""
@@ -406,14 +406,14 @@ class _Lens:
             )
         return found
 
-    def _final_state(self, pieces: list[_Piece]) -> torch.Tensor:
+    def _final_state(self, pieces: list[_SequencePositions]) -> torch.Tensor:
         """(n, D), after the final norm: as it was stored, or as it follows from the last block's output."""
         key = Key(_SIDE, "hidden", self._last + 1)
         if self._store.has(key):
             return self._states(key, pieces)
-        return self._norm(self._states(_key(self._last), pieces))
+        return self._norm(self._states(state_key(self._last), pieces))
 
-    def _states(self, key: Key, pieces: list[_Piece]) -> torch.Tensor:
+    def _states(self, key: Key, pieces: list[_SequencePositions]) -> torch.Tensor:
         """(n, *row_shape) in the model's dtype, on its device."""
         rows = []
         for p in pieces:
@@ -465,11 +465,11 @@ class _Rows:
         self._texts = np.full(vocabulary, None, object)
         """By id: each token decoded on its own, once."""
 
-    def deferred_tables(self, pieces: list[_Piece], found: _Found) -> Callable[[], dict[str, pa.Table]]:
+    def deferred_tables(self, pieces: list[_SequencePositions], found: _LensReadings) -> Callable[[], dict[str, pa.Table]]:
         """The rows, to be made in the writer's thread."""
         return lambda: {"logit_lens": self._table(pieces, found)}
 
-    def _table(self, pieces: list[_Piece], found: _Found) -> pa.Table:
+    def _table(self, pieces: list[_SequencePositions], found: _LensReadings) -> pa.Table:
         """Layer by layer, and in each the positions of the pieces."""
         n_layers, n, k = found.topk_ids.shape
         lengths = [len(p.positions) for p in pieces]

@@ -53,14 +53,14 @@ from warehouse.storage.run_writer import RecordedBatch, RunWriter
 
 KIND = "finetune"
 _CHECKPOINTS = "checkpoints"
-_BEGUN = "begun.json"
+_IDENTITY_FILE = "begun.json"
 _STATE = "trainer_state.json"
 _WEIGHTS = "model.safetensors"
 _CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 _LOGS_AN_EPOCH = 10
-_ASIDE = 10
+_SET_ASIDE_EVERY = 10
 """One in so many training questions is set aside to choose the epoch by."""
-_LEAST_ASIDE = 20
+_MIN_SET_ASIDE = 20
 """Of fewer, which epoch does best is chance."""
 SET_ASIDE = "set aside"
 """What the table `training` calls those questions."""
@@ -88,7 +88,7 @@ class Options:
 
 
 @dataclass
-class Step:
+class TrainingProgress:
     """How far it is; reported after every optimizer step."""
 
     step: int
@@ -99,7 +99,7 @@ class Step:
     """The last measured on the questions held out."""
 
 
-Report = Callable[[Step], None]
+Report = Callable[[TrainingProgress], None]
 
 
 def finetune(
@@ -127,9 +127,9 @@ def finetune(
         raise UsageError(
             f"The model would be judged on {held_out.split}, the split that it is trained on. Choose another --eval-split."
         )
-    questions = _questions(train, pairing, options.limit, loaded)
-    held = _questions(held_out, pairing, None, loaded)
-    aside = _aside(questions.answers, options)
+    questions = load_questions(train, pairing, options.limit, loaded)
+    held = load_questions(held_out, pairing, None, loaded)
+    aside = choose_set_aside(questions.answers, options)
     base = loading.weights_hash(loaded.model)
     identity = {
         "kind": KIND,
@@ -146,9 +146,9 @@ def finetune(
     with (
         explain_memory_errors(f"train {loaded.name}", less),
         RunWriter(root, run_id, identity) as writer,
-        _begun(out, checkpoints, identity),
+        _prepare_folder(out, checkpoints, identity),
     ):
-        history, kept = _train(loaded, questions, aside, held, options, checkpoints, report)
+        history, kept = train_model(loaded, questions, aside, held, options, checkpoints, report)
         model = loaded.model.eval().requires_grad_(False)
         losses = [v for entry in history for name, v in entry.items() if name.endswith("_loss")]
         if not all(map(math.isfinite, losses)) or not _is_finite(model):
@@ -158,7 +158,7 @@ def finetune(
             )
         result = loading.weights_hash(model)
         _save(out, loaded, model, loading.Finetuned(run_id, result))
-        rows = _rows(history, held_out.split or "held out")
+        rows = _training_rows(history, held_out.split or "held out")
         chosen = {"held_out": len(held), "set_aside": len(aside), "kept_step": kept}
         if not writer.done:
             writer.begin_shard({}, {})
@@ -167,7 +167,7 @@ def finetune(
 
         def manifest(published: Published) -> Manifest:
             made = loading.Loaded(model, loaded.tokenizer, str(out), None, loaded.device, loaded.trust_remote_code)
-            return _manifest(
+            return _make_manifest(
                 made, anatomy, train, questions, chosen, options, base, loaded.name, run_id or "", published
             )
 
@@ -184,12 +184,12 @@ def finetune(
     return found
 
 
-def _aside(answers: list[int], options: Options) -> list[int]:
+def choose_set_aside(answers: list[int], options: Options) -> list[int]:
     """Which training questions to choose the epoch by, of every answer as large a part; none where that would be too few."""
-    if options.epochs < 2 or len(answers) < _ASIDE * _LEAST_ASIDE:
+    if options.epochs < 2 or len(answers) < _SET_ASIDE_EVERY * _MIN_SET_ASIDE:
         return []
     random = np.random.default_rng((options.seed, 2)).permutation(len(answers))
-    return sorted(np.lexsort((random, np.array(answers)))[::_ASIDE].tolist())
+    return sorted(np.lexsort((random, np.array(answers)))[::_SET_ASIDE_EVERY].tolist())
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
@@ -197,7 +197,7 @@ def _is_finite(model: torch.nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class _Questions(Dataset[tuple[list[Sequence], int]]):
+class Questions(Dataset[tuple[list[Sequence], int]]):
     """Pairs of all questions, and their answers."""
 
     pairs: list[list[Sequence]]
@@ -218,7 +218,7 @@ class _Questions(Dataset[tuple[list[Sequence], int]]):
         return sum(s.tokens for pair in self.pairs for s in pair)
 
 
-def _questions(source: Source, pairing: Pairing, limit: int | None, loaded: loading.Loaded) -> _Questions:
+def load_questions(source: Source, pairing: Pairing, limit: int | None, loaded: loading.Loaded) -> Questions:
     """Raises UsageError where there is no question, or one has no answer to learn from, or a token that the model has not."""
     check_questions(source)
     pairs: list[list[Sequence]] = []
@@ -245,16 +245,16 @@ def _questions(source: Source, pairing: Pairing, limit: int | None, loaded: load
         digest.update(f"{t.example.example_id}\x1f{row.text}\x1e".encode("utf-8", "surrogatepass") + row.annotations())
     if not pairs:
         raise UsageError(f"{source.origin}: there is no question in it.")
-    return _Questions(pairs, answers, texts, digest.hexdigest(), truncated)
+    return Questions(pairs, answers, texts, digest.hexdigest(), truncated)
 
 
 @contextmanager
-def _begun(out: Path, checkpoints: Path, identity: dict[str, Any]) -> Iterator[None]:
+def _prepare_folder(out: Path, checkpoints: Path, identity: dict[str, Any]) -> Iterator[None]:
     """Makes `out` ready to train into, and leaves nothing of it where the training failed before its first checkpoint.
 
     Raises UsageError where it holds a model, or another training that was begun.
     """
-    begun = checkpoints / _BEGUN
+    begun = checkpoints / _IDENTITY_FILE
     made = [p for p in (checkpoints, *checkpoints.parents) if not p.exists()]
     if not begun.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -263,7 +263,7 @@ def _begun(out: Path, checkpoints: Path, identity: dict[str, Any]) -> Iterator[N
             )
         checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(begun, json.dumps(identity, indent=1).encode())
-    elif _told(begun) != json.loads(json.dumps(identity)):
+    elif _read_identity(begun) != json.loads(json.dumps(identity)):
         raise UsageError(
             f"Another fine-tuning was begun in {out}, with other data or options. Go on with those, choose another --out, or "
             "delete it."
@@ -271,7 +271,7 @@ def _begun(out: Path, checkpoints: Path, identity: dict[str, Any]) -> Iterator[N
     try:
         yield
     except BaseException:
-        if made and not _checkpoints(checkpoints):
+        if made and not complete_checkpoints(checkpoints):
             delete(checkpoints)
             for folder in made[1:]:
                 if folder.is_dir() and not any(folder.iterdir()):
@@ -279,24 +279,24 @@ def _begun(out: Path, checkpoints: Path, identity: dict[str, Any]) -> Iterator[N
         raise
 
 
-def _told(begun: Path) -> Any:
+def _read_identity(begun: Path) -> Any:
     try:
         return strict_json.parse(begun.read_bytes())
     except ValueError:
         return None
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints that are whole, the last one last: their state is written after everything else."""
     found = [p for p in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(p.name) and (p / _STATE).is_file()]
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
+def find_resume_checkpoint(folder: Path) -> Path | None:
     """Where to go on from; deletes what a kill has left half written. Raises UsageError for one that a training of ours does not
     leave: its best weights elsewhere, or pickled.
     """
-    whole = _checkpoints(folder)
+    whole = complete_checkpoints(folder)
     for path in folder.glob("checkpoint-*"):
         if path not in whole:
             delete(path)
@@ -316,11 +316,11 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return whole[-1]
 
 
-def _train(
+def train_model(
     loaded: loading.Loaded,
-    questions: _Questions,
+    questions: Questions,
     aside: list[int],
-    held: _Questions,
+    held: Questions,
     options: Options,
     checkpoints: Path,
     report: Report,
@@ -330,7 +330,7 @@ def _train(
     """
     trained = sorted(set(range(len(questions))) - set(aside))
     judged: dict[str, Any] = {"held": held} | ({"aside": Subset(questions, aside)} if aside else {})
-    last = _last_checkpoint(checkpoints)
+    last = find_resume_checkpoint(checkpoints)
     if options.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     steps = math.ceil(len(trained) / options.batch_size)
@@ -354,13 +354,13 @@ def _train(
         remove_unused_columns=False,
         label_names=["labels"],
     )
-    watch = _Watch(report, steps)
-    trainer = _Trainer(
+    watch = _ReportingCallback(report, steps)
+    trainer = _CountingTrainer(
         model=loaded.model.requires_grad_(True),
         args=arguments,
         train_dataset=Subset(questions, trained),
         eval_dataset=judged,
-        data_collator=lambda rows: _collate(rows, padding_id(loaded.model)),
+        data_collator=lambda rows: collate(rows, padding_id(loaded.model)),
         compute_metrics=_accuracy,
         callbacks=[watch],
     )
@@ -382,7 +382,7 @@ def _accuracy(evaluated: Any) -> dict[str, float]:
     return {"accuracy": float((evaluated.predictions.argmax(-1) == evaluated.label_ids).mean())}
 
 
-class _Trainer(Trainer):
+class _CountingTrainer(Trainer):
     """Counts the training questions that were answered right, and leaves its own printing to us."""
 
     right = seen = 0
@@ -403,7 +403,7 @@ class _Trainer(Trainer):
         super().log(logs, *args, **kw)
 
 
-class _Watch(TrainerCallback):
+class _ReportingCallback(TrainerCallback):
     """Reports every step, and has what was counted logged some times an epoch, anew with each, as after a kill."""
 
     stepped = False
@@ -419,10 +419,10 @@ class _Watch(TrainerCallback):
         accuracy = next(
             (row["eval_held_accuracy"] for row in reversed(state.log_history) if "eval_held_accuracy" in row), None
         )
-        self._report(Step(state.global_step, state.max_steps, state.epoch or 0.0, loss, accuracy))
+        self._report(TrainingProgress(state.global_step, state.max_steps, state.epoch or 0.0, loss, accuracy))
 
 
-def _collate(rows: Iterable[tuple[list[Sequence], int]], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Iterable[tuple[list[Sequence], int]], pad_id: int) -> dict[str, torch.Tensor]:
     """Questions → (B, C, T) ids, mask and types, and (B,) answers."""
     rows = list(rows)
     parts = [s.parts["enc"] for pairs, _ in rows for s in pairs]
@@ -447,7 +447,7 @@ def _save(out: Path, loaded: loading.Loaded, model: Any, made: loading.Finetuned
     write_atomically(out / loading.FINETUNED, json.dumps(asdict(made), indent=1).encode())
 
 
-def _rows(history: list[dict[str, float]], split: str) -> dict[str, list[Any]]:
+def _training_rows(history: list[dict[str, float]], split: str) -> dict[str, list[Any]]:
     """The Trainer's history as rows of `training`."""
     rows = []
     names = {"held": f"{split} (judged)" if split in ("train", SET_ASIDE) else split, "aside": SET_ASIDE}
@@ -471,11 +471,11 @@ def _rows(history: list[dict[str, float]], split: str) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _manifest(
+def _make_manifest(
     made: loading.Loaded,
     anatomy: Anatomy,
     train: Source,
-    questions: _Questions,
+    questions: Questions,
     chosen: dict[str, int],
     options: Options,
     base: str,

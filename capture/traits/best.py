@@ -8,16 +8,16 @@ from typing import NamedTuple
 from warehouse.warehouse import Warehouse
 
 
-class Best(NamedTuple):
+class BestVector(NamedTuple):
     """A row of the view `trait_best`."""
 
     method: str
     component: str
     layer: int | None
-    why: str
+    reason: str
 
 
-def best(wh: Warehouse, vectors_run: str, trait: str) -> Best | None:
+def find_best_vector(wh: Warehouse, vectors_run: str, trait: str) -> BestVector | None:
     """The best vector of a trait in a run; None where nothing was evaluated or steered."""
     row = wh.connection.execute(
         "SELECT method, component, layer, grounds, passed_over FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
@@ -33,10 +33,10 @@ def best(wh: Warehouse, vectors_run: str, trait: str) -> Best | None:
             why += f"; {better} passed over, of attn_out, which few runs keep, or of the embedding, which is before all blocks"
     else:
         why = f"{component}'s best by {grounds}, where the residual stream has none"
-    return Best(method, component, layer, why)
+    return BestVector(method, component, layer, why)
 
 
-def doubts(
+def weak_vector_warnings(
     wh: Warehouse, vectors_run: str, trait: str, method: str, component: str, layers: Sequence[int | None]
 ) -> Iterator[str]:
     """A line for each layer whose vector is not known to separate the polarities better than random directions, by the newest

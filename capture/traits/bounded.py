@@ -15,29 +15,29 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any, TypeVar
 
-LARGEST = 1 << 20
+MAX_BODY_BYTES = 1 << 20
 """Bytes of an answer's body, unpacked. A number with the probabilities beside each of its tokens has some ten thousand."""
 
 R = TypeVar("R")
 
 
-class Unreadable(Exception):
+class UnreadableResponse(Exception):
     """An answer came, and is none that can be read."""
 
 
-def within(seconds: float, work: Coroutine[Any, Any, R]) -> R:
+def run_within(seconds: float, work: Coroutine[Any, Any, R]) -> R:
     """Waits for `work` from any thread. Raises TimeoutError after so many seconds, the work being ended then."""
 
     async def timed() -> R:
         async with asyncio.timeout(seconds):
             return await work
 
-    with _starting:  # two threads that come first would start two
+    with _loop_lock:  # two threads that come first would start two
         loop = _loop()
     return asyncio.run_coroutine_threadsafe(timed(), loop).result()
 
 
-_starting = threading.Lock()
+_loop_lock = threading.Lock()
 
 
 @cache
@@ -55,29 +55,29 @@ def http_client(sdk: Any) -> Any:
             """The response, its body read and unpacked, whatever its status."""
             response = await super().send(request, **{**options, "stream": True})
             try:
-                body = await _body(response)
+                body = await _read_body(response)
             finally:
                 await response.aclose()
-            headers = [(k, v) for k, v in response.headers.multi_items() if k.lower() not in _OF_THE_WIRE]
+            headers = [(k, v) for k, v in response.headers.multi_items() if k.lower() not in _TRANSPORT_HEADERS]
             return type(response)(response.status_code, headers=headers, content=body, request=request)
 
     # no timeout but the one of `within`; a redirect would take the key and the prompt to whom it names
     return Bounded(timeout=None, follow_redirects=False)
 
 
-_OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
+_TRANSPORT_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 """Headers that tell how a body was sent."""
 
 
-async def _body(response: Any) -> bytes:
+async def _read_body(response: Any) -> bytes:
     if "," in response.headers.get("content-encoding", ""):  # a bomb in a bomb unpacks for hours into a few bytes
-        raise Unreadable("its answer is packed more than once")
+        raise UnreadableResponse("its answer is packed more than once")
     body = bytearray()
     try:
         async for piece in response.aiter_bytes():
             body += piece
-            if len(body) > LARGEST:
-                raise Unreadable(f"its answer has more than {LARGEST:,} bytes")
+            if len(body) > MAX_BODY_BYTES:
+                raise UnreadableResponse(f"its answer has more than {MAX_BODY_BYTES:,} bytes")
     except importlib.import_module(type(response).__module__.partition(".")[0]).DecodingError:
-        raise Unreadable("its answer cannot be unpacked") from None
+        raise UnreadableResponse("its answer cannot be unpacked") from None
     return bytes(body)

@@ -54,7 +54,7 @@ class DefinitionError(TracesError):
         super().__init__(f"{where}: {'; '.join(map(str, problems))}")
 
 
-def _written(text: str) -> str:
+def _check_text(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     if _PLACEHOLDER in text:
@@ -62,7 +62,7 @@ def _written(text: str) -> str:
     return text
 
 
-_Written = Annotated[str, AfterValidator(_written)]
+_Text = Annotated[str, AfterValidator(_check_text)]
 
 
 class Pair(BaseModel):
@@ -70,8 +70,8 @@ class Pair(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    pos: _Written
-    neg: _Written
+    pos: _Text
+    neg: _Text
 
 
 class Definition(BaseModel):
@@ -81,12 +81,12 @@ class Definition(BaseModel):
 
     name: str
     instruction: list[Pair]
-    questions: list[_Written]
-    eval_prompt: _Written
+    questions: list[_Text]
+    eval_prompt: _Text
 
     @field_validator("name")
     @classmethod
-    def _names_runs(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
                 f"'{quoted(name)}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
@@ -95,14 +95,14 @@ class Definition(BaseModel):
 
     @field_validator("instruction", "questions")
     @classmethod
-    def _some(cls, found: list[Any]) -> list[Any]:
+    def _check_not_empty(cls, found: list[Any]) -> list[Any]:
         if not found:
             raise ValueError("has none")
         return found
 
     @field_validator("eval_prompt")
     @classmethod
-    def _can_be_filled(cls, text: str) -> str:
+    def _check_slots(cls, text: str) -> str:
         missing = [f"{{{slot}}}" for slot in _SLOTS if f"{{{slot}}}" not in text]
         if missing:
             raise ValueError(f"has no {' and no '.join(missing)}")
@@ -110,16 +110,16 @@ class Definition(BaseModel):
 
     def judging_prompt(self, question: str, answer: str) -> str:
         """What a judge is asked of an answer."""
-        return filled(self.eval_prompt, question, answer)
+        return fill_template(self.eval_prompt, question, answer)
 
 
-def filled(template: str, question: str, answer: str) -> str:
+def fill_template(template: str, question: str, answer: str) -> str:
     """A judging prompt with its slots filled in, both at once: an answer may itself hold `{question}`."""
     values = {"question": question, "answer": answer}
     return re.sub(r"\{(question|answer)\}", lambda m: values[m[1]], template)
 
 
-def shipped() -> dict[str, Path]:
+def shipped_definitions() -> dict[str, Path]:
     """The definitions that come with the project, by name."""
     return {p.stem: p for p in sorted(_SHIPPED.glob("*.json"))}
 
@@ -132,8 +132,8 @@ def load(path_or_name: str | Path) -> Definition:
     named = str(path_or_name)
     try:
         path = Path(named).expanduser()
-        if not path.is_file() and named in shipped():
-            path = shipped()[named]
+        if not path.is_file() and named in shipped_definitions():
+            path = shipped_definitions()[named]
         raw = path.read_bytes() if named.strip() else None
     except OSError as e:
         if not isinstance(e, FileNotFoundError):
@@ -145,7 +145,7 @@ def load(path_or_name: str | Path) -> Definition:
         raise NotFoundError(
             "trait definition",
             quoted(named),
-            shipped(),
+            shipped_definitions(),
             "A file is named by its path; a new one: traces trait init NAME.",
         )
     return parse(raw, quoted(path.name), path.stem)
@@ -162,7 +162,7 @@ def parse(raw: bytes | str, where: str, name: str) -> Definition:
     try:
         return Definition.model_validate({"name": name, **found})
     except ValidationError as e:
-        raise DefinitionError(where, [_problem(dict(error)) for error in e.errors()]) from None
+        raise DefinitionError(where, [_describe_problem(dict(error)) for error in e.errors()]) from None
 
 
 _KINDS = {
@@ -173,7 +173,7 @@ _KINDS = {
 }
 
 
-def _problem(error: dict[str, Any]) -> Problem:
+def _describe_problem(error: dict[str, Any]) -> Problem:
     """Pydantic's finding in words: its place as a reader counts, and what is wrong there."""
     loc = list(error["loc"])
     text = _KINDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
@@ -188,14 +188,14 @@ def _problem(error: dict[str, Any]) -> Problem:
 # -- weak ones ---------------------------------------------------------------------------------------------------------
 
 
-def warnings(definition: Definition) -> list[Problem]:
+def find_weaknesses(definition: Definition) -> list[Problem]:
     """What makes a definition weak: too little of it, the same thing twice, questions that give the trait away, and a judging
     prompt that doesn't ask for what is read from its answer.
     """
-    return [Problem("warning", place, text) for place, text in _weak(definition)]
+    return [Problem("warning", place, text) for place, text in _find_weak_parts(definition)]
 
 
-def _weak(d: Definition) -> Iterator[tuple[str, str]]:
+def _find_weak_parts(d: Definition) -> Iterator[tuple[str, str]]:
     for place, found, enough, what in (
         ("instruction", d.instruction, PAIRS, "pairs"),
         ("questions", d.questions, QUESTIONS, "questions"),
@@ -203,13 +203,13 @@ def _weak(d: Definition) -> Iterator[tuple[str, str]]:
         if len(found) < enough:
             yield place, f"has {len(found)} {what}, fewer than {enough}"
     for i, pair in enumerate(d.instruction, 1):
-        if _plain(pair.pos) == _plain(pair.neg):
+        if _normalize(pair.pos) == _normalize(pair.neg):
             yield f"instruction {i}", "pos and neg are the same"
     for polarity in ("pos", "neg"):
-        yield from _twice("instruction", [getattr(pair, polarity) for pair in d.instruction], f"{polarity} is that")
-    yield from _twice("question", d.questions, "is that")
+        yield from _find_repeats("instruction", [getattr(pair, polarity) for pair in d.instruction], f"{polarity} is that")
+    yield from _find_repeats("question", d.questions, "is that")
     for i, question in enumerate(d.questions, 1):
-        named = [w for w in re.findall(r"[^\W\d_]+", question) if any(_same_stem(w, n) for n in _words(d.name))]
+        named = [w for w in re.findall(r"[^\W\d_]+", question) if any(_same_stem(w, n) for n in _long_words(d.name))]
         if named:
             yield f"question {i}", f"names the trait: {named[0]}"
     scale = [n for n in ("0", "100") if not re.search(rf"(?<!\d){n}(?!\d)", d.eval_prompt)]
@@ -219,20 +219,20 @@ def _weak(d: Definition) -> Iterator[tuple[str, str]]:
         yield "eval_prompt", "says nothing of REFUSAL, which a judge is to answer where the model refused"
 
 
-def _twice(what: str, texts: Sequence[str], told: str) -> Iterator[tuple[str, str]]:
+def _find_repeats(what: str, texts: Sequence[str], told: str) -> Iterator[tuple[str, str]]:
     first: dict[str, int] = {}
     for i, text in enumerate(texts, 1):
-        before = first.setdefault(_plain(text), i)
+        before = first.setdefault(_normalize(text), i)
         if before != i:
             yield f"{what} {i}", f"{told} of {what} {before}"
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     """Without what makes no other text of it: case, and how it is spaced."""
     return " ".join(text.casefold().split())
 
 
-def _words(name: str) -> list[str]:
+def _long_words(name: str) -> list[str]:
     return [w for w in re.split(r"[^A-Za-z]+", name) if len(w) > 3]
 
 
@@ -264,7 +264,7 @@ reply REFUSAL. Else reply with one whole number from 0 (no sign of the trait) to
 """
 
 
-def template(name: str) -> str:
+def make_template(name: str) -> str:
     """The JSON of a new definition: what is to be written is marked TODO, and is an error until it is. Raises UsageError for a
     name that no definition can have.
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from capture.traits import dynamics
-from capture.traits.best import best
+from capture.traits.best import find_best_vector
 from capture.traits.response_activations import COMPONENTS
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
@@ -51,22 +51,22 @@ class Direction(NamedTuple):
     vectors_run_id: str
     vector: np.ndarray
     """(D,), of length 1, float32."""
-    why: str
+    reason: str
     """What chose it."""
 
     @property
     def layer_name(self) -> str:
-        return _name(self.layer)
+        return _display_name(self.layer)
 
     @property
-    def names(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _NAMES}
+    def key(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _KEY_COLUMNS}
 
 
-_NAMES = ("trait", "method", "component", "layer", "vectors_run_id")
+_KEY_COLUMNS = ("trait", "method", "component", "layer", "vectors_run_id")
 
 
-def layers(names: Sequence[str]) -> tuple[int | None, ...]:
+def parse_layers(names: Sequence[str]) -> tuple[int | None, ...]:
     """`("5", "embed")` → (5, None). Raises UsageError for what is neither a number nor `embed`."""
     try:
         return tuple(None if name == "embed" else int(name) for name in names)
@@ -74,12 +74,12 @@ def layers(names: Sequence[str]) -> tuple[int | None, ...]:
         raise UsageError(f"--layer {','.join(names)}: write numbers, as in 5,10, or embed.") from None
 
 
-def _name(value: str | int | None) -> str:
+def _display_name(value: str | int | None) -> str:
     """A layer as the command line has it; other names as they are."""
     return "embed" if value is None else str(value)
 
 
-def directions(wh: Warehouse, source: str, options: Options) -> list[Direction]:
+def choose_directions(wh: Warehouse, source: str, options: Options) -> list[Direction]:
     """The vectors that are meant, in the order of the table's key: by trait, method, component and layer.
 
     Raises NotFoundError for a run, a trait, a method or a layer without a vector, and UsageError for vectors of another model's width
@@ -94,20 +94,20 @@ def directions(wh: Warehouse, source: str, options: Options) -> list[Direction]:
     found = [
         d
         for trait in dict.fromkeys(options.traits)
-        for d in _of_trait(wh, store, trait, _vectors_run(wh, store, trait, options), options)
+        for d in _directions_for_trait(wh, store, trait, _find_vectors_run(wh, store, trait, options), options)
     ]
     for d in found:
-        store.slices(key_of(store, d))  # refuses what was not stored, and says how to capture it
+        store.slices(tensor_key(store, d))  # refuses what was not stored, and says how to capture it
     return sorted(found, key=lambda d: (d.trait, d.method, d.component, -1 if d.layer is None else d.layer))
 
 
-def key_of(store: TraceStore, d: Direction) -> Key:
+def tensor_key(store: TraceStore, d: Direction) -> Key:
     """The tensor that a direction's tokens are in."""
     site = COMPONENTS[d.component]
     return store.key("resid.embed", None) if d.layer is None else store.key(site, d.layer)
 
 
-def _vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Options) -> str:
+def _find_vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Options) -> str:
     """The run to take a trait's vectors from."""
     for run in options.vectors:
         find_run(wh.root, run)
@@ -147,12 +147,12 @@ def _check_model(source: Manifest, vectors: Manifest) -> None:
     )
 
 
-def _of_trait(wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options) -> Iterator[Direction]:
+def _directions_for_trait(wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options) -> Iterator[Direction]:
     rows = wh.connection.execute(
         "SELECT method, component, layer, vector FROM trait_vectors WHERE run_id = ? AND trait = ?", [run, trait]
     ).fetchall()
     there = {(method, component, layer): np.asarray(vector, np.float64) for method, component, layer, vector in rows}
-    methods, components, layers, why = _chosen(wh, store, trait, run, options, list(there))
+    methods, components, layers, why = _requested_or_best(wh, store, trait, run, options, list(there))
     kinds = (
         ("method", methods, {m for m, _, _ in there}),
         ("component", components, {c for _, c, _ in there}),
@@ -161,16 +161,16 @@ def _of_trait(wh: Warehouse, store: TraceStore, trait: str, run: str, options: O
     for kind, wanted, known in kinds:
         for value in wanted:
             if value not in known:
-                names = map(_name, sorted(known, key=lambda k: (k is not None, k)))
-                raise NotFoundError(kind, _name(value), names, f"(vectors of {trait}, run '{run}')")
+                names = map(_display_name, sorted(known, key=lambda k: (k is not None, k)))
+                raise NotFoundError(kind, _display_name(value), names, f"(vectors of {trait}, run '{run}')")
     for key in ((m, c, i) for m in methods for c in components for i in layers):
         if key not in there:
-            raise UsageError(f"Run '{run}' has no vector of {trait} by {key[0]} in {key[1]}, layer {_name(key[2])}.")
+            raise UsageError(f"Run '{run}' has no vector of {trait} by {key[0]} in {key[1]}, layer {_display_name(key[2])}.")
         vector = there[key]
         yield Direction(trait, *key, run, (vector / np.linalg.norm(vector)).astype(np.float32), why)
 
 
-def _chosen(
+def _requested_or_best(
     wh: Warehouse,
     store: TraceStore,
     trait: str,
@@ -182,7 +182,7 @@ def _chosen(
     found (`best`), else the mean difference of the residual stream in the middle layer.
     """
     asked = [name for name in ("method", "component", "layer") if getattr(options, f"{name}s")]
-    found = best(wh, run, trait)
+    found = find_best_vector(wh, run, trait)
     if found is not None:
         method, component, layer, why = found
     else:

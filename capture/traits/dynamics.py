@@ -18,7 +18,7 @@ import numpy as np
 THRESHOLD = 0.1
 """Of the commitment point: in units of the projection, or of its spread."""
 
-NONE = -1
+NO_TOKEN = -1
 """Of a token number: there is none."""
 
 
@@ -41,7 +41,7 @@ class Dynamics(NamedTuple):
     """Tokens after the peak whose projection is above half of the peak's; 0 where the peak is not above 0."""
 
 
-def places(lengths: np.ndarray) -> np.ndarray:
+def token_numbers(lengths: np.ndarray) -> np.ndarray:
     """(n,): of every token, the how manyth of its sequence it is, from 0."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
@@ -54,7 +54,7 @@ def differences(projection: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray
     the one at which it can first be known. A sequence's first token has no velocity, its first two no acceleration: 0 there,
     never NaN.
     """
-    nth = places(lengths)
+    nth = token_numbers(lengths)
     velocity = np.zeros_like(projection)
     np.subtract(projection[:, 1:], projection[:, :-1], out=velocity[:, 1:])
     velocity[:, nth < 1] = 0
@@ -64,7 +64,7 @@ def differences(projection: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray
     return velocity, acceleration
 
 
-def dynamics(
+def summarize_sequences(
     projection: np.ndarray,
     lengths: np.ndarray,
     velocity: np.ndarray,
@@ -79,12 +79,12 @@ def dynamics(
     projection, and where that is not above 0, half of it lies at or above it and nothing persists.
     """
     starts = np.cumsum(lengths) - lengths
-    nth = places(lengths)
+    nth = token_numbers(lengths)
     mean = np.add.reduceat(projection, starts, axis=1, dtype=np.float64) / lengths
     deviation = projection - np.repeat(mean, lengths, axis=1)
     spread = np.sqrt(np.add.reduceat(deviation * deviation, starts, axis=1) / lengths)
     highest = np.maximum.reduceat(projection, starts, axis=1)
-    peak = _first(projection == np.repeat(highest, lengths, axis=1), nth, starts)
+    peak = _first_true(projection == np.repeat(highest, lengths, axis=1), nth, starts)
     after = nth > np.repeat(peak, lengths, axis=1)
     above = projection > np.repeat(highest / 2, lengths, axis=1)
     size = np.abs(acceleration)
@@ -93,15 +93,15 @@ def dynamics(
         mean=mean,
         spread=spread,
         peak_velocity=np.maximum.reduceat(np.abs(velocity), starts, axis=1),
-        commitment=_first((size < threshold) & known, nth, starts),
-        commitment_relative=_first((size < threshold * np.repeat(spread, lengths, axis=1)) & known, nth, starts),
+        commitment=_first_true((size < threshold) & known, nth, starts),
+        commitment_relative=_first_true((size < threshold * np.repeat(spread, lengths, axis=1)) & known, nth, starts),
         peak=peak,
         persistence=np.add.reduceat(after & above, starts, axis=1, dtype=np.int64),
     )
 
 
-def _first(true: np.ndarray, nth: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _first_true(true: np.ndarray, nth: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """(K, S): the place in its sequence of the first token for which it is so; `NONE` where it is so for none."""
     never = np.iinfo(np.int64).max
     found: np.ndarray = np.minimum.reduceat(np.where(true, nth, never), starts, axis=1)
-    return np.where(found == never, NONE, found)
+    return np.where(found == never, NO_TOKEN, found)

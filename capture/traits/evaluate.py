@@ -18,8 +18,8 @@ import numpy as np
 
 from capture.traits import extraction_methods, intervals, response_activations, selection, separation
 from capture.traits.extract import KIND as VECTORS
-from capture.traits.extract import Count, Step, blocks, layer_seed, not_converged, put, train_parts
-from capture.traits.response_activations import Means, Selected
+from capture.traits.extract import LayerCounter, LayerProgress, split_into_blocks, layer_seed, count_not_converged, write_shard, training_vectors
+from capture.traits.response_activations import ResponseMeans, SelectedResponses
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, RunExistsError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
@@ -31,7 +31,7 @@ from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
 KIND = "trait-evaluation"
-_OTHER = 5_000
+_SEED_OFFSET = 5_000
 """Added to a layer's seed: the random directions here are others than that of the vectors' run."""
 
 
@@ -45,12 +45,12 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Trait:
+class _TraitData:
     """What a trait's vectors are judged by."""
 
-    selected: Selected
+    selected: SelectedResponses
     held: list[int]
-    means: Means
+    means: ResponseMeans
     vectors: dict[tuple[str, int | None], list[dict[str, Any]]]
     """(component, layer) → rows of trait_vectors, one a method."""
 
@@ -67,7 +67,7 @@ def evaluate(
     vectors_run: str,
     run_id: str | None = None,
     options: Options | None = None,
-    report: Callable[[Step], None] = lambda _: None,
+    report: Callable[[LayerProgress], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Judges all vectors of a run on its held-out questions, and publishes that as a run, `<vectors run>-evaluated` if not named.
@@ -80,17 +80,17 @@ def evaluate(
     options = options or Options()
     if options.random < 1 or options.draws < 1:
         raise UsageError("An evaluation needs at least one random direction and one resample.")
-    store = vectors_store(root, vectors_run)
+    store = open_vectors_run(root, vectors_run)
     with Warehouse(root) as wh:
-        traits = [_trait(wh, store, name) for name in store.meta.option("traits")]
-    units = [u for i, t in enumerate(traits) for u in blocks(i, t.layers)]
+        traits = [_load_trait(wh, store, name) for name in store.meta.option("traits")]
+    units = [u for i, t in enumerate(traits) for u in split_into_blocks(i, t.layers)]
     parents = [vectors_run, *dict.fromkeys(t.selected.run_id for t in traits)]
     name = run_id or f"{vectors_run}-evaluated"
     told = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
             "vectors": manifest_hash(root, vectors_run),
             "folds": selection.FOLDS, "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": told}
-    count = Count(name, sum(len(u.layers) for u in units), report)
+    count = LayerCounter(name, sum(len(u.layers) for u in units), report)
     with RunWriter(root, name, identity) as writer:
         for number, unit in enumerate(units):
             trait = traits[unit.trait]
@@ -100,23 +100,23 @@ def evaluate(
             rows: list[dict[str, Any]] = []
             late: Counter[str] = Counter()
             for layer in unit.layers:
-                found = _layer(trait, unit.component, layer, options, late)
+                found = _evaluate_layer(trait, unit.component, layer, options, late)
                 rows += [{"vectors_run_id": vectors_run, **r} for r in found]
-                count.one(unit, trait.selected.trait)
-            put(writer, "trait_evaluations", rows, json.dumps({"not_converged": +late}))
+                count.advance(unit, trait.selected.trait)
+            write_shard(writer, "trait_evaluations", rows, json.dumps({"not_converged": +late}))
         manifest = publish(
             writer,
-            lambda p: store.meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p),
+            lambda p: store.meta.derived(KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p),
         )
     for method, n in manifest.option("not_converged").items():
         note(
-            f"{method} did not converge in {extraction_methods.STEPS[method]} steps in {n} of {count.of * selection.FOLDS} fits to parts of the "
+            f"{method} did not converge in {extraction_methods.STEPS[method]} steps in {n} of {count.total * selection.FOLDS} fits to parts of the "
             "training questions, where its last step's is taken: cv_effect_size rests on them"
         )
     return manifest
 
 
-def vectors_store(root: Path, run_id: str) -> TraceStore:
+def open_vectors_run(root: Path, run_id: str) -> TraceStore:
     """Raises NotFoundError for a run that is not there, UsageError for one that has no traits' vectors."""
     store = TraceStore(find_run(root, run_id))
     if store.meta.kind != VECTORS:
@@ -127,7 +127,7 @@ def vectors_store(root: Path, run_id: str) -> TraceStore:
     return store
 
 
-def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
+def _load_trait(wh: Warehouse, store: TraceStore, name: str) -> _TraitData:
     option, run = store.meta.option, store.meta.run_id
     responses, judge, held = (option(o)[name] for o in ("responses_run", "judge_run", "held_out_questions"))
     for source in filter(None, (responses, judge)):
@@ -140,7 +140,7 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
     rule = store.meta.options.get("filter", "questions")  # what there was before schema version 7
     if rule not in list(response_activations.FILTERS):
         raise CorruptRunError(f"Run '{run}' is damaged: its manifest has the filter {rule!r}.")
-    selected = response_activations.select(wh, responses, option("threshold") if judge else None, judge, rule)
+    selected = response_activations.select_responses(wh, responses, option("threshold") if judge else None, judge, rule)
     there = [q for q in held if q in selected.questions]
     if len(there) < 2:
         raise UsageError(
@@ -157,24 +157,24 @@ def _trait(wh: Warehouse, store: TraceStore, name: str) -> _Trait:
     for row in answer.fetchall():
         told = dict(zip(answer.columns, row, strict=True))
         found.setdefault((told["component"], told["layer"]), []).append(told)
-    responses_store = response_activations.responses_store(wh.root, responses)
-    return _Trait(selected, there, Means(responses_store, selected.keys), found)
+    responses_store = response_activations.open_responses_run(wh.root, responses)
+    return _TraitData(selected, there, ResponseMeans(responses_store, selected.keys), found)
 
 
-def _layer(
-    trait: _Trait, component: str, layer: int | None, options: Options, late: Counter[str]
+def _evaluate_layer(
+    trait: _TraitData, component: str, layer: int | None, options: Options, late: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows of a layer, one a vector; V of them, and R random directions, are projected on at once."""
     selected, rows = trait.selected, trait.vectors[component, layer]
-    x = trait.means.for_run(component, layer)
+    x = trait.means.vectors(component, layer)
     width, known = x.shape[1], len(rows[0]["vector"])
     if known != width:
         raise UsageError(
             f"The vectors of {selected.trait} have width {known}; run '{selected.run_id}' has {width}: not the same model."
         )
-    train_pos, train_neg = train_parts(x, selected, trait.held)
-    seed = layer_seed(options.seed, layer) + _OTHER
-    drawn = separation.towards(extraction_methods.random_directions(width, options.random, seed), train_pos, train_neg)
+    train_pos, train_neg = training_vectors(x, selected, trait.held)
+    seed = layer_seed(options.seed, layer) + _SEED_OFFSET
+    drawn = separation.orient(extraction_methods.random_directions(width, options.random, seed), train_pos, train_neg)
     drawn_mid = separation.midpoints(separation.projections(train_pos, drawn), separation.projections(train_neg, drawn))
     units = np.concatenate([np.array([r["vector"] for r in rows], np.float64), drawn])
     midpoint = np.concatenate([[r["midpoint"] for r in rows], drawn_mid])
@@ -182,8 +182,8 @@ def _layer(
     held = np.isin(selected.question, trait.held)
     is_pos, is_neg = held & selected.positive, held & ~selected.positive
     pos, neg = separation.projections(x[is_pos], units), separation.projections(x[is_neg], units)
-    v, by_question = len(rows), [_places(selected.question[side], trait.held) for side in (is_pos, is_neg)]
-    right = separation.right(pos, neg, midpoint)
+    v, by_question = len(rows), [_question_indicators(selected.question[side], trait.held) for side in (is_pos, is_neg)]
+    right = separation.on_correct_side(pos, neg, midpoint)
     accuracy = np.concatenate(right).mean(0)
     chance = float(accuracy[v:].mean())
     counts = np.add(*(b @ r for b, r in zip(by_question, right, strict=True)))
@@ -197,7 +197,7 @@ def _layer(
     overlap = separation.overlap(pos[:, :v], neg[:, :v])
     train = ~np.isin(selected.question, trait.held)
     asked = selected.question[train & selected.positive], selected.question[train & ~selected.positive]
-    dealt = selection.folds(np.concatenate(asked), options.seed)
+    dealt = selection.deal_folds(np.concatenate(asked), options.seed)
     for i, row in enumerate(rows):
         yield {
             "trait": selected.trait,
@@ -229,7 +229,7 @@ def _layer(
 # -- bootstrap over questions ------------------------------------------------------------------------------------------
 
 
-def _places(question: np.ndarray, questions: list[int]) -> np.ndarray:
+def _question_indicators(question: np.ndarray, questions: list[int]) -> np.ndarray:
     """(Q, n) 0 or 1: which responses are to which question."""
     found: np.ndarray = (np.array(questions)[:, None] == question).astype(np.float64)
     return found
@@ -249,12 +249,12 @@ def resampled_cohens_d(
         squares.append(weights @ (b @ x**2) - n * mean**2)
         counts.append(n)
     variance = sum(squares) / np.maximum(sum(counts) - 2, 1)
-    return separation.standardised(means[0] - means[1], np.where(variance < 1e-12, 0, variance))
+    return separation.standardize(means[0] - means[1], np.where(variance < 1e-12, 0, variance))
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
-BEST = """
+BEST_LAYERS_SQL = """
     SELECT trait, component, method, layer, n_pos, n_neg, round(accuracy::DOUBLE, 3) AS accuracy,
            [round(accuracy_low::DOUBLE, 3), round(accuracy_high::DOUBLE, 3)] AS accuracy_95,
            round(cv_effect_size::DOUBLE, 2) AS cv_effect_size, round(effect_size::DOUBLE, 2) AS effect_size,
@@ -270,12 +270,12 @@ BEST = """
 """The best layer of each method, as trait_best has it, from an evaluation's own tables (`TraceStore.query`)."""
 
 
-def is_there(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
+def is_published(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
     """Whether this very evaluation is published under that name. Raises RunExistsError where another run is."""
     if run_id not in paths.published_runs(root):
         return False
     meta = TraceStore(paths.run_dir(root, run_id)).meta
-    wanted = {**asdict(options), "vectors": manifest_hash(root, vectors_store(root, vectors_run).meta.run_id)}
+    wanted = {**asdict(options), "vectors": manifest_hash(root, open_vectors_run(root, vectors_run).meta.run_id)}
     if meta.kind != KIND or any(meta.options.get(k) != v for k, v in wanted.items()):
         raise RunExistsError(run_id)
     return True

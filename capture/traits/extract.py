@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from capture.traits import extraction_methods, response_activations
-from capture.traits.response_activations import COMPONENTS, FILTERS, Means, Selected
+from capture.traits.response_activations import COMPONENTS, FILTERS, ResponseMeans, SelectedResponses
 from warehouse.catalog.publish import publish
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
@@ -51,18 +51,18 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Step:
+class LayerProgress:
     """How far a job is: called back after every layer."""
 
     run_id: str
-    doing: str
+    stage: str
     done: int
-    of: int
+    total: int
     """Layers, over all traits and components."""
 
 
 @dataclass(frozen=True)
-class Unit:
+class LayerBlock:
     """What one shard of the run is made from: some layers of a trait's component."""
 
     trait: int
@@ -75,7 +75,7 @@ def extract(
     responses_runs: Sequence[str],
     options: Options,
     run_id: str | None = None,
-    report: Callable[[Step], None] = lambda _: None,
+    report: Callable[[LayerProgress], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes the vectors of one trait from each of the runs, and publishes them as one run, `<trait>-vectors` if not named.
@@ -84,24 +84,24 @@ def extract(
     Raises UsageError for options that cannot be, runs of other kinds or of different models, two of one trait, and as
     `activations.select` and `Means.of` do; RunExistsError where the run is there.
     """
-    check(options)
+    check_options(options)
     with Warehouse(root) as wh:
-        stores = [response_activations.responses_store(root, r) for r in responses_runs]
-        _check_together(stores)
-        selected = [response_activations.select(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
+        stores = [response_activations.open_responses_run(root, r) for r in responses_runs]
+        _check_same_model(stores)
+        selected = [response_activations.select_responses(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
     for s in selected:
-        note(s.summary_lines())
-    held = [response_activations.held_out(s, options.held_out, options.seed) for s in selected]
+        note(s.summary())
+    held = [response_activations.choose_held_out(s, options.held_out, options.seed) for s in selected]
     for s, h in zip(selected, held, strict=True):
-        train_parts(s.question, s, h)
-    means = [Means(store, s.keys) for store, s in zip(stores, selected, strict=True)]
-    units = [u for i, m in enumerate(means) for u in blocks(i, _wanted(m, options))]
-    told = _options(root, options, stores, selected, held, [u.component for u in units])
+        training_vectors(s.question, s, h)
+    means = [ResponseMeans(store, s.keys) for store, s in zip(stores, selected, strict=True)]
+    units = [u for i, m in enumerate(means) for u in split_into_blocks(i, _requested_layers(m, options))]
+    told = _manifest_options(root, options, stores, selected, held, [u.component for u in units])
     parents = list(dict.fromkeys(p for s in selected for p in (s.run_id, s.judge_run) if p))
     name = run_id or f"{'-'.join(s.trait for s in selected)}-vectors"
     asked = json.loads(json.dumps(asdict(options)))
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "sources": told["sources"], **asked}
-    count = Count(name, sum(len(u.layers) for u in units), report)
+    count = LayerCounter(name, sum(len(u.layers) for u in units), report)
     with RunWriter(root, name, identity) as writer:
         for number, unit in enumerate(units):
             s = selected[unit.trait]
@@ -111,20 +111,20 @@ def extract(
             rows: list[dict[str, Any]] = []
             for layer in unit.layers:
                 try:
-                    rows += _layer(means[unit.trait], s, held[unit.trait], unit.component, layer, options)
+                    rows += _extract_layer(means[unit.trait], s, held[unit.trait], unit.component, layer, options)
                 except UsageError:
                     writer.discard()  # there is no going on from it: the remedy is another call
                     raise
-                count.one(unit, s.trait)
+                count.advance(unit, s.trait)
             late = Counter(r["method"] for r in rows if r["converged"] is False)
-            put(writer, "trait_vectors", rows, json.dumps({"not_converged": late}))
+            write_shard(writer, "trait_vectors", rows, json.dumps({"not_converged": late}))
         manifest = publish(
             writer,
-            lambda p: stores[0].meta.derived(KIND, name, parents, told | {"not_converged": not_converged(writer)}, p),
+            lambda p: stores[0].meta.derived(KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p),
         )
     for method, n in manifest.option("not_converged").items():
         note(
-            f"{method} did not converge in {extraction_methods.STEPS[method]} steps for {n} of {count.of} vectors, where its last step's is taken; "
+            f"{method} did not converge in {extraction_methods.STEPS[method]} steps for {n} of {count.total} vectors, where its last step's is taken; "
             "which: converged in trait_vectors"
         )
     try:
@@ -134,7 +134,7 @@ def extract(
     return manifest
 
 
-def put(writer: RunWriter, table: str, rows: list[dict[str, Any]], mark: str) -> None:
+def write_shard(writer: RunWriter, table: str, rows: list[dict[str, Any]], mark: str) -> None:
     """A shard of rows alone."""
     writer.begin_shard({}, {})
     columns = {name: [r[name] for r in rows] for name in rows[0]}
@@ -142,29 +142,29 @@ def put(writer: RunWriter, table: str, rows: list[dict[str, Any]], mark: str) ->
     writer.end_shard(mark)
 
 
-def blocks(trait: int, wanted: dict[str, list[int | None]]) -> Iterator[Unit]:
+def split_into_blocks(trait: int, wanted: dict[str, list[int | None]]) -> Iterator[LayerBlock]:
     """A trait's components and layers, some layers at a time."""
     for component, layers in wanted.items():
         for start in range(0, len(layers), _BLOCK):
-            yield Unit(trait, component, tuple(layers[start : start + _BLOCK]))
+            yield LayerBlock(trait, component, tuple(layers[start : start + _BLOCK]))
 
 
-class Count:
+class LayerCounter:
     """Counts layers, and tells of them."""
 
-    def __init__(self, run_id: str, of: int, report: Callable[[Step], None]) -> None:
-        self._run_id, self._done, self.of, self._report = run_id, 0, of, report
+    def __init__(self, run_id: str, of: int, report: Callable[[LayerProgress], None]) -> None:
+        self._run_id, self._done, self.total, self._report = run_id, 0, of, report
 
-    def one(self, unit: Unit, trait: str, n: int = 1) -> None:
+    def advance(self, unit: LayerBlock, trait: str, n: int = 1) -> None:
         self._done += n
-        self._report(Step(self._run_id, f"{trait}, {unit.component}", self._done, self.of))
+        self._report(LayerProgress(self._run_id, f"{trait}, {unit.component}", self._done, self.total))
 
-    def skip(self, unit: Unit, trait: str) -> None:
+    def skip(self, unit: LayerBlock, trait: str) -> None:
         """A unit that an earlier process has done."""
-        self.one(unit, trait, len(unit.layers))
+        self.advance(unit, trait, len(unit.layers))
 
 
-def check(options: Options) -> None:
+def check_options(options: Options) -> None:
     """Raises UsageError or NotFoundError for what cannot be."""
     for method in options.methods:
         if method not in extraction_methods.METHODS:
@@ -184,13 +184,13 @@ def check(options: Options) -> None:
         raise UsageError(f"layers {options.layers!r}: give all, mid, or numbers.")
 
 
-def _check_together(stores: Sequence[TraceStore]) -> None:
+def _check_same_model(stores: Sequence[TraceStore]) -> None:
     if not stores:
         raise UsageError("No run of responses is asked for.")
     first = stores[0].meta
     seen: dict[str, str] = {}
     for store in stores:
-        meta, trait = store.meta, response_activations.trait_of(store)
+        meta, trait = store.meta, response_activations.trait_name(store)
         if meta.model.space != first.model.space:
             raise UsageError(
                 f"Runs '{first.run_id}' and '{meta.run_id}' are of models with different weights ({first.model.name}, "
@@ -201,7 +201,7 @@ def _check_together(stores: Sequence[TraceStore]) -> None:
         seen[trait] = meta.run_id
 
 
-def _wanted(means: Means, options: Options) -> dict[str, list[int | None]]:
+def _requested_layers(means: ResponseMeans, options: Options) -> dict[str, list[int | None]]:
     """The layers of each component. Raises UsageError for one that the run has not, as `Means.of` does."""
     components = options.components or tuple(c for c in COMPONENTS if c == "residual" or means.layers(c))
     found: dict[str, list[int | None]] = {}
@@ -214,18 +214,18 @@ def _wanted(means: Means, options: Options) -> dict[str, list[int | None]]:
         else:
             layers = there
         for layer in [i for i in layers if i not in there] or ([] if there else [0]):
-            means.for_run(component, layer)  # says why it is not there
+            means.vectors(component, layer)  # says why it is not there
         found[component] = layers
     if not any(found.values()):
         raise UsageError("resid.embed is of component residual: attn_out has none.")
     return found
 
 
-def _options(
+def _manifest_options(
     root: Path,
     options: Options,
     stores: Sequence[TraceStore],
-    selected: Sequence[Selected],
+    selected: Sequence[SelectedResponses],
     held: Sequence[list[int]],
     components: Sequence[str],
 ) -> dict[str, Any]:
@@ -249,21 +249,21 @@ def _options(
         "sources": {run: manifest_hash(root, run) for run in sources},
         "filtered": {s.trait: s.filtered for s in selected},
         "dropped": {s.trait: s.dropped for s in selected},
-        "probe_c": extraction_methods.C,
+        "probe_c": extraction_methods.PROBE_C,
         "ica_components": extraction_methods.ICA_COMPONENTS,
     }
 
 
-def _layer(
-    means: Means, selected: Selected, held: Sequence[int], component: str, layer: int | None, options: Options
+def _extract_layer(
+    means: ResponseMeans, selected: SelectedResponses, held: Sequence[int], component: str, layer: int | None, options: Options
 ) -> list[dict[str, Any]]:
     """The rows of a layer, one a method."""
-    pos, neg = train_parts(means.for_run(component, layer), selected, held)
+    pos, neg = training_vectors(means.vectors(component, layer), selected, held)
     rows = []
     for method in dict.fromkeys([*options.methods, "random"]):
         raw, converged = extraction_methods.fit(method, pos, neg, layer_seed(options.seed, layer))
         try:
-            made = extraction_methods.made(raw, pos, neg)
+            made = extraction_methods.measure(raw, pos, neg)
         except ValueError as e:
             raise UsageError(
                 f"{selected.trait}: {method} finds no direction in {component}, layer {layer} of run '{selected.run_id}': {e}."
@@ -274,7 +274,7 @@ def _layer(
     return rows
 
 
-def train_parts(x: Any, selected: Selected, held: Sequence[int]) -> tuple[Any, Any]:
+def training_vectors(x: Any, selected: SelectedResponses, held: Sequence[int]) -> tuple[Any, Any]:
     """The rows of x (n, D) that vectors are made from: positive and negative ones. Raises UsageError for fewer than two of either."""
     train = [q not in set(held) for q in selected.question.tolist()]
     parts = x[train & selected.positive], x[train & ~selected.positive]
@@ -292,7 +292,7 @@ def layer_seed(seed: int, layer: int | None) -> int:
     return seed * 10_000 + (0 if layer is None else layer + 1)
 
 
-def not_converged(writer: RunWriter) -> dict[str, int]:
+def count_not_converged(writer: RunWriter) -> dict[str, int]:
     """By method, how many fits did not converge, those of earlier processes included; only methods that have some."""
     total: Counter[str] = Counter()
     for shard in writer.done:

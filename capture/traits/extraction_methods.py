@@ -18,7 +18,7 @@ import numpy as np
 
 from capture.traits import separation
 
-C = 0.1
+PROBE_C = 0.1
 """Inverse strength of the probe's L2 penalty, on standardised vectors: weaker ones only fit noise where n is below D."""
 ICA_COMPONENTS = 10
 """Most components that FastICA looks for: see `ica_components`."""
@@ -41,10 +41,10 @@ def probe(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     from sklearn.linear_model import LogisticRegression
 
-    x, y = _together(pos, neg)
+    x, y = _stack_groups(pos, neg)
     scale = x.std(0)
     scale[scale == 0] = 1
-    model = LogisticRegression(C=C, max_iter=STEPS["probe"], random_state=seed)
+    model = LogisticRegression(C=PROBE_C, max_iter=STEPS["probe"], random_state=seed)
     model.fit((x - x.mean(0)) / scale, y)
     found: np.ndarray = model.coef_[0] / scale
     return found
@@ -62,7 +62,7 @@ def ica(pos: np.ndarray, neg: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     from sklearn.decomposition import FastICA
 
-    x, y = _together(pos, neg)
+    x, y = _stack_groups(pos, neg)
     n = ica_components(x)
     if n == 0:
         return np.zeros(x.shape[1])
@@ -139,7 +139,7 @@ def fit(method: str, pos: np.ndarray, neg: np.ndarray, seed: int) -> tuple[np.nd
     return vector, None if method not in STEPS else not late
 
 
-class Made(NamedTuple):
+class MeasuredVector(NamedTuple):
     """A trait's vector as the table `trait_vectors` has it."""
 
     vector: np.ndarray
@@ -155,13 +155,13 @@ class Made(NamedTuple):
     """Cohen's d of the cosines."""
 
 
-def made(raw: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> Made:
+def measure(raw: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> MeasuredVector:
     """A method's vector (D,), normalised, turned towards `pos` (n, D), and measured. Raises ValueError for one without direction."""
-    v = separation.towards(separation.unit(raw)[None], pos, neg).astype(np.float32)
+    v = separation.orient(separation.unit(raw)[None], pos, neg).astype(np.float32)
     p, q = separation.projections(pos, v), separation.projections(neg, v)
     midpoint = separation.midpoints(p, q)
     d = separation.cohens_d(separation.cosines(pos, v), separation.cosines(neg, v))
-    return Made(
+    return MeasuredVector(
         v[0],
         float(np.linalg.norm(raw)),
         float((p.mean(0) - q.mean(0))[0]),
@@ -171,7 +171,7 @@ def made(raw: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> Made:
     )
 
 
-def _together(pos: np.ndarray, neg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stack_groups(pos: np.ndarray, neg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n + m, D) float64, and which of them are positive."""
     x = np.concatenate([pos, neg]).astype(np.float64)
     return x, np.arange(len(x)) < len(pos)

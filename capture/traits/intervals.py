@@ -22,7 +22,7 @@ def proportions(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarra
     total, part = n.sum(), right.sum(0) / n.sum()
     variance = standard_error(right, n) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        independent = np.fmin(part * (1 - part) / variance, total) * (_t(total) / _t(len(n))) ** 2
+        independent = np.fmin(part * (1 - part) / variance, total) * (_student_quantile(total) / _student_quantile(len(n))) ** 2
     independent = np.where((part > 0) & (part < 1), independent, total)
     k, beside = part * independent, (1 - LEVEL) / 2
     low = np.where(k > 0, stats.beta.ppf(beside, k, independent - k + 1), 0)
@@ -50,8 +50,8 @@ def differences(right: np.ndarray, other: np.ndarray, n: np.ndarray) -> tuple[np
     """
     part, each, drawn = right.sum(0) / n.sum(), other.sum(0) / n.sum(), other.shape[1]
     low, high = proportions(right, n)
-    of_questions = _t(len(n)) * standard_error(other.mean(1, keepdims=True), n)
-    of_directions = _t(drawn) * each.std(ddof=1) / np.sqrt(drawn) if drawn > 1 else np.inf
+    of_questions = _student_quantile(len(n)) * standard_error(other.mean(1, keepdims=True), n)
+    of_directions = _student_quantile(drawn) * each.std(ddof=1) / np.sqrt(drawn) if drawn > 1 else np.inf
     off = np.minimum(np.hypot(of_questions, of_directions), 1)
     difference = part - each.mean()
     return difference - np.hypot(part - low, off), difference + np.hypot(high - part, off)
@@ -70,7 +70,7 @@ def effect_sizes(d: np.ndarray, draws: np.ndarray, questions: int) -> tuple[np.n
     n = np.maximum(finite.sum(0), 1)
     mean = np.where(finite, scaled, 0).sum(0) / n
     error = np.sqrt((np.where(finite, scaled - mean, 0) ** 2).sum(0) / n * questions / max(questions - 1, 1))
-    at, off = np.arcsinh(d / np.sqrt(8)), _t(questions) * error
+    at, off = np.arcsinh(d / np.sqrt(8)), _student_quantile(questions) * error
     with np.errstate(over="ignore"):
         return np.sqrt(8) * np.sinh(at - off), np.sqrt(8) * np.sinh(at + off)
 
@@ -82,6 +82,6 @@ def resamples(questions: int, draws: int, seed: int) -> np.ndarray:
     return found
 
 
-def _t(n: int) -> float:
+def _student_quantile(n: int) -> float:
     """Student's quantile for n observations."""
     return float(stats.t.ppf((1 + LEVEL) / 2, max(n - 1, 1)))

@@ -19,11 +19,11 @@ class JudgeRequestError(Exception):
 
     def __init__(self, text: str, *, again: bool, after: float | None = None, this_prompt: bool = False) -> None:
         super().__init__(text)
-        self.again = again
+        self.retryable = again
         """Asking again may help."""
-        self.after = after
+        self.retry_after = after
         """Seconds that the server asks to be left alone for."""
-        self.this_prompt = this_prompt
+        self.this_prompt_only = this_prompt
         """The judge is there, and may well answer other prompts."""
 
 

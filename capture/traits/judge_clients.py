@@ -22,30 +22,30 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from capture.traits.bounded import Unreadable, http_client, within
+from capture.traits.bounded import UnreadableResponse, http_client, run_within
 from capture.traits.judge import ANSWER_TOKENS, TIMEOUT, Judge, JudgeRequestError
 from capture.traits.verdict import Token, Verdict, from_text, from_tokens
 from warehouse.errors import UsageError
 from warehouse.storage import strict_json
 
-_LONGEST_TIMEOUT = 86_400.0
+_MAX_TIMEOUT = 86_400.0
 _THINKING_TOKENS = 4096
 """The same for a model that wants its thinking counted among them."""
-_TOP = 20
+_TOP_LOGPROBS = 20
 """Alternatives to a token that are asked for, the most that OpenAI tells."""
-_LONGEST_ANSWER = 20_000
+_MAX_ANSWER_CHARACTERS = 20_000
 """Characters of an answer that are looked at and kept: more than the tokens that it may have make."""
 _ROUNDING = 1e-3
 """How far above 0 a log-probability may be that was computed in half precision."""
 
-_SPECS = "openai:MODEL, anthropic:MODEL, http://host:port/v1:MODEL or local:MODEL"
+_SPEC_FORMS = "openai:MODEL, anthropic:MODEL, http://host:port/v1:MODEL or local:MODEL"
 _URL = re.compile(r"(https?://[^/\s]+/[^:\s]*):(.+)")
 _KEYLIKE = re.compile(r"\bsk-[\w*.-]+")
-_USER = re.compile(r"//[^/\s@]*@")
+_CREDENTIALS = re.compile(r"//[^/\s@]*@")
 """User and password in an address."""
-_SAME_AGAIN = (408, 409, 429)
+_RETRYABLE_STATUSES = (408, 409, 429)
 """HTTP statuses under 500 after which the same request may succeed."""
-_THIS_PROMPT = (400, 413, 422)
+_PROMPT_STATUSES = (400, 413, 422)
 """Statuses that are about what was sent: too long, or flagged by a filter. Others are about who sends, or about the server."""
 
 
@@ -56,8 +56,8 @@ def open_judge(
     `capture.model.loading.load` takes. Nothing is sent yet. Raises UsageError for a name that is none of these, a missing package and a
     missing key. `timeout` is in seconds; `device` is a local model's, `note` is told of what takes long.
     """
-    if not 0 < timeout <= _LONGEST_TIMEOUT:
-        raise UsageError(f"--timeout {timeout:g}: write seconds, at most {_LONGEST_TIMEOUT:,.0f}.")
+    if not 0 < timeout <= _MAX_TIMEOUT:
+        raise UsageError(f"--timeout {timeout:g}: write seconds, at most {_MAX_TIMEOUT:,.0f}.")
     if not spec.isprintable():
         raise UsageError(
             f"No judge {spec!a}: its name is kept with its judgements, and has characters that are no text."
@@ -77,22 +77,22 @@ def open_judge(
                 f"{spec} needs Python code of its own to run, and no judge's is run: take another judge."
             ) from None
     if kind == "openai" and model:
-        return _openai(spec, model, find_key("OPENAI_API_KEY", spec), None, timeout)
+        return _open_openai(spec, model, find_key("OPENAI_API_KEY", spec), None, timeout)
     if kind == "anthropic" and model:
-        return _anthropic(spec, model, find_key("ANTHROPIC_API_KEY", spec), timeout)
+        return _open_anthropic(spec, model, find_key("ANTHROPIC_API_KEY", spec), timeout)
     found = _URL.fullmatch(spec)
-    url = _address(found[1]) if found is not None else None
+    url = _parse_address(found[1]) if found is not None else None
     if found is None or url is None:
-        raise UsageError(f"No judge '{spec}': write {_SPECS}.")
+        raise UsageError(f"No judge '{spec}': write {_SPEC_FORMS}.")
     if "@" in url.netloc or url.query:
         raise UsageError(
             "A judge's address is kept with its judgements: leave user, password and query out of it, and set JUDGE_API_KEY."
         )
     # a key of OpenAI's is never sent to another server
-    return _openai(spec, found[2], find_key("JUDGE_API_KEY") or "none", found[1], timeout)
+    return _open_openai(spec, found[2], find_key("JUDGE_API_KEY") or "none", found[1], timeout)
 
 
-def _address(text: str) -> SplitResult | None:
+def _parse_address(text: str) -> SplitResult | None:
     """None where it is no address: without a host, or with a port that is none."""
     try:
         url = urlsplit(text)
@@ -137,95 +137,95 @@ def _needs_judge_extra() -> Iterator[None]:
         raise
 
 
-def _openai(spec: str, model: str, key: str, base_url: str | None, timeout: float) -> Judge:
+def _open_openai(spec: str, model: str, key: str, base_url: str | None, timeout: float) -> Judge:
     with _needs_judge_extra():
         import openai
-    with _usable_addresses(spec):
+    with _explain_bad_address(spec):
         client = openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, http_client=http_client(openai))
-        return _OpenAI(spec, model, key, client, openai, timeout)
+        return _OpenAIJudge(spec, model, key, client, openai, timeout)
 
 
-def _anthropic(spec: str, model: str, key: str, timeout: float) -> Judge:
+def _open_anthropic(spec: str, model: str, key: str, timeout: float) -> Judge:
     with _needs_judge_extra():
         import anthropic
 
     # later versions of the API refuse a temperature whatever the model, and answer in the same form
     version = {"anthropic-version": "2023-06-01"}
-    with _usable_addresses(spec):
+    with _explain_bad_address(spec):
         client = anthropic.AsyncAnthropic(
             api_key=key, max_retries=0, default_headers=version, http_client=http_client(anthropic)
         )
-        return _Anthropic(spec, model, key, client, anthropic, timeout)
+        return _AnthropicJudge(spec, model, key, client, anthropic, timeout)
 
 
 @contextmanager
-def _usable_addresses(spec: str) -> Iterator[None]:
+def _explain_bad_address(spec: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:  # httpx raises what it likes for an address, a proxy or a file of certificates that is none
         raise UsageError(
             f"{spec} cannot be asked, because of its address, or of a proxy or certificates that the environment names: "
-            f"{one_line(_USER.sub('//', str(e)))}."
+            f"{to_printable_line(_CREDENTIALS.sub('//', str(e)))}."
         ) from None
 
 
-class _Api:
+class _ApiJudge:
     """What the two SDKs have in common, down to the names of their errors."""
 
     concurrent = True
-    _wanted: ClassVar[dict[str, Any]]
+    _preferred: ClassVar[dict[str, Any]]
     """Parameters that a server may refuse, which it is then asked without."""
-    _instead: ClassVar[dict[str, dict[str, Any]]] = {}
+    _replacements: ClassVar[dict[str, dict[str, Any]]] = {}
     """What stands in for one that was refused."""
 
     def __init__(self, spec: str, model: str, key: str, client: Any, sdk: Any, timeout: float) -> None:
         self.name, self._model, self._key = spec, model, key
         self._client, self._sdk, self._timeout = client, sdk, timeout
-        self._options = dict(self._wanted)
+        self._options = dict(self._preferred)
         self.paid = not _on_this_machine(client.base_url.host)
 
     def ask(self, prompt: str) -> Verdict:
-        body = self._body([{"role": "user", "content": prompt}])
+        body = self._request([{"role": "user", "content": prompt}])
         try:
-            return self._read(strict_json.parse(body, mend=True))
+            return self._parse(strict_json.parse(body, mend=True))
         except (ValueError, TypeError, AttributeError, LookupError):
-            raise _garbage() from None
+            raise _malformed_answer() from None
 
-    def _body(self, messages: list[Any]) -> bytes:
+    def _request(self, messages: list[Any]) -> bytes:
         """What a server answers, asked without what it refuses. Raises JudgeRequestError."""
         options = self._options
         while True:
             try:
-                raw = within(self._timeout, self._send(messages, options))
+                raw = run_within(self._timeout, self._send(messages, options))
                 self._options = options  # no sooner: an error may name a parameter and be about something else
                 return bytes(raw.http_response.content)
             except TimeoutError:
                 raise JudgeRequestError(f"no answer within {self._timeout:g} s", again=True) from None
             except self._sdk.APIStatusError as e:
-                refused = _refused(e, options)
+                refused = _refused_parameters(e, options)
                 if not refused:
-                    raise self._fault(e) from None
-                instead = {k: v for name in refused for k, v in self._instead.get(name, {}).items()}
+                    raise self._status_error(e) from None
+                instead = {k: v for name in refused for k, v in self._replacements.get(name, {}).items()}
                 options = {k: v for k, v in options.items() if k not in refused} | instead
             except (
                 Exception
             ) as e:  # the SDKs wrap some of what httpx raises, and trip in their own ways over errors' bodies
-                raise self._unanswered(e) from None
+                raise self._connection_error(e) from None
 
     def _send(self, messages: list[Any], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
         """The SDK's call for a raw response."""
         raise NotImplementedError
 
-    def _read(self, told: Any) -> Verdict:
+    def _parse(self, told: Any) -> Verdict:
         """What a body says. Raises what comes of looking for what is not there."""
         raise NotImplementedError
 
-    def _answered(self, answer: Any) -> str:
+    def _clean_answer(self, answer: Any) -> str:
         if not isinstance(answer, str):
             raise TypeError
-        return self._scrubbed(answer)[:_LONGEST_ANSWER]
+        return self._scrub(answer)[:_MAX_ANSWER_CHARACTERS]
 
-    def _fault(self, error: Any) -> JudgeRequestError:
+    def _status_error(self, error: Any) -> JudgeRequestError:
         status, headers = error.status_code, error.response.headers
         if 300 <= status < 400:
             text = (
@@ -233,22 +233,22 @@ class _Api:
                 "and prompt go elsewhere"
             )
         else:
-            text = _message(error)
-        again = status in _SAME_AGAIN or status >= 500
+            text = _server_message(error)
+        again = status in _RETRYABLE_STATUSES or status >= 500
         if getattr(error, "code", None) == "insufficient_quota":
             again = False
         return JudgeRequestError(
-            f"HTTP {status}: {one_line(self._scrubbed(text))}",
+            f"HTTP {status}: {to_printable_line(self._scrub(text))}",
             again=again,
             after=_retry_after(headers) if again else None,
-            this_prompt=status in _THIS_PROMPT,
+            this_prompt=status in _PROMPT_STATUSES,
         )
 
-    def _unanswered(self, error: Exception) -> JudgeRequestError:
+    def _connection_error(self, error: Exception) -> JudgeRequestError:
         cause = error.__cause__ or error
-        if isinstance(cause, Unreadable):
+        if isinstance(cause, UnreadableResponse):
             return JudgeRequestError(str(cause), again=True, this_prompt=True)
-        told = one_line(self._scrubbed(str(cause)))
+        told = to_printable_line(self._scrub(str(cause)))
         if not isinstance(error, self._sdk.APIConnectionError):
             return JudgeRequestError(
                 f"its answer is beyond the SDK ({type(cause).__name__}: {told})", again=True, this_prompt=True
@@ -257,16 +257,16 @@ class _Api:
             return JudgeRequestError(f"its answer is not HTTP ({told})", again=True, this_prompt=True)
         return JudgeRequestError(f"it cannot be reached ({told})", again=True)
 
-    def _scrubbed(self, text: str) -> str:
+    def _scrub(self, text: str) -> str:
         if len(self._key) > 7:  # a shorter one is a made-up word, such as "none"
             text = text.replace(self._key, "[key]")
-        return _USER.sub("//", _KEYLIKE.sub("[key]", text))
+        return _CREDENTIALS.sub("//", _KEYLIKE.sub("[key]", text))
 
 
-class _OpenAI(_Api):
+class _OpenAIJudge(_ApiJudge):
     """Chat completions, at OpenAI or wherever else they are spoken."""
 
-    _wanted: ClassVar = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "logprobs": True, "top_logprobs": _TOP}
+    _wanted: ClassVar = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
     _instead: ClassVar = {"max_tokens": {"max_completion_tokens": _THINKING_TOKENS}}
 
     def _send(self, messages: list[Any], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
@@ -275,11 +275,11 @@ class _OpenAI(_Api):
     def _read(self, told: Any) -> Verdict:
         choice = told["choices"][0]
         content = choice["message"].get("content")
-        answer = self._answered("" if content is None else content)
-        return from_tokens(answer, _tokens(choice.get("logprobs")))
+        answer = self._clean_answer("" if content is None else content)
+        return from_tokens(answer, _parse_tokens(choice.get("logprobs")))
 
 
-class _Anthropic(_Api):
+class _AnthropicJudge(_ApiJudge):
     """Messages; no token probabilities are told."""
 
     _wanted: ClassVar = {"temperature": 0}
@@ -293,40 +293,40 @@ class _Anthropic(_Api):
     def _read(self, told: Any) -> Verdict:
         if not isinstance(told["content"], list):
             raise TypeError
-        return from_text(self._answered("".join(part["text"] for part in told["content"] if part["type"] == "text")))
+        return from_text(self._clean_answer("".join(part["text"] for part in told["content"] if part["type"] == "text")))
 
 
-def _tokens(told: Any) -> list[Token]:
+def _parse_tokens(told: Any) -> list[Token]:
     """An answer's tokens with their probabilities; none where any of it is malformed, for half of it would weigh wrongly."""
     try:
-        return [_token(t) for t in (told or {}).get("content") or []]
+        return [_parse_token(t) for t in (told or {}).get("content") or []]
     except (ValueError, TypeError, AttributeError, LookupError):
         return []
 
 
-def _token(told: Any) -> Token:
+def _parse_token(told: Any) -> Token:
     every = [told, *(told.get("top_logprobs") or [])]
-    alternatives = {str(t["token"]): _probability(t["logprob"]) for t in every}
+    alternatives = {str(t["token"]): _to_probability(t["logprob"]) for t in every}
     return Token(str(told["token"]), alternatives)
 
 
-def _probability(logprob: Any) -> float:
+def _to_probability(logprob: Any) -> float:
     """Raises TypeError and ValueError for what is not the logarithm of a probability."""
     if not logprob <= _ROUNDING:  # NaN neither
         raise ValueError
     return math.exp(min(max(logprob, -1e4), 0.0))  # exp takes no integer that is no float
 
 
-def _garbage() -> JudgeRequestError:
+def _malformed_answer() -> JudgeRequestError:
     return JudgeRequestError("it answered with something else than a completion", again=True, this_prompt=True)
 
 
-def one_line(text: str) -> str:
+def to_printable_line(text: str) -> str:
     """What somebody else says, as part of a line that is printed: its beginning, without what a terminal would act on."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())[:300])
 
 
-def _message(error: Any) -> str:
+def _server_message(error: Any) -> str:
     """What the server said, without what the SDKs put around it."""
     told = error.body
     for name in ("error", "message"):
@@ -334,9 +334,9 @@ def _message(error: Any) -> str:
     return told if isinstance(told, str) and told else str(error.message)
 
 
-def _refused(error: Any, options: dict[str, Any]) -> set[str]:
+def _refused_parameters(error: Any, options: dict[str, Any]) -> set[str]:
     """Parameters of ours that an error names. Some servers fail with 500 where they lack what a parameter asks for."""
-    if error.status_code in (401, 403, *_SAME_AGAIN):
+    if error.status_code in (401, 403, *_RETRYABLE_STATUSES):
         return set()
     named = {name for name in options if re.search(rf"\b{name}\b", str(error.message))}
     return named | {"logprobs", "top_logprobs"} & options.keys() if named & {"logprobs", "top_logprobs"} else named

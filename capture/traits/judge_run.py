@@ -29,9 +29,9 @@ from typing import Any, NamedTuple, TypeVar
 import xxhash
 
 from capture.sequences import partition
-from capture.traits.definition import Definition, filled
+from capture.traits.definition import Definition, fill_template
 from capture.traits.judge import ANSWER_TOKENS, Judge, JudgeRequestError
-from capture.traits.judge_clients import one_line
+from capture.traits.judge_clients import to_printable_line
 from capture.traits.verdict import Verdict
 from warehouse.catalog.publish import publish
 from warehouse.errors import RunExistsError, TracesError, UsageError
@@ -44,24 +44,24 @@ from warehouse.storage.paths import find_run
 from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.trace_store import TraceStore
 
-SHARD = 16
+SHARD_RESPONSES = 16
 """Responses to a shard: what a kill can cost, beside what is in flight."""
 TRIES = 6
-IN_VAIN = 16
+MAX_UNANSWERED_IN_A_ROW = 16
 """Responses in a row without an answer, after which the judge is given up."""
 CONCURRENCY = 20
-JUDGED = ("trait-responses", "trait-steering")
+JUDGEABLE_KINDS = ("trait-responses", "trait-steering")
 """Kinds of runs whose responses show a trait, or not."""
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_FIRST_WAIT, _MAX_WAIT = 0.5, 30.0
 """Seconds before the second try, doubled for each one after it, and at most."""
-_PATIENCE = 600.0
+_MAX_RETRY_AFTER = 600.0
 """Seconds that a server may ask to be left alone for; asked for more, the job ends."""
 _WINDOW = 4
 """Requests ahead of the one that is waited for, in units of those in flight."""
 _CHARACTERS_A_TOKEN = 4
 
-COHERENCE = """\
+COHERENCE_PROMPT = """\
 Here is a question, and a text that was written in answer to it. Say how coherent the text is as a piece of language.
 
 <question>
@@ -98,7 +98,7 @@ class JudgeProgress:
     run_id: str
     done: int
     """Responses, those of earlier processes included."""
-    of: int
+    total: int
     resumed: int
     """Those of earlier processes."""
     scored: int = 0
@@ -115,7 +115,7 @@ class JudgedResponse(NamedTuple):
     response: Response
     trait: Verdict
     coherence: Verdict
-    fault: JudgeRequestError | None
+    error: JudgeRequestError | None
     """Why one of the two is no answer."""
 
 
@@ -133,18 +133,18 @@ class Estimate(NamedTuple):
         return (self.tokens_in * price_in + self.tokens_out * price_out) / 1e6
 
 
-def default_name(run_id: str) -> str:
+def default_run_name(run_id: str) -> str:
     return f"{run_id}-judged"
 
 
 def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
     """What judging a run as `name` will ask for, less what an interrupted process has had. Raises as `judge_run` does."""
-    _, definition, responses = _source(root, run_id, shard)
+    _, definition, responses = _load_responses(root, run_id, shard)
     if (paths.run_dir(root, name) / paths.MANIFEST).exists():
         raise RunExistsError(name)
     shards = Journal(paths.journal_path(paths.staging_dir(root, name))).shards
     left = responses[shards[-1].marked(int) if shards else 0 :]
-    characters = sum(len(p) for r in left for p in _prompts(definition, r))
+    characters = sum(len(p) for r in left for p in _make_prompts(definition, r))
     return Estimate(2 * len(left), characters // _CHARACTERS_A_TOKEN, 2 * len(left) * ANSWER_TOKENS)
 
 
@@ -166,7 +166,7 @@ def judge_run(
     end of responses without an answer. Raises UsageError for a run that has no responses to a trait, or a name that is taken, and
     TracesError where the judge cannot be brought to answer: what it has answered is kept.
     """
-    store, definition, responses = _source(root, run_id, shard)
+    store, definition, responses = _load_responses(root, run_id, shard)
     identity = {
         "kind": "judge",
         "schema_version": SCHEMA_VERSION,
@@ -174,32 +174,32 @@ def judge_run(
         "parent_manifest": manifest_hash(root, run_id),
         "judge": judge.name,
         "shard": shard,
-        "coherence_prompt": xxhash.xxh3_128_hexdigest(COHERENCE.encode()),
+        "coherence_prompt": xxhash.xxh3_128_hexdigest(COHERENCE_PROMPT.encode()),
     }
-    options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE, "shard": shard}
+    options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE_PROMPT, "shard": shard}
     with RunWriter(root, name, identity) as writer:
         done = written = writer.done[-1].marked(int) if writer.done else 0
         counted = JudgeProgress(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
         unanswered: JudgedResponse | None = None
         try:
-            asked = _asked(judge, definition, responses[done:], concurrency)
-            for one in _unless_in_vain(asked, len(responses)):
-                rows.append(_row(run_id, definition, judge, one))
+            asked = _judge_in_order(judge, definition, responses[done:], concurrency)
+            for one in _stop_if_unanswered(asked, len(responses)):
+                rows.append(_to_row(run_id, definition, judge, one))
                 counted.done += 1
                 counted.scored += one.trait.score is not None
                 counted.refused += one.trait.refused and one.trait.score is None
-                if one.fault is not None:
+                if one.error is not None:
                     counted.unanswered += 1
                     unanswered = unanswered or one
-                if len(rows) == SHARD:
-                    if counted.done == done + SHARD and not counted.scored + counted.refused:
+                if len(rows) == SHARD_RESPONSES:
+                    if counted.done == done + SHARD_RESPONSES and not counted.scored + counted.refused:
                         note(
-                            f"{judge.name} gave none of the first {SHARD} responses a score; it answered, for one: "
-                            f"'{one_line(one.trait.answer)[:80]}'"
+                            f"{judge.name} gave none of the first {SHARD_RESPONSES} responses a score; it answered, for one: "
+                            f"'{to_printable_line(one.trait.answer)[:80]}'"
                         )
                     written += len(rows)
-                    _write(writer, rows, written)
+                    _write_shard(writer, rows, written)
                 report(counted)
         except JudgeRequestError as e:
             if not counted.done:
@@ -211,21 +211,21 @@ def judge_run(
             ) from None
         finally:
             if rows:  # their own number, and not what is counted: a signal may come between the two
-                _write(writer, rows, written + len(rows))
+                _write_shard(writer, rows, written + len(rows))
         if unanswered:
             note(
                 f"{judge.name} has no answer to {counted.unanswered} of {len(responses)} responses, which trait_answer and "
                 f"coherence_answer say why of; the first, {unanswered.response.example_id} (seq {unanswered.response.seq}): "
-                f"{unanswered.fault}"
+                f"{unanswered.error}"
             )
         return publish(writer, lambda published: store.meta.derived("judge", name, [run_id], options, published))
 
 
-def _source(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
+def _load_responses(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
     """A run to judge, the trait that its responses are of, and these in order."""
     store = TraceStore(find_run(root, run_id))
     trait = store.meta.options.get("trait")
-    if store.meta.kind not in JUDGED or not isinstance(trait, dict):
+    if store.meta.kind not in JUDGEABLE_KINDS or not isinstance(trait, dict):
         raise UsageError(
             f"Run '{run_id}' is of kind {store.meta.kind}: judges look at responses to a trait, which traces trait respond and "
             "traces trait steer make."
@@ -236,33 +236,33 @@ def _source(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition
     return store, Definition.model_validate(trait), [Response(*row) for row in partition.taken(found, shard)]
 
 
-def _prompts(definition: Definition, r: Response) -> tuple[str, str]:
-    return definition.judging_prompt(r.prompt, r.response), filled(COHERENCE, r.prompt, r.response)
+def _make_prompts(definition: Definition, r: Response) -> tuple[str, str]:
+    return definition.judging_prompt(r.prompt, r.response), fill_template(COHERENCE_PROMPT, r.prompt, r.response)
 
 
-def _asked(
+def _judge_in_order(
     judge: Judge, definition: Definition, responses: list[Response], concurrency: int
 ) -> Generator[JudgedResponse, None, None]:
     """What the judge says of each response, in their order. Raises a JudgeRequestError that is not one prompt's alone."""
     stop = threading.Event()
-    prompts = (p for r in responses for p in _prompts(definition, r))
+    prompts = (p for r in responses for p in _make_prompts(definition, r))
     workers = concurrency if judge.concurrent else 1
-    answers = in_order(lambda prompt: _persistently(judge, prompt, stop), prompts, workers)
+    answers = in_order(lambda prompt: _ask_with_retries(judge, prompt, stop), prompts, workers)
     try:
         with closing(answers):
             for response in responses:
                 trait, coherence = next(answers), next(answers)
                 fault = next((said for said in (trait, coherence) if isinstance(said, JudgeRequestError)), None)
-                yield JudgedResponse(response, _verdict(trait), _verdict(coherence), fault)
+                yield JudgedResponse(response, _to_verdict(trait), _to_verdict(coherence), fault)
     finally:
         stop.set()
 
 
-def _verdict(said: Verdict | JudgeRequestError) -> Verdict:
+def _to_verdict(said: Verdict | JudgeRequestError) -> Verdict:
     return said if isinstance(said, Verdict) else Verdict(f"[no answer: {said}]", None)
 
 
-def _unless_in_vain(asked: Generator[JudgedResponse, None, None], of: int) -> Iterator[JudgedResponse]:
+def _stop_if_unanswered(asked: Generator[JudgedResponse, None, None], of: int) -> Iterator[JudgedResponse]:
     """The same, those without an answer held back until one with an answer follows, or the end comes.
 
     Raises JudgeRequestError after `IN_VAIN` of them in a row, or where they are all `of` the run's: then it is the judge, and they are not kept.
@@ -271,11 +271,11 @@ def _unless_in_vain(asked: Generator[JudgedResponse, None, None], of: int) -> It
     with closing(asked):  # so that nothing more is asked
         for one in asked:
             held.append(one)
-            if one.fault is None:
+            if one.error is None:
                 yield from held
                 held.clear()
-            elif len(held) in (IN_VAIN, of):
-                raise JudgeRequestError(f"{one.fault}, {len(held)} responses in a row", again=False)
+            elif len(held) in (MAX_UNANSWERED_IN_A_ROW, of):
+                raise JudgeRequestError(f"{one.error}, {len(held)} responses in a row", again=False)
         yield from held
 
 
@@ -317,7 +317,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Genera
             tasks.put(None)
 
 
-def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | JudgeRequestError:
+def _ask_with_retries(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | JudgeRequestError:
     """Asks up to `TRIES` times, waiting longer each time, or as long as the server says. The last JudgeRequestError is returned where it is this
     prompt's alone, and else raised.
     """
@@ -325,25 +325,25 @@ def _persistently(judge: Judge, prompt: str, stop: threading.Event) -> Verdict |
         try:
             return judge.ask(prompt)
         except JudgeRequestError as fault:
-            if fault.again and tried < TRIES:
-                if fault.after is not None and fault.after > _PATIENCE:
-                    raise JudgeRequestError(f"{fault}; it asks to wait {fault.after:,.0f} s", again=False) from None
-                wait = min(_FIRST_WAIT * 2 ** (tried - 1), _LONGEST_WAIT) * random.uniform(0.75, 1)
-                if stop.wait(wait if fault.after is None else fault.after):
+            if fault.retryable and tried < TRIES:
+                if fault.retry_after is not None and fault.retry_after > _MAX_RETRY_AFTER:
+                    raise JudgeRequestError(f"{fault}; it asks to wait {fault.retry_after:,.0f} s", again=False) from None
+                wait = min(_FIRST_WAIT * 2 ** (tried - 1), _MAX_WAIT) * random.uniform(0.75, 1)
+                if stop.wait(wait if fault.retry_after is None else fault.retry_after):
                     raise
                 continue
             last = (
-                JudgeRequestError(f"{fault} ({TRIES} tries)", again=False, this_prompt=fault.this_prompt)
-                if fault.again
+                JudgeRequestError(f"{fault} ({TRIES} tries)", again=False, this_prompt=fault.this_prompt_only)
+                if fault.retryable
                 else fault
             )
-            if last.this_prompt:
+            if last.this_prompt_only:
                 return last
             raise last from None
     raise AssertionError
 
 
-def _row(run_id: str, definition: Definition, judge: Judge, one: JudgedResponse) -> dict[str, Any]:
+def _to_row(run_id: str, definition: Definition, judge: Judge, one: JudgedResponse) -> dict[str, Any]:
     return {
         "source_run_id": run_id,
         "example_id": one.response.example_id,
@@ -362,7 +362,7 @@ def _row(run_id: str, definition: Definition, judge: Judge, one: JudgedResponse)
     }
 
 
-def _write(writer: RunWriter, rows: list[dict[str, Any]], done: int) -> None:
+def _write_shard(writer: RunWriter, rows: list[dict[str, Any]], done: int) -> None:
     """A shard of these rows; what is done then is its mark. Takes the rows out of the list."""
     table = to_table("judgements", {column: [row[column] for row in rows] for column in rows[0]})
     rows.clear()

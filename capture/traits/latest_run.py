@@ -7,10 +7,10 @@ from warehouse.storage import paths
 from warehouse.warehouse import Warehouse
 
 _TABLES = {"trait-responses": "responses", "trait-vectors": "trait_vectors"}
-_MAKE = {"trait-responses": "traces trait respond", "trait-vectors": "traces trait extract"}
+_COMMANDS = {"trait-responses": "traces trait respond", "trait-vectors": "traces trait extract"}
 
 
-def latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
+def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
     """The newest run of `kind` (`trait-responses` or `trait-vectors`) that has rows of a trait, of a model if one is named.
 
     Raises NotFoundError where there is none, with the traits that there are, and UsageError where models with different weights have some, or
@@ -29,7 +29,7 @@ def latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = None) -
             [kind],
         ).fetchall()
         raise NotFoundError(
-            f"run of kind {kind} of trait", trait, [name for (name,) in known], f"Make one: {_MAKE[kind]} --help"
+            f"run of kind {kind} of trait", trait, [name for (name,) in known], f"Make one: {_COMMANDS[kind]} --help"
         )
     of_model = [r for r in rows if model in (None, r[1])]
     if not of_model:

@@ -31,15 +31,15 @@ _ANSWER_TOKENS = 8
 """Most tokens of an answer that is no number."""
 _BATCH_TOKENS = 4096
 _PROOF = (0, 7, 10, 42, 85, 99, 100)
-_SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
-_SAME_HALF = 0.05
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+_TOLERANCE_HALF = 0.05
 """How much states may differ, relative to their largest value: other shapes round otherwise."""
 _CUE = "\n\nAnswer:"
 """After the prompt, where the model has no chat template."""
 
 
 @dataclass(frozen=True)
-class Tree:
+class NumberTree:
     """The numbers' tokens. A node is a token after those above it; node i is row i + 1 of states, row 0 being the prompt's end."""
 
     paths: Mapping[int, tuple[int, ...]]
@@ -48,7 +48,7 @@ class Tree:
     """Tokens after the prompt → their row."""
 
     @classmethod
-    def of(cls, paths: Mapping[int, tuple[int, ...]]) -> Tree:
+    def from_paths(cls, paths: Mapping[int, tuple[int, ...]]) -> NumberTree:
         rows: dict[tuple[int, ...], int] = {(): 0}
         for path in paths.values():
             for depth in range(1, len(path) + 1):
@@ -78,16 +78,16 @@ class LocalJudge:
             raise UsageError(f"{name}: a judge is a decoder with a language-model head.")
         self._body, self._head = anatomy.body, Head(anatomy.body)
         self._anatomy = anatomy
-        self._separate: Continuer | None = None
+        self._continuer: Continuer | None = None
         windows = [layer.attends.window for layer in anatomy.main.layers if layer.attends and layer.attends.window]
-        self._reach = min(windows, default=None)
-        self._tree = Tree.of(self._number_tokens())
+        self._attention_window = min(windows, default=None)
+        self._tree = NumberTree.from_paths(self._number_tokens())
         self._digits = torch.tensor(_digit_tokens(loaded.tokenizer), device=loaded.model.device)
-        self._together = self._proven()
+        self._single_pass = self._is_single_pass_exact()
         """All numbers are read in one pass."""
 
     def ask(self, prompt: str) -> Verdict:
-        ids = self._read(prompt)
+        ids = self._token_ids(prompt)
         if self._window is not None and len(ids) + self._tree.depth > self._window:
             raise JudgeRequestError(
                 f"the judging prompt has {len(ids)} tokens, and the model reads {self._window}: take a judge with a longer "
@@ -96,7 +96,7 @@ class LocalJudge:
                 this_prompt=True,
             )
         log_probs = self._log_probs(ids)
-        return from_probabilities(self._answer(ids, log_probs), self._chances(log_probs))
+        return from_probabilities(self._answer(ids, log_probs), self._probabilities(log_probs))
 
     # -- what the model reads --------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class LocalJudge:
         )
         return text, False
 
-    def _read(self, prompt: str, after: str = "") -> np.ndarray:
+    def _token_ids(self, prompt: str, after: str = "") -> np.ndarray:
         text, special = self._text(prompt)
         ids = self._tokenizer(text + after, add_special_tokens=special)["input_ids"]
         eos = self._tokenizer.eos_token_id
@@ -120,11 +120,11 @@ class LocalJudge:
 
     def _number_tokens(self) -> dict[int, tuple[int, ...]]:
         """Of each number its tokens after a prompt."""
-        start = self._read("?")
+        start = self._token_ids("?")
         space = "" if getattr(self._tokenizer, "chat_template", None) else " "
         found = {}
         for number in NUMBERS:
-            ids = self._read("?", f"{space}{number}")
+            ids = self._token_ids("?", f"{space}{number}")
             if len(ids) <= len(start) or not np.array_equal(ids[: len(start)], start):
                 raise UsageError(
                     f"{self.name}: its tokenizer does not begin a number with a token of its own, so that it cannot judge."
@@ -136,9 +136,9 @@ class LocalJudge:
 
     def _log_probs(self, ids: np.ndarray) -> torch.Tensor:
         """(1 + nodes, V): log-probabilities of the next token, after the prompt and after every node."""
-        fits = self._reach is None or len(ids) + self._tree.depth <= self._reach
+        fits = self._attention_window is None or len(ids) + self._tree.depth <= self._attention_window
         with torch.no_grad():
-            states = self._states(ids) if self._together and fits else self._states_apart(ids, list(NUMBERS))
+            states = self._states(ids) if self._single_pass and fits else self._states_separately(ids, list(NUMBERS))
             return torch.log_softmax(self._head(states).float(), -1)
 
     def _states(self, ids: np.ndarray) -> torch.Tensor:
@@ -159,14 +159,14 @@ class LocalJudge:
             last = self._body({"dec": (sequence.to(device), mask.to(device))}, position_ids=places).last["dec"]
         return last[0, n - 1 :]
 
-    def _states_apart(self, ids: np.ndarray, numbers: list[int]) -> torch.Tensor:
+    def _states_separately(self, ids: np.ndarray, numbers: list[int]) -> torch.Tensor:
         """The same, every number read by itself. Rows of numbers that are not asked for are zero."""
-        if self._separate is None:
-            self._separate = Continuer(self._anatomy, _BATCH_TOKENS)
+        if self._continuer is None:
+            self._continuer = Continuer(self._anatomy, _BATCH_TOKENS)
         # what comes last is predicted, not read: any token does
         texts = [Continuation(np.array([*ids, *self._tree.paths[n], ids[0]]), len(ids)) for n in numbers]
         room = max(1, _BATCH_TOKENS // max(map(len, texts)))
-        found = self._separate.states([texts[i : i + room] for i in range(0, len(texts), room)])
+        found = self._continuer.states([texts[i : i + room] for i in range(0, len(texts), room)])
         states = found[0][0].new_zeros((len(self._tree.rows), found[0][0].shape[1]))
         for number, rows in zip(numbers, (rows for chunk in found for rows in chunk), strict=True):
             path = self._tree.paths[number]
@@ -174,19 +174,19 @@ class LocalJudge:
                 states[self._tree.rows[path[:depth]]] = state
         return states
 
-    def _proven(self) -> bool:
+    def _is_single_pass_exact(self) -> bool:
         """Whether a tree in one sequence gives the states of its numbers read by themselves."""
-        ids = self._read("How many of a hundred lamps are lit?")
-        expected = self._states_apart(ids, list(_PROOF))
+        ids = self._token_ids("How many of a hundred lamps are lit?")
+        expected = self._states_separately(ids, list(_PROOF))
         try:
             found = self._states(ids)
         except Exception:  # a model refuses a mask in whatever way it likes: then its numbers are read apart
             return False
         rows = [0, *(self._tree.rows[self._tree.paths[n]] for n in _PROOF)]
-        allowed = _SAME.get(expected.dtype, _SAME_HALF) * float(expected.abs().max())
+        allowed = _TOLERANCE.get(expected.dtype, _TOLERANCE_HALF) * float(expected.abs().max())
         return float((found[rows] - expected[rows]).abs().max()) <= allowed
 
-    def _chances(self, log_probs: torch.Tensor) -> dict[int, float]:
+    def _probabilities(self, log_probs: torch.Tensor) -> dict[int, float]:
         """Number → its probability."""
         nodes, rows = self._tree.nodes, self._tree.rows
         parents, tokens = [rows[node[:-1]] for node in nodes], [node[-1] for node in nodes]

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from capture.sequences import partition
 from capture.traits import dynamics
-from capture.traits.directions import Direction, Options, key_of
+from capture.traits.directions import Direction, Options, tensor_key
 from warehouse.catalog.publish import publish
 from warehouse.schema import sites
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
@@ -41,7 +41,7 @@ KIND = "trait-projection"
 
 _SHARD_ROWS = 1 << 20
 """Rows of `trait_projections` between two points from which an interrupted projection can go on: some 30 MB."""
-_PIECE = 1 << 19
+_PIECE_VALUES = 1 << 19
 """Values of a tensor that are multiplied at once: 2 MB as float32. With fewer, threads wait for the interpreter between two calls
 longer than the calls take."""
 _THREADS = 4
@@ -65,7 +65,7 @@ def project(
     parents = [source, *sorted({d.vectors_run_id for d in chosen})]
     told = {
         "traits": list(dict.fromkeys(d.trait for d in chosen)),
-        "directions": [d.names for d in chosen],
+        "directions": [d.key for d in chosen],
         "dynamics_only": options.dynamics_only,
         "threshold": options.threshold,
         "shard": options.shard,
@@ -73,10 +73,10 @@ def project(
     }
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **told}
     named = None if run_id is None else partition.run_name(run_id, options.shard)
-    name, there = (named, None) if named is not None else _free_name(wh, source, parents, told, identity)
+    name, there = (named, None) if named is not None else _find_free_name(wh, source, parents, told, identity)
     if there is not None:
         return there
-    plan = Plan(store, chosen, options)
+    plan = ProjectionPlan(store, chosen, options)
     counted = DerivedProgress(name)
     with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
         for number, group in enumerate(partition.taken(plan.groups(), options.shard)):
@@ -93,7 +93,7 @@ def project(
         return publish(writer, lambda published: store.meta.derived(KIND, name, parents, told, published))
 
 
-def _free_name(
+def _find_free_name(
     wh: Warehouse, source: str, parents: list[str], told: dict[str, Any], identity: dict[str, Any]
 ) -> tuple[str, Manifest | None]:
     """The first of `<source>-traits`, `<source>-traits-2`, … that is free, or holds a part of this projection; with its manifest
@@ -113,12 +113,12 @@ def _free_name(
         number += 1
 
 
-class Plan:
+class ProjectionPlan:
     """Which rows of which tensors, on which vectors: what does not change from shard to shard."""
 
     def __init__(self, store: TraceStore, chosen: Sequence[Direction], options: Options) -> None:
         self._store, self._chosen, self._options = store, chosen, options
-        keys = [key_of(store, d) for d in chosen]
+        keys = [tensor_key(store, d) for d in chosen]
         self._keys = list(dict.fromkeys(keys))
         self._tensor = np.array([self._keys.index(key) for key in keys])
         """Of every direction, which of the keys it is in."""
@@ -127,7 +127,7 @@ class Plan:
             for key in self._keys
         ]
         self._slices = store.slices(self._keys[0])
-        self._looked = _Looked(store, self._keys[0].side)
+        self._analyzed = _AnalyzedTokens(store, self._keys[0].side)
 
     def groups(self) -> Iterator[list[Slice]]:
         """The run's sequences in the order in which they lie on the disk; those of a group lie side by side in one shard."""
@@ -143,14 +143,14 @@ class Plan:
 
     def tables(self, group: Sequence[Slice]) -> dict[str, pa.Table]:
         """The rows of a group of sequences, sorted by their tables' keys."""
-        projection, norm = self.projected_group(group)
+        projection, norm = self.project_group(group)
         ordered = sorted(group, key=lambda s: (s.example_id, s.seq))
         lengths = np.array([s.end - s.start for s in ordered])
         begins = np.array([s.start - group[0].start for s in ordered])
-        pos = dynamics.places(lengths)
+        pos = dynamics.token_numbers(lengths)
         order = np.repeat(begins, lengths) + pos
         projection, norm = projection[:, order], norm[self._tensor[:, None], order]
-        at = np.flatnonzero(self._looked.of(ordered))
+        at = np.flatnonzero(self._analyzed.mask(ordered))
         which = np.repeat(np.arange(len(ordered)), lengths)
         counts = np.bincount(which[at], minlength=len(ordered))
         some = np.flatnonzero(counts)
@@ -159,29 +159,29 @@ class Plan:
         velocity, acceleration = dynamics.differences(projection[:, at], counts)
         tables = {}
         if len(some):
-            found = dynamics.dynamics(projection[:, at], counts, velocity, acceleration, self._options.threshold)
-            cosine = _means(projection[:, at] / np.maximum(norm[:, at], np.finfo(np.float32).tiny), counts)
+            found = dynamics.summarize_sequences(projection[:, at], counts, velocity, acceleration, self._options.threshold)
+            cosine = _sequence_means(projection[:, at] / np.maximum(norm[:, at], np.finfo(np.float32).tiny), counts)
             tables["trait_dynamics"] = rows.dynamics(some, counts, pos[at[np.cumsum(counts) - counts]], found, cosine)
         if not self._options.dynamics_only:
             tables["trait_projections"] = rows.projections(
-                which, pos, projection, norm, _scattered(velocity, at, len(pos)), _scattered(acceleration, at, len(pos)),
-                _scattered(dynamics.places(counts)[None], at, len(pos), dynamics.NONE)[0],
+                which, pos, projection, norm, _scatter(velocity, at, len(pos)), _scatter(acceleration, at, len(pos)),
+                _scatter(dynamics.token_numbers(counts)[None], at, len(pos), dynamics.NO_TOKEN)[0],
             )  # fmt: skip
         return tables
 
-    def projected_group(self, group: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
+    def project_group(self, group: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
         """(K, n) projections on every direction, and (tensors, n) lengths of the states projected, as the rows lie on the disk."""
         start, end = group[0].start, group[-1].end
         blob = self._store.blob(group[0].blob)
         rows = [blob.rows(sites.tensor_name(*key), start, end) for key in self._keys]
-        found = projected(rows, self._vectors)
+        found = project_states(rows, self._vectors)
         together = np.concatenate([projection for projection, _ in found])
         projection = np.empty_like(together)
         projection[np.argsort(self._tensor, kind="stable")] = together
         return projection, np.stack([norm for _, norm in found])
 
 
-def projected(states: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def project_states(states: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(k, n) projections and (n,) lengths, float32, of each tensor of states (n, D) in a stored dtype on its unit vectors (D, k).
 
     Read a piece at a time, by several threads: each piece is widened to float32 in a buffer that stays in the cache, and
@@ -196,11 +196,11 @@ def projected(states: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> li
     def work(part: tuple[int, int, int]) -> None:
         tensor, start, end = part
         rows, (projection, norm) = states[tensor], found[tensor]
-        size = max(8, _PIECE // rows.shape[1])
+        size = max(8, _PIECE_VALUES // rows.shape[1])
         wide = np.zeros((min(size, end - start), rows.shape[1]), np.float32)
         for at in range(start, end, size):
             here = slice(at, min(at + size, end))
-            x = _widened(rows[here], wide[: here.stop - at])
+            x = _widen(rows[here], wide[: here.stop - at])
             projection[:, here] = (x @ vectors[tensor]).T
             np.matmul(x[:, None, :], x[:, :, None], out=norm[here, None, None])
         np.sqrt(norm[start:end], out=norm[start:end])
@@ -216,7 +216,7 @@ def projected(states: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> li
     return found
 
 
-def _widened(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+def _widen(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """The values of finite x as float32, in `out`, or x itself where it is that. numpy's own way from float16 goes value by
     value, at a sixth of this one's speed.
 
@@ -236,20 +236,20 @@ def _widened(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     return np.multiply(out, np.float32(2.0**112), out=out)
 
 
-def _means(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _sequence_means(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(K, S): of (K, n) values, over each sequence's."""
     found: np.ndarray = np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1, dtype=np.float64) / lengths
     return found
 
 
-def _scattered(values: np.ndarray, at: np.ndarray, n: int, rest: int = 0) -> np.ndarray:
+def _scatter(values: np.ndarray, at: np.ndarray, n: int, rest: int = 0) -> np.ndarray:
     """(K, n) with the values (K, m) in the columns `at`."""
     found = np.full((len(values), n), rest, values.dtype)
     found[:, at] = values
     return found
 
 
-class _Looked:
+class _AnalyzedTokens:
     """Which tokens dynamics are of: the response's, or all where the run generated none; special ones left out."""
 
     def __init__(self, store: TraceStore, side: str) -> None:
@@ -259,7 +259,7 @@ class _Looked:
             filters=pc.field("side") == side,
         ).combine_chunks()  # fmt: skip
         response, special = (rows[name].to_numpy() for name in ("is_response", "is_special"))
-        self._looked = (response if response.any() else True) & ~special
+        self._is_analyzed = (response if response.any() else True) & ~special
         # A run's tokens are sorted by example, sequence and side.
         codes = rows["example_id"].chunk(0) if len(rows) else pa.array([], pa.string()).dictionary_encode()
         code, seq = codes.indices.to_numpy(), rows["seq"].to_numpy()
@@ -268,10 +268,10 @@ class _Looked:
         ids = codes.dictionary.to_pylist()
         self._start = {(ids[code[i]], int(seq[i])): int(i) for i in first}
 
-    def of(self, sequences: Sequence[Slice]) -> np.ndarray:
+    def mask(self, sequences: Sequence[Slice]) -> np.ndarray:
         """(n,) of these sequences' tokens, end to end."""
         starts = [self._start[s.example_id, s.seq] for s in sequences]
-        return np.concatenate([self._looked[i : i + s.end - s.start] for i, s in zip(starts, sequences, strict=True)])
+        return np.concatenate([self._is_analyzed[i : i + s.end - s.start] for i, s in zip(starts, sequences, strict=True)])
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class _Rows:
 
         def token(numbers: np.ndarray) -> pa.Array:
             flat = numbers.T.ravel().astype(np.int32)
-            return pa.array(flat, mask=flat == dynamics.NONE)
+            return pa.array(flat, mask=flat == dynamics.NO_TOKEN)
 
         return _table(
             "trait_dynamics",
@@ -343,22 +343,22 @@ class _Rows:
     def _names(self, which: np.ndarray) -> dict[str, Any]:
         """The columns that say which sequence and which direction: for every sequence of `which`, all directions."""
         k, n = len(self._chosen), len(which)
-        layers = np.array([dynamics.NONE if d.layer is None else d.layer for d in self._chosen], np.int32)
+        layers = np.array([dynamics.NO_TOKEN if d.layer is None else d.layer for d in self._chosen], np.int32)
         columns = {
-            "source_run_id": _coded(np.zeros(n * k, np.int32), [self._source]),
+            "source_run_id": _dictionary_array(np.zeros(n * k, np.int32), [self._source]),
             "example_id": pa.DictionaryArray.from_arrays(np.repeat(which.astype(np.int32), k), self._examples),
             "seq": np.repeat(self._seqs[which], k),
-            "layer": pa.array(np.tile(layers, n), mask=np.tile(layers == dynamics.NONE, n)),
+            "layer": pa.array(np.tile(layers, n), mask=np.tile(layers == dynamics.NO_TOKEN, n)),
         }
         for name in ("trait", "method", "component", "vectors_run_id"):
             values = [getattr(d, name) for d in self._chosen]
             known = sorted(set(values))
             codes = np.array([known.index(v) for v in values], np.int32)
-            columns[name] = _coded(np.tile(codes, n), known)
+            columns[name] = _dictionary_array(np.tile(codes, n), known)
         return columns
 
 
-def _coded(codes: np.ndarray, values: list[str]) -> pa.DictionaryArray:
+def _dictionary_array(codes: np.ndarray, values: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(codes, pa.array(values))
 
 

@@ -39,7 +39,7 @@ score is at least t, the negative's below 100 - t, and both coherences are at le
 COMPONENTS = {"residual": "resid.post_mlp", "attn_out": "attn_out"}
 """What a vector can live in, and its site; under `residual`, layer None is `resid.embed`."""
 
-_RESPONSES = """
+_RESPONSES_SQL = """
     SELECT r.example_id, r.seq, r.polarity, r.question_idx,
         concat_ws('-', r.question_idx, r.instruction_idx, row_number() OVER (
             PARTITION BY r.question_idx, r.instruction_idx, r.polarity ORDER BY e.idx, r.seq, r.example_id
@@ -58,7 +58,7 @@ _RESPONSES = """
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedResponses:
     """The responses of a run that count, by question."""
 
     run_id: str
@@ -82,7 +82,7 @@ class Selected:
     def questions(self) -> list[int]:
         return sorted(set(self.question.tolist()))
 
-    def summary_lines(self) -> str:
+    def summary(self) -> str:
         """In a line: how many are left, and where the others went."""
         n_pos = int(self.positive.sum())
         text = f"{n_pos} positive and {len(self.keys) - n_pos} negative responses to {len(self.questions)} questions"
@@ -90,7 +90,7 @@ class Selected:
         return f"{self.trait}: {text}{f' (left out: {left_out})' if left_out else ''}; {self.filtered}"
 
 
-def responses_store(root: Path, run_id: str) -> TraceStore:
+def open_responses_run(root: Path, run_id: str) -> TraceStore:
     """Raises NotFoundError for a run that is not there, UsageError for one that is not of a trait's responses."""
     store = TraceStore(find_run(root, run_id))
     if store.meta.kind != "trait-responses":
@@ -101,12 +101,12 @@ def responses_store(root: Path, run_id: str) -> TraceStore:
     return store
 
 
-def trait_of(store: TraceStore) -> str:
+def trait_name(store: TraceStore) -> str:
     """The trait whose responses a run holds."""
     return str(store.meta.option("trait")["name"])
 
 
-def newest_judge(wh: Warehouse, run_id: str) -> str | None:
+def find_newest_judge(wh: Warehouse, run_id: str) -> str | None:
     """The newest run that judged a run's responses; None: none has. Raises UsageError where that judged a share of them."""
     row = wh.connection.execute(
         "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
@@ -119,18 +119,18 @@ def newest_judge(wh: Warehouse, run_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def select(
+def select_responses(
     wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run: str | None = None, rule: str = "pairs"
-) -> Selected:
+) -> SelectedResponses:
     """The responses of run `run_id` that count by a rule of `FILTERS` and its threshold. The judge is run `judge_run`, else the newest;
     where there is none, or without a threshold, all count, to questions that both polarities answer.
 
     Raises UsageError where nothing is left of a polarity, with what the scores were, or of pairs or questions.
     """
-    store = responses_store(wh.root, run_id)
-    trait = trait_of(store)
-    judge = None if threshold is None else judge_run or newest_judge(wh, run_id)
-    found = wh.connection.execute(_RESPONSES, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
+    store = open_responses_run(wh.root, run_id)
+    trait = trait_name(store)
+    judge = None if threshold is None else judge_run or find_newest_judge(wh, run_id)
+    found = wh.connection.execute(_RESPONSES_SQL, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
     positive = np.asarray(found["polarity"] == "pos")
     score, coherence = (_scores(np.ma.asarray(found[name])) for name in ("trait_score", "coherence_score"))
     kept = np.asarray(found["n_tokens"]) > 0
@@ -157,7 +157,7 @@ def select(
             if not (kept & side).any():
                 name = "positive" if side is positive else "negative"
                 remedy = "Lower" if side is positive or rule == "pairs" else "Raise"
-                raise UsageError(_nothing_left(name, limit, remedy, run_id, judge, score[side], coherence[side]))
+                raise UsageError(_nothing_left_message(name, limit, remedy, run_id, judge, score[side], coherence[side]))
     question = np.asarray(found["question_idx"], np.int64)
     group = question if together == "questions" else np.asarray(found["pair"]).astype(str)
     both = np.isin(group, np.intersect1d(group[kept & positive], group[kept & ~positive]))
@@ -178,7 +178,7 @@ def select(
     kept &= both
     keys = list(zip(found["example_id"][kept].tolist(), found["seq"][kept].tolist(), strict=True))
     n_questions = len(store.meta.option("trait")["questions"])
-    return Selected(run_id, trait, judge, keys, positive[kept], question[kept], dropped, filtered, n_questions)
+    return SelectedResponses(run_id, trait, judge, keys, positive[kept], question[kept], dropped, filtered, n_questions)
 
 
 def _scores(column: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def _scores(column: np.ndarray) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(column, np.float64), np.nan)
 
 
-def _nothing_left(
+def _nothing_left_message(
     name: str, limit: str, remedy: str, run_id: str, judge: str, score: np.ndarray, coherence: np.ndarray
 ) -> str:
     told = score[~np.isnan(score)]
@@ -202,7 +202,7 @@ def _nothing_left(
     )
 
 
-def held_out(selected: Selected, part: float, seed: int) -> list[int]:
+def choose_held_out(selected: SelectedResponses, part: float, seed: int) -> list[int]:
     """The questions to be kept for the evaluation: `part` of those that count, at least one unless `part` is 0, never all.
 
     They are the first that count in a seeded order of all the definition's, so that another threshold holds out much the same.
@@ -213,7 +213,7 @@ def held_out(selected: Selected, part: float, seed: int) -> list[int]:
     return sorted([int(q) for q in order if q in set(there)][:n])
 
 
-class Means:
+class ResponseMeans:
     """The mean over its response tokens of every sequence asked for, tensor by tensor."""
 
     def __init__(self, store: TraceStore, keys: Sequence[tuple[str, int]]) -> None:
@@ -225,29 +225,29 @@ class Means:
         """The layers that there are means of, None (`resid.embed`) first; none where the run stored nothing of the component."""
         site = COMPONENTS[component]
         stored = {i for s in (MEAN + site, site) for i in self.store.layers_with(s, self._side)}
-        embed: list[int | None] = [None] if component == "residual" and self._stored(component, None) else []
+        embed: list[int | None] = [None] if component == "residual" and self._stored_key(component, None) else []
         return [*embed, *sorted(stored)]
 
-    def for_run(self, component: str, layer: int | None) -> np.ndarray:
+    def vectors(self, component: str, layer: int | None) -> np.ndarray:
         """(n, D) float32: the stored means, or the mean of the stored tokens. Raises UsageError where the run has neither, with the
         command that captures them, or where a value is not finite.
         """
-        key = self._stored(component, layer)
+        key = self._stored_key(component, layer)
         if key is None:
-            raise UsageError(self._missing(component, layer))
-        found = self._of_means(key) if key.site.startswith(MEAN) else self._of_tokens(key)
+            raise UsageError(self._missing_message(component, layer))
+        found = self._load_means(key) if key.site.startswith(MEAN) else self._average_tokens(key)
         if not np.isfinite(found).all():
             raise UsageError(
                 f"Run '{self.store.meta.run_id}': {key.site} has values in layer {layer} that are not finite (NaN or infinity)."
             )
         return found
 
-    def _stored(self, component: str, layer: int | None) -> Key | None:
+    def _stored_key(self, component: str, layer: int | None) -> Key | None:
         site = "resid.embed" if component == "residual" and layer is None else COMPONENTS[component]
         keys = (Key(self._side, s, layer) for s in (MEAN + site, site))
         return next((k for k in keys if self.store.has(k)), None)
 
-    def _of_means(self, key: Key) -> np.ndarray:
+    def _load_means(self, key: Key) -> np.ndarray:
         places = [self.store.place(key, *k) for k in self.keys]
         found = np.empty((len(places), *self.store.row_shape(key)), np.float32)
         for blob in {b for b, _, _ in places}:
@@ -256,7 +256,7 @@ class Means:
             found[mine] = rows[[places[i][1] for i in mine]]
         return found
 
-    def _of_tokens(self, key: Key) -> np.ndarray:
+    def _average_tokens(self, key: Key) -> np.ndarray:
         if self._masks is None:
             self._masks = self._response_tokens()
         rows = (self.store.rows(key, *k)[mask] for k, mask in zip(self.keys, self._masks, strict=True))
@@ -271,12 +271,12 @@ class Means:
         masks = {(e, s): np.array(mask, bool) for e, s, mask in answer.fetchall()}
         return [masks[k] for k in self.keys]
 
-    def _missing(self, component: str, layer: int | None) -> str:
+    def _missing_message(self, component: str, layer: int | None) -> str:
         meta, site = self.store.meta, "resid.embed" if layer is None else COMPONENTS[component]
         if layer is not None and self.layers(component):
             there = ", ".join("embed" if i is None else str(i) for i in self.layers(component))
             return f"Run '{meta.run_id}' has no {site} in layer {layer}; it has {there}."
         return (
             f"Run '{meta.run_id}' stored neither {MEAN}{site} nor {site}. Make the responses again with it: traces trait respond "
-            f"--trait {trait_of(self.store)} --model {meta.model.name} --capture means --run NEW"
+            f"--trait {trait_name(self.store)} --model {meta.model.name} --capture means --run NEW"
         )

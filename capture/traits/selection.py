@@ -15,7 +15,7 @@ from capture.traits import extraction_methods, separation
 FOLDS = 3
 
 
-def folds(questions: np.ndarray, seed: int) -> list[np.ndarray]:
+def deal_folds(questions: np.ndarray, seed: int) -> list[np.ndarray]:
     """Questions, one an entry, dealt into `FOLDS` parts, or as many as there are questions."""
     there = np.unique(questions)
     return np.array_split(np.random.default_rng((seed, 2)).permutation(there), max(1, min(FOLDS, len(there))))
@@ -45,7 +45,7 @@ def cv_effect_size(
         raw, converged = extraction_methods.fit(method, rest[0], rest[1], seed)
         late[method] += converged is False
         try:
-            v = separation.towards(separation.unit(raw)[None], rest[0], rest[1])
+            v = separation.orient(separation.unit(raw)[None], rest[0], rest[1])
         except ValueError:  # no direction: nothing tells this fold's rest apart
             return None
         pos, neg = (separation.cosines(x[out], v) for x, out in zip(sides, left, strict=True))

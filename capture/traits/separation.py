@@ -31,7 +31,7 @@ def cosines(x: np.ndarray, units: np.ndarray) -> np.ndarray:
     return projections(x, units) / np.where(norm > 0, norm, 1)
 
 
-def towards(units: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
+def orient(units: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
     """Directions (V, D), turned about where the positive vectors' mean projects lower than the negative ones'."""
     gap = projections((pos.mean(0, dtype=np.float64) - neg.mean(0, dtype=np.float64))[None], units)[0]
     return np.where(gap < 0, -1.0, 1.0)[:, None] * units
@@ -43,14 +43,14 @@ def midpoints(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
     return found
 
 
-def right(pos: np.ndarray, neg: np.ndarray, midpoint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def on_correct_side(pos: np.ndarray, neg: np.ndarray, midpoint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which projections are on their side of the midpoint (V,): positive ones above it, negative ones not. (n, V), (m, V) bool."""
     return pos > midpoint, neg <= midpoint
 
 
 def accuracy(pos: np.ndarray, neg: np.ndarray, midpoint: np.ndarray) -> np.ndarray:
     """Part of all projections, (n, V) and (m, V), on their side of the midpoint, (V,)."""
-    found: np.ndarray = np.concatenate(right(pos, neg, midpoint)).mean(0)
+    found: np.ndarray = np.concatenate(on_correct_side(pos, neg, midpoint)).mean(0)
     return found
 
 
@@ -60,10 +60,10 @@ def cohens_d(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
     """
     n, m = len(pos), len(neg)
     squares = ((pos - pos.mean(0)) ** 2).sum(0) + ((neg - neg.mean(0)) ** 2).sum(0)
-    return standardised(pos.mean(0) - neg.mean(0), squares / (n + m - 2))
+    return standardize(pos.mean(0) - neg.mean(0), squares / (n + m - 2))
 
 
-def standardised(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def standardize(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """A difference of means in standard deviations: 0 where there is neither, infinite where only the deviation is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = difference / np.sqrt(variance)

@@ -27,8 +27,8 @@ from capture.jobs.generation import Completing, Generator
 from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.sequences.batches import Batch
-from capture.traits.best import best
-from capture.traits.latest_run import latest_run
+from capture.traits.best import find_best_vector
+from capture.traits.latest_run import find_latest_run
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.manifest import ModelInfo
 from warehouse.warehouse import Warehouse
@@ -56,14 +56,14 @@ class Options(generate.Options):
 
 
 @dataclass(frozen=True)
-class Vector:
+class SteeringVector:
     unit: np.ndarray
     """(D,)"""
     gap: float
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SteeringChoice:
     """What a trait is to be steered by."""
 
     trait: dict[str, Any]
@@ -71,13 +71,13 @@ class Chosen:
     vectors_run: str
     model: ModelInfo
     """What the vectors are of."""
-    vectors: dict[int, Vector]
+    vectors: dict[int, SteeringVector]
     """By layer."""
     questions: list[int]
     """Those that no vector was made from, or all of the definition's where every one was used."""
     method: str
     component: str
-    why: str
+    reason: str
     """What chose the layers."""
 
     @property
@@ -88,15 +88,15 @@ class Chosen:
         return digest.hexdigest()
 
 
-def choose(
+def choose_vectors(
     root: Path, trait: str, vectors_run: str | None, method: str, component: str, layers: str | Sequence[int] = "mid"
-) -> Chosen:
+) -> SteeringChoice:
     """The vectors of a trait in a run, or in the newest that has some. `layers`: `mid`, `best` (of the view trait_best), or which.
 
     Raises NotFoundError for a trait, a run, a method, a component or a layer without a vector, with those there, and as `newest` does.
     """
     with Warehouse(root) as wh:
-        vectors_run = vectors_run or latest_run(wh, "trait-vectors", trait)
+        vectors_run = vectors_run or find_latest_run(wh, "trait-vectors", trait)
         meta = wh.cached_run(vectors_run).meta
         rows = wh.connection.execute(
             "SELECT method, component, layer, vector, gap, trait FROM trait_vectors WHERE run_id = ?",
@@ -104,17 +104,17 @@ def choose(
         ).fetchall()
         if trait not in (traits := sorted({row[5] for row in rows})):
             raise NotFoundError("trait", trait, traits, f"(vectors in run '{vectors_run}')")
-        there = {row[:3]: Vector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
+        there = {row[:3]: SteeringVector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
         why = "the middle layer" if layers == "mid" else "as asked for"
         if layers == "best":
-            found = best(wh, vectors_run, trait)
+            found = find_best_vector(wh, vectors_run, trait)
             if found is None:
                 raise UsageError(
                     f"No best layer of {trait} is known: run traces trait evaluate first, or say --layers."
                 )
             if found.layer is None:
                 raise UsageError(f"The best vector of {trait} is of resid.embed, which no block gives: say --layers.")
-            method, component, layers, why = found.method, found.component, [found.layer], found.why
+            method, component, layers, why = found.method, found.component, [found.layer], found.reason
         wanted = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
         for kind, value, place in (("method", method, 0), ("component", component, 1)):
             if value not in {key[place] for key in there}:
@@ -128,7 +128,7 @@ def choose(
         definition = wh.cached_run(meta.option("responses_run")[trait]).meta.option("trait")
     questions = meta.option("held_out_questions").get(trait) or list(range(len(definition["questions"])))
     vectors = {i: there[method, component, i] for i in wanted}
-    return Chosen(definition, vectors_run, meta.model, vectors, questions, method, component, why)
+    return SteeringChoice(definition, vectors_run, meta.model, vectors, questions, method, component, why)
 
 
 def source(options: Options) -> Source:
@@ -153,7 +153,7 @@ def source(options: Options) -> Source:
     return Source("steering", options.trait["name"], None, f"the definition of {options.trait['name']}", rows)
 
 
-def for_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Forecast]:
+def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run, job.Forecast]:
     """`run` and `forecast` with these vectors, by layer, of the space that `ModelInfo.space` names. They raise UsageError for a
     model of another one.
     """
@@ -165,7 +165,7 @@ def for_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Fo
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
         generator = Generator(loaded, anatomy.body, options.sampling)
-        places = {layer: _place(anatomy, layer, options.component, v) for layer, v in vectors.items()}
+        places = {layer: _find_steering_point(anatomy, layer, options.component, v) for layer, v in vectors.items()}
         completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, places)
         return generate.prepared(KIND, loaded, source, options, anatomy, completing)
 
@@ -173,14 +173,14 @@ def for_kind(vectors: Mapping[int, Vector], space: str) -> tuple[job.Run, job.Fo
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SteeringPoint:
     module: nn.Module
     """What the vector is added to the output of."""
     step: torch.Tensor
     """(D,), what coefficient 1 adds."""
 
 
-def _place(anatomy: Anatomy, layer: int, component: str, vector: Vector) -> _Place:
+def _find_steering_point(anatomy: Anatomy, layer: int, component: str, vector: SteeringVector) -> _SteeringPoint:
     """Raises UsageError where the model has no such place, or one of another width."""
     layers = anatomy.main.layers
     if not 0 <= layer < len(layers):
@@ -199,15 +199,15 @@ def _place(anatomy: Anatomy, layer: int, component: str, vector: Vector) -> _Pla
         raise UsageError(f"The vector is {vector.unit.size} wide, and the model {anatomy.main.width[-1]}.")
     weight = next(module.parameters())
     step = torch.from_numpy(vector.unit * vector.gap).to(weight.device, weight.dtype)
-    return _Place(module, step)
+    return _SteeringPoint(module, step)
 
 
 class Steered(Completing):
     """Adds to each sequence what its example's metadata says: layer and coefficient."""
 
-    def __init__(self, generator: Generator, tokenizer: Any, growth: int, places: Mapping[int, _Place]) -> None:
+    def __init__(self, generator: Generator, tokenizer: Any, growth: int, places: Mapping[int, _SteeringPoint]) -> None:
         super().__init__(generator, tokenizer, growth)
-        self._places = places
+        self._points = places
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
         last = max(s.tokens for s in batch.sequences) - 1
@@ -218,7 +218,7 @@ class Steered(Completing):
             places = torch.arange(x.shape[1], device=x.device)
             return ((places >= last) | (x.shape[1] <= last))[None, :, None].to(x.dtype)
 
-        return self._adding(batch, steered)
+        return self._add_vectors(batch, steered)
 
     def reading(self, batch: Batch) -> AbstractContextManager[Any]:
         starts = []
@@ -232,22 +232,22 @@ class Steered(Completing):
             places = torch.arange(x.shape[1], device=x.device)
             return (places[None] >= torch.tensor(starts, device=x.device)[:, None])[..., None].to(x.dtype)
 
-        return self._adding(batch, steered)
+        return self._add_vectors(batch, steered)
 
     @contextmanager
-    def _adding(self, batch: Batch, mask: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    def _add_vectors(self, batch: Batch, mask: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
         known = [s.example.row.metadata for s in batch.sequences]
         with ExitStack() as stack:
-            for layer, place in self._places.items():
+            for layer, place in self._points.items():
                 each = [k["coefficient"] if k["layer"] == layer else 0.0 for k in known]
                 if any(each):
                     # before the recorder's own hooks: they are to see what the next block reads
-                    hook = place.module.register_forward_hook(_adds(place.step, each, mask), prepend=True)
+                    hook = place.module.register_forward_hook(_make_hook(place.step, each, mask), prepend=True)
                     stack.callback(hook.remove)
             yield
 
 
-def _adds(step: torch.Tensor, coefficients: Sequence[float], mask: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _make_hook(step: torch.Tensor, coefficients: Sequence[float], mask: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         x = output if isinstance(output, torch.Tensor) else output[0]
         each = torch.tensor(coefficients, dtype=x.dtype, device=x.device)[:, None, None]

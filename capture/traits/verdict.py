@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 NUMBERS = range(101)
-LEAST_MASS = 0.25
+MIN_NUMBER_MASS = 0.25
 """Less probability than this on numbers, and there is no score."""
 
 Rule = Literal["whole", "tokens", "one-digit", "digits", "written"]
@@ -27,8 +27,8 @@ which stand the probabilities of digits: as it was written. written: as it was w
 """
 
 _REFUSAL = re.compile(r"\W*REFUSAL\b")
-_OF = r"\s*(?:/|(?:out )?of)\s*"
-_NUMBER = re.compile(rf"(?<![\w.,/-])([0-9]+)(?:\.0+)?(?:{_OF}([0-9]+))?(?!\w|[.,]\d|\s*[-–]\s*\d|{_OF}\d)")
+_OUT_OF = r"\s*(?:/|(?:out )?of)\s*"
+_NUMBER = re.compile(rf"(?<![\w.,/-])([0-9]+)(?:\.0+)?(?:{_OUT_OF}([0-9]+))?(?!\w|[.,]\d|\s*[-–]\s*\d|{_OUT_OF}\d)")
 """A whole number in the digits that were asked for, and what it is out of where that is told; no part of a range or of a decimal
 fraction."""
 
@@ -60,7 +60,7 @@ def from_text(answer: str, rule: Rule = "written") -> Verdict:
     """
     if _REFUSAL.match(answer):
         return Verdict(answer, None, refused=True, rule=rule)
-    number = _number(answer)
+    number = _find_number(answer)
     return Verdict(answer, number, scored_by=None if number is None else "number", rule=rule)
 
 
@@ -74,14 +74,14 @@ def from_tokens(answer: str, tokens: Sequence[Token]) -> Verdict:
     said = from_text(answer)
     at = 0
     if not said.refused and any(c.isdigit() for c in answer):
-        found = next((i for i, t in enumerate(tokens) if _whole(t.text.strip()) is not None), None)
+        found = next((i for i, t in enumerate(tokens) if _parse_number(t.text.strip()) is not None), None)
         if found is None:
             return said
         if found + 1 < len(tokens) and tokens[found + 1].text[:1].isdigit():
             return from_text(answer, "digits")
         token = tokens[found].text.strip()
         if (
-            said.score != _whole(token) and answer.strip() != token
+            said.score != _parse_number(token) and answer.strip() != token
         ):  # a part of 8/10 or 0.85, or another number than the answer's
             return said
         at = found
@@ -90,7 +90,7 @@ def from_tokens(answer: str, tokens: Sequence[Token]) -> Verdict:
     numbers: dict[int, float] = {}
     for text, probability in tokens[at].alternatives.items():
         word = text.strip()
-        number = _whole(word)
+        number = _parse_number(word)
         if number is not None and number in NUMBERS and word == str(number):
             numbers[number] = numbers.get(number, 0.0) + probability
     return from_probabilities(answer, numbers, "one-digit" if max(numbers, default=10) < 10 else "tokens")
@@ -103,24 +103,24 @@ def from_probabilities(answer: str, found: Mapping[int, float], rule: Rule = "wh
     if not math.isfinite(mass):  # of a model whose weights are none
         return Verdict(answer, None, refused, rule=rule)
     told = min(mass, 1.0)
-    if mass < LEAST_MASS:
+    if mass < MIN_NUMBER_MASS:
         return Verdict(answer, None, refused, number_mass=told, rule=rule)
     mean = sum(n * p for n, p in found.items()) / mass
     return Verdict(answer, min(max(mean, 0.0), 100.0), refused, "probabilities", told, rule)
 
 
-def _number(answer: str) -> float | None:
+def _find_number(answer: str) -> float | None:
     found = list(_NUMBER.finditer(answer))
     begins = bool(found) and not any(c.isalnum() for c in answer[: found[0].start()])
     if not begins and len(found) != 1:
         return None
-    number, out_of = _whole(found[0][1]), found[0][2]
-    if number is None or number not in NUMBERS or (out_of is not None and _whole(out_of) != 100):  # 8/10 is no 8
+    number, out_of = _parse_number(found[0][1]), found[0][2]
+    if number is None or number not in NUMBERS or (out_of is not None and _parse_number(out_of) != 100):  # 8/10 is no 8
         return None
     return float(number)
 
 
-def _whole(digits: str) -> int | None:
+def _parse_number(digits: str) -> int | None:
     """Of ASCII digits the number; None for anything else. Python refuses to read thousands of digits, none of which is 0 to 100."""
     if not (digits.isascii() and digits.isdecimal()):
         return None

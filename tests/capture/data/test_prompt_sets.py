@@ -42,7 +42,7 @@ def test_no_shipped_prompt_or_question_is_anybody_elses() -> None:
     assert not prompts & {e.text.casefold() for e in open_prompt_sets(shipped_sets()).read()}
     theirs = [json.loads(path.read_text()) for path in (SHARED / "traits").glob("*.json")]
     questions = {q.casefold() for d in theirs for q in d["questions"]}
-    ours = [definition.load(path) for path in definition.shipped().values()]
+    ours = [definition.load(path) for path in definition.shipped_definitions().values()]
     assert not questions & {q.casefold() for d in ours for q in d.questions}
 
 
@@ -170,4 +170,4 @@ def test_the_shipped_definitions_are_whole_and_have_no_weak_spot(name: str) -> N
     assert (len(found.instruction), len(found.questions)) == (5, 20)
     assert len({text for pair in found.instruction for text in (pair.pos, pair.neg)}) == 10
     assert len({q.casefold() for q in found.questions}) == 20
-    assert definition.warnings(found) == []
+    assert definition.find_weaknesses(found) == []

@@ -338,14 +338,14 @@ def test_runs_derived_in_shards(
     for i in (1, 2, 3):
         make(f"{i}/3")
     with Warehouse(tmp_path) as wh, pytest.raises(UsageError, match="a share of it: traces runs merge judged"):
-        response_activations.newest_judge(wh, "r")
+        response_activations.find_newest_judge(wh, "r")
     volatile = {"created_at", "seconds", "files", "bytes"}
     for run, meta in metas.items():
         parts = [TraceStore(run_dir(tmp_path, f"{run}.shard-{i}-of-3")).meta.counts.rows for i in (1, 2, 3)]
         assert all(any(rows.values()) for rows in parts)
         assert merged(tmp_path, run, keep=True).meta.model_dump(exclude=volatile) == meta.model_dump(exclude=volatile)
     with Warehouse(tmp_path) as wh:  # the shards are there yet
-        assert response_activations.newest_judge(wh, "r") == "judged"
+        assert response_activations.find_newest_judge(wh, "r") == "judged"
         assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_projections").fetchall() == [("traits",)]
         assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_dynamics").fetchall() == [("traits",)]
     judgements = paths.table_name("judgements")

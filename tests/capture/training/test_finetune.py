@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from capture.data.example import Choice, Row, Source
 from capture.jobs import mcq_encoder
 from capture.model import loading
-from capture.training.finetune import Options, Step, _aside, finetune
+from capture.training.finetune import Options, TrainingProgress, choose_set_aside, finetune
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
 from warehouse.storage.paths import run_dir
@@ -66,7 +66,7 @@ def trained(base: str, out: Path, root: Path, options: Options = OPTIONS, run_id
 
 def test_what_it_leaves(tmp_path: Path, base: str) -> None:
     """An epoch's weights, a run with loss and accuracy by step, and captures that name it as their parent."""
-    steps: list[Step] = []
+    steps: list[TrainingProgress] = []
     manifest = trained(base, tmp_path / "out", tmp_path / "runs", report=steps.append)
     assert [s.step for s in steps] == list(range(1, 13))
     assert steps[-1].steps == 12
@@ -113,7 +113,7 @@ def test_the_epoch_is_chosen_by_training_questions_that_are_set_aside(
 ) -> None:
     """Whatever the keys of the split that is reported, the same epoch is kept: its accuracy is that of questions which chose nothing.
     And a training that goes on after a kill keeps it too."""
-    monkeypatch.setattr("capture.training.finetune._LEAST_ASIDE", 4)
+    monkeypatch.setattr("capture.training.finetune._MIN_SET_ASIDE", 4)
     options = Options(epochs=2, lr=3e-2, batch_size=12, seed=1)  # so fast that it gets worse on the way
     places = {"root": tmp_path / "runs"}
     found, told = [], []
@@ -131,7 +131,7 @@ def test_the_epoch_is_chosen_by_training_questions_that_are_set_aside(
     assert found[0].model.weights_hash == found[1].model.weights_hash
     assert not told[0]["validation"].equals(told[1]["validation"])
 
-    def stop(step: Step) -> None:
+    def stop(step: TrainingProgress) -> None:
         if step.step == 4:
             raise Stop
 
@@ -148,8 +148,8 @@ def test_the_epoch_is_chosen_by_training_questions_that_are_set_aside(
 @pytest.mark.parametrize(("count", "epochs", "expected"), [(199, 3, 0), (200, 1, 0), (200, 2, 20), (1005, 2, 101)])
 def test_a_tenth_of_every_answers_questions_is_set_aside(count: int, epochs: int, expected: int) -> None:
     answers = [min(i % 7, 4) for i in range(count)]
-    aside = _aside(answers, Options(epochs=epochs))
-    assert len(aside) == len(set(aside)) == expected and aside == _aside(answers, Options(epochs=epochs))
+    aside = choose_set_aside(answers, Options(epochs=epochs))
+    assert len(aside) == len(set(aside)) == expected and aside == choose_set_aside(answers, Options(epochs=epochs))
     for answer in range(5) if aside else ():
         assert sum(answers[i] == answer for i in aside) == pytest.approx(answers.count(answer) / 10, abs=1)
 
@@ -170,7 +170,7 @@ def test_a_split_that_was_seen_is_told(tmp_path: Path, base: str) -> None:
 def test_it_goes_on_after_the_last_whole_epoch(tmp_path: Path, base: str, at: int) -> None:
     undisturbed = trained(base, tmp_path / "a", tmp_path / "runs", run_id="a")
 
-    def stop(step: Step) -> None:
+    def stop(step: TrainingProgress) -> None:
         seen.append(step.step)
         if step.step == at:
             raise Stop
@@ -196,7 +196,7 @@ def test_it_goes_on_after_the_last_whole_epoch(tmp_path: Path, base: str, at: in
 
 
 def test_a_checkpoint_cut_short_is_not_gone_on_from(tmp_path: Path, base: str) -> None:
-    def stop(step: Step) -> None:
+    def stop(step: TrainingProgress) -> None:
         if step.step == 6:
             raise Stop
 
@@ -219,7 +219,7 @@ def test_checkpoints_hold_no_pickle_that_is_read(tmp_path: Path, base: str, monk
         asked.append(kw.get("weights_only"))
         return load(*args, **kw)
 
-    def stop(step: Step) -> None:
+    def stop(step: TrainingProgress) -> None:
         if step.step == 6:
             raise Stop
 
@@ -262,7 +262,7 @@ ALTERED: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("what", ALTERED)
 def test_a_checkpoint_that_was_altered_is_named_and_nothing_in_it_is_run(tmp_path: Path, base: str, what: str) -> None:
-    def stop(step: Step) -> None:
+    def stop(step: TrainingProgress) -> None:
         if step.step == 5:
             raise Stop
 
@@ -281,7 +281,7 @@ def test_a_checkpoint_that_was_altered_is_named_and_nothing_in_it_is_run(tmp_pat
 
 
 def test_a_training_that_stopped_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, base: str) -> None:
-    def stop(step: Step) -> None:
+    def stop(step: TrainingProgress) -> None:
         raise Stop
 
     with pytest.raises(Stop):

@@ -14,7 +14,7 @@ import torch
 from synthetic_traits import LENGTH, PROMPT, RESPONSE, add_judge, add_responses, grid
 
 from capture.traits import response_activations
-from capture.traits.response_activations import Means
+from capture.traits.response_activations import ResponseMeans
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
@@ -42,9 +42,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def selected(root: Path, **options: object) -> response_activations.Selected:
+def selected(root: Path, **options: object) -> response_activations.SelectedResponses:
     with Warehouse(root) as wh:
-        return response_activations.select(wh, "r", **options)
+        return response_activations.select_responses(wh, "r", **options)
 
 
 # -- which responses count ---------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_without_a_judge_or_a_threshold_all_count_and_it_says_so(root: Path) -> 
             add_judge(root, "j", "r", RESPONSES, [0.0] * 12)
         found = selected(root, threshold=None) if judged else selected(root)
         assert found.judge_run is None and len(found.keys) == 12 and found.questions == [0, 1, 2, 3, 4, 5]
-        assert "no filter" in found.summary_lines()
+        assert "no filter" in found.summary()
 
 
 def test_each_response_by_itself_is_filtered_by_score_and_coherence(root: Path) -> None:
@@ -84,10 +84,10 @@ def test_each_response_by_itself_is_filtered_by_score_and_coherence(root: Path) 
         "to a question without one of the other polarity": 3,
     }
     assert (
-        "3 positive and 3 negative responses to 3 questions" in found.summary_lines()
-        and "1 without a score" in found.summary_lines()
+        "3 positive and 3 negative responses to 3 questions" in found.summary()
+        and "1 without a score" in found.summary()
     )
-    assert "filter questions, each response by itself: positive 50 or more, negative below 50" in found.summary_lines()
+    assert "filter questions, each response by itself: positive 50 or more, negative below 50" in found.summary()
     assert selected(root, rule="questions", threshold=51.0).questions == [1, 4, 5], (
         "at 51 a negative 50 is below, and a positive 50 not above"
     )
@@ -122,7 +122,7 @@ def test_pairs_are_those_of_the_published_mask(tmp_path: Path, threshold: int) -
     assert set(found.keys) == want and want and found.positive.sum() * 2 == len(found.keys)
     assert sum(found.dropped.values()) == len(responses) - len(want)
     says = f"filter pairs, of each positive response .* positive {threshold} or more, negative below {100 - threshold}, both with"
-    assert re.search(says, found.summary_lines())
+    assert re.search(says, found.summary())
 
 
 def test_where_no_pair_counts_it_is_said(root: Path) -> None:
@@ -184,24 +184,24 @@ def test_what_is_no_run_of_both_polarities_is_told(root: Path) -> None:
             ("nowhere", NotFoundError, "No run 'nowhere'"),
         ):
             with pytest.raises(error, match=says):
-                response_activations.select(wh, run)
+                response_activations.select_responses(wh, run)
 
 
 def test_questions_are_held_out_by_a_seed(root: Path) -> None:
     found = selected(root)
-    held = [response_activations.held_out(found, 0.34, seed) for seed in range(20)]
+    held = [response_activations.choose_held_out(found, 0.34, seed) for seed in range(20)]
     assert all(len(h) == 2 and set(h) < set(range(6)) for h in held) and len({tuple(h) for h in held}) > 5
-    assert held[0] == response_activations.held_out(found, 0.34, 0)
-    assert response_activations.held_out(found, 0, 0) == []
+    assert held[0] == response_activations.choose_held_out(found, 0.34, 0)
+    assert response_activations.choose_held_out(found, 0, 0) == []
     assert (
-        len(response_activations.held_out(found, 0.01, 0)) == 1
-        and len(response_activations.held_out(found, 0.99, 0)) == 5
+        len(response_activations.choose_held_out(found, 0.01, 0)) == 1
+        and len(response_activations.choose_held_out(found, 0.99, 0)) == 5
     )
     for gone in range(6):
         left = found.question != gone
         fewer = replace(found, positive=found.positive[left], question=found.question[left])
         kept = set(held[0]) - {gone}
-        assert kept <= set(response_activations.held_out(fewer, 0.34, 0)), "a question that goes takes no other with it"
+        assert kept <= set(response_activations.choose_held_out(fewer, 0.34, 0)), "a question that goes takes no other with it"
 
 
 # -- means -------------------------------------------------------------------------------------------------------------
@@ -217,10 +217,10 @@ def test_both_ways_give_the_mean_of_the_responses_own_tokens(tmp_path: Path) -> 
     order = np.random.default_rng(0).permutation(len(RESPONSES))[:9]
     keys = [(RESPONSES[i].example_id, 0) for i in order]
     for run in ("tokens", "means"):
-        means = Means(TraceStore(paths.run_dir(tmp_path, run)), keys)
+        means = ResponseMeans(TraceStore(paths.run_dir(tmp_path, run)), keys)
         assert means.layers("residual") == [None, 1] and means.layers("attn_out") == [1]
         for component, layer, values in (("residual", 1, x), ("residual", None, embed), ("attn_out", 1, attn)):
-            found = means.for_run(component, layer)
+            found = means.vectors(component, layer)
             assert found.dtype == np.float32 and np.abs(found).max() < 10, "prompt and end are far away"
             np.testing.assert_array_equal(found, means_of(values)[order])
 
@@ -246,32 +246,32 @@ def test_layer_l_is_the_output_of_block_l(tmp_path: Path, load_tiny, capture_tin
         hidden = loaded.model(ids, output_hidden_states=True).hidden_states
     for hook in hooks:
         hook.remove()
-    means = Means(TraceStore(store.path), [(example, 0)])
+    means = ResponseMeans(TraceStore(store.path), [(example, 0)])
     assert means.layers("residual") == [None, 0, 1, 2]
     for layer, out in ((None, hidden[0]), (0, hidden[1]), (1, hidden[2]), (2, blocks[2])):
         want = out.reshape(len(tokens), -1)[half:].numpy().mean(0, dtype=np.float32)
-        np.testing.assert_array_equal(means.for_run("residual", layer)[0], want)
+        np.testing.assert_array_equal(means.vectors("residual", layer)[0], want)
     assert (blocks[0].reshape(-1) == hidden[1].reshape(-1)).all()
 
 
 def test_a_run_without_the_site_says_how_to_capture_it(root: Path) -> None:
     found = selected(root)
-    means = Means(TraceStore(paths.run_dir(root, "r")), found.keys)
+    means = ResponseMeans(TraceStore(paths.run_dir(root, "r")), found.keys)
     with pytest.raises(
         UsageError, match=r"neither mean.attn_out nor attn_out. .*traces trait respond --trait loud .*--capture me"
     ):
-        means.for_run("attn_out", 1)
+        means.vectors("attn_out", 1)
     with pytest.raises(UsageError, match="no resid.post_mlp in layer 3; it has 1"):
-        means.for_run("residual", 3)
+        means.vectors("residual", 3)
     with pytest.raises(UsageError, match=r"neither mean.resid.embed nor resid.embed"):
-        means.for_run("residual", None)
+        means.vectors("residual", None)
     bad = means_of(states())
     bad[3, 2] = np.inf
     add_responses(root, "endless", RESPONSES, {("mean.resid.post_mlp", 1): bad})
     with pytest.raises(
         UsageError, match="Run 'endless': mean.resid.post_mlp has values in layer 1 that are not finite"
     ):
-        Means(TraceStore(paths.run_dir(root, "endless")), found.keys).for_run("residual", 1)
+        ResponseMeans(TraceStore(paths.run_dir(root, "endless")), found.keys).vectors("residual", 1)
 
 
 def test_two_samples_of_an_example_are_two_responses(tmp_path: Path) -> None:
@@ -281,4 +281,4 @@ def test_two_samples_of_an_example_are_two_responses(tmp_path: Path) -> None:
     found = selected(tmp_path)
     assert len(found.keys) == 12 and {s for _, s in found.keys} == {0, 1}
     at = {(r.example_id, r.sample): i for i, r in enumerate(responses)}
-    np.testing.assert_array_equal(Means(store, found.keys).for_run("residual", 1), x[[at[k] for k in found.keys]])
+    np.testing.assert_array_equal(ResponseMeans(store, found.keys).vectors("residual", 1), x[[at[k] for k in found.keys]])

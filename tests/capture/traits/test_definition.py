@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from capture.traits import definition as definitions
-from capture.traits.definition import DefinitionError, filled, load, parse, template, warnings
+from capture.traits.definition import DefinitionError, fill_template, load, parse, make_template, find_weaknesses
 from warehouse.errors import NotFoundError, UsageError
 
 REAL = ("humorous", "impolite", "optimistic", "sycophantic")
@@ -33,7 +33,7 @@ def errors(found: object, name: str = "sarcasm") -> list[str]:
 
 
 def weak(found: dict, name: str = "sarcasm") -> list[str]:
-    return [str(p) for p in warnings(parse(json.dumps(found), f"{name}.json", name))]
+    return [str(p) for p in find_weaknesses(parse(json.dumps(found), f"{name}.json", name))]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -41,13 +41,13 @@ def test_the_fields_own_files_are_read_as_they_are(name: str, shared: Callable[[
     path = shared(f"traits/{name}.json")
     raw, found = json.loads(path.read_text()), load(path)
     assert found.model_dump() == {"name": name, **raw}
-    assert warnings(found) == []
+    assert find_weaknesses(found) == []
 
 
-@pytest.mark.parametrize("name", definitions.shipped())
+@pytest.mark.parametrize("name", definitions.shipped_definitions())
 def test_what_is_shipped_is_found_by_its_name_and_is_not_weak(name: str) -> None:
     assert load(name).name == name
-    assert warnings(load(name)) == []
+    assert find_weaknesses(load(name)) == []
 
 
 def test_a_name_in_the_file_comes_before_the_files(sound: dict, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_what_is_no_definition_is_said_to_be_none(raw: str, told: str) -> None:
 def test_a_name_must_be_able_to_name_runs(sound: dict) -> None:
     assert errors(sound, "my trait")[0].startswith("name: 'my trait' cannot be part of a run's name")
     with pytest.raises(UsageError, match="cannot name a trait"):
-        template("my trait")
+        make_template("my trait")
 
 
 def test_a_definition_that_is_nowhere(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_question_names_the_trait_by_its_stem(sound: dict, name: str, question
 
 
 def test_both_slots_are_filled_at_once() -> None:
-    assert filled("{question}|{answer}|{other} {}", "{answer}", "{question}") == "{answer}|{question}|{other} {}"
+    assert fill_template("{question}|{answer}|{other} {}", "{answer}", "{question}") == "{answer}|{question}|{other} {}"
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------

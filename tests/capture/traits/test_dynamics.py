@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capture.traits.dynamics import NONE, THRESHOLD, Dynamics, differences, dynamics, places
+from capture.traits.dynamics import NO_TOKEN, THRESHOLD, Dynamics, differences, summarize_sequences, token_numbers
 
 
 def of(*sequences: list[float], threshold: float = THRESHOLD) -> tuple[np.ndarray, np.ndarray, Dynamics]:
@@ -15,7 +15,7 @@ def of(*sequences: list[float], threshold: float = THRESHOLD) -> tuple[np.ndarra
     lengths = np.array([len(s) for s in sequences])
     p = np.concatenate(sequences)[None].astype(np.float32)
     velocity, acceleration = differences(p, lengths)
-    return velocity[0], acceleration[0], dynamics(p, lengths, velocity, acceleration, threshold)
+    return velocity[0], acceleration[0], summarize_sequences(p, lengths, velocity, acceleration, threshold)
 
 
 def values(found: Dynamics, sequence: int = 0) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_a_sequence_worked_out_by_hand() -> None:
 def test_the_relative_threshold_does_not_depend_on_scale() -> None:
     p = [0.0, 1, 4, 6, 8.0625, 5, 3]
     small, large = (values(of([x * scale for x in p])[2]) for scale in (1 / 64, 64.0))
-    assert (small["commitment"], large["commitment"]) == (2, NONE), "the absolute one does"
+    assert (small["commitment"], large["commitment"]) == (2, NO_TOKEN), "the absolute one does"
     assert small["commitment_relative"] == large["commitment_relative"] == 4
 
 
@@ -49,17 +49,17 @@ def test_one_token_and_two_have_no_acceleration() -> None:
     np.testing.assert_array_equal(v, [0, 0, -4])
     np.testing.assert_array_equal(a, [0, 0, 0])
     assert values(found, 0) == {
-        "mean": 3, "spread": 0, "peak_velocity": 0, "commitment": NONE, "commitment_relative": NONE, "peak": 0, "persistence": 0,
+        "mean": 3, "spread": 0, "peak_velocity": 0, "commitment": NO_TOKEN, "commitment_relative": NO_TOKEN, "peak": 0, "persistence": 0,
     }  # fmt: skip
     assert values(found, 1) == {
-        "mean": 1, "spread": 2, "peak_velocity": 4, "commitment": NONE, "commitment_relative": NONE, "peak": 0, "persistence": 0,
+        "mean": 1, "spread": 2, "peak_velocity": 4, "commitment": NO_TOKEN, "commitment_relative": NO_TOKEN, "peak": 0, "persistence": 0,
     }  # fmt: skip
 
 
 def test_a_constant_projection_is_committed_from_the_first_token_that_can_tell() -> None:
     _, _, found = of([2.0] * 4)
     assert values(found) == {
-        "mean": 2, "spread": 0, "peak_velocity": 0, "commitment": 2, "commitment_relative": NONE, "peak": 0, "persistence": 3,
+        "mean": 2, "spread": 0, "peak_velocity": 0, "commitment": 2, "commitment_relative": NO_TOKEN, "peak": 0, "persistence": 3,
     }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_sequences_and_directions_together_are_each_alone() -> None:
     lengths = np.array([1, 2, 3, 40, 1, 17])
     p = rng.standard_normal((3, lengths.sum())).astype(np.float32)
     velocity, acceleration = differences(p, lengths)
-    found = dynamics(p, lengths, velocity, acceleration, 0.5)
+    found = summarize_sequences(p, lengths, velocity, acceleration, 0.5)
     for k in range(len(p)):
         for s, part in enumerate(np.split(p[k], np.cumsum(lengths)[:-1])):
             v, a, alone = of(part.tolist(), threshold=0.5)
@@ -93,4 +93,4 @@ def test_nothing_is_nan() -> None:
 
 
 def test_places() -> None:
-    assert places(np.array([1, 3, 2])).tolist() == [0, 0, 1, 2, 0, 1]
+    assert token_numbers(np.array([1, 3, 2])).tolist() == [0, 0, 1, 2, 0, 1]

@@ -14,12 +14,12 @@ from synthetic_traits import add_judge, add_responses, grid, planted
 
 from capture.traits import evaluate as job
 from capture.traits import intervals, separation
-from capture.traits.best import best, doubts
+from capture.traits.best import find_best_vector, weak_vector_warnings
 from capture.traits.evaluate import Options, evaluate
 from capture.traits.extract import Options as Extraction
 from capture.traits.extract import extract
-from capture.traits.latest_run import latest_run
-from capture.traits.response_activations import Means, select
+from capture.traits.latest_run import find_latest_run
+from capture.traits.response_activations import ResponseMeans, select_responses
 from warehouse import TraceStore, Warehouse
 from warehouse.catalog.saved_queries import ask, find_query
 from warehouse.errors import NotFoundError, RunExistsError, UsageError
@@ -77,14 +77,14 @@ def test_every_number_is_the_one_that_its_formula_gives(root: Path) -> None:
     """From the stored vectors and the activations of the held-out questions, one vector at a time."""
     held = TraceStore(paths.run_dir(root, "v")).meta.options["held_out_questions"]["loud"]
     with Warehouse(root) as wh:
-        chosen = select(wh, "r")
+        chosen = select_responses(wh, "r")
         vectors = wh.connection.execute(
             "SELECT method, component, layer, midpoint, train_accuracy, vector FROM trait_vectors WHERE run_id = 'v'"
         ).fetchall()
-    means, found = Means(TraceStore(paths.run_dir(root, "r")), chosen.keys), rows(root)
+    means, found = ResponseMeans(TraceStore(paths.run_dir(root, "r")), chosen.keys), rows(root)
     at = np.isin(chosen.question, held)
     for method, component, layer, midpoint, train_accuracy, v in vectors:
-        x, r = means.for_run(component, layer)[at].astype(np.float64), found[method, component, layer]
+        x, r = means.vectors(component, layer)[at].astype(np.float64), found[method, component, layer]
         y, p = chosen.positive[at], x @ np.array(v, np.float64)
         assert r.accuracy == pytest.approx(((p > midpoint) == y).mean())
         assert r.train_minus_heldout == pytest.approx(train_accuracy - r.accuracy, abs=1e-6)
@@ -105,7 +105,7 @@ def test_the_bootstrap_resamples_questions() -> None:
     values = tuple(rng.standard_normal((len(q), 3)) + 100 + i for i, q in enumerate(question))
     weights = intervals.resamples(6, 50, 0)
     assert weights.shape == (50, 6) and (weights.sum(1) == 6).all() and len(np.unique(weights, axis=0)) > 40
-    places = [job._places(q, list(range(6))) for q in question]
+    places = [job._question_indicators(q, list(range(6))) for q in question]
     d = job.resampled_cohens_d(weights, values, places)
     for i, w in enumerate(weights.astype(int)):
         drawn = [np.concatenate([np.flatnonzero(q == k) for k in range(6) for _ in range(w[k])]) for q in question]
@@ -130,7 +130,7 @@ def test_random_directions_are_at_chance_where_there_is_nothing(tmp_path: Path) 
     from capture.traits.extract import layer_seed
     from capture.traits.extraction_methods import random_directions
 
-    drawn = random_directions(64, 200, layer_seed(0, 0) + job._OTHER)
+    drawn = random_directions(64, 200, layer_seed(0, 0) + job._SEED_OFFSET)
     assert np.abs(drawn @ np.array(stored)).max() < 0.6, "the baseline's directions are others than the stored one"
 
 
@@ -167,10 +167,10 @@ def test_an_interrupted_evaluation_goes_on_and_gives_what_an_undisturbed_one_doe
     evaluate(root, "v", "again")
     assert rows(root, "again") == rows(root)
     assert all(c.passed is not False for c in validate(paths.run_dir(root, "again")))
-    assert job.is_there(root, "again", "v", Options()) and not job.is_there(root, "else", "v", Options())
+    assert job.is_published(root, "again", "v", Options()) and not job.is_published(root, "else", "v", Options())
     for name, options in (("again", Options(seed=1)), ("v", Options())):
         with pytest.raises(RunExistsError):
-            job.is_there(root, name, "v", options)
+            job.is_published(root, name, "v", options)
 
 
 def test_what_cannot_be_evaluated_is_told(root: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_picture_and_the_best_layers(root: Path, tmp_path: Path) -> None:
     store = TraceStore(paths.run_dir(root, "v-evaluated"))
     job.plot(store, str(tmp_path / "p.svg"))
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
-    found = store.query(job.BEST).fetchall()
+    found = store.query(job.BEST_LAYERS_SQL).fetchall()
     assert len(found) == 10 and {(r[1], r[3]) for r in found if r[2] != "random"} == {("residual", 1), ("attn_out", 1)}
     assert all(
         r.cv_effect_size > 1 for (method, _, layer), r in rows(root).items() if layer == 1 and method != "random"
@@ -229,24 +229,24 @@ def test_the_newest_run_of_a_trait_is_meant_and_models_are_not_mixed(tmp_path: P
     add_responses(tmp_path, "generated", few, mean, kind="generate", minute=9)
     with Warehouse(tmp_path) as wh:
         assert (
-            latest_run(wh, "trait-responses", "loud") == "new" and latest_run(wh, "trait-responses", "terse") == "terse"
+            find_latest_run(wh, "trait-responses", "loud") == "new" and find_latest_run(wh, "trait-responses", "terse") == "terse"
         )
         with pytest.raises(NotFoundError, match="of trait 'lou'. Did you mean loud"):
-            latest_run(wh, "trait-responses", "lou")
+            find_latest_run(wh, "trait-responses", "lou")
         with pytest.raises(
             NotFoundError,
             match="No run of kind trait-vectors of trait 'loud'. There is none yet. Make one: traces trait ex",
         ):
-            latest_run(wh, "trait-vectors", "loud")
+            find_latest_run(wh, "trait-vectors", "loud")
     add_responses(tmp_path, "other", few, mean, body="b", model="second", minute=4)
     with Warehouse(tmp_path) as wh:
         says = re.escape("other (second), new (first), old (first). Say which, with --model or --responses")
         with pytest.raises(UsageError, match=says):
-            latest_run(wh, "trait-responses", "loud")
-        assert latest_run(wh, "trait-responses", "loud", "first") == "new"
-        assert latest_run(wh, "trait-responses", "loud", "second") == "other"
+            find_latest_run(wh, "trait-responses", "loud")
+        assert find_latest_run(wh, "trait-responses", "loud", "first") == "new"
+        assert find_latest_run(wh, "trait-responses", "loud", "second") == "other"
         with pytest.raises(NotFoundError, match="'third'"):
-            latest_run(wh, "trait-responses", "loud", "third")
+            find_latest_run(wh, "trait-responses", "loud", "third")
 
 
 def evaluated(method: str, layer: int | None, effect: float, trait: str = "loud", **more: object) -> dict:
@@ -326,22 +326,22 @@ def test_why_a_vector_is_the_best_and_whether_it_is_any_better_than_a_random_one
     ]
     add_run(tmp_path, "e", "trait-evaluation", {"trait_evaluations": rows})
     with Warehouse(tmp_path) as wh:
-        assert best(wh, "v", "loud") == (
+        assert find_best_vector(wh, "v", "loud") == (
             "probe", "residual", 3, "the residual stream's best by cross-validated effect size; 3 do better, and are passed over, "
             "of attn_out, which few runs keep, or of the embedding, which is before all blocks",
         )  # fmt: skip
-        assert best(wh, "v", "terse") == (
+        assert find_best_vector(wh, "v", "terse") == (
             "ica", "attn_out", 2, "attn_out's best by cross-validated effect size, where the residual stream has none",
         )  # fmt: skip
-        assert best(wh, "v", "calm") == (
+        assert find_best_vector(wh, "v", "calm") == (
             "probe", "residual", 0, "the residual stream's best by cross-validated effect size",
         )  # fmt: skip
-        assert best(wh, "v", "meek") is None
-        assert list(doubts(wh, "v", "loud", "probe", "residual", [3, 4, None])) == [
+        assert find_best_vector(wh, "v", "meek") is None
+        assert list(weak_vector_warnings(wh, "v", "loud", "probe", "residual", [3, 4, None])) == [
             "warning: loud: probe, residual, layer 3, is not known to separate better than a random direction: of 20 held-out responses "
             "90% are on the right side, +5% to random ones (above_random, 95 % interval -12% to +25%, includes 0)"
         ]
-        assert not list(doubts(wh, "v", "loud", "ica", "residual", [3]))
+        assert not list(weak_vector_warnings(wh, "v", "loud", "ica", "residual", [3]))
 
 
 def test_separation_as_a_table_of_layers_by_methods(root: Path) -> None:

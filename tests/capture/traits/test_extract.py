@@ -176,7 +176,7 @@ def test_an_interrupted_job_goes_on_and_gives_what_an_undisturbed_one_does(root:
         extract(root, ["r"], Options(seed=1), "v")
     worked: list[int | None] = []
     real = job._extract_layer
-    monkeypatch.setattr(job, "_layer", lambda *a: (worked.append(a[4]), real(*a))[1])
+    monkeypatch.setattr(job, "_extract_layer", lambda *a: (worked.append(a[4]), real(*a))[1])
     first = extract(root, ["r"], Options(), "v")
     assert worked == [
         1,

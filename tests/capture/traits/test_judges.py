@@ -246,9 +246,9 @@ def test_a_fault_says_what_it_was_and_whether_to_ask_again(fault: Callable, agai
         judge = open_judge(f"{front.url}/v1:m")
         with pytest.raises(JudgeRequestError, match=told) as caught:
             judge.ask("?")
-        assert caught.value.again == again
-        assert caught.value.after == (7 if told == "HTTP 429" and again else None)
-        assert caught.value.this_prompt == (told in ("something else", "HTTP 400: flagged"))
+        assert caught.value.retryable == again
+        assert caught.value.retry_after == (7 if told == "HTTP 429" and again else None)
+        assert caught.value.this_prompt_only == (told in ("something else", "HTTP 400: flagged"))
         assert judge.ask("?").score == 5
 
 
@@ -256,7 +256,7 @@ def test_an_answer_that_is_late_is_none() -> None:
     with serve(lambda _: completion("5"), late(60, completion("1"))) as front:
         with pytest.raises(JudgeRequestError, match=r"^no answer within 0\.3 s$") as caught:
             open_judge(f"{front.url}/v1:m", timeout=0.3).ask("?")
-        assert (caught.value.again, caught.value.this_prompt) == (True, False)
+        assert (caught.value.retryable, caught.value.this_prompt_only) == (True, False)
 
 
 # -- hostile servers ---------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_the_time_is_for_all_of_an_answer(head: bytes, piece: bytes) -> None:
 
     with serve_raw(speak) as (url, _), pytest.raises(JudgeRequestError, match=r"^no answer within 0\.5 s$") as caught:
         open_judge(f"{url}/v1:m", timeout=0.5).ask("?")
-    assert caught.value.again
+    assert caught.value.retryable
 
 
 BOMB = gzip.compress(bytes(200 << 20), 1)
@@ -327,7 +327,7 @@ def test_an_answer_has_a_size_and_a_form(head: bytes, piece: bytes, told: str) -
         finally:
             tracemalloc.stop()
     assert talks[0].sent < 1 << 28
-    assert (caught.value.again, caught.value.this_prompt) == (True, True)
+    assert (caught.value.retryable, caught.value.this_prompt_only) == (True, True)
     assert "\n" not in str(caught.value)
 
 
@@ -348,7 +348,7 @@ def test_a_redirect_is_not_followed(spec: str, status: int, monkeypatch: pytest.
                 judge.ask("?")
             assert len(front.seen) == 1
         assert not other.seen
-    assert not caught.value.again
+    assert not caught.value.retryable
     assert "secret" not in str(caught.value)
 
 
@@ -409,7 +409,7 @@ def test_what_is_no_answer(spec: str, body: bytes, monkeypatch: pytest.MonkeyPat
         judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
         with pytest.raises(JudgeRequestError, match="^it answered with something else than a completion$") as caught:
             judge.ask("?")
-    assert (caught.value.again, caught.value.this_prompt) == (True, True)
+    assert (caught.value.retryable, caught.value.this_prompt_only) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_anthropics_garbage_is_garbage_too(monkeypatch: pytest.MonkeyPatch, body
 def test_a_server_that_is_not_there() -> None:
     with pytest.raises(JudgeRequestError, match="cannot be reached") as caught:
         open_judge(f"http://127.0.0.1:{free_port()}/v1:m").ask("?")
-    assert caught.value.again
+    assert caught.value.retryable
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
@@ -716,12 +716,12 @@ def local(make_llama: Callable[..., LlamaForCausalLM]) -> Callable[..., LocalJud
 
 def by_hand(judge: LocalJudge, prompt: str) -> dict[int, float]:
     """Every number's probability, from whole texts one by one through the model itself."""
-    start = judge._read(prompt)
+    start = judge._token_ids(prompt)
     space = "" if judge._tokenizer.chat_template else " "
     digits = [i for token, i in judge._tokenizer.get_vocab().items() if token[0].isdigit()]
     found = {}
     for n in range(101):
-        ids = judge._read(prompt, f"{space}{n}")
+        ids = judge._token_ids(prompt, f"{space}{n}")
         with torch.no_grad():
             probs = judge._model(torch.tensor(ids)[None]).logits[0].double().softmax(-1)
         steps = [probs[i - 1, ids[i]] for i in range(len(start), len(ids))]
@@ -802,7 +802,7 @@ def test_a_prompt_beyond_a_sliding_window_is_read_apart() -> None:
     judge = LocalJudge("local:made", Loaded(model, tokenizer, "made", None, "cpu", False))
     prompt = "A prompt of more tokens than the window has."
     expected = by_hand(judge, prompt)
-    found = judge._chances(judge._log_probs(judge._read(prompt)))
+    found = judge._probabilities(judge._log_probs(judge._token_ids(prompt)))
     for n in found:
         assert found[n] == pytest.approx(expected[n], rel=1e-3, abs=1e-9)
 
@@ -810,16 +810,16 @@ def test_a_prompt_beyond_a_sliding_window_is_read_apart() -> None:
 def test_a_prompt_that_is_longer_than_the_window_is_not_cut(local: Callable) -> None:
     with pytest.raises(JudgeRequestError, match="the judging prompt has .* tokens, and the model reads 512") as caught:
         local().ask("word " * 600)
-    assert not caught.value.again
+    assert not caught.value.retryable
 
 
 def test_the_packaged_model_as_a_local_judge(smollm2: Loaded) -> None:
     """Its numbers are cut digit by digit: 102 states, from one pass."""
     judge = LocalJudge("local:smollm2", smollm2)
-    assert (judge._together, len(judge._tree.rows)) == (True, 102)
+    assert (judge._single_pass, len(judge._tree.rows)) == (True, 102)
     found = judge.ask("Say a number from 0 to 100, and nothing else.")
     greedy = judge._model.generate(
-        torch.tensor(judge._read("Say a number from 0 to 100, and nothing else."))[None],
+        torch.tensor(judge._token_ids("Say a number from 0 to 100, and nothing else."))[None],
         max_new_tokens=8,
         do_sample=False,
     )

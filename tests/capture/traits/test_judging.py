@@ -258,7 +258,7 @@ def test_waits_grow_and_are_as_long_as_the_server_asks(monkeypatch: pytest.Monke
     asked = Patience()
     faults = [*[error(500, "oh")] * 3, error(429, "slow down", {"retry-after": "1.2"}), garbage(b"{}")]
     with serve(lambda _: completion("7"), *faults) as front:
-        found = judge_run._persistently(open_judge(f"{front.url}/v1:m"), "?", asked)
+        found = judge_run._ask_with_retries(open_judge(f"{front.url}/v1:m"), "?", asked)
     assert found.score == 7
     assert asked.seconds[3] == 1.2
     for wait, longest in zip([*asked.seconds[:3], asked.seconds[4]], (10, 20, 30, 30), strict=True):
@@ -499,7 +499,7 @@ def test_a_paid_judge_is_not_asked_without_a_yes(tmp_path: Path, traces: Callabl
     assert "nobody is there to be asked: add --yes" in done.err
     done = traces(*asked, "--dry-run", "--price", "2.5,10")
     assert done.code == 0
-    characters = sum(len(p) for i in range(30) for p in judge_run._prompts(
+    characters = sum(len(p) for i in range(30) for p in judge_run._make_prompts(
         judge_run.Definition.model_validate(DEFINITION), judge_run.Response("e", 0, f"What is {i}?", f"It is <{i}>.")))  # fmt: skip
     cost = (characters // 4 * 2.5 + 60 * 16 * 10) / 1e6
     assert f"60 requests, about {characters // 4:,} tokens in and at most 960 out, about ${cost:.2f}" in done.err

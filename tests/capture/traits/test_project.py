@@ -18,8 +18,8 @@ from synthetic import add_run
 from synthetic_traits import LENGTH, PROMPT, RESPONSE, add_responses, grid
 
 from capture.traits import project as projecting
-from capture.traits.directions import Direction, Options, directions
-from capture.traits.dynamics import differences, dynamics
+from capture.traits.directions import Direction, Options, choose_directions
+from capture.traits.dynamics import differences, summarize_sequences
 from capture.traits.project import project
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFoundError, RunExistsError, UsageError
@@ -75,7 +75,7 @@ def home(root: Path, tmp_path: Path) -> Path:
 
 
 def made(wh: Warehouse, source: str, options: Options, name: str | None = None) -> TraceStore:
-    manifest = project(wh, source, directions(wh, source, options), options, name)
+    manifest = project(wh, source, choose_directions(wh, source, options), options, name)
     return TraceStore(paths.run_dir(wh.root, manifest.run_id))
 
 
@@ -158,7 +158,7 @@ def test_dynamics_are_of_the_response_without_what_is_special(home: Path) -> Non
         v, a = differences(p, np.array([RESPONSE]))
         assert [r["velocity"] for r in inside] == [None, *v[0, 1:].tolist()]
         assert [r["acceleration"] for r in inside] == [None, None, *a[0, 2:].tolist()]
-        d, row = dynamics(p, np.array([RESPONSE]), v, a, 0.5), told[key]
+        d, row = summarize_sequences(p, np.array([RESPONSE]), v, a, 0.5), told[key]
         assert (row["n_tokens"], row["first_pos"]) == (RESPONSE, PROMPT)
         assert row["mean_projection"] == pytest.approx(d.mean[0, 0], rel=1e-6)
         assert row["spread"] == pytest.approx(d.spread[0, 0], rel=1e-6)
@@ -190,7 +190,7 @@ def test_interrupted_it_goes_on_as_if_it_had_not_been(home: Path, monkeypatch: p
         pass
 
     with Warehouse(home) as wh:
-        chosen = directions(wh, "llama", options)
+        chosen = choose_directions(wh, "llama", options)
         seen = []
 
         def stop(counted: Any) -> None:
@@ -240,8 +240,8 @@ def test_other_vectors_make_another_run_and_the_view_shows_the_newest(home: Path
 def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None:
     def picked(**options: Any) -> tuple[Any, ...]:
         with Warehouse(home) as wh:
-            (d,) = directions(wh, "llama", Options(("loud",), **options))
-        return d.method, d.component, d.layer, d.why
+            (d,) = choose_directions(wh, "llama", Options(("loud",), **options))
+        return d.method, d.component, d.layer, d.reason
 
     middle = "the middle layer's mean difference, as nothing was evaluated or steered: traces trait evaluate"
     assert picked() == ("mean_diff", "residual", 1, middle)
@@ -291,7 +291,7 @@ def test_what_is_asked_wrongly_is_told(home: Path) -> None:
              "Capture it again with --capture"),
         ):  # fmt: skip
             with pytest.raises(error, match=re.escape(says)):
-                directions(wh, source, options)
+                choose_directions(wh, source, options)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
@@ -299,7 +299,7 @@ def test_all_finite_values_are_widened_exactly(dtype: Any) -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     x = (bits.astype(np.uint32) << 16).view(np.float32) if dtype == np.float32 else bits.view(dtype)
     x = x[np.isfinite(x.astype(np.float32))][None]
-    wide = projecting._widened(x, np.zeros(x.shape, np.float32))
+    wide = projecting._widen(x, np.zeros(x.shape, np.float32))
     np.testing.assert_array_equal(wide.view(np.uint32), x.astype(np.float32).view(np.uint32))
 
 

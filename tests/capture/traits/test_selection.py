@@ -92,7 +92,7 @@ POSITIVE = np.arange(len(QUESTION)) < len(QUESTION) // 2
 def crossed(method: str, x: np.ndarray, used: np.ndarray, seed: int) -> float | None:
     """`cv_effect_size` over the responses `used`."""
     sides = used & POSITIVE, used & ~POSITIVE
-    dealt = selection.folds(QUESTION[used], seed)
+    dealt = selection.deal_folds(QUESTION[used], seed)
     parts, asked = ([a[s] for s in sides] for a in (x, QUESTION))
     return selection.cv_effect_size(method, tuple(parts), tuple(asked), dealt, seed, Counter())
 
@@ -108,7 +108,7 @@ def test_the_interval_of_the_best_layer_of_pure_noise_holds_chance() -> None:
     for seed in range(seeds):
         layers = np.random.default_rng(seed).standard_normal((LAYERS, len(QUESTION), WIDTH))
         fits = [
-            extraction_methods.made(extraction_methods.mean_diff(p, q), p, q)
+            extraction_methods.measure(extraction_methods.mean_diff(p, q), p, q)
             for p, q in ((x[~out & POSITIVE], x[~out & ~POSITIVE]) for x in layers)
         ]
         cosines = [[separation.cosines(x[s], v.vector[None]) for s in test] for x, v in zip(layers, fits, strict=True)]
@@ -118,7 +118,7 @@ def test_the_interval_of_the_best_layer_of_pure_noise_holds_chance() -> None:
             ("held-out", int(np.argmax([separation.cohens_d(*c)[0] for c in cosines]))),
         ):
             sides = [separation.projections(layers[best][s], fits[best].vector[None]) for s in test]
-            right = separation.right(*sides, np.array([fits[best].midpoint]))
+            right = separation.on_correct_side(*sides, np.array([fits[best].midpoint]))
             counts = sum(b @ r for b, r in zip(by_question, right, strict=True))
             low, high = intervals.proportions(counts, np.full(HELD, 2 * EACH))
             held[how][0] += low[0] <= 0.5 <= high[0]

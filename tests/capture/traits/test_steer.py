@@ -62,7 +62,7 @@ def test_responses_are_a_sound_run_with_their_means(tmp_path: Path, load_tiny: C
 def steered(
     root: Path,
     loaded: loading.Loaded,
-    vectors: dict[int, steer.Vector],
+    vectors: dict[int, steer.SteeringVector],
     coefficients: tuple[float, ...],
     **options: Any,
 ) -> TraceStore:
@@ -81,7 +81,7 @@ def test_what_is_recorded_has_the_vector_added_from_the_last_prompt_token_on(
 ) -> None:
     """resid.post_mlp = resid.post_attn + mlp_out + coefficient · gap · v, in the steered layer alone, to float32's rounding."""
     random = np.random.default_rng(0)
-    vectors = {layer: steer.Vector(_unit(random.normal(size=32)), gap) for layer, gap in ((0, 0.5), (1, 2.0))}
+    vectors = {layer: steer.SteeringVector(_unit(random.normal(size=32)), gap) for layer, gap in ((0, 0.5), (1, 2.0))}
     store = steered(tmp_path, load_tiny(), vectors, (-3.0, 0.0, 2.0))
     assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
     rows = store.query("SELECT example_id, layer, coefficient, n_prompt_tokens FROM responses").fetchall()
@@ -116,7 +116,7 @@ def test_a_steered_response_is_drawn_from_the_states_that_are_recorded(
 ) -> None:
     """Token by token, its text is what whole passes with the vector from the last prompt token on say, and each state that was
     read for a next token is the recorded one; the last token's alone is read in the recording only. Within rounding."""
-    vector = steer.Vector(
+    vector = steer.SteeringVector(
         _unit(np.random.default_rng(1).normal(size=32)), 2.0
     )  # added to block 1: block 2 attends to it
     model, generate = either.model, either.model.generate
@@ -163,7 +163,7 @@ def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Cal
     """After the last block, the direction of one token's row of the head makes that token the most probable one."""
     loaded = load_tiny()
     weight = loaded.model.get_output_embeddings().weight.detach().numpy()
-    vectors = {2: steer.Vector(_unit(weight[77]), 1.0)}
+    vectors = {2: steer.SteeringVector(_unit(weight[77]), 1.0)}
     store = steered(tmp_path, loaded, vectors, (0.0, 1000.0))
     said = store.query(
         "SELECT coefficient, count(*), count_if(token_id = 77) FROM tokens JOIN responses USING (example_id, seq) "
@@ -174,7 +174,7 @@ def test_steering_towards_a_token_says_that_token(tmp_path: Path, load_tiny: Cal
 
 
 def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
-    vector = steer.Vector(_unit(np.arange(32.0)), 1.0)
+    vector = steer.SteeringVector(_unit(np.arange(32.0)), 1.0)
     store = steered(tmp_path, load_tiny(), {1: vector}, (2.0,), component="attn_out", capture="resid,attn_out")
     for example_id, start in store.query("SELECT example_id, n_prompt_tokens FROM responses").fetchall():
         before = store.resid(example_id, "pre_attn", 1)
@@ -187,19 +187,19 @@ def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        ({7: steer.Vector(np.ones(32, np.float32), 1.0)}, "blocks 0 to 2"),
-        ({1: steer.Vector(np.ones(16, np.float32), 1.0)}, "16 wide, and the model 32"),
+        ({7: steer.SteeringVector(np.ones(32, np.float32), 1.0)}, "blocks 0 to 2"),
+        ({1: steer.SteeringVector(np.ones(16, np.float32), 1.0)}, "16 wide, and the model 32"),
     ],
 )
 def test_vectors_that_do_not_fit_are_refused(
-    tmp_path: Path, load_tiny: Callable[..., loading.Loaded], vectors: dict[int, steer.Vector], message: str
+    tmp_path: Path, load_tiny: Callable[..., loading.Loaded], vectors: dict[int, steer.SteeringVector], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         steered(tmp_path, load_tiny(), vectors, (1.0,))
 
 
 def test_another_models_vectors_are_refused(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
-    run, _ = steer.for_kind({1: steer.Vector(np.ones(32, np.float32), 1.0)}, "other weights")
+    run, _ = steer.for_kind({1: steer.SteeringVector(np.ones(32, np.float32), 1.0)}, "other weights")
     options = steer.Options(trait=DEFINITION.model_dump(), layers=(1,), questions=(0,))
     with pytest.raises(UsageError, match="other weights than the model"):
         run(load_tiny(), steer.source(options), options, root=tmp_path, run_id="no")

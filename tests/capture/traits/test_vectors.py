@@ -31,7 +31,7 @@ def test_a_planted_direction_is_found_and_points_to_the_positive_side(method: st
     pos, neg = groups(2.0)
     for a, b, sign in ((pos, neg, 1), (neg, pos, -1)):
         raw = extraction_methods.fit(method, a, b, 0)[0]
-        made = extraction_methods.made(raw, a, b)
+        made = extraction_methods.measure(raw, a, b)
         assert sign * (made.vector @ unit_of(0)) > 0.9
         assert made.vector.dtype == np.float32 and np.linalg.norm(made.vector) == pytest.approx(1, abs=1e-6)
         assert made.gap == pytest.approx(4, rel=0.1) and made.train_accuracy > 0.95
@@ -42,7 +42,7 @@ def test_a_planted_direction_is_found_and_points_to_the_positive_side(method: st
 
 def test_a_direction_without_the_trait_is_not_made_to_show_it() -> None:
     pos, neg = groups(2.0, 2000, 2000)
-    made = extraction_methods.made(extraction_methods.random(pos, neg, 3), pos, neg)
+    made = extraction_methods.measure(extraction_methods.random(pos, neg, 3), pos, neg)
     assert abs(made.vector @ unit_of(0)) < 0.6 and made.gap > 0, "its sign is the training part's"
     assert not (extraction_methods.random(pos, neg, 3) == extraction_methods.random(pos, neg, 4)).any()
 
@@ -65,7 +65,7 @@ def test_the_probes_vector_is_the_regressions_in_the_space_of_the_vectors() -> N
     pos, neg = (x * scale for x in groups(1.0, 60, 50))
     x, y = np.concatenate([pos, neg]), np.repeat([1, 0], [60, 50])
     scaler = StandardScaler().fit(x)
-    model = LogisticRegression(C=extraction_methods.C, max_iter=1000).fit(scaler.transform(x), y)
+    model = LogisticRegression(C=extraction_methods.PROBE_C, max_iter=1000).fit(scaler.transform(x), y)
     score, ours = model.decision_function(scaler.transform(x)), x @ extraction_methods.probe(pos, neg)
     np.testing.assert_allclose(ours - ours.mean(), score - score.mean(), atol=1e-4)
 
@@ -88,11 +88,11 @@ def test_degenerate_groups_are_told_of() -> None:
     same = np.ones((5, D), np.float32)
     for method in ("mean_diff", "probe", "ica", "gradient"):
         with pytest.raises(ValueError, match="no direction"):
-            extraction_methods.made(extraction_methods.METHODS[method](same, same, 0), same, same)
+            extraction_methods.measure(extraction_methods.METHODS[method](same, same, 0), same, same)
     few = np.random.default_rng(0).standard_normal((4, D)).astype(np.float32)
     twice = np.concatenate([few, few])  # of rank 4: fewer components than are asked for
     assert np.isfinite(
-        extraction_methods.made(extraction_methods.ica(twice[:6], twice[6:]), twice[:6], twice[6:]).vector
+        extraction_methods.measure(extraction_methods.ica(twice[:6], twice[6:]), twice[:6], twice[6:]).vector
     ).all()
 
 
@@ -140,5 +140,5 @@ def test_accuracy_cosines_and_midpoint_by_hand() -> None:
     p, q = separation.projections(pos, v), separation.projections(neg, v)
     assert separation.midpoints(p, q)[0] == (4.5 + 4) / 2
     assert separation.accuracy(p, q, separation.midpoints(p, q))[0] == 0.5
-    assert (separation.towards(-v, pos, neg) == v).all() and (separation.towards(v, pos, neg) == v).all()
+    assert (separation.orient(-v, pos, neg) == v).all() and (separation.orient(v, pos, neg) == v).all()
     assert separation.cosines(np.zeros((1, 2)), v)[0] == 0
