@@ -51,7 +51,7 @@ def project(
 
     with needs_capture_extra():
         from capture.traits import directions
-        from capture.traits.best import weak_vector_warnings
+        from capture.traits.best_vector import weak_vector_warnings
         from capture.traits.project import project as projected
 
     options = directions.Options(

@@ -113,7 +113,7 @@ def respond(
         **shared, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, sample_top_k=sample_top_k, seed=seed,
         trait=found.model_dump(), n=n,
     )  # fmt: skip
-    name = partition.run_name(run or f"{found.name}-{model_stem(model)}-responses", shard)
+    name = partition.part_run_name(run or f"{found.name}-{model_stem(model)}-responses", shard)
     source = kind.source(found, n)
     if judge is not None and not dry_run:
         check_judge(judge, price=price, yes=yes)
@@ -204,7 +204,7 @@ def steer(
         method=chosen.method, component=chosen.component, layers=tuple(chosen.vectors), coefficients=added,
         questions=tuple(chosen.questions[:questions]),
     )  # fmt: skip
-    name = partition.run_name(run or f"{chosen.vectors_run}-steered", shard)
+    name = partition.part_run_name(run or f"{chosen.vectors_run}-steered", shard)
     run_kind, forecast = kind.for_kind(chosen.vectors, m.space)
     manifest = generated(
         run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing, judge is not None
@@ -315,7 +315,7 @@ def _check_best(wanted: str | list[int], method: str, component: str, chosen: St
 
 def _tell(root: Path, trait: str, chosen: SteeringChoice) -> None:
     """Says what a trait is steered by, and why, and where that is not known to be better than a random direction."""
-    from capture.traits.best import weak_vector_warnings
+    from capture.traits.best_vector import weak_vector_warnings
     from warehouse.warehouse import Warehouse
 
     layers = ", ".join(map(str, chosen.vectors))

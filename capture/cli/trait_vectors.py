@@ -144,7 +144,7 @@ def evaluate(
     """
     with needs_capture_extra():
         from capture.traits import evaluate as job
-        from capture.traits.best import find_best_vector, weak_vector_warnings
+        from capture.traits.best_vector import find_best_vector, weak_vector_warnings
         from capture.traits.latest_run import find_latest_run
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run

@@ -1,8 +1,8 @@
-"""A trait's definition: what it is to show it, and how it is judged.
+"""A trait's definition: what a model is asked so that it shows the trait, and how a judge scores it.
 
 A JSON file in the field's common form: `instruction`, pairs of system messages that ask for the trait (`pos`) and for its
-opposite (`neg`); `questions`, which both are asked; `eval_prompt`, which a judge is asked with `{question}` and `{answer}` filled
-in. A `name` may be given; else it is the file's stem. Other keys are left alone. Messages count instructions and questions from 1.
+opposite (`neg`); `questions`, which are asked under both; `eval_prompt`, which a judge gets with `{question}` and `{answer}` filled
+in. `name` is optional and defaults to the file's stem. Other keys are ignored. Messages count instructions and questions from 1.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from capture.data.files import quoted
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage import strict_json
 
-PAIRS, QUESTIONS = 5, 20
-"""How many a definition has where it has enough."""
+ENOUGH_PAIRS, ENOUGH_QUESTIONS = 5, 20
+"""A definition with fewer is weak."""
 
 _SHIPPED = Path(__file__).parent / "definitions"
 _PLACEHOLDER = "TODO:"
@@ -30,14 +30,14 @@ _ENDING = re.compile(
     "(s|es|ed|er|est|ing|ly|al|ally|ness|ity|ities|y|cy|t|ts|tics?|tically|ic|ical|ically|m|sts?|ism|ist|istic|ous|ously|e|ive|ively"
     "|ion|ize|ise)?"
 )
-"""What two words of one stem may end in after what they share: optimis-m, optimis-tic; sarcas-m, sarcas-tic; humor, humor-ous."""
+"""Endings that two words of one stem may have: optimis-m, optimis-tic; sarcas-m, sarcas-tic; humor, humor-ous."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with a definition, or weak."""
+    """Something wrong or weak in a definition."""
 
     level: str
-    """`error`: it cannot be used; `warning`: it can."""
+    """`error`: the definition cannot be used; `warning`: it can."""
     place: str
     """`instruction 3`, `question 7`, `eval_prompt`, …; empty: the whole file."""
     text: str
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
 
 
 class DefinitionError(TracesError):
-    """A definition that cannot be used: all that is wrong with it."""
+    """A definition cannot be used; the message lists everything that is wrong with it."""
 
     def __init__(self, where: str, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
@@ -66,7 +66,7 @@ _Text = Annotated[str, AfterValidator(_check_text)]
 
 
 class Pair(BaseModel):
-    """System messages: one asks for the trait, one for its opposite."""
+    """Two system messages: one asks for the trait, the other for its opposite."""
 
     model_config = ConfigDict(strict=True)
 
@@ -75,7 +75,7 @@ class Pair(BaseModel):
 
 
 class Definition(BaseModel):
-    """`model_dump()` of it is what runs keep in `options["trait"]`."""
+    """A trait's definition; runs keep its `model_dump()` in `options["trait"]`."""
 
     model_config = ConfigDict(strict=True)
 
@@ -95,10 +95,10 @@ class Definition(BaseModel):
 
     @field_validator("instruction", "questions")
     @classmethod
-    def _check_not_empty(cls, found: list[Any]) -> list[Any]:
-        if not found:
+    def _check_not_empty(cls, entries: list[Any]) -> list[Any]:
+        if not entries:
             raise ValueError("has none")
-        return found
+        return entries
 
     @field_validator("eval_prompt")
     @classmethod
@@ -109,25 +109,33 @@ class Definition(BaseModel):
         return text
 
     def judging_prompt(self, question: str, answer: str) -> str:
-        """What a judge is asked of an answer."""
+        """Return the prompt that asks a judge how strongly an answer shows the trait."""
         return fill_template(self.eval_prompt, question, answer)
 
 
 def fill_template(template: str, question: str, answer: str) -> str:
-    """A judging prompt with its slots filled in, both at once: an answer may itself hold `{question}`."""
+    """Fill both slots of a judging prompt in one pass, since an answer may itself contain `{question}`."""
     values = {"question": question, "answer": answer}
     return re.sub(r"\{(question|answer)\}", lambda m: values[m[1]], template)
 
 
 def shipped_definitions() -> dict[str, Path]:
-    """The definitions that come with the project, by name."""
+    """Return the paths of the definitions that come with the project, by name."""
     return {p.stem: p for p in sorted(_SHIPPED.glob("*.json"))}
 
 
 def load(path_or_name: str | Path) -> Definition:
-    """A definition from its file, or one that comes with the project by its name.
+    """Load a definition from a file, or by name if it comes with the project.
 
-    Raises NotFoundError where there is neither, and DefinitionError with everything that is wrong with it.
+    Args:
+        path_or_name: A JSON file; if there is no such file, the name of a shipped definition.
+
+    Returns:
+        The definition.
+
+    Raises:
+        NotFoundError: There is neither such a file nor such a shipped definition.
+        DefinitionError: The file cannot be read or used; lists everything that is wrong with it.
     """
     named = str(path_or_name)
     try:
@@ -139,28 +147,40 @@ def load(path_or_name: str | Path) -> Definition:
         if not isinstance(e, FileNotFoundError):
             raise DefinitionError(quoted(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
         raw = None
-    except (RuntimeError, ValueError):  # the home folder of nobody, a NUL character
+    except (RuntimeError, ValueError):  # an unknown user's home folder, a NUL character
         raw = None
     if raw is None:
         raise NotFoundError(
             "trait definition",
             quoted(named),
             shipped_definitions(),
-            "A file is named by its path; a new one: traces trait init NAME.",
+            "Name a file by its path, or make one: traces trait init NAME.",
         )
     return parse(raw, quoted(path.name), path.stem)
 
 
 def parse(raw: bytes | str, where: str, name: str) -> Definition:
-    """A definition from JSON; `where` is told in errors, `name` is its name where it gives none. Raises DefinitionError."""
+    """Parse a definition from JSON.
+
+    Args:
+        raw: The JSON text.
+        where: What error messages call the source.
+        name: The definition's name where the JSON gives none.
+
+    Returns:
+        The definition.
+
+    Raises:
+        DefinitionError: It is not JSON, not an object, or breaks the rules of `Definition`.
+    """
     try:
-        found = strict_json.parse(raw)
+        fields = strict_json.parse(raw)
     except ValueError as e:
         raise DefinitionError(where, [Problem("error", "", f"is not JSON: {e}")]) from None
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise DefinitionError(where, [Problem("error", "", "is not a JSON object")])
     try:
-        return Definition.model_validate({"name": name, **found})
+        return Definition.model_validate({"name": name, **fields})
     except ValidationError as e:
         raise DefinitionError(where, [_describe_problem(dict(error)) for error in e.errors()]) from None
 
@@ -174,7 +194,7 @@ _KINDS = {
 
 
 def _describe_problem(error: dict[str, Any]) -> Problem:
-    """Pydantic's finding in words: its place as a reader counts, and what is wrong there."""
+    """Put one of pydantic's errors into words, with its place counted from 1."""
     loc = list(error["loc"])
     text = _KINDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
     if len(loc) > 1 and isinstance(loc[1], int):
@@ -185,28 +205,36 @@ def _describe_problem(error: dict[str, Any]) -> Problem:
     return Problem("error", place, f"{' '.join(map(str, rest))} {text}" if rest else text)
 
 
-# -- weak ones ---------------------------------------------------------------------------------------------------------
+# -- weaknesses --------------------------------------------------------------------------------------------------------
 
 
 def find_weaknesses(definition: Definition) -> list[Problem]:
-    """What makes a definition weak: too little of it, the same thing twice, questions that give the trait away, and a judging
-    prompt that doesn't ask for what is read from its answer.
+    """Find what makes a definition weak, though usable.
+
+    Args:
+        definition: A valid definition.
+
+    Returns:
+        A warning for each weakness: too few pairs or questions, repeated texts, questions that name the trait, and a judging
+        prompt that does not mention the scale from 0 to 100 or REFUSAL.
     """
     return [Problem("warning", place, text) for place, text in _find_weak_parts(definition)]
 
 
 def _find_weak_parts(d: Definition) -> Iterator[tuple[str, str]]:
-    for place, found, enough, what in (
-        ("instruction", d.instruction, PAIRS, "pairs"),
-        ("questions", d.questions, QUESTIONS, "questions"),
+    for place, entries, enough, what in (
+        ("instruction", d.instruction, ENOUGH_PAIRS, "pairs"),
+        ("questions", d.questions, ENOUGH_QUESTIONS, "questions"),
     ):
-        if len(found) < enough:
-            yield place, f"has {len(found)} {what}, fewer than {enough}"
+        if len(entries) < enough:
+            yield place, f"has {len(entries)} {what}, fewer than {enough}"
     for i, pair in enumerate(d.instruction, 1):
         if _normalize(pair.pos) == _normalize(pair.neg):
             yield f"instruction {i}", "pos and neg are the same"
     for polarity in ("pos", "neg"):
-        yield from _find_repeats("instruction", [getattr(pair, polarity) for pair in d.instruction], f"{polarity} is that")
+        yield from _find_repeats(
+            "instruction", [getattr(pair, polarity) for pair in d.instruction], f"{polarity} is that"
+        )
     yield from _find_repeats("question", d.questions, "is that")
     for i, question in enumerate(d.questions, 1):
         named = [w for w in re.findall(r"[^\W\d_]+", question) if any(_same_stem(w, n) for n in _long_words(d.name))]
@@ -219,16 +247,16 @@ def _find_weak_parts(d: Definition) -> Iterator[tuple[str, str]]:
         yield "eval_prompt", "says nothing of REFUSAL, which a judge is to answer where the model refused"
 
 
-def _find_repeats(what: str, texts: Sequence[str], told: str) -> Iterator[tuple[str, str]]:
+def _find_repeats(what: str, texts: Sequence[str], subject: str) -> Iterator[tuple[str, str]]:
     first: dict[str, int] = {}
     for i, text in enumerate(texts, 1):
         before = first.setdefault(_normalize(text), i)
         if before != i:
-            yield f"{what} {i}", f"{told} of {what} {before}"
+            yield f"{what} {i}", f"{subject} of {what} {before}"
 
 
 def _normalize(text: str) -> str:
-    """Without what makes no other text of it: case, and how it is spaced."""
+    """Drop what does not make a text a different one: case and spacing."""
     return " ".join(text.casefold().split())
 
 
@@ -237,13 +265,13 @@ def _long_words(name: str) -> list[str]:
 
 
 def _same_stem(a: str, b: str) -> bool:
-    """Whether two words are one but for their endings. Plain and cautious: four letters in common at least."""
+    """Tell whether two words differ only in their endings, with at least four letters in common."""
     a, b = a.casefold(), b.casefold()
     n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return n > 3 and bool(_ENDING.fullmatch(a[n:]) and _ENDING.fullmatch(b[n:]))
 
 
-# -- a new one ---------------------------------------------------------------------------------------------------------
+# -- a new definition----------------------------------------------------------------------------------------------------
 
 _EVAL_PROMPT = """\
 Judge how strongly an answer shows one trait: {trait}. TODO: say in two or three sentences what an answer with this trait does, \
@@ -265,23 +293,31 @@ reply REFUSAL. Else reply with one whole number from 0 (no sign of the trait) to
 
 
 def make_template(name: str) -> str:
-    """The JSON of a new definition: what is to be written is marked TODO, and is an error until it is. Raises UsageError for a
-    name that no definition can have.
+    """Return the JSON of a new definition, with everything that is to be written marked TODO.
+
+    Args:
+        name: The trait's name.
+
+    Returns:
+        JSON that `parse` rejects until each placeholder is replaced.
+
+    Raises:
+        UsageError: The name cannot be part of a run's name.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"'{quoted(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
     pairs = [
         {"pos": f"{_PLACEHOLDER} instruction {i}, to be {name}", "neg": f"{_PLACEHOLDER} instruction {i}, its opposite"}
-        for i in range(1, PAIRS + 1)
+        for i in range(1, ENOUGH_PAIRS + 1)
     ]
     questions = [
         f"{_PLACEHOLDER} question {i}, which can be answered with the trait and without, and does not name it"
-        for i in range(1, QUESTIONS + 1)
+        for i in range(1, ENOUGH_QUESTIONS + 1)
     ]
-    made = {
+    fields = {
         "name": name,
         "instruction": pairs,
         "questions": questions,
         "eval_prompt": _EVAL_PROMPT.replace("{trait}", name),
     }
-    return json.dumps(made, indent=2, ensure_ascii=False)
+    return json.dumps(fields, indent=2, ensure_ascii=False)

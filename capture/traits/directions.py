@@ -1,7 +1,7 @@
-"""Which vectors a run is projected on: what was asked for, else what an evaluation or steering found best.
+"""Which vectors a run is projected on: those requested, else the best by steering or evaluation.
 
-Takes a warehouse, the run to be projected and what was asked; gives unit vectors with their names and what chose them. Every
-wrong call of `traces trait project` is found here, before anything is read or written.
+Takes a warehouse, the run to project and the options; returns unit vectors with their names and why each was chosen. Every wrong
+call of `traces trait project` is found here, before anything is computed or written. `project` does the computing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from capture.traits import dynamics
-from capture.traits.best import find_best_vector
+from capture.traits.best_vector import find_best_vector
 from capture.traits.response_activations import COMPONENTS
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
@@ -28,21 +28,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
+    """What a run is projected on; empty `layers`, `methods` and `components` take those of the best vector."""
+
     traits: tuple[str, ...]
     vectors: tuple[str, ...] = ()
-    """Runs to take vectors from; none: for each trait the newest that has one of the model's."""
+    """Runs to take vectors from; empty: for each trait the newest run with vectors of the run's model."""
     layers: tuple[int | None, ...] = ()
-    """None in it: `resid.embed`. Empty: what `_chosen` says; `methods` and `components` too."""
+    """None stands for `resid.embed`."""
     methods: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
     dynamics_only: bool = False
     threshold: float = dynamics.THRESHOLD
     shard: str = ""
-    """`i/n`: every n-th group of sequences that lie side by side in a shard, from the i-th on."""
+    """`i/n`: every n-th group of sequences that lie side by side in a shard, starting with the i-th."""
 
 
 class Direction(NamedTuple):
-    """A vector to project on."""
+    """A vector to project on, and what identifies it."""
 
     trait: str
     method: str
@@ -50,16 +52,18 @@ class Direction(NamedTuple):
     layer: int | None
     vectors_run_id: str
     vector: np.ndarray
-    """(D,), of length 1, float32."""
+    """(D,) float32, of length 1."""
     reason: str
-    """What chose it."""
+    """Why it was chosen, in words."""
 
     @property
     def layer_name(self) -> str:
+        """The layer as the command line writes it: a number, or `embed`."""
         return _display_name(self.layer)
 
     @property
     def key(self) -> dict[str, Any]:
+        """The columns of `trait_projections` that identify the vector, by name."""
         return {name: getattr(self, name) for name in _KEY_COLUMNS}
 
 
@@ -67,7 +71,7 @@ _KEY_COLUMNS = ("trait", "method", "component", "layer", "vectors_run_id")
 
 
 def parse_layers(names: Sequence[str]) -> tuple[int | None, ...]:
-    """`("5", "embed")` → (5, None). Raises UsageError for what is neither a number nor `embed`."""
+    """Parse layers: `("5", "embed")` gives (5, None); raises UsageError for anything but a number or `embed`."""
     try:
         return tuple(None if name == "embed" else int(name) for name in names)
     except ValueError:
@@ -75,40 +79,49 @@ def parse_layers(names: Sequence[str]) -> tuple[int | None, ...]:
 
 
 def _display_name(value: str | int | None) -> str:
-    """A layer as the command line has it; other names as they are."""
+    """Return a layer as the command line writes it, and other names as they are."""
     return "embed" if value is None else str(value)
 
 
 def choose_directions(wh: Warehouse, source: str, options: Options) -> list[Direction]:
-    """The vectors that are meant, in the order of the table's key: by trait, method, component and layer.
+    """Choose the vectors to project a run on.
 
-    Raises NotFoundError for a run, a trait, a method or a layer without a vector, and UsageError for vectors of another model's width
-    or weights, and where the run did not store what they live in.
+    Args:
+        wh: The warehouse with the run and the vectors.
+        source: The run to project.
+        options: What was requested.
+
+    Returns:
+        The directions, in the order of the table's key: by trait, method, component and layer.
+
+    Raises:
+        NotFoundError: A run, trait, method, component or layer has no vector.
+        UsageError: No trait is named, the vectors are of another model, or the run did not store the states they belong to.
     """
     if not options.traits:
-        raise UsageError("No trait is named: --trait sycophantic,humorous.")
+        raise UsageError("No trait is named: --traits sycophantic,humorous.")
     store = wh.cached_run(source)
     for component in options.components:
         if component not in COMPONENTS:
             raise NotFoundError("component", component, COMPONENTS)
-    found = [
+    chosen = [
         d
         for trait in dict.fromkeys(options.traits)
         for d in _directions_for_trait(wh, store, trait, _find_vectors_run(wh, store, trait, options), options)
     ]
-    for d in found:
-        store.slices(tensor_key(store, d))  # refuses what was not stored, and says how to capture it
-    return sorted(found, key=lambda d: (d.trait, d.method, d.component, -1 if d.layer is None else d.layer))
+    for d in chosen:
+        store.slices(tensor_key(store, d))  # raises where that was not stored, and says how to capture it
+    return sorted(chosen, key=lambda d: (d.trait, d.method, d.component, -1 if d.layer is None else d.layer))
 
 
 def tensor_key(store: TraceStore, d: Direction) -> Key:
-    """The tensor that a direction's tokens are in."""
+    """Return the key of the tensor that is projected on a direction."""
     site = COMPONENTS[d.component]
     return store.key("resid.embed", None) if d.layer is None else store.key(site, d.layer)
 
 
 def _find_vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Options) -> str:
-    """The run to take a trait's vectors from."""
+    """Return the newest run with vectors of a trait, those of the run's own model first."""
     for run in options.vectors:
         find_run(wh.root, run)
     among = f"AND v.run_id IN {sql_texts(options.vectors)}" if options.vectors else ""
@@ -121,20 +134,18 @@ def _find_vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Opt
         [store.meta.model.space, trait],
     ).fetchall()
     if not runs:
-        of = f"in {', '.join(options.vectors)}" if options.vectors else ""
+        where = f"in {', '.join(options.vectors)}" if options.vectors else "See traces trait extract --help"
         known = wh.connection.execute(
             f"SELECT DISTINCT v.trait FROM trait_vectors AS v WHERE true {among} ORDER BY ALL"
         ).fetchall()
-        raise NotFoundError(
-            "vectors of trait", trait, [name for (name,) in known], of or "See traces trait extract --help"
-        )
+        raise NotFoundError("vectors of trait", trait, [name for (name,) in known], where)
     newest: str = runs[0][0]
     _check_model(store.meta, wh.cached_run(newest).meta)
     return newest
 
 
 def _check_model(source: Manifest, vectors: Manifest) -> None:
-    """Raises UsageError where the vectors are not of the space that the run's states are in."""
+    """Raise UsageError where the vectors come from a model whose states the run does not have."""
     mine, theirs = source.model, vectors.model
     if mine.d_model != theirs.d_model:
         what = f"have {theirs.d_model} dimensions ({theirs.name}), the states of run '{source.run_id}' {mine.d_model}"
@@ -147,16 +158,18 @@ def _check_model(source: Manifest, vectors: Manifest) -> None:
     )
 
 
-def _directions_for_trait(wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options) -> Iterator[Direction]:
+def _directions_for_trait(
+    wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options
+) -> Iterator[Direction]:
     rows = wh.connection.execute(
         "SELECT method, component, layer, vector FROM trait_vectors WHERE run_id = ? AND trait = ?", [run, trait]
     ).fetchall()
-    there = {(method, component, layer): np.asarray(vector, np.float64) for method, component, layer, vector in rows}
-    methods, components, layers, why = _requested_or_best(wh, store, trait, run, options, list(there))
+    vectors = {(method, component, layer): np.asarray(vector, np.float64) for method, component, layer, vector in rows}
+    methods, components, layers, reason = _requested_or_best(wh, store, trait, run, options, list(vectors))
     kinds = (
-        ("method", methods, {m for m, _, _ in there}),
-        ("component", components, {c for _, c, _ in there}),
-        ("layer", layers, {i for _, _, i in there}),
+        ("method", methods, {m for m, _, _ in vectors}),
+        ("component", components, {c for _, c, _ in vectors}),
+        ("layer", layers, {i for _, _, i in vectors}),
     )
     for kind, wanted, known in kinds:
         for value in wanted:
@@ -164,10 +177,12 @@ def _directions_for_trait(wh: Warehouse, store: TraceStore, trait: str, run: str
                 names = map(_display_name, sorted(known, key=lambda k: (k is not None, k)))
                 raise NotFoundError(kind, _display_name(value), names, f"(vectors of {trait}, run '{run}')")
     for key in ((m, c, i) for m in methods for c in components for i in layers):
-        if key not in there:
-            raise UsageError(f"Run '{run}' has no vector of {trait} by {key[0]} in {key[1]}, layer {_display_name(key[2])}.")
-        vector = there[key]
-        yield Direction(trait, *key, run, (vector / np.linalg.norm(vector)).astype(np.float32), why)
+        if key not in vectors:
+            raise UsageError(
+                f"Run '{run}' has no vector of {trait} by {key[0]} in {key[1]}, layer {_display_name(key[2])}."
+            )
+        vector = vectors[key]
+        yield Direction(trait, *key, run, (vector / np.linalg.norm(vector)).astype(np.float32), reason)
 
 
 def _requested_or_best(
@@ -176,23 +191,36 @@ def _requested_or_best(
     trait: str,
     run: str,
     options: Options,
-    there: Sequence[tuple[str, str, int | None]],
+    available: Sequence[tuple[str, str, int | None]],
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...], str]:
-    """Methods, components and layers: those asked for, and where nothing is, the best one that an evaluation or steering
-    found (`best`), else the mean difference of the residual stream in the middle layer.
+    """Choose methods, components and layers: those requested, else those of the best vector.
+
+    Args:
+        wh: The warehouse.
+        store: The run to project.
+        trait: The trait.
+        run: The run with the trait's vectors.
+        options: What was requested.
+        available: (method, component, layer) of each vector in the run.
+
+    Returns:
+        Methods, components, layers, and the reason in words. Where nothing was evaluated or steered, the best is the mean
+        difference of the residual stream in the layer nearest to the middle one.
     """
-    asked = [name for name in ("method", "component", "layer") if getattr(options, f"{name}s")]
-    found = find_best_vector(wh, run, trait)
-    if found is not None:
-        method, component, layer, why = found
+    requested = [name for name in ("method", "component", "layer") if getattr(options, f"{name}s")]
+    best = find_best_vector(wh, run, trait)
+    if best is not None:
+        method, component, layer, reason = best
     else:
         method, component = "mean_diff", (options.components or ("residual",))[0]
         middle = store.meta.model.n_layers // 2
-        near = {i for m, c, i in there if i is not None and m in (options.methods or (method,)) and c == component}
-        layer = min(near, key=lambda i: (abs(i - middle), i), default=middle)
-        why = "the middle layer's mean difference, as nothing was evaluated or steered: traces trait evaluate"
-    if len(asked) == 3:
-        why = "as asked for"
-    elif asked:
-        why = f"{' and '.join(asked)} as asked for, else {why}"
-    return options.methods or (method,), options.components or (component,), options.layers or (layer,), why
+        layers = {
+            i for m, c, i in available if i is not None and m in (options.methods or (method,)) and c == component
+        }
+        layer = min(layers, key=lambda i: (abs(i - middle), i), default=middle)
+        reason = "the middle layer's mean difference, as nothing was evaluated or steered: traces trait evaluate"
+    if len(requested) == 3:
+        reason = "as requested"
+    elif requested:
+        reason = f"{' and '.join(requested)} as requested, else {reason}"
+    return options.methods or (method,), options.components or (component,), options.layers or (layer,), reason

@@ -18,7 +18,15 @@ import numpy as np
 
 from capture.traits import extraction_methods, intervals, response_activations, selection, separation
 from capture.traits.extract import KIND as VECTORS
-from capture.traits.extract import LayerCounter, LayerProgress, split_into_blocks, layer_seed, count_not_converged, write_shard, training_vectors
+from capture.traits.extract import (
+    LayerCounter,
+    LayerProgress,
+    count_not_converged,
+    layer_seed,
+    split_into_blocks,
+    training_vectors,
+    write_shard,
+)
 from capture.traits.response_activations import ResponseMeans, SelectedResponses
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, RunExistsError, UsageError
@@ -106,7 +114,7 @@ def evaluate(
             write_shard(writer, "trait_evaluations", rows, json.dumps({"not_converged": +late}))
         manifest = publish(
             writer,
-            lambda p: store.meta.derived(KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p),
+            lambda p: store.meta.derive(KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p),
         )
     for method, n in manifest.option("not_converged").items():
         note(

@@ -88,7 +88,9 @@ def extract(
     with Warehouse(root) as wh:
         stores = [response_activations.open_responses_run(root, r) for r in responses_runs]
         _check_same_model(stores)
-        selected = [response_activations.select_responses(wh, r, options.threshold, rule=options.filter) for r in responses_runs]
+        selected = [
+            response_activations.select_responses(wh, r, options.threshold, rule=options.filter) for r in responses_runs
+        ]
     for s in selected:
         note(s.summary())
     held = [response_activations.choose_held_out(s, options.held_out, options.seed) for s in selected]
@@ -120,7 +122,9 @@ def extract(
             write_shard(writer, "trait_vectors", rows, json.dumps({"not_converged": late}))
         manifest = publish(
             writer,
-            lambda p: stores[0].meta.derived(KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p),
+            lambda p: stores[0].meta.derive(
+                KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p
+            ),
         )
     for method, n in manifest.option("not_converged").items():
         note(
@@ -255,7 +259,12 @@ def _manifest_options(
 
 
 def _extract_layer(
-    means: ResponseMeans, selected: SelectedResponses, held: Sequence[int], component: str, layer: int | None, options: Options
+    means: ResponseMeans,
+    selected: SelectedResponses,
+    held: Sequence[int],
+    component: str,
+    layer: int | None,
+    options: Options,
 ) -> list[dict[str, Any]]:
     """The rows of a layer, one a method."""
     pos, neg = training_vectors(means.vectors(component, layer), selected, held)
@@ -296,5 +305,5 @@ def count_not_converged(writer: RunWriter) -> dict[str, int]:
     """By method, how many fits did not converge, those of earlier processes included; only methods that have some."""
     total: Counter[str] = Counter()
     for shard in writer.done:
-        total.update(shard.marked(dict).get("not_converged", {}))
+        total.update(shard.resume_point_as(dict).get("not_converged", {}))
     return dict(sorted(total.items()))

@@ -22,7 +22,9 @@ def proportions(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarra
     total, part = n.sum(), right.sum(0) / n.sum()
     variance = standard_error(right, n) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        independent = np.fmin(part * (1 - part) / variance, total) * (_student_quantile(total) / _student_quantile(len(n))) ** 2
+        independent = (
+            np.fmin(part * (1 - part) / variance, total) * (_student_quantile(total) / _student_quantile(len(n))) ** 2
+        )
     independent = np.where((part > 0) & (part < 1), independent, total)
     k, beside = part * independent, (1 - LEVEL) / 2
     low = np.where(k > 0, stats.beta.ppf(beside, k, independent - k + 1), 0)

@@ -2,7 +2,7 @@
 
 `open_judge` makes one from its name. A judge's `ask` puts one prompt, once; a `JudgeRequestError` says why there was no answer, whether
 asking again may help, and whether it is this prompt's alone. Trying again, waiting and asking many at a time are
-`capture.traits.judge_run`'s; how long and how large an answer may be, and where it may lead, is `capture.traits.bounded`'s.
+`capture.traits.judge_run`'s; how long and how large an answer may be, and where it may lead, is `capture.traits.bounded_http`'s.
 
 A server may be hostile or broken. What it sends is read with `strict_json`, by its keys and types, and not by the SDKs' models,
 which check nothing.
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from capture.traits.bounded import UnreadableResponse, http_client, run_within
+from capture.traits.bounded_http import UnreadableResponse, http_client, run_within
 from capture.traits.judge import ANSWER_TOKENS, TIMEOUT, Judge, JudgeRequestError
 from capture.traits.verdict import Token, Verdict, from_text, from_tokens
 from warehouse.errors import UsageError
@@ -187,7 +187,7 @@ class _ApiJudge:
     def ask(self, prompt: str) -> Verdict:
         body = self._request([{"role": "user", "content": prompt}])
         try:
-            return self._parse(strict_json.parse(body, mend=True))
+            return self._parse(strict_json.parse(body, repair=True))
         except (ValueError, TypeError, AttributeError, LookupError):
             raise _malformed_answer() from None
 
@@ -293,7 +293,9 @@ class _AnthropicJudge(_ApiJudge):
     def _read(self, told: Any) -> Verdict:
         if not isinstance(told["content"], list):
             raise TypeError
-        return from_text(self._clean_answer("".join(part["text"] for part in told["content"] if part["type"] == "text")))
+        return from_text(
+            self._clean_answer("".join(part["text"] for part in told["content"] if part["type"] == "text"))
+        )
 
 
 def _parse_tokens(told: Any) -> list[Token]:

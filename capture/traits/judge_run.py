@@ -143,7 +143,7 @@ def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
     if (paths.run_dir(root, name) / paths.MANIFEST).exists():
         raise RunExistsError(name)
     shards = Journal(paths.journal_path(paths.staging_dir(root, name))).shards
-    left = responses[shards[-1].marked(int) if shards else 0 :]
+    left = responses[shards[-1].resume_point_as(int) if shards else 0 :]
     characters = sum(len(p) for r in left for p in _make_prompts(definition, r))
     return Estimate(2 * len(left), characters // _CHARACTERS_A_TOKEN, 2 * len(left) * ANSWER_TOKENS)
 
@@ -178,7 +178,7 @@ def judge_run(
     }
     options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE_PROMPT, "shard": shard}
     with RunWriter(root, name, identity) as writer:
-        done = written = writer.done[-1].marked(int) if writer.done else 0
+        done = written = writer.done[-1].resume_point_as(int) if writer.done else 0
         counted = JudgeProgress(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
         unanswered: JudgedResponse | None = None
@@ -218,7 +218,7 @@ def judge_run(
                 f"coherence_answer say why of; the first, {unanswered.response.example_id} (seq {unanswered.response.seq}): "
                 f"{unanswered.error}"
             )
-        return publish(writer, lambda published: store.meta.derived("judge", name, [run_id], options, published))
+        return publish(writer, lambda published: store.meta.derive("judge", name, [run_id], options, published))
 
 
 def _load_responses(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
@@ -233,7 +233,7 @@ def _load_responses(root: Path, run_id: str, shard: str) -> tuple[TraceStore, De
     found = store.query("SELECT example_id, seq, prompt, response FROM responses ORDER BY example_id, seq").fetchall()
     if not found:
         raise UsageError(f"Run '{run_id}' has no responses.")
-    return store, Definition.model_validate(trait), [Response(*row) for row in partition.taken(found, shard)]
+    return store, Definition.model_validate(trait), [Response(*row) for row in partition.take_part(found, shard)]
 
 
 def _make_prompts(definition: Definition, r: Response) -> tuple[str, str]:
@@ -327,7 +327,9 @@ def _ask_with_retries(judge: Judge, prompt: str, stop: threading.Event) -> Verdi
         except JudgeRequestError as fault:
             if fault.retryable and tried < TRIES:
                 if fault.retry_after is not None and fault.retry_after > _MAX_RETRY_AFTER:
-                    raise JudgeRequestError(f"{fault}; it asks to wait {fault.retry_after:,.0f} s", again=False) from None
+                    raise JudgeRequestError(
+                        f"{fault}; it asks to wait {fault.retry_after:,.0f} s", again=False
+                    ) from None
                 wait = min(_FIRST_WAIT * 2 ** (tried - 1), _MAX_WAIT) * random.uniform(0.75, 1)
                 if stop.wait(wait if fault.retry_after is None else fault.retry_after):
                     raise

@@ -43,6 +43,6 @@ def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = No
             f"Trait '{trait}' has runs of kind {kind} of models with different weights: {found}. Say which, with --model or {option}."
         )
     found_run = str(of_model[0][0])
-    if shard := paths.shard_of(found_run):
+    if shard := paths.part_of(found_run):
         raise UsageError(f"'{found_run}', the newest run of trait '{trait}', is a shard: traces runs merge {shard[0]}")
     return found_run

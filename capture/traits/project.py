@@ -72,14 +72,14 @@ def project(
         "parent_manifests": {run: manifest_hash(wh.root, run) for run in parents},
     }
     identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **told}
-    named = None if run_id is None else partition.run_name(run_id, options.shard)
+    named = None if run_id is None else partition.part_run_name(run_id, options.shard)
     name, there = (named, None) if named is not None else _find_free_name(wh, source, parents, told, identity)
     if there is not None:
         return there
     plan = ProjectionPlan(store, chosen, options)
     counted = DerivedProgress(name)
     with RunWriter(wh.root, name, identity) as writer, threadpool_limits(1, user_api="blas"):
-        for number, group in enumerate(partition.taken(plan.groups(), options.shard)):
+        for number, group in enumerate(partition.take_part(plan.groups(), options.shard)):
             done = number < len(writer.done)
             counted.begun += len(group)
             counted.tokens += sum(s.end - s.start for s in group)
@@ -90,7 +90,7 @@ def project(
                 writer.put(RecordedBatch([], {}, {}, plan.tables(group)))
                 writer.end_shard(str(number))
             report(counted)
-        return publish(writer, lambda published: store.meta.derived(KIND, name, parents, told, published))
+        return publish(writer, lambda published: store.meta.derive(KIND, name, parents, told, published))
 
 
 def _find_free_name(
@@ -101,7 +101,7 @@ def _find_free_name(
     """
     number = 1
     while True:
-        name = partition.run_name(f"{source}-traits" + (f"-{number}" if number > 1 else ""), told["shard"])
+        name = partition.part_run_name(f"{source}-traits" + (f"-{number}" if number > 1 else ""), told["shard"])
         folder = paths.run_dir(wh.root, name)
         staged = paths.journal_path(paths.staging_dir(wh.root, name))
         if folder.exists():
@@ -159,7 +159,9 @@ class ProjectionPlan:
         velocity, acceleration = dynamics.differences(projection[:, at], counts)
         tables = {}
         if len(some):
-            found = dynamics.summarize_sequences(projection[:, at], counts, velocity, acceleration, self._options.threshold)
+            found = dynamics.summarize_sequences(
+                projection[:, at], counts, velocity, acceleration, self._options.threshold
+            )
             cosine = _sequence_means(projection[:, at] / np.maximum(norm[:, at], np.finfo(np.float32).tiny), counts)
             tables["trait_dynamics"] = rows.dynamics(some, counts, pos[at[np.cumsum(counts) - counts]], found, cosine)
         if not self._options.dynamics_only:
@@ -255,7 +257,7 @@ class _AnalyzedTokens:
     def __init__(self, store: TraceStore, side: str) -> None:
         names = ["example_id", "seq", "side", "is_special", "is_response"]
         rows = pq.read_table(
-            store.path / paths.table_name("tokens"), columns=names, partitioning=None, read_dictionary=["example_id"],
+            store.path / paths.table_file("tokens"), columns=names, partitioning=None, read_dictionary=["example_id"],
             filters=pc.field("side") == side,
         ).combine_chunks()  # fmt: skip
         response, special = (rows[name].to_numpy() for name in ("is_response", "is_special"))
@@ -271,7 +273,9 @@ class _AnalyzedTokens:
     def mask(self, sequences: Sequence[Slice]) -> np.ndarray:
         """(n,) of these sequences' tokens, end to end."""
         starts = [self._start[s.example_id, s.seq] for s in sequences]
-        return np.concatenate([self._is_analyzed[i : i + s.end - s.start] for i, s in zip(starts, sequences, strict=True)])
+        return np.concatenate(
+            [self._is_analyzed[i : i + s.end - s.start] for i, s in zip(starts, sequences, strict=True)]
+        )
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def find_newest_judge(wh: Warehouse, run_id: str) -> str | None:
         "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
         [run_id],
     ).fetchone()
-    if row is not None and (shard := paths.shard_of(row[0])):
+    if row is not None and (shard := paths.part_of(row[0])):
         raise UsageError(
             f"'{row[0]}', the newest judge of run '{run_id}', has judged a share of it: traces runs merge {shard[0]}"
         )
@@ -157,7 +157,9 @@ def select_responses(
             if not (kept & side).any():
                 name = "positive" if side is positive else "negative"
                 remedy = "Lower" if side is positive or rule == "pairs" else "Raise"
-                raise UsageError(_nothing_left_message(name, limit, remedy, run_id, judge, score[side], coherence[side]))
+                raise UsageError(
+                    _nothing_left_message(name, limit, remedy, run_id, judge, score[side], coherence[side])
+                )
     question = np.asarray(found["question_idx"], np.int64)
     group = question if together == "questions" else np.asarray(found["pair"]).astype(str)
     both = np.isin(group, np.intersect1d(group[kept & positive], group[kept & ~positive]))

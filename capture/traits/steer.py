@@ -27,7 +27,7 @@ from capture.jobs.generation import Completing, Generator
 from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.sequences.batches import Batch
-from capture.traits.best import find_best_vector
+from capture.traits.best_vector import find_best_vector
 from capture.traits.latest_run import find_latest_run
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.manifest import ModelInfo
@@ -210,7 +210,7 @@ class Steered(Completing):
         self._points = places
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
-        last = max(s.tokens for s in batch.sequences) - 1
+        last = max(s.n_tokens for s in batch.sequences) - 1
         """Prompts are padded on the left: their last tokens stand in one place."""
 
         def steered(x: torch.Tensor) -> torch.Tensor:
@@ -223,7 +223,7 @@ class Steered(Completing):
     def reading(self, batch: Batch) -> AbstractContextManager[Any]:
         starts = []
         for s in batch.sequences:
-            is_response = s.parts["dec"].is_response
+            is_response = s.sides["dec"].is_response
             assert is_response is not None
             starts.append(int(is_response.argmax()) - 1)
 

@@ -233,7 +233,7 @@ def test_layer_l_is_the_output_of_block_l(tmp_path: Path, load_tiny, capture_tin
     loaded = load_tiny("llama")
     store = capture_tiny(tmp_path, "t", loaded=loaded, text=text, capture="hidden,attn_out", store_dtype="float32")
     (example,) = store.tokens.example_id
-    path = store.path / paths.table_name("tokens")
+    path = store.path / paths.table_file("tokens")
     tokens = pq.read_table(path, partitioning=None)
     half = len(tokens) // 2
     marked = pa.array([i >= half for i in range(len(tokens))])

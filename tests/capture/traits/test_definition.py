@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from capture.traits import definition as definitions
-from capture.traits.definition import DefinitionError, fill_template, load, parse, make_template, find_weaknesses
+from capture.traits.definition import DefinitionError, fill_template, find_weaknesses, load, make_template, parse
 from warehouse.errors import NotFoundError, UsageError
 
 REAL = ("humorous", "impolite", "optimistic", "sycophantic")

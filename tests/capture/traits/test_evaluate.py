@@ -14,14 +14,14 @@ from synthetic_traits import add_judge, add_responses, grid, planted
 
 from capture.traits import evaluate as job
 from capture.traits import intervals, separation
-from capture.traits.best import find_best_vector, weak_vector_warnings
+from capture.traits.best_vector import find_best_vector, weak_vector_warnings
 from capture.traits.evaluate import Options, evaluate
 from capture.traits.extract import Options as Extraction
 from capture.traits.extract import extract
 from capture.traits.latest_run import find_latest_run
 from capture.traits.response_activations import ResponseMeans, select_responses
 from warehouse import TraceStore, Warehouse
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.storage import paths
 from warehouse.validation.validate import validate
@@ -304,7 +304,7 @@ def test_the_best_vector_by_evaluation_and_by_steering(tmp_path: Path) -> None:
         effects = wh.sql("SELECT layer, coefficient, n, n_scored, trait_score, coherence_score, response_tokens "
                          "FROM steering_effects ORDER BY ALL").fetchall()  # fmt: skip
         assert (9, 2.0, 2, 1, 20.0, 90.0, 10.5) in effects and len(effects) == 6
-        asked = ask(wh.connection, find_query("steering_by_coefficient"), {}).fetchall()
+        asked = run_query(wh.connection, find_query("steering_by_coefficient"), {}).fetchall()
         assert asked[0] == ("loud", "probe", "residual", 3, -2.0, 2, 2, 99.0, 90.0, 10.5, 0.5, "-2") and len(asked) == 6
 
 
@@ -347,7 +347,7 @@ def test_why_a_vector_is_the_best_and_whether_it_is_any_better_than_a_random_one
 def test_separation_as_a_table_of_layers_by_methods(root: Path) -> None:
     found = rows(root)
     with Warehouse(root) as wh:
-        answer = ask(wh.connection, find_query("trait_separation"), {"run": "v-evaluated"})
+        answer = run_query(wh.connection, find_query("trait_separation"), {"run": "v-evaluated"})
         table = [dict(zip(answer.columns, r, strict=True)) for r in answer.fetchall()]
     assert [(r["component"], r["layer"]) for r in table] == [
         ("residual", None),
@@ -377,7 +377,7 @@ def test_traits_near_each_other(tmp_path: Path) -> None:
         minute=3,
     )
     with Warehouse(tmp_path) as wh:
-        found = ask(wh.connection, find_query("near_traits"), {}).fetchall()
+        found = run_query(wh.connection, find_query("near_traits"), {}).fetchall()
     assert [r[:7] for r in found] == [
         ("calm", "meek", "probe", "residual", None, 0.5, 0.5),
         ("loud", "meek", "probe", "residual", None, -0.5, 0.5),

@@ -345,7 +345,7 @@ def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest
     assert why[14] == "[no answer: HTTP 400: flagged \ufffd[2J by a filter]"
     assert why[17] == "[no answer: HTTP 413: too long]"
     assert why[20].startswith("[no answer: HTTP 422: ")
-    assert why[23] == "[no answer: its answer cannot be unpacked (6 tries)]"
+    assert why[23] == "[no answer: its answer cannot be decompressed (6 tries)]"
     assert (why[25], why[27], why[31]) == ("80 \ufffd\0", "80", "9" * 5000)
     assert notes == [
         f"{front.url}/v1:m has no answer to 8 of 40 responses, which trait_answer and coherence_answer say why of; the first, e0003 "

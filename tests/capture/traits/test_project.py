@@ -206,7 +206,7 @@ def test_interrupted_it_goes_on_as_if_it_had_not_been(home: Path, monkeypatch: p
         assert resumed[0] > 0 and len(resumed) > 3
         project(wh, "llama", chosen, options, "undisturbed")
         for table in ("trait_projections", "trait_dynamics"):
-            a, b = (paths.run_dir(home, run) / paths.table_name(table) for run in ("llama-traits", "undisturbed"))
+            a, b = (paths.run_dir(home, run) / paths.table_file(table) for run in ("llama-traits", "undisturbed"))
             assert a.read_bytes() == b.read_bytes()
 
 
@@ -245,7 +245,7 @@ def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None
 
     middle = "the middle layer's mean difference, as nothing was evaluated or steered: traces trait evaluate"
     assert picked() == ("mean_diff", "residual", 1, middle)
-    assert picked(methods=("probe",)) == ("probe", "residual", 1, f"method as asked for, else {middle}")
+    assert picked(methods=("probe",)) == ("probe", "residual", 1, f"method as requested, else {middle}")
     evaluations = [
         {"vectors_run_id": "vectors", "trait": "loud", "method": m, "component": c, "layer": i, "effect_size": e}
         for m, c, i, e in (
@@ -262,7 +262,7 @@ def test_the_vector_is_the_best_one_where_one_is_known_to_be(home: Path) -> None
     )  # fmt: skip
     assert picked(layers=(2,))[:3] == ("probe", "residual", 2)
     assert picked(layers=(None,), components=("residual",), methods=("probe",)) == (
-        "probe", "residual", None, "as asked for",
+        "probe", "residual", None, "as requested",
     )  # fmt: skip
 
 
@@ -342,7 +342,7 @@ def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
     done = traces("trait", "project", "--trait", "loud,calm", "--run", "answers", "--layer", "1", "--warehouse", home)
     assert done.code == 0, done.err
     assert "answers-traits: 192 projections, 22 responses' dynamics" in done.out
-    assert "loud: mean_diff, residual, layer 1, of run answers-vectors (layer as asked for, else " in done.err
+    assert "loud: mean_diff, residual, layer 1, of run answers-vectors (layer as requested, else " in done.err
     assert (
         "warning: loud: mean_diff, residual, layer 1, is not known to separate better than a random direction: of 4"
         in done.err
@@ -376,7 +376,7 @@ def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
 def test_validate_finds_what_does_not_follow(home: Path, finding: str, table: str, column: str, change: Any) -> None:
     with Warehouse(home) as wh:
         found = made(wh, "answers", Options(("loud", "calm"), layers=(1, 2)))
-    path = found.path / paths.table_name(table)
+    path = found.path / paths.table_file(table)
     told = pq.read_table(path, partitioning=None)
     at = told.column_names.index(column)
     values = told[column].to_numpy()

@@ -1,4 +1,8 @@
-"""The best vector of a trait, why it is that, and whether it is any better than a random direction: what whoever picks one is told."""
+"""The best vector of a trait: which one it is, why, and whether it is known to beat a random direction.
+
+Every command that picks a vector (`evaluate`, `steer`, `project`, `run`) asks here and prints what it is told. The choice itself is
+the view `trait_best`; this module only puts it into words.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from warehouse.warehouse import Warehouse
 
 
 class BestVector(NamedTuple):
-    """A row of the view `trait_best`."""
+    """A row of the view `trait_best`, with its grounds in words."""
 
     method: str
     component: str
@@ -18,7 +22,7 @@ class BestVector(NamedTuple):
 
 
 def find_best_vector(wh: Warehouse, vectors_run: str, trait: str) -> BestVector | None:
-    """The best vector of a trait in a run; None where nothing was evaluated or steered."""
+    """Return the best vector of a trait in a run, or None where nothing was evaluated or steered."""
     row = wh.connection.execute(
         "SELECT method, component, layer, grounds, passed_over FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
         [vectors_run, trait],
@@ -27,20 +31,30 @@ def find_best_vector(wh: Warehouse, vectors_run: str, trait: str) -> BestVector 
         return None
     method, component, layer, grounds, passed_over = row
     if component == "residual":
-        why = f"the residual stream's best by {grounds}"
+        reason = f"the residual stream's best by {grounds}"
         if passed_over:
             better = "one does better, and is" if passed_over == 1 else f"{passed_over} do better, and are"
-            why += f"; {better} passed over, of attn_out, which few runs keep, or of the embedding, which is before all blocks"
+            reason += f"; {better} passed over, of attn_out, which few runs keep, or of the embedding, which is before all blocks"
     else:
-        why = f"{component}'s best by {grounds}, where the residual stream has none"
-    return BestVector(method, component, layer, why)
+        reason = f"{component}'s best by {grounds}, where the residual stream has none"
+    return BestVector(method, component, layer, reason)
 
 
 def weak_vector_warnings(
     wh: Warehouse, vectors_run: str, trait: str, method: str, component: str, layers: Sequence[int | None]
 ) -> Iterator[str]:
-    """A line for each layer whose vector is not known to separate the polarities better than random directions, by the newest
-    evaluation of it.
+    """Yield a warning for each layer whose vector may be no better than a random direction.
+
+    Args:
+        wh: The warehouse with vectors and evaluations.
+        vectors_run: The run of the vectors.
+        trait: Their trait.
+        method: The method that made them.
+        component: `residual` or `attn_out`.
+        layers: Their layers; None is the embedding.
+
+    Yields:
+        One line a layer for which the 95 % interval of `above_random`, in the newest evaluation of the vector, reaches 0 or below.
     """
     for layer in layers:
         row = wh.connection.execute(
