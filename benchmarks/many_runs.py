@@ -23,7 +23,7 @@ from warehouse.schema.quoting import sql_path
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo
-from warehouse.storage.parquet import ROW_GROUP, to_table, write_part
+from warehouse.storage.parquet import ROW_GROUP, to_table, write_table_file
 
 EXAMPLE_TOKENS = 128
 
@@ -67,8 +67,8 @@ def table(run: int, rows: int) -> pa.Table:
 
 def _publish(root: Path, name: str, rows: pa.Table) -> None:
     """A run of nothing but these rows."""
-    folder, file = paths.run_dir(root, name), paths.table_name("next_token")
-    write_part(folder / file, rows)
+    folder, file = paths.run_dir(root, name), paths.table_file("next_token")
+    write_table_file(folder / file, rows)
     size = (folder / file).stat().st_size
     sizes = dict.fromkeys(("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_value", "vocab_size"), 1)
     names = dict.fromkeys(

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 
 RUNS = 10
 MEASURES = ["margin", "entropy", "top_two_gap", "pred_prob"]
@@ -71,7 +71,7 @@ def main() -> None:
                     stats.binomtest(int(found.sum()), len(found)).proportion_ci(method="wilson")
 
             def question() -> None:
-                ask(wh.connection, find_query("correct_against_wrong"), {"run": "r0"}).fetchall()
+                run_query(wh.connection, find_query("correct_against_wrong"), {"run": "r0"}).fetchall()
 
             def drawn() -> None:
                 columns = ", ".join(MEASURES)

@@ -115,9 +115,9 @@ def _make(root: Path, source: TraceStore) -> None:
 
 
 def _renamed(source: TraceStore, table: str, names: dict[str, str]) -> pa.Table:
-    rows = pq.read_table(source.path / paths.table_name(table), partitioning=None)
+    rows = pq.read_table(source.path / paths.table_file(table), partitioning=None)
     rows = rows.filter(pa.compute.is_in(rows["example_id"], pa.array(list(names))))
     ids = pa.array([names[i] for i in rows["example_id"].to_pylist()])
-    schema = pq.read_schema(source.path / paths.table_name(table))
+    schema = pq.read_schema(source.path / paths.table_file(table))
     assert set(schema.names) <= set(STORED[table].names)
     return rows.set_column(rows.column_names.index("example_id"), schema.field("example_id"), ids).cast(schema)

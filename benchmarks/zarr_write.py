@@ -22,7 +22,7 @@ from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
-from warehouse.storage.files import size_of
+from warehouse.storage.files import folder_size
 
 LENGTH, BATCH = 128, 8
 
@@ -74,7 +74,7 @@ def compare(
 
         mine, other_seconds = in_turns(ours, theirs, rounds)
         ratios = [b / a for a, b in zip(mine, other_seconds, strict=True)]
-        sizes = size_of(root), size_of(other)
+        sizes = folder_size(root), folder_size(other)
     tokens = sum(map(len, ids))
     record(
         f"zarr_write#{name}",

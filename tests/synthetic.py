@@ -18,7 +18,7 @@ from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
-from warehouse.storage.parquet import to_table, write_part
+from warehouse.storage.parquet import to_table, write_table_file
 from warehouse.storage.run_writer import RecordedBatch, RunWriter
 from warehouse.storage.sealed import seal
 
@@ -66,9 +66,9 @@ def add_run(
     folder = paths.run_dir(root, run_id)
     files = []
     for name, found in rows.items():
-        path = folder / paths.table_name(name)
-        write_part(path, to_table(name, columns(name, found)))
-        files.append(FileInfo(path=paths.table_name(name), bytes=path.stat().st_size, checksum=file_checksum(path)))
+        path = folder / paths.table_file(name)
+        write_table_file(path, to_table(name, columns(name, found)))
+        files.append(FileInfo(path=paths.table_file(name), bytes=path.stat().st_size, checksum=file_checksum(path)))
     stack = {"n_layers": 1, "d_model": d_model, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
     told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
     Manifest(

@@ -83,7 +83,7 @@ def _stage(root: Path) -> None:
 
 def _resume(root: Path) -> None:
     with RunWriter(root, "half", {"made": "half"}) as writer:
-        _ = writer.done[0].mark if writer.done else None
+        _ = writer.done[0].resume_point if writer.done else None
 
 
 def _read_prepared(root: Path) -> None:

@@ -21,13 +21,13 @@ try:
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-_HOMES = {"Warehouse": "warehouse.warehouse", "TraceStore": "warehouse.storage.trace_store"}
+_MODULES = {"Warehouse": "warehouse.warehouse", "TraceStore": "warehouse.storage.trace_store"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use: `import warehouse` alone costs nothing."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'warehouse' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -269,7 +269,7 @@ def run_capture(
     from warehouse.storage import paths
 
     root = paths.find_root(warehouse)
-    run = run and partition.run_name(run, options.shard)
+    run = run and partition.part_run_name(run, options.shard)
     if run is not None and paths.run_dir(root, paths.check_run_name(run)).exists():
         if skip_existing:
             typer.echo(f"{run} is there already: nothing to do")
@@ -321,7 +321,7 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
     for stack in filter(None, (manifest.model, manifest.model.encoder)):
         lines += [f"not there: {site}: {why}" for site, why in stack.missing.items() if site in asked_for]
     if manifest.option("shard"):
-        whole, _, _ = paths.shard_of(manifest.run_id) or (manifest.run_id, 0, 0)
+        whole, _, _ = paths.part_of(manifest.run_id) or (manifest.run_id, 0, 0)
         return [*lines, f"next, when all shards are there: traces runs merge {whole}"]
     return [*lines, f"next: traces runs show {manifest.run_id}"]
 

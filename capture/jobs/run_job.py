@@ -23,10 +23,11 @@ from capture.jobs.job import Forecast, Generation, Job, Options, Progress, Repor
 from capture.jobs.prepare import _ASK_SHORTER, _CUT_SHORTER, _batches, _proven, _read
 from capture.model import loading, model_info
 from capture.model.anatomy import Stack
-from capture.model.attention_hook import eager
+from capture.model.attention_hook import eager_attention
 from capture.model.failures import explain_forward_errors, explain_memory_errors
 from capture.recording import means
-from capture.recording.recorder import DtypeOverflow, Recorder, Recording, inputs
+from capture.recording.forward_pass import DtypeOverflow
+from capture.recording.recorder import Recorder, Recording, inputs
 from capture.sequences import batches
 from capture.sequences.batches import Batch
 from capture.sequences.partition import Partition
@@ -74,7 +75,7 @@ def for_kind(prepared: Callable[[loading.Loaded, Source, Any], Job]) -> tuple[Ru
 
 
 def _run(job: Job, root: Path, run_id: str | None, report: Report, note: Callable[[str], None]) -> Manifest:
-    with job.around, eager(job.loaded.model) if job.plan.eager else nullcontext():
+    with job.around, eager_attention(job.loaded.model) if job.plan.eager else nullcontext():
         job = _proven(job, note)
         model = model_info.model_info(job.loaded, job.anatomy)
         identity = run_manifest.identity(job, model)
@@ -104,7 +105,7 @@ def _forecast(job: Job) -> list[str]:
     growth = 0 if job.generation is None else job.generation.growth
     for t in _read(job):
         n += 1
-        lengths += [{side: len(part) + growth for side, part in s.parts.items()} for s in t.sequences]
+        lengths += [{side: len(part) + growth for side, part in s.sides.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
     causal = {side: stack.causal for side, stack in job.anatomy.stacks.items()}
     size = job.plan.bytes(lengths, causal)
@@ -135,14 +136,14 @@ def _walk(job: Job, writer: RunWriter, table: heads.HeadTable | None, report: Re
     growth = 0
     if generation is not None:
         growth, found = generation.growth, batches.with_own_examples(found)
-    shards = batches.shards(found, _tokens_per_shard(job), growth)
+    shards = batches.group_into_shards(found, _tokens_per_shard(job), growth)
     progress, mark = Progress(writer.run_id), ""
     with Recorder(job.anatomy, job.plan.tensors, writer.promoted, job.plan.derives) as recorder:
         stored = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         for number, shard in enumerate(shards):
-            mark = shard[-1].mark
+            mark = shard[-1].resume_point
             if number < len(writer.done):
-                if writer.done[number].mark != mark:
+                if writer.done[number].resume_point != mark:
                     raise UsageError(
                         f"The data is not what it was when the capture '{writer.run_id}' began, so it cannot go on. "
                         f"Drop it (traces runs rm {writer.run_id}) and run the same command again."
@@ -172,7 +173,7 @@ def _skip(shard: list[Batch], progress: Progress, generated: int, report: Report
 def _generated(writer: RunWriter, shard: int) -> int:
     """Tokens that an earlier process had the model generate in a shard."""
     column = "n_response_tokens"
-    path = paths.part_path(paths.staging_dir(writer.root, writer.run_id), "responses", shard)
+    path = paths.staged_table_path(paths.staging_dir(writer.root, writer.run_id), "responses", shard)
     return int(pc.sum(pq.read_table(path, columns=[column])[column]).as_py() or 0)
 
 
@@ -181,8 +182,8 @@ def _completed(job: Job, generation: Generation, shard: list[Batch], progress: P
     for batch in shard:
         with _pass_told(job, batch):
             whole = generation.complete(batch)
-        found += batches.parted(whole, job.batching)
-        progress.generated += whole.tokens - batch.tokens
+        found += batches.split_batch(whole, job.batching)
+        progress.generated += whole.n_tokens - batch.n_tokens
         report(progress)
     return found
 
@@ -211,7 +212,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 
     def ready() -> None:
         recording.ready()
-        means.fill(averaged, recording.tensors, [s.parts for s in batch.sequences])
+        means.fill(averaged, recording.tensors, [s.sides for s in batch.sequences])
 
     return traces.RecordedBatch(
         [(s.example.example_id, s.seq) for s in batch.sequences],
@@ -226,7 +227,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 
 def _pass_told(job: Job, batch: Batch) -> AbstractContextManager[None]:
     """What the model raises on a batch becomes one line."""
-    longest = max(len(part) for s in batch.sequences for part in s.parts.values())
+    longest = max(len(part) for s in batch.sequences for part in s.sides.values())
     return explain_forward_errors(
         job.loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER
     )
@@ -239,14 +240,14 @@ def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording)
         rows = {k: x[at[k] : at[k] + recording.rows[k][n]] for k, x in recording.tensors.items()}
         for k in at:
             at[k] += recording.rows[k][n]
-        for side, part in sequence.parts.items():
+        for side, part in sequence.sides.items():
             stack = job.anatomy.stacks[side]
             layers = {i: _head_layer(stack, i, rows) for i in stack.attention_layers}
             found.append(table.rows(sequence.example.example_id, sequence.seq, side, part.ids, layers))
     return pa.concat_tables(found)
 
 
-def _head_layer(stack: Stack, i: int, rows: Mapping[Key, np.ndarray]) -> heads.Layer:
+def _head_layer(stack: Stack, i: int, rows: Mapping[Key, np.ndarray]) -> heads.LayerHeads:
     q, k = Key(stack.side, "q", i), Key(stack.side, "k", i)
     formula = stack.layers[i].attends
     if formula is not None and q in rows and k in rows:

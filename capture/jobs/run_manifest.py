@@ -23,8 +23,8 @@ from warehouse.storage.manifest import (
     DataInfo,
     Manifest,
     ModelInfo,
-    Published,
     SiteInfo,
+    StagedRun,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
         digest,
     ]
     name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
-    return paths.check_run_name(partition.run_name(name.strip("-.")[:100], shard))
+    return paths.check_run_name(partition.part_run_name(name.strip("-.")[:100], shard))
 
 
 def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
     }
 
 
-def manifest(job: Job, published: Published, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
+def manifest(job: Job, published: StagedRun, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
     source, mean_loss = job.source, job.mean_loss(published.folder)
     return Manifest(
         run_id=progress.run_id,
@@ -104,7 +104,7 @@ def manifest(job: Job, published: Published, model: ModelInfo, progress: Progres
     )
 
 
-def _predicted_bytes(job: Job, published: Published) -> int | None:
+def _predicted_bytes(job: Job, published: StagedRun) -> int | None:
     if not published.rows["next_token"]:
         return None
     return predicted_bytes(published.folder, job.options.target_column)
@@ -113,9 +113,9 @@ def _predicted_bytes(job: Job, published: Published) -> int | None:
 def _beginning(job: Job) -> dict[str, Any]:
     """What the sequences of a decoder begin with, where no chat template and no target says so: an added token's id, or none."""
     body = job.anatomy.body
-    if body.encoder_decoder or body.side == "enc" or job.sequencing.templated:
+    if body.encoder_decoder or body.side == "enc" or job.sequencing.chat_template:
         return {}
-    return {"bos_id": job.sequencing.begins}
+    return {"bos_id": job.sequencing.first_token}
 
 
 def _parents(loaded: loading.Loaded, model: ModelInfo) -> list[str]:

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
-from capture.model.failures import is_memory_error, one_line
+from capture.model.failures import error_sentence, is_memory_error
 from warehouse.errors import TracesError
-from warehouse.storage.files import delete, file_checksum, sweep, temporary_beside
+from warehouse.storage.files import delete, delete_stale_temporaries, file_checksum, temporary_beside
 from warehouse.storage.paths import converted_models_dir
 
 _MAGIC = b"GGUF"
@@ -35,7 +35,7 @@ def converted(gguf: Path, note: Callable[[str], None]) -> Path:
         return folder
     note(f"converting {gguf.name}, once: the copy stays in {home}")
     home.mkdir(parents=True, exist_ok=True)
-    sweep(home)  # what conversions that were killed have left
+    delete_stale_temporaries(home)  # what conversions that were killed have left
     temporary = temporary_beside(folder)
     temporary.mkdir()
     transformers_logging.set_verbosity_error()
@@ -57,9 +57,9 @@ def converted(gguf: Path, note: Callable[[str], None]) -> Path:
         if is_memory_error(e):
             raise TracesError(f"There is not enough memory to convert {gguf}: it is made float32 once.") from e
         if isinstance(e, OSError) and e.errno is not None and e.filename != str(gguf):
-            raise TracesError(f"{gguf} cannot be converted: {one_line(e)}") from e
+            raise TracesError(f"{gguf} cannot be converted: {error_sentence(e)}") from e
         raise TracesError(
-            f"{gguf} is not a GGUF model that transformers can read, or it is cut short: {one_line(e)}"
+            f"{gguf} is not a GGUF model that transformers can read, or it is cut short: {error_sentence(e)}"
         ) from e
     finally:
         delete(temporary)

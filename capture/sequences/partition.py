@@ -17,29 +17,29 @@ from warehouse.storage import paths
 
 if TYPE_CHECKING:
     from capture.data.example import Example
-    from capture.sequences.sequence import Tokenized
+    from capture.sequences.sequence import TokenizedExample
 
 T = TypeVar("T")
 
-_SHARD = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
+_PART = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
 
-def parse(shard: str) -> tuple[int, int]:
+def parse_part(part: str) -> tuple[int, int]:
     """`2/4` → (2, 4). Raises UsageError for what is no shard."""
-    found = _SHARD.fullmatch(shard)
+    found = _PART.fullmatch(part)
     if found is None or int(found[1]) > int(found[2]):
-        raise UsageError(f"--shard {shard}: write i/n, such as 2/4: i from 1 to n, n at most 9999.")
+        raise UsageError(f"--shard {part}: write i/n, such as 2/4: i from 1 to n, n at most 9999.")
     return int(found[1]), int(found[2])
 
 
-def run_name(run: str, shard: str) -> str:
+def part_run_name(run: str, part: str) -> str:
     """What a run is called that is this shard of `run`, or all of it where `shard` is empty."""
-    return paths.shard_name(run, *parse(shard)) if shard else run
+    return paths.part_name(run, *parse_part(part)) if part else run
 
 
-def taken(items: Iterable[T], shard: str) -> Iterator[T]:
+def take_part(items: Iterable[T], part: str) -> Iterator[T]:
     """A shard's share of what a derived run is made of; all of it where `shard` is empty."""
-    i, n = parse(shard) if shard else (1, 1)
+    i, n = parse_part(part) if part else (1, 1)
     return islice(items, i - 1, None, n)
 
 
@@ -50,17 +50,17 @@ class Partition:
         """`i/n`; empty: all of the data."""
         import xxhash
 
-        self.i, self.n = parse(shard) if shard else (1, 1)
+        self.i, self.n = parse_part(shard) if shard else (1, 1)
         self._digest = xxhash.xxh3_128()
 
-    def examples(self, examples: Iterable[Example]) -> Iterator[Example]:
+    def select(self, examples: Iterable[Example]) -> Iterator[Example]:
         """Those whose place in the data, 0-based, is i - 1 modulo n."""
         for place, example in enumerate(examples):
             self._digest.update(f"{example.example_id}\x1f{example.text}\x1e".encode("utf-8", "surrogatepass"))
             if place % self.n == self.i - 1:
                 yield example
 
-    def placed(self, tokenized: Iterable[Tokenized]) -> Iterator[Tokenized]:
+    def renumber(self, tokenized: Iterable[TokenizedExample]) -> Iterator[TokenizedExample]:
         """The same examples, numbered by their place in all of the data."""
         for t in tokenized:
             yield replace(t, idx=t.idx * self.n + self.i - 1)

@@ -38,16 +38,16 @@ from capture.jobs.versions import versions
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.model.body import padding_id, vocabulary_size
-from capture.model.failures import explain_memory_errors, is_memory_error, one_line
+from capture.model.failures import explain_memory_errors, is_memory_error, error_sentence
 from capture.model.model_info import model_info
-from capture.sequences.question_pairs import Pairing
-from capture.sequences.sequence import Sequence, check_ids
+from capture.sequences.question_pairs import PairMaker
+from capture.sequences.sequence import TokenSequence, check_ids
 from warehouse.catalog.publish import publish
 from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete, write_atomically
-from warehouse.storage.manifest import Counts, DataInfo, Manifest, Published
+from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
 from warehouse.storage.parquet import to_table
 from warehouse.storage.run_writer import RecordedBatch, RunWriter
 
@@ -122,7 +122,7 @@ def finetune(
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
         raise UsageError(f"{loaded.name} is no encoder: finetune mcq trains encoders on pairs of question and choice.")
-    pairing = Pairing(loaded.tokenizer, loaded.name, max_len(loaded, options.max_len))
+    pairing = PairMaker(loaded.tokenizer, loaded.name, max_len(loaded, options.max_len))
     if (train.dataset, train.config, train.split) == (held_out.dataset, held_out.config, held_out.split):
         raise UsageError(
             f"The model would be judged on {held_out.split}, the split that it is trained on. Choose another --eval-split."
@@ -165,7 +165,7 @@ def finetune(
             writer.put(RecordedBatch([], {}, {}, {"training": to_table("training", rows)}))
             writer.end_shard(result)
 
-        def manifest(published: Published) -> Manifest:
+        def manifest(published: StagedRun) -> Manifest:
             made = loading.Loaded(model, loaded.tokenizer, str(out), None, loaded.device, loaded.trust_remote_code)
             return _make_manifest(
                 made, anatomy, train, questions, chosen, options, base, loaded.name, run_id or "", published
@@ -197,10 +197,10 @@ def _is_finite(model: torch.nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class Questions(Dataset[tuple[list[Sequence], int]]):
+class Questions(Dataset[tuple[list[TokenSequence], int]]):
     """Pairs of all questions, and their answers."""
 
-    pairs: list[list[Sequence]]
+    pairs: list[list[TokenSequence]]
     answers: list[int]
     texts: list[str]
     """Of each question and its choices, in whatever order these stand."""
@@ -210,18 +210,18 @@ class Questions(Dataset[tuple[list[Sequence], int]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, i: int) -> tuple[list[Sequence], int]:
+    def __getitem__(self, i: int) -> tuple[list[TokenSequence], int]:
         return self.pairs[i], self.answers[i]
 
     @property
     def tokens(self) -> int:
-        return sum(s.tokens for pair in self.pairs for s in pair)
+        return sum(s.n_tokens for pair in self.pairs for s in pair)
 
 
-def load_questions(source: Source, pairing: Pairing, limit: int | None, loaded: loading.Loaded) -> Questions:
+def load_questions(source: Source, pairing: PairMaker, limit: int | None, loaded: loading.Loaded) -> Questions:
     """Raises UsageError where there is no question, or one has no answer to learn from, or a token that the model has not."""
     check_questions(source)
-    pairs: list[list[Sequence]] = []
+    pairs: list[list[TokenSequence]] = []
     answers: list[int] = []
     texts: list[str] = []
     truncated, digest = 0, xxhash.xxh3_128()
@@ -237,7 +237,7 @@ def load_questions(source: Source, pairing: Pairing, limit: int | None, loaded: 
             )
         for sequence in t.sequences:
             where = f"{source.origin}, question {row.source_id}"
-            check_ids(sequence.parts["enc"].ids, vocabulary_size(loaded.model), loaded.tokenizer, loaded.name, where)
+            check_ids(sequence.sides["enc"].ids, vocabulary_size(loaded.model), loaded.tokenizer, loaded.name, where)
         pairs.append(t.sequences)
         answers.append(row.answer)
         texts.append("\x1f".join([row.text, *sorted(c.text for c in row.choices)]))
@@ -371,7 +371,7 @@ def train_model(
         if last is None or is_memory_error(e) or watch.stepped:
             raise
         raise UsageError(
-            f"{last} cannot be gone on from: {one_line(e)} Delete it to go on from the one before it, or all of {checkpoints} to "
+            f"{last} cannot be gone on from: {error_sentence(e)} Delete it to go on from the one before it, or all of {checkpoints} to "
             "begin again."
         ) from e
     state = trainer.state
@@ -422,10 +422,10 @@ class _ReportingCallback(TrainerCallback):
         self._report(TrainingProgress(state.global_step, state.max_steps, state.epoch or 0.0, loss, accuracy))
 
 
-def collate(rows: Iterable[tuple[list[Sequence], int]], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Iterable[tuple[list[TokenSequence], int]], pad_id: int) -> dict[str, torch.Tensor]:
     """Questions → (B, C, T) ids, mask and types, and (B,) answers."""
     rows = list(rows)
-    parts = [s.parts["enc"] for pairs, _ in rows for s in pairs]
+    parts = [s.sides["enc"] for pairs, _ in rows for s in pairs]
 
     def stacked(arrays: list[np.ndarray], fill: int) -> torch.Tensor:
         padded = pad_sequence([torch.from_numpy(a) for a in arrays], batch_first=True, padding_value=fill)
@@ -481,7 +481,7 @@ def _make_manifest(
     base: str,
     base_name: str,
     run_id: str,
-    published: Published,
+    published: StagedRun,
 ) -> Manifest:
     return Manifest(
         run_id=run_id,

@@ -22,10 +22,10 @@ from warehouse.cli.sql import _vectors_first
 from warehouse.errors import CorruptRunError, LeftOutWarning, NotFoundError, TracesError, UsageError
 from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove_run, sweep_root
 from warehouse.storage import paths
-from warehouse.storage.files import delete, sweep, temporary_beside
+from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.parquet import to_table, write_part
+from warehouse.storage.parquet import to_table, write_table_file
 from warehouse.validation.validate import validate
 from warehouse.vectors import index_spec, ingest, repair
 from warehouse.vectors.table import all_tables
@@ -263,7 +263,7 @@ def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
 @pytest.mark.parametrize("end", [-1, 13, 2**62])
 def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: int) -> None:
     folder = paths.run_dir(root, "one")
-    path = folder / paths.table_name("tensors")
+    path = folder / paths.table_file("tensors")
     index = pq.read_table(path, partitioning=None)
     at = index.schema.get_field_index("row_end")
     ends = index["row_end"].to_pylist()
@@ -290,9 +290,9 @@ def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: i
 
 def test_a_number_of_sequences_makes_no_list(root: Path) -> None:
     folder = paths.run_dir(root, "one")
-    path = folder / paths.table_name("examples")
+    path = folder / paths.table_file("examples")
     row = {"example_id": "e", "n_seqs": 2**31 - 1}
-    write_part(path, to_table("examples", synthetic.columns("examples", [row])))
+    write_table_file(path, to_table("examples", synthetic.columns("examples", [row])))
     synthetic.set_right(folder, path)
     with pytest.raises(NotFoundError, match="No seq '-1'"):
         TraceStore(folder).check_sequence("e", -1)
@@ -322,7 +322,7 @@ def test_what_dead_processes_left_is_deleted_and_what_living_ones_write_is_not(r
     )
     assert (root.parent / "victim" / "keep").is_file() and empty_trash(root) == []
     os.utime(of_another_host, (0, 0))
-    assert [p.name for p in sweep(staging)] == [of_another_host.name]
+    assert [p.name for p in delete_stale_temporaries(staging)] == [of_another_host.name]
 
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_refresh(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,18 @@
-"""Vectors in batches, for training probes and sparse autoencoders: in the order in which they are stored, or shuffled.
+"""Vectors in batches, for training probes and sparse autoencoders: in stored order, or shuffled.
 
-Shuffling draws pieces of 32 tokens from all shards in random order into a window of `buffer` tokens, and the window's tokens
-at random into batches: each batch mixes examples and shards (its rows come shard by shard), and what is read lies together on the
-disk. Memory holds a batch, the window's token numbers, and 40 bytes for every piece that is read; the vectors stay in the
-shards.
+`Warehouse.batches` makes a `Batches` from a site, a layer and a filter. Iterating over it reads the vectors from the runs' shards.
+
+Shuffling draws pieces of 32 tokens from all shards in random order into a window of `buffer` tokens, then draws the window's tokens
+at random into batches. Each batch mixes examples and shards, and what is read together lies together on the disk. Within a batch
+the rows are ordered by shard. Memory holds a batch, the window's token numbers, and 40 bytes for every piece that is read; the
+vectors stay in the shards.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,56 +37,83 @@ if TYPE_CHECKING:
     from warehouse.catalog.catalog import Catalog
 
 _PIECE = 32
-"""Tokens that are drawn together: 37 KB of a stream of width 576."""
+"""Tokens that are drawn together: 37 KB of a residual stream of width 576."""
 _PASS_LOCK = threading.Lock()
-"""Around the number of a pass: no two have the same."""
+"""Held while a pass takes its number, so that no two passes have the same."""
 
 
 class Batch(NamedTuple):
+    """A batch of vectors, and the tokens that they belong to."""
+
     vectors: np.ndarray
     """(n, D), or (n, heads, d_head)."""
     keys: pa.Table
-    """run_id, example_id, seq and pos of each."""
+    """run_id, example_id, seq and pos of each vector, (n) rows."""
 
 
 @dataclass(frozen=True)
 class _Spans:
-    """Stretches of sequences, each a row of these arrays."""
+    """Stretches of sequences: arrays with one element per stretch."""
 
     sequence: np.ndarray
-    """Of `Batches.sequences`."""
+    """Row of `Batches.sequences`."""
     shard: np.ndarray
+    """Element of `Batches.shards`."""
     start: np.ndarray
-    """The first row, in the shard."""
+    """First row, in the shard."""
     length: np.ndarray
+    """Number of tokens."""
     pos: np.ndarray
-    """The first row's position in the sequence."""
+    """Position of the first row in its sequence."""
 
-    def __getitem__(self, which: Any) -> _Spans:
-        return _Spans(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+    def __getitem__(self, index: Any) -> _Spans:
+        return _Spans(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def cut(self, size: int) -> _Spans:
-        """The same in stretches of at most `size`."""
+        """Cut the stretches into stretches of at most `size` tokens."""
         pieces = -(-self.length // size)
-        which = np.repeat(np.arange(len(pieces)), pieces)
-        offset = (np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * size
-        length = np.minimum(self.length[which] - offset, size)
-        return _Spans(
-            self.sequence[which], self.shard[which], self.start[which] + offset, length, self.pos[which] + offset
-        )
+        span = np.repeat(np.arange(len(pieces)), pieces)
+        offset = (np.arange(len(span)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * size
+        length = np.minimum(self.length[span] - offset, size)
+        return _Spans(self.sequence[span], self.shard[span], self.start[span] + offset, length, self.pos[span] + offset)
 
     def token_offsets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every token: which span it is of, and the how manyth of it."""
-        which = np.repeat(np.arange(len(self.length)), self.length)
-        return which, np.arange(len(which)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
+        """Return the stretch that each token is in, and the token's offset from the start of that stretch."""
+        span = np.repeat(np.arange(len(self.length)), self.length)
+        return span, np.arange(len(span)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
+
+
+class _Buffers:
+    """The memory of one pass: a batch's memory is used again once nobody holds the batch, or any view of it.
+
+    Fresh memory takes as long to fill as reading does. An array that a caller keeps is never overwritten: its memory comes back
+    only when the array is garbage. Views, tensors made by `torch.from_numpy` and the like all keep the array alive.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array with arbitrary contents."""
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._free.pop() if self._free else bytearray(size)
+        if len(memory) < size:
+            memory = bytearray(size)
+        batch: np.ndarray = np.ndarray(shape, dtype, buffer=memory)
+        weakref.finalize(batch, self._take_back, memory).atexit = False
+        return batch
+
+    def _take_back(self, memory: bytearray) -> None:
+        if len(self._free) < 2:  # the consumer holds one batch while the next is read
+            self._free.append(memory)
 
 
 @dataclass
 class Batches:
-    """Iterates over batches (n, D) of numpy arrays; `with_keys` over `Batch`es that say whose vectors they are.
+    """An iterable over batches of vectors, numpy arrays (n, D); `with_keys` iterates over `Batch`es, which name their tokens.
 
-    Every pass over shuffled batches is in another order, the same for the same seed and the same pass. `capture.training.torch_batches` shows
-    the same vectors to PyTorch and to the library datasets.
+    It can be iterated over any number of times. Each pass over shuffled batches has another order, determined by the seed and the
+    number of the pass. `capture.training.torch_batches` presents the same vectors to PyTorch and to the library datasets.
     """
 
     root: Path
@@ -94,16 +124,20 @@ class Batches:
     shards: list[tuple[str, str]]
     """(run, shard)."""
     spans: _Spans
+    """The tokens, in stored order."""
     size: int
+    """Tokens in a batch; the last batch may have fewer."""
     shuffle: bool
     seed: int
     buffer: int
+    """Tokens in the window that batches are drawn from."""
     head: int | None
+    """As the tensor counts heads: a K/V head for `k` and `v`."""
     dtype: np.dtype
     passes: int = 0
-    """So many have begun."""
+    """Number of passes that have begun."""
     _locations: RowLocations | None = field(default=None, repr=False, compare=False)
-    """The shards, open: each process opens its own."""
+    """The open shards. Each process opens its own."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_locations": None}
@@ -125,98 +159,131 @@ class Batches:
         head: int | None,
         dtype: DTypeLike | None,
     ) -> Batches:
-        """Raises UsageError where no run stored the site, where the runs that did are of models with different weights
-        (say `model`), for a filter with an error, and where it leaves nothing.
+        """Find the tokens that stored a site and that a filter leaves.
+
+        Args:
+            catalog: The warehouse.
+            site: Name of the site, such as `resid.post_mlp`.
+            layer: Layer of the site; None for a site without layers.
+            where: SQL condition on columns of `token_diagnostics`; None keeps all tokens.
+            model: Name of the model; None where all runs that stored the site are of one model.
+            side: `dec` or `enc`; None for the model's main side.
+            size: Tokens in a batch.
+            shuffle: Whether tokens come in random order.
+            seed: Seed of the random order.
+            buffer: Tokens in the window that shuffled batches are drawn from.
+            head: Query head, for a site with heads; None keeps all heads.
+            dtype: Of the batches; None for the stored one, or float32 where shards differ.
+
+        Returns:
+            Batches that have read no vectors yet.
+
+        Raises:
+            UsageError: Where no run stored the site, where runs of models with different weights did (give `model`), where the
+                filter has an error or leaves nothing, and where `size` or `buffer` is too small.
         """
         if size < 1 or buffer < size:
             raise UsageError(
                 f"size {size}, buffer {buffer}: a batch has at least one token, the buffer at least a batch."
             )
         stores, key = _stores_with_site(catalog, site, layer, model, side)
-        own = None if head is None else stores[0].own_head(key, head)
+        stored_head = None if head is None else stores[0].own_head(key, head)
         runs = [paths.run_id_of(s.path) for s in stores]
-        found, shards = [], dict[tuple[str, str], int]()
+        rows, shards = [], dict[tuple[str, str], int]()
         sequences: dict[str, list[Any]] = {"run_id": [], "example_id": [], "seq": []}
         for run, store in zip(runs, stores, strict=True):
             for s in store.slices(key):
                 shard = shards.setdefault((run, s.blob), len(shards))
-                found.append((len(sequences["seq"]), shard, s.start, s.end - s.start, 0))
+                rows.append((len(sequences["seq"]), shard, s.start, s.end - s.start, 0))
                 for name, value in (("run_id", run), ("example_id", s.example_id), ("seq", s.seq)):
                     sequences[name].append(value)
-        spans = _Spans(*np.array(found, np.int64).reshape(-1, 5).T)
+        spans = _Spans(*np.array(rows, np.int64).reshape(-1, 5).T)
         names = pa.table(sequences)
         if where is not None and where.strip():
             spans = _filter_spans(catalog, names, spans, runs, key.side, where)
         if not spans.length.sum():
             raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
         if dtype is None:
-            kinds = {
+            dtypes = {
                 s.blob(b).tensor(sites.tensor_name(*key)).dtype for s in stores for b in {x.blob for x in s.slices(key)}
             }
-            dtype = kinds.pop() if len(kinds) == 1 else np.float32
+            dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
         return cls(
-            catalog.root.absolute(), runs, key, names, list(shards), spans, size, shuffle, seed, buffer, own, np.dtype(dtype)
+            catalog.root.absolute(), runs, key, names, list(shards), spans, size, shuffle, seed, buffer, stored_head,
+            np.dtype(dtype),
         )  # fmt: skip
 
     def __len__(self) -> int:
-        """How many batches."""
+        """Return the number of batches."""
         return -(-self.tokens // self.size)
 
     @property
     def tokens(self) -> int:
+        """The number of tokens."""
         return int(self.spans.length.sum())
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        lent: list[np.ndarray] = []
-        return (self._gather(*tokens[2:], lent) for tokens in self._batches(keys=False))
+        buffers = _Buffers()
+        return (self._gather(*tokens[2:], buffers) for tokens in self._batches(keys=False))
 
     def with_keys(self) -> Iterator[Batch]:
-        lent: list[np.ndarray] = []
+        """Iterate over batches that name the token of each vector."""
+        buffers = _Buffers()
         for sequence, pos, shard, row in self._batches(keys=True):
-            yield Batch(self._gather(shard, row, lent), self._keys(sequence, pos))
+            yield Batch(self._gather(shard, row, buffers), self._keys(sequence, pos))
 
     def part(self, index: int, count: int) -> Batches:
-        """Every `of`th piece, from the `index`th on: what one of several workers reads."""
+        """Return the share of one of `count` workers, which read all tokens between them.
+
+        Args:
+            index: Number of the worker, from 0.
+            count: Number of workers.
+
+        Returns:
+            Batches over every `count`-th piece of 32 tokens, from piece `index` on.
+        """
         spans = self.spans.cut(_PIECE)
         return replace(self, spans=spans[index::count], _locations=None)
 
     def vectors_at(self, tokens: np.ndarray) -> np.ndarray:
-        """The vectors of the tokens with these numbers, counted in the order in which they are stored."""
+        """Read the vectors of single tokens.
+
+        Args:
+            tokens: Numbers of the tokens, (n,), counted from 0 in stored order.
+
+        Returns:
+            Their vectors, (n, D), or (n, heads, d_head).
+        """
         ends = np.cumsum(self.spans.length)
-        which = np.searchsorted(ends, tokens, side="right")
-        row = self.spans.start[which] + tokens - (ends - self.spans.length)[which]
-        return self._gather(self.spans.shard[which], row, [])
+        span = np.searchsorted(ends, tokens, side="right")
+        row = self.spans.start[span] + tokens - (ends - self.spans.length)[span]
+        return self._gather(self.spans.shard[span], row)
 
     def keys(self) -> pa.Table:
-        """Of all tokens, in the order in which they are stored."""
-        which, offset = self.spans.token_offsets()
-        return self._keys(self.spans.sequence[which], self.spans.pos[which] + offset)
+        """Return run_id, example_id, seq and pos of all tokens, in stored order."""
+        span, offset = self.spans.token_offsets()
+        return self._keys(self.spans.sequence[span], self.spans.pos[span] + offset)
 
     def _keys(self, sequence: np.ndarray, pos: np.ndarray) -> pa.Table:
         return self.sequences.take(pa.array(sequence)).append_column("pos", pa.array(pos))
 
     def _batches(self, keys: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Sequence, position (both empty unless asked for), shard and row of every token, a batch at a time."""
+        """Yield sequence, position, shard and row of every token of a batch; without `keys` the first two are empty."""
         with _PASS_LOCK:
             random = np.random.default_rng((self.seed, self.passes))
             self.passes += 1
         left = [np.zeros(0, np.int64)] * 4
         small = np.int16 if len(self.shards) < 1 << 15 else np.int64
         for window in self._windows(random):
-            which, offset = window.token_offsets()
-            found = (
-                window.sequence[which],
-                window.pos[which] + offset,
-                window.shard[which],
-                window.start[which] + offset,
-            )
-            tokens = [np.concatenate(pair) for pair in zip(left, found, strict=True)]
+            span, offset = window.token_offsets()
+            drawn = (window.sequence[span], window.pos[span] + offset, window.shard[span], window.start[span] + offset)
+            tokens = [np.concatenate(pair) for pair in zip(left, drawn, strict=True)]
             n = len(tokens[0])
             order = random.permutation(n) if self.shuffle else np.arange(n)
             whole = n - n % self.size
             for start in range(0, whole, self.size):
                 chosen = order[start : start + self.size]
-                if self.shuffle:  # which tokens a batch has is chance, their order within it need not be
+                if self.shuffle:  # the tokens of a batch are random; their order within it need not be
                     chosen = chosen[np.argsort(tokens[2][chosen].astype(small), kind="stable")]
                 yield self._select(tokens, chosen, keys)
             left = [x[order[whole:]] for x in tokens]
@@ -225,14 +292,14 @@ class Batches:
 
     @staticmethod
     def _select(
-        tokens: list[np.ndarray], which: np.ndarray, keys: bool
+        tokens: list[np.ndarray], chosen: np.ndarray, keys: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        none = which[:0]
+        empty = chosen[:0]
         sequence, pos, shard, row = tokens
-        return (sequence[which] if keys else none, pos[which] if keys else none, shard[which], row[which])
+        return (sequence[chosen] if keys else empty, pos[chosen] if keys else empty, shard[chosen], row[chosen])
 
     def _windows(self, random: np.random.Generator) -> Iterator[_Spans]:
-        """Spans of `buffer` tokens and no more, in the order in which they are to be read."""
+        """Yield spans of at most `buffer` tokens, in the order in which they are to be read."""
         if self.shuffle:
             spans = self.spans.cut(_PIECE)
             spans = spans[random.permutation(len(spans.length))]
@@ -253,28 +320,17 @@ class Batches:
             self._locations = RowLocations(stores, shards, np.zeros(0, np.int32), np.zeros(0, np.int64))
         return self._locations
 
-    def _gather(self, shard: np.ndarray, row: np.ndarray, lent: list[np.ndarray]) -> np.ndarray:
-        """Vectors, in memory that is new or that of a batch of this pass, `lent` before, which nobody holds any more."""
-        places = RowLocations(self._open_shards().stores, self._open_shards().shards, shard, row)
-        out = places.gather(self.key, self.dtype, self.head, _unused(lent))
-        if all(out is not x for x in lent):
-            lent[:] = [*lent[-1:], out]
-        return out
-
-
-def _unused(lent: list[np.ndarray]) -> np.ndarray | None:
-    """One that nobody else holds: fresh memory takes as long as reading does."""
-    for i in range(len(lent)):
-        if sys.getrefcount(lent[i]) == 2:  # the list's, and this question's
-            return lent[i]
-    return None
+    def _gather(self, shard: np.ndarray, row: np.ndarray, buffers: _Buffers | None = None) -> np.ndarray:
+        """Read vectors into memory from `buffers`, or into new memory."""
+        locations = RowLocations(self._open_shards().stores, self._open_shards().shards, shard, row)
+        return locations.gather(self.key, self.dtype, self.head, buffers.allocate if buffers else np.empty)
 
 
 def _stores_with_site(
     catalog: Catalog, site: str, layer: int | None, model: str | None, side: str | None
 ) -> tuple[list[TraceStore], Key]:
-    """The runs that stored a site in a layer, all of one model, and which tensor it is."""
-    found: dict[str, list[tuple[TraceStore, Key]]] = {}
+    """Find the runs that stored a site in a layer, all of one model, and the tensor's key."""
+    by_weights: dict[str, list[tuple[TraceStore, Key]]] = {}
     errors: list[UsageError] = []
     for run in paths.published_runs(catalog.root):
         store = TraceStore(find_run(catalog.root, run))
@@ -283,10 +339,10 @@ def _stores_with_site(
         try:
             key = stored_key(store, site, layer, side)
             if store.has(key):
-                found.setdefault(store.meta.model.space, []).append((store, key))
+                by_weights.setdefault(store.meta.model.space, []).append((store, key))
         except UsageError as e:
             errors.append(e)
-    if not found:
+    if not by_weights:
         raise (
             errors[0]
             if errors
@@ -294,26 +350,26 @@ def _stores_with_site(
                 f"No run {f'of {model} ' if model else ''}stored {site}{'' if layer is None else f' in layer {layer}'}."
             )
         )
-    if len(found) > 1:
-        names = sorted({s.meta.model.name for group in found.values() for s, _ in group})
-        raise UsageError(f"{site} is stored of models with different weights ({', '.join(names)}): say model=…")
-    (group,) = found.values()
+    if len(by_weights) > 1:
+        names = sorted({s.meta.model.name for group in by_weights.values() for s, _ in group})
+        raise UsageError(f"{site} is stored of models with different weights ({', '.join(names)}): give model=…")
+    (group,) = by_weights.values()
     return [store for store, _ in group], group[0][1]
 
 
 def _filter_spans(catalog: Catalog, names: pa.Table, spans: _Spans, runs: list[str], side: str, where: str) -> _Spans:
-    """The stretches of the sequences that a filter leaves."""
+    """Return the stretches of the sequences that a filter leaves."""
     numbered = names.append_column("sequence", pa.array(np.arange(len(names))))
-    asked = condition(where)
+    sql = condition(where)
     con = catalog.cursor()
     con.register("_sequences", numbered)
     with filter_errors():
-        found = con.sql(
+        columns = con.sql(
             f"SELECT s.sequence, t.pos FROM (SELECT {', '.join(KEYS)} FROM token_diagnostics "
-            f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({asked})) AS t "
+            f"WHERE run_id IN {sql_texts(runs)} AND side = '{side}' AND ({sql})) AS t "
             "JOIN _sequences AS s USING (run_id, example_id, seq) ORDER BY s.sequence, t.pos"
         ).fetchnumpy()
-    sequence, pos = np.asarray(found["sequence"]), np.asarray(found["pos"])
+    sequence, pos = np.asarray(columns["sequence"]), np.asarray(columns["pos"])
     if not len(sequence):
         return spans[:0]
     breaks = np.flatnonzero((np.diff(sequence) != 0) | (np.diff(pos) != 1)) + 1

@@ -65,7 +65,7 @@ def derive_heads(
                 report(counted)
             if not done:
                 writer.end_shard(str(number))
-        return publish(writer, lambda published: store.meta.derived("heads", run_id, [source], {}, published))
+        return publish(writer, lambda published: store.meta.derive("heads", run_id, [source], {}, published))
 
 
 def _read_layers(store: TraceStore, s: _Sequence) -> dict[int, heads.LayerHeads]:

@@ -120,7 +120,7 @@ def probe(
             if number >= len(writer.done):
                 accuracy = _probe_layer(writer, number, picked, layer, split, options)
             report(ProbeProgress(name, layer, number + 1, len(layers), accuracy))
-        publish(writer, lambda published: picked.store.meta.derived("probe", name, parents, asdict(options), published))
+        publish(writer, lambda published: picked.store.meta.derive("probe", name, parents, asdict(options), published))
     return _warn_of_doubts(TraceStore(paths.run_dir(catalog.root, name)))
 
 
@@ -277,7 +277,7 @@ def _probe_layer(
         "majority_accuracy": (y[test] == commonest).mean(),
         "shuffled_accuracy": np.mean(shuffled),
         "shuffled_sd": np.std(shuffled, ddof=1),
-        "blob": paths.blob_name(number),
+        "blob": paths.blob_file(number),
         "tensor": sites.tensor_name(*named),
     }
     spec = TensorSpec("F32", (weights.shape[1],))

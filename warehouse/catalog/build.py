@@ -19,7 +19,7 @@ from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_j
 from warehouse.catalog.views import view_texts
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
-from warehouse.storage.files import delete, sweep, temporary_beside
+from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
 
 _STATE_VIEW = "catalog_state"
 ATTACHED = "warehouse"
@@ -42,24 +42,24 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
     lock = paths.catalog_lock_path(root)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
-        sweep(root / paths.STAGING)
+        delete_stale_temporaries(root / paths.STAGING)
         found = survey(root, read_state(root)[1] if known is None else known)
         scratch = temporary_beside(root / paths.STAGING / paths.CATALOG)
         scratch.mkdir()
         try:
             made = scratch / paths.CATALOG
-            found = _make_catalog(made, root, found)
+            found = _write_catalog(made, root, found)
             made.replace(root / paths.CATALOG)
         finally:
             delete(scratch)
     return found
 
 
-def _make_catalog(path: Path, root: Path, found: Survey) -> Survey:
+def _write_catalog(path: Path, root: Path, found: Survey) -> Survey:
     """Makes the file of views; returns what is known of the runs then."""
     if "?" in str(path.absolute()):  # DuckDB writes to no such place, though it reads from there
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            found = _make_catalog(Path(elsewhere) / path.name, root, found)
+            found = _write_catalog(Path(elsewhere) / path.name, root, found)
             shutil.copyfile(Path(elsewhere) / path.name, path)
         return found
     with duckdb.connect(str(path)) as con:
@@ -70,17 +70,17 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> S
     """Makes the views in a database without any. Runs that DuckDB cannot read are left out; returns what is known then."""
     try:
         con.execute("BEGIN")
-        _create(con, root, found)
+        _create_views(con, root, found)
     except duckdb.Error:
         con.execute("ROLLBACK")
         found = survey(root, found, thorough=True)
         con.execute("BEGIN")
-        _create(con, root, found)
+        _create_views(con, root, found)
     con.execute("COMMIT")
     return found
 
 
-def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
+def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
     made = view_texts(root, found, sound_infos(root))
     for name, (query, comment, columns) in made.items():
         con.execute(f"CREATE VIEW {name} AS {query}")
@@ -88,7 +88,7 @@ def _create(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
         for column in columns:
             con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
     con.execute(
-        f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(state(root))} AS state, {sql_text(to_json(found))} AS runs"
+        f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(found))} AS runs"
     )
     con.execute(
         f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of what these views were made from, and what is known of the runs'"
@@ -112,7 +112,7 @@ def all_view_texts(root: Path) -> dict[str, str]:
     return {name: query for name, (query, _, _) in view_texts(root, found, sound_infos(root)).items()}
 
 
-def state(root: Path) -> str:
+def current_state(root: Path) -> str:
     """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables. The
     root's place on the disk is in it too, so that a catalog that was copied in is made anew, whatever its views say.
     """

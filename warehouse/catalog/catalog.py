@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
 
-from warehouse.catalog.build import ATTACHED, attach, create_views, read_state, refresh, state
-from warehouse.catalog.statements import only_asks
+from warehouse.catalog.build import ATTACHED, attach, create_views, current_state, read_state, refresh
+from warehouse.catalog.statements import only_reads
 from warehouse.catalog.survey import Survey, is_current, survey
 from warehouse.errors import LeftOutWarning, UsageError
 from warehouse.storage import paths
@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 
 IN_MEMORY = "memory"
 """What the database itself is called, which all connections share: it holds the views of vector tables."""
-_OF_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
+_ABOUT_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
 """What DuckDB's errors over damaged files speak of, of those that a wrong query can cause too."""
 
 
@@ -53,12 +53,12 @@ class Catalog:
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
         then, known = read_state(self.root)
-        if then == state(self.root) and is_current(self.root, known, every_file):
-            self._use(known, attach(self.root / paths.CATALOG))
+        if then == current_state(self.root) and is_current(self.root, known, every_file):
+            self._use_views(known, attach(self.root / paths.CATALOG))
         else:
-            self._make(known)
+            self._rebuild_views(known)
 
-    def _make(self, known: Survey) -> None:
+    def _rebuild_views(self, known: Survey) -> None:
         """Makes the views anew, and opens them."""
         try:
             found = refresh(self.root, known)
@@ -66,9 +66,9 @@ class Catalog:
         except (OSError, UsageError):  # somebody else's folder, which we may only read: the views are made in memory
             con = attach(":memory:")
             found = create_views(con, self.root, survey(self.root, known))
-        self._use(found, con)
+        self._use_views(found, con)
 
-    def _use(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
+    def _use_views(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
         self._base = con
         """Nothing is asked here: two threads' questions on one connection end each other, and give the other's rows or none."""
         self._threads = threading.local()
@@ -111,7 +111,7 @@ class Catalog:
         if self._session is not None:
             return self._session
         con = self.cursor()
-        return con if only_asks(con, query) else self.connection
+        return con if only_reads(con, query) else self.connection
 
     def attempt(self, work: Callable[[], Answer]) -> Answer:
         """Returns what `work` does. Where DuckDB fails in it over the file of a run, that run is left out of the views, which is
@@ -130,7 +130,7 @@ class Catalog:
         out now.
         """
         if isinstance(error, duckdb.InvalidInputException):
-            about_files = _OF_FILES.search(str(error)) is not None
+            about_files = _ABOUT_FILES.search(str(error)) is not None
         else:
             about_files = not isinstance(
                 error, duckdb.ProgrammingError | duckdb.DataError | duckdb.OutOfMemoryException
@@ -145,7 +145,7 @@ class Catalog:
             found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
             if not _faults(found) > self.damaged.keys():
                 return False
-            self._make(found)
+            self._rebuild_views(found)
             base.close()
         return True
 

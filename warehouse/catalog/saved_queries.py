@@ -46,16 +46,16 @@ _MADE_BY = {
 }
 """How a run comes to have rows in a table that not every run has rows in."""
 
-_OF_ANOTHER = ("heads", "lens", "judge", "trait-projection")
+_ABOUT_PARENT = ("heads", "lens", "judge", "trait-projection")
 """Kinds of runs whose rows tell of the run that they were made from, their first parent: its name is in their source_run_id."""
 
 # Such a run adds to what there is of the other: naming either is naming its rows.
 _RUNS = f"""
     SELECT r.run_id, r.kind, list_distinct(list_concat(r.tables, flatten(coalesce(list(d.tables), [])))), r.parents[1]
     FROM runs AS r
-    LEFT JOIN runs AS d ON d.kind IN {_OF_ANOTHER} AND d.parents[1] = r.run_id
+    LEFT JOIN runs AS d ON d.kind IN {_ABOUT_PARENT} AND d.parents[1] = r.run_id
     GROUP BY r.run_id, r.kind, r.tables, r.parents, r.created_at
-    ORDER BY r.kind IN {_OF_ANOTHER}, r.created_at DESC, r.run_id
+    ORDER BY r.kind IN {_ABOUT_PARENT}, r.created_at DESC, r.run_id
 """
 
 
@@ -74,7 +74,7 @@ class SavedQuery:
     def variables(self) -> list[str]:
         return [name for name in self._header if name != "needs"]
 
-    def kind_of(self, variable: str) -> str | None:
+    def required_kind(self, variable: str) -> str | None:
         """The kind of run that a variable must name; None: any."""
         return self._header[variable][0]
 
@@ -124,37 +124,37 @@ def find_query(name: str) -> SavedQuery:
     return questions[name]
 
 
-def ask(con: duckdb.DuckDBPyConnection, question: SavedQuery, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
+def run_query(con: duckdb.DuckDBPyConnection, query: SavedQuery, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
     """Runs a question over the views of a connection; its variables are those of another, so that its answer stays its own
     whatever is asked next. Raises NotFoundError for a setting it does not have or a run that is not there, UsageError for a run that
     has not what it needs, or where there is none that has.
     """
     runs = [_Run(*row) for row in con.sql(_RUNS).fetchall()]
     for name in settings:
-        if name not in question.variables:
-            raise NotFoundError(f"variable in saved query '{question.name}':", name, question.variables)
+        if name not in query.variables:
+            raise NotFoundError(f"variable in saved query '{query.name}':", name, query.variables)
     values = dict(settings)
-    for name in question.variables:
+    for name in query.variables:
         if name in values and name in _RUN_VARIABLES:
-            _check_run(question, name, values[name], runs)
-    for name in question.variables:
+            _check_run(query, name, values[name], runs)
+    for name in query.variables:
         if name not in values and name in _RUN_VARIABLES:
-            values[name] = _newest_run(question, name, runs, taken=list(values.values()))
-    if question.needs and not question.variables:  # it asks about every run that has what it needs
-        _newest_run(question, None, runs, taken=[])
+            values[name] = _newest_run(query, name, runs, taken=list(values.values()))
+    if query.needs and not query.variables:  # it asks about every run that has what it needs
+        _newest_run(query, None, runs, taken=[])
     own = con.cursor()
     (path,) = con.execute("SELECT current_setting('search_path')").fetchall()[0]
     own.execute(f"SET search_path = {sql_text(path)}")
     for name, value in values.items():
         own.execute(f"SET VARIABLE {name} = {sql_text(value)}")
-    return own.sql(question.text)
+    return own.sql(query.text)
 
 
 def _check_run(question: SavedQuery, variable: str, run_id: str, runs: Sequence[_Run]) -> None:
     found = next((r for r in runs if r.run_id == run_id), None)
     if found is None:
         raise NotFoundError("run", run_id, [r.run_id for r in runs])
-    kind = question.kind_of(variable)
+    kind = question.required_kind(variable)
     if kind not in (None, found.kind):
         raise UsageError(
             f"Run '{run_id}' is of kind {found.kind}: saved query '{question.name}' reads {variable} of one of kind {kind}."
@@ -170,7 +170,7 @@ def _check_run(question: SavedQuery, variable: str, run_id: str, runs: Sequence[
 
 
 def _newest_run(question: SavedQuery, variable: str | None, runs: Sequence[_Run], taken: Sequence[str]) -> str:
-    kind = question.kind_of(variable) if variable else None
+    kind = question.required_kind(variable) if variable else None
     for run in runs:
         if run.fits(question, kind) and run.run_id not in taken:
             return run.run_id

@@ -40,15 +40,15 @@ def check_readonly(con: DuckDBPyConnection, text: str, root: Path) -> None:
 def check_one_question(con: DuckDBPyConnection, text: str) -> None:
     """Raises UsageError for anything but one SELECT, or what DuckDB takes for one; duckdb.Error for what is no SQL."""
     _check_no_logs(text)
-    statements = [s for s in con.extract_statements(text) if not _of_a_pivot(s)]
+    statements = [s for s in con.extract_statements(text) if not _is_made_by_pivot(s)]
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise UsageError(f"One SELECT is needed here; this is something else: {' '.join(text.split())[:200]}")
 
 
-def only_asks(con: DuckDBPyConnection, text: str) -> bool:
+def only_reads(con: DuckDBPyConnection, text: str) -> bool:
     """Whether a text changes nothing that a connection keeps, such as variables; raises duckdb.Error for what is no SQL."""
     asking = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.COPY)
-    return all(s.type in asking or _of_a_pivot(s) for s in con.extract_statements(text))
+    return all(s.type in asking or _is_made_by_pivot(s) for s in con.extract_statements(text))
 
 
 def check_target(path: Path, root: Path) -> None:
@@ -65,10 +65,10 @@ def _check_no_logs(text: str) -> None:
 
 
 def _check_statement(statement: Statement, root: Path) -> None:
-    words = list(_words(statement.query))
+    words = list(_tokens(statement.query))
     first = [word.upper() for word, depth in words if depth == 0]
     kind = statement.type
-    if kind == duckdb.StatementType.SELECT or _of_a_pivot(statement):
+    if kind == duckdb.StatementType.SELECT or _is_made_by_pivot(statement):
         return
     if kind == duckdb.StatementType.SET and first[1:2] == ["VARIABLE"]:
         return
@@ -79,7 +79,7 @@ def _check_statement(statement: Statement, root: Path) -> None:
     if kind == duckdb.StatementType.CREATE and {"TEMP", "TEMPORARY"} & set(first[1:4]) and "SECRET" not in first:
         return
     if kind == duckdb.StatementType.COPY:
-        check_target(_copied_to(words), root)
+        check_target(_copy_target(words), root)
         return
     raise UsageError(
         f"{first[0]} is not for here: a query reads, and may COPY … TO a file outside of the warehouse. For the rest there is "
@@ -87,13 +87,13 @@ def _check_statement(statement: Statement, root: Path) -> None:
     )
 
 
-def _of_a_pivot(statement: Statement) -> bool:
+def _is_made_by_pivot(statement: Statement) -> bool:
     """Whether it is what DuckDB makes, of itself, before a PIVOT: a temporary type for its columns."""
-    words = _words(statement.query)
+    words = _tokens(statement.query)
     return statement.type == duckdb.StatementType.CREATE and next(words, ("", 0))[0].upper() != "CREATE"
 
 
-def _copied_to(words: list[tuple[str, int]]) -> Path:
+def _copy_target(words: list[tuple[str, int]]) -> Path:
     """The file that a COPY writes. Raises UsageError where that cannot be told."""
     at = next((i for i, (word, depth) in enumerate(words) if depth == 0 and word.upper() == "TO"), None)
     target = words[at + 1][0] if at is not None and at + 1 < len(words) else ""
@@ -106,7 +106,7 @@ def _copied_to(words: list[tuple[str, int]]) -> Path:
     return Path(re.sub(r"^file:(//(localhost)?(?=/))?", "", name))
 
 
-def _words(query: str) -> Iterator[tuple[str, int]]:
+def _tokens(query: str) -> Iterator[tuple[str, int]]:
     """The tokens of a statement, comments apart, and in how many brackets each stands; brackets themselves stand outside."""
     octets = query.encode()
     starts = [at for at, kind in duckdb.tokenize(query) if kind != duckdb.token_type.comment]

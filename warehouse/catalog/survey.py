@@ -42,8 +42,8 @@ def survey(root: Path, known: Survey, thorough: bool = False) -> Survey:
     found = {}
     for folder in paths.run_folders(root):
         before = known.get(paths.run_id_of(folder))
-        as_before = before is not None and not thorough and before.files == _files(folder)
-        found[paths.run_id_of(folder)] = before if before and as_before else _look(folder, thorough)
+        as_before = before is not None and not thorough and before.files == _files_state(folder)
+        found[paths.run_id_of(folder)] = before if before and as_before else _survey_run(folder, thorough)
     return found
 
 
@@ -55,7 +55,7 @@ def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
     if folders.keys() != known.keys():
         return False
     return all(
-        s.files == _files(folders[name])
+        s.files == _files_state(folders[name])
         if every_file or s.fault
         else s.manifest == file_state(folders[name] / paths.MANIFEST)
         for name, s in known.items()
@@ -72,7 +72,7 @@ def from_json(text: str) -> Survey:
     }
 
 
-def _files(folder: Path) -> str:
+def _files_state(folder: Path) -> str:
     stats = sorted(f"{p.relative_to(folder)} {file_state(p)}" for p in folder.rglob("*"))
     return xxhash.xxh3_64_hexdigest(" ".join(stats).encode(errors="surrogateescape"))
 
@@ -86,17 +86,17 @@ def file_state(path: Path) -> str:
     return f"{s.st_mtime_ns:x}.{s.st_size:x}.{s.st_ino:x}"
 
 
-def _look(folder: Path, thorough: bool) -> Surveyed:
+def _survey_run(folder: Path, thorough: bool) -> Surveyed:
     fault: str | None = None
     tables: tuple[str, ...] = ()
     try:
-        tables = _sound_tables(folder, thorough)
+        tables = _check_tables(folder, thorough)
     except (TracesError, OSError) as e:
         fault = " ".join(str(e).split())
-    return Surveyed(file_state(folder / paths.MANIFEST), _files(folder), tables, fault)
+    return Surveyed(file_state(folder / paths.MANIFEST), _files_state(folder), tables, fault)
 
 
-def _sound_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
+def _check_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
     """The tables of a run. Raises TracesError for one that cannot be read."""
     from warehouse.storage.manifest import Manifest
 

@@ -101,7 +101,7 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
     """
     import pyarrow as pa
 
-    from warehouse.storage.files import size_of
+    from warehouse.storage.files import folder_size
     from warehouse.vectors.ann_index import recall_by_metric
     from warehouse.warehouse import Warehouse
 
@@ -115,7 +115,7 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
             except (TracesError, OSError, RuntimeError, ValueError):
                 recall = dict.fromkeys(recall, "damaged: traces index rebuild")
             rows.append({"name": info.sql_name, "rows": info.rows, "runs": list(info.runs), "width": info.width,
-                         "centred": info.centred, **recall, "bytes": size_of(table.path)})  # fmt: skip
+                         "centred": info.centred, **recall, "bytes": folder_size(table.path)})  # fmt: skip
         if not rows:
             note("No vector tables yet. Make one: traces index add --run RUN")
             return
@@ -192,12 +192,12 @@ def drop(
     Example: `traces index drop smollm2_resid_post_mlp_L15 --dry-run`
     """
     from warehouse.storage import paths
-    from warehouse.storage.files import size_of
+    from warehouse.storage.files import folder_size
 
     root = paths.find_root(warehouse)
     chosen = _named(root, tables)
     for table in chosen:
-        size = human_bytes(size_of(table.path))
+        size = human_bytes(folder_size(table.path))
         say(f"{'would delete' if dry_run else 'delete'} {table.info.sql_name} ({table.info.rows:,} rows, {size})")
     if dry_run:
         return

@@ -185,7 +185,7 @@ def remove_run(
     from warehouse.catalog import build
     from warehouse.maintenance.remove import folders_of, locked_for_removal, remove_run
     from warehouse.storage import paths
-    from warehouse.storage.files import size_of
+    from warehouse.storage.files import folder_size
     from warehouse.vectors.table import all_tables
 
     root = paths.find_root(warehouse)
@@ -194,7 +194,11 @@ def remove_run(
         raise NotFoundError("run", run, [*paths.published_runs(root), *paths.staged_runs(root)])
     with locked_for_removal(root, run):
         for folder in folders:
-            what = f"a symbolic link: {folder.resolve()} stays" if folder.is_symlink() else human_bytes(size_of(folder))
+            what = (
+                f"a symbolic link: {folder.resolve()} stays"
+                if folder.is_symlink()
+                else human_bytes(folder_size(folder))
+            )
             say(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
         for table in all_tables(root):
             if run in table.info.runs:

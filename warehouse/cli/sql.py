@@ -32,7 +32,8 @@ def sql(
     ] = None,
     saved: Annotated[str | None, typer.Option("--query", metavar="NAME", help="Run a saved query.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A variable of the saved query, such as `run=wt2`.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A variable of the saved query, such as `run=wt2`."),
     ] = None,
 ) -> None:
     """Ask in SQL, over all runs.
@@ -44,7 +45,7 @@ def sql(
     Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
     `traces sql --query calibration --set run=wt2 --format tsv`
     """
-    from warehouse.catalog.saved_queries import all_queries, ask, find_query
+    from warehouse.catalog.saved_queries import all_queries, find_query, run_query
     from warehouse.catalog.statements import check_readonly, check_target
     from warehouse.storage import paths
 
@@ -80,7 +81,7 @@ def sql(
             def answer() -> None:
                 if not saved and ("nearest_" in text or "vectors_" in text):
                     wh.load_vectors()
-                found = ask(wh.cursor(), saved_query, values) if saved else wh.sql(text)
+                found = run_query(wh.cursor(), saved_query, values) if saved else wh.sql(text)
                 if found is not None:  # a statement such as SET has no answer
                     write(found, chosen, output)
 
@@ -167,7 +168,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     from warehouse.catalog import build
     from warehouse.maintenance.remove import sweep_root
     from warehouse.storage import paths
-    from warehouse.storage.files import sweep
+    from warehouse.storage.files import delete_stale_temporaries
     from warehouse.storage.manifest import Manifest
     from warehouse.vectors import ingest
     from warehouse.vectors.table import VectorTableCache
@@ -176,7 +177,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     if not root.is_dir():
         raise UsageError(f"There is no warehouse at {root}.")
 
-    for left in [*sweep_root(root, note), *map(str, sweep(paths.converted_models_dir()))]:
+    for left in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
         say(f"deleted {left}, which a process had left behind")
     if gone := ingest.reconcile(root, note):
         say(f"vector tables: dropped the rows of {', '.join(gone)}")

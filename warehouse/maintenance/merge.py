@@ -37,10 +37,10 @@ from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES, Blob, ShardFile, TensorSpec
 from warehouse.storage.files import delete, file_checksum, link_or_copy
 from warehouse.storage.losses import mean_loss, perplexity
-from warehouse.storage.manifest import BATCHES, Counts, Manifest, Published, manifest_hash
-from warehouse.storage.parquet import examples_hash, rewrite_part
-from warehouse.storage.run_writer import Make, RunWriter, differences
-from warehouse.storage.sealed import Sealed
+from warehouse.storage.manifest import BATCHES, Counts, Manifest, StagedRun, manifest_hash
+from warehouse.storage.parquet import examples_hash, rewrite_table_file
+from warehouse.storage.run_writer import MakeFile, RunWriter, differences
+from warehouse.storage.sealed import SealedFile
 from warehouse.vectors import index_spec, ingest
 
 _PIECE = 1 << 24
@@ -62,7 +62,7 @@ class RunPart:
     @property
     def tables(self) -> list[str]:
         """Names of the tables that it has rows of."""
-        return [name for name in STORED if (self.folder / paths.table_name(name)).is_file()]
+        return [name for name in STORED if (self.folder / paths.table_file(name)).is_file()]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_parts(root: Path, run_id: str) -> list[str]:
     or unfinished.
     """
     published, staged = set(paths.published_runs(root)), set(paths.staged_runs(root))
-    named = {name: shard for name in sorted(published | staged) if (shard := paths.shard_of(name))}
+    named = {name: shard for name in sorted(published | staged) if (shard := paths.part_of(name))}
     mine = {(i, n): name for name, (whole, i, n) in named.items() if whole == run_id}
     if not mine:
         if run_id in published:
@@ -96,7 +96,7 @@ def find_parts(root: Path, run_id: str) -> list[str]:
             f"traces runs merge RUN RUN … --run {run_id}"
         )
     (n,) = several
-    _check_complete({i for i, _ in mine}, n, lambda i: f"there is no run {paths.shard_name(run_id, i, n)}")
+    _check_complete({i for i, _ in mine}, n, lambda i: f"there is no run {paths.part_name(run_id, i, n)}")
     names = [mine[i, n] for i in range(1, n + 1)]
     _check_finished(names, staged - published)
     return names
@@ -142,7 +142,7 @@ def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambd
                 _adopt(writer, planned, shard, first)
             first += len(shard.blobs)
 
-        def describe(published: Published) -> Manifest:
+        def describe(published: StagedRun) -> Manifest:
             made = _make_manifest(planned, published)
             left = PendingCleanup(manifest=_hash_manifest(made), delete={} if keep else shards)
             path = paths.merged_path(root, planned.run_id)
@@ -184,7 +184,7 @@ def finish_merge(root: Path, run_id: str, note: Note = lambda _: None) -> Manife
     return meta
 
 
-class PendingCleanup(Sealed):
+class PendingCleanup(SealedFile):
     """What is left to do after a merge has published its run."""
 
     manifest: str
@@ -287,7 +287,7 @@ def _check_files(part: RunPart) -> None:
 
 def _check_data(parts: list[RunPart]) -> None:
     """The examples of all, in the order of the data, must be those that each shard says the data has."""
-    if examples_hash(s.folder / paths.table_name("examples") for s in parts) != parts[0].meta.data.hash:
+    if examples_hash(s.folder / paths.table_file("examples") for s in parts) != parts[0].meta.data.hash:
         raise TracesError(
             "The examples of these shards together are not the data that they were captured from: some are missing, or there "
             "twice. Validate them: traces runs validate RUN"
@@ -313,24 +313,24 @@ def _derived_runs(root: Path, parts: set[str]) -> list[str]:
 def _adopt(writer: RunWriter, planned: MergePlan, part: RunPart, first: int) -> None:
     """Hands a shard's files to the writer, its blobs numbered from `first` on."""
     staged = paths.staged_run(paths.staging_dir(writer.root, writer.run_id))
-    names = {old: paths.blob_name(first + k) for k, old in enumerate(part.blobs)}
+    names = {old: paths.blob_file(first + k) for k, old in enumerate(part.blobs)}
     wider = {old: w for old in part.blobs if (w := _tensors_to_widen(part, old, planned.promoted))}
-    blobs: dict[str, Make] = {
+    blobs: dict[str, MakeFile] = {
         new: partial(_widen, part.folder / old, wider=wider[old])
         if old in wider
         else partial(link_or_copy, part.folder / old)
         for old, new in names.items()
     }
-    tables: dict[str, Make] = {}
+    tables: dict[str, MakeFile] = {}
     for name in part.tables:
-        source = part.folder / paths.table_name(name)
+        source = part.folder / paths.table_file(name)
         tables[name] = partial(link_or_copy, source)
         if name == "tensors":
             tables[name] = partial(
-                rewrite_part, source, change=partial(_update_index, names=names, wider=wider, folder=staged)
+                rewrite_table_file, source, change=partial(_update_index, names=names, wider=wider, folder=staged)
             )
         elif part.meta.captured and "source_run_id" in STORED[name].names:
-            tables[name] = partial(rewrite_part, source, change=partial(_set_source_run, run_id=planned.run_id))
+            tables[name] = partial(rewrite_table_file, source, change=partial(_set_source_run, run_id=planned.run_id))
     writer.adopt(part.run_id, blobs, tables)
 
 
@@ -381,7 +381,7 @@ def _set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArra
     return rows
 
 
-def _make_manifest(planned: MergePlan, published: Published) -> Manifest:
+def _make_manifest(planned: MergePlan, published: StagedRun) -> Manifest:
     metas = [s.meta for s in planned.parts]
     first = metas[0]
     counts = [m.counts for m in metas] if first.captured else [first.counts]  # a derived run has its parent's

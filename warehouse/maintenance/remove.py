@@ -12,7 +12,7 @@ import filelock
 
 from warehouse.errors import UsageError
 from warehouse.storage import paths
-from warehouse.storage.files import delete, release, sweep, sync_folder
+from warehouse.storage.files import delete, delete_stale_temporaries, release_lock, sync_folder
 from warehouse.vectors import ingest
 
 
@@ -29,7 +29,7 @@ def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        release(lock)
+        release_lock(lock)
 
 
 def folders_of(root: Path, run_id: str) -> list[Path]:
@@ -72,10 +72,10 @@ def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list
     can go on. `note` is told of what cannot be deleted.
     """
     folders = [root, *paths.prepared_dirs(root), *(paths.vectors_dir(root) / m for m in paths.vector_folders(root))]
-    found = [path for folder in folders for path in sweep(folder)]
+    found = [path for folder in folders for path in delete_stale_temporaries(folder)]
     staging = root / paths.STAGING
     if staging.is_dir() and not staging.is_symlink():
-        found += [*sweep(staging), *_remove_dead_staging(root)]
+        found += [*delete_stale_temporaries(staging), *_remove_dead_staging(root)]
     try:
         found += empty_trash(root)
     except OSError as e:

@@ -22,7 +22,7 @@ def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.nda
         scores /= layer.softcap
         np.tanh(scores, out=scores)
         scores *= layer.softcap
-    hidden = _hidden(scores.shape[-2], scores.shape[-1], layer)
+    hidden = _hidden_positions(scores.shape[-2], scores.shape[-1], layer)
     if hidden is not None:
         scores[..., hidden] = -np.inf
     peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)  # of a sequence without tokens
@@ -67,7 +67,7 @@ def triangle_side(pairs: int) -> int:
     return round(((8 * pairs + 1) ** 0.5 - 1) / 2)
 
 
-def _hidden(t: int, s: int, layer: LayerAttention) -> np.ndarray | None:
+def _hidden_positions(t: int, s: int, layer: LayerAttention) -> np.ndarray | None:
     """(T, S): True where a query may not look."""
     if not layer.causal and layer.window is None:
         return None

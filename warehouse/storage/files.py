@@ -43,7 +43,7 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}.tmp")
 
 
-def sweep(folder: Path) -> list[Path]:
+def delete_stale_temporaries(folder: Path) -> list[Path]:
     """Deletes the temporary files and folders in `folder` whose process has died, and returns what they were."""
     if folder.is_symlink() or not folder.is_dir():
         return []
@@ -86,7 +86,7 @@ def delete(path: Path) -> None:
             continue
 
 
-def release(lock: filelock.BaseFileLock) -> None:
+def release_lock(lock: filelock.BaseFileLock) -> None:
     """Gives a lock back, and deletes its file first, so that nobody can hold what is deleted: who waits for it looks again."""
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
@@ -140,6 +140,6 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def size_of(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Bytes of all files below `folder`."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

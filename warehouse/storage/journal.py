@@ -16,26 +16,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, NonNegativeInt, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from warehouse.errors import CorruptRunError
 from warehouse.storage import strict_json
 from warehouse.storage.files import read_file
-from warehouse.storage.sealed import Typed, is_sealed, seal
+from warehouse.storage.sealed import StrictModel, is_sealed, seal
 
-Marked = TypeVar("Marked")
+Point = TypeVar("Point")
 
 
-class _Begun(Typed):
+class _Begun(StrictModel):
     job: dict[str, Any]
     created_at: AwareDatetime
 
 
-class _Promoted(Typed):
+class _Promoted(StrictModel):
     promote: dict[str, Literal["F32"]]
 
 
-class StagedFile(Typed):
+class StagedFile(StrictModel):
     """A file of a complete shard."""
 
     bytes: NonNegativeInt
@@ -43,24 +43,28 @@ class StagedFile(Typed):
     """xxh3-128; None for a blob, whose slices have checksums of their own in the shard's part of `tensors`."""
 
 
-class ShardEntry(Typed):
+class ShardEntry(StrictModel):
+    """A line of the journal: a shard that is complete and durable."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
     shard: NonNegativeInt
-    mark: str
-    """The job's own note of where in its data it stood; `resume` gets it back."""
+    resume_point: str = Field(validation_alias="mark", serialization_alias="mark")
+    """The job's own note of where in its data it stood, which a resumed job reads."""
     seconds: float
     """Time since the entry before, or since this process began."""
     files: dict[str, StagedFile]
     """By path relative to the staging folder."""
 
-    def marked(self, kind: type[Marked]) -> Marked:
+    def resume_point_as(self, kind: type[Point]) -> Point:
         """The mark of a job that notes JSON of this type. Raises CorruptRunError for another."""
         try:
-            found = strict_json.parse(self.mark)
+            found = strict_json.parse(self.resume_point)
         except ValueError:
             found = None
         if not isinstance(found, kind):
             raise CorruptRunError(
-                f"The journal of the unfinished capture is damaged: its shard {self.shard} is marked {self.mark!r}. Start over: "
+                f"The journal of the unfinished capture is damaged: its shard {self.shard} is marked {self.resume_point!r}. Start over: "
                 "traces runs rm RUN"
             )
         return found
@@ -79,7 +83,7 @@ class Journal:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):  # the last one, cut short by a kill
                 break
-            self._take_line(line, number)
+            self._apply_line(line, number)
             sound += len(line)
         self._sound = sound
 
@@ -91,13 +95,13 @@ class Journal:
         except OSError as e:
             raise self._damaged(1, f"it cannot be read: {e.strerror}") from None
 
-    def _take_line(self, line: bytes, number: int) -> None:
+    def _apply_line(self, line: bytes, number: int) -> None:
         try:
             fields = strict_json.parse(line)
             if not is_sealed(line):
                 raise ValueError("it was altered")
             del fields["seal"]
-            self._take(fields)
+            self._apply(fields)
         except ValidationError as e:
             first = e.errors()[0]
             raise self._damaged(number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -111,7 +115,7 @@ class Journal:
             f"Start over: traces runs rm {name}"
         )
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _apply(self, entry: dict[str, Any]) -> None:
         if self.job is None:
             begun = _Begun.model_validate(entry)
             self.job, self.created_at = begun.job, begun.created_at
@@ -130,7 +134,7 @@ class Journal:
         self._append({"promote": tensors})
 
     def complete(self, shard: ShardEntry) -> None:
-        self._append(shard.model_dump())
+        self._append(shard.model_dump(by_alias=True))
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self.path.open("ab") as f:
@@ -139,4 +143,4 @@ class Journal:
             f.flush()
             os.fsync(f.fileno())
             self._sound = f.tell()
-        self._take(entry)
+        self._apply(entry)

@@ -19,7 +19,7 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum, read_file
-from warehouse.storage.sealed import Sealed, Typed
+from warehouse.storage.sealed import SealedFile, StrictModel
 
 if TYPE_CHECKING:
     pass
@@ -30,16 +30,16 @@ DERIVED = ("heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation
 """Kinds of runs that were made from others, without reading examples of their own."""
 
 
-def _table(name: str) -> str:
+def _check_table(name: str) -> str:
     if name not in STORED:
         raise ValueError(f"there is no table {name!r}")
     return name
 
 
-def _file_of_a_run(path: str) -> str:
+def _check_file_path(path: str) -> str:
     table = paths.table_of_file(path)
     if table is not None:
-        _table(table)
+        _check_table(table)
     return path
 
 
@@ -56,7 +56,7 @@ TensorName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.]*$", max_length=1
 Dtype = Annotated[str, Field(pattern="^(F16|BF16|F32)$")]
 
 
-class LayerAttention(Typed):
+class LayerAttention(StrictModel):
     """How one layer turns q and k into attention: softmax(softcap(scale · q·kᵀ)) over the positions it may see."""
 
     scale: FiniteFloat
@@ -68,7 +68,7 @@ class LayerAttention(Typed):
     """A score for each query head that takes part in the softmax and has no token: rows then sum to less than 1."""
 
 
-class StackInfo(Typed):
+class StackInfo(StrictModel):
     """The blocks that one side's tokens pass, and how its streams are to be read."""
 
     n_layers: Layer
@@ -101,7 +101,7 @@ class StackInfo(Typed):
     """Sites that this model has not, in any layer or in some, and why."""
 
     @model_validator(mode="after")
-    def _one_a_layer(self) -> Self:
+    def _check_lengths(self) -> Self:
         told = {"attention": self.attention, "cross_attention": self.cross_attention, "layer_heads": self.layer_heads}
         for name, layers in told.items():
             if layers is not None and len(layers) != self.n_layers:
@@ -151,7 +151,7 @@ class ModelInfo(StackInfo):
         return self.encoder
 
 
-class DataInfo(Typed):
+class DataInfo(StrictModel):
     dataset: str
     config: str | None = None
     split: str | None = None
@@ -161,7 +161,7 @@ class DataInfo(Typed):
     """xxh3-128 over every example's id and text, in order."""
 
 
-class SiteInfo(Typed):
+class SiteInfo(StrictModel):
     """Stored tensors of one site, those of one row shape."""
 
     side: Literal["dec", "enc"] = "dec"
@@ -185,7 +185,7 @@ class _Trait(BaseModel):
     eval_prompt: str
 
 
-class _Options(BaseModel):
+class _OptionTypes(BaseModel):
     """Of what a run was made with, that which other jobs read: where it is there, it is of these types."""
 
     capture: str = ""
@@ -208,8 +208,8 @@ class _Options(BaseModel):
     held_out: float = 0
 
 
-def _read_by_others(options: dict[str, Any]) -> dict[str, Any]:
-    found = _Options.model_validate(options)
+def _check_options(options: dict[str, Any]) -> dict[str, Any]:
+    found = _OptionTypes.model_validate(options)
     for name in ("responses_run", "judge_run", "held_out_questions"):
         of_trait = options.get(name)
         missing = [t for t in found.traits if t not in of_trait] if isinstance(of_trait, dict) else []
@@ -218,7 +218,7 @@ def _read_by_others(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-class Counts(Typed):
+class Counts(StrictModel):
     examples: Count
     sequences: Count
     tokens: Count
@@ -228,19 +228,19 @@ class Counts(Typed):
     truncated: Count
     altered: Count = 0
     """Examples whose text the tokenizer changed before it cut it into tokens."""
-    rows: dict[Annotated[str, AfterValidator(_table)], Count]
+    rows: dict[Annotated[str, AfterValidator(_check_table)], Count]
     """Rows of every table."""
 
 
-class FileInfo(Typed):
-    path: Annotated[str, AfterValidator(_file_of_a_run)]
+class FileInfo(StrictModel):
+    path: Annotated[str, AfterValidator(_check_file_path)]
     """In the run's folder."""
     bytes: Count
     checksum: str | None = None
     """xxh3-128 of a file. The blobs of a capture have none: every slice of them has its own, in `tensors`."""
 
 
-def _check_site(model: ModelInfo, key: Key, shape: list[int], shapes: Mapping[Key, list[int]]) -> None:
+def _check_tensor(model: ModelInfo, key: Key, shape: list[int], shapes: Mapping[Key, list[int]]) -> None:
     """Raises ValueError for a stored tensor that its model cannot have, and for queries that don't fit keys or sinks."""
     prefix, _, last = key.site.rpartition(".")
     if key.side != model.side and (key.side != "enc" or model.encoder is None):
@@ -261,7 +261,7 @@ def _check_site(model: ModelInfo, key: Key, shape: list[int], shapes: Mapping[Ke
         raise ValueError(f"layer {key.layer} has {len(formula.sinks)} sinks for {shape[0]} heads")
 
 
-class Manifest(Sealed):
+class Manifest(SealedFile):
     run_id: str
     kind: str
     parents: list[str] = Field(default_factory=list)
@@ -269,7 +269,7 @@ class Manifest(Sealed):
     seconds: float
     model: ModelInfo
     data: DataInfo
-    options: Annotated[dict[str, Any], AfterValidator(_read_by_others)]
+    options: Annotated[dict[str, Any], AfterValidator(_check_options)]
     store_dtype: Dtype
     batches: Batches | None = None
     """What batches held: fewer texts where what the model makes of one was seen to depend on the others. None for runs that no
@@ -283,12 +283,12 @@ class Manifest(Sealed):
     versions: dict[str, str]
 
     @model_validator(mode="after")
-    def _of_its_model(self) -> Self:
+    def _check_tensors(self) -> Self:
         if twice := [path for path, n in Counter(f.path for f in self.files).items() if n > 1]:
             raise ValueError(f"files tells of {twice[0]} twice")
         shapes = {Key(s.side, s.site, layer): s.row_shape for s in self.sites for layer in s.layers}
         for key, shape in shapes.items():
-            _check_site(self.model, key, shape, shapes)
+            _check_tensor(self.model, key, shape, shapes)
         return self
 
     @property
@@ -296,8 +296,8 @@ class Manifest(Sealed):
         """Whether a model read examples for it; else it was derived from another run, or tells of a training."""
         return self.kind != "finetune" and self.kind not in DERIVED
 
-    def derived(
-        self, kind: str, run_id: str, parents: list[str], options: dict[str, Any], published: Published
+    def derive(
+        self, kind: str, run_id: str, parents: list[str], options: dict[str, Any], published: StagedRun
     ) -> Manifest:
         """The manifest of a run that was made from this one and kin: their model and this one's data, and tables of its own.
         Blobs that no index tells of get their checksums here.
@@ -355,7 +355,7 @@ def manifest_hash(root: Path, run_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Published:
+class StagedRun:
     """What the writer knows when the manifest is to be made."""
 
     folder: Path

@@ -34,14 +34,14 @@ def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.T
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def write_part(path: Path, rows: pa.Table) -> None:
+def write_table_file(path: Path, rows: pa.Table) -> None:
     """Writes one part, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows, path, **_OPTIONS)
     sync_file(path)
 
 
-def rewrite_part(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+def rewrite_table_file(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Writes the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
     file = pq.ParquetFile(source)
     with pq.ParquetWriter(target, file.schema_arrow, **_OPTIONS) as writer:
@@ -63,7 +63,7 @@ def examples_hash(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def merge_parts(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:
+def merge_table_files(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:
     """Writes the rows of all parts to `target`, sorted by the table's key, and returns their number.
 
     DuckDB sorts (on disk, in `scratch`, where they don't fit in its memory limit) and Arrow writes, since only Arrow's

@@ -34,7 +34,7 @@ TRAITS_TABLE = "traits"
 """The Lance table of a model's traits: no vector table, as its rows are no tokens."""
 RUN_PREFIX = "run_id="
 
-_SHARD_NAME = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")
+_PART_NAME = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _READ_AS_A_VALUE = re.compile(
     r"null|none|true|false|nan|inf|infinity|\d[\d_]*(\.[\d_]*)?(e-?\d+)?[dfl]?|\d{4}-\d{1,2}(-\d{1,2}(t.*)?)?",
@@ -65,7 +65,7 @@ def check_run_name(run_id: str) -> str:
     return run_id
 
 
-def _plain(run_id: str) -> str:
+def _safe_name(run_id: str) -> str:
     """Returns a run's name that is safe in a path: it stays in the folder that it is put in. A run that was renamed by hand may
     have a name that `check_run_name` would not give it. Raises UsageError.
     """
@@ -76,20 +76,20 @@ def _plain(run_id: str) -> str:
     return run_id
 
 
-def shard_name(run_id: str, i: int, n: int) -> str:
+def part_name(run_id: str, i: int, n: int) -> str:
     """The i-th, from 1, of the n runs that `traces runs merge` makes one run of."""
     return f"{run_id}.shard-{i}-of-{n}"
 
 
-def shard_of(run_id: str) -> tuple[str, int, int] | None:
+def part_of(run_id: str) -> tuple[str, int, int] | None:
     """The other way round; None for a name that is no shard's."""
-    found = _SHARD_NAME.fullmatch(run_id)
+    found = _PART_NAME.fullmatch(run_id)
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
 def run_dir(root: Path, run_id: str) -> Path:
     """Returns the folder of a run, whether it is there or not. Raises UsageError for what is not the name of one."""
-    return root / f"{RUN_PREFIX}{_plain(run_id)}"
+    return root / f"{RUN_PREFIX}{_safe_name(run_id)}"
 
 
 def run_id_of(folder: Path) -> str:
@@ -140,7 +140,7 @@ def journal_path(staging: Path) -> Path:
     return staging / _JOURNAL
 
 
-def part_path(staging: Path, table: str, shard: int) -> Path:
+def staged_table_path(staging: Path, table: str, shard: int) -> Path:
     """One shard's rows of a table, until all are merged at publication."""
     return staging / "parts" / table / f"{shard:05d}.parquet"
 
@@ -153,7 +153,7 @@ def staged_runs(root: Path) -> list[str]:
 
 def lock_path(root: Path, run_id: str) -> Path:
     """Held by the one process that writes this run. A dead process holds nothing."""
-    return _in_staging(root, _LOCKS) / f"run.{_plain(run_id)}.lock"
+    return _in_staging(root, _LOCKS) / f"run.{_safe_name(run_id)}.lock"
 
 
 def catalog_lock_path(root: Path) -> Path:
@@ -162,7 +162,7 @@ def catalog_lock_path(root: Path) -> Path:
 
 def merged_path(root: Path, run_id: str) -> Path:
     """What is still to be done after a run has been merged: which shards go."""
-    return _in_staging(root, _MERGED) / f"{_plain(run_id)}.json"
+    return _in_staging(root, _MERGED) / f"{_safe_name(run_id)}.json"
 
 
 def trash_dir(root: Path) -> Path:
@@ -170,7 +170,7 @@ def trash_dir(root: Path) -> Path:
     return _in_staging(root, _TRASH)
 
 
-def blob_name(shard: int) -> str:
+def blob_file(shard: int) -> str:
     return f"{BLOBS}/{shard:05d}.safetensors"
 
 
@@ -187,7 +187,7 @@ def table_of_file(path: str) -> str | None:
     return found[1]
 
 
-def table_name(table: str) -> str:
+def table_file(table: str) -> str:
     """All rows of a table, in the published run."""
     return f"{table}/00000.parquet"
 
@@ -219,16 +219,16 @@ def vector_model_path(root: Path, model: str) -> Path:
 
 
 def vector_lance_path(root: Path, model: str, table: str) -> Path:
-    return _vector_folder(root, model) / f"{_plain(table)}.lance"
+    return _vector_folder(root, model) / f"{_safe_name(table)}.lance"
 
 
 def vector_info_path(root: Path, model: str, table: str) -> Path:
-    return _vector_folder(root, model) / f"{_plain(table)}{_INFO}"
+    return _vector_folder(root, model) / f"{_safe_name(table)}{_INFO}"
 
 
 def vector_files_path(root: Path, model: str, table: str) -> Path:
     """The checksums of all the files that a vector table is kept in."""
-    return _vector_folder(root, model) / f"{_plain(table)}.files.json"
+    return _vector_folder(root, model) / f"{_safe_name(table)}.files.json"
 
 
 def _vector_folder(root: Path, model: str) -> Path:
@@ -266,7 +266,7 @@ def trait_table_folders(root: Path) -> list[str]:
 
 def vector_lock_path(root: Path, model: str, table: str) -> Path:
     """Held by the one process that changes a vector table."""
-    return _in_staging(root, _LOCKS) / f"vectors.{_plain(model)}.{_plain(table)}.lock"
+    return _in_staging(root, _LOCKS) / f"vectors.{_safe_name(model)}.{_safe_name(table)}.lock"
 
 
 def vector_folders_lock_path(root: Path) -> Path:

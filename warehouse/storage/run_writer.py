@@ -38,14 +38,14 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import ShardFile, TensorSpec
-from warehouse.storage.files import delete, file_checksum, release, sync_folder
+from warehouse.storage.files import delete, file_checksum, release_lock, sync_folder
 from warehouse.storage.journal import Journal, ShardEntry, StagedFile
-from warehouse.storage.manifest import FileInfo, Manifest, Published
-from warehouse.storage.parquet import merge_parts, to_table, write_part
+from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
+from warehouse.storage.parquet import merge_table_files, to_table, write_table_file
 
 _QUEUED = 2
 
-Make = Callable[[Path], None]
+MakeFile = Callable[[Path], None]
 """Writes a file there, durable on return."""
 
 
@@ -100,7 +100,7 @@ class RunWriter:
         self.root, self.run_id = root, paths.check_run_name(run_id)
         self._staging = paths.staging_dir(root, run_id)
         lock = paths.lock_path(root, run_id)
-        self._made = [p for p in lock.parents if not p.exists()]
+        self._created_folders = [p for p in lock.parents if not p.exists()]
         self._lock = filelock.FileLock(lock)
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -116,13 +116,13 @@ class RunWriter:
         except BaseException:
             if new:
                 delete(self._staging)
-            self._leave()
+            self._release_name()
             raise
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_QUEUED)
         self._error: BaseException | None = None
         self._shard: _Shard | None = None
-        self._clock = time.monotonic()
-        self._thread = threading.Thread(target=self._work, name=f"writer of {run_id}", daemon=True)
+        self._counted_until = time.monotonic()
+        self._thread = threading.Thread(target=self._run_queue, name=f"writer of {run_id}", daemon=True)
         self._thread.start()
 
     # -- opening ---------------------------------------------------------------------------------------------------
@@ -183,26 +183,26 @@ class RunWriter:
 
     def put(self, batch: RecordedBatch) -> None:
         """Hands a batch over. Waits only while `_QUEUED` others do."""
-        self._hand_over(lambda: self._take(batch))
+        self._hand_over(lambda: self._write_batch(batch))
 
-    def end_shard(self, mark: str) -> None:
+    def end_shard(self, resume_point: str) -> None:
         """Completes the shard; `mark` is the job's note of where in its data it stands."""
-        self._hand_over(lambda: self._complete(mark))
+        self._hand_over(lambda: self._complete(resume_point))
 
-    def adopt(self, mark: str, blobs: Mapping[str, Make], tables: Mapping[str, Make]) -> None:
+    def adopt(self, resume_point: str, blobs: Mapping[str, MakeFile], tables: Mapping[str, MakeFile]) -> None:
         """Takes files that are made elsewhere as a complete shard: blobs by the name that they get in the run, and parts of
         tables. Not to be mixed with shards that are written here.
         """
         self._wait()
         with _explain_write_errors(self.run_id):
-            staged, made = paths.staged_run(self._staging), dict[Path, Make]()
+            staged, made = paths.staged_run(self._staging), dict[Path, MakeFile]()
             made |= {staged / name: make for name, make in blobs.items()}
             number = len(self._journal.shards)
-            made |= {paths.part_path(self._staging, name, number): make for name, make in tables.items()}
+            made |= {paths.staged_table_path(self._staging, name, number): make for name, make in tables.items()}
             for path, make in made.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make(path)
-            self._note(list(made), mark)
+            self._journal_shard(list(made), resume_point)
 
     def promote(self, tensors: dict[str, str]) -> None:
         """Drops the shard in progress, and has these tensors stored in wider dtypes from its start on."""
@@ -231,7 +231,7 @@ class RunWriter:
 
     # -- writing: in the thread ------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _run_queue(self) -> None:
         while (work := self._queue.get()) is not None:
             if self._error is None:
                 try:
@@ -246,12 +246,12 @@ class RunWriter:
         number = len(self._journal.shards)
         blob = None
         if any(rows.values()):
-            path = paths.staged_run(self._staging) / paths.blob_name(number)
+            path = paths.staged_run(self._staging) / paths.blob_file(number)
             named = {sites.tensor_name(*key): spec for key, spec in tensors.items()}
             blob = ShardFile(path, named, {sites.tensor_name(*key): n for key, n in rows.items()})
         self._shard = _Shard(number, tensors, blob, dict.fromkeys(tensors, 0))
 
-    def _take(self, batch: RecordedBatch) -> None:
+    def _write_batch(self, batch: RecordedBatch) -> None:
         shard = self._current()
         if batch.tensors.keys() != shard.tensors.keys():
             raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ shard.tensors.keys()}")
@@ -275,13 +275,13 @@ class RunWriter:
             shard.blob.close()
             written.append(shard.blob.path)
         for name, tables in shard.tables.items():
-            path = paths.part_path(self._staging, name, shard.number)
-            write_part(path, pa.concat_tables(tables))
+            path = paths.staged_table_path(self._staging, name, shard.number)
+            write_table_file(path, pa.concat_tables(tables))
             written.append(path)
-        self._note(written, mark)
+        self._journal_shard(written, mark)
         self._shard = None
 
-    def _note(self, written: list[Path], mark: str) -> None:
+    def _journal_shard(self, written: list[Path], mark: str) -> None:
         """Journals that these files are a complete shard."""
         for folder in {p.parent for p in written}:
             sync_folder(folder)
@@ -293,8 +293,8 @@ class RunWriter:
         }
         now = time.monotonic()
         number = len(self._journal.shards)
-        self._journal.complete(ShardEntry(shard=number, mark=mark, seconds=now - self._clock, files=files))
-        self._clock = now
+        self._journal.complete(ShardEntry(shard=number, resume_point=mark, seconds=now - self._counted_until, files=files))
+        self._counted_until = now
 
     def _abandon(self) -> None:
         if self._shard is not None and self._shard.blob is not None:
@@ -308,7 +308,7 @@ class RunWriter:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(self, describe: Callable[[Published], Manifest]) -> Manifest:
+    def publish(self, describe: Callable[[StagedRun], Manifest]) -> Manifest:
         """Merges the parts, writes the manifest that `describe` makes and renames the run into place.
 
         Raises UsageError where a run of that name has appeared meanwhile; the capture stays staged.
@@ -319,18 +319,18 @@ class RunWriter:
             rows, files = {}, []
             for name in STORED:
                 shards = range(len(self.done))
-                parts = [p for i in shards if (p := paths.part_path(self._staging, name, i)).exists()]
+                parts = [p for i in shards if (p := paths.staged_table_path(self._staging, name, i)).exists()]
                 rows[name] = 0
                 if parts:
-                    target = staged / paths.table_name(name)
-                    rows[name] = merge_parts(name, parts, target, self._staging / "sort")
+                    target = staged / paths.table_file(name)
+                    rows[name] = merge_table_files(name, parts, target, self._staging / "sort")
                     files.append(_file_info(staged, target, checksum=True))
             blobs = sorted((staged / paths.BLOBS).iterdir())
             files += [_file_info(staged, p, checksum=False) for p in blobs]
-            seconds = sum(s.seconds for s in self.done) + time.monotonic() - self._clock
+            seconds = sum(s.seconds for s in self.done) + time.monotonic() - self._counted_until
             created = self._journal.created_at
             assert created is not None  # the journal has begun
-            manifest = describe(Published(staged, rows, files, created, seconds, self.promoted))
+            manifest = describe(StagedRun(staged, rows, files, created, seconds, self.promoted))
             manifest.write(staged)
             for folder in {(staged / f.path).parent for f in files}:
                 sync_folder(folder)
@@ -356,12 +356,12 @@ class RunWriter:
         self._abandon()
         if error is not None and not self.done:
             delete(self._staging)  # there is nothing to go on from
-        self._leave()
+        self._release_name()
 
-    def _leave(self) -> None:
+    def _release_name(self) -> None:
         """Gives the run's name back; folders that this writer made, and that are empty, go."""
-        release(self._lock)
-        for folder in () if self._staging.exists() else self._made:
+        release_lock(self._lock)
+        for folder in () if self._staging.exists() else self._created_folders:
             with contextlib.suppress(OSError):  # it has something in it
                 folder.rmdir()
 
@@ -379,7 +379,7 @@ def _index(batch: RecordedBatch, shard: _Shard) -> pa.Table:
                 "side": key.side,
                 "site": key.site,
                 "layer": key.layer,
-                "blob": paths.blob_name(shard.number),
+                "blob": paths.blob_file(shard.number),
                 "tensor": name,
                 "row_start": at + start,
                 "row_end": at + start + n,

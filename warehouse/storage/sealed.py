@@ -36,13 +36,13 @@ def is_sealed(raw: bytes) -> bool:
     return found is not None and xxhash.xxh3_128_hexdigest(raw[: found.start()]).encode() == found[1]
 
 
-class Typed(BaseModel):
+class StrictModel(BaseModel):
     """Takes the fields that it declares and no others."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Sealed(Typed):
+class SealedFile(StrictModel):
     """A file of one JSON object, sealed when it is written and held against its seal when it is read."""
 
     schema_version: int = SCHEMA_VERSION

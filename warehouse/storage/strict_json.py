@@ -14,7 +14,7 @@ MAX_DEPTH = 100
 """Brackets within brackets. Parsers elsewhere stop at 64 to 1,000."""
 
 
-def parse(raw: bytes | str, *, mend: bool = False) -> Any:
+def parse(raw: bytes | str, *, repair: bool = False) -> Any:
     """Returns the value of a JSON text; NaN and infinities, which JSON has not, come as floats. With `mend`, halves of surrogate
     pairs become U+FFFD.
 
@@ -35,8 +35,8 @@ def parse(raw: bytes | str, *, mend: bool = False) -> Any:
     if _depth(value) > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if half := half_pair(text) or (half_pair(json.dumps(value, ensure_ascii=False)) if "\\u" in text else None):
-        if mend:
-            return json.loads(_mended(json.dumps(value, ensure_ascii=False)))
+        if repair:
+            return json.loads(_repaired(json.dumps(value, ensure_ascii=False)))
         at = _half_pair_at(value)
         place = f" (at {at.encode('utf-8', 'backslashreplace').decode()!r})" if at else ""
         raise ValueError(f"it holds {half}, half of a surrogate pair, which is not Unicode text{place}")
@@ -66,7 +66,7 @@ def _half_pair_at(value: Any, path: str = "") -> str | None:
     return None
 
 
-def _mended(text: str) -> str:
+def _repaired(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -16,7 +16,7 @@ from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.storage import paths
 from warehouse.storage.manifest import Count, Layer, Site, Size
-from warehouse.storage.sealed import Sealed, Typed
+from warehouse.storage.sealed import SealedFile, StrictModel
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +29,7 @@ _CENTRE = b"trace-warehouse:centre"
 """Where in a Lance table's metadata its centre is, float32 in base64: it changes together with the vectors, in one commit."""
 
 
-class ModelFolder(Sealed):
+class ModelFolder(SealedFile):
     """`model.json`: whose vectors a folder's tables hold."""
 
     names: list[str]
@@ -38,7 +38,7 @@ class ModelFolder(Sealed):
     """The hash of its weights, the head left out."""
 
 
-class RunRows(Typed):
+class RunRows(StrictModel):
     """A run's rows in a table."""
 
     manifest: str
@@ -48,7 +48,7 @@ class RunRows(Typed):
     """The highest `seq` among them."""
 
 
-class IndexInfo(Typed):
+class IndexInfo(StrictModel):
     """A table's vector index, and how it is searched."""
 
     kind: Literal["ivf_sq", "ivf_pq"]
@@ -62,20 +62,20 @@ class IndexInfo(Typed):
     """recall@10 on a sample of the table's rows, against exact search. Below `index.MIN_RECALL` the index is not used."""
 
 
-class FileSum(Typed):
+class FileChecksum(StrictModel):
     bytes: Count
     checksum: str
     """xxh3-128."""
 
 
-class TableFiles(Sealed):
+class TableFiles(SealedFile):
     """`….files.json`: what a table's files held when it was last changed."""
 
-    files: dict[str, FileSum]
+    files: dict[str, FileChecksum]
     """By path in the table's folder."""
 
 
-class TableInfo(Sealed):
+class TableInfo(SealedFile):
     """What is known of a vector table."""
 
     sql_name: str
@@ -116,7 +116,7 @@ class TableInfo(Sealed):
             return None
         return "kv_head" if self.site.rpartition(".")[2] in ("k", "v") else "head"
 
-    def own_head(self, head: int) -> int:
+    def stored_head(self, head: int) -> int:
         """The head column's value for a query head. Raises UsageError where there is no such head."""
         if self.heads is None:
             raise UsageError(f"{self.site} has no heads.")
@@ -148,7 +148,7 @@ def read_info(root: Path, model: str, table: str) -> TableInfo:
     path = paths.vector_info_path(root, model, table)
     try:
         info = TableInfo.read_from(path)
-        _check_is_ours(paths.vector_lance_path(root, model, table))
+        _check_no_links(paths.vector_lance_path(root, model, table))
         if (info.model, info.name, info.sql_name) != (model, table, paths.sql_name(f"{model}_{table}")):
             raise CorruptRunError(f"{path} says that it is of another table than {model}/{table}.")
     except CorruptRunError as e:
@@ -166,7 +166,7 @@ def sound_infos(root: Path) -> list[Path]:
     return found
 
 
-def _check_is_ours(path: Path) -> None:
+def _check_no_links(path: Path) -> None:
     """Raises CorruptRunError for a Lance table with anything but files and folders in it: Lance writes and deletes through links, and
     waits without end for a named pipe.
     """

@@ -64,7 +64,7 @@ def _counts(store: TraceStore) -> str:
 def _data(store: TraceStore) -> str | None:
     if not store.meta.captured or store.meta.options.get("shard"):  # a shard tells of the data of all shards
         return None
-    found = examples_hash([store.path / paths.table_name("examples")])
+    found = examples_hash([store.path / paths.table_file("examples")])
     expect(found == store.meta.data.hash, "its examples are not the data that its manifest tells of")
     return "the examples are the data that was read"
 

@@ -175,7 +175,7 @@ def _search_table(
     exact: bool,
 ) -> pa.Table:
     info = table.info
-    own_head = None if head is None else info.own_head(head)
+    own_head = None if head is None else info.stored_head(head)
     under = [wanted.keys] if wanted.keys else []
     if own_head is not None:
         under.append(f"{info.head_column} = {own_head}")

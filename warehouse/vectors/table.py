@@ -27,7 +27,15 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.files import delete, file_checksum
 from warehouse.storage.manifest import ModelInfo, manifest_hash
-from warehouse.storage.vector_info import _CENTRE, FileSum, RunRows, TableFiles, TableInfo, _check_is_ours, read_info
+from warehouse.storage.vector_info import (
+    _CENTRE,
+    FileChecksum,
+    RunRows,
+    TableFiles,
+    TableInfo,
+    _check_no_links,
+    read_info,
+)
 from warehouse.vectors.model_folders import remove_if_empty
 
 if TYPE_CHECKING:
@@ -114,7 +122,7 @@ class VectorTable:
     def replace(self, rows: pa.RecordBatchReader) -> None:
         """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
         try:
-            _check_is_ours(self.path)
+            _check_no_links(self.path)
         except CorruptRunError as e:
             raise TracesError(f"{e} traces index rebuild makes the vector table again.") from None
         mode = "overwrite" if self.path.is_dir() else "create"
@@ -140,7 +148,7 @@ class VectorTable:
             if size >= _LARGE and name in known and known[name].bytes == size:
                 files[name] = known[name]
             else:
-                files[name] = FileSum(bytes=size, checksum=file_checksum(file))
+                files[name] = FileChecksum(bytes=size, checksum=file_checksum(file))
         TableFiles(files=files).write_to(path)
 
     @contextmanager
@@ -211,7 +219,7 @@ def open_lance(path: Path) -> LanceTable:
     """Opens a Lance table that is there. Raises CorruptRunError for one that holds more than files and folders, and OSError, ValueError or
     RuntimeError as lancedb does.
     """
-    _check_is_ours(path)
+    _check_no_links(path)
     return connect(path.parent).open_table(path.name.removesuffix(".lance"))
 
 

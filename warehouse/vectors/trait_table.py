@@ -53,7 +53,7 @@ def _wanted(root: Path) -> dict[str, dict[str, str]]:
     """Folder → the runs whose vectors belong there, with the hashes of their manifests."""
     found: dict[str, dict[str, str]] = {}
     for folder in paths.run_folders(root):
-        if not (folder / paths.table_name(_TABLE)).is_file():
+        if not (folder / paths.table_file(_TABLE)).is_file():
             continue
         run = paths.run_id_of(folder)
         with contextlib.suppress(TracesError, OSError):  # a run that cannot be read is for traces runs validate
@@ -91,7 +91,7 @@ def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None
 
 
 def _rows(root: Path, run: str) -> pa.Table:
-    path = paths.run_dir(root, run) / paths.table_name(_TABLE)
+    path = paths.run_dir(root, run) / paths.table_file(_TABLE)
     try:
         found = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
     except (OSError, pa.ArrowException) as e:

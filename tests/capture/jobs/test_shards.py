@@ -64,7 +64,7 @@ def capture_shards(
     for i in range(1, n + 1):
         shard = f"{i}/{n}"
         kind.run(
-            loaded, source, kind.Options(**options, shard=shard), root=root, run_id=partition.run_name(run_id, shard)
+            loaded, source, kind.Options(**options, shard=shard), root=root, run_id=partition.part_run_name(run_id, shard)
         )
 
 
@@ -166,12 +166,12 @@ def test_which_bytes_are_those_of_one_process(
     one, whole = merged(tmp_path, "w"), TraceStore(away)
     mine, known = files(one.path), files(away)
     assert mine.keys() == known.keys()
-    assert {name for name in known if mine[name] != known[name]} == {"run.json", paths.table_name("tensors")}
+    assert {name for name in known if mine[name] != known[name]} == {"run.json", paths.table_file("tensors")}
     if kind == "next-token":
-        assert pq.ParquetFile(away / paths.table_name("tokens")).num_row_groups > 1
+        assert pq.ParquetFile(away / paths.table_file("tokens")).num_row_groups > 1
     told, expected = json.loads(mine["run.json"]), json.loads(known["run.json"])
     assert {k for k in expected if told[k] != expected[k]} <= {"created_at", "seconds", "bytes", "files", "seal"}
-    index, its = (pq.read_table(s.path / paths.table_name("tensors")) for s in (one, whole))
+    index, its = (pq.read_table(s.path / paths.table_file("tensors")) for s in (one, whole))
     places = ["blob", "row_start", "row_end"]
     assert index.drop_columns(places).equals(its.drop_columns(places))  # the values' checksums are in it
     assert one.query("SELECT count(DISTINCT blob) FROM tensors").fetchall() == [(3,)]
@@ -189,7 +189,7 @@ def test_other_batches_round_otherwise(
     capture_shards(next_token, loaded, source, tmp_path, "w", 2, capture="resid,heads")
     one = merged(tmp_path, "w")
     mine, known = files(one.path), files(whole.path)
-    assert mine[paths.table_name("examples")] == known[paths.table_name("examples")]
+    assert mine[paths.table_file("examples")] == known[paths.table_file("examples")]
     tokens = "SELECT * EXCLUDE (run_id, batch) FROM tokens ORDER BY ALL"
     assert one.query(tokens).fetchall() == whole.query(tokens).fetchall()
     for query in (
@@ -269,13 +269,13 @@ def test_the_default_name_is_the_same_for_all_shards(tmp_path: Path, load_tiny: 
     for i in (1, 2):
         options = next_token.Options(shard=f"{i}/2", limit=4)
         names.append(next_token.run(loaded, source, options, root=tmp_path).run_id)
-    assert [paths.shard_of(name) for name in names] == [(names[0].rpartition(".shard-")[0], i, 2) for i in (1, 2)]
+    assert [paths.part_of(name) for name in names] == [(names[0].rpartition(".shard-")[0], i, 2) for i in (1, 2)]
 
 
 def test_what_is_no_shard(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     for wrong in ("0/2", "3/2", "2", "a/b", "1/2/3", "-1/2", "1/0", " 1/2"):
         with pytest.raises(UsageError, match="--shard .*: write i/n, such as 2/4"):
-            partition.parse(wrong)
+            partition.parse_part(wrong)
     source = open_text(str(DATA / "lighthouse.txt"), "text")
     with pytest.raises(UsageError, match="of shard 4/4: there is no text in it. Use fewer shards"):
         next_token.run(load_tiny(), source, next_token.Options(shard="4/4", limit=3), root=tmp_path, run_id="r")
@@ -306,7 +306,7 @@ def test_runs_derived_in_shards(
             return Verdict(str(len(prompt) % 101), float(len(prompt) % 101), scored_by="number")
 
     def make(shard: str) -> None:
-        made = (partition.run_name(name, shard) for name in ("lens", "judged", "traits"))
+        made = (partition.part_run_name(name, shard) for name in ("lens", "judged", "traits"))
         logit_lens.run(
             loaded, source.path, logit_lens.Options(3, "1,last", shard=shard), root=tmp_path, run_id=next(made)
         )
@@ -348,7 +348,7 @@ def test_runs_derived_in_shards(
         assert response_activations.find_newest_judge(wh, "r") == "judged"
         assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_projections").fetchall() == [("traits",)]
         assert wh.sql("SELECT DISTINCT run_id FROM newest_trait_dynamics").fetchall() == [("traits",)]
-    judgements = paths.table_name("judgements")
+    judgements = paths.table_file("judgements")
     assert (run_dir(tmp_path, "judged") / judgements).read_bytes() == (tmp_path / "judged" / judgements).read_bytes()
     for name, rows in rows_of_all().items():
         assert [r[:4] for r in rows] == [r[:4] for r in expected[name]], name

@@ -465,7 +465,7 @@ def test_a_run_whose_tokens_are_not_the_models_is_corrupt(
     tmp_path: Path, tiny_root: Path, load_tiny: Callable, column: str
 ) -> None:
     folder = Path(shutil.copytree(run_dir(tiny_root, "llama"), run_dir(tmp_path, "llama")))
-    path = folder / paths.table_name("tokens")
+    path = folder / paths.table_file("tokens")
     rows = pq.read_table(path, partitioning=None)
     at = rows.schema.get_field_index(column)
     pq.write_table(rows.set_column(at, rows.schema.field(at), pa.array([10**6] * len(rows), pa.int32())), path)

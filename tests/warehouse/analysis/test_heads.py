@@ -14,7 +14,7 @@ from capture.jobs import next_token
 from warehouse import TraceStore, Warehouse
 from warehouse.analysis.derive_heads import derive_heads
 from warehouse.analysis.heads import STATISTICS, induction_targets, statistics
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 from warehouse.errors import RunExistsError, UsageError
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
@@ -122,7 +122,7 @@ def test_the_real_models_induction_heads_stand_out_on_repeated_words(tmp_path: P
     options = next_token.Options(capture="heads", limit=8)
     next_token.run(smollm2, open_data("repeated-words", None, "", None, "text"), options, root=root, run_id="r")
     with Warehouse(root) as wh:
-        found = ask(wh.connection, find_query("induction_heads"), {"run": "r"}).fetchall()
+        found = run_query(wh.connection, find_query("induction_heads"), {"run": "r"}).fetchall()
         assert found[0][3] > 0.7 and found[3][3] > 0.6
         (median,) = wh.sql("SELECT median(induction_mass) FROM heads").fetchone()
         assert median < 0.02

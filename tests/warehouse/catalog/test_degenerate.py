@@ -10,7 +10,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.catalog.saved_queries import all_queries, ask
+from warehouse.catalog.saved_queries import all_queries, run_query
 from warehouse.storage.paths import data_dir
 
 KINDS = ("mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation")
@@ -73,7 +73,7 @@ def test_no_answer_is_nan(tmp_path: Path, case: str) -> None:
     with Warehouse(tmp_path) as wh:
         for name, question in all_queries().items():
             if "tensors" not in question.needs:
-                answer = ask(wh.connection, question, {})
+                answer = run_query(wh.connection, question, {})
                 found = answer.fetchall()
                 assert not [row for row in found if not_numbers(row)], (name, answer.columns, found)
         for name in (path.stem for path in (data_dir("sql") / "views").glob("*.sql")):

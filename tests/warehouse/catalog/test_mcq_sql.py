@@ -20,7 +20,7 @@ from sklearn.metrics import cohen_kappa_score
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 
 Rows = dict[str, list[dict[str, Any]]]
 LETTERS = "ABCDE"
@@ -114,7 +114,7 @@ def answer(root: Path, question: str, **settings: str) -> pd.DataFrame:
     found = []
     for _ in range(2):
         with Warehouse(root) as wh:
-            found.append(ask(wh.connection, find_query(question), settings).df())
+            found.append(run_query(wh.connection, find_query(question), settings).df())
     pd.testing.assert_frame_equal(*found)
     return found[0]
 
@@ -209,7 +209,7 @@ def test_agreement_where_there_is_nothing_to_compare(root: Path, tmp_path: Path)
         one = {"example_id": example, "pred_idx": pred, "label_idx": 1, "is_correct": pred == 1}
         add_run(tmp_path, other, kind, {"mcq_predictions": [one], "examples": [{"example_id": example}]})
     with Warehouse(tmp_path) as wh:
-        rows = {r: ask(wh.connection, find_query("agreement"), {"other_run": r}).fetchone() for r in "bcd"}
+        rows = {r: run_query(wh.connection, find_query("agreement"), {"other_run": r}).fetchone() for r in "bcd"}
     assert rows["b"] == (0, 0, 0, 0, 0, 0, None, None, None, None, None, None, None)
     assert rows["c"] == (1, 1, 0, 0, 0, 1, 1, 0.2065, 1, 1, None, None, None), "kappa of two constants is 0 / 0"
     assert rows["d"] == (1, 0, 1, 0, 0, 0, 0, 0, 0.7935, 0, 0, 0, 0.7935)

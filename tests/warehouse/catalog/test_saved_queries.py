@@ -15,7 +15,7 @@ from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse
 from warehouse.catalog import build
-from warehouse.catalog.saved_queries import all_queries, ask, find_query
+from warehouse.catalog.saved_queries import all_queries, find_query, run_query
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.tables import STORED
 from warehouse.storage.paths import data_dir, run_dir
@@ -67,16 +67,16 @@ def test_it_answers(tiny_root: Path, real_root: Path, name: str) -> None:
     if not CAPTURED.issuperset(question.needs):
         return  # test_it_answers_on_rows_made_up does
     with Warehouse(tiny_root) as wh:
-        assert ask(wh.connection, question, {}).fetchall(), "no rows"
+        assert run_query(wh.connection, question, {}).fetchall(), "no rows"
     if "other_run" not in question.variables:
         with Warehouse(real_root) as wh:
-            assert ask(wh.connection, question, {}).fetchall(), "no rows on the real model"
+            assert run_query(wh.connection, question, {}).fetchall(), "no rows on the real model"
 
 
 @pytest.mark.parametrize("name", [n for n, q in all_queries().items() if not CAPTURED.issuperset(q.needs)])
 def test_it_answers_on_rows_made_up(made_root: Path, name: str) -> None:
     with Warehouse(made_root) as wh:
-        assert ask(wh.connection, find_query(name), {}).fetchall(), "no rows"
+        assert run_query(wh.connection, find_query(name), {}).fetchall(), "no rows"
 
 
 @pytest.mark.parametrize("name", list(all_queries()))
@@ -86,7 +86,7 @@ def test_a_run_without_rows_answers_with_none(tmp_path: Path, name: str) -> None
     for run, kind in KINDS.items():
         add_run(tmp_path, run, kind, dict.fromkeys(STORED, ()), claims=question.needs)
     with Warehouse(tmp_path) as wh:
-        rows = ask(wh.connection, question, {}).fetchall()
+        rows = run_query(wh.connection, question, {}).fetchall()
     assert rows == [] or name == "agreement"
 
 
@@ -120,7 +120,7 @@ def test_the_run_asked_about_is_the_newest_that_has_what_is_needed(tmp_path: Pat
     add_run(tmp_path, "tuned", "finetune", words | predictions | {"training": [{}]}, minute=4)
 
     def asked(wh: Warehouse, name: str, variable: str = "run", **settings: str) -> object:
-        answer = ask(wh.connection, find_query(name), settings)
+        answer = run_query(wh.connection, find_query(name), settings)
         return answer.query("answer", f"SELECT getvariable('{variable}')").fetchone()[0]
 
     with Warehouse(tmp_path) as wh:
@@ -164,18 +164,18 @@ def test_a_run_that_lacks_what_is_needed_is_told_so(tmp_path: Path, made_root: P
             ),
         ):
             with pytest.raises(UsageError, match=re.escape(says)) as found:
-                ask(wh.connection, find_query(name), settings)
+                run_query(wh.connection, find_query(name), settings)
             assert "\n" not in str(found.value)
     with (
         Warehouse(made_root) as wh,
         pytest.raises(UsageError, match="Run 'second' is of kind mcq-encoder: .* mcq-prompt"),
     ):
-        ask(wh.connection, find_query("agreement"), {"run": "second"})
+        run_query(wh.connection, find_query("agreement"), {"run": "second"})
     (tmp_path / "empty").mkdir()
     with Warehouse(tmp_path / "empty") as wh:
         for name in all_queries():
             with pytest.raises(UsageError, match="there is none yet"):
-                ask(wh.connection, find_query(name), {})
+                run_query(wh.connection, find_query(name), {})
 
 
 def test_heads_of_a_derived_run_are_its_sources_too(tmp_path: Path) -> None:
@@ -185,13 +185,13 @@ def test_heads_of_a_derived_run_are_its_sources_too(tmp_path: Path) -> None:
     add_run(tmp_path, "b", "heads", {"heads": rows}, parents=["a"], minute=1)
     with Warehouse(tmp_path) as wh:
         found = [
-            ask(wh.connection, find_query("induction_heads"), s).fetchall() for s in ({}, {"run": "a"}, {"run": "b"})
+            run_query(wh.connection, find_query("induction_heads"), s).fetchall() for s in ({}, {"run": "a"}, {"run": "b"})
         ]
         assert len(found[0]) == 1 and found[0] == found[1] == found[2]
-        ask(wh.connection, find_query("calibration"), {})
+        run_query(wh.connection, find_query("calibration"), {})
     shutil.rmtree(run_dir(tmp_path, "a"))
     with Warehouse(tmp_path) as wh:
-        assert ask(wh.connection, find_query("induction_heads"), {}).fetchall() == found[0]
+        assert run_query(wh.connection, find_query("induction_heads"), {}).fetchall() == found[0]
 
 
 @pytest.mark.parametrize("kind", ["lens", "judge", "trait-projection"])
@@ -203,11 +203,11 @@ def test_what_was_made_of_a_run_counts_as_its_own(tmp_path: Path, kind: str) -> 
     add_run(tmp_path, "b", kind, {"logit_lens": rows}, parents=["a", "vectors"], minute=2)
     with Warehouse(tmp_path) as wh:
         for settings in ({}, {"run": "a"}, {"run": "b"}):
-            assert len(ask(wh.connection, find_query("decision_depth"), settings).fetchall()) == 1
-        answer = ask(wh.connection, find_query("decision_depth"), {})
+            assert len(run_query(wh.connection, find_query("decision_depth"), settings).fetchall()) == 1
+        answer = run_query(wh.connection, find_query("decision_depth"), {})
         assert answer.query("answer", "SELECT getvariable('run')").fetchone() == ("a",)
         with pytest.raises(UsageError, match="no rows in logit_lens: see traces lens"):
-            ask(wh.connection, find_query("decision_depth"), {"run": "vectors"})
+            run_query(wh.connection, find_query("decision_depth"), {"run": "vectors"})
 
 
 def lens_rows(tops: dict[int, list[int]], ranks: list[int], pos: int = 0) -> list[dict[str, object]]:
@@ -231,18 +231,18 @@ def test_decision_depth_is_the_first_layer_of_the_last_unbroken_stretch(tmp_path
     add_run(tmp_path, "older", "lens", {"logit_lens": rows[:4]}, parents=["a"], minute=1)
     add_run(tmp_path, "newer", "lens", {"logit_lens": rows}, parents=["a"], minute=2)
     with Warehouse(tmp_path) as wh:
-        found = ask(wh.connection, find_query("decision_depth"), {"run": "a"}).fetchall()
+        found = run_query(wh.connection, find_query("decision_depth"), {"run": "a"}).fetchall()
         assert [row[:5] for row in found] == [
             (None, 1, 0.3333, 0.3333, 1.0), (1, 1, 0.3333, 0.6667, 1.0), (2, 1, 0.3333, 1.0, 0.0)
         ]  # fmt: skip
-        one = ask(wh.connection, find_query("decision_depth"), {"run": "older"}).fetchall()
+        one = run_query(wh.connection, find_query("decision_depth"), {"run": "older"}).fetchall()
         assert [row[:2] for row in one] == [(None, 1)]
-        hits = ask(wh.connection, find_query("lens_hit_at_k"), {"run": "a"}).fetchall()
+        hits = run_query(wh.connection, find_query("lens_hit_at_k"), {"run": "a"}).fetchall()
         assert [row[:6] for row in hits] == [
             (None, 3, 0.3333, 0.3333, 1.0, 6), (0, 3, 0.3333, 0.6667, 1.0, 5), (1, 3, 1.0, 1.0, 1.0, 1),
             (2, 3, 0.6667, 0.6667, 0.6667, 1),
         ]  # fmt: skip
-        ranks = ask(wh.connection, find_query("lens_ranks"), {"run": "a", "example": "e"}).fetchall()
+        ranks = run_query(wh.connection, find_query("lens_ranks"), {"run": "a", "example": "e"}).fetchall()
         assert ranks == [
             (0, 0, None, "7", "7", None, 1, 0.5, [1, 1, 1, 1]),
             (0, 1, "t", "7", "7", 1, 1, 0.5, [9, 5, 1, 1]),
@@ -258,7 +258,7 @@ def test_calibration_is_what_numpy_says(real_root: Path) -> None:
     store = TraceStore(run_dir(real_root, "real"))
     p, correct = map(np.array, zip(*store.query("SELECT pred_prob, correct FROM next_token").fetchall(), strict=True))
     with Warehouse(real_root) as wh:
-        for start, n, mean, accuracy, _ in ask(wh.connection, find_query("calibration"), {"run": "real"}).fetchall():
+        for start, n, mean, accuracy, _ in run_query(wh.connection, find_query("calibration"), {"run": "real"}).fetchall():
             inside = np.minimum(np.floor(p * 10), 9) == round(start * 10)
             assert n == inside.sum()
             assert accuracy == pytest.approx(correct[inside].mean(), abs=6e-4)
@@ -268,7 +268,7 @@ def test_calibration_is_what_numpy_says(real_root: Path) -> None:
 def test_two_runs_are_compared_on_the_same_examples(tiny_root: Path) -> None:
     """By what a byte of text costs: the losses of both, over the bytes that lie behind each one's first tokens."""
     with Warehouse(tiny_root) as wh:
-        rows = ask(wh.cursor(), find_query("compare_runs"), {"run": "llama", "other_run": "gpt2"}).fetchall()
+        rows = run_query(wh.cursor(), find_query("compare_runs"), {"run": "llama", "other_run": "gpt2"}).fetchall()
         assert len(rows) > 2 and [abs(r[3]) for r in rows] == sorted((abs(r[3]) for r in rows), reverse=True)
         for example_id, ours, theirs, difference, *means in rows:
             found = []
@@ -288,16 +288,16 @@ def test_two_runs_are_compared_on_the_same_examples(tiny_root: Path) -> None:
 
 def test_the_real_model_foresees_the_rest_of_a_word_better_than_its_start(real_root: Path) -> None:
     with Warehouse(real_root) as wh:
-        loss = {row[0]: row[2] for row in ask(wh.connection, find_query("word_starts"), {}).fetchall()}
+        loss = {row[0]: row[2] for row in run_query(wh.connection, find_query("word_starts"), {}).fetchall()}
     assert loss["goes on with one"] < loss["starts a word"]
 
 
 def test_variables_are_checked(tiny_root: Path, real_root: Path) -> None:
     question = find_query("compare_runs")
     with Warehouse(tiny_root) as wh, pytest.raises(NotFoundError, match="No run 'gpt'. Did you mean gpt2"):
-        ask(wh.connection, question, {"run": "gpt"})
+        run_query(wh.connection, question, {"run": "gpt"})
     with Warehouse(real_root) as wh, pytest.raises(UsageError, match="needs another run"):
-        ask(wh.connection, question, {})
+        run_query(wh.connection, question, {})
 
 
 def test_sql_files_open_with_a_comment_and_have_keywords_in_capitals() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from warehouse import TraceStore, Warehouse
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 from warehouse.storage import paths
 from warehouse.vectors import index_spec, ingest, token_query
 
@@ -76,7 +76,7 @@ def questions(wh: Warehouse, store: TraceStore, n: int) -> list[Callable[[], obj
         lambda i: store.tokens.iloc[i % len(store.tokens)]["tokens"],
         lambda i: store.encodings(ids[i % len(ids)])["tokens"],
         lambda i: store.query("SELECT count(*), ? FROM tokens", [i]).fetchone(),
-        lambda i: ask(wh.cursor(), find_query("loss_by_token"), {"run": ("llama", "gpt2")[i % 2]}).fetchall(),
+        lambda i: run_query(wh.cursor(), find_query("loss_by_token"), {"run": ("llama", "gpt2")[i % 2]}).fetchall(),
         context,
         session,
     ]
@@ -106,7 +106,7 @@ def test_an_answer_stays_what_it_is_whoever_reads_it_and_whatever_is_asked_next(
         later = [a.filter("true") for a in answers]  # whose threads have ended
         assert [a.fetchone()[0] for a in answers] == [a.fetchone()[0] for a in later] == list(range(40))
         assert len(part.fetchall()) == n - 1 and sum(b.num_rows for b in reader) == n
-        first, second = (ask(wh.cursor(), find_query("loss_by_token"), {"run": run}) for run in ("llama", "gpt2"))
+        first, second = (run_query(wh.cursor(), find_query("loss_by_token"), {"run": run}) for run in ("llama", "gpt2"))
         assert first.fetchall() != second.fetchall()
     assert answers[0].filter("true").fetchone()[0] == 0  # the warehouse is closed, the answer is not
 
@@ -151,7 +151,7 @@ def test_a_pass_of_batches_is_one_threads_alone(root: Path) -> None:
 def test_threads_that_meet_a_damaged_run_all_leave_it_out(root: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(root, tmp_path / "runs"))
     with Warehouse(home) as wh:
-        path = paths.run_dir(home, "gpt2") / paths.table_name("tokens")
+        path = paths.run_dir(home, "gpt2") / paths.table_file("tokens")
         path.write_bytes(path.read_bytes()[:-50] + b"\0" * 50)
         query = "SELECT DISTINCT run_id FROM tokens"
         with pytest.warns(match="run 'gpt2' is left out"), ThreadPoolExecutor(THREADS) as pool:

@@ -9,7 +9,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 from warehouse.errors import UsageError
 
 LOSSES = (4.0, 3.0, 2.0, 1.0, 0.5)
@@ -146,7 +146,7 @@ def test_a_token_has_its_own_loss_and_that_of_the_next_beside_its_projection(roo
 
 
 def answered(wh: Warehouse, name: str, **settings: str) -> list[dict[str, Any]]:
-    answer = ask(wh.connection, find_query(name), settings)
+    answer = run_query(wh.connection, find_query(name), settings)
     return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
 
 

@@ -14,7 +14,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import Warehouse
-from warehouse.catalog.saved_queries import ask, find_query
+from warehouse.catalog.saved_queries import find_query, run_query
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -238,7 +238,7 @@ def test_loss_by_part_of_speech(root: Path, made: Rows) -> None:
         n=("loss", "size"), loss=("loss", "mean"), entropy=("entropy", "mean"), right=("correct", "mean")
     )
     with Warehouse(root) as wh:
-        found = ask(wh.connection, find_query("loss_by_part_of_speech"), {}).df().set_index("upos")
+        found = run_query(wh.connection, find_query("loss_by_part_of_speech"), {}).df().set_index("upos")
         word_loss = wh.sql(
             "SELECT upos, count(loss) AS n, avg(loss) AS loss FROM word_diagnostics GROUP BY upos"
         ).df().set_index("upos")  # fmt: skip
@@ -258,7 +258,7 @@ def test_emotion_entropy(root: Path, made: Rows) -> None:
     means = pd.DataFrame(made["next_token"]).groupby("example_id")[["entropy", "loss"]].mean()
     labelled = pd.DataFrame(made["labels"]).groupby("label").example_id.agg(set)
     with Warehouse(root) as wh:
-        found = ask(wh.connection, find_query("emotion_entropy"), {}).df().set_index("label")
+        found = run_query(wh.connection, find_query("emotion_entropy"), {}).df().set_index("label")
     assert set(found.index) == {"joy", "fear", "neutral"} and found.mean_entropy.is_monotonic_decreasing
     for label, ids in labelled.items():
         has = means.index.isin(list(ids))
@@ -276,7 +276,7 @@ def test_a_label_that_all_examples_have_differs_from_nothing(tmp_path: Path) -> 
     }
     add_run(tmp_path, "r", "next-token", rows)
     with Warehouse(tmp_path) as wh:
-        assert ask(wh.connection, find_query("emotion_entropy"), {}).fetchall() == [("joy", 2, 1.0, None, 2.0, None)]
+        assert run_query(wh.connection, find_query("emotion_entropy"), {}).fetchall() == [("joy", 2, 1.0, None, 2.0, None)]
 
 
 def test_text_is_what_the_offsets_count_in(tmp_path: Path) -> None:
@@ -293,9 +293,9 @@ def test_text_is_what_the_offsets_count_in(tmp_path: Path) -> None:
         assert wh.sql("SELECT bool_and(text[char_start + 1 : char_end] = token) FROM token_diagnostics").fetchone() == (
             True,
         )
-        surprising = ask(wh.connection, find_query("most_surprising_tokens"), {}).df()
+        surprising = run_query(wh.connection, find_query("most_surprising_tokens"), {}).df()
         assert list(surprising.before) == ["Q: Why?", "Q:"]
-        assert len(ask(wh.connection, find_query("confident_mistakes"), {}).fetchall()) == 2
+        assert len(run_query(wh.connection, find_query("confident_mistakes"), {}).fetchall()) == 2
 
 
 def test_an_encoder_decoders_tokens_have_predictions_on_one_side_only(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_an_encoder_decoders_tokens_have_predictions_on_one_side_only(tmp_path: 
             ("enc", 2, "enc2", None),
         ]
         for question in ("most_surprising_tokens", "confident_mistakes"):
-            answer = ask(wh.connection, find_query(question), {})
+            answer = run_query(wh.connection, find_query(question), {})
             assert len(answer.fetchall()) == 2, question
-        counted = ask(wh.connection, find_query("word_starts"), {}).df()
+        counted = run_query(wh.connection, find_query("word_starts"), {}).df()
         assert counted["predictions"].sum() == 2

@@ -23,7 +23,7 @@ from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, Tra
 from warehouse.maintenance import merge
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
-from warehouse.storage.files import size_of
+from warehouse.storage.files import folder_size
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.paths import run_dir
 from warehouse.storage.run_writer import RunWriter
@@ -67,14 +67,14 @@ def plan(root: Path, run_id: str = "w") -> merge.MergePlan:
 
 
 def test_kept_shards_stay_and_share_their_blobs(root: Path) -> None:
-    before = size_of(root / "vectors")
+    before = folder_size(root / "vectors")
     manifest = merge.merge(root, plan(root), keep=True)
     assert paths.published_runs(root) == ["w", *NAMES]
     for name in NAMES:
         assert [c.name for c in validate(run_dir(root, name)) if c.passed is False] == []
     (blobs,) = [[run_dir(root, "w") / f.path for f in manifest.files if f.path.startswith("blobs")]]
     assert {b.stat().st_nlink for b in blobs} == {2}
-    assert size_of(root / "vectors") > before
+    assert folder_size(root / "vectors") > before
     with pytest.raises(RunExistsError):
         plan(root)
 
@@ -143,7 +143,7 @@ def test_examples_that_are_not_all_of_the_data(root: Path) -> None:
 
 
 def test_an_altered_shard_gets_no_new_checksums(root: Path) -> None:
-    path = run_dir(root, NAMES[0]) / paths.table_name("tokens")
+    path = run_dir(root, NAMES[0]) / paths.table_file("tokens")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(
         CorruptRunError, match=r"tokens/00000\.parquet is missing or altered\. Copy w\.shard-1-of-2 in again"
@@ -213,7 +213,7 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
     one, other = (run_dir(r, "w") for r in (root, expected))
     for name in STORED:
         if (other / name).exists():
-            assert pq.read_table(one / paths.table_name(name)).equals(pq.read_table(other / paths.table_name(name)))
+            assert pq.read_table(one / paths.table_file(name)).equals(pq.read_table(other / paths.table_file(name)))
     assert [b.read_bytes() for b in sorted((one / "blobs").iterdir())] == [
         b.read_bytes() for b in sorted((other / "blobs").iterdir())
     ]

@@ -47,7 +47,7 @@ def test_the_ddl_makes_the_tables_that_the_views_show(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("table", list(tables.STORED))
 def test_files_have_the_schemas_columns_types_comments_and_order(every_table: Path, table: str) -> None:
-    files = list(every_table.glob(f"{paths.RUN_PREFIX}*/{paths.table_name(table)}"))
+    files = list(every_table.glob(f"{paths.RUN_PREFIX}*/{paths.table_file(table)}"))
     assert files
     for path in files:
         _as_the_schema_says(path, table)
@@ -89,7 +89,7 @@ def test_no_column_that_must_be_there_is_null(every_table: Path) -> None:
 def test_columns_that_older_runs_lack_are_null(tmp_path: Path) -> None:
     key = {"example_id": "0" * 16, "side": "dec", "token": "x"}
     folder = synthetic.add_run(tmp_path / "runs", "old", "encode", {"tokens": [key]})
-    path = folder / paths.table_name("tokens")
+    path = folder / paths.table_file("tokens")
     pq.write_table(pq.read_table(path).drop_columns(["is_context"]), path)
 
     def older(manifest: dict) -> None:
