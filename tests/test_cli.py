@@ -175,7 +175,7 @@ def test_bad_input_is_one_clear_line(
     single.write_text("a\n")
     clear(capture("--text", single), 2, "no text has a second token")
     assert capture("--text", small, "--run", "taken").code == 0
-    clear(capture("--text", small, "--run", "taken"), 2, "Run 'taken' is already there", "traces runs rm taken")
+    clear(capture("--text", small, "--run", "taken"), 2, "Run 'taken' already exists", "traces runs rm taken")
 
 
 def test_models_that_are_not_there(traces: Callable, tmp_path: Path, small: Path) -> None:

@@ -81,7 +81,7 @@ def test_from_questions_to_agreement(
     assert re.search(r"validation: right: \d of 3 \(\d+\.\d%, 95 % interval", trained.out), trained.out
     assert "warning: ft: 3 of 3 questions of validation are training questions too" in trained.err
     again = traces(*finetune, *w)
-    assert (again.code, "'ft' is already there" in again.err) == (2, True), again.err
+    assert (again.code, "'ft' already exists" in again.err) == (2, True), again.err
     again = traces(*finetune[:-1], "other", *w)
     assert (again.code, "not empty" in again.err) == (2, True), again.err
 

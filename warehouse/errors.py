@@ -1,7 +1,7 @@
-"""What a user can cause and is told in one line: every message names the thing and the remedy.
+"""Errors that a user can cause, which a command shows in one line: every message names the thing and the remedy.
 
 `TracesError` ends a command with exit code 1 (the run or the data is at fault), `UsageError` with 2 (the call is).
-Anything else that escapes is a defect of ours and keeps its traceback.
+Anything else that escapes is a defect of this code and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from collections.abc import Iterable
 
 
 class TracesError(Exception):
+    """The run or the data is at fault; its message is shown without a traceback."""
+
     exit_code = 1
 
 
 class UsageError(TracesError):
+    """The call is wrong: an option, an argument or a name."""
+
     exit_code = 2
 
 
 class NotFoundError(UsageError):
-    """A name that is not there, with the nearest ones that are."""
+    """Nothing has the name that was asked for; the message lists the nearest names."""
 
     def __init__(self, kind: str, name: object, known: Iterable[object], hint: str = "") -> None:
         names = [str(k) for k in known]
@@ -34,45 +38,50 @@ class NotFoundError(UsageError):
 
 
 class RunExistsError(UsageError):
-    """A published run has that name."""
+    """A published run already has that name."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(
-            f"Run '{run_id}' is already there (traces runs show {run_id}). "
+            f"Run '{run_id}' already exists (traces runs show {run_id}). "
             f"Choose another --run, or delete it: traces runs rm {run_id}"
         )
 
 
 class NewerSchemaError(TracesError):
-    """A run written by a newer version than this one."""
+    """A file was written by a newer version of this package."""
 
-    def __init__(self, where: object, found: object, known: int) -> None:
+    def __init__(self, where: object, version: object, known: int) -> None:
         super().__init__(
-            f"{where} has schema version {found}, and this trace-warehouse reads up to {known}. "
+            f"{where} has schema version {version}, and this trace-warehouse reads up to {known}. "
             "Upgrade it: pip install -U trace-warehouse"
         )
 
 
 class LeftOutWarning(UserWarning):
-    """A run or a vector table that is damaged, and left out of what is asked."""
+    """A run or a vector table is damaged, and left out of the answer."""
 
 
 class UncertainResultWarning(UserWarning):
-    """What makes a result less certain than it looks."""
+    """Something makes a result less certain than it looks."""
 
 
 class CorruptRunError(TracesError):
-    """A file of a run that is missing, cut short or altered."""
+    """A file of a run is missing, cut short or altered."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def printable(text: str) -> str:
-    """Returns the text with its control characters and halves of surrogate pairs as escapes; line breaks and tabs stay."""
+    """Escape the control characters and halves of surrogate pairs in a text, but no line breaks and tabs."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def on_one_line(text: str) -> str:
-    """The same, with line breaks and tabs as escapes too."""
+    """Escape all that `printable` escapes, and line breaks and tabs too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.data.files import existing, quoted
-from warehouse.errors import UsageError
+from warehouse.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,5 +64,5 @@ def reason(e: Exception) -> str:
     """The first line of what a library says, with its own stop."""
     if isinstance(e, UnicodeDecodeError):
         return f"it is not UTF-8 text ({e.reason} at byte {e.start})."
-    told = quoted((str(e).strip() or type(e).__name__).splitlines()[0])
+    told = quoted(first_line(e))
     return told if told.endswith(".") else f"{told}."

@@ -1,4 +1,8 @@
-"""What a search's `where` means: conditions on keys alone go to Lance, the others are asked of token_diagnostics."""
+"""Split a `where`: conditions on key columns alone go to Lance, all others are evaluated over the view token_diagnostics.
+
+In: the SQL condition that a user gives `Warehouse.nearest` or `Warehouse.batches`. Out: a checked condition that cannot be more than a
+condition.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from warehouse.catalog.statements import WRITES_LOGS
-from warehouse.errors import UsageError
+from warehouse.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -21,13 +25,23 @@ class Filter:
     """A `where` in two parts, either of which may be empty."""
 
     keys: str = ""
-    """Of key columns alone, in SQL that Lance understands too."""
+    """Conditions on key columns alone, in SQL that Lance understands too."""
     views: str = ""
-    """The rest, in DuckDB's."""
+    """The other conditions, in DuckDB's SQL."""
 
 
 def split_filter(where: str | None) -> Filter:
-    """Raises UsageError for what is no condition."""
+    """Split a condition into what Lance can evaluate and what needs the views.
+
+    Args:
+        where: A SQL condition; None or blank for none.
+
+    Returns:
+        Both parts. Joined by AND they mean what `where` means.
+
+    Raises:
+        UsageError: For text that is not SQL, or is more than one condition.
+    """
     if where is None or not where.strip():
         return Filter()
     import sqlglot
@@ -36,7 +50,7 @@ def split_filter(where: str | None) -> Filter:
     try:
         trees = sqlglot.parse(f"SELECT 1 WHERE {where}", dialect="duckdb")
     except (errors.SqlglotError, RecursionError) as e:
-        raise UsageError(f"The filter is no SQL: {str(e).splitlines()[0]} ({where[:200]})") from None
+        raise UsageError(f"The filter is not SQL: {first_line(e)} ({where[:200]})") from None
     tree = trees[0]
     if len(trees) != 1 or tree is None or WRITES_LOGS in where.lower():
         raise UsageError(f"The filter is more than a condition: {where[:200]}")
@@ -45,18 +59,18 @@ def split_filter(where: str | None) -> Filter:
     if not isinstance(tree, exp.Select) or clause is None or given - {"expressions", "where"}:
         raise UsageError(f"The filter is more than a condition: {where}")
     parts = list(clause.this.flatten()) if isinstance(clause.this, exp.And) else [clause.this]
-    plain, rest = [p for p in parts if _compares_keys_only(p)], [p for p in parts if not _compares_keys_only(p)]
-    return Filter(*(" AND ".join(f"({p.sql(dialect='duckdb')})" for p in group) for group in (plain, rest)))
+    on_keys, rest = [p for p in parts if _compares_keys_only(p)], [p for p in parts if not _compares_keys_only(p)]
+    return Filter(*(" AND ".join(f"({p.sql(dialect='duckdb')})" for p in group) for group in (on_keys, rest)))
 
 
 def condition(where: str | None) -> str:
-    """A `where` for DuckDB, in brackets that nothing in it can close. Raises UsageError as `split` does."""
-    found = split_filter(where)
-    return " AND ".join(part for part in (found.keys, found.views) if part) or "true"
+    """Return a `where` for DuckDB, in brackets that nothing in it can close; raises UsageError as `split_filter` does."""
+    parts = split_filter(where)
+    return " AND ".join(part for part in (parts.keys, parts.views) if part) or "true"
 
 
 def _compares_keys_only(part: exp.Expr) -> bool:
-    """Whether a condition compares key columns with values, in words that DuckDB and Lance both know."""
+    """Tell whether a condition compares key columns with values, in SQL that DuckDB and Lance both know."""
     from sqlglot import exp
 
     part = part.unnest()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import xxhash
 
-from warehouse.errors import TracesError
+from warehouse.errors import TracesError, first_line
 from warehouse.storage import paths, strict_json
 from warehouse.storage.strict_json import half_pair
 
@@ -130,7 +130,7 @@ def _check_table(file: Path, table: str, version: int, checksum: str | None) -> 
     try:
         schema = pq.read_schema(file)
     except (OSError, pa.ArrowException) as e:
-        raise TracesError(f"{file} is damaged: {str(e).splitlines()[0]}") from None
+        raise TracesError(f"{file} is damaged: {first_line(e)}") from None
     expected = arrow_schema(table)
     for column in schema:
         at = expected.get_field_index(column.name)
@@ -154,4 +154,4 @@ def _check_sql(tables: list[Path], manifest: Path) -> None:
             try:
                 con.sql(f"SELECT count(COLUMNS(*)) FROM ({query})").fetchall()
             except duckdb.Error as e:
-                raise TracesError(f"{path} is damaged: {str(e).splitlines()[0]}") from None
+                raise TracesError(f"{path} is damaged: {first_line(e)}") from None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import TracesError
+from warehouse.errors import TracesError, first_line
 from warehouse.vectors.table import VectorTable
 
 _MAX_RERANKED = 1000
@@ -60,9 +60,8 @@ def nearest_rows(
             return _search(table, query, metric, k, params, columns, prefilter)
         except (RuntimeError, OSError, ValueError, OverflowError) as e:
             if again:
-                first = (str(e).splitlines() or [type(e).__name__])[0][:300]
                 raise TracesError(
-                    f"{table.info.sql_name} cannot be searched ({first}). traces index rebuild makes it again."
+                    f"{table.info.sql_name} cannot be searched ({first_line(e)[:300]}). traces index rebuild makes it again."
                 ) from e
             table.reopen()  # another process has cleaned up what this one had open
     raise AssertionError

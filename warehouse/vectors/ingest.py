@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import CorruptRunError, TracesError, UsageError
+from warehouse.errors import CorruptRunError, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
@@ -199,9 +199,8 @@ def _stream(
     except (RuntimeError, OSError, ValueError) as e:
         if raised:
             raise raised[0] from None
-        first = (str(e).splitlines() or [""])[0]
         raise TracesError(
-            f"Filling {table.info.sql_name} failed: {first} Nothing of it is visible; run the same command again."
+            f"Filling {table.info.sql_name} failed: {first_line(e)} Nothing of it is visible; run the same command again."
         ) from e
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from warehouse.activations import filters
 from warehouse.activations.filters import Filter
 from warehouse.activations.gather import KEYS, RowLocations, check_keys, filter_errors
-from warehouse.errors import NotFoundError, UsageError
+from warehouse.errors import NotFoundError, UsageError, first_line
 from warehouse.schema.quoting import sql_texts
 from warehouse.storage.vector_info import METRICS
 from warehouse.vectors import ann_index, distances
@@ -140,7 +140,7 @@ def _check_query(table: VectorTable, vector: Any, metric: str) -> np.ndarray:
     try:
         found = np.asarray(vector)
     except (TypeError, RuntimeError, ValueError) as e:  # what torch says of bfloat16, gradients, other devices
-        raise UsageError(f"The query is no array of numbers: {str(e).splitlines()[0]}") from None
+        raise UsageError(f"The query is no array of numbers: {first_line(e)}") from None
     if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":
         raise UsageError(f"A query is a vector of numbers, not {found.dtype}.")
     if found.ndim != 1 or len(found) != table.info.width:

@@ -21,7 +21,7 @@ import filelock
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import CorruptRunError, LeftOutWarning, TracesError, UsageError
+from warehouse.errors import CorruptRunError, LeftOutWarning, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
@@ -104,7 +104,7 @@ class VectorTable:
             return open_lance(self.path)
         except (CorruptRunError, OSError, ValueError, RuntimeError, FileNotFoundError) as e:
             raise TracesError(
-                f"{self.path} cannot be read ({_first_line(e)}): traces index rebuild makes it again."
+                f"{self.path} cannot be read ({first_line(e)[:200]}): traces index rebuild makes it again."
             ) from e
 
     def reopen(self) -> None:
@@ -233,10 +233,6 @@ def connect(folder: Path) -> LanceConnection:
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection as LanceConnection
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0][:200]
 
 
 def all_tables(root: Path) -> list[VectorTable]:

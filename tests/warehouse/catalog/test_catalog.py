@@ -238,7 +238,7 @@ def test_two_captures_at_once_into_one_warehouse(tmp_path: Path, tiny_folder: Ca
     codes = sorted(code for _, code in ended)
     assert codes == [0, 0, 2], ended
     loser = next(out for out, code in ended if code == 2)
-    assert "Another process is capturing run 'a'" in loser[1] or "Run 'a' is already there" in loser[1]
+    assert "Another process is capturing run 'a'" in loser[1] or "Run 'a' already exists" in loser[1]
     with Warehouse(tmp_path / "runs") as wh:
         assert wh.sql("SELECT run_id, count(*) FROM next_token GROUP BY 1 ORDER BY 1").fetchall()[0][0] == "a"
         assert wh.sql("SELECT count(*) FROM runs").fetchone() == (2,)
