@@ -311,15 +311,15 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ({"metric": "hamming"}, NotFoundError, "cosine, l2, dot"),
         ({"k": 0}, UsageError, "at least one"),
         ({"where": "nonsense = 1"}, UsageError, "nonsense"),
-        ({"where": "pos ="}, UsageError, "no SQL"),
-        ({"where": "'x"}, UsageError, "no SQL"),
+        ({"where": "pos ="}, UsageError, "not SQL"),
+        ({"where": "'x"}, UsageError, "not SQL"),
         ({"where": "regexp_matches(token, '(')"}, UsageError, "fails on token_diagnostics"),
         ({"where": "pos * 9223372036854775807 > 3"}, UsageError, "fails on token_diagnostics"),
         ({"where": "error('x')"}, UsageError, "fails on token_diagnostics"),
         ({"k": 5_000_000_000}, UsageError, "at most"),
         ({"where": "pos = 1; DROP TABLE x"}, UsageError, "more than a condition"),
         ({"where": "pos = 1 ORDER BY pos"}, UsageError, "more than a condition"),
-        ({"where": "1) UNION SELECT (2"}, UsageError, "no SQL"),
+        ({"where": "1) UNION SELECT (2"}, UsageError, "not SQL"),
         ({"where": "loss = 'high'"}, UsageError, "high"),
         ({"head": 1}, UsageError, "has no heads"),
         ({"side": "enc"}, NotFoundError, "resid.post_mlp"),
@@ -382,7 +382,7 @@ def test_queries_of_other_kinds(root: Path) -> None:
         expected = wh.nearest(QUERIES[0], layer=1, k=3).fetchall()
         for q in (QUERIES[0].tolist(), torch.from_numpy(QUERIES[0]), QUERIES[0].astype(np.float64)):
             assert wh.nearest(q, layer=np.int64(1), k=3).fetchall() == expected
-        with pytest.raises(UsageError, match="no array of numbers"):
+        with pytest.raises(UsageError, match="not an array of numbers"):
             wh.nearest(torch.ones(D, requires_grad=True), layer=1)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -119,7 +121,12 @@ def test_runs_in_different_dtypes_come_as_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "more", "error", "words"),
     [
-        ("SELECT run_id, example_id, seq, pos + 0.5 AS pos FROM tokens", {}, UsageError, "gives a pos that is none"),
+        (
+            "SELECT run_id, example_id, seq, pos + 0.5 AS pos FROM tokens",
+            {},
+            UsageError,
+            "gives a pos that cannot be one",
+        ),
         ("SELECT run_id, example_id, seq + 1000000000000 AS seq, pos FROM tokens", {}, NotFoundError, "No seq"),
         ("FROM tokens", {"site": "resid.mlp"}, NotFoundError, "Did you mean"),
         ("FROM tokens", {"site": "attn"}, UsageError, "no vector for each token"),
@@ -156,7 +163,7 @@ def test_runs_of_other_widths_or_groups_have_no_matrix_together(tmp_path: Path) 
             query = f"SELECT run_id, example_id, seq, pos FROM tokens WHERE run_id {of} ORDER BY run_id"
             with pytest.raises(UsageError, match=re.escape(words)):
                 wh.matrix(query, site=site, layer=1)
-        with pytest.raises(UsageError, match="Head 3 shares other K/V heads of k from run to run"):
+        with pytest.raises(UsageError, match="Head 3 reads another K/V head of k in each run"):
             wh.matrix(query, site="k", layer=1, head=3)
         assert wh.matrix(f"{query} LIMIT 5", site="k", layer=1, head=3)[0].shape == (5, 4)
 
@@ -223,6 +230,26 @@ def test_shuffling_mixes_examples_shards_and_runs(tmp_path: Path) -> None:
         assert np.mean(together) < 0.03  # in a true permutation one in 1,600, by shard one in 200; in order 98 in 100
 
 
+@pytest.mark.parametrize(
+    "keep", [lambda x: x, lambda x: x[:40], lambda x: memoryview(x)], ids=["array", "view", "buffer"]
+)
+def test_a_kept_batch_is_never_overwritten(wh: Warehouse, keep: Callable[[np.ndarray], Any]) -> None:
+    """Whatever part of every third batch is kept, it is still what it was when the pass has ended."""
+    batches = wh.batches(layer=1, size=64, shuffle=True)
+    kept = []
+    for i, batch in enumerate(batches):
+        if i % 3 == 0:
+            kept.append((keep(batch), np.array(keep(batch))))
+    assert len(kept) > 5
+    for was_kept, copy in kept:
+        np.testing.assert_array_equal(np.asarray(was_kept), copy)
+
+
+def test_memory_of_batches_that_nobody_holds_is_used_again(wh: Warehouse) -> None:
+    places = {x.__array_interface__["data"][0] for x in wh.batches(layer=1, size=64)}
+    assert len(places) == 2  # one is held by the loop while the next is read
+
+
 def test_memory_holds_no_vectors_but_a_batch(wh: Warehouse) -> None:
     """What the object keeps between batches: a few numbers a stretch, none a vector."""
     batches = wh.batches(layer=1, size=64, shuffle=True)
@@ -238,7 +265,7 @@ def test_memory_holds_no_vectors_but_a_batch(wh: Warehouse) -> None:
         ({"size": 0}, "at least one token"),
         ({"size": 100, "buffer": 50}, "buffer at least a batch"),
         ({"where": "false"}, "leaves no tokens"),
-        ({"where": "false) OR (true"}, "no SQL"),
+        ({"where": "false) OR (true"}, "not SQL"),
         ({"where": "nonsense"}, "nonsense"),
         ({"model": "gpt5"}, "No run of gpt5 stored"),
         ({"head": 1}, "has no heads"),
