@@ -27,13 +27,20 @@ from transformers import (
 from capture.data.example import Example
 from capture.model import loading
 from capture.model.body import Body, padding_id, probe_ids, vocabulary_size
-from capture.model.failures import one_line
+from capture.model.failures import error_sentence
 from capture.model.unchanged import unchanged
-from capture.sequences.batches import ONE_TEXT, PADDED, Batch, parted
-from capture.sequences.decoding import texts
-from capture.sequences.encoding import AS_GIVEN, Bos, Part, altering, check_templated, encode
-from capture.sequences.sequence import Sequence, Tokenized
-from capture.sequences.tokenize import grouped
+from capture.sequences.batches import ONE_TEXT, PADDED, Batch, split_batch
+from capture.sequences.decoding import decode_sequences
+from capture.sequences.encoding import (
+    AUTO_BOS,
+    BosPolicy,
+    SideTokens,
+    check_chat_template_bos,
+    encode,
+    text_change_detector,
+)
+from capture.sequences.sequence import TokenizedExample, TokenSequence
+from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -82,12 +89,12 @@ class Chat:
     growth: int
     """Most tokens of a response."""
     samples: int = 1
-    bos: Bos = AS_GIVEN
+    bos: BosPolicy = AUTO_BOS
 
     def __post_init__(self) -> None:
         """Raises UsageError for a BOS where a chat template says what a prompt begins with."""
         if self.templated:
-            check_templated(self.bos, self.loaded.name)
+            check_chat_template_bos(self.bos, self.loaded.name)
 
     def text(self, example: Example) -> str:
         """What the model reads. A system message that the template refuses, or without a template any, stands before the prompt.
@@ -111,30 +118,30 @@ class Chat:
                 return found
             except Exception as e:  # a template is a program of its own: some refuse a system message
                 why = e
-        raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {one_line(why)}")
+        raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {error_sentence(why)}")
 
     @property
     def templated(self) -> bool:
         return bool(getattr(self.loaded.tokenizer, "chat_template", None))
 
-    def tokenize(self, examples: Iterable[Example]) -> Iterator[Tokenized]:
+    def tokenize(self, examples: Iterable[Example]) -> Iterator[TokenizedExample]:
         """A sequence for every sample, each the prompt alone. Raises UsageError for a prompt without tokens, or one that with its
         response would be longer than the model's window.
         """
-        alters = altering(self.loaded.tokenizer)
-        for group in grouped(examples):
+        alters = text_change_detector(self.loaded.tokenizer)
+        for group in group_examples(examples):
             asked = [self.text(e) for _, e in group]
             parts = encode(self.loaded.tokenizer, asked, special=not self.templated, bos=self.bos)
             for (idx, example), text, part in zip(group, asked, parts, strict=True):
                 end = len(part)
                 while not self.templated and end and part.is_special[end - 1]:
                     end -= 1  # an end token that the tokenizer adds: the model is to go on
-                part = part.cut(0, end)
+                part = part.slice(0, end)
                 self._check(example, part)
-                sequences = [Sequence(example, seq, {"dec": part}, text) for seq in range(self.samples)]
-                yield Tokenized(idx, example, sequences, False, alters(text))
+                sequences = [TokenSequence(example, seq, {"dec": part}, text) for seq in range(self.samples)]
+                yield TokenizedExample(idx, example, sequences, False, alters(text))
 
-    def _check(self, example: Example, part: Part) -> None:
+    def _check(self, example: Example, part: SideTokens) -> None:
         where = f"Prompt {example.row.source_id}"
         if example.row.prompt_set:
             where += f" of {example.row.prompt_set}"
@@ -161,12 +168,12 @@ class Generator:
         several = ends if isinstance(ends, list | tuple) else [ends]
         self._ends = [i for i in several if isinstance(i, int) and 0 <= i < size]  # others never come
         self._body = body
-        self.pads = body.pads and self._proven()
+        self.pads = body.ignores_padding and self._proven()
 
     @property
     def shares(self) -> bool:
         """Several prompts may share a batch."""
-        return self._body.shares
+        return self._body.ignores_batch
 
     def answers(self, prompts: list[np.ndarray], keys: list[tuple[str, int]]) -> list[np.ndarray]:
         """The tokens that follow each of the prompts (T,), an end token included; `keys` are their example_id and seq."""
@@ -271,16 +278,16 @@ class Completing:
         self.pads = generator.pads
 
     def complete(self, batch: Batch) -> Batch:
-        whole: dict[tuple[str, int], Sequence] = {}
-        for part in parted(batch, PADDED if self.generator.shares else ONE_TEXT):
+        whole: dict[tuple[str, int], TokenSequence] = {}
+        for part in split_batch(batch, PADDED if self.generator.shares else ONE_TEXT):
             keys = [(s.example.example_id, s.seq) for s in part.sequences]
             with self.generating(part):
-                answers = self.generator.answers([s.parts["dec"].ids for s in part.sequences], keys)
+                answers = self.generator.answers([s.sides["dec"].ids for s in part.sequences], keys)
             whole |= {key: self._whole(s, a) for key, s, a in zip(keys, part.sequences, answers, strict=True)}
         examples = [
             replace(t, sequences=[whole[t.example.example_id, s.seq] for s in t.sequences]) for t in batch.examples
         ]
-        longest_first = sorted(whole.values(), key=lambda s: s.tokens, reverse=True)
+        longest_first = sorted(whole.values(), key=lambda s: s.n_tokens, reverse=True)
         return replace(batch, sequences=longest_first, examples=examples)
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
@@ -291,15 +298,15 @@ class Completing:
         """What has to be open while a completed batch is read."""
         return nullcontext()
 
-    def _whole(self, sequence: Sequence, answer: np.ndarray) -> Sequence:
-        prompt, text = sequence.parts["dec"], sequence.text or ""
+    def _whole(self, sequence: TokenSequence, answer: np.ndarray) -> TokenSequence:
+        prompt, text = sequence.sides["dec"], sequence.text or ""
         starts, said = _places(self._tokenizer, prompt.ids, answer, len(text))
         n = len(prompt)
         none = np.full(len(answer), -1)
         special = np.zeros(len(answer), bool)
         if len(answer):
             special[-1] = self.generator.ends_with(int(answer[-1]))
-        part = Part(
+        part = SideTokens(
             np.concatenate([prompt.ids, answer]).astype(np.int64),
             np.concatenate([prompt.char_start, starts[:-1]]),
             np.concatenate([prompt.char_end, starts[1:]]),
@@ -307,13 +314,13 @@ class Completing:
             np.concatenate([prompt.is_special, special]),
             is_response=np.arange(n + len(answer)) >= n,
         )
-        return replace(sequence, parts={"dec": part}, text=text + said)
+        return replace(sequence, sides={"dec": part}, text=text + said)
 
 
 def _places(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> tuple[np.ndarray, str]:
     """Where the tokens of a response stand in the whole text, (n + 1,) from `at` on, the last being its end; and its text."""
     context = prompt[-_CONTEXT:].tolist()
-    found = texts(tokenizer, [context + answer[:i].tolist() for i in range(len(answer) + 1)])
+    found = decode_sequences(tokenizer, [context + answer[:i].tolist() for i in range(len(answer) + 1)])
     before = len(found[0])
     # as far as the whole begins with it: a part of a character shows as another one than the character
     ends = [_common(t, found[-1]) - before for t in found]

@@ -249,7 +249,7 @@ def _heads(job: Job, table: heads.HeadTable, batch: Batch, recording: Recording)
 
 def _head_layer(stack: Stack, i: int, rows: Mapping[Key, np.ndarray]) -> heads.LayerHeads:
     q, k = Key(stack.side, "q", i), Key(stack.side, "k", i)
-    formula = stack.layers[i].attends
+    formula = stack.layers[i].formula
     if formula is not None and q in rows and k in rows:
         return heads.from_qk(rows[q], rows[k], formula)
     return heads.from_stored(rows[Key(stack.side, "attn", i)], sites.row_kind("attn", stack.causal))
@@ -257,7 +257,7 @@ def _head_layer(stack: Stack, i: int, rows: Mapping[Key, np.ndarray]) -> heads.L
 
 def _shard_rows(job: Job, shard: list[Batch]) -> dict[Key, int]:
     """How many rows of every stored tensor a shard will have."""
-    lengths = [{side: len(p) for side, p in s.parts.items()} for batch in shard for s in batch.sequences]
+    lengths = [{side: len(p) for side, p in s.sides.items()} for batch in shard for s in batch.sequences]
     kinds = {(k.side, sites.row_kind(k.site, job.anatomy.stacks[k.side].causal)) for k in job.plan.stored}
     counts = {(side, kind): sum(sites.row_count(kind, side, n) for n in lengths) for side, kind in kinds}
     return {k: counts[k.side, sites.row_kind(k.site, job.anatomy.stacks[k.side].causal)] for k in job.plan.stored}

@@ -19,8 +19,8 @@ from capture.data.example import Example, Row, Source
 from capture.model.body import Body
 from capture.recording.recorder import inputs
 from capture.sequences.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch
-from capture.sequences.encoding import Part
-from capture.sequences.sequence import Sequence
+from capture.sequences.encoding import SideTokens
+from capture.sequences.sequence import TokenSequence
 from warehouse.errors import TracesError
 from warehouse.storage.manifest import Batches
 
@@ -46,9 +46,9 @@ bfloat16, and an expert chosen otherwise for a near tie moves a token by more.""
 class Extremes:
     """The sequences of a run's data on which it would show."""
 
-    longest: Sequence
-    shortest: Sequence
-    shared: tuple[Sequence, ...]
+    longest: TokenSequence
+    shortest: TokenSequence
+    shared: tuple[TokenSequence, ...]
     """Of those that share a batch, longest first: the longest, one of about half its length, and the shortest."""
 
 
@@ -72,19 +72,19 @@ class Found:
 
 def holds(body: Body) -> Batches:
     """What a batch may hold, as far as it is known."""
-    return ONE_TEXT if not body.shares else PADDED if body.pads else ONE_LENGTH
+    return ONE_TEXT if not body.ignores_batch else PADDED if body.ignores_padding else ONE_LENGTH
 
 
 def extremes(found: Iterable[Batch]) -> Extremes | None:
     """Of batches as they will be; None where there are no sequences."""
-    every: list[Sequence] = []
-    shared: dict[int, Sequence] = {}
+    every: list[TokenSequence] = []
+    shared: dict[int, TokenSequence] = {}
     for batch in found:
         every = _ends([*every, *batch.sequences])
         if len(batch.sequences) > 1:
             ends = _ends([*shared.values(), *batch.sequences])
             sizes = {
-                s.tokens.bit_length(): s for s in batch.sequences
+                s.n_tokens.bit_length(): s for s in batch.sequences
             }  # a few of each size, however much data there is
             shared = sizes | shared | {-1: ends[0], 0: ends[1]}
     if not every:
@@ -92,17 +92,17 @@ def extremes(found: Iterable[Batch]) -> Extremes | None:
     if not shared:
         return Extremes(every[0], every[1], ())
     long, short = shared.pop(-1), shared.pop(0)
-    middle = min((*shared.values(), short), key=lambda s: abs(s.tokens - long.tokens / 2))
+    middle = min((*shared.values(), short), key=lambda s: abs(s.n_tokens - long.n_tokens / 2))
     return Extremes(
-        every[0], every[1], (long, *([middle] if short.tokens < middle.tokens < long.tokens else []), short)
+        every[0], every[1], (long, *([middle] if short.n_tokens < middle.n_tokens < long.n_tokens else []), short)
     )
 
 
-def _ends(sequences: list[Sequence]) -> list[Sequence]:
+def _ends(sequences: list[TokenSequence]) -> list[TokenSequence]:
     """The longest and the shortest, the first and the last of such."""
     if not sequences:
         return []
-    return [max(sequences, key=lambda s: s.tokens), min(reversed(sequences), key=lambda s: s.tokens)]
+    return [max(sequences, key=lambda s: s.n_tokens), min(reversed(sequences), key=lambda s: s.n_tokens)]
 
 
 def prove(body: Body, found: Extremes, name: str, growth: int = 0, window: int | None = None) -> Found:
@@ -122,7 +122,7 @@ def prove(body: Body, found: Extremes, name: str, growth: int = 0, window: int |
     for s in (shortest,) if found.shared and not proven.error else (shortest, longest):
         if (error := prover.beyond(prover.last([s])[0], prover.alone(s))) is not None:
             raise TracesError(
-                f"{name} makes something else of a text of {s.tokens} tokens when it reads it again (by {error:.0e} of its last "
+                f"{name} makes something else of a text of {s.n_tokens} tokens when it reads it again (by {error:.0e} of its last "
                 "state): it draws random numbers, or keeps something of what it read. What would be recorded is not the text's, "
                 "so that it cannot be captured."
             )
@@ -132,36 +132,36 @@ def prove(body: Body, found: Extremes, name: str, growth: int = 0, window: int |
 class _Prover:
     def __init__(self, body: Body) -> None:
         self._body, self._noise = body, _NOISE[body.model.dtype]
-        self._alone: dict[int, tuple[Sequence, dict[str, torch.Tensor]]] = {}
+        self._alone: dict[int, tuple[TokenSequence, dict[str, torch.Tensor]]] = {}
 
-    def last(self, sequences: list[Sequence]) -> list[dict[str, torch.Tensor]]:
+    def last(self, sequences: list[TokenSequence]) -> list[dict[str, torch.Tensor]]:
         """Each sequence's last hidden states by side, (T, D), from one forward pass."""
         tokens, more = inputs(Batch(sequences, ""), self._body.model)
         with torch.no_grad():
             found = self._body(tokens, **more).last
         return [
-            {side: found[side][i, : len(part)].float() for side, part in s.parts.items()}
+            {side: found[side][i, : len(part)].float() for side, part in s.sides.items()}
             for i, s in enumerate(sequences)
         ]
 
-    def alone(self, sequence: Sequence) -> dict[str, torch.Tensor]:
+    def alone(self, sequence: TokenSequence) -> dict[str, torch.Tensor]:
         """What the first reading of a sequence by itself gave, (T, D) by side."""
         if id(sequence) not in self._alone:
             self._alone[id(sequence)] = sequence, self.last([sequence])[0]
         return self._alone[id(sequence)][1]
 
-    def beside(self, sequences: list[Sequence]) -> Found:
+    def beside(self, sequences: list[TokenSequence]) -> Found:
         """The most that a batch of sequences like these may hold, the longest first: all together, and where that changes them, the
         longest with another of its length.
         """
         long, short = sequences[0], sequences[-1]
-        error = self._changed(sequences) if self._body.pads or long.lengths == short.lengths else 0.0
+        error = self._changed(sequences) if self._body.ignores_padding or long.lengths == short.lengths else 0.0
         if error is None:
             return Found(PADDED)
         changed = self._changed([long, _like(long, short)])
         return Found(ONE_LENGTH, error) if changed is None else Found(ONE_TEXT, changed)
 
-    def _changed(self, sequences: list[Sequence]) -> float | None:
+    def _changed(self, sequences: list[TokenSequence]) -> float | None:
         """By how much reading sequences together changes the worst of them; None where noise explains it."""
         errors = [self.beyond(x, self.alone(s)) for s, x in zip(sequences, self.last(sequences), strict=True)]
         return max((e for e in errors if e is not None), default=None)
@@ -174,31 +174,31 @@ class _Prover:
         return worst if worst > self._noise.worst or mean > self._noise.mean else None
 
 
-def sequence(ids: Mapping[str, np.ndarray]) -> Sequence:
+def sequence(ids: Mapping[str, np.ndarray]) -> TokenSequence:
     """Tokens, (T,) by side, that are of no example."""
     example = Example(Source("", None, None, "", lambda: iter(())), Row("", ""), "")
-    return Sequence(example, 0, {side: _of_ids(row, None) for side, row in ids.items()})
+    return TokenSequence(example, 0, {side: _of_ids(row, None) for side, row in ids.items()})
 
 
-def _grown(sequence: Sequence, growth: int, window: int | None) -> Sequence:
+def _grown(sequence: TokenSequence, growth: int, window: int | None) -> TokenSequence:
     """As long as it may become: its own tokens once more."""
     if not growth:
         return sequence
-    ((side, part),) = sequence.parts.items()  # a decoder's alone: what goes on with a text has no other
+    ((side, part),) = sequence.sides.items()  # a decoder's alone: what goes on with a text has no other
     length = min(len(part) + growth, window or len(part) + growth)
-    return replace(sequence, parts={side: _of_ids(np.resize(part.ids, length), None)})
+    return replace(sequence, sides={side: _of_ids(np.resize(part.ids, length), None)})
 
 
-def _like(long: Sequence, short: Sequence) -> Sequence:
+def _like(long: TokenSequence, short: TokenSequence) -> TokenSequence:
     """Another text of the same lengths: the shorter one's tokens, over and over."""
     return replace(
         long,
-        parts={
-            side: _of_ids(np.resize(short.parts[side].ids, len(part)), part.types) for side, part in long.parts.items()
+        sides={
+            side: _of_ids(np.resize(short.sides[side].ids, len(part)), part.types) for side, part in long.sides.items()
         },
     )
 
 
-def _of_ids(ids: np.ndarray, types: np.ndarray | None) -> Part:
+def _of_ids(ids: np.ndarray, types: np.ndarray | None) -> SideTokens:
     none = np.full(len(ids), -1)
-    return Part(ids, none, none, none, np.zeros(len(ids), bool), types)
+    return SideTokens(ids, none, none, none, np.zeros(len(ids), bool), types)

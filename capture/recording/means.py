@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from capture.sequences.encoding import Part
+from capture.sequences.encoding import SideTokens
 from warehouse.schema.sites import MEAN, Key
 
 
@@ -37,7 +37,7 @@ def means(rows: np.ndarray, lengths: Iterable[int], masks: Iterable[np.ndarray])
     return np.stack(found)
 
 
-def fill(into: Mapping[Key, np.ndarray], tensors: Mapping[Key, np.ndarray], parts: list[Mapping[str, Part]]) -> None:
+def fill(into: Mapping[Key, np.ndarray], tensors: Mapping[Key, np.ndarray], parts: list[Mapping[str, SideTokens]]) -> None:
     """Computes the means `into`, of the sequences that `tensors` holds."""
     masks = {
         side: [counted(p[side].is_response, p[side].is_special) for p in parts] for side in {key.side for key in into}

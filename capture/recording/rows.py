@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from capture.recording.diagnostics import Diagnostics
 from capture.sequences.batches import Batch
-from capture.sequences.decoding import texts, token_texts
-from capture.sequences.sequence import Sequence, Tokenized
+from capture.sequences.decoding import decode_sequences, decode_tokens
+from capture.sequences.sequence import TokenSequence, TokenizedExample
 from warehouse.schema.tables import STORED
 from warehouse.storage.parquet import to_table
 
@@ -28,7 +28,7 @@ class Rows:
         self._tokenizer = tokenizer
         self._decoded: dict[int, str] = {}
 
-    def examples(self, found: Several[Tokenized]) -> pa.Table:
+    def examples(self, found: Several[TokenizedExample]) -> pa.Table:
         return to_table(
             "examples",
             {
@@ -40,7 +40,7 @@ class Rows:
                 "source_id": [t.example.row.source_id for t in found],
                 "text": [t.example.text for t in found],
                 "n_seqs": [len(t.sequences) for t in found],
-                "n_tokens": [sum(s.tokens for s in t.sequences) for t in found],
+                "n_tokens": [sum(s.n_tokens for s in t.sequences) for t in found],
                 "truncated": [t.truncated for t in found],
                 "altered": [t.altered for t in found],
                 "prompt_set": [t.example.row.prompt_set for t in found],
@@ -51,7 +51,7 @@ class Rows:
             },
         )
 
-    def annotations(self, found: Several[Tokenized]) -> dict[str, pa.Table]:
+    def annotations(self, found: Several[TokenizedExample]) -> dict[str, pa.Table]:
         """What people know about the examples: `words` and `labels`, where there are any."""
         tables = {}
         words = [(t.example.example_id, i, w) for t in found for i, w in enumerate(t.example.row.words)]
@@ -75,7 +75,7 @@ class Rows:
             tables["labels"] = to_table("labels", columns)
         return tables
 
-    def prompts(self, sequences: Several[Sequence]) -> dict[str, pa.Table]:
+    def prompts(self, sequences: Several[TokenSequence]) -> dict[str, pa.Table]:
         """The texts of sequences that are not their examples' own, where there are any."""
         own = [s for s in sequences if s.text is not None]
         if not own:
@@ -89,7 +89,7 @@ class Rows:
 
     def tokens(self, batch: Batch) -> pa.Table:
         sequences = batch.sequences
-        found = [(s, side, part) for s in sequences for side, part in s.parts.items()]
+        found = [(s, side, part) for s in sequences for side, part in s.sides.items()]
         parts = [part for _, _, part in found]
         lengths = [len(part) for part in parts]
         ids = np.concatenate([part.ids for part in parts])
@@ -119,10 +119,10 @@ class Rows:
             },
         )
 
-    def next_token(self, sequences: Several[Sequence], found: Diagnostics) -> pa.Table:
+    def next_token(self, sequences: Several[TokenSequence], found: Diagnostics) -> pa.Table:
         """A row for every token that the decoder predicts the next one of, in the order of `found`."""
-        parts = [s.parts["dec"] for s in sequences]
-        true_ids = np.concatenate([p.ids[1:][p.predicted] for p in parts])
+        parts = [s.sides["dec"] for s in sequences]
+        true_ids = np.concatenate([p.ids[1:][p.is_predicted] for p in parts])
         k = found.topk_ids.shape[1]
         offsets = pa.array(np.arange(0, (len(true_ids) + 1) * k, k, dtype=np.int32))
 
@@ -132,8 +132,8 @@ class Rows:
         return to_table(
             "next_token",
             {
-                **_keys(sequences, [int(p.predicted.sum()) for p in parts]),
-                "pos": _int32(np.concatenate([np.flatnonzero(p.predicted) for p in parts])),
+                **_keys(sequences, [int(p.is_predicted.sum()) for p in parts]),
+                "pos": _int32(np.concatenate([np.flatnonzero(p.is_predicted) for p in parts])),
                 "true_id": _int32(true_ids),
                 "true_token": self._texts(true_ids),
                 "pred_id": pa.array(found.pred_id),
@@ -150,13 +150,13 @@ class Rows:
             },
         )
 
-    def responses(self, sequences: Several[Sequence]) -> pa.Table:
+    def responses(self, sequences: Several[TokenSequence]) -> pa.Table:
         """A row for every sequence that the model went on with; what of a trait or a steering it belongs to is in its
         example's metadata.
         """
         columns: dict[str, list[Any]] = {name: [] for name in STORED["responses"].names if name != "run_id"}
         for s in sequences:
-            part, known = s.parts["dec"], s.example.row.metadata
+            part, known = s.sides["dec"], s.example.row.metadata
             assert part.is_response is not None
             start = int(part.is_response.argmax())
             own = part.ids[start:][~part.is_special[start:]]
@@ -167,7 +167,7 @@ class Rows:
                 "example_id": s.example.example_id,
                 "seq": s.seq,
                 "prompt": s.example.text,
-                "response": texts(self._tokenizer, [own.tolist()], skip_special_tokens=True)[0],
+                "response": decode_sequences(self._tokenizer, [own.tolist()], skip_special_tokens=True)[0],
                 "n_prompt_tokens": start,
                 "n_response_tokens": len(part) - start,
                 "finish": "stop" if part.is_special[-1] else "length",
@@ -181,11 +181,11 @@ class Rows:
         wanted = ids.tolist()
         new = [i for i in dict.fromkeys(wanted) if i not in self._decoded]
         if new:
-            self._decoded.update(zip(new, token_texts(self._tokenizer, new), strict=True))
+            self._decoded.update(zip(new, decode_tokens(self._tokenizer, new), strict=True))
         return pa.array([self._decoded[i] for i in wanted], pa.string())
 
 
-def _keys(sequences: Several[Sequence], lengths: list[int]) -> dict[str, pa.Array]:
+def _keys(sequences: Several[TokenSequence], lengths: list[int]) -> dict[str, pa.Array]:
     """The key columns of `lengths[i]` rows for sequence i, positions counting from 0."""
     ids = [s.example.example_id for s, n in zip(sequences, lengths, strict=True) for _ in range(n)]
     return {

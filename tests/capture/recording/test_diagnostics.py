@@ -11,7 +11,7 @@ import torch
 import zoo
 
 from capture.model.body import Body, probe_ids
-from capture.model.lm_head import Head
+from capture.model.lm_head import LMHead
 from capture.recording import diagnostics
 from capture.recording.diagnostics import divergence, next_token_diagnostics, read
 from warehouse.errors import TracesError
@@ -164,14 +164,14 @@ def test_nothing_to_predict_is_an_error() -> None:
 
 def test_the_models_own_loss(make_llama: Callable) -> None:
     from capture.model.body import Body
-    from capture.model.lm_head import Head
+    from capture.model.lm_head import LMHead
 
     model = make_llama()
     ids = torch.randint(1, model.config.vocab_size, (1, 60), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         loss = float(model(input_ids=ids, labels=ids).loss)
         last = model.base_model(input_ids=ids).last_hidden_state[0]
-    d = next_token_diagnostics(Head(Body(model)), last[:-1], ids[0, 1:], model.config.vocab_size, 5)
+    d = next_token_diagnostics(LMHead(Body(model)), last[:-1], ids[0, 1:], model.config.vocab_size, 5)
     assert d.loss.mean() == pytest.approx(loss, abs=1e-5)
 
 
@@ -181,7 +181,7 @@ def test_a_head_is_found_where_the_model_calls_its_body_by_another_name() -> Non
     ids = probe_ids(model, 20)
     with torch.no_grad():
         states = model(ids, output_hidden_states=True)
-        found = Head(Body(model))(states.hidden_states[-1][0])
+        found = LMHead(Body(model))(states.hidden_states[-1][0])
     torch.testing.assert_close(found, states.logits[0], rtol=1e-5, atol=1e-5)
 
 
@@ -190,17 +190,17 @@ def test_a_head_need_not_be_as_wide_as_the_embedding(make_llama: Callable) -> No
     for width in (390, 408):
         model = make_llama()
         model.lm_head = torch.nn.Linear(32, width, bias=False)
-        head = Head(Body(model))
+        head = LMHead(Body(model))
         hidden = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
         true = torch.tensor([0, 1, 2, 387, 388, 389])
         d = next_token_diagnostics(head, hidden, true, head.vocabulary, 500)
         log_p = torch.log_softmax(model.lm_head(hidden).detach(), 1)
         assert d.topk_ids.shape == (6, width)
         np.testing.assert_allclose(d.loss, -log_p[torch.arange(6), true], rtol=1e-5)
-        head.check(np.array([-1, 389]))
+        head.check_targets(np.array([-1, 389]))
         if width == 390:
             with pytest.raises(TracesError, match="has no logit for token 390: its head predicts 390 tokens"):
-                head.check(np.array([390]))
+                head.check_targets(np.array([390]))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -209,4 +209,4 @@ def test_a_head_whose_weights_are_not_numbers_is_named(make_llama: Callable, bad
     with torch.no_grad():
         model.lm_head.weight[17, 3] = bad
     with pytest.raises(TracesError, match="its weights hold NaN or infinity in lm_head.weight"):
-        Head(Body(model))
+        LMHead(Body(model))

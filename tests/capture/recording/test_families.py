@@ -10,7 +10,7 @@ import torch
 import zoo
 
 from capture.model.anatomy import Anatomy, examine
-from capture.model.attention_hook import eager
+from capture.model.attention_hook import eager_attention
 from capture.model.body import Tokens, probe_ids
 from capture.recording.plan import plan
 from capture.recording.recorder import Recorder, Recording
@@ -81,7 +81,7 @@ def test_attention_is_eager_output_attentions(family: str) -> None:
     """Stored: the same bits. Derived from q and k: float32 sums in another order, to 1e-5."""
     anatomy = examine(zoo.build(family))
     tokens = batch(anatomy)
-    with eager(anatomy.body.model):
+    with eager_attention(anatomy.body.model):
         with torch.no_grad():
             given = anatomy.body(tokens, output_attentions=True).attentions
         stored = record(anatomy, tokens, "attn", "stored")
@@ -92,7 +92,7 @@ def test_attention_is_eager_output_attentions(family: str) -> None:
             for i, layer in enumerate(stack.layers):
                 if site not in layer.shapes:
                     continue
-                formula = layer.cross_attends if site == "cross.attn" else layer.attends
+                formula = layer.cross_formula if site == "cross.attn" else layer.formula
                 key = Key(side, site, i)
                 for b, pairs in enumerate(each(stored, key)):
                     n, s = (int(tokens[x][1][b].sum()) for x in (side, over))

@@ -237,7 +237,7 @@ def test_model_check_says_what_it_found(tiny: Callable[..., loading.Loaded]) -> 
         (finding,) = (f for f in check(loaded.model, loaded.tokenizer).findings if f.site == "batches")
         return f"{finding.status}: {finding.how}"
 
-    assert "a batch holds texts of any length (told from a text of 64 tokens and one of 4" in found(tiny())
+    assert "a batch holds texts of any length (seen on a text of 64 tokens and one of 4" in found(tiny())
     assert "depends on the longest text in its batch" in found(tiny(**LONGROPE))
     rope = LONGROPE["rope_parameters"] | {"original_max_position_embeddings": 600}
     later = found(tiny(rope_parameters=rope, max_position_embeddings=2048))

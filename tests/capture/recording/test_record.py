@@ -11,9 +11,10 @@ import torch
 from capture.model.anatomy import examine
 from capture.model.attention_hook import listen_to_attention
 from capture.model.body import Body
-from capture.model.lm_head import Head
+from capture.model.lm_head import LMHead
+from capture.recording.forward_pass import DtypeOverflow
 from capture.recording.plan import plan
-from capture.recording.recorder import DtypeOverflow, Recorder
+from capture.recording.recorder import Recorder
 from warehouse.errors import TracesError
 from warehouse.storage.attention import probabilities
 
@@ -112,7 +113,7 @@ def test_attention_from_q_and_k_equals_eager_attention(model) -> None:
         start = 0
         for b, n in enumerate(mask.sum(1).tolist()):
             q, k = (tensors[s, i][start : start + n].swapaxes(0, 1) for s in "qk")
-            derived = probabilities(q, np.repeat(k, len(q) // len(k), axis=0), anatomy.main.layers[i].attends)
+            derived = probabilities(q, np.repeat(k, len(q) // len(k), axis=0), anatomy.main.layers[i].formula)
             # Float32 matrix products that sum in another order: a few units in the last place.
             np.testing.assert_allclose(derived, attention[b, :, :n, :n].numpy(), rtol=0, atol=1e-6)
             start += n
@@ -129,7 +130,7 @@ def test_values_times_attention_is_what_the_output_projection_gets(make_llama: C
     tensors = record(model, ids, mask)
     handle.remove()
     q, k, v = (tensors[s, 1].swapaxes(0, 1) for s in "qkv")
-    attn = probabilities(q, np.repeat(k, 2, axis=0), anatomy.main.layers[1].attends)
+    attn = probabilities(q, np.repeat(k, 2, axis=0), anatomy.main.layers[1].formula)
     out = np.matmul(attn, np.repeat(v, 2, axis=0)).swapaxes(0, 1).reshape(15, -1)
     np.testing.assert_allclose(out, seen[-1][0].numpy(), rtol=0, atol=1e-6)
 
@@ -170,7 +171,7 @@ def test_logits_made_in_slices_are_the_models_own(model, rows: int) -> None:
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=mask).logits[0]
         last = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[0]
-        head = Head(Body(model))
+        head = LMHead(Body(model))
         found = torch.cat([head(last[i : i + rows]).clone() for i in range(0, 40, rows)])
     # Products over other numbers of rows may use another kernel: rounding of float32.
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

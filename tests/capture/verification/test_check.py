@@ -16,7 +16,7 @@ import zoo
 
 from capture.model import residual_stream
 from capture.model.anatomy import Anatomy, examine
-from capture.recording import recorder
+from capture.recording import forward_pass
 from capture.verification import model_check as checking
 from capture.verification.model_check import check
 from warehouse.errors import TracesError
@@ -33,10 +33,10 @@ def wrong(model: object) -> set[str]:
 @pytest.fixture
 def keeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
     """Has the recorder keep something else than what it saw: `change(key, x)` for every tensor."""
-    original = recorder._ForwardPass.keep
+    original = forward_pass.ForwardPass.keep
 
     def use(change: Callable[[Key, torch.Tensor | None], torch.Tensor | None]) -> None:
-        monkeypatch.setattr(recorder._ForwardPass, "keep", lambda self, key, x: original(self, key, change(key, x)))
+        monkeypatch.setattr(forward_pass.ForwardPass, "keep", lambda self, key, x: original(self, key, change(key, x)))
 
     return use
 
@@ -81,30 +81,30 @@ def test_tensors_that_are_mixed_up_are_found(change: Callable, expected: str, ke
 
 def test_the_input_of_a_block_in_place_of_its_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What flows into layer i + 1 is right for layer i; what flows into layer i is not."""
-    original = recorder._ForwardPass.keep
+    original = forward_pass.ForwardPass.keep
     streams: dict[int, torch.Tensor] = {}
 
-    def late(self: recorder._ForwardPass, key: Key, x: torch.Tensor) -> None:
+    def late(self: forward_pass.ForwardPass, key: Key, x: torch.Tensor) -> None:
         if key.site == "resid.post_mlp":
             streams[key.layer] = x
             x = streams.get(key.layer - 1, x)
         original(self, key, x)
 
-    monkeypatch.setattr(recorder._ForwardPass, "keep", late)
+    monkeypatch.setattr(forward_pass.ForwardPass, "keep", late)
     assert "resid.post_mlp" in wrong(zoo.build("gpt2"))
 
 
 def test_padding_that_was_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = recorder._ForwardPass.packed
-    monkeypatch.setattr(recorder._ForwardPass, "packed", lambda self, x, side: original(self, x, side).roll(1, 0))
+    original = forward_pass.ForwardPass.packed
+    monkeypatch.setattr(forward_pass.ForwardPass, "packed", lambda self, x, side: original(self, x, side).roll(1, 0))
     assert wrong(zoo.build("llama"))
 
 
 def test_a_factor_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Granite multiplies what attention and MLP add."""
-    put = residual_stream.BlockSites.put
+    put = residual_stream.BlockSites.add
     bare = lambda self, site, tap, shape=None: put(self, site, replace(tap, factor=1.0), shape)  # noqa: E731
-    monkeypatch.setattr(residual_stream.BlockSites, "put", bare)
+    monkeypatch.setattr(residual_stream.BlockSites, "add", bare)
     assert {"attn_out", "mlp_out"} <= wrong(zoo.build("granite"))
 
 
@@ -129,7 +129,7 @@ def test_a_formula_that_is_not_the_models_is_found(
     def examined(model: object) -> Anatomy:
         anatomy = examine(model)
         stacks = {
-            side: replace(part, layers=tuple(replace(x, attends=change(x.attends)) for x in part.layers))
+            side: replace(part, layers=tuple(replace(x, attends=change(x.formula)) for x in part.layers))
             for side, part in anatomy.stacks.items()
         }
         return replace(anatomy, stacks=stacks)
