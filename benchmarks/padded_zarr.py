@@ -91,7 +91,7 @@ def _watched(model: Any, anatomy: Anatomy) -> Iterator[dict[str, list[torch.Tens
         for layer in anatomy.main.layers:
             for handle in (
                 layer.block.register_forward_pre_hook(entering("resid_pre_attn"), with_kwargs=True),
-                layer.taps["resid.post_attn"].module.register_forward_pre_hook(
+                layer.hook_points["resid.post_attn"].module.register_forward_pre_hook(
                     entering("resid_post_attn"), with_kwargs=True
                 ),
                 layer.block.register_forward_hook(lambda m, a, out: seen["resid_post_mlp"].append(first_output(out))),

@@ -21,15 +21,15 @@ from capture.jobs.next_token import check_numbers
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.model.body import vocabulary_size
-from capture.model.continuations import Continuation, Continuer
-from capture.model.lm_head import Head
+from capture.model.continuations import Continuation, ContinuationReader
+from capture.model.lm_head import LMHead
 from capture.recording.diagnostics import next_token_diagnostics
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch
-from capture.sequences.encoding import Part, bos_of, frame
-from capture.sequences.question_prompts import TEMPLATE, Prompting
-from capture.sequences.tokenize import Sequencing
+from capture.sequences.encoding import SideTokens, find_frame, resolve_bos
+from capture.sequences.question_prompts import TEMPLATE, PromptMaker
+from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 
 KIND = "mcq-prompt"
@@ -48,9 +48,9 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
     check_questions(source)
     scorer = Scorer(loaded, options)
     prompting = scorer.prompting
-    begins = None if prompting.chat else frame(loaded.tokenizer, prompting.bos).begins
-    sequencing = Sequencing(
-        prompting.tokenize, ("dec",), prompting.max_len, together=True, begins=begins, templated=prompting.chat
+    begins = None if prompting.chat else find_frame(loaded.tokenizer, prompting.bos).first_token
+    sequencing = SequenceMaker(
+        prompting.tokenize, ("dec",), prompting.max_len, keep_together=True, first_token=begins, chat_template=prompting.chat
     )
 
     def rows(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
@@ -89,29 +89,29 @@ class Scorer:
                 f"{loaded.name} is no decoder: it does not go on with a prompt. traces capture mcq-encoder asks an encoder, "
                 "question and choice together."
             )
-        self.prompting = Prompting(
+        self.prompting = PromptMaker(
             loaded.tokenizer,
             loaded.name,
             options.template,
             options.chat,
             job.max_len(loaded, options.max_len),
-            each=options.score != "letter",
+            sequence_per_choice=options.score != "letter",
             vocabulary=vocabulary_size(loaded.model),
-            bos=bos_of(loaded, options.prepend_bos),
+            bos=resolve_bos(loaded, options.prepend_bos),
         )
-        self._head = Head(body)
-        self._continuer = Continuer(self.anatomy, options.batch_tokens)
+        self._head = LMHead(body)
+        self._continuer = ContinuationReader(self.anatomy, options.batch_tokens)
 
     def scores(self, asked: list[Example], batch: Batch, recording: Recording) -> list[Scores]:
         """Of the questions of a batch, from its states and, where it has only prompts, from passes of their choices."""
         last = recording.last["dec"]
         place, start = {}, 0
         for s in batch.sequences:
-            place[s.example.example_id, s.seq] = last[start : start + s.tokens]
-            start += s.tokens
+            place[s.example.example_id, s.seq] = last[start : start + s.n_tokens]
+            start += s.n_tokens
         letters = self.prompting.letters(asked)
         continuations = self.prompting.choices(asked)
-        if self.prompting.each:
+        if self.prompting.sequence_per_choice:
             states = [
                 [place[e.example_id, i][c.start - 1 : len(c) - 1] for i, c in enumerate(found)]
                 for e, found in zip(asked, continuations, strict=True)
@@ -123,7 +123,7 @@ class Scorer:
         else:
             states = self._continuer.states(continuations)
             ends = [place[e.example_id, 0][-1] for e in asked]
-        self._head.check(np.concatenate([ids for _, ids in letters]))
+        self._head.check_targets(np.concatenate([ids for _, ids in letters]))
         with torch.no_grad():
             logits = self._head(torch.stack(ends)).float().cpu()
         chosen = [logits[i, torch.from_numpy(ids)].numpy() for i, (_, ids) in enumerate(letters)]
@@ -131,7 +131,7 @@ class Scorer:
         check_numbers(np.concatenate([*chosen, *logprobs]), batch, self.anatomy)
         return [Scores(*found) for found in zip(chosen, logprobs, strict=True)]
 
-    def _end(self, states: torch.Tensor, read: Continuation, prompt: Part) -> torch.Tensor:
+    def _end(self, states: torch.Tensor, read: Continuation, prompt: SideTokens) -> torch.Tensor:
         """(D,), the state that a letter is predicted from: of the prompt with a choice's text, where that begins as the prompt
         with a letter does; else from a pass of its own.
         """
@@ -145,7 +145,7 @@ class Scorer:
         """Each choice's log-probability, (C,) for every question, nats, summed over its tokens."""
         wanted = [c.ids[c.start :] for found in continuations for c in found]
         true_ids = np.concatenate(wanted)
-        self._head.check(true_ids)
+        self._head.check_targets(true_ids)
         rows = torch.cat([s for found in states for s in found])
         found = next_token_diagnostics(self._head, rows, torch.from_numpy(true_ids), self._head.vocabulary, 1)
         loss = found.loss.astype(np.float64)

@@ -16,7 +16,7 @@ from capture.jobs import job, prepare, run_job
 from capture.jobs.job import Progress
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
-from capture.model.lm_head import Head
+from capture.model.lm_head import LMHead
 from capture.recording.diagnostics import next_token_diagnostics
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
@@ -51,19 +51,19 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
 
 def diagnosed(anatomy: Anatomy, rows: Rows, top_k: int) -> job.Tables:
     """Makes the table `next_token` of a batch that a decoder has read."""
-    head = Head(anatomy.body)
+    head = LMHead(anatomy.body)
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         """The decoder's states hold every token; the last of each sequence has no next one and is left out, as are those before
         a token that an earlier sequence has predicted.
         """
-        parts = [s.parts["dec"] for s in batch.sequences]
-        has_next = np.concatenate([np.append(p.predicted, False) for p in parts])
+        parts = [s.sides["dec"] for s in batch.sequences]
+        has_next = np.concatenate([np.append(p.is_predicted, False) for p in parts])
         if not has_next.any():
             return {}
         last = recording.last["dec"]
-        true_ids = np.concatenate([p.ids[1:][p.predicted] for p in parts])
-        head.check(true_ids)
+        true_ids = np.concatenate([p.ids[1:][p.is_predicted] for p in parts])
+        head.check_targets(true_ids)
         hidden = last[torch.from_numpy(has_next).to(last.device)]
         found = next_token_diagnostics(head, hidden, torch.from_numpy(true_ids), head.vocabulary, top_k)
         check_numbers(-found.loss, batch, anatomy)

@@ -24,11 +24,11 @@ from capture.model.anatomy import examine
 from capture.model.body import vocabulary_size
 from capture.model.failures import explain_memory_errors
 from capture.model.final_norm import FinalNorm
-from capture.model.lm_head import Head
+from capture.model.lm_head import LMHead
 from capture.model.loading import Loaded, body_hash, weights_hash
 from capture.recording.diagnostics import Reading, divergence, read
 from capture.sequences import partition
-from capture.sequences.decoding import token_texts
+from capture.sequences.decoding import decode_tokens
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
@@ -159,7 +159,7 @@ def run(
                 report(counted)
             if not done:
                 writer.end_shard(str(number))
-        manifest = store.meta.derived
+        manifest = store.meta.derive
         return publish(writer, lambda published: manifest(KIND, run_id, [source], asdict(options), published))
 
 
@@ -272,7 +272,7 @@ def _position_query(options: Options) -> tuple[list[int], str]:
     places, condition = _position_condition(options.positions)
     query = f"SELECT * FROM ({_TOKENS_SQL}) WHERE {condition}"
     if options.shard:
-        i, n = partition.parse(options.shard)
+        i, n = partition.parse_part(options.shard)
         query += f" QUALIFY (dense_rank() OVER (ORDER BY example_id, seq) - 1) % {n} = {i - 1}"
     return places, query
 
@@ -349,7 +349,7 @@ class _Lens:
     def __init__(self, loaded: Loaded, store: TraceStore, layers: list[int | None], k: int) -> None:
         """Raises as `run` does where the model's way from a state to logits is not known."""
         anatomy = examine(loaded.model)
-        self._head, self._norm = Head(anatomy.body), FinalNorm(anatomy)
+        self._head, self._norm = LMHead(anatomy.body), FinalNorm(anatomy)
         self._store, self._layers = store, layers
         self._dtype, self._device = loaded.model.dtype, loaded.model.device
         self._last = store.meta.model.stack(_SIDE).n_layers - 1
@@ -368,7 +368,7 @@ class _Lens:
                 "rows in its embedding. Validate it: traces runs validate "
                 f"{self._store.meta.run_id}"
             )
-        self._head.check(found_ids)
+        self._head.check_targets(found_ids)
         next_ids = torch.from_numpy(found_ids).clamp(min=0)
         with torch.no_grad():
             final, _ = self._checked(self._last, self._read(self._final_state(pieces), next_ids, None))
@@ -509,7 +509,7 @@ class _Rows:
         wanted = ids if missing is None else ids[~missing]
         texts = self._texts[wanted]
         if new := sorted({int(i) for i in wanted[texts == None]}):  # noqa: E711  elementwise
-            self._texts[new] = token_texts(self._tokenizer, new)
+            self._texts[new] = decode_tokens(self._tokenizer, new)
             texts = self._texts[wanted]
         if missing is not None:
             texts, known = np.full(len(ids), None, object), texts

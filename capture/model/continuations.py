@@ -35,29 +35,29 @@ class Continuation:
         return len(self.ids)
 
 
-class Continuer:
+class ContinuationReader:
     def __init__(self, anatomy: Anatomy, batch_tokens: int) -> None:
         self._body = anatomy.body
         self._module = anatomy.body.module
         self._device = anatomy.body.model.device
         self._batch_tokens = batch_tokens
-        formulas = [layer.attends for layer in anatomy.main.layers]
-        self.shares = all(f is not None and f.window is None for f in formulas) and self._proven()
+        formulas = [layer.formula for layer in anatomy.main.layers]
+        self.reads_prompts_once = all(f is not None and f.window is None for f in formulas) and self._sharing_is_exact()
         """Whether prompts are read once."""
 
     def states(self, questions: list[list[Continuation]]) -> list[list[torch.Tensor]]:
         """Of each question and continuation (tokens, D), the last hidden states that its tokens after the prompt are predicted
         from.
         """
-        if not (self.shares and self._body.pads and self._body.shares):
-            return self._regrouped(questions, self._whole([c for found in questions for c in found]))
-        shared = [i for i, found in enumerate(questions) if _prefix(found) is not None]
+        if not (self.reads_prompts_once and self._body.ignores_padding and self._body.ignores_batch):
+            return self._regroup(questions, self._states_of_whole_texts([c for found in questions for c in found]))
+        shared = [i for i, found in enumerate(questions) if _common_prompt(found) is not None]
         found: dict[int, list[torch.Tensor]] = {}
         for group in self._groups(questions, shared):
-            found |= dict(zip(group, self._shared([questions[i] for i in group]), strict=True))
+            found |= dict(zip(group, self._states_sharing_prompts([questions[i] for i in group]), strict=True))
         rest = [i for i in range(len(questions)) if i not in found]
-        whole = self._whole([c for i in rest for c in questions[i]])
-        found |= dict(zip(rest, self._regrouped([questions[i] for i in rest], whole), strict=True))
+        whole = self._states_of_whole_texts([c for i in rest for c in questions[i]])
+        found |= dict(zip(rest, self._regroup([questions[i] for i in rest], whole), strict=True))
         return [found[i] for i in range(len(questions))]
 
     def _groups(self, questions: list[list[Continuation]], chosen: list[int]) -> Iterator[list[int]]:
@@ -70,11 +70,11 @@ class Continuer:
             chosen = chosen[len(group) :]
             yield group
 
-    def _shared(self, questions: list[list[Continuation]]) -> list[list[torch.Tensor]]:
+    def _states_sharing_prompts(self, questions: list[list[Continuation]]) -> list[list[torch.Tensor]]:
         """Prompts once, then what comes after them; as many continuations each."""
         n = len(questions[0])
         prompts = [found[0].ids[: found[0].start] for found in questions]
-        ids, mask = self._padded(prompts)
+        ids, mask = self._pad(prompts)
         with torch.no_grad(), unchanged(self._body.model):
             out = self._module(input_ids=ids, attention_mask=mask, use_cache=True)
             lengths = mask.sum(1)
@@ -85,7 +85,7 @@ class Continuer:
             if max(map(len, after)):
                 past = out.past_key_values
                 past.batch_repeat_interleave(n)
-                ids, read = self._padded(after)
+                ids, read = self._pad(after)
                 mask, lengths = mask.repeat_interleave(n, 0), lengths.repeat_interleave(n, 0)
                 places = lengths[:, None] + torch.arange(ids.shape[1], device=self._device)
                 last = self._module(
@@ -100,26 +100,26 @@ class Continuer:
                     states[b][c] = torch.cat([states[b][c], last[i, : len(tokens)]])
         return states
 
-    def _whole(self, texts: list[Continuation]) -> list[torch.Tensor]:
+    def _states_of_whole_texts(self, texts: list[Continuation]) -> list[torch.Tensor]:
         """Every text from its beginning."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         found: dict[int, torch.Tensor] = {}
         while order:
             width = len(texts[order[0]])
-            fitting = order if self._body.pads else [i for i in order if len(texts[i]) == width]
-            group = fitting[: max(1, self._batch_tokens // width) if self._body.shares else 1]
+            fitting = order if self._body.ignores_padding else [i for i in order if len(texts[i]) == width]
+            group = fitting[: max(1, self._batch_tokens // width) if self._body.ignores_batch else 1]
             order = [i for i in order if i not in set(group)]
             with torch.no_grad():
-                last = self._body({"dec": self._padded([texts[i].ids for i in group])}).last["dec"]
+                last = self._body({"dec": self._pad([texts[i].ids for i in group])}).last["dec"]
             for row, i in enumerate(group):
                 found[i] = last[row, texts[i].start - 1 : len(texts[i]) - 1].clone()
         return [found[i] for i in range(len(texts))]
 
-    def _regrouped(self, questions: list[list[Continuation]], states: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    def _regroup(self, questions: list[list[Continuation]], states: list[torch.Tensor]) -> list[list[torch.Tensor]]:
         left = iter(states)
         return [[next(left) for _ in found] for found in questions]
 
-    def _padded(self, rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pad(self, rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.full((len(rows), max(map(len, rows))), padding_id(self._body.model))
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):
@@ -127,24 +127,24 @@ class Continuer:
             mask[i, : len(row)] = 1
         return ids.to(self._device), mask.to(self._device)
 
-    def _proven(self) -> bool:
+    def _sharing_is_exact(self) -> bool:
         """Whether two prompts of different lengths, with two continuations each, get the states of the whole texts."""
         ids = probe_ids(self._body.model, 40)[0].cpu().numpy()
         texts = [(ids[:11], ids[11:14]), (ids[:11], ids[14:19]), (ids[20:27], ids[27:32]), (ids[20:27], ids[32:34])]
         found = [Continuation(np.concatenate(text), len(text[0])) for text in texts]
         questions = [found[:2], found[2:]]
         try:
-            shared = self._shared(questions)
+            shared = self._states_sharing_prompts(questions)
         except Exception:  # a model refuses in whatever way it likes: then it is asked as usual
             return False
-        for x, y in zip((s for of in shared for s in of), self._whole(found), strict=True):
+        for x, y in zip((s for of in shared for s in of), self._states_of_whole_texts(found), strict=True):
             allowed = _SAME.get(x.dtype, _SAME_HALF) * float(y.abs().max())
             if x.shape != y.shape or float((x - y).abs().max()) > allowed:
                 return False
         return True
 
 
-def _prefix(found: list[Continuation]) -> np.ndarray | None:
+def _common_prompt(found: list[Continuation]) -> np.ndarray | None:
     """What all continuations of a question begin with, where that is the whole prompt."""
     first = found[0].ids[: found[0].start]
     same = all(np.array_equal(c.ids[: c.start], first) for c in found)

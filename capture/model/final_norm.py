@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from capture.model.anatomy import Anatomy
-from capture.model.forward_trace import Call, State, first_output, trace_forward
+from capture.model.forward_trace import ModuleCall, State, first_output, trace_forward
 from warehouse.errors import UsageError
 
 
@@ -21,16 +21,16 @@ class FinalNorm:
         main, seen = anatomy.main, trace_forward(anatomy.body)
         name = type(anatomy.body.model).__name__
         block = next(c for c in reversed(seen.calls) if c.module is main.layers[-1].block)
-        assert block.y is not None
+        assert block.output is not None
         wanted = State(seen.outputs.last[main.side][0])
-        modules = _way(block, seen.calls, wanted.digest)
+        modules = _find_path(block, seen.calls, wanted.digest)
         if modules is None:
             raise UsageError(
                 f"{name}: no modules were found that make its last hidden state of its last block's output, so that earlier "
                 "layers cannot be read as it reads its last one."
             )
         self._modules = modules
-        rows = block.y.rows
+        rows = block.output.rows
         with torch.no_grad():
             try:
                 proven = torch.equal(self(rows), wanted.rows) and torch.equal(self(rows[3:7]), wanted.rows[3:7])
@@ -53,11 +53,11 @@ class FinalNorm:
         return x[0]
 
 
-def _way(block: Call, calls: list[Call], wanted: bytes) -> tuple[nn.Module, ...] | None:
+def _find_path(block: ModuleCall, calls: list[ModuleCall], wanted: bytes) -> tuple[nn.Module, ...] | None:
     """The modules that ran after the block and made the wanted state of its output, the fewest; None where none did."""
-    assert block.y is not None
-    ways: dict[bytes, tuple[nn.Module, ...]] = {block.y.digest: ()}
+    assert block.output is not None
+    ways: dict[bytes, tuple[nn.Module, ...]] = {block.output.digest: ()}
     for call in sorted((c for c in calls if c.start > block.end), key=lambda c: c.start):
-        if call.x is not None and call.y is not None and call.x.digest in ways:
-            ways.setdefault(call.y.digest, (*ways[call.x.digest], call.module))
+        if call.input is not None and call.output is not None and call.input.digest in ways:
+            ways.setdefault(call.output.digest, (*ways[call.input.digest], call.module))
     return ways.get(wanted)

@@ -24,7 +24,7 @@ def is_gguf(path: Path | str) -> bool:
     return str(path).lower().endswith(".gguf")
 
 
-def converted(gguf: Path, note: Callable[[str], None]) -> Path:
+def convert(gguf: Path, note: Callable[[str], None]) -> Path:
     """Returns the folder of the copy, made now if need be. Raises TracesError for a file that is no such model, or cut short."""
     with gguf.open("rb") as f:
         if f.read(len(_MAGIC)) != _MAGIC:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from capture.model.body import Body, forward_replaced, probe_ids, why_not_finite
+from capture.model.body import Body, replace_forward, probe_ids, explain_non_finite
 from warehouse.errors import TracesError
 
 
-class Head:
+class LMHead:
     """The model's `forward` is called with its body (an encoder-decoder's decoder) replaced by one that returns the given
     rows, so that whatever it does after the body (a head, a scale, a soft-cap) is done by its own code, slice by slice: the
     full logits of a batch never exist. A plain linear head writes into a buffer that is kept: a fresh one of this size costs
@@ -30,7 +30,7 @@ class Head:
         if model.get_output_embeddings() is None:
             raise TracesError(f"{type(model).__name__} predicts no tokens: it has no language-model head.")
         self._seq2seq = body.encoder_decoder
-        self._replaced = model.get_decoder() if self._seq2seq else _called(body)
+        self._replaced = model.get_decoder() if self._seq2seq else _find_body_module(body)
         self._linear = _plain_linear(model.get_output_embeddings())
         self._buffer: torch.Tensor | None = None
         ids = probe_ids(model, 12)
@@ -44,7 +44,7 @@ class Head:
             finally:
                 handle.remove()
             if not bool((expected < torch.inf).all()):  # -infinity rules a token out
-                raise TracesError(why_not_finite(model))
+                raise TracesError(explain_non_finite(model))
             self.vocabulary = expected.shape[-1]
             self._output_class = type(outputs[-1])
             if not torch.equal(self(outputs[-1][0][0]), expected):
@@ -61,13 +61,13 @@ class Head:
         if self._seq2seq:
             inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=rows[None]), "decoder_input_ids": ids}
         with ExitStack() as stack:
-            stack.enter_context(forward_replaced(self._replaced, lambda *args, **kw: body))
+            stack.enter_context(replace_forward(self._replaced, lambda *args, **kw: body))
             if self._linear is not None:
-                stack.enter_context(forward_replaced(self._linear, self._multiply))
+                stack.enter_context(replace_forward(self._linear, self._multiply))
             logits: torch.Tensor = self._model(**inputs, use_cache=False).logits[0]
         return logits
 
-    def check(self, true_ids: np.ndarray) -> None:
+    def check_targets(self, true_ids: np.ndarray) -> None:
         """Raises TracesError where a token that came is none that the model can predict: some embeddings have more rows."""
         if (largest := int(true_ids.max(initial=0))) >= self.vocabulary:
             raise TracesError(
@@ -84,7 +84,7 @@ class Head:
         return torch.mm(x[0], weight.t(), out=self._buffer[:n])[None]
 
 
-def _called(body: Body) -> nn.Module:
+def _find_body_module(body: Body) -> nn.Module:
     """The module that the model's forward calls for its body: some pass by the one that wraps it (OPT)."""
     ran: list[nn.Module] = []
     inner = body.model.get_decoder()

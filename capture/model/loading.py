@@ -29,10 +29,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from capture.model import model_files
-from capture.model.failures import is_memory_error, one_line
-from capture.model.gguf import converted, is_gguf
+from capture.model.failures import is_memory_error, error_sentence
+from capture.model.gguf import convert, is_gguf
 from capture.model.unchanged import unchanged
-from capture.model.windows import Window, window
+from capture.model.windows import Window, find_window
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage import paths, strict_json
 
@@ -97,7 +97,7 @@ class Loaded:
 
     @cached_property
     def _window(self) -> Window:
-        return window(self.model)
+        return find_window(self.model)
 
 
 def load(
@@ -133,7 +133,7 @@ def load(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model_files.check(name, source, revision, trust_remote_code)
+        model_files.check_files(name, source, revision, trust_remote_code)
         with model_files.without_pickles(name), torch.random.fork_rng():
             torch.manual_seed(seed)
             model, missing, head = _model(source, head, dtype, device_map, options)
@@ -232,7 +232,7 @@ def _check_reads_text(name: str, model: Any) -> None:
         if is_memory_error(e):
             raise
         raise UsageError(
-            f"{name} ({type(model).__name__}) does not read a text alone, without images or sound: {one_line(e)}"
+            f"{name} ({type(model).__name__}) does not read a text alone, without images or sound: {error_sentence(e)}"
         ) from e
 
 
@@ -330,7 +330,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def packaged(name: str, note: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of a packaged model. Raises UsageError where its package is not installed."""
     path = _packaged_file(name)
-    return converted(path, note) if is_gguf(path) else path.parent
+    return convert(path, note) if is_gguf(path) else path.parent
 
 
 def _source(name: str, note: Callable[[str], None]) -> str:
@@ -344,7 +344,7 @@ def _source(name: str, note: Callable[[str], None]) -> str:
         path = Path(name).expanduser()
         folder, file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError) as e:  # a name that is too long, a home folder that is not there
-        raise UsageError(f"There is no model at {name[:200]}: {one_line(e)}") from None
+        raise UsageError(f"There is no model at {name[:200]}: {error_sentence(e)}") from None
     if folder:
         if not (path / "config.json").is_file():
             model_files.check_adapter(name, str(path), None)
@@ -353,7 +353,7 @@ def _source(name: str, note: Callable[[str], None]) -> str:
     if file:
         if not is_gguf(path):
             raise UsageError(f"{path}: a model is a folder (with config.json), a .gguf file or a hub name.")
-        return str(converted(path, note))
+        return str(convert(path, note))
     if is_gguf(path) or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
         raise UsageError(f"There is no model at {name}.")
     return name
@@ -404,7 +404,7 @@ def _explain_load_errors(name: str, source: str, error: Exception) -> TracesErro
             )
         )
     if Path(source).is_dir():
-        return TracesError(f"{name} cannot be loaded: {one_line(error)}")
+        return TracesError(f"{name} cannot be loaded: {error_sentence(error)}")
     if kinds & {"GatedRepoError"}:
         return UsageError(f"{name} is gated: ask for access on its hub page, then log in with `hf auth login`.")
     if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
@@ -421,4 +421,4 @@ def _explain_load_errors(name: str, source: str, error: Exception) -> TracesErro
             f"There is no folder '{name}', and the hub cannot be reached to look for it there. Check the name and the "
             f"network, or use a local folder or a packaged model ({', '.join(PACKAGED)})."
         )
-    return TracesError(f"{name} cannot be loaded: {one_line(error)}")
+    return TracesError(f"{name} cannot be loaded: {error_sentence(error)}")

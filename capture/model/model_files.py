@@ -25,15 +25,15 @@ _CODE = ("attn_implementation", "experts_implementation")
 """Fields of a configuration that may name a repository of the hub whose code computes that."""
 
 
-def check(name: str, source: str, revision: str | None, trusted: bool) -> None:
+def check_files(name: str, source: str, revision: str | None, trusted: bool) -> None:
     """Raises UsageError where the files ask for what is not done: reading pickles or files elsewhere, adapters, and without
     `trusted` code of the hub; TracesError where they cannot be read. `source` is a folder or a hub name.
     """
-    config = _read(name, source, "config.json", revision, reach=True)  # where the hub is away, it is waited for once
+    config = _read_json(name, source, "config.json", revision, reach=True)  # where the hub is away, it is waited for once
     check_adapter(name, source, revision, alone=config is None)
     if config is None:
         return  # transformers says better why there is none
-    if not trusted and (code := next(_code(config), None)):
+    if not trusted and (code := next(_code_repositories(config), None)):
         raise UsageError(
             f"{name}: its config.json has '{code}' of the hub compute attention or experts, which is code of somebody's. If you "
             "trust whoever wrote it with your account and your files, add --trust-remote-code."
@@ -42,9 +42,9 @@ def check(name: str, source: str, revision: str | None, trusted: bool) -> None:
     if not isinstance(weights, str) or not _is_safe(weights.removesuffix(_INDEX)):
         _refuse(name, "config.json", weights)
     index = weights if weights.endswith(_INDEX) else None
-    if index is None and _path(source, weights, revision) is None:
+    if index is None and _find_file(source, weights, revision) is None:
         index = weights + _INDEX
-    if index is not None and (told := _read(name, source, index, revision)) is not None:
+    if index is not None and (told := _read_json(name, source, index, revision)) is not None:
         shards = told.get("weight_map")
         if not isinstance(shards, dict):
             raise TracesError(f"{name} cannot be loaded: {index} has no weight_map.")
@@ -55,7 +55,7 @@ def check(name: str, source: str, revision: str | None, trusted: bool) -> None:
 
 def check_adapter(name: str, source: str, revision: str | None, alone: bool = True) -> None:
     """Raises UsageError where there is an adapter, `alone` or beside the weights of a model."""
-    adapter = _read(name, source, "adapter_config.json", revision)
+    adapter = _read_json(name, source, "adapter_config.json", revision)
     if adapter is None:
         return
     base = repr(adapter.get("base_model_name_or_path"))[:200]
@@ -99,7 +99,7 @@ def _is_safe(file: object) -> bool:
     return isinstance(file, str) and file.endswith(".safetensors") and not set("/\\\0") & set(file)
 
 
-def _path(source: str, file: str, revision: str | None, reach: bool = False) -> Path | None:
+def _find_file(source: str, file: str, revision: str | None, reach: bool = False) -> Path | None:
     """Where the file is, fetched from the hub if need be; None where there is none. With `reach`, an OSError where the hub cannot be
     reached.
     """
@@ -120,9 +120,9 @@ def _path(source: str, file: str, revision: str | None, reach: bool = False) -> 
     return None if found is None else Path(found)
 
 
-def _read(name: str, source: str, file: str, revision: str | None, reach: bool = False) -> dict[str, Any] | None:
+def _read_json(name: str, source: str, file: str, revision: str | None, reach: bool = False) -> dict[str, Any] | None:
     """A JSON object, None where there is no such file. Raises TracesError for anything else, and as `_path` does."""
-    path = _path(source, file, revision, reach)
+    path = _find_file(source, file, revision, reach)
     if path is None:
         return None
     try:
@@ -134,11 +134,11 @@ def _read(name: str, source: str, file: str, revision: str | None, reach: bool =
     return found
 
 
-def _code(config: dict[str, Any]) -> Iterator[str]:
+def _code_repositories(config: dict[str, Any]) -> Iterator[str]:
     """Repositories that a configuration, or one within it, would take code from."""
     for key, value in config.items():
         if isinstance(value, dict):
-            yield from _code(value)
+            yield from _code_repositories(value)
         if key.removeprefix("_") in _CODE:
             named = value.values() if isinstance(value, dict) else [value]
             yield from (v for v in named if isinstance(v, str) and "/" in v)

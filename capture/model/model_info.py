@@ -8,8 +8,8 @@ import torch
 
 from capture.model import loading
 from capture.model.anatomy import Anatomy, Stack
-from capture.model.attention_formula import tolerance
-from capture.model.attention_hook import implementation
+from capture.model.attention_formula import formula_tolerance
+from capture.model.attention_hook import attention_implementation
 from capture.model.body import vocabulary_size
 from warehouse.storage.manifest import (
     LayerAttention,
@@ -32,7 +32,7 @@ def model_info(loaded: loading.Loaded, anatomy: Anatomy) -> ModelInfo:
         tokenizer_hash=loading.tokenizer_hash(loaded.tokenizer),
         dtype=loaded.dtype,
         device=loaded.device,
-        attn_implementation=implementation(loaded.model),
+        attn_implementation=attention_implementation(loaded.model),
         trust_remote_code=loaded.trust_remote_code,
         untrained=list(loaded.untrained),
         vocab_size=vocabulary_size(loaded.model),
@@ -66,9 +66,9 @@ def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
         final_norm=stack.final_norm,
         embeds=stack.embeds,
         causal=stack.causal,
-        attention=formulas(lambda i: stack.layers[i].attends, stack.derivable),
-        cross_attention=formulas(lambda i: stack.layers[i].cross_attends, cross and stack.cross_derivable),
+        attention=formulas(lambda i: stack.layers[i].formula, stack.derivable),
+        cross_attention=formulas(lambda i: stack.layers[i].cross_formula, cross and stack.cross_derivable),
         attention_error=stack.attention_error if stack.registered else None,
-        attention_tolerance=tolerance(dtype) if stack.registered else None,
+        attention_tolerance=formula_tolerance(dtype) if stack.registered else None,
         missing=dict(stack.missing),
     )

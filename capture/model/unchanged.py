@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 
 from warehouse.errors import TracesError
 
-_APART = frozenset({"forward", "_parameters", "_buffers", "_modules"})
+_NO_STATE = frozenset({"forward", "_parameters", "_buffers", "_modules"})
 """Attributes that are no state: a `forward` is replaced around a pass, not by it; the others are looked at by themselves."""
 
 _CONTAINERS = (list, dict, set, OrderedDict)
@@ -30,7 +30,7 @@ _copies = WeakTensorKeyDictionary()
 """Tensor → its version and a copy of it, so that a pass that changes nothing copies nothing."""
 
 
-_settled: WeakSet[nn.Module] = WeakSet()
+_weights_changed: WeakSet[nn.Module] = WeakSet()
 """Models that have changed their weights."""
 
 
@@ -40,7 +40,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     (RWKV divides them by powers of two, and remembers that it did). Raises TracesError where it does so again: no second copy
     of them is kept.
     """
-    spaces = [_Space(space) for space in _spaces(model)]
+    spaces = [_StateDictCopy(space) for space in _state_dicts(model)]
     weights = [(w, w._version) for w in model.parameters()]
     try:
         yield
@@ -49,16 +49,16 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         if not changed:
             for space in spaces:
                 space.restore()
-    if changed and model in _settled:
+    if changed and model in _weights_changed:
         raise TracesError(
             f"{type(model).__name__} changes its own weights while it reads: what it makes of a text depends on what it has read "
             "before, so that it cannot be recorded."
         )
     if changed:
-        _settled.add(model)
+        _weights_changed.add(model)
 
 
-def _spaces(model: nn.Module) -> Iterator[dict[str, Any]]:
+def _state_dicts(model: nn.Module) -> Iterator[dict[str, Any]]:
     """The dicts that a model keeps things in, its weights apart."""
     configs = {}
     for module in model.modules():
@@ -69,7 +69,7 @@ def _spaces(model: nn.Module) -> Iterator[dict[str, Any]]:
         yield config.__dict__
 
 
-class _Space:
+class _StateDictCopy:
     """One such dict as it was: its values, what lists, dicts and sets among them held, and what tensors held."""
 
     def __init__(self, space: dict[str, Any]) -> None:
@@ -78,14 +78,14 @@ class _Space:
         for name, value in space.items():
             if isinstance(value, torch.Tensor):
                 self._tensors.append((value, value._version, _copy(value)))
-            elif type(value) in _CONTAINERS and name not in _APART:
+            elif type(value) in _CONTAINERS and name not in _NO_STATE:
                 self._held.append((value, value.copy() if value else ()))
 
     def restore(self) -> None:
         if len(self._space) != len(self._values) or any(map(is_not, self._space.values(), self._values.values())):
             self._restore_values()
         for container, held in self._held:
-            if (container or held) and not _same(container, held):
+            if (container or held) and not _holds_same(container, held):
                 container.clear()
                 container.extend(held) if isinstance(container, list) else container.update(held)
         for tensor, version, copy in self._tensors:
@@ -95,10 +95,10 @@ class _Space:
                 _copies[tensor] = (tensor._version, copy)
 
     def _restore_values(self) -> None:
-        for name in [k for k in self._space if k not in self._values and k not in _APART]:
+        for name in [k for k in self._space if k not in self._values and k not in _NO_STATE]:
             del self._space[name]
         for name, value in self._values.items():
-            if name not in _APART and self._space.get(name, self) is not value:
+            if name not in _NO_STATE and self._space.get(name, self) is not value:
                 self._space[name] = value
 
 
@@ -111,7 +111,7 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return copy
 
 
-def _same(container: Any, held: Any) -> bool:
+def _holds_same(container: Any, held: Any) -> bool:
     """Whether a list, dict or set holds the very same things in the same order."""
     if len(container) != len(held):
         return False

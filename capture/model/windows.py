@@ -34,13 +34,13 @@ class Window(NamedTuple):
     """Of an encoder-decoder's decoder; else the same."""
 
 
-def window(model: Any) -> Window:
+def find_window(model: Any) -> Window:
     """Looks at a model of transformers, with or without its head."""
     config, (text, target) = model.config.get_text_config(), _table_rows(model)
     if not getattr(model.config, "is_encoder_decoder", False):
-        return Window(*2 * (_least(_declared(config, _DECLARED), *text, *target),))
+        return Window(*2 * (_smallest(_declared(config, _DECLARED), *text, *target),))
     return Window(
-        _least(_declared(config, _DECLARED_ENCODER), *text), _least(_declared(config, _DECLARED_DECODER), *target)
+        _smallest(_declared(config, _DECLARED_ENCODER), *text), _smallest(_declared(config, _DECLARED_DECODER), *target)
     )
 
 
@@ -49,7 +49,7 @@ def _declared(config: Any, names: Iterable[str]) -> int | None:
     return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
 
 
-def _least(*limits: int | None) -> int | None:
+def _smallest(*limits: int | None) -> int | None:
     return min((n for n in limits if n is not None), default=None)
 
 
@@ -66,7 +66,7 @@ def _table_rows(model: Any) -> tuple[list[int], list[int]]:
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if getattr(model.config, "is_encoder_decoder", False):
             inputs["decoder_input_ids"] = ids
-            handles.append(model.get_encoder().register_forward_hook(lambda *_: seen.turn()))
+            handles.append(model.get_encoder().register_forward_hook(lambda *_: seen.end_encoder()))
         with seen, torch.no_grad(), unchanged(model):
             model.base_model(**inputs)
     except Exception:  # a model refuses in whatever way it likes; whether it can be used at all is found out elsewhere
@@ -74,7 +74,7 @@ def _table_rows(model: Any) -> tuple[list[int], list[int]]:
     finally:
         for handle in handles:
             handle.remove()
-    return seen.before, seen.rows
+    return seen.encoder_rows, seen.rows
 
 
 class _Lookups(TorchFunctionMode):
@@ -83,11 +83,11 @@ class _Lookups(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[int] = []
-        self.before: list[int] = []
+        self.encoder_rows: list[int] = []
 
-    def turn(self) -> None:
+    def end_encoder(self) -> None:
         """The encoder is done."""
-        self.before, self.rows = self.rows, []
+        self.encoder_rows, self.rows = self.rows, []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from capture.model.anatomy import examine
-from capture.model.continuations import Continuation, Continuer
-from capture.model.lm_head import Head
+from capture.model.continuations import Continuation, ContinuationReader
+from capture.model.lm_head import LMHead
 from capture.model.loading import Loaded
 from capture.traits.judge import JudgeRequestError
 from capture.traits.verdict import NUMBERS, Verdict, from_probabilities
@@ -76,10 +76,10 @@ class LocalJudge:
         anatomy = examine(loaded.model)
         if anatomy.body.encoder_decoder or anatomy.main.side != "dec":
             raise UsageError(f"{name}: a judge is a decoder with a language-model head.")
-        self._body, self._head = anatomy.body, Head(anatomy.body)
+        self._body, self._head = anatomy.body, LMHead(anatomy.body)
         self._anatomy = anatomy
-        self._continuer: Continuer | None = None
-        windows = [layer.attends.window for layer in anatomy.main.layers if layer.attends and layer.attends.window]
+        self._continuer: ContinuationReader | None = None
+        windows = [layer.formula.window for layer in anatomy.main.layers if layer.formula and layer.formula.window]
         self._attention_window = min(windows, default=None)
         self._tree = NumberTree.from_paths(self._number_tokens())
         self._digits = torch.tensor(_digit_tokens(loaded.tokenizer), device=loaded.model.device)
@@ -162,7 +162,7 @@ class LocalJudge:
     def _states_separately(self, ids: np.ndarray, numbers: list[int]) -> torch.Tensor:
         """The same, every number read by itself. Rows of numbers that are not asked for are zero."""
         if self._continuer is None:
-            self._continuer = Continuer(self._anatomy, _BATCH_TOKENS)
+            self._continuer = ContinuationReader(self._anatomy, _BATCH_TOKENS)
         # what comes last is predicted, not read: any token does
         texts = [Continuation(np.array([*ids, *self._tree.paths[n], ids[0]]), len(ids)) for n in numbers]
         room = max(1, _BATCH_TOKENS // max(map(len, texts)))

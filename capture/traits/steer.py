@@ -189,8 +189,8 @@ def _find_steering_point(anatomy: Anatomy, layer: int, component: str, vector: S
         raise UsageError(f"Block {layer} runs as several layers of this model, so that it cannot be steered in one.")
     module = layers[layer].block
     if component == "attn_out":
-        tap = layers[layer].taps.get("attn_out")
-        if tap is None or tap.at != "output" or tap.factor != 1.0:
+        tap = layers[layer].hook_points.get("attn_out")
+        if tap is None or tap.end != "output" or tap.factor != 1.0:
             raise UsageError(
                 f"Layer {layer} has no module whose output is attn_out as it is: steer the residual stream."
             )

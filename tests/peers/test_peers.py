@@ -41,7 +41,7 @@ is what shows."""
 def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
     """What we record of one sequence, with the names and shapes of cache.py. All use of our own code is in here."""
     from capture.model.anatomy import examine
-    from capture.model.lm_head import Head
+    from capture.model.lm_head import LMHead
     from capture.recording.plan import plan
     from capture.recording.recorder import Recorder
     from warehouse.schema.sites import Key, tensor_name
@@ -54,11 +54,11 @@ def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
         recording = recorder.run({"dec": (input_ids, torch.ones_like(input_ids))})
     found = {tensor_name(*key): x for key, x in recording.tensors.items()}
     for i, layer in enumerate(anatomy.main.layers):
-        assert layer.attends is not None
+        assert layer.formula is not None
         q, k = (recording.tensors[Key("dec", site, i)].swapaxes(0, 1) for site in "qk")
-        found[tensor_name("dec", "attn", i)] = probabilities(q, per_query_head(k, len(q)), layer.attends)
+        found[tensor_name("dec", "attn", i)] = probabilities(q, per_query_head(k, len(q)), layer.formula)
     with torch.no_grad():
-        found["logits"] = Head(anatomy.body)(recording.last["dec"]).numpy()
+        found["logits"] = LMHead(anatomy.body)(recording.last["dec"]).numpy()
     return found
 
 

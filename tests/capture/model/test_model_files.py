@@ -233,7 +233,7 @@ def test_what_conversions_that_were_killed_have_left_goes_with_the_next(
     assert len(list(home.iterdir())) == 1
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(TracesError):
-        gguf.converted(tmp_path / "x.gguf", lambda _: None)
+        gguf.convert(tmp_path / "x.gguf", lambda _: None)
     assert not list(home.iterdir())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import zoo
 
-from capture.model.windows import Window, window
+from capture.model.windows import Window, find_window
 
 TABLES = ("gpt2", "opt", "gpt_neo", "biogpt", "openai-gpt", "ctrl", "codegen", "gptj", "mpt", "bert", "distilbert", "roberta",
           "camembert", "mpnet", "nystromformer", "xlm", "bart", "marian", "led")  # fmt: skip
@@ -32,7 +32,7 @@ def reads(model: Any, text: int, target: int) -> bool:
 @pytest.mark.parametrize("family", TABLES)
 def test_one_token_more_is_too_many(family: str) -> None:
     model = zoo.build(family)
-    text, target = window(model)
+    text, target = find_window(model)
     assert text == 128
     assert target is not None
     assert reads(model, text, target)
@@ -43,23 +43,23 @@ def test_one_token_more_is_too_many(family: str) -> None:
 
 @pytest.mark.parametrize("family", WITHOUT_LIMIT)
 def test_models_without_a_limit_have_none(family: str) -> None:
-    assert window(zoo.build(family)) == Window(None, None)
+    assert find_window(zoo.build(family)) == Window(None, None)
 
 
 def test_what_a_model_was_made_for_is_its_limit_though_it_would_read_more() -> None:
     model = zoo.build("llama")
-    assert window(model) == Window(128, 128)
+    assert find_window(model) == Window(128, 128)
     assert reads(model, 200, 0)
 
 
 def test_a_configuration_that_says_more_than_the_table_has_rows_is_not_believed() -> None:
     model = zoo.build("gpt2")
     model.config.n_positions = model.config.max_position_embeddings = 4096
-    assert window(model).text == 128
+    assert find_window(model).text == 128
     model.config.n_positions = model.config.max_position_embeddings = -1
-    assert window(model).text == 128
+    assert find_window(model).text == 128
 
 
 def test_encoder_and_decoder_may_differ() -> None:
     model = zoo.build("led", max_encoder_position_embeddings=64, max_decoder_position_embeddings=32)
-    assert window(model) == Window(64, 32)
+    assert find_window(model) == Window(64, 32)
