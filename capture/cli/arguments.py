@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capture.cli.terminal import needs_capture_extra, note
-from capture.data.files import check_given, quoted
+from capture.data.files import check_not_empty, printable_value
 from capture.sequences import partition
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema import sites
@@ -30,8 +30,8 @@ class Model(NamedTuple):
         with needs_capture_extra():
             from capture.model import loading
 
-        check_given(revision=self.revision, device_map=self.device_map)
-        note(f"loading {quoted(self.name)}")
+        check_not_empty(revision=self.revision, device_map=self.device_map)
+        note(f"loading {printable_value(self.name)}")
         return loading.load(
             self.name,
             head=self.head,
@@ -63,7 +63,7 @@ class Data(NamedTuple):
         from capture.data.registry import DATASETS, open_data
 
         if self.questions and self.data not in DATASETS:
-            raise NotFoundError("data set of multiple-choice questions", quoted(str(self.data)), [csqa.KNOWN.name])
+            raise NotFoundError("data set of multiple-choice questions", printable_value(str(self.data)), [csqa.DATASET.name])
         with needs_capture_extra():
             return open_data(
                 self.data, self.text, self.split, self.origin, self.text_column, root, self.config, self.headings,
@@ -98,12 +98,12 @@ def capture_options(
     """The options that all kinds of capture share, looked at before anything heavy is imported. Raises UsageError."""
     from warehouse.storage.blobs import NAMES  # numpy comes with it
 
-    check_given(capture=capture)
+    check_not_empty(capture=capture)
     for asked_for in index or ():
-        check_given(index=asked_for)
+        check_not_empty(index=asked_for)
     sites.resolve(capture)
     if shard:
-        partition.parse(shard)
+        partition.parse_part(shard)
     index_spec.parse(" ".join(index or ()))
     if attn not in ("auto", "stored"):
         raise UsageError(f"--attn {attn}: use auto or stored.")

@@ -249,9 +249,9 @@ def mcq_encoder(
 
 def _template(path: str) -> str:
     """Raises UsageError where the file cannot be read as text."""
-    from capture.data.files import check_given, read_text, user_path
+    from capture.data.files import check_not_empty, read_text, user_path
 
-    check_given(template=path)
+    check_not_empty(template=path)
     return read_text(user_path(path)).rstrip("\n")
 
 

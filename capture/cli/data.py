@@ -109,18 +109,18 @@ def prepare(
     `traces data prepare ud_ewt --from en_ewt-ud-dev.conllu`
     """
     from capture.data import prepared
-    from capture.data.files import check_given
-    from capture.data.registry import find_dataset, split_rows
+    from capture.data.files import check_not_empty
+    from capture.data.registry import find_dataset, split_reader
     from warehouse.storage import paths
 
-    check_given(from_=from_)
+    check_not_empty(from_=from_)
     found = [find_dataset(name) for name in dict.fromkeys(names)]
     if from_ is not None and len(found) != 1:
         raise UsageError("--from is a copy of one data set: name only that one.")
     root = paths.find_root(warehouse)
     wanted = [(known, part) for known in found for part in _splits(known, split or [], from_)]
     for data, part in wanted:
-        rows, origin = split_rows(data, part, from_)
+        rows, origin = split_reader(data, part, from_)
         path = paths.prepared_path(root, data.name, part)
         verb = "replaced" if path.is_file() else "prepared"
         start = time.monotonic()
@@ -131,21 +131,21 @@ def prepare(
 
 def _splits(known: DatasetSpec, asked: list[str], origin: str | None) -> list[str]:
     """The splits to prepare: those asked for, else those that are in the copy, else all. Raises UsageError."""
-    from capture.data.files import quoted, user_path
+    from capture.data.files import printable_value, user_path
 
     path = user_path(origin) if origin is not None else None
-    wanted = list(dict.fromkeys(known.split(s) for s in asked if s != "all"))
+    wanted = list(dict.fromkeys(known.resolve_split(s) for s in asked if s != "all"))
     if path is not None and path.is_dir():
-        there = known.splits_in(path)
+        there = known.find_splits(path)
     elif path is not None and not wanted and path.exists():
-        told = known.split_of(path)
+        told = known.split_named_by(path)
         if told is None:
-            raise UsageError(f"Say which split {quoted(path)} is: --split {' or '.join(known.splits)}.")
+            raise UsageError(f"Say which split {printable_value(path)} is: --split {' or '.join(known.splits)}.")
         there = [told]
     else:
         there = list(known.splits)
     if path is not None and not path.is_dir() and len(wanted) > 1:
-        raise UsageError(f"{quoted(path)} is one file, of one split: give --split once, or a folder.")
+        raise UsageError(f"{printable_value(path)} is one file, of one split: give --split once, or a folder.")
     return wanted if wanted and "all" not in asked else there
 
 

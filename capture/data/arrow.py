@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.data.files import existing, quoted
+from capture.data.files import check_readable, printable_value
 from warehouse.errors import UsageError, first_line
 
 if TYPE_CHECKING:
@@ -24,45 +24,45 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    existing(path)
+    check_readable(path)
     read = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as f:
             for batch in f.iter_batches(ROWS_AT_ONCE):
-                for fields in plain_rows(batch, quoted(path), read + 1):
+                for fields in plain_rows(batch, printable_value(path), read + 1):
                     read += 1
                     yield read, fields
     except (pa.ArrowException, OSError, ValueError) as e:  # ValueError: names of columns that are not UTF-8
         after = f" after row {read:,}" if read else ""
-        raise UsageError(f"{quoted(path)} is not a Parquet file, or damaged{after}: {reason(e)}") from None
+        raise UsageError(f"{printable_value(path)} is not a Parquet file, or damaged{after}: {error_reason(e)}") from None
 
 
-def plain_rows(found: pa.RecordBatch | pa.Table, where: str, first: int) -> Iterator[dict[str, Any]]:
+def plain_rows(table: pa.RecordBatch | pa.Table, where: str, first: int) -> Iterator[dict[str, Any]]:
     """Rows as dicts; errors call them rows `first`, `first + 1`, … of `where`.
 
     Raises UsageError for a text that is not UTF-8, a date beyond Python's, and for two columns of one name.
     """
-    names = found.schema.names
+    names = table.schema.names
     if twice := next((n for n, count in Counter(names).items() if count > 1), None):
-        raise UsageError(f"{where} has the column '{quoted(twice)}' twice. Rename one.")
+        raise UsageError(f"{where} has the column '{printable_value(twice)}' twice. Rename one.")
     try:
-        rows = found.to_pylist()
+        rows = table.to_pylist()
     except Exception:  # every type has a converter of its own: text, dates, time zones and maps raise what they like
-        for i in range(found.num_rows):
+        for i in range(table.num_rows):
             for name in names:
                 try:
-                    found.column(name).slice(i, 1).to_pylist()
+                    table.column(name).slice(i, 1).to_pylist()
                 except Exception as e:
                     raise UsageError(
-                        f"{where}, row {first + i}: column '{quoted(name)}' cannot be read: {reason(e)}"
+                        f"{where}, row {first + i}: column '{printable_value(name)}' cannot be read: {error_reason(e)}"
                     ) from None
         raise
     yield from rows
 
 
-def reason(e: Exception) -> str:
+def error_reason(e: Exception) -> str:
     """The first line of what a library says, with its own stop."""
     if isinstance(e, UnicodeDecodeError):
         return f"it is not UTF-8 text ({e.reason} at byte {e.start})."
-    told = quoted(first_line(e))
+    told = printable_value(first_line(e))
     return told if told.endswith(".") else f"{told}."

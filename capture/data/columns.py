@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capture.data.example import Label, Row
-from capture.data.files import quoted
+from capture.data.files import printable_value
 from capture.data.plain import plain
 from warehouse.errors import NotFoundError, UsageError
 
@@ -32,7 +32,7 @@ class Columns:
 
         Raises UsageError, with the place, where a row has no such column, no text, or something that is no label.
         """
-        labels = _Labels(self)
+        labels = _LabelNumbers(self)
         for number, where, fields in found:
             if self.text not in fields:
                 raise _missing(self.text, fields, f"({where}) Name the text's column: --text-column.")
@@ -41,18 +41,18 @@ class Columns:
                 raise _missing(self.label, fields, f"({where}) {hint}")
             others = {name: value for name, value in fields.items() if name not in (self.text, self.label)}
             text = _text(fields[self.text], self.text, where)
-            found_labels = () if self.label is None else labels.of(fields[self.label], where)
+            found_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
             yield Row(str(number), text, others, labels=found_labels)
 
 
 def _missing(name: str, fields: dict[str, Any], hint: str) -> NotFoundError:
-    return NotFoundError("column", quoted(name), map(quoted, fields), hint)
+    return NotFoundError("column", printable_value(name), map(printable_value, fields), hint)
 
 
 def _text(value: Any, column: str, where: str) -> str:
     if isinstance(value, str):
         return value
-    where = f"{where}: column '{quoted(column)}'"
+    where = f"{where}: column '{printable_value(column)}'"
     if isinstance(value, bytes):  # of a Parquet file whose writer did not say that its bytes are text
         try:
             return value.decode()
@@ -63,7 +63,7 @@ def _text(value: Any, column: str, where: str) -> str:
     raise UsageError(f"{where} holds {type(value).__name__}, not text.")
 
 
-class _Labels:
+class _LabelNumbers:
     """Numbers the labels of one pass over the data: an integer (or a text that is one) is its own number, true and false are
     1 and 0, and any other label has the least number that is free when it first appears.
     """
@@ -74,10 +74,10 @@ class _Labels:
         self._labels: dict[int, str] = {}
         self._free = 0
 
-    def of(self, value: Any, where: str) -> tuple[Label, ...]:
+    def labels_in(self, value: Any, where: str) -> tuple[Label, ...]:
         """The labels of a row: none of null or white space, several of a list, each once. Raises UsageError."""
         values = value if isinstance(value, list) else [value]
-        found = (self._label(v, f"{where}: column '{quoted(self._column)}'") for v in values)
+        found = (self._label(v, f"{where}: column '{printable_value(self._column)}'") for v in values)
         return tuple(dict.fromkeys(label for label in found if label is not None))
 
     def _label(self, value: Any, where: str) -> Label | None:
@@ -113,8 +113,8 @@ class _Labels:
         number = self._free if own is None else own
         if number in self._labels:
             raise UsageError(
-                f"{where} has the label {quoted(label, 40)}, and {number} is already the number of the label "
-                f"{quoted(self._labels[number], 40)}. Write all labels as integers, or all as names."
+                f"{where} has the label {printable_value(label, 40)}, and {number} is already the number of the label "
+                f"{printable_value(self._labels[number], 40)}. Write all labels as integers, or all as names."
             )
         self._numbers[label], self._labels[number] = number, label
         return number

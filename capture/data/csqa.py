@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from capture.data.dataset_spec import DatasetSpec
 from capture.data.example import Choice, Row
-from capture.data.files import json_lines, place, quoted
+from capture.data.files import json_lines, line_location, printable_value
 from capture.data.hub import hub_rows
 from warehouse.errors import UsageError
 
@@ -25,11 +25,11 @@ _HUB_COLUMNS = {"id": str, "question": str, "question_concept": str, "choices": 
 def _file(path: Path) -> Iterator[Row]:
     seen: dict[str, int] = {}
     for number, fields in json_lines(path):
-        where = place(path, number)
+        where = line_location(path, number)
         row = _row(_hub_shape(fields, where), where)
         if seen.setdefault(row.source_id, number) != number:
             raise UsageError(
-                f"{where}: the question {quoted(row.source_id, 60)} is there already, on line {seen[row.source_id]}."
+                f"{where}: the question {printable_value(row.source_id, 60)} is there already, on line {seen[row.source_id]}."
             )
         yield row
 
@@ -52,8 +52,8 @@ def _hub_shape(fields: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
-    for number, fields in enumerate(hub_rows(data, KNOWN.hub_name, _HUB_COLUMNS)):
-        yield _row(fields, f"{KNOWN.hub_name}, row {number}")
+    for number, fields in enumerate(hub_rows(data, DATASET.hub_name, _HUB_COLUMNS)):
+        yield _row(fields, f"{DATASET.hub_name}, row {number}")
 
 
 def _row(fields: dict[str, Any], where: str) -> Row:
@@ -65,11 +65,11 @@ def _row(fields: dict[str, Any], where: str) -> Row:
     if len(letters) != N_CHOICES or len(texts) != N_CHOICES:
         raise UsageError(f"{where} has {len(texts)} choices with {len(letters)} labels, not {N_CHOICES}.")
     if len(set(letters)) != N_CHOICES:
-        raise UsageError(f"{where}: two choices have the same label ({quoted(', '.join(letters), 60)}).")
+        raise UsageError(f"{where}: two choices have the same label ({printable_value(', '.join(letters), 60)}).")
     key = fields.get("answerKey") or None
     if key is not None and key not in letters:
         raise UsageError(
-            f"{where}: the key '{quoted(key, 20)}' is not among the choices ({quoted(', '.join(letters), 60)})."
+            f"{where}: the key '{printable_value(key, 20)}' is not among the choices ({printable_value(', '.join(letters), 60)})."
         )
     return Row(
         _field(fields, "id", str, where),
@@ -88,7 +88,7 @@ def _field(fields: dict[str, Any], name: str, kind: type, where: str) -> Any:
     return fields[name]
 
 
-KNOWN = DatasetSpec(
+DATASET = DatasetSpec(
     name="csqa",
     dataset="csqa",
     config=None,

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from capture.data.files import decoded, opened, place, quoted
+from capture.data.files import decode_lines, open_file, line_location, printable_value
 from warehouse.errors import UsageError
 
 _LONGEST = (1 << 31) - 1
@@ -20,7 +20,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]
     fit, NUL characters, and a header with a name that is empty or there twice.
     """
     csv.field_size_limit(_LONGEST)
-    with opened(path) as f:
+    with open_file(path) as f:
         reader = csv.reader(_lines(f, path), delimiter=delimiter, strict=True)
         header: list[str] = []
         while True:
@@ -28,23 +28,23 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]
             try:
                 fields = next(reader, None)
             except csv.Error as e:
-                raise UsageError(f"{place(path, line)}: {_reason(e)}.") from None
+                raise UsageError(f"{line_location(path, line)}: {_reason(e)}.") from None
             if fields is None:
                 return
             if not fields:
                 continue
             if not header:
-                header = _checked(fields, place(path, line))
+                header = _checked(fields, line_location(path, line))
             elif len(fields) != len(header):
-                raise UsageError(f"{place(path, line)} has {len(fields)} fields, not {len(header)} as the header has.")
+                raise UsageError(f"{line_location(path, line)} has {len(fields)} fields, not {len(header)} as the header has.")
             else:
                 yield line, dict(zip(header, fields, strict=True))
 
 
 def _lines(stream: Iterator[bytes], path: Path) -> Iterator[str]:
-    for number, line in decoded(stream, quoted(path)):
+    for number, line in decode_lines(stream, printable_value(path)):
         if "\0" in line:
-            raise UsageError(f"{place(path, number)} holds a NUL character: it is no text, or not UTF-8.")
+            raise UsageError(f"{line_location(path, number)} holds a NUL character: it is no text, or not UTF-8.")
         yield line
 
 
@@ -61,6 +61,6 @@ def _checked(header: list[str], where: str) -> list[str]:
         if not name.strip():
             raise UsageError(f"{where}: column {i} of the header has no name.")
         if name in seen:
-            raise UsageError(f"{where}: the header has the column '{quoted(name)}' twice.")
+            raise UsageError(f"{where}: the header has the column '{printable_value(name)}' twice.")
         seen.add(name)
     return header

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.data.example import Row, Source
-from capture.data.files import existing, quoted, unreadable
+from capture.data.files import check_readable, printable_value, unreadable_error
 from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     import datasets
 
-Rows = Callable[[], Iterator[Row]]
+ReadRows = Callable[[], Iterator[Row]]
 
 PARAGRAPHS, HEADINGS, BLANK = "paragraphs", "headings", "blank rows"
 
@@ -42,31 +42,31 @@ class DatasetSpec:
     """Names of its labels: a label's id is its place."""
     n_choices: int = 0
     """Of each of its questions."""
-    kind: Callable[[str], str] | None = None
+    row_kind: Callable[[str], str] | None = None
     """Whether a row's text is one of `paragraphs`, `headings` or `blank rows`, where not all rows are read."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
 
-    def split(self, asked: str) -> str:
+    def resolve_split(self, name: str) -> str:
         """The split's name in this data set; `dev` is `validation`. Raises NotFoundError."""
-        name = "validation" if asked == "dev" else asked
+        name = "validation" if name == "dev" else name
         if name not in self.files:
-            raise NotFoundError(f"split of {self.name}", asked, self.splits)
+            raise NotFoundError(f"split of {self.name}", name, self.splits)
         return name
 
-    def split_of(self, path: Path) -> str | None:
+    def split_named_by(self, path: Path) -> str | None:
         """The split that a file's name tells, where it is a usual one."""
         return next((split for split, names in self.files.items() if path.name.lower() in names), None)
 
-    def splits_in(self, folder: Path) -> list[str]:
+    def find_splits(self, folder: Path) -> list[str]:
         """The splits whose files are in a folder. Raises UsageError where there are none."""
         found = [split for split in self.files if self._file_in(folder, split)]
         if not found:
             usual = ", ".join(n for names in self.files.values() for n in names)
             raise UsageError(
-                f"{quoted(folder)} has no file of {self.name} under a usual name ({usual}). Name the file itself."
+                f"{printable_value(folder)} has no file of {self.name} under a usual name ({usual}). Name the file itself."
             )
         return found
 
@@ -75,33 +75,33 @@ class DatasetSpec:
         try:
             there = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_file()}
         except OSError as e:
-            raise unreadable(folder, e) from None
+            raise unreadable_error(folder, e) from None
         return next((there[n] for n in self.files[split] if n in there), None)
 
-    def local_file(self, path: Path, split: str) -> Path:
+    def find_file(self, path: Path, split: str) -> Path:
         """A split's file: `path` itself, or the one in that folder.
 
         Raises UsageError where it is not there, or by its name is another split: its examples would get wrong ids.
         """
         if path.is_dir():
-            there = self.splits_in(path)
+            there = self.find_splits(path)
             if split not in there:
                 looked = ", ".join(self.files[split])
-                raise NotFoundError("split", split, there, f"(in {quoted(path)}; looked for {looked})")
-            return existing(self._file_in(path, split) or path / self.files[split][0])
-        told = self.split_of(path)
+                raise NotFoundError("split", split, there, f"(in {printable_value(path)}; looked for {looked})")
+            return check_readable(self._file_in(path, split) or path / self.files[split][0])
+        told = self.split_named_by(path)
         if told not in (None, split):
-            raise UsageError(f"{quoted(path)} is the split {told} by its name, not {split}: say --split {told}.")
-        return existing(path)
+            raise UsageError(f"{printable_value(path)} is the split {told} by its name, not {split}: say --split {told}.")
+        return check_readable(path)
 
-    def source(self, rows: Rows, split: str, origin: str, headings: bool) -> Source:
+    def to_source(self, rows: ReadRows, split: str, origin: str, headings: bool) -> Source:
         """Its examples, of `rows` as they are in the data set. Raises UsageError for headings where it has none."""
-        if self.kind is None:
+        if self.row_kind is None:
             if headings:
                 raise UsageError(f"{self.name} has no headings: --headings goes with wikitext2 and wikitext103.")
             return Source(self.dataset, self.config, split, origin, rows)
         wanted = (PARAGRAPHS, HEADINGS) if headings else (PARAGRAPHS,)
-        selection = Selection(self.name, rows, self.kind, wanted)
+        selection = RowFilter(self.name, rows, self.row_kind, wanted)
         return Source(
             self.dataset,
             self.config,
@@ -113,10 +113,10 @@ class DatasetSpec:
         )
 
 
-class Selection:
+class RowFilter:
     """Rows of the kinds wanted, and how many there were of each kind."""
 
-    def __init__(self, name: str, rows: Rows, kind: Callable[[str], str], wanted: tuple[str, ...]) -> None:
+    def __init__(self, name: str, rows: ReadRows, kind: Callable[[str], str], wanted: tuple[str, ...]) -> None:
         self._name, self._rows, self._kind, self._wanted = name, rows, kind, wanted
         self._counts: Counter[str] = Counter()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from capture.data.files import quoted
+from capture.data.files import printable_value
 from capture.data.plain import plain
 from warehouse.errors import UsageError
 from warehouse.storage import strict_json
@@ -91,7 +91,7 @@ class Source:
     """Whether a row's id is a fact of the data set; else it is only where the row stood, and the text identifies it."""
     description: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     """A line on what of the rows read so far was left out, by the last of the readers."""
-    parts: tuple[Source, ...] = ()
+    members: tuple[Source, ...] = ()
     """The sources that it is made of, one after the other, where it is several. An example is its part's own: its id
     says nothing of what else was read with it."""
 
@@ -99,7 +99,7 @@ class Source:
         """Raises UsageError for a name that is not Unicode text, which an argument of the command line may not be."""
         for name in filter(None, (self.dataset, self.config, self.split, self.origin, self.reads)):
             if half := strict_json.half_pair(name):
-                raise UsageError(f"{quoted(name)} is not Unicode text (it holds {half}): rename it.")
+                raise UsageError(f"{printable_value(name)} is not Unicode text (it holds {half}): rename it.")
 
     def read(self) -> Iterator[Example]:
         """The examples from the start. Rows of white space are no examples, but keep their number.
@@ -107,21 +107,21 @@ class Source:
         All that a run is made of passes here, wherever it comes from. Raises UsageError for a row that cannot be stored: one
         with an id that was there before, or something that is not Unicode text.
         """
-        if self.parts:
-            for part in self.parts:
+        if self.members:
+            for part in self.members:
                 yield from part.read()
             return
         seen: dict[bytes, int] = {}
         for row in self.rows():
             if not row.text.strip():
                 continue
-            row = storable(row, f"{quoted(self.origin)}, row {quoted(row.source_id)}")
+            row = check_storable(row, f"{printable_value(self.origin)}, row {printable_value(row.source_id)}")
             key = row.source_id if self.has_ids else row.text
             digest = hashlib.sha256(key.encode()).digest()[:12]
             n = seen[digest] = seen.get(digest, 0) + 1
             if n > 1 and self.has_ids:
                 raise UsageError(
-                    f"{quoted(self.origin)} has two rows with the id '{quoted(key, 60)}', which is to tell them apart: the copy is "
+                    f"{printable_value(self.origin)} has two rows with the id '{printable_value(key, 60)}', which is to tell them apart: the copy is "
                     "damaged. Make or fetch it again."
                 )
             yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")  # a text's second occurrence is one of its own
@@ -146,7 +146,7 @@ class Example:
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def storable(row: Row, where: str) -> Row:
+def check_storable(row: Row, where: str) -> Row:
     """Returns the row with metadata that any parser of JSON reads. Raises UsageError, which begins with `where`, for anything in
     it that is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can spell.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from capture.data.dataset_spec import DatasetSpec
 from capture.data.example import Label, Row
-from capture.data.files import file_lines, place, quoted
+from capture.data.files import file_lines, line_location, printable_value
 from capture.data.hub import hub_rows
 from warehouse.errors import UsageError
 
@@ -35,7 +35,7 @@ def _file(path: Path) -> Iterator[Row]:
     for number, line in file_lines(path):
         if not line.strip():
             continue
-        where = place(path, number)
+        where = line_location(path, number)
         fields = line.split("\t")
         if len(fields) != 3:
             raise UsageError(
@@ -43,11 +43,11 @@ def _file(path: Path) -> Iterator[Row]:
             )
         text, ids, comment = fields
         if not _IDS.fullmatch(ids):
-            raise UsageError(f"{where}: '{quoted(ids, 40)}' is not label ids with commas between, such as 4,27.")
+            raise UsageError(f"{where}: '{printable_value(ids, 40)}' is not label ids with commas between, such as 4,27.")
         if not comment.strip():
             raise UsageError(f"{where} has no comment id.")
         if seen.setdefault(comment, number) != number:
-            raise UsageError(f"{where}: the comment {quoted(comment, 60)} is there already, on line {seen[comment]}.")
+            raise UsageError(f"{where}: the comment {printable_value(comment, 60)} is there already, on line {seen[comment]}.")
         yield _row(_unquoted(text), [int(i) for i in ids.split(",")], comment, where)
 
 
@@ -60,8 +60,8 @@ def _unquoted(text: str) -> str:
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
     columns = {"text": str, "labels": list[int], "id": str}
-    for number, fields in enumerate(hub_rows(data, KNOWN.hub_name, columns)):
-        yield _row(fields["text"], fields["labels"], fields["id"], f"{KNOWN.hub_name}, row {number}")
+    for number, fields in enumerate(hub_rows(data, DATASET.hub_name, columns)):
+        yield _row(fields["text"], fields["labels"], fields["id"], f"{DATASET.hub_name}, row {number}")
 
 
 def _row(text: str, ids: Iterable[int], comment: str, where: str) -> Row:
@@ -75,7 +75,7 @@ def _row(text: str, ids: Iterable[int], comment: str, where: str) -> Row:
     return Row(comment, text, labels=tuple(labels.values()))
 
 
-KNOWN = DatasetSpec(
+DATASET = DatasetSpec(
     name="go_emotions",
     dataset="go_emotions",
     config=None,

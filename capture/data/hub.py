@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import GenericAlias, UnionType
 from typing import TYPE_CHECKING, Any
 
-from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
+from capture.data.arrow import ROWS_AT_ONCE, plain_rows, error_reason
 from capture.data.columns import Columns
 from capture.data.example import Row, Source
-from capture.data.files import quoted
+from capture.data.files import printable_value
 from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def open_hub(name: str, config: str | None, split: str, text_column: str, label_
     labels, and the others are its metadata. Raises UsageError where it cannot be had, or has no such configuration, split or
     column.
     """
-    split, data = load(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
+    split, data = load_split(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
     for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
         if column is not None and column not in data.column_names:
             raise NotFoundError("column", column, data.column_names, f"({name}) Name the column that it is: {option}.")
@@ -48,7 +48,7 @@ def _label_names(data: datasets.Dataset, column: str | None) -> Sequence[str] | 
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
-def load(name: str, config: str | None, split: str, remedy: str) -> tuple[str, datasets.Dataset]:
+def load_split(name: str, config: str | None, split: str, remedy: str) -> tuple[str, datasets.Dataset]:
     """A split and the name it has there (`dev` and `validation` are each taken for the other where only that is there).
 
     `remedy` is what to do where the hub cannot be reached. Raises UsageError.
@@ -64,7 +64,7 @@ def load(name: str, config: str | None, split: str, remedy: str) -> tuple[str, d
         # Without `split=`, which would cut and add up what it is given: all splits are fetched either way.
         found = datasets.load_dataset(name, config)
     except (ValueError, RuntimeError) as e:
-        raise _refused(name, config, e) from None
+        raise _explain_refusal(name, config, e) from None
     except Exception as e:  # the hub's client raises its own, requests', httpx's and OS errors
         reason = str(e).strip().split("\n")[0]
         raise UsageError(
@@ -77,7 +77,7 @@ def load(name: str, config: str | None, split: str, remedy: str) -> tuple[str, d
     return there, found[there]
 
 
-def _refused(name: str, config: str | None, e: Exception) -> UsageError:
+def _explain_refusal(name: str, config: str | None, e: Exception) -> UsageError:
     """What `load_dataset` means by an error that is not the network's."""
     import datasets
 
@@ -97,11 +97,11 @@ def _refused(name: str, config: str | None, e: Exception) -> UsageError:
     return UsageError(f"{name}: {' '.join(str(e).split())}")
 
 
-Kind = type | UnionType | GenericAlias
+ColumnType = type | UnionType | GenericAlias
 """What a column has to hold: `str`, `str | None`, `list[str]`, …"""
 
 
-def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, Kind] | None = None) -> Iterator[dict[str, Any]]:
+def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, ColumnType] | None = None) -> Iterator[dict[str, Any]]:
     """The rows as plain Python values; class labels as their numbers, images and sounds undecoded. `where` names the data set
     in errors, which count rows from 0.
 
@@ -123,7 +123,7 @@ def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, Kind] | No
                 for name, kind in needed.items():
                     if not _fits(fields[name], kind):
                         raise UsageError(
-                            f"{where}, row {number}: column '{name}' holds {quoted(repr(fields[name]), 40)}, not "
+                            f"{where}, row {number}: column '{name}' holds {printable_value(repr(fields[name]), 40)}, not "
                             f"{kind.__name__ if isinstance(kind, type) else kind}: the hub's copy has changed. Name a copy in "
                             "the original format: --from FILE"
                         )
@@ -131,11 +131,11 @@ def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, Kind] | No
                 number += 1
     except (pa.ArrowException, OSError) as e:
         raise UsageError(
-            f"{where} cannot be read after row {number}: {reason(e)} Delete its copy in the cache of `datasets` to fetch it again."
+            f"{where} cannot be read after row {number}: {error_reason(e)} Delete its copy in the cache of `datasets` to fetch it again."
         ) from None
 
 
-def _fits(value: Any, kind: Kind) -> bool:
+def _fits(value: Any, kind: ColumnType) -> bool:
     if isinstance(kind, GenericAlias):
         return isinstance(value, list) and all(isinstance(x, kind.__args__[0]) for x in value)
     return isinstance(value, kind)

@@ -16,10 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.data.arrow import ROWS_AT_ONCE, plain_rows, reason
-from capture.data.dataset_spec import DatasetSpec, Rows
-from capture.data.example import Choice, Label, Row, Word, storable
-from capture.data.files import quoted
+from capture.data.arrow import ROWS_AT_ONCE, plain_rows, error_reason
+from capture.data.dataset_spec import DatasetSpec, ReadRows
+from capture.data.example import Choice, Label, Row, Word, check_storable
+from capture.data.files import printable_value
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage import strict_json
 from warehouse.storage.files import sync_file, sync_folder, temporary_beside
@@ -33,7 +33,7 @@ _KEY = b"trace-warehouse"
 
 
 def write(
-    path: Path, known: DatasetSpec, split: str, origin: str, rows: Rows, report: Callable[[int], None] = lambda n: None
+    path: Path, dataset: DatasetSpec, split: str, origin: str, rows: ReadRows, report: Callable[[int], None] = lambda n: None
 ) -> Counter[str]:
     """Writes a split, whole or not at all, in place of what was there; `report` is told how many rows are done.
 
@@ -49,16 +49,16 @@ def write(
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            remaining = (storable(row, f"{quoted(origin)}, row {quoted(row.source_id)}") for row in rows())
+            remaining = (check_storable(row, f"{printable_value(origin)}, row {printable_value(row.source_id)}") for row in rows())
             while batch := list(islice(remaining, ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist([_fields(row) for row in batch], schema))
                 for row in batch:
-                    _count(row, known, counts)
+                    _count(row, dataset, counts)
                 report(counts["rows"])
             about = {
                 "format_version": FORMAT_VERSION,
-                "dataset": known.dataset,
-                "config": known.config,
+                "dataset": dataset.dataset,
+                "config": dataset.config,
                 "split": split,
                 "origin": origin,
                 "counts": dict(+counts),
@@ -73,32 +73,32 @@ def write(
     return +counts
 
 
-def read(path: Path, known: DatasetSpec, split: str) -> Iterator[Row]:
+def read(path: Path, dataset: DatasetSpec, split: str) -> Iterator[Row]:
     """The rows of a split, batch by batch. Raises TracesError for a file that is not sound or not of that split, and names the
     first row that is not.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    again = f"Prepare it again: traces data prepare {known.name} --split {split}"
+    again = f"Prepare it again: traces data prepare {dataset.name} --split {split}"
     read = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as f:
-            _check(f, path, known, split, again)
+            _check(f, path, dataset, split, again)
             for batch in f.iter_batches(ROWS_AT_ONCE):
-                for fields in plain_rows(batch, quoted(path), read + 1):
+                for fields in plain_rows(batch, printable_value(path), read + 1):
                     read += 1
                     try:
-                        yield _row(fields, known)
-                    except _Unsound as e:
-                        raise TracesError(f"{quoted(path)}, row {read}: {e}. {again}") from None
+                        yield _row(fields, dataset)
+                    except _InvalidRow as e:
+                        raise TracesError(f"{printable_value(path)}, row {read}: {e}. {again}") from None
     except UsageError as e:  # a value that cannot be read
         raise TracesError(f"{e} {again}") from None
     except (pa.ArrowException, OSError, ValueError) as e:
-        raise TracesError(f"{quoted(path)} is damaged ({reason(e).removesuffix('.')}). {again}") from None
+        raise TracesError(f"{printable_value(path)} is damaged ({error_reason(e).removesuffix('.')}). {again}") from None
 
 
-def _check(f: pq.ParquetFile, path: Path, known: DatasetSpec, split: str, again: str) -> None:
+def _check(f: pq.ParquetFile, path: Path, dataset: DatasetSpec, split: str, again: str) -> None:
     """Raises TracesError where a file says of itself that it is something else."""
     try:
         about = strict_json.parse((f.metadata.metadata or {}).get(_KEY, b"{}"))
@@ -109,15 +109,15 @@ def _check(f: pq.ParquetFile, path: Path, known: DatasetSpec, split: str, again:
     found = about.get("format_version")
     if isinstance(found, int) and found > FORMAT_VERSION:
         raise TracesError(
-            f"{quoted(path)} was prepared by a newer version (its format is {quoted(found, 20)}, this one reads {FORMAT_VERSION}). "
-            f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {known.name}"
+            f"{printable_value(path)} was prepared by a newer version (its format is {printable_value(found, 20)}, this one reads {FORMAT_VERSION}). "
+            f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {dataset.name}"
         )
     if found != FORMAT_VERSION or not f.schema_arrow.equals(_schema()):
-        raise TracesError(f"{quoted(path)} is no prepared data. {again}")
+        raise TracesError(f"{printable_value(path)} is no prepared data. {again}")
     told = [about.get(name) for name in ("dataset", "config", "split")]
-    if told != [known.dataset, known.config, split]:
-        there = " ".join(quoted(x, 40) for x in told if x is not None)
-        raise TracesError(f"{quoted(path)} is other data by what it says of itself: {there or 'nothing'}. {again}")
+    if told != [dataset.dataset, dataset.config, split]:
+        there = " ".join(printable_value(x, 40) for x in told if x is not None)
+        raise TracesError(f"{printable_value(path)} is other data by what it says of itself: {there or 'nothing'}. {again}")
 
 
 def _schema() -> pa.Schema:
@@ -142,24 +142,24 @@ def _fields(row: Row) -> dict[str, Any]:
     return asdict(row) | {"metadata": json.dumps(row.metadata, ensure_ascii=False)}
 
 
-class _Unsound(Exception):
+class _InvalidRow(Exception):
     """Why a row cannot be of its data set."""
 
 
-def _row(fields: dict[str, Any], known: DatasetSpec) -> Row:
+def _row(fields: dict[str, Any], dataset: DatasetSpec) -> Row:
     """Raises _Unsound."""
     for name, value in fields.items():
         if value is None and name != "answer":
-            raise _Unsound(f"its column {name} is null")
+            raise _InvalidRow(f"its column {name} is null")
     text = fields["text"]
     return Row(
         fields["source_id"],
         text,
         _metadata(fields["metadata"]),
         _words(fields["words"], len(text)),
-        _labels(fields["labels"], known.labels),
-        _choices(fields["choices"], known.n_choices),
-        _answer(fields["answer"], known.n_choices),
+        _labels(fields["labels"], dataset.labels),
+        _choices(fields["choices"], dataset.n_choices),
+        _answer(fields["answer"], dataset.n_choices),
     )
 
 
@@ -167,21 +167,21 @@ def _metadata(raw: str) -> dict[str, Any]:
     try:
         found = strict_json.parse(raw)
     except ValueError as e:
-        raise _Unsound(f"its metadata is not JSON: {e}") from None
+        raise _InvalidRow(f"its metadata is not JSON: {e}") from None
     if not isinstance(found, dict):
-        raise _Unsound("its metadata is no JSON object")
+        raise _InvalidRow("its metadata is no JSON object")
     return found
 
 
 def _words(found: list[dict[str, Any] | None], length: int) -> tuple[Word, ...]:
     for i, w in enumerate(found):
         if w is None or w["word_id"] is None:
-            raise _Unsound(f"its word {i} is null")
+            raise _InvalidRow(f"its word {i} is null")
         start, end, head = w["start"], w["end"], w["head"]
         if (start, end) != (None, None) and (start is None or end is None or not 0 <= start < end <= length):
-            raise _Unsound(f"its word {i} is at characters {start} to {end} of a text of {length}")
+            raise _InvalidRow(f"its word {i} is at characters {start} to {end} of a text of {length}")
         if head is not None and not 0 <= head < len(found):
-            raise _Unsound(f"the head of its word {i} is word {head} of {len(found)}")
+            raise _InvalidRow(f"the head of its word {i} is word {head} of {len(found)}")
     return tuple(Word(**w) for w in found if w is not None)
 
 
@@ -189,31 +189,31 @@ def _labels(found: list[dict[str, Any] | None], names: Sequence[str]) -> tuple[L
     labels = tuple(Label(**x) for x in found if x is not None)
     for x in labels:
         if x.label_id is None or not 0 <= x.label_id < len(names) or x.label != names[x.label_id]:
-            raise _Unsound(f"there is no label {x.label_id} '{quoted(x.label, 40)}'")
+            raise _InvalidRow(f"there is no label {x.label_id} '{printable_value(x.label, 40)}'")
     if len(set(labels)) < len(found):
-        raise _Unsound("it has a label that is null or there twice")
+        raise _InvalidRow("it has a label that is null or there twice")
     return labels
 
 
 def _choices(found: list[dict[str, Any] | None], number: int) -> tuple[Choice, ...]:
     if len(found) != number:
-        raise _Unsound(f"it has {len(found)} choices, not {number}")
+        raise _InvalidRow(f"it has {len(found)} choices, not {number}")
     choices = tuple(Choice(**c) for c in found if c is not None)
     if len(choices) < number or any(c.label is None or c.text is None for c in choices):
-        raise _Unsound("it has a choice that is null")
+        raise _InvalidRow("it has a choice that is null")
     if len({c.label for c in choices}) < number:
-        raise _Unsound("two of its choices have the same label")
+        raise _InvalidRow("two of its choices have the same label")
     return choices
 
 
 def _answer(found: int | None, number: int) -> int | None:
     if found is not None and not 0 <= found < number:
-        raise _Unsound(f"its answer is choice {found} of {number}")
+        raise _InvalidRow(f"its answer is choice {found} of {number}")
     return found
 
 
-def _count(row: Row, known: DatasetSpec, counts: Counter[str]) -> None:
+def _count(row: Row, dataset: DatasetSpec, counts: Counter[str]) -> None:
     counts.update(rows=1, words=len(row.words), labels=len(row.labels), choices=len(row.choices))
     counts["answers"] += row.answer is not None
-    if known.kind is not None:
-        counts[known.kind(row.text)] += 1
+    if dataset.row_kind is not None:
+        counts[dataset.row_kind(row.text)] += 1

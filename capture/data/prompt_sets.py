@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from capture.data.example import Row, Source, storable
-from capture.data.files import check_given, existing, quoted, read_json, unreadable, user_path
+from capture.data.example import Row, Source, check_storable
+from capture.data.files import check_not_empty, check_readable, printable_value, read_json, unreadable_error, user_path
 from warehouse.errors import NotFoundError, UsageError
 
 _SHIPPED = Path(__file__).parent / "shipped_prompts"
@@ -54,7 +54,7 @@ def open_prompt_sets(names: list[str]) -> Source:
         None,
         ", ".join(names),
         lambda: chain.from_iterable(part.rows() for part in parts),
-        parts=tuple(parts),
+        members=tuple(parts),
     )
 
 
@@ -63,7 +63,7 @@ def open_prompts(texts: list[str]) -> Source:
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UsageError(f"--prompt: prompt {number} has no text.")
-    rows = [storable(Row(str(n), text), f"--prompt, prompt {n}") for n, text in enumerate(texts, 1)]
+    rows = [check_storable(Row(str(n), text), f"--prompt, prompt {n}") for n, text in enumerate(texts, 1)]
     return Source("prompt", None, None, "--prompt", partial(iter, rows), has_ids=False)
 
 
@@ -72,21 +72,21 @@ def _files(name: str) -> Iterator[Path]:
     if name in shipped_sets():
         yield _SHIPPED / f"{name}.json"
         return
-    check_given(prompt_set=name)
+    check_not_empty(prompt_set=name)
     path = user_path(name)
     if path.is_dir():
         try:
             found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".json")
         except OSError as e:
-            raise unreadable(path, e) from None
+            raise unreadable_error(path, e) from None
         if not found:
-            raise UsageError(f"{quoted(path)} has no prompt sets: it holds no .json file.")
-        yield from map(existing, found)
+            raise UsageError(f"{printable_value(path)} has no prompt sets: it holds no .json file.")
+        yield from map(check_readable, found)
     elif path.suffix or len(path.parts) > 1:
-        yield existing(path)
+        yield check_readable(path)
     else:
         raise NotFoundError(
-            "prompt set", quoted(name), shipped_sets(), "One of your own is named by its file: ./prompts.json"
+            "prompt set", printable_value(name), shipped_sets(), "One of your own is named by its file: ./prompts.json"
         )
 
 
@@ -96,19 +96,19 @@ def _rows(path: Path) -> list[Row]:
     prompts = found.get("prompts") if isinstance(found, dict) else None
     if not isinstance(prompts, list) or not prompts:
         raise UsageError(
-            f'{quoted(path)} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.'
+            f'{printable_value(path)} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.'
         )
     rows, seen = [], dict[str, int]()
     for number, prompt in enumerate(prompts, 1):
         row = _row(path, number, prompt)
         if (first := seen.setdefault(row.source_id, number)) != number:
-            raise UsageError(f"{quoted(path)}: prompts {first} and {number} have the same id, {quoted(row.source_id)}.")
+            raise UsageError(f"{printable_value(path)}: prompts {first} and {number} have the same id, {printable_value(row.source_id)}.")
         rows.append(row)
     return rows
 
 
 def _row(path: Path, number: int, prompt: Any) -> Row:
-    where = f"{quoted(path)}, prompt {number}"
+    where = f"{printable_value(path)}, prompt {number}"
     if not isinstance(prompt, dict):
         raise UsageError(f"{where} is not a JSON object with an id and a text.")
     fields = dict(prompt)
@@ -116,7 +116,7 @@ def _row(path: Path, number: int, prompt: Any) -> Row:
     if isinstance(key, bool) or not isinstance(key, str | int) or not str(key).strip():
         raise UsageError(f"{where} has no id, which is a text or a whole number.")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{where} (id {quoted(key)}) has no text.")
+        raise UsageError(f"{where} (id {printable_value(key)}) has no text.")
     if not isinstance(fields.get("system"), str | None):
-        raise UsageError(f"{where} (id {quoted(key)}) has a system message that is no text.")
+        raise UsageError(f"{where} (id {printable_value(key)}) has a system message that is no text.")
     return Row(str(key), text, fields, prompt_set=path.stem)

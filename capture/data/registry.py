@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from capture.data import csqa, go_emotions, prepared, ud_ewt, wikitext
-from capture.data.dataset_spec import DatasetSpec, Rows
+from capture.data.dataset_spec import DatasetSpec, ReadRows
 from capture.data.example import Row, Source
-from capture.data.files import check_given, quoted, user_path
-from capture.data.hub import load, open_hub
+from capture.data.files import check_not_empty, printable_value, user_path
+from capture.data.hub import load_split, open_hub
 from capture.data.repeated_words import NAME as REPEATS
 from capture.data.repeated_words import open_repeats
 from capture.data.text import open_text
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
 
-DATASETS = {known.name: known for known in (ud_ewt.KNOWN, go_emotions.KNOWN, csqa.KNOWN, *wikitext.KNOWN)}
-NAMES = (*DATASETS, REPEATS)
+DATASETS = {known.name: known for known in (ud_ewt.DATASET, go_emotions.DATASET, csqa.DATASET, *wikitext.DATASETS)}
+DATASET_NAMES = (*DATASETS, REPEATS)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -39,7 +39,7 @@ def open_data(
     A known data set is read from `origin` where that names a local copy, else as it is prepared under `root`, else from
     the hub; `owner/name` is any data set of the hub. Raises UsageError where that cannot be, or holds no text.
     """
-    check_given(
+    check_not_empty(
         data=data,
         text=text,
         split=None if data == REPEATS else split,  # which has none
@@ -59,7 +59,7 @@ def open_data(
             "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
         )
     if label_column == text_column:
-        raise UsageError(f"--label-column {quoted(label_column)} is the column of the text: name another.")
+        raise UsageError(f"--label-column {printable_value(label_column)} is the column of the text: name another.")
     if text is not None:
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
@@ -78,7 +78,7 @@ def open_data(
         source = open_hub(data, config, split, text_column, label_column)
     else:
         raise NotFoundError(
-            "data set", quoted(data), NAMES, "One of the hub is named OWNER/NAME. For a file of your own: --text FILE."
+            "data set", printable_value(data), DATASET_NAMES, "One of the hub is named OWNER/NAME. For a file of your own: --text FILE."
         )
     if next(source.read(), None) is None:
         raise UsageError(f"{source.origin} holds no text: there is nothing to capture.")
@@ -92,26 +92,26 @@ def find_dataset(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
-def split_rows(known: DatasetSpec, split: str, origin: str | None) -> tuple[Rows, str]:
+def split_reader(dataset: DatasetSpec, split: str, origin: str | None) -> tuple[ReadRows, str]:
     """How a split's rows are read anew, from a local copy or the hub, and where that is. Raises UsageError, also while
     reading.
     """
     if origin is not None:
-        path = known.local_file(user_path(origin), split)
-        return (lambda: known.read_file(path)), origin
+        path = dataset.find_file(user_path(origin), split)
+        return (lambda: dataset.read_file(path)), origin
 
     def rows() -> Iterator[Row]:
-        usual = known.files[split][0]
-        remedy = f"Or name a local copy: --from {usual} (kept by: traces data prepare {known.name} --from {usual})"
-        return known.read_hub(load(known.hub_name, known.hub_config, split, remedy)[1])
+        usual = dataset.files[split][0]
+        remedy = f"Or name a local copy: --from {usual} (kept by: traces data prepare {dataset.name} --from {usual})"
+        return dataset.read_hub(load_split(dataset.hub_name, dataset.hub_config, split, remedy)[1])
 
-    return rows, known.hub_name
+    return rows, dataset.hub_name
 
 
 def _open_dataset(known: DatasetSpec, split: str, origin: str | None, root: Path | None, headings: bool) -> Source:
-    split = known.split(split)
+    split = known.resolve_split(split)
     path = None if origin or root is None else paths.prepared_path(root, known.name, split)
     if path is not None and path.exists():
-        return known.source(lambda: prepared.read(path, known, split), split, str(path), headings)
-    rows, where = split_rows(known, split, origin)
-    return known.source(rows, split, where, headings)
+        return known.to_source(lambda: prepared.read(path, known, split), split, str(path), headings)
+    rows, where = split_reader(known, split, origin)
+    return known.to_source(rows, split, where, headings)

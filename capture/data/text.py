@@ -14,7 +14,7 @@ from capture.data.arrow import parquet_rows
 from capture.data.columns import Columns
 from capture.data.csv_file import csv_rows
 from capture.data.example import Row, Source
-from capture.data.files import existing, file_lines, json_lines, place, quoted, user_path, whole_lines
+from capture.data.files import check_readable, file_lines, json_lines, line_location, printable_value, user_path, whole_lines
 from warehouse.errors import UsageError
 
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .csv, .tsv or .parquet"
@@ -31,9 +31,9 @@ def open_text(origin: str, text_column: str, label_column: str | None = None) ->
         _check_columns(columns, "Standard input")
         lines = _standard_input()  # kept, since it can be read only once
         return Source("stdin", None, None, "-", lambda: _text_rows(whole_lines(lines, "standard input")), has_ids=False)
-    path = existing(user_path(origin))
+    path = check_readable(user_path(origin))
     if path.suffix.lower() in (".txt", ""):
-        _check_columns(columns, quoted(path))
+        _check_columns(columns, printable_value(path))
     return Source(path.stem, None, None, origin, lambda: file_rows(path, columns), has_ids=False, reads=columns.reads)
 
 
@@ -53,7 +53,7 @@ def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
         case ".txt" | "":
             return _text_rows(file_lines(path))
         case ".parquet":
-            return columns.rows((n, f"{quoted(path)}, row {n}", fields) for n, fields in parquet_rows(path))
+            return columns.rows((n, f"{printable_value(path)}, row {n}", fields) for n, fields in parquet_rows(path))
         case ".jsonl" | ".ndjson":
             found = json_lines(path)
         case ".csv":
@@ -62,10 +62,10 @@ def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
             found = csv_rows(path, "\t")
         case _:
             raise UsageError(
-                f"{quoted(path)}: texts come from {_KINDS}, not from {quoted(path.suffix)}. A text a line under another name: "
+                f"{printable_value(path)}: texts come from {_KINDS}, not from {printable_value(path.suffix)}. A text a line under another name: "
                 "--text - < FILE"
             )
-    return columns.rows((n, place(path, n), fields) for n, fields in found)
+    return columns.rows((n, line_location(path, n), fields) for n, fields in found)
 
 
 def _check_columns(columns: Columns, where: str) -> None:

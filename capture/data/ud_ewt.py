@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from capture.data.dataset_spec import DatasetSpec
 from capture.data.example import Row, Word
-from capture.data.files import file_lines, place, quoted
-from capture.data.hub import Kind, hub_rows
+from capture.data.files import file_lines, line_location, printable_value
+from capture.data.hub import ColumnType, hub_rows
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
         at = start + len(line.form)
         if text[start:at] != line.form:
             raise UsageError(
-                f"{line.where}: the text goes on with '{quoted(text[start : start + 20])}', not with '{quoted(line.form, 40)}'."
+                f"{line.where}: the text goes on with '{printable_value(text[start : start + 20])}', not with '{printable_value(line.form, 40)}'."
             )
         if isinstance(line.id, int):
             spans[line.id] = _Span(start, at, line.form)
@@ -113,7 +113,7 @@ def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
             spans.update(zip(numbers, _shared(line.form, [forms[n] for n in numbers], start), strict=True))
     if text[at:].strip():
         raise UsageError(
-            f"{lines[-1].where}: the sentence ends here, but its text goes on with '{quoted(text[at:].strip()[:20])}'."
+            f"{lines[-1].where}: the sentence ends here, but its text goes on with '{printable_value(text[at:].strip()[:20])}'."
         )
     return spans
 
@@ -152,16 +152,16 @@ def _file(path: Path) -> Iterator[Row]:
     seen: dict[str, int] = {}
     doc: str | None = None
     for first, comments, numbered in _blocks(path):
-        where = place(path, first)
+        where = line_location(path, first)
         if not numbered:
             raise UsageError(f"{where}: comments without a sentence.")
-        lines = [_parsed(line, place(path, number)) for number, line in numbered]
+        lines = [_parsed(line, line_location(path, number)) for number, line in numbered]
         _check_ids(lines)
         sent_id = comments.get("sent_id")
         if sent_id is None:
             raise UsageError(f"{where}: the sentence has no '# sent_id = …', which identifies it.")
         if seen.setdefault(sent_id, first) != first:
-            raise UsageError(f"{where}: the sentence {quoted(sent_id, 60)} is there already, on line {seen[sent_id]}.")
+            raise UsageError(f"{where}: the sentence {printable_value(sent_id, 60)} is there already, on line {seen[sent_id]}.")
         if "newdoc id" in comments or "newdoc" in comments:
             doc = comments.get("newdoc id")
         yield _row(sent_id, comments.get("text") or _rebuilt(lines), lines, {"doc": doc} if doc else {})
@@ -207,11 +207,11 @@ def _parsed(line: str, where: str) -> _Line:
         # The others stay as they are: the warehouse shows features and enhanced graph as the treebank writes them.
         token = parse_line(line, DEFAULT_FIELDS, {name: DEFAULT_FIELD_PARSERS[name] for name in ("id", "head", "misc")})
     except (ParseException, ValueError) as e:  # ValueError: more digits than Python makes a number of
-        raise UsageError(f"{where} is not CoNLL-U: {quoted(e, 200)}") from None
+        raise UsageError(f"{where} is not CoNLL-U: {printable_value(e, 200)}") from None
     if token["id"] is None:
         raise UsageError(f"{where} has no ID.")
     if token["head"] is not None and (token["head"] < 0 or token["head"] == token["id"]):
-        raise UsageError(f"{where}: {token['head']} cannot be the head of word {quoted(columns[0], 20)}.")
+        raise UsageError(f"{where}: {token['head']} cannot be the head of word {printable_value(columns[0], 20)}.")
     misc = token["misc"] or {}
     texts = {name: token[name] for name in ("form", "lemma", "upos", "xpos", "feats", "deprel", "deps")}
     return _Line(where, token["id"], head=token["head"], space_after=misc.get("SpaceAfter") != "No", **texts)
@@ -255,11 +255,11 @@ def _rebuilt(lines: list[_Line]) -> str:
 
 def _hub(data: datasets.Dataset) -> Iterator[Row]:
     tags = getattr(getattr(data.features.get("upos"), "feature", None), "names", None)
-    needed: dict[str, Kind] = {"idx": str, "text": str, **dict.fromkeys(_HUB_COLUMNS, list[str])}
+    needed: dict[str, ColumnType] = {"idx": str, "text": str, **dict.fromkeys(_HUB_COLUMNS, list[str])}
     needed |= {"lemmas": list[str | None], "xpos": list[str | None]}
     needed["upos"] = list[str | None] if tags is None else list[int | None]
-    for number, fields in enumerate(hub_rows(data, KNOWN.hub_name, needed)):
-        where = f"{KNOWN.hub_name}, row {number} ({quoted(fields['idx'])})"
+    for number, fields in enumerate(hub_rows(data, DATASET.hub_name, needed)):
+        where = f"{DATASET.hub_name}, row {number} ({printable_value(fields['idx'])})"
         if tags is not None:
             if unknown := [n for n in fields["upos"] if n is not None and not 0 <= n < len(tags)]:
                 raise UsageError(
@@ -283,7 +283,7 @@ def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
     for i, (form, lemma, upos, xpos, feats, head, deprel, deps) in enumerate(columns):
         node: Id
         if head != "None" and not _NUMBER.fullmatch(head):
-            raise UsageError(f"{where}: the head '{quoted(head, 20)}' is no number.")
+            raise UsageError(f"{where}: the head '{printable_value(head, 20)}' is no number.")
         if head != "None":
             word, empty = word + 1, 0
             node = word
@@ -309,7 +309,7 @@ def _width(surface: str, following: Iterable[str], where: str) -> int:
         if joined.casefold() == surface.casefold():
             return n
     if n < 2:
-        raise UsageError(f"{where}: the multiword token '{quoted(surface, 40)}' has no words.")
+        raise UsageError(f"{where}: the multiword token '{printable_value(surface, 40)}' has no words.")
     return 2
 
 
@@ -341,7 +341,7 @@ def _literal(text: str) -> Any:
         return None
 
 
-KNOWN = DatasetSpec(
+DATASET = DatasetSpec(
     name="ud_ewt",
     dataset="ud_ewt",
     config=None,

@@ -49,7 +49,7 @@ def _numbered(texts: Iterable[str]) -> Iterator[Row]:
     return (Row(str(number), text.strip()) for number, text in enumerate(texts))
 
 
-def _known(size: int, raw: bool) -> DatasetSpec:
+def _dataset(size: int, raw: bool) -> DatasetSpec:
     ending = "raw" if raw else "tokens"
     config = f"wikitext-{size}-raw-v1" if raw else f"wikitext-{size}-v1"
     files = {
@@ -67,8 +67,8 @@ def _known(size: int, raw: bool) -> DatasetSpec:
         files={split: tuple(dict.fromkeys(names)) for split, names in files.items()},
         read_file=_file,
         read_hub=_hub,
-        kind=kind,
+        row_kind=kind,
     )
 
 
-KNOWN = [_known(size, raw) for size in (2, 103) for raw in (False, True)]
+DATASETS = [_dataset(size, raw) for size in (2, 103) for raw in (False, True)]

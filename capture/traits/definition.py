@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
-from capture.data.files import quoted
+from capture.data.files import printable_value
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage import strict_json
 
@@ -89,7 +89,7 @@ class Definition(BaseModel):
     def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"'{quoted(name)}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
+                f"'{printable_value(name)}' cannot be part of a run's name: give it a name of at most 60 letters, digits, '.', '_' and '-'"
             )
         return name
 
@@ -145,18 +145,18 @@ def load(path_or_name: str | Path) -> Definition:
         raw = path.read_bytes() if named.strip() else None
     except OSError as e:
         if not isinstance(e, FileNotFoundError):
-            raise DefinitionError(quoted(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
+            raise DefinitionError(printable_value(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
         raw = None
     except (RuntimeError, ValueError):  # an unknown user's home folder, a NUL character
         raw = None
     if raw is None:
         raise NotFoundError(
             "trait definition",
-            quoted(named),
+            printable_value(named),
             shipped_definitions(),
             "Name a file by its path, or make one: traces trait init NAME.",
         )
-    return parse(raw, quoted(path.name), path.stem)
+    return parse(raw, printable_value(path.name), path.stem)
 
 
 def parse(raw: bytes | str, where: str, name: str) -> Definition:
@@ -305,7 +305,7 @@ def make_template(name: str) -> str:
         UsageError: The name cannot be part of a run's name.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{quoted(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
+        raise UsageError(f"'{printable_value(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
     pairs = [
         {"pos": f"{_PLACEHOLDER} instruction {i}, to be {name}", "neg": f"{_PLACEHOLDER} instruction {i}, its opposite"}
         for i in range(1, ENOUGH_PAIRS + 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from samples import DATA
 
-from capture.data.registry import DATASETS, NAMES, open_data
+from capture.data.registry import DATASETS, DATASET_NAMES, open_data
 
 
 def test_what_is_known_is_listed_with_licence_splits_and_what_is_prepared(tmp_path: Path, traces: Callable) -> None:
@@ -22,13 +22,13 @@ def test_what_is_known_is_listed_with_licence_splits_and_what_is_prepared(tmp_pa
         == 0
     )
     found = json.loads(traces("data", "list", "-w", tmp_path, "--format", "json").out)
-    assert [row["name"] for row in found] == list(NAMES)
+    assert [row["name"] for row in found] == list(DATASET_NAMES)
     assert all(row["licence"] and row["splits"] == ["train", "validation", "test"] for row in found[: len(DATASETS)])
     assert {row["name"]: row["prepared"] for row in found if row["prepared"]} == {"csqa": ["validation"]}
     rows = list(csv.DictReader(io.StringIO(traces("data", "list", "-w", tmp_path, "-f", "tsv").out), delimiter="\t"))
-    assert [row["name"] for row in rows] == list(NAMES) and rows[2]["prepared"] == "validation"
+    assert [row["name"] for row in rows] == list(DATASET_NAMES) and rows[2]["prepared"] == "validation"
     table = traces("data", "list", "-w", tmp_path).out
-    assert all(name in table for name in NAMES) and "CC BY-SA 4.0" in table and "OWNER/NAME" in table
+    assert all(name in table for name in DATASET_NAMES) and "CC BY-SA 4.0" in table and "OWNER/NAME" in table
 
 
 def test_a_copy_is_prepared_and_then_read_without_it(tmp_path: Path, traces: Callable) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from samples import DATA
 
-from capture.data.csqa import KNOWN
+from capture.data.csqa import DATASET
 from capture.data.example import Choice
 from capture.data.registry import open_data
 from warehouse.errors import UsageError
@@ -17,7 +17,7 @@ HUB = "tau/commonsense_qa"
 
 
 def test_a_question_has_its_concept_five_choices_and_the_place_of_the_right_one() -> None:
-    row = next(KNOWN.read_file(DATA / "questions.jsonl"))
+    row = next(DATASET.read_file(DATA / "questions.jsonl"))
     assert (row.source_id, row.text) == ("q1", "The keeper climbs the stairs to light what?")
     assert row.metadata == {"question_concept": "stairs"}
     assert row.choices[:2] == (Choice("A", "lamp"), Choice("B", "boat")) and len(row.choices) == 5
@@ -25,7 +25,7 @@ def test_a_question_has_its_concept_five_choices_and_the_place_of_the_right_one(
 
 
 def test_the_original_shape_and_the_hubs_are_the_same_rows() -> None:
-    assert list(KNOWN.read_file(DATA / "questions.jsonl")) == list(KNOWN.read_file(DATA / "questions_original.jsonl"))
+    assert list(DATASET.read_file(DATA / "questions.jsonl")) == list(DATASET.read_file(DATA / "questions_original.jsonl"))
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -53,7 +53,7 @@ GOOD = {
 def read(path: Path, **changes: Any) -> list:
     fields = {k: v for k, v in (GOOD | changes).items() if v is not ...}
     path.write_text(json.dumps(GOOD | {"id": "q8"}) + "\n" + json.dumps(fields) + "\n")
-    return list(KNOWN.read_file(path))
+    return list(DATASET.read_file(path))
 
 
 @pytest.mark.parametrize("key", ["", None, ...])

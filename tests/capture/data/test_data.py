@@ -13,7 +13,7 @@ from samples import DATA
 
 from capture.data import prepared
 from capture.data.example import Row, Source
-from capture.data.registry import DATASETS, open_data, split_rows
+from capture.data.registry import DATASETS, open_data, split_reader
 from capture.data.text import open_text
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage.paths import prepared_path
@@ -143,7 +143,7 @@ REAL = {
 
 
 def prepare(root: Path, name: str, origin: Path) -> tuple[Path, list[Row]]:
-    rows, where = split_rows(DATASETS[name], "validation", str(origin))
+    rows, where = split_reader(DATASETS[name], "validation", str(origin))
     path = prepared_path(root, name, "validation")
     prepared.write(path, DATASETS[name], "validation", where, rows)
     return path, list(rows())

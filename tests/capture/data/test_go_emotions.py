@@ -8,7 +8,7 @@ import pytest
 from samples import DATA
 
 from capture.data.example import Label
-from capture.data.go_emotions import KNOWN, NAMES
+from capture.data.go_emotions import DATASET, NAMES
 from capture.data.registry import open_data
 from warehouse.errors import UsageError
 
@@ -17,7 +17,7 @@ HUB = "google-research-datasets/go_emotions"
 
 
 def test_labels_have_their_names_and_quoted_texts_are_unquoted() -> None:
-    rows = list(KNOWN.read_file(SAMPLE))
+    rows = list(DATASET.read_file(SAMPLE))
     assert [(r.source_id, r.labels) for r in rows[:2]] == [
         ("harbour1", (Label(15, "gratitude"),)),
         ("harbour2", (Label(25, "sadness"), Label(17, "joy"))),
@@ -34,9 +34,9 @@ def test_the_whole_part_as_a_reader_of_csv_sees_it(shared: Callable[[str], Path]
     path = shared("go_emotions/validation.tsv")
     with path.open(encoding="utf-8", newline="") as f:
         plain = [(t, [int(i) for i in ids.split(",")], c) for t, ids, c in csv.reader(f, delimiter="\t")]
-    found = [(r.text, [x.label_id for x in r.labels], r.source_id) for r in KNOWN.read_file(path)]
+    found = [(r.text, [x.label_id for x in r.labels], r.source_id) for r in DATASET.read_file(path)]
     assert found == plain and len(found) == 5426
-    assert all(x.label == NAMES[x.label_id] for r in KNOWN.read_file(path) for x in r.labels)
+    assert all(x.label == NAMES[x.label_id] for r in DATASET.read_file(path) for x in r.labels)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "dev.tsv"
     path.write_text(f"good\t0\tfirst\n{line}\n")
     with pytest.raises(UsageError, match=rf"dev\.tsv, {message}"):
-        list(KNOWN.read_file(path))
+        list(DATASET.read_file(path))
 
 
 def publish_rows(publish: Callable[..., None], rows: list[dict]) -> None:
@@ -73,7 +73,7 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(
 ) -> None:
     path = shared(name) if name else SAMPLE
     rows = [
-        {"text": r.text, "labels": [x.label_id for x in r.labels], "id": r.source_id} for r in KNOWN.read_file(path)
+        {"text": r.text, "labels": [x.label_id for x in r.labels], "id": r.source_id} for r in DATASET.read_file(path)
     ]
     publish_rows(publish, rows)
     hub = open_data("go_emotions", None, "validation", None, "text")

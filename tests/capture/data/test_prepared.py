@@ -14,7 +14,7 @@ from samples import DATA
 
 from capture.data import prepared
 from capture.data.example import Row
-from capture.data.registry import DATASETS, open_data, split_rows
+from capture.data.registry import DATASETS, open_data, split_reader
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage.paths import prepared_path
 
@@ -28,7 +28,7 @@ def change(
     """Prepares a sample, and writes it again as somebody else may have left it."""
     origin = str(DATA / SAMPLES[name])
     path = prepared_path(root, name, "validation")
-    prepared.write(path, DATASETS[name], "validation", origin, split_rows(DATASETS[name], "validation", origin)[0])
+    prepared.write(path, DATASETS[name], "validation", origin, split_reader(DATASETS[name], "validation", origin)[0])
     table, told = pq.read_table(path), pq.ParquetFile(path).metadata.metadata[KEY]
     found = table.to_pylist()
     if rows is not None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capture.data.example import Row, Source, Word
-from capture.data.files import quoted
+from capture.data.files import printable_value
 from capture.data.prompt_sets import open_prompt_sets, open_prompts
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
@@ -32,7 +32,7 @@ def refused(path: Path, match: str, column: str = "text") -> None:
     with pytest.raises(UsageError, match=match) as e:
         rows(path, column)
     message = str(e.value)
-    assert "\n" not in message and message.isprintable() and quoted(path.name) in message
+    assert "\n" not in message and message.isprintable() and printable_value(path.name) in message
 
 
 # -- endings -----------------------------------------------------------------------------------------------------------

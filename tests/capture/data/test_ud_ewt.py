@@ -11,7 +11,7 @@ from samples import DATA
 
 from capture.data.example import Example, Row, Word
 from capture.data.registry import open_data
-from capture.data.ud_ewt import KNOWN
+from capture.data.ud_ewt import DATASET
 from warehouse.errors import UsageError
 
 SAMPLE = DATA / "harbour.conllu"
@@ -19,7 +19,7 @@ HUB = "universal-dependencies/universal_dependencies"
 
 
 def read(path: Path) -> list[Row]:
-    return list(KNOWN.read_file(path))
+    return list(DATASET.read_file(path))
 
 
 def test_words_have_their_annotation_and_their_place_in_the_text() -> None:
