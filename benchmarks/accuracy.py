@@ -25,7 +25,7 @@ from capture.jobs import next_token
 from capture.lens import logit_lens
 from capture.model import loading
 from capture.model.anatomy import examine
-from capture.model.attention_hook import eager
+from capture.model.attention_hook import eager_attention
 from capture.model.final_norm import FinalNorm
 from warehouse.analysis import heads
 from warehouse.storage.paths import run_dir
@@ -135,7 +135,7 @@ def _given(loaded: loading.Loaded, norm: FinalNorm, store: TraceStore, example_i
     batch = torch.from_numpy(ids)[None]
     with torch.no_grad():
         hidden = [h[0] for h in model(batch, output_hidden_states=True).hidden_states]
-        with eager(model):
+        with eager_attention(model):
             attention = torch.stack(model(batch, output_attentions=True).attentions)[:, 0].numpy()
         head = model.get_output_embeddings()
         normed = {i: hidden[-1] if i == layers[-1] else norm(hidden[i + 1]) for i in layers}

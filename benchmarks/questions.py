@@ -18,8 +18,8 @@ from common import DATA, in_turns, parsed, record
 from capture.data.registry import open_data
 from capture.model import loading
 from capture.model.anatomy import examine
-from capture.model.continuations import Continuer
-from capture.sequences.question_prompts import Prompting
+from capture.model.continuations import ContinuationReader
+from capture.sequences.question_prompts import PromptMaker
 
 FILE = DATA / "csqa" / "validation.jsonl"
 BATCH_TOKENS = 1024
@@ -34,12 +34,12 @@ def main() -> None:
         raise SystemExit(f"this benchmark reads {FILE}, which is not here")
     loaded = loading.load("smollm2", device="cpu")
     source = open_data("csqa", None, "validation", str(FILE), "text")
-    asked = Prompting(loaded.tokenizer, "smollm2").choices(list(islice(source.read(), args.questions)))
-    once = Continuer(examine(loaded.model), BATCH_TOKENS)
-    whole = Continuer(examine(loaded.model), BATCH_TOKENS)
-    if not once.shares:
+    asked = PromptMaker(loaded.tokenizer, "smollm2").choices(list(islice(source.read(), args.questions)))
+    once = ContinuationReader(examine(loaded.model), BATCH_TOKENS)
+    whole = ContinuationReader(examine(loaded.model), BATCH_TOKENS)
+    if not once.reads_prompts_once:
         raise SystemExit("prompts of this model cannot be shared")
-    whole.shares = False
+    whole.reads_prompts_once = False
     apart = max(
         float((x - y).abs().max() / y.abs().max())
         for of, of_whole in zip(once.states(asked), whole.states(asked), strict=True)

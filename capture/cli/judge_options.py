@@ -61,7 +61,7 @@ def judged(
         from capture.traits import judge_run
         from capture.traits.judge_clients import open_judge
 
-        name = partition.run_name(name or judge_run.default_run_name(run), shard)
+        name = partition.part_run_name(name or judge_run.default_run_name(run), shard)
         ahead = judge_run.estimate(root, run, name, shard)
         judge = open_judge(spec, timeout=timeout, device=device, note=note)
     cost = f", about ${ahead.dollars(*prices):,.2f}" if prices is not None else ""

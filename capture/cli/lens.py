@@ -76,7 +76,7 @@ def lens(
         if model is not None:
             raise
         raise UsageError(f"{e} If the model of run '{run}' lies elsewhere now: --model PLACE") from None
-    called = partition.run_name(name or f"{run}-lens", shard)
+    called = partition.part_run_name(name or f"{run}-lens", shard)
     with stopped_by_signals(), progress(None) as report:
         manifest = job.run(loaded, folder, options, root=root, run_id=called, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['logit_lens']:,} rows in {manifest.seconds:.1f} s")

@@ -20,8 +20,8 @@ from capture.model.anatomy import Anatomy, examine
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch
-from capture.sequences.encoding import bos_of, frame
-from capture.sequences.tokenize import Sequencing
+from capture.sequences.encoding import find_frame, resolve_bos
+from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 from warehouse.storage.losses import mean_loss
 
@@ -70,16 +70,16 @@ def prepared(
     kind: str, loaded: loading.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: Completing
 ) -> job.Job:
     """What kinds of capture share that have the model generate."""
-    bos = bos_of(loaded, options.prepend_bos)
+    bos = resolve_bos(loaded, options.prepend_bos)
     chat, rows = Chat(loaded, options.max_new_tokens, options.samples, bos), Rows(loaded.tokenizer)
     predictions = diagnosed(anatomy, rows, options.top_k)
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         return {"responses": rows.responses(batch.sequences), **predictions(batch, recording)}
 
-    begins = None if chat.templated else frame(loaded.tokenizer, bos).begins
-    sequencing = Sequencing(
-        chat.tokenize, ("dec",), loaded.window, together=True, begins=begins, templated=chat.templated
+    begins = None if chat.templated else find_frame(loaded.tokenizer, bos).first_token
+    sequencing = SequenceMaker(
+        chat.tokenize, ("dec",), loaded.window, keep_together=True, first_token=begins, chat_template=chat.templated
     )
     return prepare.prepare(
         kind, loaded, source, options, rows, tables, mean_loss, anatomy=anatomy, sequencing=sequencing, generation=completing

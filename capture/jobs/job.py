@@ -18,7 +18,7 @@ from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import PADDED, Batch
 from capture.sequences.encoding import PREPEND_BOS
-from capture.sequences.tokenize import Sequencing
+from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage.manifest import Batches, Manifest
@@ -103,8 +103,8 @@ class Progress:
         self.altered += sum(t.altered for t in batch.examples)
         self.begun += sum(s.seq == 0 for s in batch.sequences)
         self.sequences += len(batch.sequences)
-        self.tokens += batch.tokens
-        self.predictions += sum(int(s.parts["dec"].predicted.sum()) for s in batch.sequences if "dec" in s.parts)
+        self.tokens += batch.n_tokens
+        self.predictions += sum(int(s.sides["dec"].is_predicted.sum()) for s in batch.sequences if "dec" in s.sides)
 
 
 Report = Callable[[Progress], None]
@@ -149,7 +149,7 @@ class Job:
     options: Options
     plan: Plan
     store: str
-    sequencing: Sequencing
+    sequencing: SequenceMaker
     rows: Rows
     tables: Tables
     """A kind's own tables; not asked for batches without sequences."""

@@ -22,8 +22,8 @@ from capture.model.choice_head import ChoiceHead
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch
-from capture.sequences.question_pairs import Pairing
-from capture.sequences.tokenize import Sequencing
+from capture.sequences.question_pairs import PairMaker
+from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 
 KIND = "mcq-encoder"
@@ -39,12 +39,12 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
         raise UsageError(
             f"{loaded.name} is no encoder, which reads a question and a choice together. traces capture mcq-prompt asks a decoder."
         )
-    if not body.pads:
+    if not body.ignores_padding:
         raise UsageError(
             f"{loaded.name} computes other values where a sequence is padded, so that the choices of a question, which differ in "
             "length, cannot be compared."
         )
-    pairing = Pairing(loaded.tokenizer, loaded.name, job.max_len(loaded, options.max_len))
+    pairing = PairMaker(loaded.tokenizer, loaded.name, job.max_len(loaded, options.max_len))
     head = ChoiceHead(body)
 
     def rows(batch: Batch, _recording: Recording) -> Mapping[str, pa.Table]:
@@ -66,7 +66,7 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
         rows,
         lambda _folder: None,
         anatomy=anatomy,
-        sequencing=Sequencing(pairing.tokenize, ("enc",), pairing.max_len, together=True),
+        sequencing=SequenceMaker(pairing.tokenize, ("enc",), pairing.max_len, keep_together=True),
         around=head,
     )
 

@@ -13,8 +13,8 @@ from capture.data.example import Example, Source
 from capture.jobs.job import Generation, Job, Options, Progress, Tables, max_len
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
-from capture.model.attention_formula import given_error, tolerance
-from capture.model.attention_hook import eager
+from capture.model.attention_formula import eager_error, formula_tolerance
+from capture.model.attention_hook import eager_attention
 from capture.model.body import vocabulary_size
 from capture.model.failures import explain_forward_errors
 from capture.model.forward_trace import attention_outputs, probe_tokens
@@ -24,10 +24,10 @@ from capture.recording.recorder import store_dtype
 from capture.recording.rows import Rows
 from capture.sequences import batches
 from capture.sequences.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch
-from capture.sequences.encoding import bos_of
+from capture.sequences.encoding import resolve_bos
 from capture.sequences.partition import Partition
-from capture.sequences.sequence import Tokenized, check_ids
-from capture.sequences.tokenize import Sequencing, Tokenizing
+from capture.sequences.sequence import TokenizedExample, check_ids
+from capture.sequences.tokenize import SequenceMaker, TokenizeOptions
 from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.vectors import index_spec
@@ -52,7 +52,7 @@ def prepare(
     mean_loss: Callable[[Path], float | None],
     refusal: Callable[[Progress], str | None] = lambda _: None,
     anatomy: Anatomy | None = None,
-    sequencing: Sequencing | None = None,
+    sequencing: SequenceMaker | None = None,
     around: AbstractContextManager[Any] | None = None,
     generation: Generation | None = None,
 ) -> Job:
@@ -63,7 +63,7 @@ def prepare(
     if options.attn not in ATTN_HOMES:
         raise UsageError(f"--attn {options.attn}: use {' or '.join(ATTN_HOMES)}.")
     anatomy = anatomy or examine(loaded.model)
-    sequencing = sequencing or _tokenizing(loaded, anatomy, options).sequencing()
+    sequencing = sequencing or _tokenizing(loaded, anatomy, options).sequence_maker()
     store = store_dtype(loaded.dtype, options.store_dtype)
     internals = _layers(options.layer_internals, len(anatomy.main.layers))
     chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides, internals)
@@ -104,40 +104,40 @@ def _proven(job: Job, note: Callable[[str], None]) -> Job:
     longest = max(found.longest.lengths.values())
     with explain_forward_errors(loaded.name, longest, _ASK_SHORTER if job.generation is not None else _CUT_SHORTER):
         proven = batch_independence.prove(body, found, loaded.name, growth, loaded.window)
-    body.pads, body.shares = proven.batches == PADDED, proven.batches != ONE_TEXT
+    body.ignores_padding, body.ignores_batch = proven.batches == PADDED, proven.batches != ONE_TEXT
     if line := proven.line(loaded.name):
         note(line)
-        compared = job.sequencing.together and job.generation is None
+        compared = job.sequencing.keep_together and job.generation is None
         if compared and any(len(t.sequences) > 1 for t in _read(job)):
             raise UsageError(f"{line}. {_NO_COMPARISON}")
     return replace(job, batching=proven.batches)
 
 
-def _tokenized(job: Job, examples: Iterable[Example]) -> Iterator[Tokenized]:
+def _tokenized(job: Job, examples: Iterable[Example]) -> Iterator[TokenizedExample]:
     """Raises UsageError where a token is not in the model's embedding."""
     loaded, size = job.loaded, vocabulary_size(job.loaded.model)
     for t in job.sequencing.tokenize(examples):
         for s in t.sequences:
-            for part in s.parts.values():
+            for part in s.sides.values():
                 where = f"{job.source.origin}, example {t.example.row.source_id}"
                 check_ids(part.ids, size, loaded.tokenizer, loaded.name, where)
         yield t
 
 
-def _read(job: Job, share: Partition | None = None) -> Iterator[Tokenized]:
+def _read(job: Job, share: Partition | None = None) -> Iterator[TokenizedExample]:
     """The examples of the run, as sequences."""
     share = share or Partition(job.options.shard)
-    return share.placed(_tokenized(job, share.examples(islice(job.source.read(), job.options.limit))))
+    return share.renumber(_tokenized(job, share.select(islice(job.source.read(), job.options.limit))))
 
 
-def _batches(job: Job, examples: Iterable[Tokenized]) -> Iterator[Batch]:
+def _batches(job: Job, examples: Iterable[TokenizedExample]) -> Iterator[Batch]:
     """As they go through the model: where it is to go on with them, as prompts."""
     growth, holds = 0, job.batching
     if job.generation is not None:
         growth = job.generation.growth
         if holds == PADDED and not job.generation.pads:
             holds = ONE_LENGTH
-    return batches.batches(examples, job.options.batch_tokens, holds, job.sequencing.together, growth)
+    return batches.make_batches(examples, job.options.batch_tokens, holds, job.sequencing.keep_together, growth)
 
 
 def _layers(asked: str, n: int) -> list[int]:
@@ -152,7 +152,7 @@ def _layers(asked: str, n: int) -> list[int]:
     return found
 
 
-def _tokenizing(loaded: loading.Loaded, anatomy: Anatomy, options: Options) -> Tokenizing:
+def _tokenizing(loaded: loading.Loaded, anatomy: Anatomy, options: Options) -> TokenizeOptions:
     limit = max_len(loaded, options.max_len)
     side = "enc" if anatomy.body.encoder_decoder else anatomy.body.side
     target, start, chunk = options.target_column, None, options.chunk or options.stride is not None
@@ -175,16 +175,16 @@ def _tokenizing(loaded: loading.Loaded, anatomy: Anatomy, options: Options) -> T
             raise UsageError(f"{name} and --target-column don't go together: a target belongs to a whole text.")
         start = _start_id(loaded)
     target_limit = min((n for n in (options.max_len, loaded.target_window) if n is not None), default=None)
-    bos = bos_of(loaded, options.prepend_bos)
-    return Tokenizing(loaded.tokenizer, side, limit, chunk, target, start, target_limit, options.stride, bos)
+    bos = resolve_bos(loaded, options.prepend_bos)
+    return TokenizeOptions(loaded.tokenizer, side, limit, chunk, target, start, target_limit, options.stride, bos)
 
 
 def _check_given(loaded: loading.Loaded, anatomy: Anatomy) -> None:
     """Raises UsageError where the attention that would be stored is not what the model applies."""
-    with eager(loaded.model):
+    with eager_attention(loaded.model):
         calls = attention_outputs(anatomy.body, probe_tokens(anatomy.body))
-    worst = max((given_error(call) for call in calls), default=0.0)
-    if worst > 10 * tolerance(loaded.model.dtype):
+    worst = max((eager_error(call) for call in calls), default=0.0)
+    if worst > 10 * formula_tolerance(loaded.model.dtype):
         raise UsageError(
             f"{loaded.name} gives other attention probabilities than it applies (off by {worst:.1e}), so that they are not "
             "stored. Leave out --attn stored where attention can be derived (traces model check), or attn and heads."

@@ -154,7 +154,7 @@ def _find_stack(body: Body, side: str, seen: ForwardTrace, factors: tuple[float,
     return Stack(
         side=side,
         layers=tuple(
-            replace(layer, attends=own[0], cross_attends=cross[0])
+            replace(layer, formula=own[0], cross_formula=cross[0])
             for layer, (own, cross) in zip(layers, formulas, strict=True)
         ),
         width=places[0].width,
@@ -336,7 +336,7 @@ def _prove_formulas(body: Body, stack: Stack) -> Stack:
     for layer in stack.layers:
         if layer.formula is not None and layer.attention in calls:
             formula, error = find_formula(calls[layer.attention])
-            layer, worst = replace(layer, attends=formula), max(worst, error)
+            layer, worst = replace(layer, formula=formula), max(worst, error)
         layers.append(layer)
     return replace(stack, layers=tuple(layers), attention_error=worst)
 

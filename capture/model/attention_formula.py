@@ -16,7 +16,7 @@ from warehouse.storage.manifest import LayerAttention
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
 
-def tolerance(dtype: torch.dtype) -> float:
+def formula_tolerance(dtype: torch.dtype) -> float:
     """How far derived probabilities times v may be from the model's attention output, relative to its largest value: rounding
     of the dtype it computes in, with room for kernels that sum in another order.
     """
@@ -24,29 +24,29 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True)
-class _Try:
+class _Candidate:
     error: float
-    layer: LayerAttention
+    formula: LayerAttention
 
 
 def find_formula(call: AttentionCall) -> tuple[LayerAttention | None, float]:
     """The formula, None where no form that is known gives the output (a position bias, say), and its relative error."""
-    best = min((_Try(_error(call, layer), layer) for layer in _forms(call)), key=lambda t: t.error)
-    exact = best.error <= tolerance(call.out.dtype)
-    return (best.layer if exact else None), best.error
+    best = min((_Candidate(_error(call, layer), layer) for layer in _candidate_formulas(call)), key=lambda t: t.error)
+    exact = best.error <= formula_tolerance(call.out.dtype)
+    return (best.formula if exact else None), best.error
 
 
-def error_on(call: AttentionCall, layer: LayerAttention, sequence: int, tokens: int, over: int) -> float:
+def sequence_error(call: AttentionCall, formula: LayerAttention, sequence: int, tokens: int, keys: int) -> float:
     """The relative error of a formula for the first head of one sequence of a batch, its first `tokens` queries and `over`
     keys being real.
     """
-    q, k, v = call.q[sequence, :1, :tokens], call.k[sequence, :1, :over], call.v[sequence, :1, :over]
+    q, k, v = call.q[sequence, :1, :tokens], call.k[sequence, :1, :keys], call.v[sequence, :1, :keys]
     out = call.out[sequence, :tokens, :1]
     one = AttentionCall(call.module, q[None], k[None], v[None], call.options, out[None], None)
-    return _error(one, select_heads(layer, slice(0, 1)))
+    return _error(one, select_heads(formula, slice(0, 1)))
 
 
-def given_error(call: AttentionCall) -> float:
+def eager_error(call: AttentionCall) -> float:
     """How far the probabilities that eager attention gave are, times v, from its output, relative to its size: some models
     give them before their sinks take their part.
     """
@@ -57,7 +57,7 @@ def given_error(call: AttentionCall) -> float:
     return float((out - call.out).abs().max() / call.out.abs().max().clamp(min=1e-30))
 
 
-def _forms(call: AttentionCall) -> Iterator[LayerAttention]:
+def _candidate_formulas(call: AttentionCall) -> Iterator[LayerAttention]:
     """What the call's options can mean. A window of w tokens is the token itself and w - 1 before it where attention is
     causal; encoders count it to either side, and not all alike.
     """
@@ -75,9 +75,9 @@ def _forms(call: AttentionCall) -> Iterator[LayerAttention]:
         yield LayerAttention(causal=False, window=reach, **fixed)
 
 
-def _error(call: AttentionCall, layer: LayerAttention) -> float:
+def _error(call: AttentionCall, formula: LayerAttention) -> float:
     q, k, v = (x[0].float().cpu().numpy() for x in (call.q, call.k, call.v))
-    attention = probabilities(q, per_query_head(k, len(q)), layer)
+    attention = probabilities(q, per_query_head(k, len(q)), formula)
     derived = np.matmul(attention, per_query_head(v, len(q))).swapaxes(0, 1)
     out = call.out[0].float().cpu().numpy()
     if derived.shape != out.shape:

@@ -31,18 +31,18 @@ class AttentionCall:
 
 
 @contextmanager
-def listen_to_attention(model: Any, heard: Callable[[AttentionCall], None]) -> Iterator[None]:
+def listen_to_attention(model: Any, on_call: Callable[[AttentionCall], None]) -> Iterator[None]:
     """While open, `heard` is told of every attention call of `model`; the call itself goes on as it would have.
 
     The entries of the implementations that the model uses are wrapped in the registry, under their own names: masks and every
     test of those names in model code see what they see without us, which is what keeps results bit-identical.
     """
-    names = _implementations(model)
+    names = _attention_implementations(model)
     ours = set(model.modules())
     if any(getattr(ALL_ATTENTION_FUNCTIONS.get(name), "listens", False) for name in names):
         raise RuntimeError("a model is already being recorded in this process")
     for name in names:
-        ALL_ATTENTION_FUNCTIONS[name] = _listening(ALL_ATTENTION_FUNCTIONS.get(name), ours, heard)
+        ALL_ATTENTION_FUNCTIONS[name] = _wrap(ALL_ATTENTION_FUNCTIONS.get(name), ours, on_call)
     try:
         yield
     finally:
@@ -50,19 +50,19 @@ def listen_to_attention(model: Any, heard: Callable[[AttentionCall], None]) -> I
             del ALL_ATTENTION_FUNCTIONS[name]
 
 
-def implementation(model: Any) -> str:
+def attention_implementation(model: Any) -> str:
     """The name of the attention implementation that a model computes with."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
 @contextmanager
-def eager(model: Any) -> Iterator[None]:
+def eager_attention(model: Any) -> Iterator[None]:
     """While open, the model computes attention step by step, which is the one way in which it gives its probabilities.
 
     Models outside the attention interface only warn of `set_attn_implementation` and go on as they were, giving probabilities
     that they did not compute with (Falcon's are then not even causal): their configs are changed directly.
     """
-    before = implementation(model)
+    before = attention_implementation(model)
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
     kept = [(c, c._attn_implementation) for c in configs if getattr(c, "_attn_implementation", None) is not None]
     model.set_attn_implementation("eager")
@@ -78,21 +78,21 @@ def eager(model: Any) -> Iterator[None]:
                 config._attn_implementation = name
 
 
-def _implementations(model: Any) -> set[str]:
+def _attention_implementations(model: Any) -> set[str]:
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    found = {implementation(model)}
+    found = {attention_implementation(model)}
     found.update(getattr(c, "_attn_implementation", None) or "" for c in configs.values())
     return {name for name in found if isinstance(name, str) and name}
 
 
-def _listening(original: Any, ours: set[nn.Module], heard: Callable[[AttentionCall], None]) -> Callable[..., Any]:
+def _wrap(original: Any, ours: set[nn.Module], on_call: Callable[[AttentionCall], None]) -> Callable[..., Any]:
     def wrapped(
         module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kw: Any
     ) -> Any:
         function = original or inspect.getmodule(type(module)).eager_attention_forward  # type: ignore[union-attr]
         result = function(module, query, key, value, *args, **kw)
         if module in ours:
-            heard(AttentionCall(module, query, key, value, kw, result[0], result[1]))
+            on_call(AttentionCall(module, query, key, value, kw, result[0], result[1]))
         return result
 
     wrapped.listens = True  # type: ignore[attr-defined]

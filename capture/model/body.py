@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from capture.model.failures import is_memory_error, one_line
+from capture.model.failures import is_memory_error, error_sentence
 from capture.model.unchanged import unchanged
 from warehouse.errors import TracesError
 
@@ -43,10 +43,10 @@ class Outputs:
 
 
 class Body:
-    pads: bool
+    ignores_padding: bool
     """Padding after a sequence does not change its states; where it does, only sequences of a length may share a batch. Looked
     at on a few tokens here, and once more on a run's own (`capture.recording.batch_independence`)."""
-    shares: bool = True
+    ignores_batch: bool = True
     """Other sequences in the batch don't change its states; where they do, each is read alone."""
 
     def __init__(self, model: Any) -> None:
@@ -59,12 +59,12 @@ class Body:
         self._own_head = head if self.module is model and isinstance(head, nn.Module) else None
         self.side = "dec"
         try:
-            causal, self.pads = self._behaviour()
+            causal, self.ignores_padding = self._observe()
         except Exception as e:  # a model refuses in whatever way it likes
             if isinstance(e, TracesError) or is_memory_error(e):
                 raise
             raise TracesError(
-                f"{type(model).__name__} fails on a few tokens of text and nothing else: {one_line(e)}"
+                f"{type(model).__name__} fails on a few tokens of text and nothing else: {error_sentence(e)}"
             ) from e
         if not causal:
             self.side = "enc"
@@ -78,20 +78,20 @@ class Body:
         may be given the encoder's tokens alone. The model is left as it was.
         """
         with unchanged(self.model):
-            return self._passed(tokens, options)
+            return self._run(tokens, options)
 
-    def _passed(self, tokens: Tokens, options: dict[str, Any]) -> Outputs:
+    def _run(self, tokens: Tokens, options: dict[str, Any]) -> Outputs:
         device = self.model.device
         options = {k: x.to(device) if isinstance(x, torch.Tensor) else x for k, x in options.items()}
         inputs = {side: (ids.to(device), mask.to(device)) for side, (ids, mask) in tokens.items()}
         if not self.encoder_decoder:
             ((side, (ids, mask)),) = inputs.items()
-            return self._one_stack(self.module, side, ids, mask, options)
+            return self._run_stack(self.module, side, ids, mask, options)
         if "dec" not in inputs:
-            return self._one_stack(self.model.get_encoder(), "enc", *inputs["enc"], options)
-        return self._both(inputs, options)
+            return self._run_stack(self.model.get_encoder(), "enc", *inputs["enc"], options)
+        return self._run_encoder_decoder(inputs, options)
 
-    def _one_stack(
+    def _run_stack(
         self, module: Any, side: str, ids: torch.Tensor, mask: torch.Tensor, options: dict[str, Any]
     ) -> Outputs:
         out = module(input_ids=ids, **_accepted(module, attention_mask=mask, use_cache=False), **options)
@@ -102,14 +102,14 @@ class Body:
             {side: out.get("attentions") or ()},
         )
 
-    def _both(self, inputs: dict[str, tuple[torch.Tensor, torch.Tensor]], options: dict[str, Any]) -> Outputs:
+    def _run_encoder_decoder(self, inputs: dict[str, tuple[torch.Tensor, torch.Tensor]], options: dict[str, Any]) -> Outputs:
         (enc_ids, enc_mask), (dec_ids, dec_mask) = inputs["enc"], inputs["dec"]
         last: list[torch.Tensor] = []
         decoder = self.model.get_decoder()
         handle = decoder.register_forward_hook(lambda _m, _args, output: last.append(output[0]))
         head = self._own_head
         try:
-            with forward_replaced(head, lambda x: x[..., :1]) if head is not None else nullcontext():
+            with replace_forward(head, lambda x: x[..., :1]) if head is not None else nullcontext():
                 out = self.module(
                     input_ids=enc_ids,
                     attention_mask=enc_mask,
@@ -129,7 +129,7 @@ class Body:
             },
         )
 
-    def _behaviour(self) -> tuple[bool, bool]:
+    def _observe(self) -> tuple[bool, bool]:
         """Whether tokens see only those before them, and whether padding changes nothing: a batch of a sequence, the same with
         another last token, and its beginning, padded; then the beginning alone, and with another last token (some models see
         what is to come only where nothing is padded).
@@ -146,17 +146,17 @@ class Body:
             start[0, 6] = (start[0, 6] + 1) % vocabulary_size(self.model)
             changed = self(dict.fromkeys(self.sides, (start[:, :7], mask[:1, :7]))).last
         if any(not bool(x.isfinite().all()) for x in alone.values()):
-            raise TracesError(why_not_finite(self.model))
+            raise TracesError(explain_non_finite(self.model))
         x = batch["dec"]
         causal = self.encoder_decoder or all(
-            _same(a[:-1], b[:-1], _SEEN.get(x.dtype, _SEEN_HALF))
+            _within(a[:-1], b[:-1], _SEEN.get(x.dtype, _SEEN_HALF))
             for a, b in ((x[0], x[1]), (alone["dec"][0], changed["dec"][0]))
         )
-        pads = all(_same(x[0], batch[side][2, :7], _PADDED.get(x.dtype, _PADDED_HALF)) for side, x in alone.items())
+        pads = all(_within(x[0], batch[side][2, :7], _PADDED.get(x.dtype, _PADDED_HALF)) for side, x in alone.items())
         return causal, pads
 
 
-def why_not_finite(model: Any) -> str:
+def explain_non_finite(model: Any) -> str:
     """Says what a user can do about a model that computes NaN or infinity."""
     broken = [name for name, w in model.state_dict().items() if not bool(w.isfinite().all())]
     if broken:
@@ -167,7 +167,7 @@ def why_not_finite(model: Any) -> str:
     return f"{type(model).__name__} computes NaN or infinity in {dtype}. Its weights are finite: {remedy}"
 
 
-def _same(x: torch.Tensor, y: torch.Tensor, allowed: float) -> bool:
+def _within(x: torch.Tensor, y: torch.Tensor, allowed: float) -> bool:
     """Within so much of the largest value."""
     return bool((x - y).abs().max() <= allowed * x.abs().max())
 
@@ -203,7 +203,7 @@ def probe_ids(model: Any, length: int, seed: int = 0) -> torch.Tensor:
 
 
 @contextmanager
-def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     before = module.__dict__.get("forward")  # set on the instance by accelerate, where it spreads a model over devices
     module.forward = forward
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from capture.model.body import Body, forward_replaced, padding_id, probe_ids
+from capture.model.body import Body, replace_forward, padding_id, probe_ids
 from warehouse.errors import TracesError, UsageError
 
 
@@ -56,7 +56,7 @@ class ChoiceHead:
     def logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Of the sequences of the last pass, whose right-padded ids and mask these are, (B, T) each: (B,)."""
         given, device = self._given, self._model.device
-        with forward_replaced(self._body, lambda *args, **kw: given), torch.no_grad():
+        with replace_forward(self._body, lambda *args, **kw: given), torch.no_grad():
             # each sequence as a question of one choice
             out = self._model(input_ids=ids[:, None].to(device), attention_mask=mask[:, None].to(device))
         found: torch.Tensor = out.logits[:, 0]

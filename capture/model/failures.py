@@ -15,14 +15,14 @@ _MEMORY = re.compile(r"out of memory|not enough memory|cannot allocate memory|ca
 
 
 @contextmanager
-def explain_memory_errors(doing: str, remedy: str) -> Iterator[None]:
+def explain_memory_errors(task: str, remedy: str) -> Iterator[None]:
     """Turns a failure to get memory into a TracesError, "There is not enough memory to `doing`. `remedy`"."""
     try:
         yield
     except Exception as e:  # each allocator raises its own
         if isinstance(e, TracesError) or not is_memory_error(e):
             raise
-        raise TracesError(f"There is not enough memory to {doing}. {remedy}") from e
+        raise TracesError(f"There is not enough memory to {task}. {remedy}") from e
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def explain_forward_errors(name: str, longest: int, remedy: str) -> Iterator[Non
     except (IndexError, RuntimeError) as e:
         if is_memory_error(e):
             raise
-        raise TracesError(f"{name} fails on a sequence of {longest:,} tokens: {one_line(e)} {remedy}") from e
+        raise TracesError(f"{name} fails on a sequence of {longest:,} tokens: {error_sentence(e)} {remedy}") from e
 
 
 def is_memory_error(error: BaseException) -> bool:
@@ -52,10 +52,10 @@ def is_memory_error(error: BaseException) -> bool:
     return False
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
+def error_sentence(error: BaseException, max_chars: int = 300) -> str:
     """What an error says, or its type where that is no sentence, ending in a full stop."""
     text = " ".join(str(error).split())
     if " " not in text:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    text = text[:most]
+    text = text[:max_chars]
     return text if text.endswith((".", "…")) else f"{text}."

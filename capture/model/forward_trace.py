@@ -17,7 +17,7 @@ import torch
 import xxhash
 from torch import nn
 
-from capture.model.attention_hook import AttentionCall, eager, listen_to_attention
+from capture.model.attention_hook import AttentionCall, eager_attention, listen_to_attention
 from capture.model.body import Body, Outputs, Tokens, probe_ids
 
 DEC_TOKENS, ENC_TOKENS = 11, 7
@@ -38,7 +38,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """A module's run: its main input and output, where they have a row for every token of one side."""
 
     module: nn.Module
@@ -46,17 +46,17 @@ class Call:
     start: int
     end: int
     """Ticks of the probe's clock: a call within another began after it and ended before it."""
-    x: State | None
-    y: State | None
-    gave: tuple[bytes, ...]
+    input: State | None
+    output: State | None
+    output_digests: tuple[bytes, ...]
     """Digests of every tensor among its outputs."""
 
-    def holds(self, tick: int) -> bool:
+    def contains(self, tick: int) -> bool:
         return self.start < tick < self.end
 
 
 @dataclass(frozen=True)
-class Attention:
+class TimedAttentionCall:
     """A call of the attention function, and when."""
 
     tick: int
@@ -65,14 +65,14 @@ class Attention:
 
 @dataclass
 class ForwardTrace:
-    calls: list[Call]
+    calls: list[ModuleCall]
     """In the order in which they ended."""
-    attentions: list[Attention]
+    attentions: list[TimedAttentionCall]
     outputs: Outputs
     """With hidden states, and where no call passed the attention interface, with the attention probabilities of a second,
     eager pass."""
     lengths: dict[str, int]
-    sources: list[Call] = field(default_factory=list)
+    eager_calls: list[ModuleCall] = field(default_factory=list)
     """The calls of a second pass, under eager attention, where no call passed the attention interface."""
     eager_error: float = 0.0
     """How far its last states are from the first pass's, relative to their size."""
@@ -80,14 +80,14 @@ class ForwardTrace:
 
 def trace_forward(body: Body) -> ForwardTrace:
     tokens = probe_tokens(body)
-    found = _watch(body, tokens)
+    found = _run_watched(body, tokens)
     if found.attentions:
         return found
-    with eager(body.model):
-        again = _watch(body, tokens, output_attentions=True)
+    with eager_attention(body.model):
+        again = _run_watched(body, tokens, output_attentions=True)
     if any(again.outputs.attentions.values()):
         found.outputs = replace(found.outputs, attentions=again.outputs.attentions)
-        found.sources = again.calls
+        found.eager_calls = again.calls
         for side, x in found.outputs.last.items():
             error = (again.outputs.last[side] - x).abs().max() / x.abs().max()
             found.eager_error = max(found.eager_error, float(error))
@@ -115,13 +115,13 @@ def attention_outputs(body: Body, tokens: Tokens) -> list[AttentionCall]:
     return calls
 
 
-def _watch(body: Body, tokens: Tokens, **options: Any) -> ForwardTrace:
+def _run_watched(body: Body, tokens: Tokens, **options: Any) -> ForwardTrace:
     lengths = {side: ids.shape[1] for side, (ids, _) in tokens.items()}
     clock = count()
     names = {module: name for name, module in body.model.named_modules()}
     begun: list[tuple[nn.Module, int, State | None]] = []
-    calls: list[Call] = []
-    attentions: list[Attention] = []
+    calls: list[ModuleCall] = []
+    attentions: list[TimedAttentionCall] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         begun.append((module, next(clock), _state(first_input(args, kwargs), lengths)))
@@ -130,11 +130,11 @@ def _watch(body: Body, tokens: Tokens, **options: Any) -> ForwardTrace:
         _, start, x = begun.pop()
         y = _state(first_output(output), lengths)
         gave = tuple(_digest(t) for t in _tensors(output)) if isinstance(output, tuple) else ()
-        calls.append(Call(module, names[module], start, next(clock), x, y, gave))
+        calls.append(ModuleCall(module, names[module], start, next(clock), x, y, gave))
 
     def heard(call: AttentionCall) -> None:
         kept = {name: getattr(call, name).detach().clone() for name in ("q", "k", "v", "out")}
-        attentions.append(Attention(next(clock), replace(call, **kept)))
+        attentions.append(TimedAttentionCall(next(clock), replace(call, **kept)))
 
     with ExitStack() as stack, torch.no_grad():
         for module in names:

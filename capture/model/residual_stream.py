@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from capture.model.forward_trace import Call, State
+from capture.model.forward_trace import ModuleCall, State
 
-_DEEPEST = 4
+_MAX_ADDITIONS = 4
 """Most additions in a block: attention, attention over the encoder's tokens, MLP, and one that is none of them."""
 
 
 @dataclass(frozen=True)
-class Tap:
+class HookPoint:
     """Where a tensor passes: a module's input or output, times a factor."""
 
     module: nn.Module
-    at: str
+    end: str
     """`input` or `output`"""
     factor: float = 1.0
-    through: tuple[nn.Module, ...] = ()
+    modules_to_output: tuple[nn.Module, ...] = ()
     """For mlp_act: what it passes from there until it is mlp_out."""
 
 
@@ -39,14 +39,14 @@ class BlockSites:
     """The shape of a token's row of the residual stream."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """The shape of one row of each site that is there."""
-    taps: dict[str, Tap] = field(default_factory=dict)
+    hook_points: dict[str, HookPoint] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Why a site is not there."""
     parallel: bool = False
     post_norm: bool = False
 
-    def put(self, site: str, tap: Tap, shape: tuple[int, ...] | None = None) -> None:
-        self.shapes[site], self.taps[site] = self.width if shape is None else shape, tap
+    def add(self, site: str, tap: HookPoint, shape: tuple[int, ...] | None = None) -> None:
+        self.shapes[site], self.hook_points[site] = self.width if shape is None else shape, tap
         self.missing.pop(site, None)
 
 
@@ -54,36 +54,36 @@ class BlockSites:
 class _Addition:
     """stream + factor · what `call` gave; `reader` reads the sum, none where it is the block's output."""
 
-    call: Call
+    call: ModuleCall
     factor: float
-    reader: Call | None
+    reader: ModuleCall | None
     post_norm: bool
     """The reader's output is the stream from here on."""
 
 
-def find_streams(
-    places: BlockSites, block: Call, calls: list[Call], attended: int | None, crosses: bool, factors: tuple[float, ...]
+def find_residual_sites(
+    sites: BlockSites, block: ModuleCall, calls: list[ModuleCall], attended: int | None, crosses: bool, factors: tuple[float, ...]
 ) -> None:
     """Fills in the sites of the residual stream, what is added to it, and the MLP's activations.
 
     `calls` are those within the block; `attended` is when it attended to its own tokens, None where it does not; `crosses`
     says that it attends to the encoder's too; `factors` are numbers that an addition may be multiplied with.
     """
-    inside = _single(calls)
-    places.put("resid.post_mlp", Tap(block.module, "output"))
-    if (additions := _additions(inside, block, factors)) is not None:
-        _sequential(places, additions, inside, attended, crosses)
-    elif (pair := _parallel(inside, block, attended)) is not None:
-        places.parallel = True
-        places.shapes["resid.post_attn"] = places.width
+    inside = _calls_of_modules_run_once(calls)
+    sites.add("resid.post_mlp", HookPoint(block.module, "output"))
+    if (additions := _find_additions(inside, block, factors)) is not None:
+        _add_sequential_sites(sites, additions, inside, attended, crosses)
+    elif (pair := _find_parallel_pair(inside, block, attended)) is not None:
+        sites.parallel = True
+        sites.shapes["resid.post_attn"] = sites.width
         for site, call in zip(("attn_out", "mlp_out"), pair, strict=True):
-            places.put(site, Tap(call.module, "output"))
-        _activation(places, pair[1], inside)
+            sites.add(site, HookPoint(call.module, "output"))
+        _add_mlp_activation(sites, pair[1], inside)
     else:
-        _before_mlp(places, inside, block, attended)
+        _add_mlp_sites_alone(sites, inside, block, attended)
 
 
-def _single(calls: list[Call]) -> list[Call]:
+def _calls_of_modules_run_once(calls: list[ModuleCall]) -> list[ModuleCall]:
     """Those of modules that ran once: one that ran more often stands for several places."""
     times: dict[nn.Module, int] = {}
     for c in calls:
@@ -91,21 +91,21 @@ def _single(calls: list[Call]) -> list[Call]:
     return [c for c in calls if times[c.module] == 1]
 
 
-def _additions(inside: list[Call], block: Call, factors: tuple[float, ...]) -> list[_Addition] | None:
+def _find_additions(inside: list[ModuleCall], block: ModuleCall, factors: tuple[float, ...]) -> list[_Addition] | None:
     """What a block adds to its input, one after the other, until its output is reached; None where that doesn't come out."""
-    assert block.x is not None and block.y is not None
-    readers: dict[bytes, Call] = {}
+    assert block.input is not None and block.output is not None
+    readers: dict[bytes, ModuleCall] = {}
     for call in sorted(inside, key=lambda c: c.start):
-        if call.x is not None:
-            readers.setdefault(call.x.digest, call)
-    return _walk(block.x, block.start, inside, readers, block.y, factors, _DEEPEST)
+        if call.input is not None:
+            readers.setdefault(call.input.digest, call)
+    return _search_additions(block.input, block.start, inside, readers, block.output, factors, _MAX_ADDITIONS)
 
 
-def _walk(
+def _search_additions(
     stream: State,
     after: int,
-    inside: list[Call],
-    readers: Mapping[bytes, Call],
+    inside: list[ModuleCall],
+    readers: Mapping[bytes, ModuleCall],
     goal: State,
     factors: tuple[float, ...],
     depth: int,
@@ -113,10 +113,10 @@ def _walk(
     if not depth:
         return None
     for call in inside:
-        if call.end < after or call.y is None or call.y.rows.shape != stream.rows.shape:
+        if call.end < after or call.output is None or call.output.rows.shape != stream.rows.shape:
             continue
         for factor in factors:
-            total = _plus(stream, call.y, factor)
+            total = _add(stream, call.output, factor)
             if total.digest == stream.digest:
                 continue
             if total.digest == goal.digest:
@@ -124,45 +124,45 @@ def _walk(
             reader = readers.get(total.digest)
             if reader is None or reader.start < call.end:
                 continue
-            if rest := _walk(total, reader.start, inside, readers, goal, factors, depth - 1):
+            if rest := _search_additions(total, reader.start, inside, readers, goal, factors, depth - 1):
                 return [_Addition(call, factor, reader, False), *rest]
-            normed = reader.y
+            normed = reader.output
             if normed is None or normed.rows.shape != stream.rows.shape:
                 continue
             if normed.digest == goal.digest:
                 return [_Addition(call, factor, reader, True)]
-            if rest := _walk(normed, reader.end, inside, readers, goal, factors, depth - 1):
+            if rest := _search_additions(normed, reader.end, inside, readers, goal, factors, depth - 1):
                 return [_Addition(call, factor, reader, True), *rest]
     return None
 
 
-def _parallel(inside: list[Call], block: Call, attended: int | None) -> tuple[Call, Call] | None:
+def _find_parallel_pair(inside: list[ModuleCall], block: ModuleCall, attended: int | None) -> tuple[ModuleCall, ModuleCall] | None:
     """The calls whose outputs are added to the block's input at once: attention's and the MLP's."""
-    assert block.x is not None and block.y is not None
-    x, goal = block.x.rows, block.y.digest
-    wide = [c for c in inside if c.y is not None and c.y.rows.shape == x.shape]
-    unique = list({c.y.digest: c for c in wide if c.y is not None}.values())
+    assert block.input is not None and block.output is not None
+    x, goal = block.input.rows, block.output.digest
+    wide = [c for c in inside if c.output is not None and c.output.rows.shape == x.shape]
+    unique = list({c.output.digest: c for c in wide if c.output is not None}.values())
     for a in unique:
         for m in unique:
-            if a is m or a.y is None or m.y is None:
+            if a is m or a.output is None or m.output is None:
                 continue
-            p, q = a.y.rows, m.y.rows
+            p, q = a.output.rows, m.output.rows
             if any(State(total).digest == goal for total in ((x + p) + q, (p + q) + x)):
-                return (m, a) if attended is not None and not _holds_attention(a, attended, wide) else (a, m)
+                return (m, a) if attended is not None and not _contains_attention(a, attended, wide) else (a, m)
     return None
 
 
-def _holds_attention(call: Call, attended: int, calls: list[Call]) -> bool:
+def _contains_attention(call: ModuleCall, attended: int, calls: list[ModuleCall]) -> bool:
     """Whether `call`, or one with the same output, ran around or after the attention function, and no MLP did."""
-    same = [c for c in calls if c.y is not None and call.y is not None and c.y.digest == call.y.digest]
-    if any(c.holds(attended) for c in same):
+    same = [c for c in calls if c.output is not None and call.output is not None and c.output.digest == call.output.digest]
+    if any(c.contains(attended) for c in same):
         return True
     followers = [c for c in calls if c.start > attended]
     return bool(followers) and min(followers, key=lambda c: c.end) in same
 
 
-def _sequential(
-    places: BlockSites, additions: list[_Addition], inside: list[Call], attended: int | None, crosses: bool
+def _add_sequential_sites(
+    sites: BlockSites, additions: list[_Addition], inside: list[ModuleCall], attended: int | None, crosses: bool
 ) -> None:
     """Names a block's additions: attention (or another mixer of tokens) first, over the encoder's tokens next, the MLP last."""
     names = ["attn_out", *(["cross.attn_out"] if crosses else []), "mlp_out"]
@@ -170,66 +170,66 @@ def _sequential(
         mixes = attended is not None and attended < additions[0].call.end
         mixes |= any(isinstance(c.module, nn.Conv1d) for c in inside)  # a state-space mixer's
         names = ["attn_out" if mixes else "mlp_out"]
-        places.missing["resid.post_attn"] = (
+        sites.missing["resid.post_attn"] = (
             "the block adds once to the stream: what follows is its output, resid.post_mlp"
         )
         for site in ("mlp_out", "mlp_act") if mixes else ("attn_out",):
-            places.missing[site] = "the block has no such half"
+            sites.missing[site] = "the block has no such half"
     elif len(additions) != len(names):
         reason = f"the block adds {len(additions)} times to the stream"
-        places.missing |= {"mlp_out": reason, "mlp_act": reason}
+        sites.missing |= {"mlp_out": reason, "mlp_act": reason}
         names = ["attn_out"]
     after = {"attn_out": "resid.post_attn", "cross.attn_out": "resid.post_cross"}
     for name, addition in zip(names, additions, strict=False):
-        places.put(name, Tap(addition.call.module, "output", addition.factor))
+        sites.add(name, HookPoint(addition.call.module, "output", addition.factor))
         if name in after and addition.reader is not None and len(additions) > 1:
-            places.put(after[name], Tap(addition.reader.module, "output" if addition.post_norm else "input"))
+            sites.add(after[name], HookPoint(addition.reader.module, "output" if addition.post_norm else "input"))
         if name == "mlp_out":
-            _activation(places, addition.call, inside)
+            _add_mlp_activation(sites, addition.call, inside)
     last = additions[-1]
     if last.post_norm and last.reader is not None:
-        places.put("resid.post_mlp", Tap(last.reader.module, "output"))
-    places.post_norm = any(addition.post_norm for addition in additions)
+        sites.add("resid.post_mlp", HookPoint(last.reader.module, "output"))
+    sites.post_norm = any(addition.post_norm for addition in additions)
 
 
-def _before_mlp(places: BlockSites, inside: list[Call], block: Call, attended: int | None) -> None:
+def _add_mlp_sites_alone(sites: BlockSites, inside: list[ModuleCall], block: ModuleCall, attended: int | None) -> None:
     """Where the first half doesn't come out, the second may: a module's input that the block's output is a sum with."""
-    assert block.x is not None and block.y is not None
+    assert block.input is not None and block.output is not None
     reason = "nothing that a module of the block gives adds up, bit for bit, to what the next one reads"
-    places.missing |= dict.fromkeys(("attn_out", "mlp_out", "mlp_act", "resid.post_attn"), reason)
+    sites.missing |= dict.fromkeys(("attn_out", "mlp_out", "mlp_act", "resid.post_attn"), reason)
     for reader in inside:
-        if reader.x is None or reader.x.rows.shape != block.x.rows.shape or reader.x.digest == block.x.digest:
+        if reader.input is None or reader.input.rows.shape != block.input.rows.shape or reader.input.digest == block.input.digest:
             continue
         if attended is not None and reader.start < attended:
             continue
         for call in inside:
-            if call.y is None or call.start < reader.start or call.y.rows.shape != block.x.rows.shape:
+            if call.output is None or call.start < reader.start or call.output.rows.shape != block.input.rows.shape:
                 continue
-            if _plus(reader.x, call.y, 1.0).digest == block.y.digest:
-                places.put("resid.post_attn", Tap(reader.module, "input"))
-                places.put("mlp_out", Tap(call.module, "output"))
-                _activation(places, call, inside)
+            if _add(reader.input, call.output, 1.0).digest == block.output.digest:
+                sites.add("resid.post_attn", HookPoint(reader.module, "input"))
+                sites.add("mlp_out", HookPoint(call.module, "output"))
+                _add_mlp_activation(sites, call, inside)
                 return
 
 
-def _activation(places: BlockSites, added: Call, inside: list[Call]) -> None:
+def _add_mlp_activation(sites: BlockSites, added: ModuleCall, inside: list[ModuleCall]) -> None:
     """The MLP's hidden activations: the input of the linear module whose output is added, norms in between allowed."""
-    assert added.y is not None
-    wanted, end = added.y.digest, added.end
+    assert added.output is not None
+    wanted, end = added.output.digest, added.end
     through: list[nn.Module] = []
-    for _ in range(_DEEPEST):
-        makers = [c for c in inside if c.y is not None and c.x is not None and c.y.digest == wanted and c.end <= end]
+    for _ in range(_MAX_ADDITIONS):
+        makers = [c for c in inside if c.output is not None and c.input is not None and c.output.digest == wanted and c.end <= end]
         for c in makers:
-            if c.x is not None and _is_linear(c.module):
-                tap = Tap(c.module, "input", through=(c.module, *through))
-                places.put("mlp_act", tap, tuple(c.x.rows.shape[1:]))
+            if c.input is not None and _is_linear(c.module):
+                tap = HookPoint(c.module, "input", modules_to_output=(c.module, *through))
+                sites.add("mlp_act", tap, tuple(c.input.rows.shape[1:]))
                 return
         leaf = next((c for c in makers if _is_leaf(c.module)), None)
-        if leaf is None or leaf.x is None:
+        if leaf is None or leaf.input is None:
             break
         through.insert(0, leaf.module)
-        wanted, end = leaf.x.digest, leaf.start
-    places.missing["mlp_act"] = (
+        wanted, end = leaf.input.digest, leaf.start
+    sites.missing["mlp_act"] = (
         "what the MLP adds is not what one projection gives (a mixture of experts has one an expert)"
     )
 
@@ -243,5 +243,5 @@ def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
 
 
-def _plus(stream: State, y: State, factor: float) -> State:
+def _add(stream: State, y: State, factor: float) -> State:
     return State(stream.rows + (y.rows if factor == 1.0 else y.rows * factor))

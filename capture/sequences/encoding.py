@@ -20,7 +20,7 @@ _PROBE = "a"
 
 
 @dataclass(frozen=True)
-class Part:
+class SideTokens:
     """What one stack of the model reads of a sequence. All arrays are (T,)."""
 
     ids: np.ndarray
@@ -41,12 +41,12 @@ class Part:
         return len(self.ids)
 
     @property
-    def predicted(self) -> np.ndarray:
+    def is_predicted(self) -> np.ndarray:
         """(T - 1,) bool: which tokens after the first are predicted; those that are there as context were predicted before."""
         return np.ones(max(len(self) - 1, 0), bool) if self.is_context is None else ~self.is_context[1:]
 
-    def cut(self, start: int, end: int) -> Part:
-        return Part(
+    def slice(self, start: int, end: int) -> SideTokens:
+        return SideTokens(
             self.ids[start:end],
             self.char_start[start:end],
             self.char_end[start:end],
@@ -57,10 +57,10 @@ class Part:
             None if self.is_context is None else self.is_context[start:end],
         )
 
-    def after(self, token: int) -> Part:
+    def with_prefix(self, token: int) -> SideTokens:
         """The same with a special token before it."""
         none = np.full(1, -1)
-        return Part(
+        return SideTokens(
             np.concatenate([np.full(1, token, np.int64), self.ids]),
             np.concatenate([none, self.char_start]),
             np.concatenate([none, self.char_end]),
@@ -70,40 +70,40 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Bos:
+class BosPolicy:
     """What the sequences of a decoder are to begin with."""
 
-    asked: str = "auto"
+    mode: str = "auto"
     """`auto`: what the tokenizer gives; `yes`: a BOS in any case; `no`: none."""
     id: int | None = None
     """The token that `yes` puts before a text where the tokenizer puts none there."""
 
 
-AS_GIVEN = Bos()
+AUTO_BOS = BosPolicy()
 
 
 @dataclass(frozen=True)
-class Frame:
+class SequenceFrame:
     """What stands around a text in every sequence, and how much of it there is room for."""
 
-    begins: int | None = None
+    first_token: int | None = None
     """The special token that every sequence begins with."""
-    prepended: int | None = None
+    prepended_token: int | None = None
     """The same, where the tokenizer does not put it there."""
-    dropped: int = 0
+    n_dropped: int = 0
     """Special tokens that the tokenizer puts before a text and that are left out."""
-    max_len: int | None = None
+    cut_length: int | None = None
     """What the tokenizer is to cut at."""
-    room: int | None = None
+    text_room: int | None = None
     """Tokens of the text that a sequence holds; None: all."""
 
 
-def bos_of(loaded: Any, asked: str) -> Bos:
+def resolve_bos(loaded: Any, mode: str) -> BosPolicy:
     """What `--prepend-bos` asks of a decoder (a `models.Loaded`): its BOS as tokenizer or configuration name it, else its EOS,
     which parted the texts that such models were trained on. Raises UsageError where it has neither.
     """
-    if asked != "yes":
-        return Bos(asked)
+    if mode != "yes":
+        return BosPolicy(mode)
     configs = (getattr(loaded.model, "generation_config", None), loaded.model.config.get_text_config())
     size = loaded.model.get_input_embeddings().weight.shape[0]
     for name in ("bos_token_id", "eos_token_id"):
@@ -111,30 +111,30 @@ def bos_of(loaded: Any, asked: str) -> Bos:
             found = getattr(place, name, None)
             found = found[0] if isinstance(found, list | tuple) and found else found
             if isinstance(found, int) and 0 <= found < size:
-                return Bos(asked, found)
+                return BosPolicy(mode, found)
     raise UsageError(f"--prepend-bos yes: {loaded.name} names neither a BOS nor an EOS token that its embedding has.")
 
 
-def check_templated(bos: Bos, name: str) -> None:
+def check_chat_template_bos(bos: BosPolicy, name: str) -> None:
     """Raises UsageError where a BOS is asked for, or none, of a model whose chat template says what a prompt begins with."""
-    if bos.asked != "auto":
+    if bos.mode != "auto":
         raise UsageError(
-            f"--prepend-bos {bos.asked}: the chat template of {name} says what a prompt begins with. Leave the option out."
+            f"--prepend-bos {bos.mode}: the chat template of {name} says what a prompt begins with. Leave the option out."
         )
 
 
-def frame(
-    tokenizer: Any, bos: Bos = AS_GIVEN, max_len: int | None = None, *, special: bool = True, target: bool = False
-) -> Frame:
+def find_frame(
+    tokenizer: Any, bos: BosPolicy = AUTO_BOS, max_len: int | None = None, *, special: bool = True, target: bool = False
+) -> SequenceFrame:
     """How sequences of at most `max_len` tokens look. Raises UsageError where they have no room for text."""
     (((probe, *_),), ((bare, *_),)) = (_read(tokenizer, [_PROBE], special=s, target=target) for s in (special, False))
     added = len(probe) - len(bare)
     leading = len(probe) if probe.is_special.all() else int(np.argmin(probe.is_special))
-    prepended = bos.id if bos.asked == "yes" and not leading else None
-    dropped = leading if bos.asked == "no" else 0
+    prepended = bos.id if bos.mode == "yes" and not leading else None
+    dropped = leading if bos.mode == "no" else 0
     begins = int(probe.ids[0]) if leading and not dropped else prepended
     if max_len is None:
-        return Frame(begins, prepended, dropped)
+        return SequenceFrame(begins, prepended, dropped)
     own = max_len + dropped - (prepended is not None)
     if own <= added:
         around = added - dropped + (prepended is not None)
@@ -142,7 +142,7 @@ def frame(
             f"A sequence of {max_len} tokens has no room for text: {around} special tokens stand around it. Use --max-len "
             f"{around + 1} or more."
         )
-    return Frame(begins, prepended, dropped, own, own - added)
+    return SequenceFrame(begins, prepended, dropped, own, own - added)
 
 
 def encode(
@@ -152,56 +152,56 @@ def encode(
     *,
     special: bool = True,
     max_len: int | None = None,
-    bos: Bos = AS_GIVEN,
-) -> list[Part]:
+    bos: BosPolicy = AUTO_BOS,
+) -> list[SideTokens]:
     """Each text's tokens, or those of a text and its pair, whose characters are counted as if a line break joined the two.
 
     `special`: with the tokens that the tokenizer adds; `max_len`: texts are cut so that with their pairs they have no more tokens.
     """
-    if bos.asked == "auto":
+    if bos.mode == "auto":
         return [found[0] for found in _read(tokenizer, texts, pairs, special=special, max_len=max_len)]
-    framed = frame(tokenizer, bos, max_len, special=special)
-    read = _read(tokenizer, texts, pairs, special=special, max_len=framed.max_len)
+    framed = find_frame(tokenizer, bos, max_len, special=special)
+    read = _read(tokenizer, texts, pairs, special=special, max_len=framed.cut_length)
     return [_framed(found[0], framed) for found in read]
 
 
-def cut(tokenizer: Any, texts: list[str], framed: Frame, *, target: bool = False) -> list[tuple[Part, bool]]:
+def encode_truncated(tokenizer: Any, texts: list[str], frame: SequenceFrame, *, target: bool = False) -> list[tuple[SideTokens, bool]]:
     """Each text's tokens, as many as there is room for, and whether some were dropped. `target`: as a target of an
     encoder-decoder.
     """
-    read = _read(tokenizer, texts, max_len=framed.max_len, target=target)
-    return [(_framed(found[0], framed), len(found) > 1) for found in read]
+    read = _read(tokenizer, texts, max_len=frame.cut_length, target=target)
+    return [(_framed(found[0], frame), len(found) > 1) for found in read]
 
 
-def windows(tokenizer: Any, texts: list[str], framed: Frame, stride: int | None = None) -> list[list[Part]]:
+def encode_windows(tokenizer: Any, texts: list[str], frame: SequenceFrame, stride: int | None = None) -> list[list[SideTokens]]:
     """All of each text's tokens, in as many sequences as it takes, each beginning `stride` tokens of the text after the one
     before it; None: where that one ends.
     """
-    room = framed.room
+    room = frame.text_room
     if room is None:
-        return [[_framed(found[0], framed)] for found in _read(tokenizer, texts)]
+        return [[_framed(found[0], frame)] for found in _read(tokenizer, texts)]
     overlap = 0 if stride is None else room - stride
     found = []
-    for parts in _read(tokenizer, texts, max_len=framed.max_len, overlap=overlap, every=True):
+    for parts in _read(tokenizer, texts, max_len=frame.cut_length, overlap=overlap, every=True):
         if getattr(tokenizer, "truncation_side", "right") == "left":  # it begins at the end of a text
             parts.reverse()
-        found.append([_framed(p if n == 0 else _with_context(p, overlap), framed) for n, p in enumerate(parts)])
+        found.append([_framed(p if n == 0 else _with_context(p, overlap), frame) for n, p in enumerate(parts)])
     return found
 
 
-def _with_context(part: Part, overlap: int) -> Part:
+def _with_context(part: SideTokens, overlap: int) -> SideTokens:
     context = np.zeros(len(part), bool)
     context[np.flatnonzero(~part.is_special)[:overlap]] = True
     return replace(part, is_context=context) if overlap else part
 
 
-def _framed(part: Part, framed: Frame) -> Part:
+def _framed(part: SideTokens, framed: SequenceFrame) -> SideTokens:
     leading = int(np.cumprod(part.is_special).sum())
-    if framed.dropped and leading:
-        return part.cut(leading if leading == len(part) else framed.dropped, len(part))
-    if framed.prepended is None:
+    if framed.n_dropped and leading:
+        return part.slice(leading if leading == len(part) else framed.n_dropped, len(part))
+    if framed.prepended_token is None:
         return part
-    found = part.after(framed.prepended)
+    found = part.with_prefix(framed.prepended_token)
     context = part.is_context
     return found if context is None else replace(found, is_context=np.concatenate([np.zeros(1, bool), context]))
 
@@ -216,7 +216,7 @@ def _read(
     max_len: int | None = None,
     overlap: int = 0,
     every: bool = False,
-) -> list[list[Part]]:
+) -> list[list[SideTokens]]:
     """Of each text what the tokenizer gives: with `max_len` first what it cuts the text to, then, where something is left, what
     it calls overflow. `every`: all of that; else one more at least.
     """
@@ -245,14 +245,14 @@ def _read(
             ]
         return found
     samples = encoded["overflow_to_sample_mapping"] if max_len is not None else range(len(texts))
-    rows: list[list[Part]] = [[] for _ in texts]
+    rows: list[list[SideTokens]] = [[] for _ in texts]
     for row, sample in enumerate(samples):
         if every or len(rows[sample]) < 2:
             rows[sample].append(_fast_part(encoded, row, texts[sample], pairs is not None))
     return rows
 
 
-def _fast_part(encoded: Any, row: int, text: str, paired: bool) -> Part:
+def _fast_part(encoded: Any, row: int, text: str, paired: bool) -> SideTokens:
     ids = np.asarray(encoded["input_ids"][row], np.int64)
     added = np.asarray(encoded["special_tokens_mask"][row], bool)
     if not len(ids):
@@ -266,17 +266,17 @@ def _fast_part(encoded: Any, row: int, text: str, paired: bool) -> Part:
         words = words + second * (words[~second].max(initial=-1) + 1)
         if "token_type_ids" in encoded:
             types = np.asarray(encoded["token_type_ids"][row], np.int64)
-    return Part(ids, np.where(added, -1, start), np.where(added, -1, end), words, added, types)
+    return SideTokens(ids, np.where(added, -1, start), np.where(added, -1, end), words, added, types)
 
 
-def _slow_part(ids: list[int], added: list[int]) -> Part:
+def _slow_part(ids: list[int], added: list[int]) -> SideTokens:
     none = np.full(len(ids), -1)
-    return Part(np.asarray(ids, np.int64), none, none, none, np.asarray(added, bool))
+    return SideTokens(np.asarray(ids, np.int64), none, none, none, np.asarray(added, bool))
 
 
 def _slow_rest(
-    tokenizer: Any, text: str, first: Part, max_len: int, overlap: int, special: bool, target: bool
-) -> list[Part]:
+    tokenizer: Any, text: str, first: SideTokens, max_len: int, overlap: int, special: bool, target: bool
+) -> list[SideTokens]:
     """What a tokenizer written in Python leaves out where it cuts a text, in rows as a fast one's overflow has them."""
     ids = tokenizer(**{"text_target" if target else "text": text}, add_special_tokens=False, verbose=False)["input_ids"]
     room = int((~first.is_special).sum())
@@ -295,7 +295,7 @@ def _slow_rest(
     return [_slow_part(row["input_ids"], row["special_tokens_mask"]) for row in rows]
 
 
-def altering(tokenizer: Any) -> Callable[[str], bool]:
+def text_change_detector(tokenizer: Any) -> Callable[[str], bool]:
     """Whether a tokenizer changes a text before it cuts it: its normalizer folds case or accents, or drops characters. Marks
     for spaces (▁) are not counted.
     """

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from capture.data.example import Example
-from capture.sequences.encoding import Part, altering, encode
-from capture.sequences.sequence import Sequence, Tokenized
-from capture.sequences.tokenize import grouped
+from capture.sequences.encoding import SideTokens, text_change_detector, encode
+from capture.sequences.sequence import TokenSequence, TokenizedExample
+from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Pairing:
+class PairMaker:
     tokenizer: Any
     name: str
     """The model's, for messages."""
@@ -28,10 +28,10 @@ class Pairing:
                 "fast tokenizer is needed."
             )
 
-    def tokenize(self, examples: Iterable[Example]) -> Iterator[Tokenized]:
+    def tokenize(self, examples: Iterable[Example]) -> Iterator[TokenizedExample]:
         """A question that is too long with one of its choices is cut. Raises UsageError where a choice alone is too long."""
-        alters = altering(self.tokenizer)
-        for group in grouped(examples):
+        alters = text_change_detector(self.tokenizer)
+        for group in group_examples(examples):
             texts = [e.text for _, e in group for _ in e.row.choices]
             answers = [c.text for _, e in group for c in e.row.choices]
             parts = iter(encode(self.tokenizer, texts, answers))
@@ -39,14 +39,14 @@ class Pairing:
                 whole = [next(parts) for _ in example.row.choices]
                 fitting = [self._cut(example, i, part) for i, part in enumerate(whole)]
                 sequences = [
-                    Sequence(example, i, {"enc": part}, f"{example.text}\n{example.row.choices[i].text}")
+                    TokenSequence(example, i, {"enc": part}, f"{example.text}\n{example.row.choices[i].text}")
                     for i, part in enumerate(fitting)
                 ]
                 truncated = any(len(a) < len(b) for a, b in zip(fitting, whole, strict=True))
                 altered = any(map(alters, (example.text, *(c.text for c in example.row.choices))))
-                yield Tokenized(idx, example, sequences, truncated, altered)
+                yield TokenizedExample(idx, example, sequences, truncated, altered)
 
-    def _cut(self, example: Example, choice: int, part: Part) -> Part:
+    def _cut(self, example: Example, choice: int, part: SideTokens) -> SideTokens:
         if self.max_len is None or len(part) <= self.max_len:
             return part
         of_question = int(((part.char_start >= 0) & (part.char_end <= len(example.text))).sum())

@@ -14,10 +14,10 @@ import numpy as np
 
 from capture.data.example import Example
 from capture.model.continuations import Continuation
-from capture.model.failures import one_line
-from capture.sequences.encoding import AS_GIVEN, Bos, Part, altering, check_templated, encode
-from capture.sequences.sequence import Sequence, Tokenized, check_ids
-from capture.sequences.tokenize import grouped
+from capture.model.failures import error_sentence
+from capture.sequences.encoding import AUTO_BOS, BosPolicy, SideTokens, text_change_detector, check_chat_template_bos, encode
+from capture.sequences.sequence import TokenSequence, TokenizedExample, check_ids
+from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
 
 TEMPLATE = "{question}\nChoices:\n{choices}\nAnswer:"
@@ -25,16 +25,16 @@ _SLOTS = ("{question}", "{choices}")
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ContinuedPrompt:
     """What a model reads of a prompt with something after it."""
 
-    part: Part
+    part: SideTokens
     start: int
     """Place of the first token that is not of the prompt alone."""
 
 
 @dataclass(frozen=True)
-class Prompting:
+class PromptMaker:
     tokenizer: Any
     name: str
     """The model's, for messages."""
@@ -42,11 +42,11 @@ class Prompting:
     chat: bool = False
     """Put the prompt to the model through its tokenizer's chat template; the answer then begins the model's turn."""
     max_len: int | None = None
-    each: bool = False
+    sequence_per_choice: bool = False
     """A sequence for each choice, the prompt and its text, instead of one for the prompt."""
     vocabulary: int | None = None
     """Rows of the model's embedding; None: tokens are not looked up in it."""
-    bos: Bos = AS_GIVEN
+    bos: BosPolicy = AUTO_BOS
 
     def __post_init__(self) -> None:
         """Raises UsageError for a template without its slots, for a tokenizer that cannot do what is asked, and for a BOS where a
@@ -64,7 +64,7 @@ class Prompting:
         if self.chat and not getattr(self.tokenizer, "chat_template", None):
             raise UsageError(f"The tokenizer of {self.name} has no chat template: leave out --chat.")
         if self.chat:
-            check_templated(self.bos, self.name)
+            check_chat_template_bos(self.bos, self.name)
 
     def prompt(self, example: Example) -> str:
         row = example.row
@@ -77,35 +77,35 @@ class Prompting:
         try:
             found: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as e:  # a template is a program of its own
-            raise UsageError(f"{self.name}: its chat template fails on question {row.source_id}: {one_line(e)}") from e
+            raise UsageError(f"{self.name}: its chat template fails on question {row.source_id}: {error_sentence(e)}") from e
         return found
 
-    def tokenize(self, examples: Iterable[Example]) -> Iterator[Tokenized]:
+    def tokenize(self, examples: Iterable[Example]) -> Iterator[TokenizedExample]:
         """Raises UsageError where a prompt with a choice is longer than the model may read, where a choice has no text, or its
         letter is no token of its own.
         """
-        alters = altering(self.tokenizer)
-        for group in grouped(examples):
+        alters = text_change_detector(self.tokenizer)
+        for group in group_examples(examples):
             asked = [e for _, e in group]
             for example, found, (_, letters) in zip(asked, self.choices(asked), self.letters(asked), strict=True):
                 self._check(example, found, letters)
             for (idx, example), sequences in zip(group, self.sequences(asked), strict=True):
-                yield Tokenized(idx, example, sequences, False, alters(self.prompt(example)))
+                yield TokenizedExample(idx, example, sequences, False, alters(self.prompt(example)))
 
-    def sequences(self, examples: list[Example]) -> list[list[Sequence]]:
+    def sequences(self, examples: list[Example]) -> list[list[TokenSequence]]:
         """What the model reads of each question, in the order of the choices."""
         prompts = [self.prompt(e) for e in examples]
-        if self.each:
+        if self.sequence_per_choice:
             return [
-                [Sequence(e, i, {"dec": c.part}, self._joined(p, e.row.choices[i].text)) for i, c in enumerate(found)]
+                [TokenSequence(e, i, {"dec": c.part}, self._joined(p, e.row.choices[i].text)) for i, c in enumerate(found)]
                 for e, p, found in zip(examples, prompts, self._with_choices(examples), strict=True)
             ]
         return [
-            [Sequence(e, 0, {"dec": part}, p if part.char_end.max(initial=0) <= len(p) else self._joined(p, ""))]
+            [TokenSequence(e, 0, {"dec": part}, p if part.char_end.max(initial=0) <= len(p) else self._joined(p, ""))]
             for e, p, (part, _) in zip(examples, prompts, self.letters(examples), strict=True)
         ]
 
-    def letters(self, examples: list[Example]) -> list[tuple[Part, np.ndarray]]:
+    def letters(self, examples: list[Example]) -> list[tuple[SideTokens, np.ndarray]]:
         """Of each question the prompt up to where its choices' letters come next (with the space before them, where that is a
         token of its own), and (C,) the ids of those letters. Raises UsageError where a letter is more than one token.
         """
@@ -122,19 +122,19 @@ class Prompting:
                     f"{self.name}: the letters {', '.join(c.label for c in example.row.choices)} are not one token each after the "
                     "prompt, so that they have no logits to compare. Another --template may end otherwise."
                 )
-            answer.append((mine[0].cut(0, n), ids))
+            answer.append((mine[0].slice(0, n), ids))
         return answer
 
     def choices(self, examples: list[Example]) -> list[list[Continuation]]:
         """Of each question, its prompt with each choice's text after it."""
         return [[Continuation(c.part.ids, c.start) for c in found] for found in self._with_choices(examples)]
 
-    def _with_choices(self, examples: list[Example]) -> list[list[_Read]]:
+    def _with_choices(self, examples: list[Example]) -> list[list[_ContinuedPrompt]]:
         wanted = [(self.prompt(e), c.text) for e in examples for c in e.row.choices]
         found = iter(self._continued(wanted))
         return [[next(found) for _ in e.row.choices] for e in examples]
 
-    def _continued(self, wanted: list[tuple[str, str]]) -> list[_Read]:
+    def _continued(self, wanted: list[tuple[str, str]]) -> list[_ContinuedPrompt]:
         """Prompts with something after them, without the tokens that a tokenizer adds at the end."""
         parts = encode(self.tokenizer, [self._joined(*w) for w in wanted], special=not self.chat, bos=self.bos)
         found = []
@@ -142,9 +142,9 @@ class Prompting:
             end = len(part)
             while end and part.is_special[end - 1]:
                 end -= 1
-            part = part.cut(0, end)
+            part = part.slice(0, end)
             later = np.flatnonzero(part.char_end > len(prompt))
-            found.append(_Read(part, int(later[0]) if len(later) else end))
+            found.append(_ContinuedPrompt(part, int(later[0]) if len(later) else end))
         return found
 
     def _joined(self, prompt: str, answer: str) -> str:

@@ -9,38 +9,38 @@ from typing import Any
 import numpy as np
 
 from capture.data.example import Example
-from capture.sequences.encoding import Part
+from capture.sequences.encoding import SideTokens
 from warehouse.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """What goes through the model as one row."""
 
     example: Example
     seq: int
-    parts: Mapping[str, Part]
+    sides: Mapping[str, SideTokens]
     """By side: one, or a decoder's and an encoder's."""
     text: str | None = None
     """What was tokenized, where that is not the example's text."""
 
     @property
-    def tokens(self) -> int:
-        return sum(map(len, self.parts.values()))
+    def n_tokens(self) -> int:
+        return sum(map(len, self.sides.values()))
 
     @property
     def lengths(self) -> dict[str, int]:
         """By side."""
-        return {side: len(part) for side, part in self.parts.items()}
+        return {side: len(part) for side, part in self.sides.items()}
 
 
 @dataclass(frozen=True)
-class Tokenized:
+class TokenizedExample:
     """An example with its sequences: none where the text has no tokens."""
 
     idx: int
     example: Example
-    sequences: list[Sequence]
+    sequences: list[TokenSequence]
     truncated: bool
     altered: bool
     """Whether the tokenizer changed the text before it cut it into tokens."""

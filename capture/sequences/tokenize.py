@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from capture.data.example import Example
-from capture.sequences.encoding import AS_GIVEN, Bos, Frame, Part, altering, cut, frame, windows
-from capture.sequences.sequence import Sequence, Tokenized
+from capture.sequences.encoding import AUTO_BOS, BosPolicy, SequenceFrame, SideTokens, text_change_detector, encode_truncated, find_frame, encode_windows
+from capture.sequences.sequence import TokenSequence, TokenizedExample
 from capture.sequences.word_alignment import word_indices
 from warehouse.errors import UsageError
 
@@ -20,23 +20,23 @@ _TOKENIZED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Sequencing:
+class SequenceMaker:
     """How a kind of capture makes sequences of examples."""
 
-    tokenize: Callable[[Iterable[Example]], Iterator[Tokenized]]
+    tokenize: Callable[[Iterable[Example]], Iterator[TokenizedExample]]
     sides: tuple[str, ...]
     max_len: int | None
     """No part of a sequence has more tokens."""
-    together: bool = False
+    keep_together: bool = False
     """An example's sequences go through the model in one batch."""
-    begins: int | None = None
+    first_token: int | None = None
     """The special token that every sequence of a decoder begins with, where one is added to the text."""
-    templated: bool = False
+    chat_template: bool = False
     """A chat template says what a sequence begins with."""
 
 
 @dataclass(frozen=True)
-class Tokenizing:
+class TokenizeOptions:
     """How texts become sequences."""
 
     tokenizer: Any
@@ -53,79 +53,79 @@ class Tokenizing:
     """The most tokens of what the decoder is given, its first among them."""
     stride: int | None = None
     """With `chunk`: how many tokens of the text after the last sequence the next one begins; None: where that one ends."""
-    bos: Bos = AS_GIVEN
+    bos: BosPolicy = AUTO_BOS
 
-    def sequencing(self) -> Sequencing:
+    def sequence_maker(self) -> SequenceMaker:
         """Raises UsageError where a sequence has no room for text, and where some of it would be in none."""
-        framed = frame(self.tokenizer, self.bos, self.max_len)
-        if self.stride is not None and framed.room is not None and self.stride > framed.room:
+        framed = find_frame(self.tokenizer, self.bos, self.max_len)
+        if self.stride is not None and framed.text_room is not None and self.stride > framed.text_room:
             raise UsageError(
-                f"--stride {self.stride} is more than the {framed.room} tokens of text that a sequence holds: use 1 to {framed.room}."
+                f"--stride {self.stride} is more than the {framed.text_room} tokens of text that a sequence holds: use 1 to {framed.text_room}."
             )
         if self.target_column is None:
-            begins = framed.begins if self.side == "dec" else None
-            return Sequencing(partial(tokenize, how=self), (self.side,), self.max_len, begins=begins)
+            begins = framed.first_token if self.side == "dec" else None
+            return SequenceMaker(partial(tokenize, options=self), (self.side,), self.max_len, first_token=begins)
         self.target_frame()
         both = self.max_len is not None and self.target_len is not None
         longest = max(self.max_len or 0, self.target_len or 0) if both else None
-        return Sequencing(partial(tokenize, how=self), ("dec", "enc"), longest)
+        return SequenceMaker(partial(tokenize, options=self), ("dec", "enc"), longest)
 
-    def target_frame(self) -> Frame:
+    def target_frame(self) -> SequenceFrame:
         """Of what comes after the start token. Raises UsageError as `frame` does."""
-        return frame(self.tokenizer, max_len=None if self.target_len is None else self.target_len - 1, target=True)
+        return find_frame(self.tokenizer, max_len=None if self.target_len is None else self.target_len - 1, target=True)
 
 
-def tokenize(examples: Iterable[Example], how: Tokenizing) -> Iterator[Tokenized]:
+def tokenize(examples: Iterable[Example], options: TokenizeOptions) -> Iterator[TokenizedExample]:
     """Texts longer than `max_len` tokens are cut, or with `chunk` go on as the next sequence of the same example.
 
     Raises UsageError where an example has no target and one is wanted, or has words and the tokenizer tells no offsets; and where
     a sequence has no room for text.
     """
-    alters, column = altering(how.tokenizer), how.target_column
-    framed = frame(how.tokenizer, how.bos, how.max_len)
-    for group in grouped(examples):
+    alters, column = text_change_detector(options.tokenizer), options.target_column
+    framed = find_frame(options.tokenizer, options.bos, options.max_len)
+    for group in group_examples(examples):
         texts = [e.text for _, e in group]
-        if how.chunk:
-            found = [(parts, False) for parts in windows(how.tokenizer, texts, framed, how.stride)]
+        if options.chunk:
+            found = [(parts, False) for parts in encode_windows(options.tokenizer, texts, framed, options.stride)]
         else:
-            found = [([part], truncated) for part, truncated in cut(how.tokenizer, texts, framed)]
+            found = [([part], truncated) for part, truncated in encode_truncated(options.tokenizer, texts, framed)]
         targets = [(e, _target(e, column)) for _, e in group] if column is not None else []
-        answers: list[tuple[Part, bool]] | list[None] = (
-            _targets(how, targets) if column is not None else [None] * len(group)
+        answers: list[tuple[SideTokens, bool]] | list[None] = (
+            _targets(options, targets) if column is not None else [None] * len(group)
         )
         for (idx, example), (parts, truncated), answer in zip(group, found, answers, strict=True):
             sequences = [
-                Sequence(
-                    example, seq, _sides(how.side, _with_words(part, example, how.tokenizer), answer and answer[0])
+                TokenSequence(
+                    example, seq, _sides(options.side, _with_words(part, example, options.tokenizer), answer and answer[0])
                 )
                 for seq, part in enumerate(p for p in parts if len(p))
             ]
             altered = alters(example.text) or (column is not None and alters(_target(example, column)))
-            yield Tokenized(idx, example, sequences, truncated or bool(answer and answer[1]), altered)
+            yield TokenizedExample(idx, example, sequences, truncated or bool(answer and answer[1]), altered)
 
 
-def _targets(how: Tokenizing, targets: list[tuple[Example, str]]) -> list[tuple[Part, bool]]:
+def _targets(how: TokenizeOptions, targets: list[tuple[Example, str]]) -> list[tuple[SideTokens, bool]]:
     """What the decoder reads of each example's target, and whether that was cut: the start token, then the target, so that the
     token at pos + 1 is the one to predict at pos.
     """
     assert how.start_id is not None
     found = []
-    read = cut(how.tokenizer, [text for _, text in targets], how.target_frame(), target=True)
+    read = encode_truncated(how.tokenizer, [text for _, text in targets], how.target_frame(), target=True)
     for (example, _), (part, truncated) in zip(targets, read, strict=True):
         if example.row.words:
             part = replace(part, word_idx=np.full(len(part), -1))
-        found.append((part.after(how.start_id), truncated))
+        found.append((part.with_prefix(how.start_id), truncated))
     return found
 
 
-def grouped(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
+def group_examples(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
     """Numbered examples, as many at a time as are worth one call of a tokenizer."""
     numbered = enumerate(examples)
     while group := list(islice(numbered, _TOKENIZED_AT_ONCE)):
         yield group
 
 
-def _with_words(part: Part, example: Example, tokenizer: Any) -> Part:
+def _with_words(part: SideTokens, example: Example, tokenizer: Any) -> SideTokens:
     words = example.row.words
     if not words:
         return part
@@ -137,7 +137,7 @@ def _with_words(part: Part, example: Example, tokenizer: Any) -> Part:
     return replace(part, word_idx=word_indices(part.char_start, part.char_end, len(example.text), words))
 
 
-def _sides(side: str, part: Part, target: Part | None) -> dict[str, Part]:
+def _sides(side: str, part: SideTokens, target: SideTokens | None) -> dict[str, SideTokens]:
     return {side: part} if target is None else {"dec": target, "enc": part}
 
 

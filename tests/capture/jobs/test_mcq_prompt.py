@@ -16,9 +16,9 @@ from capture.data.registry import open_data
 from capture.jobs import mcq_prompt
 from capture.jobs.choice_scores import Scores, tables
 from capture.model.anatomy import examine
-from capture.model.continuations import Continuation, Continuer
-from capture.sequences.question_pairs import Pairing
-from capture.sequences.question_prompts import TEMPLATE, Prompting
+from capture.model.continuations import Continuation, ContinuationReader
+from capture.sequences.question_pairs import PairMaker
+from capture.sequences.question_prompts import TEMPLATE, PromptMaker
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore
 from warehouse.errors import NotFoundError, TracesError, UsageError
@@ -108,7 +108,7 @@ def test_traces_are_of_the_prompt_or_of_each_choice(tmp_path: Path, load_tiny: C
     store = TraceStore(run_dir(tmp_path, "r"))
     sound(store)
     for example in source.read():
-        eid, prompt = example.example_id, Prompting(loaded.tokenizer, "x").prompt(example)
+        eid, prompt = example.example_id, PromptMaker(loaded.tokenizer, "x").prompt(example)
         for i, choice in enumerate(example.row.choices):
             text = (
                 f"{prompt} {choice.text}" if score == "text" else f"{prompt} "
@@ -156,8 +156,8 @@ def test_an_unknown_key_leaves_right_and_wrong_unknown(tmp_path: Path, load_tiny
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_prompt_read_once_gives_what_whole_texts_give(load_tiny: Callable, kind: str) -> None:
-    continuer = Continuer(examine(load_tiny(kind).model), 64)
-    assert continuer.shares
+    continuer = ContinuationReader(examine(load_tiny(kind).model), 64)
+    assert continuer.reads_prompts_once
     generator = np.random.default_rng(0)
     questions = []
     for n in (3, 17, 9):
@@ -166,7 +166,7 @@ def test_a_prompt_read_once_gives_what_whole_texts_give(load_tiny: Callable, kin
         questions.append([Continuation(np.concatenate([prompt, tail]), n) for tail in tails])
     questions.append([Continuation(c.ids, c.start - i) for i, c in enumerate(questions[0])])  # prompts that differ
     shared = continuer.states(questions)
-    continuer.shares = False
+    continuer.reads_prompts_once = False
     for found, expected, of in zip(shared, continuer.states(questions), questions, strict=True):
         for x, y, c in zip(found, expected, of, strict=True):
             assert x.shape == y.shape == (len(c) - c.start, y.shape[1])
@@ -176,7 +176,7 @@ def test_a_prompt_read_once_gives_what_whole_texts_give(load_tiny: Callable, kin
 def test_models_whose_prompts_cannot_be_shared_are_asked_whole() -> None:
     import zoo
 
-    assert not Continuer(examine(zoo.build("mistral")), 64).shares  # a sliding window of 4
+    assert not ContinuationReader(examine(zoo.build("mistral")), 64).reads_prompts_once  # a sliding window of 4
 
 
 @pytest.mark.parametrize(
@@ -206,14 +206,14 @@ def test_letters_that_are_no_token_after_the_prompt(tokenizer: PreTrainedTokeniz
     row = Row("1", "Who?", choices=tuple(Choice(x, "text") for x in labels))
     source = Source("mine", None, None, "mine", lambda: iter([row]))
     with pytest.raises(UsageError, match="not one token"):
-        list(Prompting(tokenizer, "tiny").tokenize(source.read()))
+        list(PromptMaker(tokenizer, "tiny").tokenize(source.read()))
 
 
 def test_a_choice_without_text(tokenizer: PreTrainedTokenizerFast) -> None:
     row = Row("7", "Who?", choices=(Choice("A", "keeper"), Choice("B", " ")))
     source = Source("mine", None, None, "mine", lambda: iter([row]))
     with pytest.raises(UsageError, match="Question 7: choice B has no text"):
-        list(Prompting(tokenizer, "tiny").tokenize(source.read()))
+        list(PromptMaker(tokenizer, "tiny").tokenize(source.read()))
 
 
 def test_a_text_is_no_question(tmp_path: Path, load_tiny: Callable) -> None:
@@ -229,7 +229,7 @@ def test_the_default_prompt() -> None:
 def test_braces_in_a_question_are_only_text(tokenizer: PreTrainedTokenizerFast) -> None:
     row = Row("1", "What is {choices}?", choices=(Choice("A", "{question}"), Choice("B", "x")))
     (example,) = Source("mine", None, None, "mine", lambda: iter([row])).read()
-    found = Prompting(tokenizer, "tiny").prompt(example)
+    found = PromptMaker(tokenizer, "tiny").prompt(example)
     assert found == "What is {choices}?\nChoices:\nA. {question}\nB. x\nAnswer:"
 
 
@@ -237,7 +237,7 @@ def test_a_tokenizer_without_offsets_cannot_be_asked() -> None:
     class Slow:
         is_fast = False
 
-    for of in (Prompting, Pairing):
+    for of in (PromptMaker, PairMaker):
         with pytest.raises(UsageError, match="fast tokenizer"):
             of(Slow(), "slow")
 

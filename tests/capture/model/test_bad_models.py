@@ -25,7 +25,7 @@ from capture.jobs import encode, generate, next_token
 from capture.lens import logit_lens
 from capture.model import loading
 from capture.model.body import padding_id
-from capture.sequences.decoding import texts, token_texts
+from capture.sequences.decoding import decode_sequences, decode_tokens
 from capture.training import finetune
 from warehouse import TraceStore
 from warehouse.errors import TracesError, UsageError
@@ -123,7 +123,7 @@ def test_choices_and_targets_are_looked_up_too(tmp_path: Path, folder: Callable[
 @pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% for", "{{ messages[9].x.y }}"])
 def test_a_chat_template_that_fails_is_one_line(tmp_path: Path, load_tiny: Callable, template: str) -> None:
     from capture.data.example import Choice, Example, Row
-    from capture.sequences.question_prompts import Prompting
+    from capture.sequences.question_prompts import PromptMaker
 
     words = loading.load(load_tiny().name, device="cpu").tokenizer
     words.chat_template = template
@@ -133,7 +133,7 @@ def test_a_chat_template_that_fails_is_one_line(tmp_path: Path, load_tiny: Calla
     row = Row("q1", "What is lit?", choices=(Choice("A", "a lamp"), Choice("B", "the sea")))
     asked = Example(open_prompts(["x"]), row, "0")
     with pytest.raises(UsageError, match="its chat template fails on question q1") as f:
-        Prompting(words, "tiny", chat=True).prompt(asked)
+        PromptMaker(words, "tiny", chat=True).prompt(asked)
     assert "\n" not in f"{e.value}{f.value}"
 
 
@@ -158,11 +158,11 @@ def test_slow_tokenizers_that_raise_give_what_can_be_stored() -> None:
     canine, byt5 = CanineTokenizer(), ByT5Tokenizer()
     with pytest.raises(ValueError, match="arg not in range"):
         canine.decode([2_000_000])
-    assert token_texts(canine, [65, 0xD800, 0x1F600, 2_000_000]) == ["A", "\ufffd", "\U0001f600", ""]
-    assert texts(canine, [[0xD83D, 0xDE00, 0xDC00, 2_000_000]]) == ["\U0001f600\ufffd"]
+    assert decode_tokens(canine, [65, 0xD800, 0x1F600, 2_000_000]) == ["A", "\ufffd", "\U0001f600", ""]
+    assert decode_sequences(canine, [[0xD83D, 0xDE00, 0xDC00, 2_000_000]]) == ["\U0001f600\ufffd"]
     with pytest.raises(ValueError, match="bytes must be in range"):
         byt5.decode([500])
-    assert token_texts(byt5, [100, 500, 10**6]) == ["a", "", ""]
+    assert decode_tokens(byt5, [100, 500, 10**6]) == ["a", "", ""]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -18,10 +18,10 @@ from capture.jobs import encode as encoding_job
 from capture.jobs import next_token
 from capture.jobs.generation import Chat
 from capture.model import loading
-from capture.sequences.encoding import Bos, bos_of, encode
-from capture.sequences.question_prompts import Prompting
-from capture.sequences.sequence import Tokenized
-from capture.sequences.tokenize import Tokenizing, tokenize
+from capture.sequences.encoding import BosPolicy, encode, resolve_bos
+from capture.sequences.question_prompts import PromptMaker
+from capture.sequences.sequence import TokenizedExample
+from capture.sequences.tokenize import TokenizeOptions, tokenize
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
@@ -47,12 +47,12 @@ def source(texts: list[str]) -> Source:
     return Source("d", None, None, "x", lambda: iter([Row(str(i), t) for i, t in enumerate(texts)]))
 
 
-def read(tokenizer, texts: list[str], side: str = "enc", max_len: int | None = None, **how) -> list[Tokenized]:
-    return list(tokenize(source(texts).read(), Tokenizing(tokenizer, side, max_len, **how)))
+def read(tokenizer, texts: list[str], side: str = "enc", max_len: int | None = None, **how) -> list[TokenizedExample]:
+    return list(tokenize(source(texts).read(), TokenizeOptions(tokenizer, side, max_len, **how)))
 
 
-def ids(found: Tokenized, side: str = "enc") -> list[list[int]]:
-    return [s.parts[side].ids.tolist() for s in found.sequences]
+def ids(found: TokenizedExample, side: str = "enc") -> list[list[int]]:
+    return [s.sides[side].ids.tolist() for s in found.sequences]
 
 
 def failures(store: TraceStore) -> list:
@@ -71,7 +71,7 @@ def test_what_is_cut_and_every_window_is_what_the_tokenizer_gives(
         assert ids(one) == [tokenizer(text, truncation=True, max_length=9)["input_ids"]]
         whole = tokenizer(text, return_special_tokens_mask=True)
         assert one.truncated == (len(whole["input_ids"]) > 9)
-        part = one.sequences[0].parts["enc"]
+        part = one.sequences[0].sides["enc"]
         assert part.is_special.sum() == own and (part.char_start[part.is_special] == -1).all()
     for stride in (None, 2):
         overlap = 0 if stride is None else 9 - own - stride
@@ -80,7 +80,7 @@ def test_what_is_cut_and_every_window_is_what_the_tokenizer_gives(
                 text, truncation=True, max_length=9, return_overflowing_tokens=True, stride=overlap
             )["input_ids"]  # fmt: skip
             assert ids(one) == (given if cut_from == "right" else given[::-1])
-            parts = [s.parts["enc"] for s in one.sequences]
+            parts = [s.sides["enc"] for s in one.sequences]
             new = [~p.is_special & (True if p.is_context is None else ~p.is_context) for p in parts]
             (whole,) = encode(tokenizer, [text])
             text_alone = ~whole.is_special
@@ -96,7 +96,7 @@ def test_a_tokenizer_written_in_python_is_cut_in_the_same_way() -> None:
         (one,) = read(tokenizer, [text], max_len=8)
         assert one.truncated and ids(one) == [tokenizer(text, truncation=True, max_length=8)["input_ids"]]
         (one,) = read(tokenizer, [text], max_len=8, chunk=True, stride=4)
-        parts = [s.parts["enc"] for s in one.sequences]
+        parts = [s.sides["enc"] for s in one.sequences]
         assert all(len(p) <= 8 and p.is_special.tolist()[:: len(p) - 1] == [True, True] for p in parts)
         new = [p.ids[~p.is_special & (True if p.is_context is None else ~p.is_context)] for p in parts]
         assert "".join(map(chr, np.concatenate(new))) == text
@@ -131,23 +131,23 @@ def test_the_states_of_a_cut_text_and_of_every_window_are_the_models_own(
 def test_both_sides_of_an_encoder_decoder_are_cut_by_the_tokenizer(odd: Callable) -> None:
     tokenizer, text = odd("t5"), "the lamp and the sea and the boat"
     rows = Source("d", None, None, "x", lambda: iter([Row("1", text, {"to": text})]))
-    how = Tokenizing(tokenizer, "enc", 6, target_column="to", start_id=0, target_len=5)
+    how = TokenizeOptions(tokenizer, "enc", 6, target_column="to", start_id=0, target_len=5)
     (one,) = tokenize(rows.read(), how)
     assert one.truncated
     assert ids(one) == [tokenizer(text, truncation=True, max_length=6)["input_ids"]]
     assert ids(one, "dec") == [[0, *tokenizer(text_target=text, truncation=True, max_length=4)["input_ids"]]]
-    assert one.sequences[0].parts["dec"].is_special.tolist() == [True, False, False, False, True]
+    assert one.sequences[0].sides["dec"].is_special.tolist() == [True, False, False, False, True]
 
 
 def test_what_leaves_no_room_for_text_is_refused(odd: Callable) -> None:
     with pytest.raises(UsageError, match=r"2 tokens has no room for text: 2 special tokens .* --max-len 3 or more"):
-        Tokenizing(odd("bert"), "enc", 2).sequencing()
+        TokenizeOptions(odd("bert"), "enc", 2).sequence_maker()
     with pytest.raises(UsageError, match="no room for text: 1 special tokens"):
-        Tokenizing(odd("t5"), "enc", None, target_column="to", start_id=0, target_len=2).sequencing()
+        TokenizeOptions(odd("t5"), "enc", None, target_column="to", start_id=0, target_len=2).sequence_maker()
     with pytest.raises(
         UsageError, match="--stride 8 is more than the 7 tokens of text that a sequence holds: use 1 to 7"
     ):
-        Tokenizing(odd("bert"), "enc", 9, chunk=True, stride=8).sequencing()
+        TokenizeOptions(odd("bert"), "enc", 9, chunk=True, stride=8).sequence_maker()
 
 
 @pytest.mark.parametrize("kind", list(odd_tokenizers.KINDS))
@@ -244,14 +244,14 @@ def test_a_bos_is_there_as_asked_and_never_twice(tmp_path: Path, odd: Callable, 
         (llama, "yes", [[2, *b] for b in bare]),
         (llama, "no", bare),
     ):
-        bos = Bos(asked, 5 if given is tokenizer else 2)
+        bos = BosPolicy(asked, 5 if given is tokenizer else 2)
         for max_len in (None, 4):
             found = read(given, texts, "dec", max_len, bos=bos)
             assert [ids(one, "dec") for one in found] == [[e[:max_len]] for e in expected]
         chunks = read(given, texts, "dec", 4, chunk=True, bos=bos)
         if bare != expected != plain:
             assert {row[0] for one in chunks for row in ids(one, "dec")} == {bos.id}
-    part = read(tokenizer, texts, "dec", bos=Bos("yes", 5))[0].sequences[0].parts["dec"]
+    part = read(tokenizer, texts, "dec", bos=BosPolicy("yes", 5))[0].sequences[0].sides["dec"]
     assert part.is_special.tolist() == [True] + [False] * len(plain[0]) and part.char_start[0] == -1
 
     loaded = load_tiny()  # whose configuration names a BOS, its tokenizer none
@@ -263,15 +263,15 @@ def test_a_bos_is_there_as_asked_and_never_twice(tmp_path: Path, odd: Callable, 
 
 def test_a_bos_that_cannot_be_is_refused(load_tiny: Callable, tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names neither a BOS nor an EOS token that its embedding has"):
-        bos_of(load_tiny("gpt2"), "yes")
+        resolve_bos(load_tiny("gpt2"), "yes")
     with pytest.raises(UsageError, match="--prepend-bos perhaps: use auto, yes, no"):
         next_token.Options(prepend_bos="perhaps")
     chat = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, chat_template="{{ messages }}")
     loaded = loading.Loaded(load_tiny().model, chat, "m", None, "cpu", False)
     with pytest.raises(UsageError, match="--prepend-bos yes: the chat template of m says what a prompt begins with"):
-        Chat(loaded, 5, 1, bos_of(loaded, "yes"))
+        Chat(loaded, 5, 1, resolve_bos(loaded, "yes"))
     with pytest.raises(UsageError, match="--prepend-bos no: the chat template of m says"):
-        Prompting(chat, "m", chat=True, bos=Bos("no"))
+        PromptMaker(chat, "m", chat=True, bos=BosPolicy("no"))
     bert = loading.Loaded(zoo.build("bert"), tokenizer, "b", None, "cpu", False)
     with pytest.raises(UsageError, match="--prepend-bos no is for decoders; b is an encoder"):
         encoding_job.run(bert, source(["a"]), encoding_job.Options(prepend_bos="no"), root=tmp_path, run_id="r")

@@ -14,7 +14,7 @@ from capture.data.example import Row, Source, Word
 from capture.data.registry import open_data
 from capture.jobs import next_token
 from capture.model import loading
-from capture.sequences.tokenize import Tokenizing, tokenize
+from capture.sequences.tokenize import TokenizeOptions, tokenize
 from capture.sequences.word_alignment import word_indices
 from warehouse import TraceStore
 from warehouse.errors import TracesError, UsageError
@@ -42,8 +42,8 @@ def test_every_character_of_the_treebank(
     tokenizer = request.getfixturevalue("smollm2").tokenizer if which == "smollm2" else None
     tokenizer = tokenizer or request.getfixturevalue("minilm_tokenizer")
     sentences = tokens = altered = 0
-    for t in tokenize(source.read(), Tokenizing(tokenizer, "dec", None)):
-        text, words, part = t.example.text, t.example.row.words, t.sequences[0].parts["dec"]
+    for t in tokenize(source.read(), TokenizeOptions(tokenizer, "dec", None)):
+        text, words, part = t.example.text, t.example.row.words, t.sequences[0].sides["dec"]
         touched = set()
         for start, end, word, special in zip(
             part.char_start.tolist(), part.char_end.tolist(), part.word_idx.tolist(), part.is_special, strict=True
@@ -104,7 +104,7 @@ def test_a_tokenizer_without_offsets_is_refused(tokenizer: PreTrainedTokenizerFa
 
     source = Source("d", None, None, "x", lambda: iter([Row("1", "a", words=(Word("1", "a", start=0, end=1),))]))
     with pytest.raises(UsageError, match="fast tokenizer"):
-        list(tokenize(source.read(), Tokenizing(Slow(), "dec", None)))
+        list(tokenize(source.read(), TokenizeOptions(Slow(), "dec", None)))
 
 
 def test_an_annotated_run(tmp_path: Path, load_tiny: Callable) -> None:
@@ -131,9 +131,9 @@ def test_an_annotated_run(tmp_path: Path, load_tiny: Callable) -> None:
 def test_the_target_of_a_decoder_has_none_of_the_texts_words(tokenizer: PreTrainedTokenizerFast) -> None:
     words = (Word("1", "a", start=0, end=1), Word("2", "lamp", start=2, end=6))
     source = Source("d", None, None, "x", lambda: iter([Row("1", "a lamp", {"to": "a boat"}, words=words)]))
-    how = Tokenizing(tokenizer, "enc", None, target_column="to", start_id=0)
+    how = TokenizeOptions(tokenizer, "enc", None, target_column="to", start_id=0)
     (found,) = tokenize(source.read(), how)
-    parts = found.sequences[0].parts
+    parts = found.sequences[0].sides
     assert parts["enc"].word_idx.tolist()[0] == 0
     assert set(parts["enc"].word_idx.tolist()) == {0, 1}
     assert set(parts["dec"].word_idx.tolist()) == {-1}
