@@ -1,8 +1,8 @@
-"""Traits' vectors on questions that they were not made from: a run of kind `trait-evaluation`, with the table `trait_evaluations`.
+"""Evaluate traits' vectors on held-out questions: a run of kind `trait-evaluation`, with the table `trait_evaluations`.
 
-Every vector is held against random directions of its layer, whose sign and midpoint come from the training part as its own do: what
-they reach is what the method gives where nothing is known of the trait. Intervals are over questions (`intervals`), and of one vector:
-which one is the best is found on the training questions alone (`selection`).
+Every vector is compared with random directions of its layer. Their sign and midpoint come from the training responses, as the
+vector's own do, so that they show what the method reaches without knowing anything of the trait. Intervals are over questions
+(`intervals`) and hold for one vector; which vector is the best is decided on the training questions alone (`selection`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from capture.traits.extract import (
     write_shard,
 )
 from capture.traits.response_activations import ResponseMeans, SelectedResponses
+from warehouse.analysis.intervals import clopper_pearson_by_group
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, RunExistsError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
@@ -40,21 +41,23 @@ from warehouse.warehouse import Warehouse
 
 KIND = "trait-evaluation"
 _SEED_OFFSET = 5_000
-"""Added to a layer's seed: the random directions here are others than that of the vectors' run."""
+"""Added to a layer's seed, so that the random directions here differ from the one in the vectors' run."""
 
 
 @dataclass(frozen=True)
 class Options:
+    """How vectors are evaluated."""
+
     random: int = 20
     """Random directions a layer."""
     draws: int = 10_000
-    """Resamples of the questions."""
+    """Bootstrap resamples of the questions."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class _TraitData:
-    """What a trait's vectors are judged by."""
+    """A trait's vectors and the responses that they are evaluated on."""
 
     selected: SelectedResponses
     held: list[int]
@@ -64,10 +67,10 @@ class _TraitData:
 
     @property
     def layers(self) -> dict[str, list[int | None]]:
-        found: dict[str, list[int | None]] = {}
+        layers: dict[str, list[int | None]] = {}
         for component, layer in self.vectors:
-            found.setdefault(component, []).append(layer)
-        return found
+            layers.setdefault(component, []).append(layer)
+        return layers
 
 
 def evaluate(
@@ -78,12 +81,26 @@ def evaluate(
     report: Callable[[LayerProgress], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Judges all vectors of a run on its held-out questions, and publishes that as a run, `<vectors run>-evaluated` if not named.
+    """Evaluate all vectors of a run on its held-out questions, and publish the result as a run.
 
-    The responses are read again as they were selected for the vectors: the same filter, the same judge. The same call goes on where an
-    earlier one was interrupted. `note` is told of fits that did not converge. Raises UsageError for a run of another kind, fewer
-    than two held-out questions that count, and responses that are not those the vectors were made from; NotFoundError where they are
-    gone; RunExistsError where the run is there.
+    The responses are selected as they were for the vectors: by the same filter and judge. The same call resumes where an earlier
+    one was interrupted.
+
+    Args:
+        root: The warehouse's folder.
+        vectors_run: A run of kind `trait-vectors`.
+        run_id: The new run's name; `<vectors run>-evaluated` if None.
+        options: How to evaluate.
+        report: Called after every layer.
+        note: Called with a line about fits that did not converge.
+
+    Returns:
+        The new run's manifest.
+
+    Raises:
+        UsageError: The run is of another kind, fewer than two held-out questions count, or the responses have been replaced.
+        NotFoundError: The vectors or the responses are gone.
+        RunExistsError: The new run exists already.
     """
     options = options or Options()
     if options.random < 1 or options.draws < 1:
@@ -94,10 +111,10 @@ def evaluate(
     units = [u for i, t in enumerate(traits) for u in split_into_blocks(i, t.layers)]
     parents = [vectors_run, *dict.fromkeys(t.selected.run_id for t in traits)]
     name = run_id or f"{vectors_run}-evaluated"
-    told = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
+    manifest_options = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
             "vectors": manifest_hash(root, vectors_run),
             "folds": selection.FOLDS, "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
-    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": told}
+    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": manifest_options}
     count = LayerCounter(name, sum(len(u.layers) for u in units), report)
     with RunWriter(root, name, identity) as writer:
         for number, unit in enumerate(units):
@@ -106,31 +123,45 @@ def evaluate(
                 count.skip(unit, trait.selected.trait)
                 continue
             rows: list[dict[str, Any]] = []
-            late: Counter[str] = Counter()
+            unconverged: Counter[str] = Counter()
             for layer in unit.layers:
-                found = _evaluate_layer(trait, unit.component, layer, options, late)
-                rows += [{"vectors_run_id": vectors_run, **r} for r in found]
+                layer_rows = _evaluate_layer(trait, unit.component, layer, options, unconverged)
+                rows += [{"vectors_run_id": vectors_run, **r} for r in layer_rows]
                 count.advance(unit, trait.selected.trait)
-            write_shard(writer, "trait_evaluations", rows, json.dumps({"not_converged": +late}))
+            write_shard(writer, "trait_evaluations", rows, json.dumps({"not_converged": +unconverged}))
         manifest = publish(
             writer,
-            lambda p: store.meta.derive(KIND, name, parents, told | {"not_converged": count_not_converged(writer)}, p),
+            lambda p: store.meta.derive(
+                KIND, name, parents, manifest_options | {"not_converged": count_not_converged(writer)}, p
+            ),
         )
     for method, n in manifest.option("not_converged").items():
         note(
             f"{method} did not converge in {extraction_methods.STEPS[method]} steps in {n} of {count.total * selection.FOLDS} fits to parts of the "
-            "training questions, where its last step's is taken: cv_effect_size rests on them"
+            "training questions; the last step's vector was used, and cv_effect_size rests on it"
         )
     return manifest
 
 
 def open_vectors_run(root: Path, run_id: str) -> TraceStore:
-    """Raises NotFoundError for a run that is not there, UsageError for one that has no traits' vectors."""
+    """Open a run of traits' vectors.
+
+    Args:
+        root: The warehouse's folder.
+        run_id: The run's name.
+
+    Returns:
+        The run's store.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: The run is not of kind `trait-vectors`.
+    """
     store = TraceStore(find_run(root, run_id))
     if store.meta.kind != VECTORS:
         raise UsageError(
-            f"Run '{run_id}' is of kind {store.meta.kind}: what is evaluated are the vectors of one of kind {VECTORS} "
-            "(traces trait extract --help)."
+            f"Run '{run_id}' is of kind {store.meta.kind}, and only runs of kind {VECTORS} can be evaluated: see traces trait "
+            "extract --help"
         )
     return store
 
@@ -142,18 +173,17 @@ def _load_trait(wh: Warehouse, store: TraceStore, name: str) -> _TraitData:
         find_run(wh.root, source)
         if manifest_hash(wh.root, source) != option("sources").get(source):
             raise UsageError(
-                f"Run '{source}' is not the one that '{run}' was made from, but another of that name: make the vectors again "
-                "(traces trait extract)."
+                f"Run '{source}' has been replaced since '{run}' was made from it: make the vectors again (traces trait extract)."
             )
-    rule = store.meta.options.get("filter", "questions")  # what there was before schema version 7
+    rule = store.meta.options.get("filter", "questions")  # the only one before schema version 7
     if rule not in list(response_activations.FILTERS):
         raise CorruptRunError(f"Run '{run}' is damaged: its manifest has the filter {rule!r}.")
     selected = response_activations.select_responses(wh, responses, option("threshold") if judge else None, judge, rule)
-    there = [q for q in held if q in selected.questions]
-    if len(there) < 2:
+    counting = [q for q in held if q in selected.questions]
+    if len(counting) < 2:
         raise UsageError(
-            f"{name}: {len(there)} held-out {'question has' if len(there) == 1 else 'questions have'} responses of both polarities "
-            f"that count, and an evaluation needs two. Make the vectors of '{run}' again with a larger --held-out (it was "
+            f"{name}: {len(counting)} held-out {'question has' if len(counting) == 1 else 'questions have'} responses of both "
+            f"polarities that count, and an evaluation needs two. Make the vectors of '{run}' again with a larger --held-out (it was "
             f"{option('held_out'):g}) or another --threshold (traces trait extract --help), or of more responses."
         )
     answer = store.query(
@@ -161,24 +191,25 @@ def _load_trait(wh: Warehouse, store: TraceStore, name: str) -> _TraitData:
         "ORDER BY component DESC, layer NULLS FIRST, method",
         [name],
     )
-    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
-    for row in answer.fetchall():
-        told = dict(zip(answer.columns, row, strict=True))
-        found.setdefault((told["component"], told["layer"]), []).append(told)
+    vectors: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for values in answer.fetchall():
+        row = dict(zip(answer.columns, values, strict=True))
+        vectors.setdefault((row["component"], row["layer"]), []).append(row)
     responses_store = response_activations.open_responses_run(wh.root, responses)
-    return _TraitData(selected, there, ResponseMeans(responses_store, selected.keys), found)
+    return _TraitData(selected, counting, ResponseMeans(responses_store, selected.keys), vectors)
 
 
 def _evaluate_layer(
-    trait: _TraitData, component: str, layer: int | None, options: Options, late: Counter[str]
+    trait: _TraitData, component: str, layer: int | None, options: Options, unconverged: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a layer, one a vector; V of them, and R random directions, are projected on at once."""
+    """Yield the rows of a layer, one a vector; all V vectors and R random directions are measured together."""
     selected, rows = trait.selected, trait.vectors[component, layer]
     x = trait.means.vectors(component, layer)
     width, known = x.shape[1], len(rows[0]["vector"])
     if known != width:
         raise UsageError(
-            f"The vectors of {selected.trait} have width {known}; run '{selected.run_id}' has {width}: not the same model."
+            f"The vectors of {selected.trait} have width {known}, and the states of run '{selected.run_id}' {width}: they are of "
+            "different models."
         )
     train_pos, train_neg = training_vectors(x, selected, trait.held)
     seed = layer_seed(options.seed, layer) + _SEED_OFFSET
@@ -196,7 +227,7 @@ def _evaluate_layer(
     chance = float(accuracy[v:].mean())
     counts = np.add(*(b @ r for b, r in zip(by_question, right, strict=True)))
     n = np.add(*(b.sum(1) for b in by_question))
-    accuracy_ends = intervals.proportions(counts[:, :v], n)
+    accuracy_ends = clopper_pearson_by_group(counts[:, :v], n)
     above_ends = intervals.differences(counts[:, :v], counts[:, v:], n)
     cosines = separation.cosines(x[is_pos], units[:v]), separation.cosines(x[is_neg], units[:v])
     weights = intervals.resamples(len(trait.held), options.draws, options.seed)
@@ -204,8 +235,8 @@ def _evaluate_layer(
     effect_ends = intervals.effect_sizes(effect, resampled_cohens_d(weights, cosines, by_question), len(trait.held))
     overlap = separation.overlap(pos[:, :v], neg[:, :v])
     train = ~np.isin(selected.question, trait.held)
-    asked = selected.question[train & selected.positive], selected.question[train & ~selected.positive]
-    dealt = selection.deal_folds(np.concatenate(asked), options.seed)
+    questions = selected.question[train & selected.positive], selected.question[train & ~selected.positive]
+    folds = selection.deal_folds(np.concatenate(questions), options.seed)
     for i, row in enumerate(rows):
         yield {
             "trait": selected.trait,
@@ -229,7 +260,7 @@ def _evaluate_layer(
             "above_random_low": above_ends[0][i],
             "above_random_high": above_ends[1][i],
             "cv_effect_size": selection.cv_effect_size(
-                row["method"], (train_pos, train_neg), asked, dealt, layer_seed(options.seed, layer), late
+                row["method"], (train_pos, train_neg), questions, folds, layer_seed(options.seed, layer), unconverged
             ),
         }
 
@@ -238,19 +269,28 @@ def _evaluate_layer(
 
 
 def _question_indicators(question: np.ndarray, questions: list[int]) -> np.ndarray:
-    """(Q, n) 0 or 1: which responses are to which question."""
-    found: np.ndarray = (np.array(questions)[:, None] == question).astype(np.float64)
-    return found
+    """Return which of n responses answer which of Q questions: (Q, n), 0 or 1."""
+    indicators: np.ndarray = (np.array(questions)[:, None] == question).astype(np.float64)
+    return indicators
 
 
 def resampled_cohens_d(
     weights: np.ndarray, values: tuple[np.ndarray, np.ndarray], by_question: list[np.ndarray]
 ) -> np.ndarray:
-    """Cohen's d in every resample, from each question's counts, sums and sums of squares: (draws, V)."""
+    """Compute Cohen's d in every resample of the questions, from their counts, sums and sums of squares.
+
+    Args:
+        weights: (draws, Q): how often each question is in each resample.
+        values: (n, V) and (m, V): positive and negative responses' values on V vectors.
+        by_question: (Q, n) and (Q, m), 0 or 1: which response answers which question.
+
+    Returns:
+        (draws, V).
+    """
     centre, scale = np.concatenate(values).mean(0), np.concatenate(values).std(0)
     means, squares, counts = [], [], []
     for x, b in zip(values, by_question, strict=True):
-        x = (x - centre) / np.where(scale > 0, scale, 1)  # of size 1, so that sums of squares keep their digits
+        x = (x - centre) / np.where(scale > 0, scale, 1)  # scaled to 1, so that sums of squares keep their digits
         n = (weights @ b.sum(1))[:, None]
         mean = weights @ (b @ x) / n
         means.append(mean)
@@ -260,7 +300,7 @@ def resampled_cohens_d(
     return separation.standardize(means[0] - means[1], np.where(variance < 1e-12, 0, variance))
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------------
+# -- display -----------------------------------------------------------------------------------------------------------
 
 BEST_LAYERS_SQL = """
     SELECT trait, component, method, layer, n_pos, n_neg, round(accuracy::DOUBLE, 3) AS accuracy,
@@ -275,11 +315,11 @@ BEST_LAYERS_SQL = """
                                ORDER BY cv_effect_size DESC NULLS LAST, effect_size DESC, accuracy DESC, layer NULLS FIRST) = 1
     ORDER BY trait, component DESC, method = 'random', cv_effect_size DESC NULLS LAST, effect_size DESC, method
 """
-"""The best layer of each method, as trait_best has it, from an evaluation's own tables (`TraceStore.query`)."""
+"""The best layer of each method, ordered as in the view `trait_best`, from one evaluation's own tables (`TraceStore.query`)."""
 
 
 def is_published(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
-    """Whether this very evaluation is published under that name. Raises RunExistsError where another run is."""
+    """Tell whether this very evaluation is published under that name; raises RunExistsError if another run is."""
     if run_id not in paths.published_runs(root):
         return False
     meta = TraceStore(paths.run_dir(root, run_id)).meta
@@ -290,8 +330,14 @@ def is_published(root: Path, run_id: str, vectors_run: str, options: Options) ->
 
 
 def plot(store: TraceStore, path: str) -> None:
-    """Accuracy and effect size by layer, a line a method, a row of panels a trait and component; what random directions reach is
-    shaded. Raises UsageError where matplotlib is not installed, and for a file whose ending is no picture's.
+    """Draw accuracy and effect size by layer: a line a method, a row of panels a trait and component, random directions shaded.
+
+    Args:
+        store: A published run of kind `trait-evaluation`.
+        path: The picture; its ending decides the format.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the ending is not that of a picture.
     """
     try:
         from matplotlib.figure import Figure
@@ -314,7 +360,7 @@ def plot(store: TraceStore, path: str) -> None:
                     low, high = ([r[f"{column}_{end}"] for r in rows] for end in ("low", "high"))
                     axes.fill_between(layers, low, high, color="0.85", label="a random direction, 95 %", linewidth=0)
                     continue
-                dashed = method == "gradient"  # it lies on mean_diff
+                dashed = method == "gradient"  # its line lies on that of mean_diff
                 axes.plot(
                     layers,
                     [r[column] for r in rows],
@@ -333,5 +379,5 @@ def plot(store: TraceStore, path: str) -> None:
         line[0].legend(loc="lower right", fontsize="small")
     try:
         figure.savefig(path)
-    except ValueError as e:  # an ending that is no format's
+    except ValueError as e:  # an unknown ending
         raise UsageError(f"--plot {path}: {e}") from None

@@ -2,7 +2,7 @@
 
 Examples are split, never tokens: neighbours in a text resemble each other, and a probe that has seen one knows the other. They are
 split so that each label has the same share on both sides, as far as whole examples allow. Every accuracy has a 95 % interval that
-counts examples, not tokens (`intervals.by_group`). Beside it stand that of always giving the commonest training label, measured on
+counts examples, not tokens (`intervals.wilson_by_group`). Beside it stand that of always giving the commonest training label, measured on
 the held-out tokens, and the mean and the spread of ten probes fitted to shuffled labels, which is what the method gives where
 there is nothing to be found (compare Hewitt and Liang 2019, "Designing and Interpreting Probes with Control Tasks").
 """
@@ -253,7 +253,7 @@ def _probe_layer(
     train, test = split.train, split.test
     weights, fitted = _fit(x[train], y[train], len(split.classes), options)
     right = _is_right(weights, x[test], y[test])
-    low, high = intervals.by_group(right, split.example[test])
+    low, high = intervals.wilson_by_group(right, split.example[test])
     shuffled = [
         _is_right(_fit(x[train], labels, len(split.classes), options)[0], x[test], y[test]).mean()
         for labels in _shuffle_labels(y[train], split.example[train], options.seed)

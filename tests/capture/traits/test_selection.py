@@ -10,6 +10,7 @@ from scipy import stats
 
 from capture.traits import extraction_methods, intervals, selection, separation
 from capture.traits.evaluate import resampled_cohens_d
+from warehouse.analysis.intervals import clopper_pearson_by_group
 
 ALWAYS = 2000
 """Made experiments at once."""
@@ -25,7 +26,7 @@ def test_an_accuracys_interval_holds_it_however_alike_the_responses_to_a_questio
         strength = 1 / alike - 1 if alike else 0
         of_question = rng.beta(part * strength, (1 - part) * strength, (questions, ALWAYS)) if alike else part
         right = rng.binomial(each, of_question, (questions, ALWAYS)).astype(float)
-        low, high = intervals.proportions(right, np.full(questions, each))
+        low, high = clopper_pearson_by_group(right, np.full(questions, each))
         held = ((low <= part) & (part <= high)).mean()
         assert held > 0.94, (alike, held)
         assert (low >= 0).all() and (high <= 1).all() and (low < high).all()
@@ -33,11 +34,11 @@ def test_an_accuracys_interval_holds_it_however_alike_the_responses_to_a_questio
 
 def test_where_all_are_right_the_interval_is_the_exact_one_of_so_many() -> None:
     n = np.array([6, 6, 6, 6, 6])
-    low, high = intervals.proportions(np.stack([n, 0 * n], axis=1), n)
+    low, high = clopper_pearson_by_group(np.stack([n, 0 * n], axis=1), n)
     exact = stats.binomtest(30, 30).proportion_ci(method="exact")
     assert low[0] == pytest.approx(exact.low) and high[0] == 1
     assert low[1] == 0 and high[1] == pytest.approx(1 - exact.low)
-    one_question = intervals.proportions(np.array([[3.0]]), np.array([6]))
+    one_question = clopper_pearson_by_group(np.array([[3.0]]), np.array([6]))
     assert one_question[0][0] < 0.02 and one_question[1][0] > 0.98, "one question says nothing of others"
 
 
@@ -120,7 +121,7 @@ def test_the_interval_of_the_best_layer_of_pure_noise_holds_chance() -> None:
             sides = [separation.projections(layers[best][s], fits[best].vector[None]) for s in test]
             right = separation.on_correct_side(*sides, np.array([fits[best].midpoint]))
             counts = sum(b @ r for b, r in zip(by_question, right, strict=True))
-            low, high = intervals.proportions(counts, np.full(HELD, 2 * EACH))
+            low, high = clopper_pearson_by_group(counts, np.full(HELD, 2 * EACH))
             held[how][0] += low[0] <= 0.5 <= high[0]
             draws = resampled_cohens_d(weights, tuple(cosines[best]), by_question)
             low, high = intervals.effect_sizes(separation.cohens_d(*cosines[best]), draws, HELD)
