@@ -32,7 +32,8 @@ from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.progress import DerivedProgress
 from warehouse.storage.run_writer import RecordedBatch, RunWriter
-from warehouse.storage.trace_store import Slice, TraceStore
+from warehouse.storage.stored_tensors import Slice
+from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
     from warehouse.warehouse import Warehouse

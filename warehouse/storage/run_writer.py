@@ -293,7 +293,9 @@ class RunWriter:
         }
         now = time.monotonic()
         number = len(self._journal.shards)
-        self._journal.complete(ShardEntry(shard=number, resume_point=mark, seconds=now - self._counted_until, files=files))
+        self._journal.complete(
+            ShardEntry(shard=number, resume_point=mark, seconds=now - self._counted_until, files=files)
+        )
         self._counted_until = now
 
     def _abandon(self) -> None:

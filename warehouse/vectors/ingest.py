@@ -22,7 +22,8 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.paths import find_run
-from warehouse.storage.trace_store import Slice, TraceStore
+from warehouse.storage.stored_tensors import Slice
+from warehouse.storage.trace_store import TraceStore
 from warehouse.storage.vector_info import RunRows
 from warehouse.vectors import ann_index, trait_table
 from warehouse.vectors import index_spec as asking

@@ -1,0 +1,209 @@
+"""RunTables: the small tables of one run, read from its folder alone.
+
+In goes the folder of a published run. Out come the rows of its Parquet tables: as answers to SQL over this run alone
+(`query`), as a data frame of its texts (`tokens`), or as the encoding of one sequence (`encodings`). A table that cannot be
+read raises CorruptRunError, whichever library noticed. Tensors are for `StoredTensors` and `TraceStore`, which build on this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from warehouse.errors import CorruptRunError, NotFoundError, UsageError, first_line
+from warehouse.schema import sites
+from warehouse.schema.arrow import arrow_schema
+from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_parquet, sql_text
+from warehouse.schema.tables import STORED
+from warehouse.storage import paths
+from warehouse.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+
+class RunTables:
+    """The manifest and the tables of a published run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a run from its folder.
+
+        Args:
+            folder: The run's folder; it need not be in a warehouse, or have its old name.
+
+        Raises:
+            CorruptRunError: The folder is not a run, or its manifest is damaged.
+            NewerSchemaError: A newer version of this package wrote the run.
+        """
+        self.path = Path(folder)
+        self.meta = Manifest.read(self.path)
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """A row an example (a row a chunk under --chunk, a row a side in an encoder-decoder), in the data's order.
+
+        Columns are its text, and as lists its token ids, tokens and character offsets, and for every position with a next
+        token the prediction's id, whether it was right, and its loss in nats.
+        """
+        answer = self.query(
+            f"""
+            SELECT e.idx, e.example_id, coalesce(t.seq, 0) AS seq, coalesce(t.side, '{self.meta.model.side}') AS side, e.text,
+                   t.input_ids, t.tokens, t.offsets, p.pred_ids, p.correct, p.losses
+            FROM examples AS e
+            LEFT JOIN (
+                SELECT example_id, seq, side, list(token_id ORDER BY pos) AS input_ids, list(token ORDER BY pos) AS tokens,
+                       list([char_start, char_end] ORDER BY pos) AS offsets
+                FROM tokens GROUP BY example_id, seq, side
+            ) AS t USING (example_id)
+            LEFT JOIN (
+                SELECT example_id, seq, list(pred_id ORDER BY pos) AS pred_ids, list(correct ORDER BY pos) AS correct,
+                       list(loss ORDER BY pos) AS losses
+                FROM next_token GROUP BY example_id, seq
+            ) AS p ON p.example_id = t.example_id AND p.seq = t.seq AND t.side = 'dec'
+            ORDER BY e.idx, seq, side
+            """
+        )
+        with self._damage_as_error("tables"):
+            return answer.df()
+
+    def query(self, query: str, params: list[Any] | None = None) -> duckdb.DuckDBPyRelation:
+        """Ask this run alone, in SQL over its tables.
+
+        Args:
+            query: SQL that names tables as the views do; rows have a `run_id`, as there.
+            params: Values for each `?` in the query.
+
+        Returns:
+            The answer as a DuckDB relation: `.df()`, `.arrow()`, `.fetchall()`.
+        """
+        return self._database.cursor().sql(query, params=params)
+
+    @cached_property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        """A database of views over the run's tables."""
+        import duckdb
+
+        con = duckdb.connect()
+        run_id = sql_text(paths.run_id_of(self.path.absolute()))
+        for name, table in STORED.items():
+            files, columns = self._table_files(name), table.file_columns
+            rows = f"({sql_all_columns(columns, sql_parquet(files)) if files else sql_no_rows(columns)})"
+            with self._damage_as_error(name):
+                con.execute(f"CREATE VIEW {name} AS SELECT *, {run_id} AS run_id FROM {rows}")
+        return con
+
+    def encodings(self, example_id: str, seq: int = 0, *, side: str | None = None) -> dict[str, Any]:
+        """Return the tokens of a sequence as a tokenizer's output has them.
+
+        Args:
+            example_id: The example.
+            seq: Which of its sequences.
+            side: `dec` or `enc`; the model's own side where it is left out.
+
+        Returns:
+            `input_ids` (T,); `attention_mask` (T,), all ones; `offset_mapping` (T, 2), characters, -1 where a token has no
+            place in the text; `tokens`, a list of T strings; and where the model was given them, `token_type_ids` (T,).
+        """
+        side = self._check_side(side)
+        columns = ["token_id", "token", "char_start", "char_end", "token_type_id"]
+        rows = self._sequence_rows("tokens", columns, example_id, seq, side)
+        if not len(rows):
+            self.check_sequence(example_id, seq)
+        offsets = [rows[c].fill_null(-1).to_numpy() for c in ("char_start", "char_end")]
+        return {
+            "input_ids": rows["token_id"].to_numpy(),
+            "attention_mask": np.ones(len(rows), np.int64),
+            "offset_mapping": np.stack(offsets, axis=1),
+            "tokens": rows["token"].to_pylist(),
+            **({} if rows["token_type_id"].null_count else {"token_type_ids": rows["token_type_id"].to_numpy()}),
+        }
+
+    def check_sequence(self, example_id: str, seq: int) -> None:
+        """Check that the run has an example and that sequence of it.
+
+        Raises:
+            NotFoundError: It has not; the message lists the nearest ids.
+        """
+        n = self._sequence_counts.get(example_id)
+        if n is None:
+            raise NotFoundError("example", example_id, self._sequence_counts, f"(run '{self.meta.run_id}')")
+        if not 0 <= seq < n:
+            raise NotFoundError("seq", seq, range(min(n, 1000)), f"(example {example_id})")
+
+    @cached_property
+    def _sequence_counts(self) -> dict[str, int]:
+        """The number of sequences of every example, at least 1."""
+        return {e: max(n, 1) for e, n in self._column_rows("examples", ["example_id", "n_seqs"])}
+
+    def _table_files(self, table: str) -> list[Path]:
+        """Return the files with a table's rows.
+
+        Raises:
+            CorruptRunError: One of them is missing.
+        """
+        files = [self.path / path for path in self.meta.file_infos if path.startswith(f"{table}/")]
+        for file in files:
+            if not file.is_file():
+                raise CorruptRunError(f"{file} is missing{self._advice}")
+        return files
+
+    def _sequence_rows(self, table: str, columns: list[str], example_id: str, seq: int, side: str) -> pa.Table:
+        """Return a sequence's rows of a table."""
+        files = self._table_files(table)
+        if not files:
+            return arrow_schema(table).empty_table()
+        wanted = (pc.field("example_id") == example_id) & (pc.field("seq") == seq) & (pc.field("side") == side)
+        with self._damage_as_error(table):
+            return pq.read_table(files, columns=columns, filters=wanted, partitioning=None)
+
+    def _column_rows(
+        self, table: str, names: list[str], where: pc.Expression | None = None
+    ) -> Iterable[tuple[Any, ...]]:
+        """Return some columns of a table, a tuple a row."""
+        files = self._table_files(table)
+        if not files:
+            return iter(())
+        with self._damage_as_error(table):
+            rows = pq.read_table(files, columns=names, filters=where, partitioning=None)
+            return zip(*(rows[name].to_pylist() for name in names), strict=True)
+
+    @contextmanager
+    def _damage_as_error(self, table: str) -> Iterator[None]:
+        """Raise CorruptRunError in place of what a library raises over a damaged file."""
+        import duckdb
+
+        try:
+            yield
+        except (OSError, pa.ArrowException, UnicodeDecodeError, duckdb.Error) as e:
+            raise CorruptRunError(f"{self.path / table} cannot be read: {first_line(e)}{self._advice}") from None
+
+    @property
+    def _advice(self) -> str:
+        """What to do about a damaged file, as the end of a message."""
+        return f" (traces runs validate {paths.run_id_of(self.path)})"
+
+    def _check_side(self, side: str | None) -> str:
+        """Return `side`, or the model's own side for None.
+
+        Raises:
+            NotFoundError: There is no side of that name.
+            UsageError: The model does not have that side.
+        """
+        model = self.meta.model
+        chosen = side or model.side
+        if chosen not in sites.SIDES:
+            raise NotFoundError("side", chosen, sites.SIDES)
+        if chosen == "dec" and model.side == "enc":
+            raise UsageError(f"Run '{self.meta.run_id}' has no decoder side: {model.architecture} is an encoder.")
+        if chosen == "enc" and model.side == "dec" and model.encoder is None:
+            raise UsageError(f"Run '{self.meta.run_id}' has no encoder side: {model.architecture} is a decoder.")
+        return chosen

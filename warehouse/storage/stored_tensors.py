@@ -1,0 +1,192 @@
+"""StoredTensors: where the rows of a run's stored tensors lie, and those rows as they lie on the disk.
+
+In goes the key of a tensor (side, site, layer) and a sequence. Out comes the place of its rows, a shard and two row numbers
+(`place`, `slices`), or the rows themselves, a view of the memory-mapped shard (`rows`). Places come from the table `tensors`
+and are held against the shards' own headers. What is derived when read is for `TraceStore`, which builds on this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import pyarrow.compute as pc
+
+from warehouse.errors import CorruptRunError, UsageError
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.storage import paths
+from warehouse.storage.blobs import Blob
+from warehouse.storage.run_tables import RunTables
+
+
+class Slice(NamedTuple):
+    """A sequence's rows of a tensor, or some of them: `start` to `end` of its shard."""
+
+    blob: str
+    start: int
+    end: int
+    example_id: str
+    seq: int
+    first: int = 0
+    """Which of the sequence's rows `start` is."""
+
+
+class StoredTensors(RunTables):
+    """The stored tensors of a published run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a run from its folder. Raises as `RunTables` does."""
+        super().__init__(folder)
+        self._sites = {Key(s.side, s.site, layer): s for s in self.meta.sites for layer in s.layers}
+        self._stored = {(s.side, s.site) for s in self.meta.sites}
+        self._blobs: dict[str, Blob] = {}
+        self._places: dict[tuple[str, str], dict[tuple[str, int], tuple[str, int, int]]] = {}
+
+    def has(self, key: Key) -> bool:
+        """Return whether a tensor is stored."""
+        return key in self._sites
+
+    def row_kind(self, key: Key) -> str:
+        """Return what a row of a stored tensor is, as `warehouse.schema.sites` names it."""
+        return self._sites[key].rows
+
+    def row_shape(self, key: Key) -> tuple[int, ...]:
+        """Return the shape of a row of a stored tensor."""
+        return tuple(self._sites[key].row_shape)
+
+    def layers_with(self, site: str, side: str) -> list[int]:
+        """Return the layers in which a site is stored, sorted."""
+        return sorted(k.layer for k in self._sites if (k.side, k.site) == (side, site) and k.layer is not None)
+
+    def dtype(self, key: Key, example_id: str, seq: int = 0) -> str:
+        """Return the dtype of a sequence's rows of a tensor, as safetensors names it.
+
+        Returns:
+            `F16`, `BF16` or `F32`. A promoted tensor has the site's dtype in the shards before its promotion.
+        """
+        return self.blob(self.place(key, example_id, seq)[0]).tensors[sites.tensor_name(*key)][0]
+
+    def rows(self, key: Key, example_id: str, seq: int = 0) -> np.ndarray:
+        """Return a stored tensor's rows of one sequence, `(rows, *row_shape)`, as they lie on the disk."""
+        blob, start, end = self.place(key, example_id, seq)
+        if start == end:
+            return np.empty((0, *self._sites[key].row_shape), np.float32)
+        return self.blob(blob).rows(sites.tensor_name(*key), start, end)
+
+    def blob(self, name: str) -> Blob:
+        """Open a shard of this run.
+
+        Args:
+            name: Its path in the run's folder.
+
+        Returns:
+            The shard, which stays open for as long as this run does.
+
+        Raises:
+            CorruptRunError: The run has no such shard, or it does not hold what the manifest says.
+        """
+        blob = self._blobs.get(name)
+        if blob is None:
+            if name not in self.meta.file_infos or paths.table_of_file(name) is not None:
+                raise CorruptRunError(
+                    f"{self.path}: its tensor index names {name!r}, which is not a shard of this run."
+                )
+            blob = Blob(self.path / name)
+            for key, s in self._sites.items():
+                _, (_, *row_shape) = blob.tensors.get(sites.tensor_name(*key), ("", (0, *s.row_shape)))
+                if row_shape != s.row_shape:
+                    raise CorruptRunError(
+                        f"{self.path / name} has rows of other shapes than the manifest says: {key.site}."
+                    )
+            blob = self._blobs.setdefault(name, blob)
+        return blob
+
+    def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
+        """Find a sequence's rows of a stored tensor.
+
+        Args:
+            key: The tensor.
+            example_id: The example.
+            seq: Which of its sequences.
+
+        Returns:
+            The shard, the first row there, and one past the last; `("", 0, 0)` for a sequence without tokens.
+
+        Raises:
+            CorruptRunError: The tensor index lacks the sequence, or names rows that the shard does not hold.
+        """
+        place = self._places_of(key).get((example_id, seq))
+        if place is None:
+            self.check_sequence(example_id, seq)
+            if len(self._sequence_rows("tokens", ["pos"], example_id, seq, key.side)):
+                raise CorruptRunError(
+                    f"{self.path}: its tensor index has no rows of example {example_id}, seq {seq}{self._advice}"
+                )
+            return ("", 0, 0)
+        self._check_rows(key, *place)
+        return place
+
+    def slices(self, key: Key) -> list[Slice]:
+        """Return where every sequence's rows of a stored tensor lie, in the order of the shards."""
+        places = self._places_of(key).items()
+        spans: dict[str, tuple[int, int]] = {}
+        for _, (blob, start, end) in places:
+            low, high = spans.get(blob, (start, end))
+            spans[blob] = min(low, start, end), max(high, start, end)
+        for blob, (low, high) in spans.items():
+            self._check_rows(key, blob, low, high)
+        return sorted((Slice(b, i, j, e, s) for (e, s), (b, i, j) in places if j > i), key=lambda x: (x.blob, x.start))
+
+    def _places_of(self, key: Key) -> dict[tuple[str, int], tuple[str, int, int]]:
+        """Return (example_id, seq) → shard and rows, read once for all tensors whose rows are the same things.
+
+        `validate` proves that those tensors agree, so one of them speaks for all.
+
+        Returns:
+            The place of every sequence that has rows.
+        """
+        if key not in self._sites:
+            self._refuse(key)
+        kind = (key.side, self._sites[key].rows)
+        if kind not in self._places:
+            site, layer = next((k.site, k.layer) for k, s in self._sites.items() if (k.side, s.rows) == kind)
+            one_tensor = (pc.field("side") == key.side) & (pc.field("site") == site)
+            if layer is not None:
+                one_tensor &= pc.field("layer") == layer
+            names = ["example_id", "seq", "blob", "row_start", "row_end"]
+            rows = self._column_rows("tensors", names, one_tensor)
+            self._places[kind] = {(e, s): (blob, start, end) for e, s, blob, start, end in rows}
+        return self._places[kind]
+
+    def _check_rows(self, key: Key, blob: str, start: int, end: int) -> None:
+        """Check that a shard holds these rows of a tensor.
+
+        Raises:
+            CorruptRunError: It does not.
+        """
+        name = sites.tensor_name(*key)
+        _, (held, *_) = self.blob(blob).tensors.get(name, ("", (0,)))
+        if not 0 <= start <= end <= held:
+            raise CorruptRunError(
+                f"{self.path}: its tensor index names rows {start} to {end} of {name} in {blob}, which holds {held}{self._advice}"
+            )
+
+    def _refuse(self, key: Key) -> NoReturn:
+        """Say why a tensor is not stored.
+
+        Raises:
+            UsageError: The model does not have it, or it was not captured.
+        """
+        missing = self.meta.model.stack(key.side).missing
+        if key.site in missing:
+            raise UsageError(f"{self.meta.model.name} has no {key.site} here: {missing[key.site]}.")
+        if (key.side, key.site) in self._stored:
+            layers = ", ".join(map(str, self.layers_with(key.site, key.side)))
+            raise UsageError(f"Run '{self.meta.run_id}' has no {key.site} in layer {key.layer}; it has: {layers}.")
+        stored = sorted({site for _, site in self._stored})
+        raise UsageError(
+            f"Run '{self.meta.run_id}' did not store {key.site}; it has {', '.join(stored) or 'no tensors'}. "
+            f"Capture it again with --capture {sites.capture_of(key.site)}."
+        )
