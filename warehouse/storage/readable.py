@@ -1,9 +1,15 @@
-"""Which sites a run can answer for, with their shapes, and which of them are derived when read."""
+"""Which sites a run can answer for, with their shapes, and which of them are derived when read.
+
+In goes a manifest. Out comes a row for each site that `TraceStore` can read, in the order along the model. `_RULES` says how:
+each rule names a site, whether it is stored or derived, and works out its shape in every layer from what is stored. Where two
+rules name a site, the first that has shapes counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from warehouse.schema.sites import GROUPS
 
@@ -26,109 +32,196 @@ class Readable(NamedTuple):
 
 
 def readable(meta: Manifest) -> list[Readable]:
-    """Every site that a run can answer for, in their order along the model."""
-    return [r for side in dict.fromkeys(s.side for s in meta.sites) for r in _readable_side(meta, side)]
+    """List every site that a run can answer for, in their order along the model."""
+    rows: list[Readable] = []
+    for side in dict.fromkeys(s.side for s in meta.sites):
+        stored, listed = _StoredSites(meta, side), set[str]()
+        for rule in _RULES:
+            shapes = {} if rule.site in listed else rule.shapes(stored)
+            if shapes:
+                dtype = "F32" if rule.dtype_of is None else stored.dtypes[rule.dtype_of]
+                layers = stored.stack.n_layers + (rule.site == "hidden")
+                note = _BEGINS_LATER if rule.site == "hidden" and not stored.stack.embeds else ""
+                rows.append(Readable(side, rule.site, _shape_text(shapes, layers), dtype, rule.origin, note))
+                listed.add(rule.site)
+    return rows
 
 
-def query_heads(stack: StackInfo, layer: int | None, own: int, queries: int | None) -> int:
-    """The query heads that a tensor of `own` heads is for: as many as `queries` has, if that is stored, else as the model says."""
+def query_heads(stack: StackInfo, layer: int | None, stored_heads: int, queries: int | None) -> int:
+    """Count the query heads that a stored tensor of q, k or v serves.
+
+    Args:
+        stack: The stack that the layer is of.
+        layer: The layer.
+        stored_heads: Heads in the tensor's rows.
+        queries: Heads of the layer's stored `q`; None where it is not stored, and the model says.
+
+    Returns:
+        The number of query heads, or `stored_heads` where that does not divide it.
+    """
     n = stack.heads_of(layer) if queries is None else queries
-    return n if n % own == 0 else own
+    return n if n % stored_heads == 0 else stored_heads
 
 
 def by_layer(shapes: Mapping[int, str]) -> str:
-    """`(T, 4) in layers 0-3, (T, 2) in layer 4`: which layers are of which shape."""
+    """Say which layers are of which shape: `(T, 4) in layers 0-3, (T, 2) in layer 4`."""
     layers: dict[str, list[int]] = {}
     for layer, shape in shapes.items():
         layers.setdefault(shape, []).append(layer)
-    return ", ".join(f"{shape} in layer{'s' * (len(which) > 1)} {_ranges(which)}" for shape, which in layers.items())
-
-
-def _readable_side(meta: Manifest, side: str) -> list[Readable]:
-    stack = meta.model.stack(side)
-    L = stack.n_layers
-    shapes: dict[str, dict[int, tuple[int, ...]]] = {}
-    once: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, str] = {}
-    for s in meta.sites:
-        for layer in s.layers if s.side == side else ():
-            dtypes.setdefault(s.site, s.dtype)
-            if layer is None:
-                once[s.site] = tuple(s.row_shape)
-            else:
-                shapes.setdefault(s.site, {})[layer] = tuple(s.row_shape)
-    out: list[Readable] = []
-
-    def add(site: str, of: Mapping[int, str], home: str, like: str, layers: int = L, note: str = "") -> None:
-        """`of`: the shape of each layer."""
-        kinds = set(of.values())
-        if len(kinds) == 1:
-            some = "" if len(of) == layers else f", layers {_ranges(sorted(of))}"
-            text = f"({len(of)}, {kinds.pop()}){some}"
-        else:
-            text = by_layer({i: f"({of[i]})" for i in sorted(of)})
-        computed = home == "derived" and site in _COMPUTED
-        out.append(Readable(side, site, text, "F32" if computed else dtypes[like], home, note))
-
-    after = shapes.get("resid.post_mlp", {})
-    stream = {-1: once["resid.embed"]} if "resid.embed" in once else {}
-    stream |= after
-    widths = {
-        i: f"T, {shape[-1]}" for i, shape in stream.items()
-    }  # of what leaves a layer; -1: of what enters the first
-    if "resid.embed" in once:
-        out.append(Readable(side, "resid.embed", f"({widths[-1]})", dtypes["resid.embed"], "stored"))
-    before = {i: widths[i - 1] for i in range(L) if i - 1 in widths}
-    if before and after:
-        add("resid.pre_attn", before, "derived", "resid.post_mlp")
-    for site in ("resid.post_attn", "resid.post_cross", "resid.post_mlp"):
-        if site in shapes:
-            add(site, {i: f"T, {shape[-1]}" for i, shape in shapes[site].items()}, "stored", site)
-        elif site == "resid.post_attn" and stack.parallel and "attn_out" in shapes:
-            both = {i: before[i] for i in shapes["attn_out"] if i in before}
-            if both:
-                add(site, both, "derived", "attn_out")
-    if len(widths) == L + 1 and (L in shapes.get("hidden", {}) or not stack.final_norm):
-        states = {i + 1: width for i, width in widths.items()}
-        if stack.final_norm:
-            states[L] = f"T, {shapes['hidden'][L][-1]}"
-        add("hidden", states, "derived", "resid.post_mlp", L + 1, "" if stack.embeds else _BEGINS_LATER)
-    for prefix, keys in (("", "T"), ("cross.", "S")):
-        queries = {i: shape[0] for i, shape in shapes.get(prefix + "q", {}).items()}
-        for site in ("q", "k", "v"):
-            of = {}
-            for i, (own, width) in shapes.get(prefix + site, {}).items():
-                n = query_heads(stack, i, own, queries.get(i))
-                of[i] = f"{n}, {'T' if site == 'q' else keys}, {width}" + (f", from {own} heads" if own != n else "")
-            if of:
-                add(prefix + site, of, "stored", prefix + site)
-        formulas = stack.cross_attention if prefix else stack.attention
-        if prefix + "attn" in shapes:
-            stored = {i: f"{shape[0]}, T, {keys}" for i, shape in shapes[prefix + "attn"].items()}
-            add(prefix + "attn", stored, "stored", prefix + "attn")
-        elif formulas is not None and queries and prefix + "k" in shapes:
-            derived = {i: f"{n}, T, {keys}" for i, n in queries.items() if i in shapes[prefix + "k"]}
-            add(prefix + "attn", derived, "derived", prefix + "q")
-    for site in ("attn_out", "cross.attn_out", "mlp_out", "mlp_act"):
-        if site in shapes:
-            add(site, {i: f"T, {shape[-1]}" for i, shape in shapes[site].items()}, "stored", site)
-    for site in GROUPS["means"]:
-        if site in shapes:
-            add(site, {i: f"1, {shape[-1]}" for i, shape in shapes[site].items()}, "stored", site)
-        elif site in once:
-            out.append(Readable(side, site, f"(1, {once[site][-1]})", dtypes[site], "stored"))
-    return out
+    return ", ".join(f"{shape} in layer{'s' * (len(some) > 1)} {_ranges(some)}" for shape, some in layers.items())
 
 
 _BEGINS_LATER = "transformers' output_hidden_states begin with hidden[1]"
 
 
-_COMPUTED = ("attn", "cross.attn", "resid.post_attn")
-"""Derived by arithmetic, which is done in float32."""
+class _StoredSites:
+    """What a run stores of one side: the shape of a row of each site in each layer, and each site's dtype."""
+
+    def __init__(self, meta: Manifest, side: str) -> None:
+        self.stack = meta.model.stack(side)
+        self.dtypes: dict[str, str] = {}
+        self._shapes: dict[str, dict[int | None, tuple[int, ...]]] = {}
+        for s in meta.sites:
+            if s.side == side and s.layers:
+                self.dtypes.setdefault(s.site, s.dtype)
+                self._shapes.setdefault(s.site, {}).update(dict.fromkeys(s.layers, tuple(s.row_shape)))
+
+    def row_shapes(self, site: str) -> Mapping[int | None, tuple[int, ...]]:
+        """Return layer → the shape of a row; the layer of `resid.embed` is None. Empty where the site is not stored."""
+        return self._shapes.get(site, {})
+
+    def layer_inputs(self) -> dict[int | None, str]:
+        """Return layer → the shape of the stream that enters it; layer L, which does not exist, is what leaves the last."""
+        outputs = {i + 1: shape for i, shape in self.row_shapes("resid.post_mlp").items() if i is not None}
+        embedded = self.row_shapes("resid.embed").get(None)
+        inputs = outputs if embedded is None else {0: embedded, **outputs}
+        return {i: f"T, {width}" for i, (*_, width) in inputs.items()}
+
+
+_Shapes = Mapping[int | None, str]
+"""Layer → the shape of one sequence's array there; of a site without layers, None → its shape. Empty: it cannot be read."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How one site can be read."""
+
+    site: str
+    origin: Literal["stored", "derived"]
+    dtype_of: str | None
+    """The stored site whose dtype it has; None: it is computed, in float32."""
+    shapes: Callable[[_StoredSites], _Shapes]
+
+
+def _vectors(site: str, rows: str = "T") -> _Rule:
+    """Make the rule of a stored site with one vector for each of its rows."""
+
+    def shapes(stored: _StoredSites) -> _Shapes:
+        return {i: f"{rows}, {shape[-1]}" for i, shape in stored.row_shapes(site).items()}
+
+    return _Rule(site, "stored", site, shapes)
+
+
+def _pre_attn(stored: _StoredSites) -> _Shapes:
+    """Return what enters each layer, which is what leaves the layer below."""
+    layers = stored.stack.n_layers if stored.row_shapes("resid.post_mlp") else 0
+    return {i: shape for i, shape in stored.layer_inputs().items() if i in range(layers)}
+
+
+def _parallel_post_attn(stored: _StoredSites) -> _Shapes:
+    """Return the streams of parallel blocks: what enters a layer, plus what its attention adds."""
+    layers = stored.row_shapes("attn_out") if stored.stack.parallel else {}
+    return {i: shape for i, shape in stored.layer_inputs().items() if i in layers}
+
+
+def _hidden(stored: _StoredSites) -> _Shapes:
+    """Return the hidden states: what enters each layer, and the last layer's output after the final norm."""
+    last, states = stored.stack.n_layers, stored.layer_inputs()
+    if len(states) != last + 1:
+        return {}
+    if not stored.stack.final_norm:
+        return states
+    normed = stored.row_shapes("hidden").get(last)
+    return {**states, last: f"T, {normed[-1]}"} if normed else {}
+
+
+def _heads(site: str, tokens: str) -> _Rule:
+    """Make the rule of stored q, k or v; grouped heads are repeated for each of their query heads."""
+    prefix = site.removesuffix(site[-1])
+
+    def shapes(stored: _StoredSites) -> _Shapes:
+        queries = {i: heads for i, (heads, _) in stored.row_shapes(prefix + "q").items()}
+        texts = {}
+        for i, (heads, width) in stored.row_shapes(site).items():
+            n = query_heads(stored.stack, i, heads, queries.get(i))
+            texts[i] = f"{n}, {tokens}, {width}" + (f", from {heads} heads" if heads != n else "")
+        return texts
+
+    return _Rule(site, "stored", site, shapes)
+
+
+def _stored_attn(site: str, tokens: str) -> _Rule:
+    """Make the rule of stored attention probabilities."""
+
+    def shapes(stored: _StoredSites) -> _Shapes:
+        return {i: f"{heads}, T, {tokens}" for i, (heads,) in stored.row_shapes(site).items()}
+
+    return _Rule(site, "stored", site, shapes)
+
+
+def _derived_attn(site: str, tokens: str) -> _Rule:
+    """Make the rule of attention that follows from stored q and k."""
+    prefix = site.removesuffix("attn")
+
+    def shapes(stored: _StoredSites) -> _Shapes:
+        formulas = stored.stack.cross_attention if prefix else stored.stack.attention
+        keys = stored.row_shapes(prefix + "k") if formulas is not None else {}
+        queries = stored.row_shapes(prefix + "q")
+        return {i: f"{heads}, T, {tokens}" for i, (heads, _) in queries.items() if i in keys}
+
+    return _Rule(site, "derived", None, shapes)
+
+
+_RULES = (
+    _vectors("resid.embed"),
+    _Rule("resid.pre_attn", "derived", "resid.post_mlp", _pre_attn),
+    _vectors("resid.post_attn"),
+    _Rule("resid.post_attn", "derived", None, _parallel_post_attn),
+    _vectors("resid.post_cross"),
+    _vectors("resid.post_mlp"),
+    _Rule("hidden", "derived", "resid.post_mlp", _hidden),
+    _heads("q", "T"),
+    _heads("k", "T"),
+    _heads("v", "T"),
+    _stored_attn("attn", "T"),
+    _derived_attn("attn", "T"),
+    _heads("cross.q", "T"),
+    _heads("cross.k", "S"),
+    _heads("cross.v", "S"),
+    _stored_attn("cross.attn", "S"),
+    _derived_attn("cross.attn", "S"),
+    _vectors("attn_out"),
+    _vectors("cross.attn_out"),
+    _vectors("mlp_out"),
+    _vectors("mlp_act"),
+    *(_vectors(site, rows="1") for site in GROUPS["means"]),
+)
+"""How each site can be read, in the order along the model."""
+
+
+def _shape_text(shapes: _Shapes, n_layers: int) -> str:
+    """Write the shapes of a site's layers as one text: `(12, T, 768)`, or which layers are of which shape."""
+    by_number = {i: shape for i, shape in sorted(shapes.items(), key=lambda x: x[0] or 0) if i is not None}
+    if not by_number:
+        return f"({shapes[None]})"
+    if len(set(by_number.values())) > 1:
+        return by_layer({i: f"({shape})" for i, shape in by_number.items()})
+    some = "" if len(by_number) == n_layers else f", layers {_ranges(list(by_number))}"
+    return f"({len(by_number)}, {next(iter(by_number.values()))}){some}"
 
 
 def _ranges(layers: list[int]) -> str:
-    """`[0, 1, 2, 5]` to `0-2, 5`."""
+    """Write sorted numbers as ranges: `[0, 1, 2, 5]` as `0-2, 5`."""
     spans: list[list[int]] = []
     for i in layers:
         if spans and i == spans[-1][1] + 1:
