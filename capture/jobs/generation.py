@@ -28,6 +28,7 @@ from capture.data.example import Example
 from capture.model import loading
 from capture.model.body import Body, padding_id, probe_ids, vocabulary_size
 from capture.model.failures import error_sentence
+from capture.model.tolerances import states_tolerance
 from capture.model.unchanged import unchanged
 from capture.sequences.batches import ONE_TEXT, PADDED, Batch, split_batch
 from capture.sequences.decoding import decode_sequences
@@ -42,10 +43,6 @@ from capture.sequences.encoding import (
 from capture.sequences.sequence import TokenizedExample, TokenSequence
 from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
-
-_SAME = {torch.float32: 1e-4, torch.float64: 1e-4}
-_SAME_HALF = 0.05
-"""How much first logits may differ between a batch and a prompt alone, relative to the largest: other shapes round otherwise."""
 
 _COLDEST = 1e-5
 """Logits divided by less are no longer numbers."""
@@ -239,7 +236,7 @@ class Generator:
             alone = torch.cat([self._first_logits([p]) for p in prompts], 1)
         except Exception:  # a model refuses in whatever way it likes: then prompts of a length go together
             return False
-        allowed = _SAME.get(self._model.dtype, _SAME_HALF) * float(alone.abs().max())
+        allowed = states_tolerance(self._model.dtype) * float(alone.abs().max())
         return bool((together - alone).abs().max() <= allowed)
 
     def _first_logits(self, prompts: list[np.ndarray]) -> torch.Tensor:

@@ -13,11 +13,12 @@ from capture.data.example import Example, Source
 from capture.jobs.job import Generation, Job, Options, Progress, Tables, max_len
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
-from capture.model.attention_formula import eager_error, formula_tolerance
+from capture.model.attention_formula import eager_error
 from capture.model.attention_hook import eager_attention
 from capture.model.body import vocabulary_size
 from capture.model.failures import explain_forward_errors
 from capture.model.forward_trace import attention_outputs, probe_tokens
+from capture.model.tolerances import formula_tolerance
 from capture.recording import batch_independence
 from capture.recording.plan import ATTN_HOMES, plan
 from capture.recording.recorder import store_dtype
@@ -97,7 +98,7 @@ def _proven(job: Job, note: Callable[[str], None]) -> Job:
     not fit that, and TracesError where a text is read differently the second time.
     """
     body, loaded = job.anatomy.body, job.loaded
-    found = batch_independence.extremes(_batches(job, _read(job)))
+    found = batch_independence.find_extremes(_batches(job, _read(job)))
     if found is None:
         return job
     growth = 0 if job.generation is None else job.generation.growth

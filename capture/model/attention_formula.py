@@ -1,4 +1,13 @@
-"""How a layer's q and k become attention, found by trying: probabilities times v must give what the layer's attention gave."""
+"""Finds how a layer's q and k become attention probabilities, so that attention need not be stored.
+
+In: one call of the attention function (`attention_hook.AttentionCall`): q, k, v after position encoding, the call's options,
+and its output. Out: a `LayerAttention` (scale, causal mask, sliding window, soft-cap, attention sinks), or None.
+
+What the options can mean is written down as candidate formulas. For each, softmax(scale · q kᵀ + mask) is computed in float32
+and multiplied by v; the candidate that gives the layer's attention output, within the rounding of the dtype that the model
+computes in, is its formula. A layer that none fits (it has a position bias, say) has its attention stored instead. Callers:
+`anatomy` on a probe, `recording.recorder` on the run's own sequences as they get longer.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +19,9 @@ import numpy as np
 import torch
 
 from capture.model.attention_hook import AttentionCall
+from capture.model.tolerances import formula_tolerance
 from warehouse.storage.attention import per_query_head, probabilities, select_heads
 from warehouse.storage.manifest import LayerAttention
-
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
-
-
-def formula_tolerance(dtype: torch.dtype) -> float:
-    """How far derived probabilities times v may be from the model's attention output, relative to its largest value: rounding
-    of the dtype it computes in, with room for kernels that sum in another order.
-    """
-    return _TOLERANCE.get(dtype, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,28 @@ class _Candidate:
 
 
 def find_formula(call: AttentionCall) -> tuple[LayerAttention | None, float]:
-    """The formula, None where no form that is known gives the output (a position bias, say), and its relative error."""
-    best = min((_Candidate(_error(call, layer), layer) for layer in _candidate_formulas(call)), key=lambda t: t.error)
+    """Find the formula that gives an attention call's output.
+
+    Returns:
+        The formula, None where no known one gives the output; and the relative error of the best.
+    """
+    best = min((_Candidate(_error(call, f), f) for f in _candidate_formulas(call)), key=lambda c: c.error)
     exact = best.error <= formula_tolerance(call.out.dtype)
     return (best.formula if exact else None), best.error
 
 
 def sequence_error(call: AttentionCall, formula: LayerAttention, sequence: int, tokens: int, keys: int) -> float:
-    """The relative error of a formula for the first head of one sequence of a batch, its first `tokens` queries and `over`
-    keys being real.
+    """Return a formula's error on the first head of one sequence of a batch.
+
+    Args:
+        call: The call of the attention function, over a right-padded batch.
+        formula: The formula of the layer that made it.
+        sequence: The sequence's row in the batch.
+        tokens: Its number of queries, padding left out.
+        keys: Its number of keys, padding left out.
+
+    Returns:
+        The largest difference, relative to the output's largest value.
     """
     q, k, v = call.q[sequence, :1, :tokens], call.k[sequence, :1, :keys], call.v[sequence, :1, :keys]
     out = call.out[sequence, :tokens, :1]
@@ -47,8 +61,12 @@ def sequence_error(call: AttentionCall, formula: LayerAttention, sequence: int, 
 
 
 def eager_error(call: AttentionCall) -> float:
-    """How far the probabilities that eager attention gave are, times v, from its output, relative to its size: some models
-    give them before their sinks take their part.
+    """Return how far the probabilities that eager attention gave are, times v, from its own output.
+
+    Some models give them before their sinks take their part.
+
+    Returns:
+        The largest difference, relative to the output's largest value; infinity where no probabilities were given.
     """
     if call.probabilities is None:
         return float("inf")
@@ -58,8 +76,13 @@ def eager_error(call: AttentionCall) -> float:
 
 
 def _candidate_formulas(call: AttentionCall) -> Iterator[LayerAttention]:
-    """What the call's options can mean. A window of w tokens is the token itself and w - 1 before it where attention is
-    causal; encoders count it to either side, and not all alike.
+    """Yield every formula that the call's options can mean.
+
+    A window of w tokens is the token itself and w - 1 before it where attention is causal; encoders count it to either side,
+    and not all alike.
+
+    Yields:
+        The candidates, the likeliest first.
     """
     scale, sinks = call.options.get("scaling"), call.options.get("s_aux")
     window = call.options.get("sliding_window")

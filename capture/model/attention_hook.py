@@ -1,4 +1,9 @@
-"""Hearing what passes transformers' attention interface: queries, keys, values and the way they are used."""
+"""Hears what passes transformers' attention interface: queries, keys, values and the options they are used with.
+
+transformers routes attention through a registry of functions (`ALL_ATTENTION_FUNCTIONS`): eager, sdpa, flash, flex. Wrapping the
+registry's entries shows every attention call of every model that uses it, without code per model. A model that computes
+attention on its own shows it through `output_attentions` alone, under `eager_attention`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,9 @@ class AttentionCall:
     k: torch.Tensor
     """(B, H_kv, S, d)"""
     v: torch.Tensor
+    """(B, H_kv, S, d)"""
     options: dict[str, Any]
+    """The call's keyword arguments: scaling, sliding_window, softcap, s_aux, …"""
     out: torch.Tensor
     """(B, T, H, d)"""
     probabilities: torch.Tensor | None
@@ -32,10 +39,20 @@ class AttentionCall:
 
 @contextmanager
 def listen_to_attention(model: Any, on_call: Callable[[AttentionCall], None]) -> Iterator[None]:
-    """While open, `heard` is told of every attention call of `model`; the call itself goes on as it would have.
+    """Call `on_call` after every attention call of `model` while the context is open; the calls go on as they would have.
 
     The entries of the implementations that the model uses are wrapped in the registry, under their own names: masks and every
     test of those names in model code see what they see without us, which is what keeps results bit-identical.
+
+    Args:
+        model: A model of transformers.
+        on_call: Receives each call, with its arguments and its result.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RuntimeError: A model is already being recorded in this process.
     """
     names = _attention_implementations(model)
     ours = set(model.modules())
@@ -51,16 +68,19 @@ def listen_to_attention(model: Any, on_call: Callable[[AttentionCall], None]) ->
 
 
 def attention_implementation(model: Any) -> str:
-    """The name of the attention implementation that a model computes with."""
+    """Return the name of the attention implementation that a model computes with."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
-    """While open, the model computes attention step by step, which is the one way in which it gives its probabilities.
+    """Have the model compute attention step by step while the context is open: only so does it return its probabilities.
 
-    Models outside the attention interface only warn of `set_attn_implementation` and go on as they were, giving probabilities
+    Models outside the attention interface only warn of `set_attn_implementation` and go on as they were, returning probabilities
     that they did not compute with (Falcon's are then not even causal): their configs are changed directly.
+
+    Yields:
+        Nothing.
     """
     before = attention_implementation(model)
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
@@ -80,9 +100,9 @@ def eager_attention(model: Any) -> Iterator[None]:
 
 def _attention_implementations(model: Any) -> set[str]:
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    found = {attention_implementation(model)}
-    found.update(getattr(c, "_attn_implementation", None) or "" for c in configs.values())
-    return {name for name in found if isinstance(name, str) and name}
+    names = {attention_implementation(model)}
+    names.update(getattr(c, "_attn_implementation", None) or "" for c in configs.values())
+    return {name for name in names if isinstance(name, str) and name}
 
 
 def _wrap(original: Any, ours: set[nn.Module], on_call: Callable[[AttentionCall], None]) -> Callable[..., Any]:

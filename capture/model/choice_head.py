@@ -1,4 +1,4 @@
-"""The model's own way from a question with a choice to the choice's logit, for sequences that are recorded."""
+"""Computes the logit of a question's choice with an encoder's own multiple-choice head, for sequences that are recorded."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from capture.model.body import Body, replace_forward, padding_id, probe_ids
+from capture.model.body import Body, padding_id, probe_ids, replace_forward
 from warehouse.errors import TracesError, UsageError
 
 
 class ChoiceHead:
-    """Remembers what the model's body gave in its last pass; the model's `forward` is then called with a body that gives just
-    that, so that pooling and head are its own code. Use as a context manager.
+    """Applies the model's own pooler and multiple-choice head to what its body returned in its last pass.
+
+    The model's `forward` is called with a body that returns just that, so that pooling and head are the model's own code. Use as
+    a context manager around the passes.
     """
 
     def __init__(self, body: Body) -> None:
-        """Raises UsageError for a model without such a head, TracesError where logits don't follow from what the body gives."""
+        """Prove on a probe that the head can be applied to what the body returned.
+
+        Raises:
+            UsageError: The model has no multiple-choice head, or one that reads padding.
+            TracesError: Its logits don't follow from what its body returns.
+        """
         self._model, self._body = body.model, body.module
         if not type(body.model).__name__.endswith("ForMultipleChoice"):
             raise UsageError(f"{type(body.model).__name__} has no multiple-choice head.")
@@ -30,7 +37,7 @@ class ChoiceHead:
             expected = self._model(input_ids=ids[None], attention_mask=mask[None]).logits[0]
             if not torch.equal(self.logits(ids, mask), expected):
                 raise TracesError(
-                    f"{type(body.model).__name__}: its logits don't follow from what its body gives, so that they would not be "
+                    f"{type(body.model).__name__}: its logits don't follow from what its body returns, so that they would not be "
                     "its own."
                 )
             padded, short = pad(ids, (0, 5), value=padding_id(body.model)), pad(mask, (0, 5))
@@ -54,10 +61,18 @@ class ChoiceHead:
         self._handle.remove()
 
     def logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Of the sequences of the last pass, whose right-padded ids and mask these are, (B, T) each: (B,)."""
+        """Compute the logits of the sequences in the body's last pass.
+
+        Args:
+            ids: (B, T) right-padded ids of that pass.
+            mask: (B, T) attention mask of that pass.
+
+        Returns:
+            (B,) logits.
+        """
         given, device = self._given, self._model.device
         with replace_forward(self._body, lambda *args, **kw: given), torch.no_grad():
             # each sequence as a question of one choice
             out = self._model(input_ids=ids[:, None].to(device), attention_mask=mask[:, None].to(device))
-        found: torch.Tensor = out.logits[:, 0]
-        return found
+        logits: torch.Tensor = out.logits[:, 0]
+        return logits

@@ -1,4 +1,4 @@
-"""Tells in one line why a model could not compute: too little memory, or a sequence that it cannot take."""
+"""Turns what torch raises when a model cannot compute into one line: too little memory, or a sequence that it cannot take."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ import torch
 from warehouse.errors import TracesError
 
 _MEMORY = re.compile(r"out of memory|not enough memory|cannot allocate memory|can't allocate memory|ALLOC_FAILED", re.I)
-"""What allocators say that have no exception of their own: the processor's, MPS', a library's, the system's."""
+"""What allocators without an exception of their own say: the CPU's, MPS', a library's, the system's."""
 
 
 @contextmanager
 def explain_memory_errors(task: str, remedy: str) -> Iterator[None]:
-    """Turns a failure to get memory into a TracesError, "There is not enough memory to `doing`. `remedy`"."""
+    """Raise a TracesError in place of a failure to get memory: "There is not enough memory to `task`. `remedy`".
+
+    Args:
+        task: What the block does, as a verb phrase.
+        remedy: What takes less memory, as a sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TracesError: The block ran out of memory.
+    """
     try:
         yield
     except Exception as e:  # each allocator raises its own
@@ -27,8 +38,22 @@ def explain_memory_errors(task: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def explain_forward_errors(name: str, longest: int, remedy: str) -> Iterator[None]:
-    """Turns what torch raises in a forward pass into a TracesError that names the model and the longest sequence in it. Failures
-    to get memory pass as they are.
+    """Raise a TracesError that names the model and the longest sequence in place of what torch raises in a forward pass.
+
+    Failures to get memory pass as they are.
+
+    Args:
+        name: The model's name.
+        longest: The number of tokens of the longest sequence in the batch.
+        remedy: What to do, as a sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TracesError: The forward pass failed, and not for lack of memory.
+        IndexError: One that is a failure to get memory, as it came.
+        RuntimeError: One that is a failure to get memory, as it came.
     """
     try:
         yield
@@ -39,7 +64,7 @@ def explain_forward_errors(name: str, longest: int, remedy: str) -> Iterator[Non
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether an error, or one that it was raised from, is of memory that there was not."""
+    """Return whether an error, or one that it was raised from, says that there was not enough memory."""
     seen: list[BaseException] = []
     e: BaseException | None = error
     while e is not None and e not in seen:
@@ -53,7 +78,7 @@ def is_memory_error(error: BaseException) -> bool:
 
 
 def error_sentence(error: BaseException, max_chars: int = 300) -> str:
-    """What an error says, or its type where that is no sentence, ending in a full stop."""
+    """Return what an error says on one line, with its type where the text is a single word, ending in a full stop."""
     text = " ".join(str(error).split())
     if " " not in text:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__

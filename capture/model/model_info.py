@@ -8,9 +8,9 @@ import torch
 
 from capture.model import loading
 from capture.model.anatomy import Anatomy, Stack
-from capture.model.attention_formula import formula_tolerance
 from capture.model.attention_hook import attention_implementation
 from capture.model.body import vocabulary_size
+from capture.model.tolerances import formula_tolerance
 from warehouse.storage.manifest import (
     LayerAttention,
     ModelInfo,

@@ -1,9 +1,12 @@
-"""One forward pass → named tensors, token-packed. Knows nothing of files.
+"""The recorder: hooks on a model that turn each forward pass into named tensors without padding.
 
-A `Recorder` owns hooks on one model while it is open: on each block, on the modules whose inputs or outputs its anatomy names,
-and on the attention function. Each takes its tensor, leaves out the padding, converts it to the dtype it will be stored in and
-brings it to host memory, all while the forward pass runs; the model's own tensors are never touched, and its logits are the
-same bits with and without. On a GPU the copies run on a stream of their own, into pinned memory.
+In go a model's anatomy and the tensors to record; out comes a `Recording` for each batch that is run. Jobs and checks call it.
+It knows nothing of files.
+
+A `Recorder` owns its hooks while it is open: on each block, on the modules whose inputs or outputs the anatomy names, and on the
+attention function. Each hook hands its tensor to the `ForwardPass`, which packs it, converts it to its storage dtype and brings
+it to host memory while the model runs on. The model's own tensors are never changed: its logits are the same bits with and
+without a recorder.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import torch
 from torch import nn
 
 from capture.model.anatomy import PROVEN_TOKENS, Anatomy
-from capture.model.attention_formula import sequence_error, formula_tolerance
+from capture.model.attention_formula import sequence_error
 from capture.model.attention_hook import AttentionCall, listen_to_attention
 from capture.model.body import Tokens, padding_id
 from capture.model.forward_trace import first_input, first_output
+from capture.model.tolerances import formula_tolerance
 from capture.recording.forward_pass import ForwardPass
 from capture.recording.host_buffers import DeviceCopies, HostBuffers
 from capture.sequences.batches import Batch
@@ -37,7 +41,7 @@ from warehouse.storage.manifest import LayerAttention
 
 @dataclass(frozen=True)
 class Recording:
-    """What one forward pass left, padding left out."""
+    """What one forward pass of a batch left, without padding."""
 
     last: Mapping[str, torch.Tensor]
     """By side (N, D): the last hidden state of its N real tokens, on the model's device and in its dtype."""
@@ -46,27 +50,43 @@ class Recording:
     rows: Mapping[Key, list[int]]
     """How many of a tensor's rows each sequence has."""
     ready: Callable[[], None]
-    """Waits until the last copy from the device has arrived."""
+    """Wait until the last copy from the device has arrived."""
     release: Callable[[], None]
-    """Gives the tensors' memory back, to be written over by a later pass."""
+    """Give the tensors' memory back, for a later pass to write over."""
 
 
-def store_dtype(model_dtype: str, asked: str) -> str:
-    """The safetensors dtype for a model's tensors: its own, but F16 for float32 models, unless `asked` says otherwise."""
-    if asked == "auto":
-        asked = "float16" if model_dtype == "float32" else model_dtype
-    return NAMES[asked]
+def store_dtype(model_dtype: str, choice: str) -> str:
+    """Return the safetensors dtype to store a model's tensors in.
+
+    Args:
+        model_dtype: The dtype that the model computes in, such as `bfloat16`.
+        choice: A dtype, or `auto`: the model's own, but float16 for float32 models.
+
+    Returns:
+        `F16`, `BF16` or `F32`.
+    """
+    if choice == "auto":
+        choice = "float16" if model_dtype == "float32" else model_dtype
+    return NAMES[choice]
 
 
-def inputs(batch: Batch, model: Any) -> tuple[Tokens, dict[str, torch.Tensor]]:
-    """A batch as the model's body takes it: right-padded ids and masks by side, and what else its forward is told."""
+def model_inputs(batch: Batch, model: Any) -> tuple[Tokens, dict[str, torch.Tensor]]:
+    """Return a batch as a model's body takes it.
+
+    Args:
+        batch: Sequences for one forward pass.
+        model: The model that will read them; its padding token is used.
+
+    Returns:
+        Right-padded ids and masks (B, T) by side, and the other arguments of its forward, such as `token_type_ids`.
+    """
     padded, types = batch.padded(padding_id(model)), batch.padded_types()
     tokens = {side: (torch.from_numpy(ids), torch.from_numpy(mask)) for side, (ids, mask) in padded.items()}
     return tokens, {} if types is None else {"token_type_ids": torch.from_numpy(types)}
 
 
 class Recorder:
-    """Use as a context manager; `run` as often as wanted inside. One at a time in a process."""
+    """A context manager that holds hooks on a model; inside it, `run` records one batch. One at a time in a process."""
 
     def __init__(
         self,
@@ -75,14 +95,20 @@ class Recorder:
         promoted: Mapping[str, str] | None = None,
         derives: bool = False,
     ) -> None:
-        """`promoted` names the tensors (as `tensor_name` does) that need a wider dtype than `tensors` says. With `derives`,
-        attention will be derived from q and k: that it follows from them is proven again whenever sequences get longer.
+        """Prepare to record a model; hooks are set on entering.
+
+        Args:
+            anatomy: Where the model's sites are.
+            tensors: What to record, and in which dtype.
+            promoted: Tensors, by `tensor_name`, that need a wider dtype than `tensors` says.
+            derives: Whether attention will be derived from q and k. Whether it follows from them is then proven again each time
+                that sequences get longer.
         """
         self._anatomy, self._name = anatomy, type(anatomy.body.model).__name__
         wider = promoted or {}
         self.tensors = {k: TensorSpec(wider.get(tensor_name(*k), s.dtype), s.row_shape) for k, s in tensors.items()}
         self._kinds = {k: sites.row_kind(k.site, anatomy.stacks[k.side].causal) for k in self.tensors}
-        self._given = {
+        self._from_outputs = {
             k for k in self.tensors if k.site in ("attn", "cross.attn") and not anatomy.stacks[k.side].registered
         }
         self._stack = ExitStack()
@@ -94,22 +120,22 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
-            taps: dict[tuple[nn.Module, str], dict[tuple[str, int], list[tuple[Key, float]]]] = {}
+            hooks: dict[tuple[nn.Module, str], dict[tuple[str, int], list[tuple[Key, float]]]] = {}
             for side, part in self._anatomy.stacks.items():
                 for block in dict.fromkeys(layer.block for layer in part.layers):
-                    self._watch_block(stack, side, block)
+                    self._hook_block(stack, side, block)
                 for i, layer in enumerate(part.layers):
-                    for site, tap in layer.hook_points.items():
+                    for site, point in layer.hook_points.items():
                         key = Key(side, site, i)
                         if key in self.tensors and site != "resid.post_mlp":
-                            taps.setdefault((tap.module, tap.end), {}).setdefault((side, i), []).append(
-                                (key, tap.factor)
+                            hooks.setdefault((point.module, point.end), {}).setdefault((side, i), []).append(
+                                (key, point.factor)
                             )
-            for (module, at), wanted in taps.items():
-                self._watch(stack, module, at, wanted)
+            for (module, end), wanted in hooks.items():
+                self._hook_module(stack, module, end, wanted)
             interface = ("q", "k", "v", "attn")
-            if any(k.site.removeprefix("cross.") in interface and k not in self._given for k in self.tensors):
-                stack.enter_context(listen_to_attention(self._anatomy.body.model, self._on_call))
+            if any(k.site.removeprefix("cross.") in interface and k not in self._from_outputs for k in self.tensors):
+                stack.enter_context(listen_to_attention(self._anatomy.body.model, self._on_attention))
             self._stack = stack.pop_all()
         return self
 
@@ -119,113 +145,124 @@ class Recorder:
         self._stack.close()
 
     def run(self, tokens: Tokens, **inputs: torch.Tensor) -> Recording:
-        """Right-padded ids and masks, side by side → what was seen of their real tokens. `inputs` are others that the model's
-        forward takes, such as `token_type_ids`.
+        """Run the model on a batch, and record it.
 
-        Raises DtypeOverflow, or TracesError where what was seen is not what the model has, or is not finite.
+        Args:
+            tokens: Right-padded ids and masks (B, T) by side.
+            **inputs: Other arguments of the model's forward, such as `token_type_ids`.
+
+        Returns:
+            What was recorded of the real tokens.
+
+        Raises:
+            DtypeOverflow: Values are too large for their storage dtype.
+            TracesError: A tensor was not recorded, has another shape than the anatomy says, or is not finite.
         """
-        passing = self.begin(tokens)
+        forward = self.begin(tokens)
         try:
             with torch.no_grad():
-                asked = {"output_attentions": True} if self._given else {}
-                outputs = self._anatomy.body(tokens, **asked, **inputs)
+                attentions = {"output_attentions": True} if self._from_outputs else {}
+                outputs = self._anatomy.body(tokens, **attentions, **inputs)
             for side, x in outputs.last.items():
                 final = Key(side, "hidden", len(self._anatomy.stacks[side].layers))
                 if final in self.tensors:
-                    passing.keep(final, x)
+                    forward.keep(final, x)
             for key in self.tensors:
-                if key in self._given and key.layer is not None:
-                    found = outputs.attentions["cross" if key.site == "cross.attn" else key.side]
-                    passing.keep(key, found[key.layer] if key.layer < len(found) else None)
+                if key in self._from_outputs and key.layer is not None:
+                    matrices = outputs.attentions["cross" if key.site == "cross.attn" else key.side]
+                    forward.keep(key, matrices[key.layer] if key.layer < len(matrices) else None)
         finally:
             self._pass = None
-        passing.check()
-        if passing.longest > self._proven:
-            self._proven = 2 * passing.longest
-        last = {side: passing.packed(x, side) for side, x in outputs.last.items()}
-        ready = self._copies.arrived() if self._copies is not None else _nothing
-        release = partial(self._buffers.give_back, passing.buffer)
-        return Recording(last, passing.arrays(), passing.rows, ready, release)
+        forward.check()
+        if forward.longest > self._proven:
+            self._proven = 2 * forward.longest
+        last = {side: forward.pack(x, side) for side, x in outputs.last.items()}
+        ready = self._copies.make_wait() if self._copies is not None else _do_nothing
+        release = partial(self._buffers.give_back, forward.buffer)
+        return Recording(last, forward.arrays(), forward.rows, ready, release)
 
     def begin(self, tokens: Tokens) -> ForwardPass:
-        """From here to the end of `run`, hooks record. The model may be called outside: then they do nothing."""
+        """Let hooks record from here to the end of `run`; outside of it the model may be called, and they do nothing."""
         time_first = {side for side, stack in self._anatomy.stacks.items() if stack.time_first}
         self._pass = ForwardPass(self._name, time_first, self.tensors, self._kinds, self._buffers, self._copies, tokens)
         return self._pass
 
-    # -- what hooks do ---------------------------------------------------------------------------------------------
+    # -- hooks -----------------------------------------------------------------------------------------------------
 
-    def _watch_block(self, stack: ExitStack, side: str, block: nn.Module) -> None:
-        """Counts layers: a block's n-th run in a pass is the n-th layer that it is the block of."""
+    def _hook_block(self, stack: ExitStack, side: str, block: nn.Module) -> None:
+        """Hook a block, counting layers: its n-th run in a pass is the n-th layer that it is the block of."""
         layers = self._anatomy.stacks[side].layers
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._pass is None:
                 return
-            i = self._pass.enter(side)
+            i = self._pass.enter_block(side)
             if i >= len(layers) or layers[i].block is not block:
                 raise TracesError(f"{self._name}: its blocks ran in another order than when the model was examined.")
             if i == 0 and (key := Key(side, "resid.embed", None)) in self.tensors:
                 self._pass.keep(key, first_input(args, kwargs))
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self._pass is None or self._pass.at is None:
+            if self._pass is None or self._pass.running is None:
                 return
-            key = Key(side, "resid.post_mlp", self._pass.at[1])
+            key = Key(side, "resid.post_mlp", self._pass.running[1])
             if key in self.tensors:
                 self._pass.keep(key, first_output(output))
-            self._pass.at = None
+            self._pass.running = None
 
         stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(block.register_forward_hook(after).remove)
 
-    def _watch(
-        self, stack: ExitStack, module: nn.Module, at: str, wanted: Mapping[tuple[str, int], list[tuple[Key, float]]]
+    def _hook_module(
+        self, stack: ExitStack, module: nn.Module, end: str, wanted: Mapping[tuple[str, int], list[tuple[Key, float]]]
     ) -> None:
-        def seen(x: torch.Tensor | None) -> None:
+        """Hook a module's input or output, which is a tensor of each layer in `wanted`, up to a factor."""
+
+        def keep(x: torch.Tensor | None) -> None:
             assert self._pass is not None
-            for key, factor in wanted.get(self._pass.at or ("", 0), ()):
+            for key, factor in wanted.get(self._pass.running or ("", 0), ()):
                 self._pass.keep(key, x if x is None or factor == 1.0 else x * factor)
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._pass is not None:
-                seen(first_input(args, kwargs))
+                keep(first_input(args, kwargs))
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if self._pass is not None:
-                seen(first_output(output))
+                keep(first_output(output))
 
-        if at == "input":
+        if end == "input":
             stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         else:
             stack.callback(module.register_forward_hook(after).remove)
 
-    def _on_call(self, call: AttentionCall) -> None:
-        if self._pass is None or self._pass.at is None:
+    def _on_attention(self, call: AttentionCall) -> None:
+        """Keep what a call of the attention function got and gave."""
+        if self._pass is None or self._pass.running is None:
             return
-        side, i = self._pass.at
+        side, i = self._pass.running
         layer = self._anatomy.stacks[side].layers[i]
         if call.module is layer.attention:
             prefix = ""
         elif call.module is layer.cross_attention:
             prefix = "cross."
         elif layer.attention is None and layer.cross_attention is None:
-            return  # more than one call a block: not recorded, as its anatomy says
+            return  # several calls a block are not recorded, as its anatomy says
         else:
             raise TracesError(
-                f"{type(call.module).__name__} called attention, but was not there when the model was examined."
+                f"{type(call.module).__name__} called attention, but did not when the model was examined."
             )
         formula = layer.cross_formula if prefix else layer.formula
         if formula is not None and self._pass.longest > self._proven:
-            self._prove(call, formula, side, "enc" if prefix else side)
+            self._prove_formula(call, formula, side, "enc" if prefix else side)
         for name, x in (("q", call.q), ("k", call.k), ("v", call.v)):
             if (key := Key(side, prefix + name, i)) in self.tensors:
                 self._pass.keep(key, x.transpose(1, 2))
         if (key := Key(side, prefix + "attn", i)) in self.tensors:
             self._pass.keep(key, call.probabilities)
 
-    def _prove(self, call: AttentionCall, formula: LayerAttention, side: str, over: str) -> None:
-        """Raises where derived attention is not the model's, on the longest sequence of the pass."""
+    def _prove_formula(self, call: AttentionCall, formula: LayerAttention, side: str, over: str) -> None:
+        """Raise TracesError where derived attention is not the model's on the longest sequence of the pass."""
         assert self._pass is not None
         lengths = self._pass.lengths
         b = max(range(len(lengths[side])), key=lambda n: lengths[side][n])
@@ -237,5 +274,5 @@ class Recorder:
             )
 
 
-def _nothing() -> None:
-    pass
+def _do_nothing() -> None:
+    """Wait for nothing: without a GPU, tensors are on the host at once."""

@@ -24,6 +24,7 @@ from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.model.attention_hook import eager_attention
 from capture.model.model_info import stack_info
+from capture.model.tolerances import EAGER_PROBABILITIES_COMPUTED, PROBABILITIES_STORED
 from capture.verification.replay import ON_AVERAGE, Replay
 from capture.verification.score_check import check_scores
 from warehouse.storage.trace_store import TraceStore
@@ -31,11 +32,6 @@ from warehouse.validation.check import Check, sample_sequences
 
 _ROUNDING = {"F16": 2**-10, "BF16": 2**-7, "F32": 2**-20}
 """By storage dtype, relative: two units in its last place."""
-_ATTENTION = {"F16": 5e-3, "BF16": 3e-2, "F32": 1e-5}
-"""Absolute, on probabilities: q and k rounded to F16 were seen to move them by 2.1e-3, to BF16 by 1.6e-2."""
-_EAGER = {"float32": 0.0, "float16": 1e-2, "bfloat16": 1e-1}
-"""Absolute, on probabilities: eager attention rounds the scores themselves to the dtype it computes in. A score near 50 moves
-by up to 0.125 in bfloat16, and a probability of one half by a quarter of that; what is derived here is the more exact."""
 _LOSS = 1e-4
 """Nats: losses are stored as float32, and kernels sum in another order for other batch shapes."""
 _NOISE = 4
@@ -170,7 +166,9 @@ def _allowed_errors(store: TraceStore) -> dict[str, float]:
     if "hidden" in store.sites:
         allowed["hidden"] = rounding
     if "attn" in store.sites:
-        allowed["attention"] = _ATTENTION[store.meta.store_dtype] + _EAGER[store.meta.model.dtype]
+        allowed["attention"] = (
+            PROBABILITIES_STORED[store.meta.store_dtype] + EAGER_PROBABILITIES_COMPUTED[store.meta.model.dtype]
+        )
     if store.meta.sites:
         allowed["tensors"] = rounding
     return allowed

@@ -19,6 +19,7 @@ from capture.model.attention_formula import eager_error
 from capture.model.attention_hook import AttentionCall, eager_attention
 from capture.model.body import Tokens
 from capture.model.forward_trace import attention_outputs
+from capture.model.tolerances import EAGER_PROBABILITIES_COMPUTED, SUMMATION_PROBABILITIES
 from capture.recording.plan import available_sites, plan
 from capture.recording.recorder import Recorder, Recording
 from capture.verification.model_report import Finding
@@ -31,8 +32,6 @@ _EVERYTHING = "hidden,resid,qkv,attn_out,mlp_out,mlp_act"
 _CLOSE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative to the tensor's largest value: matrix products over another number of rows may sum in another order, layer after
 layer."""
-_ATTENTION = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}
-"""Absolute, on probabilities: eager attention rounds scores to the dtype it computes in, what is derived does not."""
 _ON_THE_PROBE = (
     "seen on the probe alone: what modules read and give adds up there, bit for bit; they take more than rows"
 )
@@ -205,7 +204,9 @@ class SiteChecker:
     def _calls(self, stack: Stack, site: str) -> dict[int, AttentionCall]:
         """Return the eager calls of the attention function, by layer."""
         layers = [i for i, layer in enumerate(stack.layers) if site in layer.shapes]
-        modules = {stack.layers[i].cross_attention if site == "cross.attn" else stack.layers[i].attention for i in layers}
+        modules = {
+            stack.layers[i].cross_attention if site == "cross.attn" else stack.layers[i].attention for i in layers
+        }
         return dict(zip(layers, (call for call in self._eager_calls if call.module in modules), strict=True))
 
     def _given_error(self, stack: Stack, site: str) -> float:
@@ -232,7 +233,7 @@ class SiteChecker:
             how = "eager output_attentions"
             yield Finding(stack.side, site, "wrong", how, stored, 0.0, self._where(stack, site))
         elif derivable:
-            allowed = _ATTENTION.get(self._dtype, 1e-5)
+            allowed = max(SUMMATION_PROBABILITIES, EAGER_PROBABILITIES_COMPUTED.get(self._dtype, 0.0))
             how = "derived from q and k, against eager output_attentions (the same bits where stored)"
             if derived > allowed and self._given_error(stack, site) > self._close * 10:
                 how = "derived from q and k, and times v the attention's output; its own output_attentions are not"

@@ -82,7 +82,7 @@ def test_one_that_sees_what_is_to_come_predicts_nothing(tmp_path: Path, saved: C
         ("ViTModel", "none", "ViTModel reads no text: it has no embedding of token ids"),
         ("Pix2StructForConditionalGeneration", "none", "no class for its Pix2StructConfig that reads text alone"),
         ("WhisperForConditionalGeneration", "none", "WhisperModel fails on a few tokens of text and nothing else"),
-        ("CLIPModel", "none", "CLIPModel does not tell its embedding of token ids"),
+        ("CLIPModel", "none", "CLIPModel does not show its embedding of token ids"),
     ],
 )  # fmt: skip
 def test_what_reads_no_text_alone_is_one_line(saved: Callable[[str], Path], name: str, head: Any, told: str) -> None:
