@@ -29,9 +29,11 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.files import delete
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.sealed import seal
 from warehouse.vectors import index_spec, ingest
+from warehouse.vectors.reconcile import reconcile
 
 ROUNDS, MANY_ROUNDS = 7, 25
 """Mutations of each kind of file: with one command after each, or, for CI, with all of them."""
@@ -56,7 +58,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vector = {"trait": "loud", "method": "probe", "component": "residual", "layer": 0, "norm": 2.0, "gap": 1.0}
     made = vector | {"n_pos": 2, "n_neg": 2, "vector": [0.6, 0.8, 0.0, 0.0]}
     synthetic.add_run(root, "traits", "trait-vectors", {"trait_vectors": [made]})
-    ingest.reconcile(root)
+    reconcile(root)
     known = find_dataset("ud_ewt")
     sample = DATA / "harbour.conllu"
     prepared.write(

@@ -17,7 +17,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.vectors import index_spec, ingest
 from warehouse.vectors.duckdb_macros import statements
-from warehouse.vectors.table import all_tables
+from warehouse.vectors.table_cache import all_tables
 
 SAMPLE = DATA / "lighthouse.txt"
 TABLE = "llama_resid_post_mlp_L01"

@@ -28,7 +28,8 @@ from warehouse.storage.manifest import Manifest
 from warehouse.storage.parquet import to_table, write_table_file
 from warehouse.validation.validate import validate
 from warehouse.vectors import index_spec, ingest, repair
-from warehouse.vectors.table import all_tables
+from warehouse.vectors.reconcile import reconcile
+from warehouse.vectors.table_cache import all_tables
 
 NO_NAMES = ["", ".", "..", "/etc", "a/../../b", "../a", "a/b", "\0"]
 
@@ -155,7 +156,7 @@ def test_an_info_speaks_of_its_own_table_or_is_left_out(
         first = _vectors_first(wh)
     duck = Path(sys.executable).with_name("duckdb")
     subprocess.run([duck, "-readonly", root / paths.CATALOG, *first, "-c", "SELECT 1"], check=True, capture_output=True)
-    ingest.reconcile(root)
+    reconcile(root)
     assert sorted(p.name for p in root.parent.iterdir()) == ["runs", "victim"]
     assert [p.name for p in (root.parent / "victim").iterdir()] == ["keep"]
 
@@ -202,7 +203,7 @@ def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     (root / place).unlink(missing_ok=True)
     os.mkfifo(root / place)
-    ingest.reconcile(root)
+    reconcile(root)
     assert ("two", 20) in rows(root)
     with nullcontext() if place.startswith(("vectors", ".staging")) else pytest.raises((TracesError, AssertionError)):
         assert {c.name for c in validate(paths.run_dir(root, "one")) if c.passed is False} <= {"data", "vector tables"}
@@ -333,7 +334,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_refresh(root: Path, m
     with pytest.raises(KeyboardInterrupt), locked_for_removal(root, "one"):
         remove_run(root, "one")
     monkeypatch.undo()
-    assert len(sweep_root(root)) == 1 and ingest.reconcile(root) == ["one"]
+    assert len(sweep_root(root)) == 1 and reconcile(root) == ["one"]
     assert rows(root) == [("two", 20)] and not list(paths.trash_dir(root).iterdir())
 
 

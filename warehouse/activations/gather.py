@@ -69,8 +69,11 @@ class RowLocations:
             key: A tensor that their runs store.
 
         Returns:
-            The locations, in the order of `tokens`. NotFoundError is raised for a run, an example or a sequence that does not exist,
-            UsageError for a position beyond its sequence or a run that does not store the tensor.
+            The locations, in the order of `tokens`.
+
+        Raises:
+            NotFoundError: For a run, an example or a sequence that does not exist.
+            UsageError: For a position beyond its sequence, or a run that does not store the tensor.
         """
         runs = tokens["run_id"].combine_chunks().dictionary_encode()
         codes = _to_numpy(runs.indices)

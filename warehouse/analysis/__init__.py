@@ -1,0 +1,1 @@
+"""What can be computed from stored traces alone: statistics of attention heads, linear probes, intervals. Nothing here runs a model."""

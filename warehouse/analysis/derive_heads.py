@@ -1,4 +1,7 @@
-"""More of what a run stored, without its model: a derived run of its own kind, with the run it comes from as its parent."""
+"""Derive the table `heads` of a published run from its stored attention, without its model.
+
+In: a run that stored q and k, or attention. Out: a new run of kind `heads`, whose parent is that run. `traces derive heads` calls it.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,18 @@ from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.progress import DerivedProgress
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 _SHARD_TOKENS = 1 << 14
-"""Most tokens between two points from which an interrupted derivation can go on."""
+"""Most tokens between two points from which an interrupted derivation can resume."""
 
 
 @dataclass(frozen=True)
 class _Sequence:
+    """One side of a sequence, and its token ids (T,)."""
+
     example_id: str
     seq: int
     side: str
@@ -35,15 +41,28 @@ class _Sequence:
 def derive_heads(
     folder: Path, *, root: Path, run_id: str, report: Callable[[DerivedProgress], None] = lambda _: None
 ) -> Manifest:
-    """The table `heads` of a published run, from its stored q and k, or its stored attention, as a run of its own.
+    """Publish the table `heads` of a published run as a run of its own.
 
-    Raises UsageError where the run tells nothing of attention, or where `run_id` is taken.
+    The same call goes on where an earlier one was interrupted.
+
+    Args:
+        folder: The run's folder.
+        root: The warehouse that the new run goes to.
+        run_id: Name of the new run.
+        report: Called after every sequence.
+
+    Returns:
+        The new run's manifest.
+
+    Raises:
+        UsageError: Where the run stores neither q and k nor attention.
+        RunExistsError: Where another run is called `run_id`.
     """
     store = TraceStore(folder)
     if "attn" not in store.sites:
         raise UsageError(
-            f"Run '{store.meta.run_id}' stores neither q and k nor attention, so that nothing is known of its heads. Capture "
-            "it again with --capture attn or heads."
+            f"Run '{store.meta.run_id}' stores neither q and k nor attention, so its heads cannot be derived. Capture it again "
+            "with --capture attn or heads."
         )
     source = paths.run_id_of(folder)
     parent = xxhash.xxh3_128_hexdigest((folder / paths.MANIFEST).read_bytes())
@@ -69,22 +88,23 @@ def derive_heads(
 
 
 def _read_layers(store: TraceStore, s: _Sequence) -> dict[int, heads.LayerHeads]:
-    found = {}
+    """Return the attention of a sequence by layer: from q and k where the formula is known, else as stored."""
+    layers = {}
     formulas = store.meta.model.stack(s.side).attention or []
     for layer in store.layers_with("attn", s.side):
-        found[layer] = heads.from_stored(
+        layers[layer] = heads.from_stored(
             store.rows(Key(s.side, "attn", layer), s.example_id, s.seq), store.row_kind(Key(s.side, "attn", layer))
         )
     for layer in store.layers_with("q", s.side):
         formula = formulas[layer] if layer < len(formulas) else None
         if formula is not None and store.has(Key(s.side, "k", layer)):
             q, k = (store.rows(Key(s.side, x, layer), s.example_id, s.seq) for x in ("q", "k"))
-            found[layer] = heads.from_qk(q, k, formula)
-    return dict(sorted(found.items()))
+            layers[layer] = heads.from_qk(q, k, formula)
+    return dict(sorted(layers.items()))
 
 
 def _shards(store: TraceStore) -> Iterator[list[_Sequence]]:
-    """Every sequence that has tokens, on every side whose attention is known, in groups."""
+    """Yield every sequence that has tokens, on every side whose attention is known, in groups of at most `_SHARD_TOKENS`."""
     sides = [s for s in ("dec", "enc") if store.layers_with("attn", s) or store.layers_with("q", s)]
     answer = store.query(
         "SELECT example_id, seq, side, list(token_id ORDER BY pos) FROM tokens WHERE side IN (SELECT unnest(?)) "

@@ -1,10 +1,14 @@
 """Linear probes: what of a token's label can be read off its vector, layer by layer, by a logistic regression.
 
-Examples are split, never tokens: neighbours in a text resemble each other, and a probe that has seen one knows the other. They are
-split so that each label has the same share on both sides, as far as whole examples allow. Every accuracy has a 95 % interval that
-counts examples, not tokens (`intervals.wilson_by_group`). Beside it stand that of always giving the commonest training label, measured on
-the held-out tokens, and the mean and the spread of ten probes fitted to shuffled labels, which is what the method gives where
-there is nothing to be found (compare Hewitt and Liang 2019, "Designing and Interpreting Probes with Control Tasks").
+In: a query that picks tokens and their labels. Out: a run of kind `probe`, with a row of the table `probes` and a tensor of
+weights per layer. `Warehouse.probe` and `traces probe` call it.
+
+Examples are split, never tokens: neighbours in a text resemble each other, and a probe that has seen one knows the other. The
+split gives each label the same share on both sides, as far as whole examples allow. Every accuracy has a 95 % interval that
+counts examples, not tokens (`intervals.wilson_by_group`). Beside it stand two baselines on the held-out tokens: the accuracy of
+always giving the commonest training label, and the mean and the spread of ten probes fitted to shuffled labels, which is what the
+method gives where there is nothing to be found (compare Hewitt and Liang 2019, "Designing and Interpreting Probes with Control
+Tasks").
 """
 
 from __future__ import annotations
@@ -30,32 +34,35 @@ from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
     from warehouse.catalog.catalog import Catalog
 
 _SHUFFLES = 10
-"""Probes that are fitted to shuffled labels, a layer."""
+"""Probes that are fitted to shuffled labels, per layer."""
 
 _FEW = 50
-"""Fewer held-out examples than these are told: an accuracy of 0.5 is then known to 0.14 either way, at best."""
+"""Fewer held-out examples than this cause a warning: an accuracy of 0.5 is then known to 0.14 either way, at best."""
 
 
 @dataclass(frozen=True)
 class Options:
+    """What a probe reads, and how it is fitted."""
+
     query: str
-    """Gives run_id, example_id, seq, pos and the labels, in the column `target`."""
+    """SELECTs run_id, example_id, seq, pos and the labels, in the column `target`."""
     site: str = "resid.post_mlp"
     layers: str | tuple[int, ...] = "all"
     head: int | None = None
     side: str | None = None
     target: str = "y"
     test: float = 0.25
-    """Part of the tokens, in whole examples, that the probe is judged on."""
+    """Part of the tokens, in whole examples, that accuracy is measured on."""
     max_tokens: int = 10_000
-    """Most tokens that are looked at; of more, a sample of whole examples."""
+    """Most tokens that are read; of more, a sample of whole examples."""
     c: float = 0.1
     """Inverse strength of the L2 penalty, on standardised vectors."""
     seed: int = 0
@@ -63,24 +70,28 @@ class Options:
 
 @dataclass
 class ProbeProgress:
-    """How far a probing is: called back after every layer."""
+    """How far a probe is, reported after every layer."""
 
     run_id: str
     layer: int | None
     done: int
     of: int
     accuracy: float | None
-    """None: an earlier process had fitted it."""
+    """None where an earlier process fitted the layer."""
 
 
 @dataclass(frozen=True)
 class _Split:
+    """The rows of a query in training and held-out ones."""
+
     train: np.ndarray
+    """Numbers of the training rows."""
     test: np.ndarray
-    """Which rows."""
+    """Numbers of the held-out rows."""
     classes: np.ndarray
+    """The training labels, sorted."""
     y: np.ndarray
-    """The number of every row's class; -1: a label that no training row has."""
+    """The number of every row's class; -1 for a label that no training row has."""
     example: np.ndarray
     """The number of every row's example."""
 
@@ -91,11 +102,24 @@ def probe(
     run_id: str | None = None,
     report: Callable[[ProbeProgress], None] = lambda _: None,
 ) -> TraceStore:
-    """Fits a probe a layer and publishes them as a run of kind `probe`, with the table `probes`.
+    """Fit a probe per layer and publish them as a run of kind `probe`, with the table `probes`.
 
-    The same call goes on where an earlier one was interrupted; left unnamed and there already, the run is returned as it is.
-    Raises UsageError for a query without keys or labels, fewer than two labels or examples, labels that never come again, and as
-    `Warehouse.matrix` does. Warns (UncertainResultWarning) where few examples were held out, or labels of theirs were not in the training examples.
+    The same call goes on where an earlier one was interrupted. Warns (UncertainResultWarning) where few examples were held out, or
+    have labels that no training example has.
+
+    Args:
+        catalog: The warehouse.
+        options: What to read, and how to fit.
+        run_id: Name of the run; None for a name made from the options and the query's rows. A run of that made name that exists
+            already is returned as it is.
+        report: Called after every layer.
+
+    Returns:
+        The published run.
+
+    Raises:
+        UsageError: For a query without keys or labels, fewer than two labels or examples, labels that occur once only, and as
+            `Warehouse.matrix` raises it.
     """
     if not 0 < options.test < 1 or options.c <= 0 or options.max_tokens < 2:
         raise UsageError("test is between 0 and 1, c above 0, and max_tokens at least 2.")
@@ -125,7 +149,7 @@ def probe(
 
 
 def _warn_of_doubts(store: TraceStore) -> TraceStore:
-    """Returns the run of a probe as it is; warns of what makes its accuracies uncertain."""
+    """Return the run of a probe, after warning of what makes its accuracies uncertain."""
     row = next(rows(store))
     n, examples, unknown = row["n_test"], row["n_test_examples"], row["n_test_unknown"]
     if examples < _FEW:
@@ -147,25 +171,25 @@ def _warn_of_doubts(store: TraceStore) -> TraceStore:
 
 
 def _layers(store: TraceStore, options: Options) -> list[int | None]:
-    """The layers to probe, which the run must have stored."""
+    """Return the layers to probe, which the run must have stored."""
     if options.site == "resid.embed":
         return [None]
     if not isinstance(options.layers, str):
         if not options.layers:
-            raise UsageError("No layer is asked for.")
+            raise UsageError("No layer is given.")
         return list(dict.fromkeys(options.layers))
     if options.layers != "all":
-        raise UsageError(f"layers {options.layers!r}: give 'all' or numbers.")
+        raise UsageError(f"layers={options.layers!r}: give 'all' or numbers.")
     n = store.meta.model.stack(options.side or store.meta.model.side).n_layers + (options.site == "hidden")
-    found: list[int | None] = [i for i in range(n) if store.has(stored_key(store, options.site, i, options.side))]
-    if not found:
-        stored_key(store, options.site, 0, options.side)
+    layers: list[int | None] = [i for i in range(n) if store.has(stored_key(store, options.site, i, options.side))]
+    if not layers:
+        stored_key(store, options.site, 0, options.side)  # raises for a site that does not exist
         raise UsageError(f"Run '{store.meta.run_id}' did not store {options.site}.")
-    return found
+    return layers
 
 
 def _hash_rows(answer: pa.Table) -> str:
-    """Of the rows that the query picked: the same query over a warehouse that has changed is another probe."""
+    """Return a hash of the query's rows: the same query over a warehouse that has changed is another probe."""
     digest = xxhash.xxh3_128()
     for column in answer.itercolumns():
         for value in column.to_pylist():
@@ -197,7 +221,7 @@ def _split(answer: pa.Table, options: Options) -> _Split:
 
 
 def _choose_held_out(values: np.ndarray, examples: np.ndarray, options: Options) -> np.ndarray:
-    """Which rows to judge by: whole examples, with the share of each label that it has among all rows, as near as can be."""
+    """Choose the rows to hold out: whole examples, in which each label has about the share that it has among all rows."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     counts = np.unique(values, return_counts=True)[1]
@@ -205,33 +229,34 @@ def _choose_held_out(values: np.ndarray, examples: np.ndarray, options: Options)
     most = min(100, groups, int(counts.max()))
     if most < 2:
         raise UsageError(
-            f"Each of the {len(counts):,} labels stands at one token only, so that none can be both learnt and judged. A probe tells "
+            f"Each of the {len(counts):,} labels occurs at one token only, so that none can be both learnt and tested. A probe tells "
             "classes apart: put numbers into a few ranges first, as in width_bucket or CASE."
         )
-    part = Fraction(options.test).limit_denominator(most)  # so many of so many folds
-    folds, judged = part.denominator, part.numerator
-    if not 0 < judged < folds:
-        folds, judged = most, 1 if judged == 0 else most - 1
-    # The one for groups takes a minute to put 10,000 of them in 100 folds.
+    part = Fraction(options.test).limit_denominator(most)
+    folds, held_out = part.denominator, part.numerator
+    if not 0 < held_out < folds:
+        folds, held_out = most, 1 if held_out == 0 else most - 1
+    # The splitter for groups takes a minute to put 10,000 of them in 100 folds.
     splitter = (StratifiedKFold if groups == len(examples) else StratifiedGroupKFold)(
         folds, shuffle=True, random_state=options.seed
     )
     test = np.zeros(len(values), bool)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which are on one side then
-        for _, rows in islice(splitter.split(values, values, examples), judged):
+        warnings.simplefilter("ignore", UserWarning)  # about rare labels, which are then on one side only
+        for _, rows in islice(splitter.split(values, values, examples), held_out):
             test[rows] = True
     return test
 
 
 def _scatter(y: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
-    found = np.full(n, -1)
-    found[at] = y
-    return found
+    """Put values at their rows of n, and -1 at the others."""
+    scattered = np.full(n, -1)
+    scattered[at] = y
+    return scattered
 
 
 def _sample_examples(groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    """Rows of as many examples, in random order, as have `most` tokens together."""
+    """Return the rows of random examples that together have at most `most` tokens."""
     if len(groups) <= most:
         return np.arange(len(groups))
     order = random.permutation(groups.max() + 1)
@@ -243,6 +268,7 @@ def _sample_examples(groups: np.ndarray, most: int, random: np.random.Generator)
 def _probe_layer(
     writer: RunWriter, number: int, picked: TokenSelection, layer: int | None, split: _Split, options: Options
 ) -> float:
+    """Fit one layer's probe, write it as a shard, and return its accuracy on the held-out tokens."""
     key = stored_key(picked.store, options.site, layer, options.side)
     x = picked.vectors(options.site, layer, options.head, np.float32)
     if not np.isfinite(x).all():
@@ -289,17 +315,17 @@ def _probe_layer(
 
 
 def _shuffle_labels(y: np.ndarray, examples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Training labels in random orders: between examples where each has one label at all its tokens, else between tokens."""
+    """Yield training labels in random orders: among examples where each has one label at all its tokens, else among tokens."""
     _, first, inverse = np.unique(examples, return_index=True, return_inverse=True)
-    of_example = y[first]
-    whole = bool((of_example[inverse] == y).all())
+    by_example = y[first]
+    one_label_each = bool((by_example[inverse] == y).all())
     for draw in range(_SHUFFLES):
         random = np.random.default_rng((seed, 1, draw))
-        yield random.permutation(of_example)[inverse] if whole else random.permutation(y)
+        yield random.permutation(by_example)[inverse] if one_label_each else random.permutation(y)
 
 
 def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tuple[np.ndarray, float]:
-    """(classes, width + 1): coefficients of the vectors as they are, and intercepts; and the accuracy on what it was fitted to."""
+    """Return weights (classes, width + 1) for unstandardised vectors, intercepts last, and the accuracy on the training rows."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -307,46 +333,54 @@ def _fit(x: np.ndarray, y: np.ndarray, n_classes: int, options: Options) -> tupl
     scale[scale == 0] = 1
     model = LogisticRegression(C=options.c, max_iter=100, tol=1e-3, random_state=options.seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps from zero are a penalty of their own
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping after a hundred steps from zero is a penalty too
         model.fit((x - mean) / scale, y)
     coefficients, intercepts = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # one row for two classes: the second's
+    if len(model.classes_) == 2:  # scikit-learn gives one row for two classes, the second's
         coefficients, intercepts = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercepts / 2
     weights = np.zeros((n_classes, x.shape[1] + 1))
     weights[:, -1] = -np.inf
     weights[model.classes_, :-1] = coefficients / scale
     weights[model.classes_, -1] = intercepts - (coefficients / scale) @ mean
     weights[np.isinf(weights)] = np.finfo(np.float32).min
-    found = np.ascontiguousarray(weights, np.float32)
-    return found, float(_is_right(found, x, y).mean())
+    narrow = np.ascontiguousarray(weights, np.float32)
+    return narrow, float(_is_right(narrow, x, y).mean())
 
 
 def _is_right(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) whether each row's highest score is that of its label."""
+    """Tell of each row whether its highest score is that of its label, (N,)."""
     right: np.ndarray = (x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y
     return right
 
 
 def rows(store: TraceStore) -> Iterator[dict[str, Any]]:
-    """A probe run's table, layer by layer."""
+    """Yield the rows of a probe run's table `probes`, by layer."""
     answer = store.query("FROM probes ORDER BY layer")
     for row in answer.fetchall():
         yield dict(zip(answer.columns, row, strict=True))
 
 
 def plot(store: TraceStore, path: str) -> None:
-    """Draws accuracy by layer with its interval and its baselines into a file. Raises UsageError where matplotlib is not installed."""
+    """Draw accuracy by layer, with its interval and its baselines.
+
+    Args:
+        store: A run of kind `probe`.
+        path: The picture's file; its ending says the format.
+
+    Raises:
+        UsageError: Where matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError:
         raise UsageError("A picture needs matplotlib: pip install matplotlib") from None
-    found = list(rows(store))
+    table = list(rows(store))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    layers = [-1 if r["layer"] is None else r["layer"] for r in found]
+    layers = [-1 if r["layer"] is None else r["layer"] for r in table]
     accuracy, low, high, shuffled, spread, commonest = (
-        np.array([r[name] for r in found])
+        np.array([r[name] for r in table])
         for name in (
             "accuracy", "accuracy_low", "accuracy_high", "shuffled_accuracy", "shuffled_sd", "majority_accuracy"
         )
@@ -361,7 +395,7 @@ def plot(store: TraceStore, path: str) -> None:
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
-        xlabel="layer", ylabel="accuracy", ylim=(0, 1), title=f"{found[0]['site']}: {store.meta.options['target']}"
+        xlabel="layer", ylabel="accuracy", ylim=(0, 1), title=f"{table[0]['site']}: {store.meta.options['target']}"
     )
     axes.legend(loc="lower right")
     figure.savefig(path)

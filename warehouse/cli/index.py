@@ -212,7 +212,7 @@ def drop(
 def _named(root: Path, names: list[str] | None) -> list[VectorTable]:
     """Raises NotFoundError for a name that no vector table has."""
     from warehouse.storage import paths
-    from warehouse.vectors.table import VectorTableCache
+    from warehouse.vectors.table_cache import VectorTableCache
 
     opened = VectorTableCache(root)
     found = {t.info.sql_name: t for t in opened.all()}

@@ -186,7 +186,7 @@ def remove_run(
     from warehouse.maintenance.remove import folders_of, locked_for_removal, remove_run
     from warehouse.storage import paths
     from warehouse.storage.files import folder_size
-    from warehouse.vectors.table import all_tables
+    from warehouse.vectors.table_cache import all_tables
 
     root = paths.find_root(warehouse)
     folders = folders_of(root, run)

@@ -140,7 +140,7 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
 def _vectors_first(wh: Warehouse) -> list[str]:
     """Options that have the shell begin with the statements about vectors."""
     from warehouse.vectors.duckdb_macros import statements
-    from warehouse.vectors.ingest import reconcile
+    from warehouse.vectors.reconcile import reconcile
 
     with contextlib.suppress(OSError):  # a folder that we may only read
         reconcile(wh.root, note)
@@ -170,8 +170,8 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     from warehouse.storage import paths
     from warehouse.storage.files import delete_stale_temporaries
     from warehouse.storage.manifest import Manifest
-    from warehouse.vectors import ingest
-    from warehouse.vectors.table import VectorTableCache
+    from warehouse.vectors.reconcile import reconcile
+    from warehouse.vectors.table_cache import VectorTableCache
 
     root = paths.find_root(warehouse)
     if not root.is_dir():
@@ -179,7 +179,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
 
     for left in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
         say(f"deleted {left}, which a process had left behind")
-    if gone := ingest.reconcile(root, note):
+    if gone := reconcile(root, note):
         say(f"vector tables: dropped the rows of {', '.join(gone)}")
     opened = VectorTableCache(root)
     opened.all()

@@ -42,6 +42,7 @@ from warehouse.storage.parquet import examples_hash, rewrite_table_file
 from warehouse.storage.run_writer import MakeFile, RunWriter, differences
 from warehouse.storage.sealed import SealedFile
 from warehouse.vectors import index_spec, ingest
+from warehouse.vectors.reconcile import remove_run_rows
 
 _PIECE = 1 << 24
 """Values that are widened at a time."""
@@ -173,7 +174,7 @@ def finish_merge(root: Path, run_id: str, note: Note = lambda _: None) -> Manife
     for shard, known in left.delete.items():
         with locked_for_removal(root, shard):
             if not paths.run_dir(root, shard).is_dir():
-                ingest.remove_run(root, shard)
+                remove_run_rows(root, shard)
             elif manifest_hash(root, shard) == known and _is_part_of(Manifest.read(paths.run_dir(root, shard)), meta):
                 remove_run(root, shard)
     empty_trash(root)  # of a removal that was killed

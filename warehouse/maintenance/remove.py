@@ -13,7 +13,7 @@ import filelock
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, release_lock, sync_folder
-from warehouse.vectors import ingest
+from warehouse.vectors.reconcile import remove_run_rows
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def remove_run(root: Path, run_id: str) -> None:
         folder.rename(trash / uuid.uuid4().hex)
         sync_folder(folder.parent)
     empty_trash(root)
-    ingest.remove_run(root, run_id)
+    remove_run_rows(root, run_id)
 
 
 def empty_trash(root: Path) -> list[Path]:

@@ -19,7 +19,8 @@ from warehouse.validation.check import expect
 from warehouse.vectors import ingest
 from warehouse.vectors.distances import to_array
 from warehouse.vectors.model_folders import find_folder
-from warehouse.vectors.table import VectorTable, VectorTableCache
+from warehouse.vectors.table import VectorTable
+from warehouse.vectors.table_cache import VectorTableCache
 
 _ROWS = 8192
 

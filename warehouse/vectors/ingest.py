@@ -7,7 +7,6 @@ table that it was at. Vectors stream from the memory-mapped shards; neither side
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pyarrow as pa
 
 from warehouse.errors import CorruptRunError, TracesError, UsageError, first_line
 from warehouse.schema import sites
-from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.manifest import manifest_hash
@@ -25,10 +23,10 @@ from warehouse.storage.paths import find_run
 from warehouse.storage.stored_tensors import Slice
 from warehouse.storage.trace_store import TraceStore
 from warehouse.storage.vector_info import RunRows
-from warehouse.vectors import ann_index, trait_table
-from warehouse.vectors import index_spec as asking
+from warehouse.vectors import ann_index, index_spec
 from warehouse.vectors.model_folders import claim_folder
-from warehouse.vectors.table import VectorTable, all_tables, new_info, table_of
+from warehouse.vectors.reconcile import Note, reconcile_table
+from warehouse.vectors.table import VectorTable, new_info, table_of
 
 _BATCH_BYTES = 8 << 20
 _SAMPLE = 20_000
@@ -55,7 +53,6 @@ class IngestResult:
     """False: the run was there already."""
 
 
-Note = Callable[[str], None]
 Report = Callable[[str, int], None]
 """Called with a table's name and so many rows more."""
 
@@ -71,7 +68,7 @@ class _DtypeOverflow(Exception):
 def add(
     root: Path,
     run_id: str,
-    specs: Iterable[asking.IndexSpec],
+    specs: Iterable[index_spec.IndexSpec],
     settings: Settings | None = None,
     report: Report = _quiet,
     note: Note = _quiet,
@@ -82,7 +79,7 @@ def add(
     numbers (NaN); CorruptRunError for a damaged shard.
     """
     store = TraceStore(find_run(root, run_id))
-    keys = asking.keys_for_run(store.meta, specs)
+    keys = index_spec.keys_for_run(store.meta, specs)
     folder = claim_folder(root, store.meta.model) if keys else ""
     filled = []
     for key in keys:
@@ -91,7 +88,7 @@ def add(
         with table.locked(note):
             _check_fits(table, store, key, settings)
             if table.exists:
-                _reconcile_table(table)
+                reconcile_table(table)
             if run_id in table.info.runs:
                 ann_index.maintain_index(table, note)
                 filled.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=False))
@@ -205,6 +202,28 @@ def _stream(
         ) from e
 
 
+def rebuild(
+    root: Path, table: VectorTable, settings: Settings, report: Report = _quiet, note: Note = _quiet
+) -> VectorTable:
+    """Makes a table again from the runs that it is of, and its index. Raises as `add` does."""
+    with table.locked(note):
+        stale = [r for r in table.info.runs if not (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
+        runs = [r for r in table.info.runs if (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
+        runs = [r for r in runs if TraceStore(find_run(root, r)).meta.model.space == table.info.space]
+        if not runs:
+            table.remove()
+            return table
+        try:
+            write(table, runs, settings, report)
+        except CorruptRunError as e:
+            raise TracesError(
+                f"{e} {table.info.sql_name} is as it was; delete that run, or copy it in again."
+            ) from None
+        note(f"{table.info.sql_name}: {table.info.rows:,} rows" + (f", without {', '.join(stale)}" if stale else ""))
+        ann_index.maintain_index(table, note)
+    return table
+
+
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
@@ -314,82 +333,3 @@ def _median(stores: Iterable[TraceStore], key: Key) -> np.ndarray:
             found.append(rows[(-s.start) % step :: step].astype(np.float32).reshape(-1, rows.shape[-1]))
     centre: np.ndarray = np.median(np.concatenate(found), axis=0).astype(np.float32)
     return centre
-
-
-# -- out again ---------------------------------------------------------------------------------------------------------
-
-
-def drop_runs(table: VectorTable, runs: Iterable[str]) -> None:
-    """Deletes runs' rows, those of runs that the info does not tell of, and gives their space back. Call it under the lock."""
-    for run in runs:
-        table.info.runs.pop(run, None)
-    if not table.info.runs:
-        table.remove()
-        return
-    table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}")
-    table.write_info()  # before the tidying, which may be killed
-    table.compact()
-    table.write_info()
-
-
-def _reconcile_table(table: VectorTable) -> list[str]:
-    """Drops what is not to be there; returns whose rows those were, as far as that is known."""
-    stale = table.stale_runs()
-    if stale or table.has_unlisted_rows:
-        drop_runs(table, stale)
-    return stale
-
-
-def remove_run(root: Path, run_id: str, note: Note = _quiet) -> None:
-    """Deletes a run's rows from all vector tables, and tables that are empty then."""
-    for table in all_tables(root):
-        with _report_damage(note):
-            if run_id in table.info.runs or table.has_unlisted_rows:
-                with table.locked(note):
-                    drop_runs(table, [run_id])
-    with _report_damage(note):
-        trait_table.reconcile(root)
-
-
-def reconcile(root: Path, note: Note = _quiet) -> list[str]:
-    """Deletes the rows of runs that were deleted or replaced by hand, or that were never noted; returns whose they were."""
-    found: set[str] = set()
-    for table in all_tables(root):
-        with _report_damage(note):
-            if table.stale_runs() or table.has_unlisted_rows:
-                with table.locked(note):
-                    found |= set(_reconcile_table(table))
-    with _report_damage(note):
-        found |= set(trait_table.reconcile(root))
-    return sorted(found)
-
-
-@contextmanager
-def _report_damage(note: Note) -> Iterator[None]:
-    """A table that is damaged does not keep others from being looked after."""
-    try:
-        yield
-    except TracesError as e:
-        note(f"warning: {e}")
-
-
-def rebuild(
-    root: Path, table: VectorTable, settings: Settings, report: Report = _quiet, note: Note = _quiet
-) -> VectorTable:
-    """Makes a table again from the runs that it is of, and its index. Raises as `add` does."""
-    with table.locked(note):
-        stale = [r for r in table.info.runs if not (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
-        runs = [r for r in table.info.runs if (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
-        runs = [r for r in runs if TraceStore(find_run(root, r)).meta.model.space == table.info.space]
-        if not runs:
-            table.remove()
-            return table
-        try:
-            write(table, runs, settings, report)
-        except CorruptRunError as e:
-            raise TracesError(
-                f"{e} {table.info.sql_name} is as it was; delete that run, or copy it in again."
-            ) from None
-        note(f"{table.info.sql_name}: {table.info.rows:,} rows" + (f", without {', '.join(stale)}" if stale else ""))
-        ann_index.maintain_index(table, note)
-    return table

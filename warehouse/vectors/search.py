@@ -23,7 +23,8 @@ from warehouse.schema.quoting import sql_texts
 from warehouse.storage.vector_info import METRICS
 from warehouse.vectors import ann_index, distances
 from warehouse.vectors.model_folders import folder_named
-from warehouse.vectors.table import VectorTable, VectorTableCache
+from warehouse.vectors.table import VectorTable
+from warehouse.vectors.table_cache import VectorTableCache
 
 if TYPE_CHECKING:
     from pathlib import Path

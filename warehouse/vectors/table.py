@@ -8,10 +8,9 @@ which weights the folder is of.
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ import filelock
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import CorruptRunError, LeftOutWarning, TracesError, UsageError, first_line
+from warehouse.errors import CorruptRunError, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
@@ -39,6 +38,7 @@ from warehouse.storage.vector_info import (
 from warehouse.vectors.model_folders import remove_if_empty
 
 if TYPE_CHECKING:
+    from lancedb.db import DBConnection as LanceConnection
     from lancedb.table import Table as LanceTable
 
 
@@ -231,15 +231,6 @@ def connect(folder: Path) -> LanceConnection:
     return lancedb.connect(folder)
 
 
-if TYPE_CHECKING:
-    from lancedb.db import DBConnection as LanceConnection
-
-
-def all_tables(root: Path) -> list[VectorTable]:
-    """Every vector table, by model, site and layer."""
-    return VectorTableCache(root).all()
-
-
 def remove_files(root: Path, model: str, table: str) -> None:
     """Deletes what a vector table is kept in."""
     delete(paths.vector_info_path(root, model, table))
@@ -270,47 +261,3 @@ def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
         return VectorTable(root, read_info(root, model, sites.tensor_name(*key)))
     except FileNotFoundError:
         return None
-
-
-class VectorTableCache:
-    """The vector tables of a warehouse, kept open from one search to the next, and opened again when they have changed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._known: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
-        self._lock = threading.Lock()
-        self.damaged: dict[tuple[str, str], TracesError] = {}
-        """Tables that cannot be read, by model and name, and what is wrong with them."""
-
-    def readable(self) -> list[VectorTable]:
-        """Lists the tables as `all` does, and warns of each that cannot be read."""
-        with self._lock:
-            found = self.all()
-        for damage in list(self.damaged.values()):
-            warnings.warn(f"a vector table is left out: {damage}", LeftOutWarning, stacklevel=4)
-        return found
-
-    def all(self) -> list[VectorTable]:
-        """As they are now, by model, site and layer."""
-        now: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
-        self.damaged = {}
-        for name in paths.vector_tables(self._root):
-            path = paths.vector_info_path(self._root, *name)
-            try:
-                stat = path.stat()
-                state, known = (stat.st_mtime_ns, stat.st_ino), self._known.get(name)
-                now[name] = (
-                    known
-                    if known and known[0] == state
-                    else (state, VectorTable(self._root, read_info(self._root, *name)))
-                )
-            except FileNotFoundError:  # dropped at this moment
-                continue
-            except TracesError as e:
-                self.damaged[name] = e
-        self._known = now
-        return _sorted(table for _, table in now.values())
-
-
-def _sorted(tables: Iterable[VectorTable]) -> list[VectorTable]:
-    return sorted(tables, key=lambda t: (t.info.model, t.info.side, t.info.site, t.info.layer or 0))

@@ -16,7 +16,8 @@ from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
 from warehouse.vectors import search
 from warehouse.vectors.model_folders import find_folder
-from warehouse.vectors.table import VectorTable, VectorTableCache
+from warehouse.vectors.table import VectorTable
+from warehouse.vectors.table_cache import VectorTableCache
 
 if TYPE_CHECKING:
     import duckdb

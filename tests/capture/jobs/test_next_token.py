@@ -21,7 +21,7 @@ from warehouse import TraceStore, Warehouse
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage.paths import run_dir, staged_runs
 from warehouse.validation.validate import validate
-from warehouse.vectors.table import all_tables
+from warehouse.vectors.table_cache import all_tables
 
 
 def verdicts(folder: Path) -> dict[str, bool | None]:

@@ -37,7 +37,7 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import parquet, paths
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
-from warehouse.vectors.table import all_tables
+from warehouse.vectors.table_cache import all_tables
 
 EVERYTHING = {
     "capture": "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act,heads",

@@ -21,8 +21,10 @@ from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.storage import paths
 from warehouse.validation.validate import validate
-from warehouse.vectors import index_spec, ingest, model_folders, repair, table
+from warehouse.vectors import index_spec, ingest, model_folders, repair
 from warehouse.vectors import trait_table as index
+from warehouse.vectors.reconcile import reconcile
+from warehouse.vectors.table_cache import all_tables
 
 D = 24
 RESPONSES = grid(12, samples=2, instructions=3)
@@ -127,7 +129,7 @@ def test_a_vector_says_whether_its_method_converged(root: Path, monkeypatch, rec
     assert manifest.options["not_converged"] == {"gradient": 6, "ica": 6, "probe": 6}
     assert {r["method"] for r in rows(root, "w") if r["converged"] is False} == {"gradient", "ica", "probe"}
     assert (
-        "probe did not converge in 1 steps for 6 of 6 vectors, where its last step's is taken; which: converged in trait_vectors"
+        "probe did not converge in 1 steps for 6 of 6 vectors; the last step's was used. Which: column converged of trait_vectors"
         in notes
     )
     assert {w.category for w in recwarn.list} == {RuntimeWarning}
@@ -200,7 +202,7 @@ def test_layers_components_and_runs_of_tokens(root: Path) -> None:
     for options, error, says in (
         (Options(layers=(7,)), UsageError, "no resid.post_mlp in layer 7; it has embed, 0, 1, 2, 3"),
         (Options(layers=(2,), components=("attn_out",)), UsageError, "no attn_out in layer 2; it has 1"),
-        (Options(layers=(None,), components=("attn_out",)), UsageError, "resid.embed is of component residual"),
+        (Options(layers=(None,), components=("attn_out",)), UsageError, "Only component residual has the layer embed"),
         (Options(methods=("svd",)), NotFoundError, "No method 'svd'"),
         (Options(components=("mlp",)), NotFoundError, "No component 'mlp'"),
         (Options(layers="some"), UsageError, "give all, mid, or numbers"),
@@ -282,7 +284,7 @@ def test_deleting_a_run_drops_its_rows_and_rebuild_makes_them_again(root: Path) 
     delete("a")
     assert {k[0] for k in lance(root)} == {"b"}
     shutil.copytree(paths.run_dir(root, "b"), paths.run_dir(root, "a"))
-    ingest.reconcile(root)
+    reconcile(root)
     assert lance(root).keys() == whole.keys()
     shutil.rmtree(paths.vectors_dir(root))
     repair.repair(root, lambda *_: None, lambda _: None)
@@ -309,7 +311,7 @@ def test_vector_tables_and_the_table_of_traits_live_side_by_side(root: Path) -> 
     assert not any("damaged" in n for n in notes)
     with locked_for_removal(root, "e"):
         remove_run(root, "e")
-    assert lance(root) and not table.all_tables(root), "the last vector table goes, and that of traits stays"
+    assert lance(root) and not all_tables(root), "the last vector table goes, and that of traits stays"
     with locked_for_removal(root, "v"):
         remove_run(root, "v")
     assert index.reconcile(root) == [] and not any(paths.vectors_dir(root).iterdir())

@@ -28,7 +28,7 @@ from warehouse.storage.manifest import Manifest
 from warehouse.storage.paths import run_dir
 from warehouse.storage.run_writer import RunWriter
 from warehouse.validation.validate import validate
-from warehouse.vectors.table import all_tables
+from warehouse.vectors.table_cache import all_tables
 
 NAMES = ["w.shard-1-of-2", "w.shard-2-of-2"]
 

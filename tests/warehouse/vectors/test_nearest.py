@@ -16,7 +16,8 @@ from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.vectors import ann_index, distances, index_spec, ingest, search
-from warehouse.vectors.table import all_tables
+from warehouse.vectors.reconcile import remove_run_rows
+from warehouse.vectors.table_cache import all_tables
 
 LENGTHS = [7, 30, 1, 22, 16, 24] * 20
 N = sum(LENGTHS)
@@ -335,7 +336,7 @@ def test_a_search_goes_on_while_the_table_is_optimised_and_a_run_deleted(root: P
     shutil.copytree(root, home)
     with Warehouse(home) as wh:
         assert len(wh.nearest(QUERIES[0], layer=1, k=5)) == 5
-        ingest.remove_run(home, "one")
+        remove_run_rows(home, "one")
         assert {r[1] for r in wh.nearest(QUERIES[0], layer=1, k=50).fetchall()} == {"two"}
         stale = wh.vector_tables[0]
         table = all_tables(home)[0]

@@ -25,7 +25,9 @@ from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.vectors import index_spec, ingest, repair
-from warehouse.vectors.table import VectorTable, all_tables
+from warehouse.vectors.reconcile import reconcile
+from warehouse.vectors.table import VectorTable
+from warehouse.vectors.table_cache import all_tables
 
 LENGTHS = [5, 1, 9, 4, 12, 7]
 N = sum(LENGTHS)
@@ -207,7 +209,7 @@ def test_a_run_deleted_or_replaced_by_hand_is_not_found_any_more(tmp_path: Path)
     assert add(tmp_path, "one")[0].rows == sum(LENGTHS[:2])
     assert sum(k[0] == "one" for k in contents(tmp_path)) == sum(LENGTHS[:2])
     shutil.rmtree(paths.run_dir(tmp_path, "one"))
-    assert ingest.reconcile(tmp_path) == ["one"] and {k[0] for k in contents(tmp_path)} == {"two"}
+    assert reconcile(tmp_path) == ["one"] and {k[0] for k in contents(tmp_path)} == {"two"}
 
 
 def test_rows_that_a_dead_process_committed_and_did_not_note_are_not_there_twice(tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_one_damaged_table_does_not_keep_others_from_being_used(tmp_path: Path) 
     with locked_for_removal(tmp_path, "two"):
         remove_run(tmp_path, "two")
     _lose_files(tmp_path, "resid.post_mlp.L02")
-    assert ingest.reconcile(tmp_path, said.append) == [] and "cannot be read" in said[0]
+    assert reconcile(tmp_path, said.append) == [] and "cannot be read" in said[0]
     repair.repair(tmp_path, ingest._quiet, ingest._quiet)
     for name in ("made_resid_post_mlp_L01", "made_resid_post_mlp_L02"):
         assert {k[0] for k in contents(tmp_path, name)} == {"one"}
