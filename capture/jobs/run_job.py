@@ -27,7 +27,7 @@ from capture.model.attention_hook import eager_attention
 from capture.model.failures import explain_forward_errors, explain_memory_errors
 from capture.recording import means
 from capture.recording.forward_pass import DtypeOverflow
-from capture.recording.recorder import Recorder, Recording, inputs
+from capture.recording.recorder import Recorder, Recording, model_inputs
 from capture.sequences import batches
 from capture.sequences.batches import Batch
 from capture.sequences.partition import Partition
@@ -197,7 +197,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         specs = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         none = {k: np.empty((0, *s.row_shape), DTYPES[s.dtype]) for k, s in specs.items()}
         return traces.RecordedBatch([], none, {k: [] for k in none}, tables)
-    tokens, more = inputs(batch, job.loaded.model)
+    tokens, more = model_inputs(batch, job.loaded.model)
     with _pass_told(job, batch):
         with job.generation.reading(batch) if job.generation is not None else nullcontext():
             recording = recorder.run(tokens, **more)

@@ -1,10 +1,12 @@
 """Next-token diagnostics: what a model predicted at each position, against the token that came.
 
-All over the full vocabulary and in float32. Loss is the cross-entropy -ln p(true), entropy is -Σ p ln p (Shannon 1948), both
-in nats. They are made from logits and not from probabilities: a loss is finite where its probability is less than float32 has,
-and infinite only where the token cannot come. A row with a logit that is NaN or +infinity has no distribution: all that is said
-of it is NaN. Logits are made and used in slices of rows, so that memory doesn't grow with batch times vocabulary; within a slice
-the work goes over pieces that fit a processor's cache, since reading the logits from memory is most of what it costs.
+In go last states and the true ids; out come `Diagnostics`, over the full vocabulary and in float32. Loss is the cross-entropy
+-ln p(true), entropy is -Σ p ln p (Shannon 1948), both in nats. They are computed from logits and not from probabilities: a loss
+is finite where its probability is below what float32 can hold, and infinite only where the token cannot come. A row with a logit
+that is NaN or +infinity has no distribution: all its diagnostics are NaN.
+
+Logits are computed and used in slices of rows, so that memory doesn't grow with batch times vocabulary. Within a slice the work
+goes over pieces that fit a processor's cache, since reading the logits from memory is most of the cost.
 """
 
 from __future__ import annotations
@@ -17,15 +19,19 @@ import numpy as np
 import torch
 
 _SLICE_BYTES = 128 << 20
-"""Float32 logits that exist at a time."""
+"""Bytes of float32 logits that exist at a time."""
 _PIECE_BYTES = 12 << 20
+"""Bytes of logits that fit a processor's cache."""
 _BLOCK = 32
 """Width of the blocks whose maxima narrow down the search for the k largest logits."""
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """(N,) each, and (N, k) for the k most probable tokens, most probable first, the lower id first among equals."""
+    """Diagnostics of N positions, (N,) each, and (N, k) for the k most probable tokens.
+
+    Those are sorted, the most probable first, and among equals the lower id first.
+    """
 
     pred_id: np.ndarray
     true_prob: np.ndarray
@@ -40,10 +46,20 @@ class Diagnostics:
 def next_token_diagnostics(
     head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, true_ids: torch.Tensor, vocabulary: int, k: int
 ) -> Diagnostics:
-    """`hidden` (N, D), the last state at N positions; `true_ids` (N,), the tokens that came next; `head` makes logits of so many
-    tokens as `vocabulary` says.
+    """Compute the diagnostics of predictions.
 
-    Raises ValueError where N is 0.
+    Args:
+        head: Turns states (n, D) into logits (n, vocabulary).
+        hidden: The last state (N, D) at N positions.
+        true_ids: The tokens (N,) that came next.
+        vocabulary: How many tokens have a logit.
+        k: How many of the most probable tokens to keep.
+
+    Returns:
+        The diagnostics of the N positions.
+
+    Raises:
+        ValueError: N is 0.
     """
     count = len(true_ids)
     if count == 0:
@@ -52,37 +68,46 @@ def next_token_diagnostics(
     slices = -(-count * vocabulary * 4 // _SLICE_BYTES)
     rows = -(-count // slices)
     piece = max(1, _PIECE_BYTES // (vocabulary * 4))
-    found: list[Reading] = []
+    pieces: list[Reading] = []
     with torch.no_grad():
         for start in range(0, count, rows):
-            logits = head(hidden[start : start + rows]).float()  # of no further use to the head: overwritten
+            logits = head(hidden[start : start + rows]).float()  # nobody else uses them: they are overwritten
             true = true_ids[start : start + rows].to(logits.device)
             scratch = torch.empty((min(piece, len(true)), vocabulary), device=logits.device)
             for i in range(0, len(true), piece):
-                found.append(read(logits[i : i + piece], true[i : i + piece], k, scratch, scratch))
-    columns = [torch.cat(c).cpu().numpy() for c in zip(*found, strict=True)]
+                pieces.append(read(logits[i : i + piece], true[i : i + piece], k, scratch, scratch))
+    columns = [torch.cat(c).cpu().numpy() for c in zip(*pieces, strict=True)]
     true_prob, true_log, true_rank, entropy, _, ids, probs = columns
-    # Absolute, where the sign would turn 0 into -0.
+    # Absolute values: a sign would turn 0 into -0.
     return Diagnostics(ids[:, 0], true_prob, probs[:, 0], true_rank, entropy, np.abs(true_log), ids, probs)
 
 
 class Reading(NamedTuple):
-    """Of n distributions: (n,) each, and (n, k) for the k most probable tokens, sorted as in Diagnostics."""
+    """What n distributions say, (n,) each, and (n, k) for the k most probable tokens, sorted as in Diagnostics."""
 
     true_prob: torch.Tensor
     true_log: torch.Tensor
-    """ln p(true), never above 0"""
+    """The log-probability ln p(true), never above 0."""
     true_rank: torch.Tensor
     entropy: torch.Tensor
     log_sum: torch.Tensor
-    """ln Σ exp(logit - largest logit)"""
+    """The normaliser ln Σ exp(logit - largest logit)."""
     topk_ids: torch.Tensor
     topk_probs: torch.Tensor
 
 
 def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tensor, scratch: torch.Tensor) -> Reading:
-    """(n, V) float32 and (n,) → what they say. Afterwards `logits` are less the largest of their row, and the first n rows of
-    `probs`, (n or more, V), are the probabilities. `scratch`, the same size, may be `probs`, where those are of no use.
+    """Read n distributions.
+
+    Args:
+        logits: (n, V) float32. Afterwards each row is less by its largest logit.
+        true_ids: (n,), the tokens that came.
+        k: How many of the most probable tokens to keep.
+        probs: (n or more, V), whose first n rows become the probabilities.
+        scratch: Memory of the same size; may be `probs` if the probabilities are not needed.
+
+    Returns:
+        What the distributions say, in nats where a logarithm is taken.
     """
     probs, scratch = probs[: len(logits)], scratch[: len(logits)]
     true_logit = logits.gather(1, true_ids[:, None])
@@ -103,32 +128,44 @@ def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tens
 def divergence(
     p: torch.Tensor, entropy: torch.Tensor, logits: torch.Tensor, log_sum: torch.Tensor, scratch: torch.Tensor
 ) -> torch.Tensor:
-    """Returns KL(p ‖ q) = -H(p) - Σ p ln q, (n,) in nats, from p (n, V), its entropy, and what `read` leaves of q: its logits and
-    log_sum. It is infinite where q rules out a token that p allows.
+    """Compute KL(p ‖ q) = -H(p) - Σ p ln q of n pairs of distributions.
+
+    Args:
+        p: Probabilities (n, V).
+        entropy: Their entropy (n,), nats.
+        logits: Those of q (n, V), as `read` leaves them.
+        log_sum: That of q (n,), as `read` returns it.
+        scratch: Memory of the size of p.
+
+    Returns:
+        The divergence (n,), nats: infinite where q rules out a token that p allows.
     """
     return (log_sum - _expected(p, logits, scratch) - entropy).clamp_(min=0)  # below 0 by rounding alone
 
 
 def _expected(p: torch.Tensor, logits: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    """Σ p · logit, (n,), of logits up to 0."""
+    """Return Σ p · logit, (n,), for logits up to 0."""
     products = torch.mul(p, logits, out=scratch)
-    found = products.sum(1)
-    if bool(found.isnan().any()):  # a token that cannot come adds nothing, and 0 times its infinite logit is NaN
-        found = products.nan_to_num_(nan=0.0, neginf=-torch.inf).sum(1)
-    return found
+    sums = products.sum(1)
+    if bool(sums.isnan().any()):  # a token that cannot come adds nothing, but 0 times its infinite logit is NaN
+        sums = products.nan_to_num_(nan=0.0, neginf=-torch.inf).sum(1)
+    return sums
 
 
 def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row and their ids, (n, k) each, sorted.
+    """Find the k largest logits of each row and their ids.
 
-    The k largest lie in the k blocks with the largest maxima, the first of equal ones (and the rest that fills no block): only
-    those few hundred candidates are looked at, the vocabulary is read once. They go up by id.
+    They lie in the k blocks with the largest maxima, the first of equal ones, or in the rest that fills no block. Only those few
+    hundred candidates, in order of their ids, are looked at; the vocabulary is read once.
+
+    Returns:
+        Values and ids, (n, k) each, sorted; among equals the lower id first.
     """
     n, vocabulary = logits.shape
     blocks = vocabulary // _BLOCK
     if blocks <= 2 * k:
-        found = logits.sort(dim=1, descending=True, stable=True)
-        return found.values[:, :k], found.indices[:, :k]
+        ordered = logits.sort(dim=1, descending=True, stable=True)
+        return ordered.values[:, :k], ordered.indices[:, :k]
     maxima = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).amax(2)
     chosen = _largest(maxima, k)[1].sort(dim=1).values
     within = torch.arange(_BLOCK, device=logits.device)
@@ -139,11 +176,11 @@ def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _largest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row, of more than k, and their places, (n, k) each, sorted, the first place first among equals."""
+    """Return the k largest of each row of more than k and their indices, (n, k) each, sorted, the first index first of equals."""
     top, at = values.topk(k + 1, dim=1)  # one more: a tie across the border is one too
-    # topk leaves the order of equal values open. They are rare, and sorting everything takes many times as long.
+    # topk leaves the order of equal values open. They are rare, and sorting all values takes many times as long.
     tied = (top[:, 1:] == top[:, :-1]).any(1).nonzero()[:, 0]
     if len(tied):
-        again = values[tied].sort(dim=1, descending=True, stable=True)
-        top[tied], at[tied] = again.values[:, : k + 1], again.indices[:, : k + 1]
+        ordered = values[tied].sort(dim=1, descending=True, stable=True)
+        top[tied], at[tied] = ordered.values[:, : k + 1], ordered.indices[:, : k + 1]
     return top[:, :k], at[:, :k]

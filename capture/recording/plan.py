@@ -1,4 +1,9 @@
-"""What a capture has to store: the sites that the user asked for, resolved against the model that is there."""
+"""What a capture records and stores: the sites of `--capture`, resolved against the model.
+
+In go a model's anatomy and the user's choice; out comes a `Plan`, which says for every tensor its dtype and row shape, and why a
+site is missing in some layers. Jobs give it to the recorder and the writer. A site that other tensors determine is not stored:
+`attn` becomes q and k where it can be derived from them.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +22,35 @@ ATTN_HOMES = ("auto", "stored")
 
 @dataclass(frozen=True)
 class Plan:
+    """What a capture records and stores."""
+
     stored: Mapping[Key, TensorSpec]
     unstored: Mapping[Key, TensorSpec]
     """Recorded for the `heads` table or for means alone, and not stored."""
     heads: bool
+    """Whether the `heads` table is wanted."""
     derives: bool
-    """Attention will be derived from q and k."""
+    """Whether attention will be derived from q and k."""
     eager: bool
-    """Attention probabilities are recorded, so that the model must compute them."""
+    """Whether attention probabilities are recorded, so that the model must compute them."""
     missing: Mapping[str, str]
-    """Sites that were asked for and are not in every layer, and why."""
+    """The chosen sites that are not in every layer, and why."""
 
     @property
     def tensors(self) -> dict[Key, TensorSpec]:
-        """What is to be recorded."""
+        """The tensors to record."""
         return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.unstored}
 
     def bytes(self, lengths: list[Mapping[str, int]], causal: Mapping[str, bool]) -> int:
-        """What the stored tensors of sequences of these lengths take."""
+        """Return how many bytes the stored tensors of sequences take.
+
+        Args:
+            lengths: Their numbers of tokens, by side.
+            causal: Whether attention is causal, by side.
+
+        Returns:
+            Bytes.
+        """
         return sum(
             spec.row_bytes
             * sum(sites.row_count(sites.row_kind(key.site, causal[key.side]), key.side, n) for n in lengths)
@@ -54,10 +70,21 @@ def plan(
     sides: tuple[str, ...] | None = None,
     internals: Collection[int] = (),
 ) -> Plan:
-    """`dtype` is what tensors are stored in; `sides` those that will be run, all by default; `internals`: layers of which every
-    site is stored, whatever else is.
+    """Decide what a capture records and stores.
 
-    Raises UsageError, with the reason, for a name of which this model has nothing.
+    Args:
+        anatomy: The model's.
+        capture: The sites wanted, as in `--capture`.
+        attn: `auto` or `stored`, as in `--attn`.
+        dtype: What tensors are stored in, as safetensors names it.
+        sides: The sides that will be run; None: all.
+        internals: Layers of which every site is stored.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UsageError: The model has nothing of a name in `capture`; the message says why.
     """
     if internals:
         return _with_internals(anatomy, capture, attn, dtype, sides, internals)
@@ -72,32 +99,32 @@ def plan(
                 "traces model check says what there is."
             )
     stored: dict[Key, TensorSpec] = {}
-    passing: dict[Key, TensorSpec] = {}
+    unstored: dict[Key, TensorSpec] = {}
     missing: dict[str, str] = {}
     for stack in stacks:
         for site in wanted:
-            for need in _needs(stack, site, attn, both):
-                _add(stack, need, dtype, passing if site == "heads" else stored)
+            for source in _source_sites(stack, site, attn, both):
+                _add(stack, source, dtype, unstored if site == "heads" else stored)
             bare = site.removeprefix(sites.MEAN)
             if site != bare:
                 means: dict[Key, TensorSpec] = {}
                 _add(stack, bare, "F32", means)
-                passing |= means
+                unstored |= means
                 stored |= {k._replace(site=site): spec for k, spec in means.items()}
             if bare in stack.missing:
                 missing[site] = stack.missing[bare]
-    ordered = {k: stored[k] for k in sorted(stored, key=_place)}
-    passing = {k: v for k, v in passing.items() if k not in stored}
-    eager = any(k.site in ("attn", "cross.attn") for k in (*ordered, *passing))
+    ordered = {k: stored[k] for k in sorted(stored, key=_order)}
+    unstored = {k: v for k, v in unstored.items() if k not in stored}
+    eager = any(k.site in ("attn", "cross.attn") for k in (*ordered, *unstored))
     derives = not eager and ("heads" in wanted or "attn" in wanted)
-    return Plan(ordered, passing, "heads" in wanted, derives, eager, missing)
+    return Plan(ordered, unstored, "heads" in wanted, derives, eager, missing)
 
 
 def _with_internals(
     anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str, ...] | None, internals: Collection[int]
 ) -> Plan:
-    """What was asked for, and of some layers all that they have; the layer below's output is the input of each."""
-    asked = plan(anatomy, capture, attn, dtype, sides)
+    """Plan what `capture` names, and all sites of some layers, with the layer below's output as the input of each."""
+    chosen = plan(anatomy, capture, attn, dtype, sides)
     stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
     every = plan(
         anatomy, ",".join(n for n in sites.names(_INTERNALS) if available_sites(stacks, n)), attn, dtype, sides
@@ -108,27 +135,27 @@ def _with_internals(
             return 0 in internals
         return key.layer in internals or (key.site == "resid.post_mlp" and key.layer + 1 in internals)
 
-    stored = {**asked.stored, **{k: s for k, s in every.stored.items() if wanted(k)}}
+    stored = {**chosen.stored, **{k: s for k, s in every.stored.items() if wanted(k)}}
     return Plan(
-        {k: stored[k] for k in sorted(stored, key=_place)},
-        {k: s for k, s in asked.unstored.items() if k not in stored},
-        asked.heads,
-        asked.derives or every.derives,
-        asked.eager or every.eager,
-        {**every.missing, **asked.missing},
+        {k: stored[k] for k in sorted(stored, key=_order)},
+        {k: s for k, s in chosen.unstored.items() if k not in stored},
+        chosen.heads,
+        chosen.derives or every.derives,
+        chosen.eager or every.eager,
+        {**every.missing, **chosen.missing},
     )
 
 
 def available_sites(stacks: Iterable[Stack], name: str) -> bool:
-    """Whether a model has anything of what a name of --capture stands for."""
+    """Return whether a model has any site that a name of --capture stands for."""
     group = ("attn",) if name == "heads" else tuple(site.removeprefix(sites.MEAN) for site in sites.GROUPS[name])
     if "resid.embed" in group:
         return True
     return any(site in layer.shapes for stack in stacks for layer in stack.layers for site in group)
 
 
-def _needs(stack: Stack, site: str, attn: str, both: bool) -> list[str]:
-    """The sites to record for one that was asked for."""
+def _source_sites(stack: Stack, site: str, attn: str, both: bool) -> list[str]:
+    """Return the sites to record for a chosen one; `both`: an encoder and a decoder will be run."""
     if site.startswith(sites.MEAN) or (site.startswith("cross.") and not both):
         return []
     if site == "heads":
@@ -153,5 +180,5 @@ def _add(stack: Stack, site: str, dtype: str, into: dict[Key, TensorSpec]) -> No
                 into[Key(stack.side, kept, i)] = TensorSpec(dtype, layer.shapes[kept])
 
 
-def _place(key: Key) -> tuple[int, int, int]:
+def _order(key: Key) -> tuple[int, int, int]:
     return (sites.SIDES.index(key.side), sites.STORED_ORDER.index(key.site), -1 if key.layer is None else key.layer)

@@ -190,7 +190,7 @@ class Recorder:
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def _hook_block(self, stack: ExitStack, side: str, block: nn.Module) -> None:
-        """Hook a block, counting layers: its n-th run in a pass is the n-th layer that it is the block of."""
+        """Set hooks on a block, counting layers: its n-th run in a pass is the n-th layer that it is the block of."""
         layers = self._anatomy.stacks[side].layers
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -216,7 +216,7 @@ class Recorder:
     def _hook_module(
         self, stack: ExitStack, module: nn.Module, end: str, wanted: Mapping[tuple[str, int], list[tuple[Key, float]]]
     ) -> None:
-        """Hook a module's input or output, which is a tensor of each layer in `wanted`, up to a factor."""
+        """Set a hook on a module's input or output, which is, up to a factor, a tensor of each layer in `wanted`."""
 
         def keep(x: torch.Tensor | None) -> None:
             assert self._pass is not None

@@ -1,4 +1,7 @@
-"""Sequences and diagnostics → rows of the small tables, as Arrow tables in the schema's types."""
+"""Rows of the small tables (examples, tokens, next_token, responses, …), as Arrow tables in the schema's types.
+
+In go a batch's sequences and diagnostics; jobs write what comes out. Knows nothing of models or files.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pyarrow as pa
 from capture.recording.diagnostics import Diagnostics
 from capture.sequences.batches import Batch
 from capture.sequences.decoding import decode_sequences, decode_tokens
-from capture.sequences.sequence import TokenSequence, TokenizedExample
+from capture.sequences.sequence import TokenizedExample, TokenSequence
 from warehouse.schema.tables import STORED
 from warehouse.storage.parquet import to_table
 
@@ -20,44 +23,47 @@ RESPONSE_FACTS = (
     "system", "trait", "polarity", "instruction_idx", "question_idx",
     "vectors_run_id", "method", "component", "layer", "coefficient",
 )  # fmt: skip
-"""Columns of `responses` that come from what an example's metadata says: of a prompt in people's own sets, the first alone."""
+"""Columns of `responses` that come from an example's metadata; of a prompt from a user's own set, the first alone."""
 
 
 class Rows:
+    """Makes rows, and keeps what it has decoded: each token of the vocabulary is decoded once."""
+
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._decoded: dict[int, str] = {}
 
-    def examples(self, found: Several[TokenizedExample]) -> pa.Table:
+    def examples(self, examples: Several[TokenizedExample]) -> pa.Table:
+        """Return a row of `examples` for each example."""
         return to_table(
             "examples",
             {
-                "example_id": [t.example.example_id for t in found],
-                "idx": [t.idx for t in found],
-                "dataset": [t.example.source.dataset for t in found],
-                "config": [t.example.source.config for t in found],
-                "split": [t.example.source.split for t in found],
-                "source_id": [t.example.row.source_id for t in found],
-                "text": [t.example.text for t in found],
-                "n_seqs": [len(t.sequences) for t in found],
-                "n_tokens": [sum(s.n_tokens for s in t.sequences) for t in found],
-                "truncated": [t.truncated for t in found],
-                "altered": [t.altered for t in found],
-                "prompt_set": [t.example.row.prompt_set for t in found],
+                "example_id": [t.example.example_id for t in examples],
+                "idx": [t.idx for t in examples],
+                "dataset": [t.example.source.dataset for t in examples],
+                "config": [t.example.source.config for t in examples],
+                "split": [t.example.source.split for t in examples],
+                "source_id": [t.example.row.source_id for t in examples],
+                "text": [t.example.text for t in examples],
+                "n_seqs": [len(t.sequences) for t in examples],
+                "n_tokens": [sum(s.n_tokens for s in t.sequences) for t in examples],
+                "truncated": [t.truncated for t in examples],
+                "altered": [t.altered for t in examples],
+                "prompt_set": [t.example.row.prompt_set for t in examples],
                 "metadata": [
                     json.dumps(m, ensure_ascii=False, allow_nan=False) if (m := t.example.row.metadata) else None
-                    for t in found
+                    for t in examples
                 ],
             },
         )
 
-    def annotations(self, found: Several[TokenizedExample]) -> dict[str, pa.Table]:
-        """What people know about the examples: `words` and `labels`, where there are any."""
+    def annotations(self, examples: Several[TokenizedExample]) -> dict[str, pa.Table]:
+        """Return the tables of what people annotated in the examples: `words` and `labels`, where there are any."""
         tables = {}
-        words = [(t.example.example_id, i, w) for t in found for i, w in enumerate(t.example.row.words)]
+        words = [(t.example.example_id, i, w) for t in examples for i, w in enumerate(t.example.row.words)]
         if words:
-            same = ("word_id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "multiword")
-            columns = {name: [getattr(w, name) for _, _, w in words] for name in same}
+            fields = ("word_id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "multiword")
+            columns = {name: [getattr(w, name) for _, _, w in words] for name in fields}
             columns |= {
                 "example_id": [e for e, _, _ in words],
                 "word_idx": [i for _, i, _ in words],
@@ -65,7 +71,7 @@ class Rows:
                 "char_end": [w.end for _, _, w in words],
             }
             tables["words"] = to_table("words", columns)
-        labels = [(t.example.example_id, x) for t in found for x in t.example.row.labels]
+        labels = [(t.example.example_id, x) for t in examples for x in t.example.row.labels]
         if labels:
             columns = {
                 "example_id": [e for e, _ in labels],
@@ -76,28 +82,29 @@ class Rows:
         return tables
 
     def prompts(self, sequences: Several[TokenSequence]) -> dict[str, pa.Table]:
-        """The texts of sequences that are not their examples' own, where there are any."""
-        own = [s for s in sequences if s.text is not None]
-        if not own:
+        """Return the table of texts that differ from their examples', where there are any."""
+        prompted = [s for s in sequences if s.text is not None]
+        if not prompted:
             return {}
         columns = {
-            "example_id": [s.example.example_id for s in own],
-            "seq": [s.seq for s in own],
-            "text": [s.text for s in own],
+            "example_id": [s.example.example_id for s in prompted],
+            "seq": [s.seq for s in prompted],
+            "text": [s.text for s in prompted],
         }
         return {"prompts": to_table("prompts", columns)}
 
     def tokens(self, batch: Batch) -> pa.Table:
+        """Return a row of `tokens` for each token of a batch, padding left out."""
         sequences = batch.sequences
-        found = [(s, side, part) for s in sequences for side, part in s.sides.items()]
-        parts = [part for _, _, part in found]
+        rows = [(s, side, part) for s in sequences for side, part in s.sides.items()]
+        parts = [part for _, _, part in rows]
         lengths = [len(part) for part in parts]
         ids = np.concatenate([part.ids for part in parts])
         return to_table(
             "tokens",
             {
-                **_keys([s for s, _, _ in found], lengths),
-                "side": [side for (_, side, _), n in zip(found, lengths, strict=True) for _ in range(n)],
+                **_keys([s for s, _, _ in rows], lengths),
+                "side": [side for (_, side, _), n in zip(rows, lengths, strict=True) for _ in range(n)],
                 "batch": [batch.name] * len(ids),
                 "token_id": _int32(ids),
                 "token": self._texts(ids),
@@ -119,11 +126,19 @@ class Rows:
             },
         )
 
-    def next_token(self, sequences: Several[TokenSequence], found: Diagnostics) -> pa.Table:
-        """A row for every token that the decoder predicts the next one of, in the order of `found`."""
+    def next_token(self, sequences: Several[TokenSequence], diagnostics: Diagnostics) -> pa.Table:
+        """Return a row of `next_token` for each position with a prediction.
+
+        Args:
+            sequences: Those that a decoder read.
+            diagnostics: Of their predictions, in the same order.
+
+        Returns:
+            Rows in the order of `diagnostics`.
+        """
         parts = [s.sides["dec"] for s in sequences]
         true_ids = np.concatenate([p.ids[1:][p.is_predicted] for p in parts])
-        k = found.topk_ids.shape[1]
+        k = diagnostics.topk_ids.shape[1]
         offsets = pa.array(np.arange(0, (len(true_ids) + 1) * k, k, dtype=np.int32))
 
         def lists(values: pa.Array) -> pa.ListArray:
@@ -136,23 +151,30 @@ class Rows:
                 "pos": _int32(np.concatenate([np.flatnonzero(p.is_predicted) for p in parts])),
                 "true_id": _int32(true_ids),
                 "true_token": self._texts(true_ids),
-                "pred_id": pa.array(found.pred_id),
-                "pred_token": self._texts(found.pred_id),
-                "correct": pa.array(found.pred_id == true_ids),
-                "true_prob": pa.array(found.true_prob),
-                "pred_prob": pa.array(found.pred_prob),
-                "true_rank": pa.array(found.true_rank),
-                "entropy": pa.array(found.entropy),
-                "loss": pa.array(found.loss),
-                "topk_ids": lists(pa.array(found.topk_ids.reshape(-1))),
-                "topk_tokens": lists(self._texts(found.topk_ids.reshape(-1))),
-                "topk_probs": lists(pa.array(found.topk_probs.reshape(-1))),
+                "pred_id": pa.array(diagnostics.pred_id),
+                "pred_token": self._texts(diagnostics.pred_id),
+                "correct": pa.array(diagnostics.pred_id == true_ids),
+                "true_prob": pa.array(diagnostics.true_prob),
+                "pred_prob": pa.array(diagnostics.pred_prob),
+                "true_rank": pa.array(diagnostics.true_rank),
+                "entropy": pa.array(diagnostics.entropy),
+                "loss": pa.array(diagnostics.loss),
+                "topk_ids": lists(pa.array(diagnostics.topk_ids.reshape(-1))),
+                "topk_tokens": lists(self._texts(diagnostics.topk_ids.reshape(-1))),
+                "topk_probs": lists(pa.array(diagnostics.topk_probs.reshape(-1))),
             },
         )
 
     def responses(self, sequences: Several[TokenSequence]) -> pa.Table:
-        """A row for every sequence that the model went on with; what of a trait or a steering it belongs to is in its
-        example's metadata.
+        """Return a row of `responses` for each sequence that the model went on with.
+
+        Its trait or steering, where it has one, is in its example's metadata.
+
+        Args:
+            sequences: Prompts with their responses.
+
+        Returns:
+            The table, in the order of the sequences.
         """
         columns: dict[str, list[Any]] = {name: [] for name in STORED["responses"].names if name != "run_id"}
         for s in sequences:
@@ -177,16 +199,16 @@ class Rows:
         return to_table("responses", columns)
 
     def _texts(self, ids: np.ndarray) -> pa.Array:
-        """Each token decoded on its own. Ids are looked up once: a vocabulary is small beside a data set."""
-        wanted = ids.tolist()
-        new = [i for i in dict.fromkeys(wanted) if i not in self._decoded]
+        """Return each token's own text. An id is decoded once: a vocabulary is small beside a data set."""
+        listed = ids.tolist()
+        new = [i for i in dict.fromkeys(listed) if i not in self._decoded]
         if new:
             self._decoded.update(zip(new, decode_tokens(self._tokenizer, new), strict=True))
-        return pa.array([self._decoded[i] for i in wanted], pa.string())
+        return pa.array([self._decoded[i] for i in listed], pa.string())
 
 
 def _keys(sequences: Several[TokenSequence], lengths: list[int]) -> dict[str, pa.Array]:
-    """The key columns of `lengths[i]` rows for sequence i, positions counting from 0."""
+    """Return the key columns of `lengths[i]` rows for sequence i, with positions from 0."""
     ids = [s.example.example_id for s, n in zip(sequences, lengths, strict=True) for _ in range(n)]
     return {
         "example_id": pa.array(ids, pa.string()),

@@ -75,10 +75,10 @@ def _batch_rule(anatomy: Anatomy, tokens: Tokens) -> Finding:
     longest = max([_LONG, *(n + 1 for n in turns if n < _LONGEST)])
     limits = {side: reach.target if side == "dec" and body.encoder_decoder else reach.text for side in body.sides}
     first = {side: ids[0, : int(mask[0].sum())].numpy() for side, (ids, mask) in tokens.items()}
-    long = batch_independence.sequence(
+    long = batch_independence.make_sequence(
         {s: np.resize(ids, min(longest, limits[s] or longest)) for s, ids in first.items()}
     )
-    short = batch_independence.sequence(
+    short = batch_independence.make_sequence(
         {s: ids[-1, : min(_SHORT, int(mask[-1].sum()))].numpy() for s, (ids, mask) in tokens.items()}
     )
     lengths = [max(s.lengths.values()) for s in (long, short)]

@@ -83,7 +83,7 @@ class Replay:
         self._vocabulary = vocabulary_size(loaded.model)
         self._stored = [Key(s.side, s.site, layer) for s in store.meta.sites for layer in s.layers]
         self._specs = {
-            means.recorded(Key(s.side, s.site, layer)): TensorSpec("F32", tuple(s.row_shape))
+            means.recorded_key(Key(s.side, s.site, layer)): TensorSpec("F32", tuple(s.row_shape))
             for s in store.meta.sites
             for layer in s.layers
         }
@@ -144,7 +144,7 @@ class Replay:
         masks = {}
         for side in self._sides:
             (row,) = self._store.query(query, [example_id, seq, side]).fetchall()
-            masks[side] = means.counted(*(np.asarray(column, bool) for column in row))
+            masks[side] = means.token_mask(*(np.asarray(column, bool) for column in row))
         return masks
 
     def predicted_positions(self, example_id: str, seq: int) -> torch.Tensor:
@@ -184,7 +184,7 @@ class Replay:
             start = sum(recording.rows[k][:row])
             recorded[k] = x[start : start + recording.rows[k][row]]
         tensors = {
-            k: means.means(recorded[means.recorded(k)], [len(mean_tokens[k.side])], [mean_tokens[k.side]])
+            k: means.sequence_means(recorded[means.recorded_key(k)], [len(mean_tokens[k.side])], [mean_tokens[k.side]])
             if means.is_mean(k)
             else recorded[k]
             for k in self._stored

@@ -95,8 +95,8 @@ def test_the_input_of_a_block_in_place_of_its_output_is_found(monkeypatch: pytes
 
 
 def test_padding_that_was_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = forward_pass.ForwardPass.packed
-    monkeypatch.setattr(forward_pass.ForwardPass, "packed", lambda self, x, side: original(self, x, side).roll(1, 0))
+    original = forward_pass.ForwardPass.pack
+    monkeypatch.setattr(forward_pass.ForwardPass, "pack", lambda self, x, side: original(self, x, side).roll(1, 0))
     assert wrong(zoo.build("llama"))
 
 
