@@ -29,7 +29,9 @@ def check_files(name: str, source: str, revision: str | None, trusted: bool) -> 
     """Raises UsageError where the files ask for what is not done: reading pickles or files elsewhere, adapters, and without
     `trusted` code of the hub; TracesError where they cannot be read. `source` is a folder or a hub name.
     """
-    config = _read_json(name, source, "config.json", revision, reach=True)  # where the hub is away, it is waited for once
+    config = _read_json(
+        name, source, "config.json", revision, reach=True
+    )  # where the hub is away, it is waited for once
     check_adapter(name, source, revision, alone=config is None)
     if config is None:
         return  # transformers says better why there is none

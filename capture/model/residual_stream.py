@@ -1,8 +1,14 @@
-"""Where everything meets the residual stream inside one block, told from one watched run of it.
+"""Finds where attention and MLP meet the residual stream inside one block, from one watched run of it.
 
-What a block adds to its input, one addition after the other, must come out bit for bit at its output: `stream + factor · what a
-module gave` is read by the next module, or is the block's output. From those additions follow the taps: the module inputs and
-outputs at which the recorder takes its tensors.
+In: the block's call and the calls inside it (`forward_trace`). Out: `BlockSites`, which module input or output holds each
+site, so that the recorder can hook it.
+
+A pre-norm block computes h' = h + attention(norm(h)), then h'' = h' + mlp(norm(h')). So for every module output y inside the
+block we try whether h + factor · y is, bit for bit, what a later module reads (a norm: the sum is then `resid.post_attn`, and y
+is the attention output `attn_out`) or what the block returns (y is the MLP output `mlp_out`). In a post-norm block the reader is
+a norm whose *output* is the stream from there on. In a parallel block the output is (h + attention) + MLP at once. `factor` is 1
+or a number from the config (Granite's residual multipliers). `mlp_act`, the MLP's hidden activations, is the input of the
+linear module whose output `mlp_out` is. A site that does not come out is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -16,75 +22,88 @@ from torch import nn
 from capture.model.forward_trace import ModuleCall, State
 
 _MAX_ADDITIONS = 4
-"""Most additions in a block: attention, attention over the encoder's tokens, MLP, and one that is none of them."""
+"""Most additions in a block: attention, cross-attention, MLP, and one more."""
 
 
 @dataclass(frozen=True)
 class HookPoint:
-    """Where a tensor passes: a module's input or output, times a factor."""
+    """Where the recorder takes a tensor: at a module's input or output, times a factor."""
 
     module: nn.Module
     end: str
     """`input` or `output`"""
     factor: float = 1.0
     modules_to_output: tuple[nn.Module, ...] = ()
-    """For mlp_act: what it passes from there until it is mlp_out."""
+    """For mlp_act: the modules that it passes until it is mlp_out."""
 
 
 @dataclass
 class BlockSites:
-    """What is found of a block, site by site."""
+    """What is known of a block, site by site; filled in as it is found."""
 
     width: tuple[int, ...]
     """The shape of a token's row of the residual stream."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """The shape of one row of each site that is there."""
+    """Site → the shape of one row."""
     hook_points: dict[str, HookPoint] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why a site is not there."""
+    """Site → why the block does not have it."""
     parallel: bool = False
+    """Attention and MLP are added at once."""
     post_norm: bool = False
+    """The stream is what the norms return."""
 
-    def add(self, site: str, tap: HookPoint, shape: tuple[int, ...] | None = None) -> None:
-        self.shapes[site], self.hook_points[site] = self.width if shape is None else shape, tap
+    def add(self, site: str, hook_point: HookPoint, shape: tuple[int, ...] | None = None) -> None:
+        """Add a site with its hook point; the shape of a row is the stream's if left out."""
+        self.shapes[site], self.hook_points[site] = self.width if shape is None else shape, hook_point
         self.missing.pop(site, None)
 
 
 @dataclass(frozen=True)
 class _Addition:
-    """stream + factor · what `call` gave; `reader` reads the sum, none where it is the block's output."""
+    """stream + factor · the output of `call`; `reader` reads the sum, None where it is the block's output."""
 
     call: ModuleCall
     factor: float
     reader: ModuleCall | None
     post_norm: bool
-    """The reader's output is the stream from here on."""
+    """The reader is a norm, and its output is the stream from there on."""
 
 
 def find_residual_sites(
-    sites: BlockSites, block: ModuleCall, calls: list[ModuleCall], attended: int | None, crosses: bool, factors: tuple[float, ...]
+    sites: BlockSites,
+    block: ModuleCall,
+    calls: list[ModuleCall],
+    attention_tick: int | None,
+    has_cross_attention: bool,
+    factors: tuple[float, ...],
 ) -> None:
-    """Fills in the sites of the residual stream, what is added to it, and the MLP's activations.
+    """Add the sites of the residual stream, of what is added to it, and of the MLP's activations.
 
-    `calls` are those within the block; `attended` is when it attended to its own tokens, None where it does not; `crosses`
-    says that it attends to the encoder's too; `factors` are numbers that an addition may be multiplied with.
+    Args:
+        sites: The block's sites, filled in here.
+        block: The block's call.
+        calls: The calls inside the block.
+        attention_tick: The tick at which it attended to its own tokens; None where it does not.
+        has_cross_attention: It attends to the encoder's tokens as well.
+        factors: Numbers that an addition may be multiplied with.
     """
     inside = _calls_of_modules_run_once(calls)
     sites.add("resid.post_mlp", HookPoint(block.module, "output"))
     if (additions := _find_additions(inside, block, factors)) is not None:
-        _add_sequential_sites(sites, additions, inside, attended, crosses)
-    elif (pair := _find_parallel_pair(inside, block, attended)) is not None:
+        _add_sequential_sites(sites, additions, inside, attention_tick, has_cross_attention)
+    elif (pair := _find_parallel_pair(inside, block, attention_tick)) is not None:
         sites.parallel = True
         sites.shapes["resid.post_attn"] = sites.width
         for site, call in zip(("attn_out", "mlp_out"), pair, strict=True):
             sites.add(site, HookPoint(call.module, "output"))
         _add_mlp_activation(sites, pair[1], inside)
     else:
-        _add_mlp_sites_alone(sites, inside, block, attended)
+        _add_mlp_sites_alone(sites, inside, block, attention_tick)
 
 
 def _calls_of_modules_run_once(calls: list[ModuleCall]) -> list[ModuleCall]:
-    """Those of modules that ran once: one that ran more often stands for several places."""
+    """Keep the calls of modules that ran once: one that ran more often stands for several places."""
     times: dict[nn.Module, int] = {}
     for c in calls:
         times[c.module] = times.get(c.module, 0) + 1
@@ -92,7 +111,7 @@ def _calls_of_modules_run_once(calls: list[ModuleCall]) -> list[ModuleCall]:
 
 
 def _find_additions(inside: list[ModuleCall], block: ModuleCall, factors: tuple[float, ...]) -> list[_Addition] | None:
-    """What a block adds to its input, one after the other, until its output is reached; None where that doesn't come out."""
+    """Find what a block adds to its input, one after the other, until its output is reached; None where that fails."""
     assert block.input is not None and block.output is not None
     readers: dict[bytes, ModuleCall] = {}
     for call in sorted(inside, key=lambda c: c.start):
@@ -110,6 +129,20 @@ def _search_additions(
     factors: tuple[float, ...],
     depth: int,
 ) -> list[_Addition] | None:
+    """Search depth-first for at most `depth` additions that lead from `stream` to `goal` bit for bit.
+
+    Args:
+        stream: The residual stream so far.
+        after: The tick after which the next addition ends.
+        inside: The calls inside the block.
+        readers: Digest of a state → the first call that reads it.
+        goal: The block's output.
+        factors: Numbers that an addition may be multiplied with.
+        depth: The most additions left.
+
+    Returns:
+        The additions in order; None where there are none that lead there.
+    """
     if not depth:
         return None
     for call in inside:
@@ -136,8 +169,10 @@ def _search_additions(
     return None
 
 
-def _find_parallel_pair(inside: list[ModuleCall], block: ModuleCall, attended: int | None) -> tuple[ModuleCall, ModuleCall] | None:
-    """The calls whose outputs are added to the block's input at once: attention's and the MLP's."""
+def _find_parallel_pair(
+    inside: list[ModuleCall], block: ModuleCall, attention_tick: int | None
+) -> tuple[ModuleCall, ModuleCall] | None:
+    """Find the two calls, attention's and the MLP's, whose outputs are added to the block's input at once; else None."""
     assert block.input is not None and block.output is not None
     x, goal = block.input.rows, block.output.digest
     wide = [c for c in inside if c.output is not None and c.output.rows.shape == x.shape]
@@ -148,27 +183,37 @@ def _find_parallel_pair(inside: list[ModuleCall], block: ModuleCall, attended: i
                 continue
             p, q = a.output.rows, m.output.rows
             if any(State(total).digest == goal for total in ((x + p) + q, (p + q) + x)):
-                return (m, a) if attended is not None and not _contains_attention(a, attended, wide) else (a, m)
+                return (
+                    (m, a)
+                    if attention_tick is not None and not _contains_attention(a, attention_tick, wide)
+                    else (a, m)
+                )
     return None
 
 
-def _contains_attention(call: ModuleCall, attended: int, calls: list[ModuleCall]) -> bool:
-    """Whether `call`, or one with the same output, ran around or after the attention function, and no MLP did."""
-    same = [c for c in calls if c.output is not None and call.output is not None and c.output.digest == call.output.digest]
-    if any(c.contains(attended) for c in same):
+def _contains_attention(call: ModuleCall, attention_tick: int, calls: list[ModuleCall]) -> bool:
+    """Return whether `call`, or one with the same output, holds the attention function or is the first to end after it."""
+    same = [
+        c for c in calls if c.output is not None and call.output is not None and c.output.digest == call.output.digest
+    ]
+    if any(c.contains(attention_tick) for c in same):
         return True
-    followers = [c for c in calls if c.start > attended]
+    followers = [c for c in calls if c.start > attention_tick]
     return bool(followers) and min(followers, key=lambda c: c.end) in same
 
 
 def _add_sequential_sites(
-    sites: BlockSites, additions: list[_Addition], inside: list[ModuleCall], attended: int | None, crosses: bool
+    sites: BlockSites,
+    additions: list[_Addition],
+    inside: list[ModuleCall],
+    attention_tick: int | None,
+    has_cross_attention: bool,
 ) -> None:
-    """Names a block's additions: attention (or another mixer of tokens) first, over the encoder's tokens next, the MLP last."""
-    names = ["attn_out", *(["cross.attn_out"] if crosses else []), "mlp_out"]
+    """Add the sites of a block whose halves follow each other: attention (or another mixer of tokens), cross-attention, MLP."""
+    names = ["attn_out", *(["cross.attn_out"] if has_cross_attention else []), "mlp_out"]
     if len(additions) == 1:
-        mixes = attended is not None and attended < additions[0].call.end
-        mixes |= any(isinstance(c.module, nn.Conv1d) for c in inside)  # a state-space mixer's
+        mixes = attention_tick is not None and attention_tick < additions[0].call.end
+        mixes |= any(isinstance(c.module, nn.Conv1d) for c in inside)  # a state-space mixer has one
         names = ["attn_out" if mixes else "mlp_out"]
         sites.missing["resid.post_attn"] = (
             "the block adds once to the stream: what follows is its output, resid.post_mlp"
@@ -192,15 +237,21 @@ def _add_sequential_sites(
     sites.post_norm = any(addition.post_norm for addition in additions)
 
 
-def _add_mlp_sites_alone(sites: BlockSites, inside: list[ModuleCall], block: ModuleCall, attended: int | None) -> None:
-    """Where the first half doesn't come out, the second may: a module's input that the block's output is a sum with."""
+def _add_mlp_sites_alone(
+    sites: BlockSites, inside: list[ModuleCall], block: ModuleCall, attention_tick: int | None
+) -> None:
+    """Add the MLP's sites alone, where attention's addition is not found: a module's input plus the MLP output is the output."""
     assert block.input is not None and block.output is not None
-    reason = "nothing that a module of the block gives adds up, bit for bit, to what the next one reads"
+    reason = "no output of a module in the block adds up, bit for bit, to what the next one reads"
     sites.missing |= dict.fromkeys(("attn_out", "mlp_out", "mlp_act", "resid.post_attn"), reason)
     for reader in inside:
-        if reader.input is None or reader.input.rows.shape != block.input.rows.shape or reader.input.digest == block.input.digest:
+        if (
+            reader.input is None
+            or reader.input.rows.shape != block.input.rows.shape
+            or reader.input.digest == block.input.digest
+        ):
             continue
-        if attended is not None and reader.start < attended:
+        if attention_tick is not None and reader.start < attention_tick:
             continue
         for call in inside:
             if call.output is None or call.start < reader.start or call.output.rows.shape != block.input.rows.shape:
@@ -213,12 +264,16 @@ def _add_mlp_sites_alone(sites: BlockSites, inside: list[ModuleCall], block: Mod
 
 
 def _add_mlp_activation(sites: BlockSites, added: ModuleCall, inside: list[ModuleCall]) -> None:
-    """The MLP's hidden activations: the input of the linear module whose output is added, norms in between allowed."""
+    """Add `mlp_act`: the input of the linear module whose output is added to the stream, with norms in between allowed."""
     assert added.output is not None
     wanted, end = added.output.digest, added.end
     through: list[nn.Module] = []
     for _ in range(_MAX_ADDITIONS):
-        makers = [c for c in inside if c.output is not None and c.input is not None and c.output.digest == wanted and c.end <= end]
+        makers = [
+            c
+            for c in inside
+            if c.output is not None and c.input is not None and c.output.digest == wanted and c.end <= end
+        ]
         for c in makers:
             if c.input is not None and _is_linear(c.module):
                 tap = HookPoint(c.module, "input", modules_to_output=(c.module, *through))
@@ -230,7 +285,7 @@ def _add_mlp_activation(sites: BlockSites, added: ModuleCall, inside: list[Modul
         through.insert(0, leaf.module)
         wanted, end = leaf.input.digest, leaf.start
     sites.missing["mlp_act"] = (
-        "what the MLP adds is not what one projection gives (a mixture of experts has one an expert)"
+        "what the MLP adds is not the output of one projection (a mixture of experts has one for each expert)"
     )
 
 
