@@ -24,7 +24,8 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.manifest import Counts
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 
 ROOT = HERE.parent / "runs" / "benchmarks"
 LAYER = 15

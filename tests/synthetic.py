@@ -19,7 +19,8 @@ from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
 from warehouse.storage.parquet import to_table, write_table_file
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.sealed import seal
 
 

@@ -17,7 +17,8 @@ from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 
 PROMPT, RESPONSE = 3, 4
 """Tokens of every sequence: so many of the prompt, so many of the response, and one that ends it."""

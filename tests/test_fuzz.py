@@ -28,8 +28,8 @@ from warehouse.maintenance import merge
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.files import delete
-from warehouse.storage.parquet import to_table
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.sealed import seal
 from warehouse.vectors import index_spec, ingest

@@ -38,9 +38,9 @@ from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
-from warehouse.storage import run_writer as traces
 from warehouse.storage.blobs import DTYPES
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_writer import RunWriter
 from warehouse.vectors import index_spec, ingest
 
@@ -188,7 +188,7 @@ def _completed(job: Job, generation: Generation, shard: list[Batch], progress: P
     return found
 
 
-def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> traces.RecordedBatch:
+def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable | None) -> RecordedBatch:
     """One forward pass, its tensors and its rows."""
     tables = {}
     if batch.examples:
@@ -196,7 +196,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
     if not batch.sequences:
         specs = {k: recorder.tensors.get(k, spec) for k, spec in job.plan.stored.items()}
         none = {k: np.empty((0, *s.row_shape), DTYPES[s.dtype]) for k, s in specs.items()}
-        return traces.RecordedBatch([], none, {k: [] for k in none}, tables)
+        return RecordedBatch([], none, {k: [] for k in none}, tables)
     tokens, more = model_inputs(batch, job.loaded.model)
     with _pass_told(job, batch):
         with job.generation.reading(batch) if job.generation is not None else nullcontext():
@@ -214,7 +214,7 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
         recording.ready()
         means.fill(averaged, recording.tensors, [s.sides for s in batch.sequences])
 
-    return traces.RecordedBatch(
+    return RecordedBatch(
         [(s.example.example_id, s.seq) for s in batch.sequences],
         {k: averaged[k] if k in averaged else recording.tensors[k] for k in job.plan.stored},
         {**recording.rows, **{k: [1] * n for k in averaged}},

@@ -38,7 +38,8 @@ from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.parquet import to_table
 from warehouse.storage.progress import DerivedProgress
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 KIND = "lens"

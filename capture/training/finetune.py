@@ -49,7 +49,8 @@ from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete, write_atomically
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
 from warehouse.storage.parquet import to_table
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 
 KIND = "finetune"
 _CHECKPOINTS = "checkpoints"

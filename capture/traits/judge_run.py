@@ -1,16 +1,15 @@
-"""Judging a run's responses: each is put to a judge twice, for its trait and for its coherence, and what it says becomes a run of
-kind `judge` with the table `judgements`.
+"""Judge a run's responses: each is scored for its trait and for its coherence, in a run of kind `judge` (table `judgements`).
 
-Up to `concurrency` requests are in flight at any time, and answers are taken in the order of the responses; a window of requests
-ahead of the one that is waited for keeps a slow answer from holding up the others. A shard is written every `SHARD` responses, and
-what has come in when judging ends early is written too: the same call goes on from there.
+Up to `concurrency` requests are in flight at a time, and answers are taken in the order of the responses; a window of requests ahead
+of the one awaited keeps a slow answer from holding up the others. A shard is written every `SHARD_RESPONSES` responses, and what has
+arrived when judging ends early is written too: the same call resumes from there.
 
-Trying again is done here and not by the SDKs, so that it is the same for all judges, counts answers that are no answers, and ends
-at once when the job does: theirs sleeps for up to two minutes in a thread that cannot be woken.
+Retries are done here and not by the SDKs, so that they are the same for all judges, cover malformed answers too, and stop at once when
+the job does: the SDKs sleep for up to two minutes in a thread that cannot be woken.
 
-A prompt that a judge has no answer to (it is refused, or answered with garbage every time) costs one response: its row has no
-score, and says why instead of the answer. What befalls every prompt (no server, no key, no money) ends the job. So does a run of
-`IN_VAIN` responses without an answer, for then it is the judge; these are not kept, and are asked about again.
+A prompt that a judge does not answer (it is refused, or every answer is garbage) costs one response: its row has no score, and gives
+the reason in place of the answer. What affects every prompt (no server, no key, no money) ends the job. So do
+`MAX_UNANSWERED_IN_A_ROW` unanswered responses in a row, as the cause is then the judge; they are not kept, and are asked again.
 """
 
 from __future__ import annotations
@@ -41,24 +40,25 @@ from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.parquet import to_table
 from warehouse.storage.paths import find_run
-from warehouse.storage.run_writer import RecordedBatch, RunWriter
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 SHARD_RESPONSES = 16
-"""Responses to a shard: what a kill can cost, beside what is in flight."""
+"""Responses in a shard: a killed process loses at most these and what is in flight."""
 TRIES = 6
 MAX_UNANSWERED_IN_A_ROW = 16
-"""Responses in a row without an answer, after which the judge is given up."""
+"""The job ends after this many responses in a row without an answer."""
 CONCURRENCY = 20
 JUDGEABLE_KINDS = ("trait-responses", "trait-steering")
-"""Kinds of runs whose responses show a trait, or not."""
+"""Kinds of runs whose responses can be judged for a trait."""
 
 _FIRST_WAIT, _MAX_WAIT = 0.5, 30.0
-"""Seconds before the second try, doubled for each one after it, and at most."""
+"""Seconds before the second try, doubled before each further one, and their limit."""
 _MAX_RETRY_AFTER = 600.0
-"""Seconds that a server may ask to be left alone for; asked for more, the job ends."""
+"""Seconds that a server may ask us to wait; if it asks for more, the job ends."""
 _WINDOW = 4
-"""Requests ahead of the one that is waited for, in units of those in flight."""
+"""Requests ahead of the one awaited, as a multiple of those in flight."""
 _CHARACTERS_A_TOKEN = 4
 
 COHERENCE_PROMPT = """\
@@ -85,6 +85,8 @@ R = TypeVar("R")
 
 
 class Response(NamedTuple):
+    """A response to be judged, and the prompt it answers."""
+
     example_id: str
     seq: int
     prompt: str
@@ -93,30 +95,30 @@ class Response(NamedTuple):
 
 @dataclass
 class JudgeProgress:
-    """How far a judging is; the job calls back with it after every response."""
+    """How far judging is, in responses; reported after every response."""
 
     run_id: str
     done: int
-    """Responses, those of earlier processes included."""
+    """Judged so far, by earlier processes too."""
     total: int
     resumed: int
-    """Those of earlier processes."""
+    """Judged by earlier processes."""
     scored: int = 0
-    """Responses of this process with a trait score."""
+    """Judged by this process, with a trait score."""
     refused: int = 0
-    """Those that it took for a refusal, and that have no score."""
+    """Judged by this process to be a refusal, without a score."""
     unanswered: int = 0
-    """Those that the judge could not be brought to answer one of the two prompts of."""
+    """Without an answer to one of their two prompts, in this process."""
 
 
 class JudgedResponse(NamedTuple):
-    """What a judge says of a response."""
+    """A judge's verdicts on a response."""
 
     response: Response
     trait: Verdict
     coherence: Verdict
     error: JudgeRequestError | None
-    """Why one of the two is no answer."""
+    """Why one of the two prompts has no answer; None if both have."""
 
 
 class Estimate(NamedTuple):
@@ -124,21 +126,36 @@ class Estimate(NamedTuple):
 
     requests: int
     tokens_in: int
-    """About, at four characters to a token."""
+    """Estimated at four characters a token."""
     tokens_out: int
-    """At most."""
+    """Upper limit."""
 
     def dollars(self, price_in: float, price_out: float) -> float:
-        """At prices for a million tokens."""
+        """Return the cost at prices in dollars for a million tokens in and out."""
         return (self.tokens_in * price_in + self.tokens_out * price_out) / 1e6
 
 
 def default_run_name(run_id: str) -> str:
+    """Return the name that a run's judgements have unless the user gives one."""
     return f"{run_id}-judged"
 
 
 def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
-    """What judging a run as `name` will ask for, less what an interrupted process has had. Raises as `judge_run` does."""
+    """Estimate what judging a run will ask for, less what an interrupted process has been answered.
+
+    Args:
+        root: The warehouse's folder.
+        run_id: The run to judge.
+        name: The name of the run of judgements.
+        shard: `i/n`: only every n-th response, starting with the i-th; empty: all.
+
+    Returns:
+        Requests and tokens still to come.
+
+    Raises:
+        UsageError: The run has no responses to a trait.
+        RunExistsError: Run `name` exists already.
+    """
     _, definition, responses = _load_responses(root, run_id, shard)
     if (paths.run_dir(root, name) / paths.MANIFEST).exists():
         raise RunExistsError(name)
@@ -159,12 +176,27 @@ def judge_run(
     report: Callable[[JudgeProgress], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Judges every response of a run of kind `trait-responses` or `trait-steering`, and publishes it as run `name`; with `shard`,
-    `i/n`, only every n-th from the i-th on.
+    """Judge every response of a run, and publish the judgements as a run.
 
-    The same call goes on where an earlier one ended. `note` is told where a judge's first answers have no score in them, and at the
-    end of responses without an answer. Raises UsageError for a run that has no responses to a trait, or a name that is taken, and
-    TracesError where the judge cannot be brought to answer: what it has answered is kept.
+    The same call resumes where an earlier one ended.
+
+    Args:
+        root: The warehouse's folder.
+        run_id: A run of kind `trait-responses` or `trait-steering`.
+        judge: Who is asked.
+        name: The new run's name.
+        concurrency: Requests in flight at a time, if the judge gains by that.
+        shard: `i/n`: only every n-th response, starting with the i-th; empty: all.
+        report: Called after every response.
+        note: Called with a line where the first answers contain no score, and about unanswered responses at the end.
+
+    Returns:
+        The new run's manifest.
+
+    Raises:
+        UsageError: The run has no responses to a trait.
+        RunExistsError: Run `name` exists already.
+        TracesError: The judge does not answer; what it has answered is kept.
     """
     store, definition, responses = _load_responses(root, run_id, shard)
     identity = {
@@ -179,61 +211,61 @@ def judge_run(
     options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE_PROMPT, "shard": shard}
     with RunWriter(root, name, identity) as writer:
         done = written = writer.done[-1].resume_point_as(int) if writer.done else 0
-        counted = JudgeProgress(name, done, len(responses), done)
+        progress = JudgeProgress(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []
         unanswered: JudgedResponse | None = None
         try:
-            asked = _judge_in_order(judge, definition, responses[done:], concurrency)
-            for one in _stop_if_unanswered(asked, len(responses)):
+            judged = _judge_in_order(judge, definition, responses[done:], concurrency)
+            for one in _stop_if_unanswered(judged, len(responses)):
                 rows.append(_to_row(run_id, definition, judge, one))
-                counted.done += 1
-                counted.scored += one.trait.score is not None
-                counted.refused += one.trait.refused and one.trait.score is None
+                progress.done += 1
+                progress.scored += one.trait.score is not None
+                progress.refused += one.trait.refused and one.trait.score is None
                 if one.error is not None:
-                    counted.unanswered += 1
+                    progress.unanswered += 1
                     unanswered = unanswered or one
                 if len(rows) == SHARD_RESPONSES:
-                    if counted.done == done + SHARD_RESPONSES and not counted.scored + counted.refused:
+                    if progress.done == done + SHARD_RESPONSES and not progress.scored + progress.refused:
                         note(
-                            f"{judge.name} gave none of the first {SHARD_RESPONSES} responses a score; it answered, for one: "
+                            f"{judge.name} gave none of the first {SHARD_RESPONSES} responses a score; one of its answers: "
                             f"'{to_printable_line(one.trait.answer)[:80]}'"
                         )
                     written += len(rows)
                     _write_shard(writer, rows, written)
-                report(counted)
+                report(progress)
         except JudgeRequestError as e:
-            if not counted.done:
+            if not progress.done:
                 writer.discard()
-                raise TracesError(f"{judge.name} does not answer: {e}. Nothing is judged, and nothing kept.") from None
+                raise TracesError(f"{judge.name} does not answer: {e}. Nothing was judged or kept.") from None
             raise TracesError(
-                f"{judge.name} does not answer: {e}. {counted.done} of {len(responses)} responses are judged, and kept: run the "
-                f"same command again to go on, or drop them: traces runs rm {name}"
+                f"{judge.name} does not answer: {e}. {progress.done} of {len(responses)} responses are judged and kept. Run the "
+                f"same command again to resume, or delete them: traces runs rm {name}"
             ) from None
         finally:
-            if rows:  # their own number, and not what is counted: a signal may come between the two
+            if rows:  # counted by their own number: a signal may arrive before `progress` is updated
                 _write_shard(writer, rows, written + len(rows))
         if unanswered:
             note(
-                f"{judge.name} has no answer to {counted.unanswered} of {len(responses)} responses, which trait_answer and "
-                f"coherence_answer say why of; the first, {unanswered.response.example_id} (seq {unanswered.response.seq}): "
+                f"{judge.name} has no answer to {progress.unanswered} of {len(responses)} responses; trait_answer and "
+                f"coherence_answer give the reasons. The first, {unanswered.response.example_id} (seq {unanswered.response.seq}): "
                 f"{unanswered.error}"
             )
         return publish(writer, lambda published: store.meta.derive("judge", name, [run_id], options, published))
 
 
 def _load_responses(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
-    """A run to judge, the trait that its responses are of, and these in order."""
+    """Load a run to judge: its store, the definition of its trait, and its responses in order."""
     store = TraceStore(find_run(root, run_id))
     trait = store.meta.options.get("trait")
     if store.meta.kind not in JUDGEABLE_KINDS or not isinstance(trait, dict):
         raise UsageError(
-            f"Run '{run_id}' is of kind {store.meta.kind}: judges look at responses to a trait, which traces trait respond and "
+            f"Run '{run_id}' is of kind {store.meta.kind}: judges score responses to a trait, which traces trait respond and "
             "traces trait steer make."
         )
-    found = store.query("SELECT example_id, seq, prompt, response FROM responses ORDER BY example_id, seq").fetchall()
-    if not found:
+    rows = store.query("SELECT example_id, seq, prompt, response FROM responses ORDER BY example_id, seq").fetchall()
+    if not rows:
         raise UsageError(f"Run '{run_id}' has no responses.")
-    return store, Definition.model_validate(trait), [Response(*row) for row in partition.take_part(found, shard)]
+    return store, Definition.model_validate(trait), [Response(*row) for row in partition.take_part(rows, shard)]
 
 
 def _make_prompts(definition: Definition, r: Response) -> tuple[str, str]:
@@ -243,7 +275,7 @@ def _make_prompts(definition: Definition, r: Response) -> tuple[str, str]:
 def _judge_in_order(
     judge: Judge, definition: Definition, responses: list[Response], concurrency: int
 ) -> Generator[JudgedResponse, None, None]:
-    """What the judge says of each response, in their order. Raises a JudgeRequestError that is not one prompt's alone."""
+    """Yield the verdicts on each response, in order; raises a JudgeRequestError that concerns more than one prompt."""
     stop = threading.Event()
     prompts = (p for r in responses for p in _make_prompts(definition, r))
     workers = concurrency if judge.concurrent else 1
@@ -252,36 +284,52 @@ def _judge_in_order(
         with closing(answers):
             for response in responses:
                 trait, coherence = next(answers), next(answers)
-                fault = next((said for said in (trait, coherence) if isinstance(said, JudgeRequestError)), None)
-                yield JudgedResponse(response, _to_verdict(trait), _to_verdict(coherence), fault)
+                error = next((answer for answer in (trait, coherence) if isinstance(answer, JudgeRequestError)), None)
+                yield JudgedResponse(response, _to_verdict(trait), _to_verdict(coherence), error)
     finally:
         stop.set()
 
 
-def _to_verdict(said: Verdict | JudgeRequestError) -> Verdict:
-    return said if isinstance(said, Verdict) else Verdict(f"[no answer: {said}]", None)
+def _to_verdict(answer: Verdict | JudgeRequestError) -> Verdict:
+    return answer if isinstance(answer, Verdict) else Verdict(f"[no answer: {answer}]", None)
 
 
-def _stop_if_unanswered(asked: Generator[JudgedResponse, None, None], of: int) -> Iterator[JudgedResponse]:
-    """The same, those without an answer held back until one with an answer follows, or the end comes.
+def _stop_if_unanswered(judged: Generator[JudgedResponse, None, None], total: int) -> Iterator[JudgedResponse]:
+    """Pass judged responses on, holding unanswered ones back until an answered one follows or the run ends.
 
-    Raises JudgeRequestError after `IN_VAIN` of them in a row, or where they are all `of` the run's: then it is the judge, and they are not kept.
+    Args:
+        judged: The judged responses.
+        total: How many responses the run has.
+
+    Yields:
+        The same responses in the same order.
+
+    Raises:
+        JudgeRequestError: `MAX_UNANSWERED_IN_A_ROW` of them, or all of the run's, have no answer: the cause is then the judge,
+            and they are not kept.
     """
     held: list[JudgedResponse] = []
-    with closing(asked):  # so that nothing more is asked
-        for one in asked:
+    with closing(judged):  # so that no more requests are sent
+        for one in judged:
             held.append(one)
             if one.error is None:
                 yield from held
                 held.clear()
-            elif len(held) in (MAX_UNANSWERED_IN_A_ROW, of):
-                raise JudgeRequestError(f"{one.error}, {len(held)} responses in a row", again=False)
+            elif len(held) in (MAX_UNANSWERED_IN_A_ROW, total):
+                raise JudgeRequestError(f"{one.error}, {len(held)} responses in a row", retryable=False)
         yield from held
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """`work` of every item, in their order, with as many at a time as there are workers. An error comes where its item's answer
-    would. Threads are daemons: a process that is told to stop does not wait for a server.
+    """Apply `work` to every item in parallel, and yield the results in the items' order.
+
+    Args:
+        work: Called in one of the threads.
+        items: Taken one at a time, at most `_WINDOW` times the workers ahead.
+        workers: Number of threads. They are daemons, so that a process which is to end does not wait for a server.
+
+    Yields:
+        The results; an error is raised in the place of its item's result.
     """
     if workers == 1:
         yield from map(work, items)
@@ -295,7 +343,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Genera
                 continue
             try:
                 future.set_result(work(item))
-            except BaseException as e:  # raised where the answer is taken
+            except BaseException as e:  # raised where the result is taken
                 future.set_exception(e)
 
     for n in range(workers):
@@ -318,26 +366,37 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Genera
 
 
 def _ask_with_retries(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | JudgeRequestError:
-    """Asks up to `TRIES` times, waiting longer each time, or as long as the server says. The last JudgeRequestError is returned where it is this
-    prompt's alone, and else raised.
+    """Ask up to `TRIES` times, waiting longer each time, or as long as the server says.
+
+    Args:
+        judge: Who is asked.
+        prompt: What is asked.
+        stop: Set when the job ends: no more waiting then.
+
+    Returns:
+        The verdict, or the last error where that concerns this prompt only.
+
+    Raises:
+        JudgeRequestError: The last error, where it concerns all prompts.
+        AssertionError: Never.
     """
     for tried in range(1, TRIES + 1):
         try:
             return judge.ask(prompt)
-        except JudgeRequestError as fault:
-            if fault.retryable and tried < TRIES:
-                if fault.retry_after is not None and fault.retry_after > _MAX_RETRY_AFTER:
+        except JudgeRequestError as error:
+            if error.retryable and tried < TRIES:
+                if error.retry_after is not None and error.retry_after > _MAX_RETRY_AFTER:
                     raise JudgeRequestError(
-                        f"{fault}; it asks to wait {fault.retry_after:,.0f} s", again=False
+                        f"{error}; it asks to wait {error.retry_after:,.0f} s", retryable=False
                     ) from None
                 wait = min(_FIRST_WAIT * 2 ** (tried - 1), _MAX_WAIT) * random.uniform(0.75, 1)
-                if stop.wait(wait if fault.retry_after is None else fault.retry_after):
+                if stop.wait(wait if error.retry_after is None else error.retry_after):
                     raise
                 continue
             last = (
-                JudgeRequestError(f"{fault} ({TRIES} tries)", again=False, this_prompt=fault.this_prompt_only)
-                if fault.retryable
-                else fault
+                JudgeRequestError(f"{error} ({TRIES} tries)", retryable=False, this_prompt_only=error.this_prompt_only)
+                if error.retryable
+                else error
             )
             if last.this_prompt_only:
                 return last
@@ -365,7 +424,7 @@ def _to_row(run_id: str, definition: Definition, judge: Judge, one: JudgedRespon
 
 
 def _write_shard(writer: RunWriter, rows: list[dict[str, Any]], done: int) -> None:
-    """A shard of these rows; what is done then is its mark. Takes the rows out of the list."""
+    """Write the rows as a shard, marked with the number of responses done, and empty the list."""
     table = to_table("judgements", {column: [row[column] for row in rows] for column in rows[0]})
     rows.clear()
     writer.begin_shard({}, {})

@@ -1,14 +1,14 @@
 """RunWriter: stage a run, journal it, resume it, publish it.
 
-A job hands over `Batch`es, shard by shard; one background thread checks them in, so that the model never waits for the
-disk. What lives how long:
+A job hands over batches, shard by shard; one background thread writes them, so that the model never waits for the disk.
+What lives how long:
 
-    RunWriter   the capture process; holds the run's lock, the journal and the thread
-    shard       from `begin_shard` to `end_shard`: one blob file and one Parquet part a table
-    Batch       from `put` until the thread has written it; at most `_QUEUED` of them wait
+    RunWriter       the capture process; holds the run's lock, the journal and the thread
+    OpenShard       from `begin_shard` to `end_shard`: one safetensors file and one Parquet file a table
+    RecordedBatch   from `put` until the thread has written it; at most `_QUEUED` of them wait
 
-An error in the thread (a full disk, say) stops the capture: the next call of the job raises it. All that a kill can cost
-is the shard in progress; `publish` merges the parts, writes the manifest last, and renames the folder into place.
+An error in the thread (a full disk, say) stops the capture: the job's next call raises it. A kill loses only the shard in
+progress. `publish` merges the shards' tables, writes the manifest last, and renames the folder into place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,74 +27,40 @@ from typing import Any
 
 import duckdb
 import filelock
-import numpy as np
 import pyarrow as pa
-import xxhash
 
 from warehouse.errors import RunExistsError, TracesError, UsageError
-from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
-from warehouse.storage.blobs import ShardFile, TensorSpec
+from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.files import delete, file_checksum, release_lock, sync_folder
 from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
-from warehouse.storage.parquet import merge_table_files, to_table, write_table_file
+from warehouse.storage.open_shard import OpenShard, RecordedBatch
+from warehouse.storage.parquet import merge_table_files
 
 _QUEUED = 2
 
 MakeFile = Callable[[Path], None]
-"""Writes a file there, durable on return."""
-
-
-def _nothing() -> None:
-    pass
-
-
-def _no_tables() -> Mapping[str, pa.Table]:
-    return {}
-
-
-@dataclass(frozen=True)
-class RecordedBatch:
-    """What one forward pass leaves: its sequences' tensors, packed end to end, and its rows of the small tables."""
-
-    sequences: list[tuple[str, int]]
-    """(example_id, seq), in the order in which the tensors hold them."""
-    tensors: Mapping[Key, np.ndarray]
-    """(rows, *row_shape) each."""
-    rows: Mapping[Key, list[int]]
-    """How many rows of each tensor are each sequence's."""
-    tables: Mapping[str, pa.Table]
-    deferred_tables: Callable[[], Mapping[str, pa.Table]] = _no_tables
-    """More rows of tables, made in the writer's thread."""
-    ready: Callable[[], None] = _nothing
-    """Called first: waits until the tensors have arrived."""
-    release: Callable[[], None] = _nothing
-    """Called last: the tensors' memory may be used again."""
-
-
-@dataclass
-class _Shard:
-    """The thread's own state of the shard in progress."""
-
-    number: int
-    tensors: Mapping[Key, TensorSpec]
-    blob: ShardFile | None
-    rows: dict[Key, int]
-    """So many have come."""
-    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
+"""Writes a file at a path, durable on return."""
 
 
 class RunWriter:
-    """Use as a context manager: leaving it early keeps what is complete, for the same job to go on from."""
+    """A run being written. Use it as a context manager: leaving early keeps what is complete, for the same job to resume."""
 
     def __init__(self, root: Path, run_id: str, job: dict[str, Any]) -> None:
-        """Opens a new capture, or one that was interrupted.
+        """Open a new capture, or one that was interrupted.
 
-        Raises UsageError where the name is taken, where another process is writing it, or where an unfinished capture of
-        that name had other options or other data than `job` tells of.
+        Args:
+            root: The warehouse.
+            run_id: The run's name.
+            job: The identity of the job: JSON values that must be the same for it to resume.
+
+        Raises:
+            UsageError: The name cannot name a run, another process is writing that run, or an unfinished capture of that
+                name had another identity.
+            RunExistsError: A run of that name is published.
         """
         self.root, self.run_id = root, paths.check_run_name(run_id)
         self._staging = paths.staging_dir(root, run_id)
@@ -120,7 +85,7 @@ class RunWriter:
             raise
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_QUEUED)
         self._error: BaseException | None = None
-        self._shard: _Shard | None = None
+        self._shard: OpenShard | None = None
         self._counted_until = time.monotonic()
         self._thread = threading.Thread(target=self._run_queue, name=f"writer of {run_id}", daemon=True)
         self._thread.start()
@@ -128,8 +93,14 @@ class RunWriter:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def _open(self, job: dict[str, Any]) -> None:
+        """Begin the journal, or check that the one on disk is of this job.
+
+        Raises:
+            RunExistsError: A run of that name is published.
+            UsageError: The journal is of another job.
+        """
         for path in self._staging.rglob("*"):
-            if path.is_symlink():  # whatever it leads to is not to be written to
+            if path.is_symlink():  # the file that it leads to is not ours to write
                 path.unlink()
         if os.path.lexists(paths.run_dir(self.root, self.run_id)):
             delete(self._staging)  # left by a kill between the rename and the clean-up
@@ -148,7 +119,11 @@ class RunWriter:
         self._drop_incomplete()
 
     def _drop_incomplete(self) -> None:
-        """Deletes what no journal line vouches for. Raises where a file that one does is not what it was."""
+        """Delete the files that no journal line names.
+
+        Raises:
+            TracesError: A file that a line names is missing or changed.
+        """
         safe: dict[str, StagedFile] = {}
         for entry in self._journal.shards:
             safe |= entry.files
@@ -158,8 +133,8 @@ class RunWriter:
                 path.unlink()
         for relative, known in safe.items():
             path = self._staging / relative
-            there = path.is_file() and path.stat().st_size == known.bytes
-            if not there or (known.checksum and file_checksum(path) != known.checksum):
+            whole = path.is_file() and path.stat().st_size == known.bytes
+            if not whole or (known.checksum and file_checksum(path) != known.checksum):
                 raise TracesError(
                     f"{path} of the unfinished capture '{self.run_id}' is gone or changed. "
                     f"Start over: traces runs rm {self.run_id}"
@@ -167,51 +142,69 @@ class RunWriter:
 
     @property
     def done(self) -> list[ShardEntry]:
-        """The shards that are complete, those of earlier processes included."""
+        """The complete shards, those of earlier processes included."""
         return self._journal.shards
 
     @property
     def promoted(self) -> dict[str, str]:
-        """Tensors (by name) whose values outgrew their dtype, and what they are stored in."""
+        """The tensors (by name) with a value that their dtype cannot hold, and the dtype that they are stored in."""
         return dict(self._journal.promoted)
 
     # -- writing: called by the job --------------------------------------------------------------------------------
 
     def begin_shard(self, rows: Mapping[Key, int], tensors: Mapping[Key, TensorSpec]) -> None:
-        """Starts the next shard: so many rows of every tensor will come."""
-        self._hand_over(lambda: self._begin(dict(rows), dict(tensors)))
+        """Start the next shard.
+
+        Args:
+            rows: How many rows of every tensor will come.
+            tensors: The dtype and row shape of every tensor.
+        """
+        counts, specs = dict(rows), dict(tensors)
+        self._hand_over(lambda: self._begin(counts, specs))
 
     def put(self, batch: RecordedBatch) -> None:
-        """Hands a batch over. Waits only while `_QUEUED` others do."""
-        self._hand_over(lambda: self._write_batch(batch))
+        """Hand a batch over to the thread; waits only while `_QUEUED` others do."""
+        self._hand_over(lambda: self._current().write(batch))
 
     def end_shard(self, resume_point: str) -> None:
-        """Completes the shard; `mark` is the job's note of where in its data it stands."""
+        """Complete the shard.
+
+        Args:
+            resume_point: The job's note of where in its data it stands, for a later process to resume from.
+        """
         self._hand_over(lambda: self._complete(resume_point))
 
     def adopt(self, resume_point: str, blobs: Mapping[str, MakeFile], tables: Mapping[str, MakeFile]) -> None:
-        """Takes files that are made elsewhere as a complete shard: blobs by the name that they get in the run, and parts of
-        tables. Not to be mixed with shards that are written here.
+        """Add a complete shard of files that are made elsewhere; not to be mixed with shards that are written here.
+
+        Args:
+            resume_point: As for `end_shard`.
+            blobs: What makes each safetensors file, by its path in the run's folder.
+            tables: What makes the Parquet file of each table.
         """
         self._wait()
         with _explain_write_errors(self.run_id):
-            staged, made = paths.staged_run(self._staging), dict[Path, MakeFile]()
-            made |= {staged / name: make for name, make in blobs.items()}
+            staged, files = paths.staged_run(self._staging), dict[Path, MakeFile]()
+            files |= {staged / name: make for name, make in blobs.items()}
             number = len(self._journal.shards)
-            made |= {paths.staged_table_path(self._staging, name, number): make for name, make in tables.items()}
-            for path, make in made.items():
+            files |= {paths.staged_table_path(self._staging, name, number): make for name, make in tables.items()}
+            for path, make in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make(path)
-            self._journal_shard(list(made), resume_point)
+            self._journal_shard(list(files), resume_point)
 
     def promote(self, tensors: dict[str, str]) -> None:
-        """Drops the shard in progress, and has these tensors stored in wider dtypes from its start on."""
+        """Drop the shard in progress, and store these tensors in wider dtypes from its start on.
+
+        Args:
+            tensors: The new dtype of each tensor, by its name.
+        """
         self._hand_over(self._abandon)
         self._wait()
         self._journal.promote(tensors)
 
     def discard(self) -> None:
-        """Drops the capture and all that is staged of it."""
+        """Drop the capture and delete all that is staged of it."""
         self._hand_over(self._abandon)
         self._wait()
         delete(self._staging)
@@ -243,46 +236,24 @@ class RunWriter:
         self._queue.task_done()
 
     def _begin(self, rows: dict[Key, int], tensors: dict[Key, TensorSpec]) -> None:
-        number = len(self._journal.shards)
-        blob = None
-        if any(rows.values()):
-            path = paths.staged_run(self._staging) / paths.blob_file(number)
-            named = {sites.tensor_name(*key): spec for key, spec in tensors.items()}
-            blob = ShardFile(path, named, {sites.tensor_name(*key): n for key, n in rows.items()})
-        self._shard = _Shard(number, tensors, blob, dict.fromkeys(tensors, 0))
+        self._shard = OpenShard(self._staging, len(self._journal.shards), rows, tensors)
 
-    def _write_batch(self, batch: RecordedBatch) -> None:
-        shard = self._current()
-        if batch.tensors.keys() != shard.tensors.keys():
-            raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ shard.tensors.keys()}")
-        batch.ready()
-        tables = {**batch.tables, **batch.deferred_tables()}
-        if shard.blob is not None and any(len(array) for array in batch.tensors.values()):
-            for key, array in batch.tensors.items():
-                shard.blob.put(sites.tensor_name(*key), shard.rows[key], array)
-            if batch.sequences:  # a tensor that is no example's is not in the index
-                tables["tensors"] = _index(batch, shard)
-            for key, array in batch.tensors.items():
-                shard.rows[key] += len(array)
-        batch.release()
-        for name, rows in tables.items():
-            shard.tables.setdefault(name, []).append(rows)
+    def _current(self) -> OpenShard:
+        """Return the shard in progress.
 
-    def _complete(self, mark: str) -> None:
-        shard = self._current()
-        written = []
-        if shard.blob is not None:
-            shard.blob.close()
-            written.append(shard.blob.path)
-        for name, tables in shard.tables.items():
-            path = paths.staged_table_path(self._staging, name, shard.number)
-            write_table_file(path, pa.concat_tables(tables))
-            written.append(path)
-        self._journal_shard(written, mark)
+        Raises:
+            ValueError: There is none.
+        """
+        if self._shard is None:
+            raise ValueError("no shard has begun")
+        return self._shard
+
+    def _complete(self, resume_point: str) -> None:
+        self._journal_shard(self._current().complete(), resume_point)
         self._shard = None
 
-    def _journal_shard(self, written: list[Path], mark: str) -> None:
-        """Journals that these files are a complete shard."""
+    def _journal_shard(self, written: list[Path], resume_point: str) -> None:
+        """Journal that these files are a complete shard."""
         for folder in {p.parent for p in written}:
             sync_folder(folder)
         files = {
@@ -294,26 +265,29 @@ class RunWriter:
         now = time.monotonic()
         number = len(self._journal.shards)
         self._journal.complete(
-            ShardEntry(shard=number, resume_point=mark, seconds=now - self._counted_until, files=files)
+            ShardEntry(shard=number, resume_point=resume_point, seconds=now - self._counted_until, files=files)
         )
         self._counted_until = now
 
     def _abandon(self) -> None:
-        if self._shard is not None and self._shard.blob is not None:
-            self._shard.blob.abandon()
+        if self._shard is not None:
+            self._shard.abandon()
         self._shard = None
-
-    def _current(self) -> _Shard:
-        if self._shard is None:
-            raise ValueError("no shard has begun")
-        return self._shard
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def publish(self, describe: Callable[[StagedRun], Manifest]) -> Manifest:
-        """Merges the parts, writes the manifest that `describe` makes and renames the run into place.
+        """Merge the shards' tables, write the manifest and rename the run into place.
 
-        Raises UsageError where a run of that name has appeared meanwhile; the capture stays staged.
+        Args:
+            describe: Makes the manifest from what the writer knows of the run.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            UsageError: A run of that name has appeared meanwhile; the capture stays staged.
+            OSError: The rename fails for another reason; a full disk and the like are TracesError.
         """
         self._wait()
         with _explain_write_errors(self.run_id):
@@ -321,11 +295,11 @@ class RunWriter:
             rows, files = {}, []
             for name in STORED:
                 shards = range(len(self.done))
-                parts = [p for i in shards if (p := paths.staged_table_path(self._staging, name, i)).exists()]
+                staged_files = [p for i in shards if (p := paths.staged_table_path(self._staging, name, i)).exists()]
                 rows[name] = 0
-                if parts:
+                if staged_files:
                     target = staged / paths.table_file(name)
-                    rows[name] = merge_table_files(name, parts, target, self._staging / "sort")
+                    rows[name] = merge_table_files(name, staged_files, target, self._staging / "sort")
                     files.append(_file_info(staged, target, checksum=True))
             blobs = sorted((staged / paths.BLOBS).iterdir())
             files += [_file_info(staged, p, checksum=False) for p in blobs]
@@ -357,42 +331,15 @@ class RunWriter:
         self._thread.join()
         self._abandon()
         if error is not None and not self.done:
-            delete(self._staging)  # there is nothing to go on from
+            delete(self._staging)  # there is nothing to resume from
         self._release_name()
 
     def _release_name(self) -> None:
-        """Gives the run's name back; folders that this writer made, and that are empty, go."""
+        """Let go of the run's name, and remove the empty folders that this writer created."""
         release_lock(self._lock)
         for folder in () if self._staging.exists() else self._created_folders:
-            with contextlib.suppress(OSError):  # it has something in it
+            with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
-
-
-def _index(batch: RecordedBatch, shard: _Shard) -> pa.Table:
-    """The `tensors` rows of a batch: where each slice lies, and its checksum."""
-    columns: dict[str, list[Any]] = {name: [] for name in STORED["tensors"].names if name != "run_id"}
-    for key, array in batch.tensors.items():
-        name, spec, at = sites.tensor_name(*key), shard.tensors[key], shard.rows[key]
-        octets, start = array.reshape(len(array), -1).view(np.uint8), 0
-        for (example_id, seq), n in zip(batch.sequences, batch.rows[key], strict=True):
-            values = {
-                "example_id": example_id,
-                "seq": seq,
-                "side": key.side,
-                "site": key.site,
-                "layer": key.layer,
-                "blob": paths.blob_file(shard.number),
-                "tensor": name,
-                "row_start": at + start,
-                "row_end": at + start + n,
-                "dtype": spec.dtype,
-                "shape": [n, *spec.row_shape],
-                "checksum": xxhash.xxh3_64_hexdigest(octets[start : start + n]),
-            }
-            for column, value in values.items():
-                columns[column].append(value)
-            start += n
-    return to_table("tensors", columns)
 
 
 def _file_info(folder: Path, path: Path, checksum: bool) -> FileInfo:
@@ -404,7 +351,7 @@ def _file_info(folder: Path, path: Path, checksum: bool) -> FileInfo:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted names of what two jobs differ in, with both values."""
+    """Yield what two jobs differ in: the dotted name, and both values."""
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
@@ -415,7 +362,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tupl
 
 @contextlib.contextmanager
 def _explain_write_errors(run_id: str) -> Iterator[None]:
-    """Tells a full disk and its kin as one line, with what to do; our own errors pass as they are."""
+    """Raise TracesError, with what to do, in place of errors of a full or failing disk; errors of this package pass as they are."""
     try:
         yield
     except (OSError, duckdb.IOException, pa.ArrowException) as e:

@@ -1,0 +1,138 @@
+"""The shard in progress: batches come in, one safetensors file and a Parquet file a table come out.
+
+`RunWriter` opens a shard in its thread, hands it the batches, and journals what `complete` has written. A shard that is
+abandoned leaves files that no journal line names, which the next process deletes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from warehouse.schema import sites
+from warehouse.schema.sites import Key
+from warehouse.schema.tables import STORED
+from warehouse.storage import paths
+from warehouse.storage.blobs import ShardFile, TensorSpec
+from warehouse.storage.parquet import to_table, write_table_file
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _no_tables() -> Mapping[str, pa.Table]:
+    return {}
+
+
+@dataclass(frozen=True)
+class RecordedBatch:
+    """What one forward pass leaves: its sequences' tensors, packed end to end, and its rows of the small tables."""
+
+    sequences: list[tuple[str, int]]
+    """(example_id, seq), in the order in which the tensors hold them."""
+    tensors: Mapping[Key, np.ndarray]
+    """(rows, *row_shape) each."""
+    rows: Mapping[Key, list[int]]
+    """Each tensor's number of rows for each sequence."""
+    tables: Mapping[str, pa.Table]
+    deferred_tables: Callable[[], Mapping[str, pa.Table]] = _no_tables
+    """More rows of tables, made in the writer's thread."""
+    ready: Callable[[], None] = _do_nothing
+    """Called first: waits until the tensors have arrived."""
+    release: Callable[[], None] = _do_nothing
+    """Called last: the tensors' memory may be used again."""
+
+
+class OpenShard:
+    """A shard that is being filled, in the staging folder of its run."""
+
+    def __init__(self, staging: Path, number: int, rows: Mapping[Key, int], tensors: Mapping[Key, TensorSpec]) -> None:
+        """Create the shard's file, where it will have any rows.
+
+        Args:
+            staging: The run's staging folder.
+            number: The shard's number in the run, 0-based.
+            rows: How many rows of every tensor will come.
+            tensors: The dtype and row shape of every tensor.
+        """
+        self.number = number
+        self._staging = staging
+        self._tensors = tensors
+        self._rows_written = dict.fromkeys(tensors, 0)
+        self._tables: dict[str, list[pa.Table]] = {}
+        self._blob: ShardFile | None = None
+        if any(rows.values()):
+            path = paths.staged_run(staging) / paths.blob_file(number)
+            named = {sites.tensor_name(*key): spec for key, spec in tensors.items()}
+            self._blob = ShardFile(path, named, {sites.tensor_name(*key): n for key, n in rows.items()})
+
+    def write(self, batch: RecordedBatch) -> None:
+        """Write a batch's tensors to the file, and keep its rows of tables until the shard is complete.
+
+        Raises:
+            ValueError: The batch has other tensors than the shard.
+        """
+        if batch.tensors.keys() != self._tensors.keys():
+            raise ValueError(f"the batch's tensors are not its shard's: {batch.tensors.keys() ^ self._tensors.keys()}")
+        batch.ready()
+        tables = {**batch.tables, **batch.deferred_tables()}
+        if self._blob is not None and any(len(array) for array in batch.tensors.values()):
+            for key, array in batch.tensors.items():
+                self._blob.put(sites.tensor_name(*key), self._rows_written[key], array)
+            if batch.sequences:  # a tensor that belongs to no example is not in the index
+                tables["tensors"] = self._index_rows(batch)
+            for key, array in batch.tensors.items():
+                self._rows_written[key] += len(array)
+        batch.release()
+        for name, rows in tables.items():
+            self._tables.setdefault(name, []).append(rows)
+
+    def complete(self) -> list[Path]:
+        """Write the tables and return all files of the shard, durable."""
+        written = []
+        if self._blob is not None:
+            self._blob.close()
+            written.append(self._blob.path)
+        for name, tables in self._tables.items():
+            path = paths.staged_table_path(self._staging, name, self.number)
+            write_table_file(path, pa.concat_tables(tables))
+            written.append(path)
+        return written
+
+    def abandon(self) -> None:
+        """Close the shard's file as it is."""
+        if self._blob is not None:
+            self._blob.abandon()
+
+    def _index_rows(self, batch: RecordedBatch) -> pa.Table:
+        """Return the `tensors` rows of a batch: where each slice lies, and its checksum."""
+        columns: dict[str, list[Any]] = {c.name: [] for c in STORED["tensors"].file_columns}
+        for key, array in batch.tensors.items():
+            name, spec, first = sites.tensor_name(*key), self._tensors[key], self._rows_written[key]
+            octets, start = array.reshape(len(array), -1).view(np.uint8), 0
+            for (example_id, seq), n in zip(batch.sequences, batch.rows[key], strict=True):
+                values = {
+                    "example_id": example_id,
+                    "seq": seq,
+                    "side": key.side,
+                    "site": key.site,
+                    "layer": key.layer,
+                    "blob": paths.blob_file(self.number),
+                    "tensor": name,
+                    "row_start": first + start,
+                    "row_end": first + start + n,
+                    "dtype": spec.dtype,
+                    "shape": [n, *spec.row_shape],
+                    "checksum": xxhash.xxh3_64_hexdigest(octets[start : start + n]),
+                }
+                for column, value in values.items():
+                    columns[column].append(value)
+                start += n
+        return to_table("tensors", columns)
