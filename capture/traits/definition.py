@@ -145,7 +145,9 @@ def load(path_or_name: str | Path) -> Definition:
         raw = path.read_bytes() if named.strip() else None
     except OSError as e:
         if not isinstance(e, FileNotFoundError):
-            raise DefinitionError(printable_value(named), [Problem("error", "", f"cannot be read: {e.strerror}")]) from None
+            raise DefinitionError(
+                printable_value(named), [Problem("error", "", f"cannot be read: {e.strerror}")]
+            ) from None
         raw = None
     except (RuntimeError, ValueError):  # an unknown user's home folder, a NUL character
         raw = None
@@ -305,7 +307,9 @@ def make_template(name: str) -> str:
         UsageError: The name cannot be part of a run's name.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{printable_value(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'.")
+        raise UsageError(
+            f"'{printable_value(name)}' cannot name a trait: use at most 60 letters, digits, '.', '_' and '-'."
+        )
     pairs = [
         {"pos": f"{_PLACEHOLDER} instruction {i}, to be {name}", "neg": f"{_PLACEHOLDER} instruction {i}, its opposite"}
         for i in range(1, ENOUGH_PAIRS + 1)

@@ -2,11 +2,11 @@
 
 The quantities are those of the trait-interp project (github.com/ewernn/trait-interp, `inference/monitor_dynamics.py`): velocity
 and acceleration are the first and second difference of the projection, the commitment point is the first token at which the
-absolute acceleration falls under 0.1, and persistence counts tokens after the peak above half of it. What is chosen otherwise
-here, and why, is said where it is; docs/traits.md has all of it together.
+absolute acceleration falls under 0.1, and persistence counts tokens after the peak above half of it. Where we differ, the function
+says why; docs/traits.md has all of it together.
 
-Pure numpy, and all sequences and directions at once: projections come as (K, n), K directions by the n tokens of all sequences
-end to end, `lengths` (S,) saying how many tokens each sequence has, at least one.
+Pure numpy, for all sequences and directions at once: projections are (K, n), K directions by the n tokens of all sequences end to
+end; `lengths` (S,) says how many tokens each sequence has, at least one.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import NamedTuple
 import numpy as np
 
 THRESHOLD = 0.1
-"""Of the commitment point: in units of the projection, or of its spread."""
+"""Of the commitment point: in units of the projection, or relative to its spread."""
 
 NO_TOKEN = -1
-"""Of a token number: there is none."""
+"""Stands for a token number where no token qualifies."""
 
 
 class Dynamics(NamedTuple):
-    """Of every direction and sequence, (K, S) each. Tokens are counted from 0 at the sequence's first."""
+    """How projections move along sequences: (K, S) arrays; tokens are counted from 0 at the sequence's first."""
 
     mean: np.ndarray
-    """Of the projection, float64."""
+    """Mean of the projection, float64."""
     spread: np.ndarray
     """Standard deviation of the projection over the sequence's tokens (the population's: divided by their number), float64."""
     peak_velocity: np.ndarray
-    """Largest absolute velocity; 0 where there is none, in a sequence of one token."""
+    """Largest absolute velocity; 0 in a sequence of one token, which has none."""
     commitment: np.ndarray
-    """First token whose absolute acceleration is under the threshold; `NONE`: there is none."""
+    """First token whose absolute acceleration is under the threshold; `NO_TOKEN` where there is none."""
     commitment_relative: np.ndarray
-    """The same, the threshold being that part of spread. `NONE` for a constant projection, whose spread is 0."""
+    """The same with the threshold times `spread`. `NO_TOKEN` for a constant projection, whose spread is 0."""
     peak: np.ndarray
     """The token with the largest projection, the first among equals."""
     persistence: np.ndarray
@@ -42,17 +42,24 @@ class Dynamics(NamedTuple):
 
 
 def token_numbers(lengths: np.ndarray) -> np.ndarray:
-    """(n,): of every token, the how manyth of its sequence it is, from 0."""
+    """Return the number of every token within its own sequence, counted from 0: (n,)."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
 
 
 def differences(projection: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Velocity and acceleration, (K, n) each, in the projection's dtype.
+    """Return the first and second differences of projections along their sequences.
 
     velocity[i] = projection[i] - projection[i-1], acceleration[i] = velocity[i] - velocity[i-1]: each stands at the later token,
-    the one at which it can first be known. A sequence's first token has no velocity, its first two no acceleration: 0 there,
-    never NaN.
+    the first at which it can be known.
+
+    Args:
+        projection: (K, n).
+        lengths: (S,).
+
+    Returns:
+        Velocity and acceleration, (K, n) each, in the projection's dtype. A sequence's first token has no velocity and its first
+        two no acceleration: they are 0 there, never NaN.
     """
     nth = token_numbers(lengths)
     velocity = np.zeros_like(projection)
@@ -71,12 +78,22 @@ def summarize_sequences(
     acceleration: np.ndarray,
     threshold: float = THRESHOLD,
 ) -> Dynamics:
-    """What a sequence's projection does, in a few numbers; `velocity` and `acceleration` are those of `differences`.
+    """Summarize how each sequence's projection moves.
 
     Two conventions differ from trait-interp's. There the commitment point is an index into the accelerations, whose first is
     the third token's; here it is the token. There the peak is the largest *absolute* projection, and persistence compares
     absolute values; here a projection far on the other side is the trait's opposite, not the trait: the peak is the largest
     projection, and where that is not above 0, half of it lies at or above it and nothing persists.
+
+    Args:
+        projection: (K, n).
+        lengths: (S,).
+        velocity: (K, n), of `differences`.
+        acceleration: (K, n), of `differences`.
+        threshold: The absolute acceleration below which a response counts as committed.
+
+    Returns:
+        One number of each kind a direction and sequence.
     """
     starts = np.cumsum(lengths) - lengths
     nth = token_numbers(lengths)
@@ -101,7 +118,7 @@ def summarize_sequences(
 
 
 def _first_true(true: np.ndarray, nth: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(K, S): the place in its sequence of the first token for which it is so; `NONE` where it is so for none."""
+    """Return the number of each sequence's first token for which `true` holds, else `NO_TOKEN`: (K, S)."""
     never = np.iinfo(np.int64).max
-    found: np.ndarray = np.minimum.reduceat(np.where(true, nth, never), starts, axis=1)
-    return np.where(found == never, NO_TOKEN, found)
+    first: np.ndarray = np.minimum.reduceat(np.where(true, nth, never), starts, axis=1)
+    return np.where(first == never, NO_TOKEN, first)

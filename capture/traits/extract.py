@@ -21,8 +21,8 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage.manifest import Manifest, manifest_hash
-from warehouse.storage.parquet import to_table
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 from warehouse.vectors import trait_table as index

@@ -38,9 +38,9 @@ from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.paths import find_run
-from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 

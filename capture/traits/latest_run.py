@@ -1,4 +1,4 @@
-"""The run that is meant where only a trait is named: the newest of its kind, if all that there are belong to one model."""
+"""Which run is meant where only a trait is named: the newest of its kind, provided that all of them belong to one model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ _COMMANDS = {"trait-responses": "traces trait respond", "trait-vectors": "traces
 
 
 def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = None) -> str:
-    """The newest run of `kind` (`trait-responses` or `trait-vectors`) that has rows of a trait, of a model if one is named.
+    """Find the newest run of a kind that has rows of a trait.
 
-    Raises NotFoundError where there is none, with the traits that there are, and UsageError where models with different weights have some, or
-    the newest is a shard.
+    Args:
+        wh: The warehouse.
+        kind: `trait-responses` or `trait-vectors`.
+        trait: The trait.
+        model: Only runs of this model; None: of any.
+
+    Returns:
+        The run's name.
+
+    Raises:
+        NotFoundError: There is none; lists the traits or models that there are.
+        UsageError: Models with different weights have such runs, or the newest run is a shard.
     """
     table = _TABLES[kind]
     rows = wh.connection.execute(
@@ -37,12 +47,12 @@ def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = No
             f"model with a run of kind {kind} of trait '{trait}':", model, dict.fromkeys(r[1] for r in rows)
         )
     if len({space for _, _, space in of_model}) > 1:
-        found = ", ".join(f"{run} ({name})" for run, name, _ in of_model)
+        candidates = ", ".join(f"{run} ({name})" for run, name, _ in of_model)
         option = "--responses" if kind == "trait-responses" else "--vectors"
         raise UsageError(
-            f"Trait '{trait}' has runs of kind {kind} of models with different weights: {found}. Say which, with --model or {option}."
+            f"Trait '{trait}' has runs of kind {kind} of models with different weights: {candidates}. Choose one with --model or {option}."
         )
-    found_run = str(of_model[0][0])
-    if shard := paths.part_of(found_run):
-        raise UsageError(f"'{found_run}', the newest run of trait '{trait}', is a shard: traces runs merge {shard[0]}")
-    return found_run
+    newest = str(of_model[0][0])
+    if shard := paths.part_of(newest):
+        raise UsageError(f"'{newest}', the newest run of trait '{trait}', is a shard: traces runs merge {shard[0]}")
+    return newest

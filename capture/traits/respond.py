@@ -1,7 +1,7 @@
-"""The trait-responses job: a model answers a trait's questions, asked to show the trait and asked not to.
+"""The trait-responses job: a model answers a trait's questions under instructions to show the trait and under opposite ones.
 
-Kept of each response are the means over its tokens, at every layer: what a trait's vectors are made from. Which of them show the
-trait is for a judge to say (`capture.traits.judge_run`).
+The run keeps the means over each response's tokens at every layer, from which the trait's vectors are made. Which responses show the
+trait is for a judge to say (`judge_run`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ POLARITIES = ("pos", "neg")
 
 @dataclass(frozen=True)
 class Options(generate.Options):
+    """What is generated, and how."""
+
     trait: dict[str, Any] = field(default_factory=dict)
     """The definition."""
     n: int = 100
@@ -28,11 +30,23 @@ class Options(generate.Options):
 
 
 def source(definition: Definition, n: int) -> Source:
-    """Questions and instructions in an order in which the first few already have many of both; beyond all their pairs, further
-    samples of the same.
+    """Make the source of prompts: each question under each instruction, once for either polarity.
+
+    The order is such that the first few prompts already have many questions and instructions; once all pairs are used up,
+    further samples of the same follow.
+
+    Args:
+        definition: The trait.
+        n: Responses of each polarity.
+
+    Returns:
+        The source, with 2 n rows.
+
+    Raises:
+        UsageError: `n` is below 1.
     """
     if n < 1:
-        raise UsageError(f"--n {n}: at least 1 response of each polarity.")
+        raise UsageError(f"--n {n}: ask for at least 1 response of each polarity.")
 
     def rows() -> Iterator[Row]:
         questions, pairs = definition.questions, definition.instruction

@@ -1,10 +1,10 @@
-"""From a run of kind `trait-responses` to arrays: which responses count, and the mean of each over its own tokens, layer by layer.
+"""From a run of kind `trait-responses` to arrays: which responses count, and the mean of each over its own tokens, by layer.
 
-A response counts where its judge says of a positive one that it shows the trait, of a negative one that it does not, and of either
-that it is coherent. `FILTERS` has two readings of that.
+A positive response counts where its judge says that it shows the trait, a negative one where it does not, and either only if it is
+coherent. `FILTERS` has two readings of that. `extract` and `evaluate` call this module.
 
-**Layer l is the output of block l**; layer None is `resid.embed`, what enters the first. A mean is over the tokens that the model
-generated, special ones left out: the prompt and padding are not in it.
+**Layer l is the output of block l**; layer None is `resid.embed`, the input of the first. A mean covers the tokens that the model
+generated without special ones; prompt and padding are not in it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
 COHERENT = 50.0
-"""The least coherence score of a response that counts."""
+"""Lowest coherence score of a response that counts."""
 
 FILTERS = {
-    "pairs": "of each positive response and the negative one to the same question, under the other instruction of its pair, in the same "
-    "place among those, both count or neither: positive {threshold:g} or more, negative below {other:g}, both with a coherence of "
-    "{coherent:g} or more",
+    "pairs": "a positive response and the negative one to the same question, under the other instruction of its pair and in the same "
+    "place among those, both count or neither does: positive {threshold:g} or more, negative below {other:g}, both with a coherence "
+    "of {coherent:g} or more",
     "questions": "each response by itself: positive {threshold:g} or more, negative below {threshold:g}, with a coherence of {coherent:g} "
-    "or more, or not known; to questions that both are left of",
+    "or more, or unknown; only questions with responses of both polarities left",
 }
-"""How a threshold t is read. `pairs` is that of Chen et al. 2025, "Persona Vectors" (their code keeps the rows where the positive's
-score is at least t, the negative's below 100 - t, and both coherences are at least 50): a NULL is on no side of it."""
+"""How a threshold t is read. `pairs` is the rule of Chen et al. 2025, "Persona Vectors": their code keeps the rows where the positive's
+score is at least t, the negative's below 100 - t, and both coherences are at least 50. A NULL fails."""
 
 COMPONENTS = {"residual": "resid.post_mlp", "attn_out": "attn_out"}
-"""What a vector can live in, and its site; under `residual`, layer None is `resid.embed`."""
+"""The components that have vectors, and their sites; layer None of `residual` is `resid.embed`."""
 
 _RESPONSES_SQL = """
     SELECT r.example_id, r.seq, r.polarity, r.question_idx,
@@ -59,31 +59,33 @@ _RESPONSES_SQL = """
 
 @dataclass(frozen=True)
 class SelectedResponses:
-    """The responses of a run that count, by question."""
+    """The n responses of a run that count."""
 
     run_id: str
     trait: str
     judge_run: str | None
-    """Whose scores decided; None: all responses count."""
+    """The run whose scores decided; None: all responses count."""
     keys: list[tuple[str, int]]
     """(example_id, seq) of each, n in all."""
     positive: np.ndarray
-    """(n,) bool"""
+    """(n,) bool: whether it is a positive response."""
     question: np.ndarray
-    """(n,) question_idx"""
+    """(n,): its question_idx."""
     dropped: dict[str, int]
-    """How many responses don't count, by why."""
+    """How many responses do not count, by reason."""
     filtered: str
-    """By which rule, in words."""
+    """The rule that decided, in words."""
     n_questions: int
-    """Of the definition, whether there are responses to them that count or not."""
+    """Number of questions in the definition."""
 
     @property
     def questions(self) -> list[int]:
+        """The questions with responses that count, in order."""
         return sorted(set(self.question.tolist()))
 
+    @property
     def summary(self) -> str:
-        """In a line: how many are left, and where the others went."""
+        """A line that says how many responses are left, and why others were left out."""
         n_pos = int(self.positive.sum())
         text = f"{n_pos} positive and {len(self.keys) - n_pos} negative responses to {len(self.questions)} questions"
         left_out = ", ".join(f"{n} {why}" for why, n in self.dropped.items() if n)
@@ -91,7 +93,19 @@ class SelectedResponses:
 
 
 def open_responses_run(root: Path, run_id: str) -> TraceStore:
-    """Raises NotFoundError for a run that is not there, UsageError for one that is not of a trait's responses."""
+    """Open a run of a trait's responses.
+
+    Args:
+        root: The warehouse's folder.
+        run_id: The run's name.
+
+    Returns:
+        The run's store.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: The run is not of kind `trait-responses`.
+    """
     store = TraceStore(find_run(root, run_id))
     if store.meta.kind != "trait-responses":
         raise UsageError(
@@ -102,19 +116,19 @@ def open_responses_run(root: Path, run_id: str) -> TraceStore:
 
 
 def trait_name(store: TraceStore) -> str:
-    """The trait whose responses a run holds."""
+    """Return the trait whose responses a run holds."""
     return str(store.meta.option("trait")["name"])
 
 
 def find_newest_judge(wh: Warehouse, run_id: str) -> str | None:
-    """The newest run that judged a run's responses; None: none has. Raises UsageError where that judged a share of them."""
+    """Return the newest run that judged a run's responses, or None; raises UsageError where that is only a part."""
     row = wh.connection.execute(
         "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
         [run_id],
     ).fetchone()
     if row is not None and (shard := paths.part_of(row[0])):
         raise UsageError(
-            f"'{row[0]}', the newest judge of run '{run_id}', has judged a share of it: traces runs merge {shard[0]}"
+            f"'{row[0]}', the newest judge of run '{run_id}', has judged only a part of it: traces runs merge {shard[0]}"
         )
     return None if row is None else str(row[0])
 
@@ -122,18 +136,28 @@ def find_newest_judge(wh: Warehouse, run_id: str) -> str | None:
 def select_responses(
     wh: Warehouse, run_id: str, threshold: float | None = 50.0, judge_run: str | None = None, rule: str = "pairs"
 ) -> SelectedResponses:
-    """The responses of run `run_id` that count by a rule of `FILTERS` and its threshold. The judge is run `judge_run`, else the newest;
-    where there is none, or without a threshold, all count, to questions that both polarities answer.
+    """Select the responses of a run that count.
 
-    Raises UsageError where nothing is left of a polarity, with what the scores were, or of pairs or questions.
+    Args:
+        wh: The warehouse.
+        run_id: A run of kind `trait-responses`.
+        threshold: The trait score, 0 to 100, that separates positive from negative responses; None: all count.
+        judge_run: The run with the scores; None: the newest. Without any, all responses count.
+        rule: A key of `FILTERS`: how the threshold is read.
+
+    Returns:
+        The responses that count, to questions that both polarities answer.
+
+    Raises:
+        UsageError: Nothing is left of a polarity (the message says what the scores were), or of pairs or questions.
     """
     store = open_responses_run(wh.root, run_id)
     trait = trait_name(store)
     judge = None if threshold is None else judge_run or find_newest_judge(wh, run_id)
-    found = wh.connection.execute(_RESPONSES_SQL, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
-    positive = np.asarray(found["polarity"] == "pos")
-    score, coherence = (_scores(np.ma.asarray(found[name])) for name in ("trait_score", "coherence_score"))
-    kept = np.asarray(found["n_tokens"]) > 0
+    rows = wh.connection.execute(_RESPONSES_SQL, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
+    positive = np.asarray(rows["polarity"] == "pos")
+    score, coherence = (_scores(np.ma.asarray(rows[name])) for name in ("trait_score", "coherence_score"))
+    kept = np.asarray(rows["n_tokens"]) > 0
     dropped = {"empty": int((~kept).sum())}
     for polarity, side in (("pos", positive), ("neg", ~positive)):
         if not side.any():
@@ -160,8 +184,8 @@ def select_responses(
                 raise UsageError(
                     _nothing_left_message(name, limit, remedy, run_id, judge, score[side], coherence[side])
                 )
-    question = np.asarray(found["question_idx"], np.int64)
-    group = question if together == "questions" else np.asarray(found["pair"]).astype(str)
+    question = np.asarray(rows["question_idx"], np.int64)
+    group = question if together == "questions" else np.asarray(rows["pair"]).astype(str)
     both = np.isin(group, np.intersect1d(group[kept & positive], group[kept & ~positive]))
     if not both.any():
         raise UsageError(
@@ -178,45 +202,54 @@ def select_responses(
     )
     dropped[why] = int((kept & ~both).sum())
     kept &= both
-    keys = list(zip(found["example_id"][kept].tolist(), found["seq"][kept].tolist(), strict=True))
+    keys = list(zip(rows["example_id"][kept].tolist(), rows["seq"][kept].tolist(), strict=True))
     n_questions = len(store.meta.option("trait")["questions"])
     return SelectedResponses(run_id, trait, judge, keys, positive[kept], question[kept], dropped, filtered, n_questions)
 
 
 def _scores(column: np.ndarray) -> np.ndarray:
-    """(n,) float64, NaN for NULL."""
+    """Return scores as (n,) float64, NaN for NULL."""
     return np.ma.filled(np.ma.asarray(column, np.float64), np.nan)
 
 
 def _nothing_left_message(
     name: str, limit: str, remedy: str, run_id: str, judge: str, score: np.ndarray, coherence: np.ndarray
 ) -> str:
-    told = score[~np.isnan(score)]
+    scored = score[~np.isnan(score)]
     start = f"No {name} response of run '{run_id}' has a trait score of {limit} and is coherent"
     remedy = f"{remedy} --threshold, take all with --threshold none, or judge with a stronger judge."
-    if not len(told):
+    if not len(scored):
         return f"{start}: '{judge}' has a score for none of the {len(score)}. {remedy}"
-    low, q1, median, q3, high = np.quantile(told, [0, 0.25, 0.5, 0.75, 1])
+    low, q1, median, q3, high = np.quantile(scored, [0, 0.25, 0.5, 0.75, 1])
     return (
-        f"{start}: of {len(score)}, '{judge}' scored {len(told)}, from {low:.0f} to {high:.0f} (quartiles {q1:.0f}, {median:.0f}, "
+        f"{start}: of {len(score)}, '{judge}' scored {len(scored)}, from {low:.0f} to {high:.0f} (quartiles {q1:.0f}, {median:.0f}, "
         f"{q3:.0f}), and found {int((coherence < COHERENT).sum())} incoherent, {int(np.isnan(coherence).sum())} without a coherence "
         f"score. {remedy}"
     )
 
 
 def choose_held_out(selected: SelectedResponses, part: float, seed: int) -> list[int]:
-    """The questions to be kept for the evaluation: `part` of those that count, at least one unless `part` is 0, never all.
+    """Choose the questions that are held out for the evaluation.
 
-    They are the first that count in a seeded order of all the definition's, so that another threshold holds out much the same.
+    They are the first that count in a seeded order of all the definition's questions, so that another threshold holds out much
+    the same ones.
+
+    Args:
+        selected: The responses that count.
+        part: The fraction of their questions; at least one question unless it is 0, and never all.
+        seed: Of the order.
+
+    Returns:
+        Their places in the definition, in order.
     """
-    there = selected.questions
-    n = min(max(1, round(part * len(there))), len(there) - 1) if part else 0
+    questions = selected.questions
+    n = min(max(1, round(part * len(questions))), len(questions) - 1) if part else 0
     order = np.random.default_rng(seed).permutation(selected.n_questions)
-    return sorted([int(q) for q in order if q in set(there)][:n])
+    return sorted([int(q) for q in order if q in set(questions)][:n])
 
 
 class ResponseMeans:
-    """The mean over its response tokens of every sequence asked for, tensor by tensor."""
+    """Means over the response tokens of some sequences of a run, one tensor at a time."""
 
     def __init__(self, store: TraceStore, keys: Sequence[tuple[str, int]]) -> None:
         self.store, self.keys = store, list(keys)
@@ -224,25 +257,34 @@ class ResponseMeans:
         self._masks: list[np.ndarray] | None = None
 
     def layers(self, component: str) -> list[int | None]:
-        """The layers that there are means of, None (`resid.embed`) first; none where the run stored nothing of the component."""
+        """Return the layers that have means, None (`resid.embed`) first; empty where the run stored nothing of the component."""
         site = COMPONENTS[component]
         stored = {i for s in (MEAN + site, site) for i in self.store.layers_with(s, self._side)}
         embed: list[int | None] = [None] if component == "residual" and self._stored_key(component, None) else []
         return [*embed, *sorted(stored)]
 
     def vectors(self, component: str, layer: int | None) -> np.ndarray:
-        """(n, D) float32: the stored means, or the mean of the stored tokens. Raises UsageError where the run has neither, with the
-        command that captures them, or where a value is not finite.
+        """Load the means of a layer, or compute them from the stored tokens.
+
+        Args:
+            component: `residual` or `attn_out`.
+            layer: The layer; None is `resid.embed`.
+
+        Returns:
+            (n, D) float32, a row a sequence.
+
+        Raises:
+            UsageError: The run stored neither (the message has the command that does), or a value is not finite.
         """
         key = self._stored_key(component, layer)
         if key is None:
             raise UsageError(self._missing_message(component, layer))
-        found = self._load_means(key) if key.site.startswith(MEAN) else self._average_tokens(key)
-        if not np.isfinite(found).all():
+        means = self._load_means(key) if key.site.startswith(MEAN) else self._average_tokens(key)
+        if not np.isfinite(means).all():
             raise UsageError(
                 f"Run '{self.store.meta.run_id}': {key.site} has values in layer {layer} that are not finite (NaN or infinity)."
             )
-        return found
+        return means
 
     def _stored_key(self, component: str, layer: int | None) -> Key | None:
         site = "resid.embed" if component == "residual" and layer is None else COMPONENTS[component]
@@ -251,12 +293,12 @@ class ResponseMeans:
 
     def _load_means(self, key: Key) -> np.ndarray:
         places = [self.store.place(key, *k) for k in self.keys]
-        found = np.empty((len(places), *self.store.row_shape(key)), np.float32)
+        means = np.empty((len(places), *self.store.row_shape(key)), np.float32)
         for blob in {b for b, _, _ in places}:
             mine = np.array([i for i, (b, _, _) in enumerate(places) if b == blob])
             rows = self.store.blob(blob).tensor(sites.tensor_name(*key))
-            found[mine] = rows[[places[i][1] for i in mine]]
-        return found
+            means[mine] = rows[[places[i][1] for i in mine]]
+        return means
 
     def _average_tokens(self, key: Key) -> np.ndarray:
         if self._masks is None:
@@ -265,7 +307,7 @@ class ResponseMeans:
         return np.stack([x.mean(0, dtype=np.float32) for x in rows])
 
     def _response_tokens(self) -> list[np.ndarray]:
-        """(T,) bool of each sequence."""
+        """Return which tokens of each sequence count, (T,) bool each."""
         answer = self.store.query(
             "SELECT example_id, seq, list(is_response AND NOT is_special ORDER BY pos) FROM tokens WHERE side = ? GROUP BY ALL",
             [self._side],

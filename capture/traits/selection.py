@@ -1,7 +1,8 @@
-"""By what the best of many vectors is picked: cross-validation over the training questions.
+"""How the best of many vectors is picked: by cross-validation over the training questions.
 
-A layer and a method that are picked for what they reach on held-out questions reach more there than elsewhere, the largest of many
-numbers being partly luck. Picked on the training questions alone, what the held-out ones then say is of one vector and unbiased.
+A layer and method picked by their result on held-out questions reach more there than elsewhere, since the largest of many numbers is
+partly luck. If the pick uses the training questions alone, the held-out ones measure a single vector, without bias. `evaluate` calls
+this module.
 """
 
 from __future__ import annotations
@@ -16,40 +17,50 @@ FOLDS = 3
 
 
 def deal_folds(questions: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Questions, one an entry, dealt into `FOLDS` parts, or as many as there are questions."""
-    there = np.unique(questions)
-    return np.array_split(np.random.default_rng((seed, 2)).permutation(there), max(1, min(FOLDS, len(there))))
+    """Deal the distinct questions into `FOLDS` parts, or into as many as there are questions."""
+    distinct = np.unique(questions)
+    return np.array_split(np.random.default_rng((seed, 2)).permutation(distinct), max(1, min(FOLDS, len(distinct))))
 
 
 def cv_effect_size(
     method: str,
     sides: tuple[np.ndarray, np.ndarray],
     questions: tuple[np.ndarray, np.ndarray],
-    dealt: list[np.ndarray],
+    folds: list[np.ndarray],
     seed: int,
-    late: Counter[str],
+    unconverged: Counter[str],
 ) -> float | None:
-    """Cohen's d of training responses, positive (n, D) less negative (m, D), with `questions` (n,) and (m,), on vectors that a method
-    makes from the others: those of each fold of `dealt` on the vector of all other folds, by cosine. Fits that do not converge are
-    counted in `late`.
+    """Compute a cross-validated Cohen's d of the training responses.
 
-    The midpoint of each fold is taken off first: vectors of two folds differ, and a mean that both polarities share, mostly longer
-    than what tells them apart, projects differently on each. None where a fold or what is beside it has too few responses for it.
+    The responses of each fold are projected, by cosine, on the vector that the method makes from all other folds. The fold's
+    midpoint is subtracted first: the vectors of two folds differ, and a mean that both polarities share, mostly longer than what
+    tells them apart, projects differently on each.
+
+    Args:
+        method: A key of `METHODS`.
+        sides: Positive (n, D) and negative (m, D) responses.
+        questions: Their questions, (n,) and (m,).
+        folds: The questions of each fold, from `deal_folds`.
+        seed: Of the method.
+        unconverged: Counts, by method, the fits that did not converge; updated here.
+
+    Returns:
+        Cohen's d; None where a fold, or what is left without it, has too few responses or no direction.
     """
-    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for fold in dealt:
-        left = [np.isin(q, fold) for q in questions]
-        rest = [x[~out] for x, out in zip(sides, left, strict=True)]
-        if min(map(len, rest)) < 2 or not all(out.any() for out in left):
+    cosines: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for fold in folds:
+        in_fold = [np.isin(q, fold) for q in questions]
+        rest = [x[~mask] for x, mask in zip(sides, in_fold, strict=True)]
+        if min(map(len, rest)) < 2 or not all(mask.any() for mask in in_fold):
             return None
         raw, converged = extraction_methods.fit(method, rest[0], rest[1], seed)
-        late[method] += converged is False
+        unconverged[method] += converged is False
         try:
             v = separation.orient(separation.unit(raw)[None], rest[0], rest[1])
-        except ValueError:  # no direction: nothing tells this fold's rest apart
+        except ValueError:  # nothing tells the two sides apart without this fold
             return None
-        pos, neg = (separation.cosines(x[out], v) for x, out in zip(sides, left, strict=True))
+        pos, neg = (separation.cosines(x[mask], v) for x, mask in zip(sides, in_fold, strict=True))
         middle = separation.midpoints(pos, neg)
-        found[0].append(pos - middle)
-        found[1].append(neg - middle)
-    return float(separation.cohens_d(*map(np.concatenate, found))[0])
+        cosines[0].append(pos - middle)
+        cosines[1].append(neg - middle)
+    return float(separation.cohens_d(*map(np.concatenate, cosines))[0])

@@ -1,7 +1,7 @@
-"""How well a direction tells two groups of vectors apart: projections, Cohen's d, AUC, overlap.
+"""How well a direction separates two groups of vectors: projections, Cohen's d, AUC, overlap.
 
-All of it is arithmetic on arrays; nothing here knows of runs. n and m are the numbers of positive and of negative vectors, D their
-width, V a number of directions measured at once.
+Everything is arithmetic on arrays; nothing here knows about runs. n and m are the numbers of positive and negative vectors, D is
+their width, V the number of directions measured at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """(…, D) → the same, each of length 1, float64. Raises ValueError for one that has no length, or none that is finite."""
+    """Scale vectors (…, D) to length 1, float64; raises ValueError for a length that is 0 or not finite."""
     v = np.asarray(vectors, np.float64)
     norm = np.linalg.norm(v, axis=-1, keepdims=True)
     if not (np.isfinite(norm).all() and (norm > 0).all()):
@@ -21,42 +21,51 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def projections(x: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """(n, D) on unit vectors (V, D) → x·v, (n, V) float64."""
+    """Project x (n, D) on unit vectors (V, D): x·v, (n, V) float64."""
     return np.asarray(x, np.float64) @ np.asarray(units, np.float64).T
 
 
 def cosines(x: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """(n, D) on unit vectors (V, D) → x·v / ‖x‖, (n, V); 0 for an x of length 0."""
+    """Compute the cosines of x (n, D) with unit vectors (V, D): x·v / ‖x‖, (n, V); 0 for an x of length 0."""
     norm = np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True)
     return projections(x, units) / np.where(norm > 0, norm, 1)
 
 
 def orient(units: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
-    """Directions (V, D), turned about where the positive vectors' mean projects lower than the negative ones'."""
+    """Reverse those directions (V, D) on which the positive vectors' mean projects lower than the negative ones'."""
     gap = projections((pos.mean(0, dtype=np.float64) - neg.mean(0, dtype=np.float64))[None], units)[0]
     return np.where(gap < 0, -1.0, 1.0)[:, None] * units
 
 
 def midpoints(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
-    """Projections (n, V) and (m, V) → half way between the two means, (V,)."""
-    found: np.ndarray = (pos.mean(0) + neg.mean(0)) / 2
-    return found
+    """Return the points half way between the mean projections of (n, V) and (m, V): (V,)."""
+    middle: np.ndarray = (pos.mean(0) + neg.mean(0)) / 2
+    return middle
 
 
 def on_correct_side(pos: np.ndarray, neg: np.ndarray, midpoint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which projections are on their side of the midpoint (V,): positive ones above it, negative ones not. (n, V), (m, V) bool."""
+    """Tell which projections lie on their side of the midpoint (V,), positive ones above it: (n, V) and (m, V) bool."""
     return pos > midpoint, neg <= midpoint
 
 
 def accuracy(pos: np.ndarray, neg: np.ndarray, midpoint: np.ndarray) -> np.ndarray:
-    """Part of all projections, (n, V) and (m, V), on their side of the midpoint, (V,)."""
-    found: np.ndarray = np.concatenate(on_correct_side(pos, neg, midpoint)).mean(0)
-    return found
+    """Return the fraction of all projections, (n, V) and (m, V), on their side of the midpoint: (V,)."""
+    fraction: np.ndarray = np.concatenate(on_correct_side(pos, neg, midpoint)).mean(0)
+    return fraction
 
 
 def cohens_d(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
-    """(n, V), (m, V) → the means' difference over the pooled standard deviation, (V,): (x̄ - ȳ) / s with
-    s² = ((n-1)s²ₓ + (m-1)s²ᵧ) / (n+m-2) (Cohen 1988, "Statistical Power Analysis", 2.5.1). Needs three values or more.
+    """Compute Cohen's d: the difference of the means over the pooled standard deviation.
+
+    (x̄ - ȳ) / s with s² = ((n-1)s²ₓ + (m-1)s²ᵧ) / (n+m-2) (Cohen 1988, "Statistical Power Analysis", 2.5.1). Needs three
+    values or more.
+
+    Args:
+        pos: (n, V).
+        neg: (m, V).
+
+    Returns:
+        (V,).
     """
     n, m = len(pos), len(neg)
     squares = ((pos - pos.mean(0)) ** 2).sum(0) + ((neg - neg.mean(0)) ** 2).sum(0)
@@ -64,15 +73,23 @@ def cohens_d(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
 
 
 def standardize(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """A difference of means in standard deviations: 0 where there is neither, infinite where only the deviation is 0."""
+    """Divide a difference of means by the standard deviation: 0 where both are 0, infinite where only the latter is."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = difference / np.sqrt(variance)
-    return np.where((difference == 0) & (variance == 0), 0.0, found)
+        quotient = difference / np.sqrt(variance)
+    return np.where((difference == 0) & (variance == 0), 0.0, quotient)
 
 
 def auc(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
-    """(n, V), (m, V) → the probability that one of the first is larger than one of the second, ties counting half, (V,): the
-    Mann-Whitney statistic over n·m (Hanley and McNeil 1982).
+    """Compute the probability that a positive value is larger than a negative one, ties counting half.
+
+    It is the Mann-Whitney statistic over n·m (Hanley and McNeil 1982).
+
+    Args:
+        pos: (n, V).
+        neg: (m, V).
+
+    Returns:
+        (V,), 0 to 1.
     """
     n, m = len(pos), len(neg)
     ranks = rankdata(np.concatenate([pos, neg]), axis=0)[:n].sum(0)
@@ -80,18 +97,25 @@ def auc(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
 
 
 def overlap(pos: np.ndarray, neg: np.ndarray) -> np.ndarray:
-    """(n, V), (m, V) → the common area of two normal densities with their means and standard deviations, (V,), 0 to 1 (Inman and
-    Bradley 1989, "The overlapping coefficient as a measure of agreement between probability distributions").
+    """Compute the common area of two normal densities with the groups' means and standard deviations.
 
-    The densities cross where they are equal, at two points, of which the narrower lies above the wider between them; with equal
-    deviations s they cross half way, and the area is 2Φ(-|x̄ - ȳ| / 2s).
+    Inman and Bradley 1989, "The overlapping coefficient as a measure of agreement between probability distributions".
+    The densities cross at two points, and the narrower one lies above the wider between them; with equal deviations s they cross
+    half way, and the area is 2Φ(-|x̄ - ȳ| / 2s).
+
+    Args:
+        pos: (n, V).
+        neg: (m, V).
+
+    Returns:
+        (V,), 0 to 1.
     """
     return np.array([_overlap(*values) for values in zip(pos.mean(0), _std(pos), neg.mean(0), _std(neg), strict=True)])
 
 
 def _std(x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = x.std(0, ddof=1) if len(x) > 1 else np.zeros(x.shape[1])
-    return found
+    deviation: np.ndarray = x.std(0, ddof=1) if len(x) > 1 else np.zeros(x.shape[1])
+    return deviation
 
 
 def _overlap(mean: float, std: float, other_mean: float, other_std: float) -> float:

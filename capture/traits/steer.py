@@ -1,11 +1,10 @@
-"""The trait-steering job: a model answers a trait's questions, nothing asked of it but them, while a trait's vector is added to what
-a block gives.
+"""The trait-steering job: a model answers a trait's questions while the trait's vector is added to what a block gives.
 
-Added is coefficient · gap · v, v being the unit vector and gap the distance between the means of the two polarities along it
-(`trait_vectors.gap`): coefficient 1 moves a state as far as the trait's instructions moved the mean response. It is added in every
-place from the last token of the prompt on: while the response is generated, whether the model keeps keys and values or reads all
-of it again for every token, and when prompt and response are read to be recorded. So what is recorded is what the tokens were
-drawn from. The last token was drawn and then read by nothing; it is read, and steered, in the recording alone.
+The prompt asks nothing but the question. Added is coefficient · gap · v, with the unit vector v and the distance `gap` between the means
+of the two polarities along it (`trait_vectors.gap`): coefficient 1 moves a state as far as the trait's instructions moved the mean
+response. It is added in every place from the last token of the prompt on: while the response is generated, whether the model keeps
+keys and values or reads everything again for every token, and when prompt and response are read to be recorded. So what is recorded is
+what the tokens were drawn from. The last token is only drawn, and nothing reads it while generating; the recording reads and steers it.
 """
 
 from __future__ import annotations
@@ -38,50 +37,57 @@ KIND = "trait-steering"
 
 @dataclass(frozen=True)
 class Options(generate.Options):
+    """What is steered by which vectors, and how answers are generated."""
+
     trait: dict[str, Any] = field(default_factory=dict)
     """The definition."""
     vectors_run: str = ""
     vectors_hash: str = ""
-    """Of what is added: steering goes on, and shards are merged, with the same alone."""
+    """Of what is added: steering resumes, and shards are merged, only with the same."""
     method: str = "mean_diff"
     component: str = "residual"
     layers: tuple[int, ...] = ()
     coefficients: tuple[float, ...] = (-4, -2, 0, 2, 4)
     questions: tuple[int, ...] = ()
-    """Places of the questions that are asked, in the definition."""
+    """Places of the asked questions in the definition."""
 
     @property
     def parents(self) -> list[str]:
+        """The runs that the new run is made from."""
         return [self.vectors_run]
 
 
 @dataclass(frozen=True)
 class SteeringVector:
+    """A trait's vector as it is added."""
+
     unit: np.ndarray
-    """(D,)"""
+    """(D,), of length 1."""
     gap: float
+    """What coefficient 1 adds of it: the distance between the polarities' mean projections."""
 
 
 @dataclass(frozen=True)
 class SteeringChoice:
-    """What a trait is to be steered by."""
+    """The vectors that a trait is steered by, and why."""
 
     trait: dict[str, Any]
     """The definition."""
     vectors_run: str
     model: ModelInfo
-    """What the vectors are of."""
+    """The model that the vectors were made from."""
     vectors: dict[int, SteeringVector]
     """By layer."""
     questions: list[int]
-    """Those that no vector was made from, or all of the definition's where every one was used."""
+    """Places of the questions that no vector was made from; of all questions where every one was used."""
     method: str
     component: str
     reason: str
-    """What chose the layers."""
+    """Why these layers, in words."""
 
     @property
     def vectors_hash(self) -> str:
+        """A hash of the vectors and their gaps, by layer."""
         digest = xxhash.xxh3_128()
         for layer, v in sorted(self.vectors.items()):
             digest.update(f"{layer} {v.gap!r} ".encode() + v.unit.tobytes())
@@ -91,9 +97,22 @@ class SteeringChoice:
 def choose_vectors(
     root: Path, trait: str, vectors_run: str | None, method: str, component: str, layers: str | Sequence[int] = "mid"
 ) -> SteeringChoice:
-    """The vectors of a trait in a run, or in the newest that has some. `layers`: `mid`, `best` (of the view trait_best), or which.
+    """Choose the vectors that a trait is steered by.
 
-    Raises NotFoundError for a trait, a run, a method, a component or a layer without a vector, with those there, and as `newest` does.
+    Args:
+        root: The warehouse's folder.
+        trait: The trait.
+        vectors_run: A run with its vectors; None: the newest one.
+        method: The method that made them.
+        component: `residual` or `attn_out`.
+        layers: `mid` (the middle layer), `best` (of the view `trait_best`, which also sets method and component), or layer numbers.
+
+    Returns:
+        The vectors and the questions to ask.
+
+    Raises:
+        NotFoundError: A trait, run, method, component or layer has no vector; lists those that have.
+        UsageError: No best layer is known, or it is the embedding, or as `find_latest_run` does.
     """
     with Warehouse(root) as wh:
         vectors_run = vectors_run or find_latest_run(wh, "trait-vectors", trait)
@@ -104,35 +123,34 @@ def choose_vectors(
         ).fetchall()
         if trait not in (traits := sorted({row[5] for row in rows})):
             raise NotFoundError("trait", trait, traits, f"(vectors in run '{vectors_run}')")
-        there = {row[:3]: SteeringVector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
-        why = "the middle layer" if layers == "mid" else "as asked for"
+        available = {row[:3]: SteeringVector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}
+        reason = "the middle layer" if layers == "mid" else "as requested"
         if layers == "best":
-            found = find_best_vector(wh, vectors_run, trait)
-            if found is None:
+            best = find_best_vector(wh, vectors_run, trait)
+            if best is None:
                 raise UsageError(
-                    f"No best layer of {trait} is known: run traces trait evaluate first, or say --layers."
+                    f"No best layer of {trait} is known: run traces trait evaluate first, or name --layers."
                 )
-            if found.layer is None:
-                raise UsageError(f"The best vector of {trait} is of resid.embed, which no block gives: say --layers.")
-            method, component, layers, why = found.method, found.component, [found.layer], found.reason
-        wanted = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
+            if best.layer is None:
+                raise UsageError(f"The best vector of {trait} is of resid.embed, which no block gives: name --layers.")
+            method, component, layers, reason = best.method, best.component, [best.layer], best.reason
+        chosen = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
         for kind, value, place in (("method", method, 0), ("component", component, 1)):
-            if value not in {key[place] for key in there}:
-                raise NotFoundError(
-                    kind, value, sorted({key[place] for key in there}), f"(vectors of {trait}, {vectors_run})"
-                )
-        for layer in wanted:
-            if (method, component, layer) not in there:
-                known = sorted(i for m, c, i in there if (m, c) == (method, component) and i is not None)
+            known = sorted({key[place] for key in available})
+            if value not in known:
+                raise NotFoundError(kind, value, known, f"(vectors of {trait}, {vectors_run})")
+        for layer in chosen:
+            if (method, component, layer) not in available:
+                known = sorted(i for m, c, i in available if (m, c) == (method, component) and i is not None)
                 raise NotFoundError("layer", layer, known, f"(vectors of {trait} by {method}, {vectors_run})")
         definition = wh.cached_run(meta.option("responses_run")[trait]).meta.option("trait")
     questions = meta.option("held_out_questions").get(trait) or list(range(len(definition["questions"])))
-    vectors = {i: there[method, component, i] for i in wanted}
-    return SteeringChoice(definition, vectors_run, meta.model, vectors, questions, method, component, why)
+    vectors = {i: available[method, component, i] for i in chosen}
+    return SteeringChoice(definition, vectors_run, meta.model, vectors, questions, method, component, reason)
 
 
 def source(options: Options) -> Source:
-    """A question for every layer and coefficient."""
+    """Make the source of prompts: each question once for every layer and coefficient."""
     questions = options.trait["questions"]
 
     def rows() -> Iterator[Row]:
@@ -154,8 +172,14 @@ def source(options: Options) -> Source:
 
 
 def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run, job.Forecast]:
-    """`run` and `forecast` with these vectors, by layer, of the space that `ModelInfo.space` names. They raise UsageError for a
-    model of another one.
+    """Make the functions `run` and `forecast` of this job for some vectors.
+
+    Args:
+        vectors: What is added, by layer.
+        space: `ModelInfo.space` of the model that they were made from.
+
+    Returns:
+        Both functions; they raise UsageError for a model with other weights.
     """
 
     def prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
@@ -165,8 +189,8 @@ def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
         generator = Generator(loaded, anatomy.body, options.sampling)
-        places = {layer: _find_steering_point(anatomy, layer, options.component, v) for layer, v in vectors.items()}
-        completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, places)
+        points = {layer: _find_steering_point(anatomy, layer, options.component, v) for layer, v in vectors.items()}
+        completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, points)
         return generate.prepared(KIND, loaded, source, options, anatomy, completing)
 
     return run_job.for_kind(prepared)
@@ -175,13 +199,13 @@ def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run
 @dataclass(frozen=True)
 class _SteeringPoint:
     module: nn.Module
-    """What the vector is added to the output of."""
+    """The vector is added to its output."""
     step: torch.Tensor
-    """(D,), what coefficient 1 adds."""
+    """(D,): what coefficient 1 adds."""
 
 
 def _find_steering_point(anatomy: Anatomy, layer: int, component: str, vector: SteeringVector) -> _SteeringPoint:
-    """Raises UsageError where the model has no such place, or one of another width."""
+    """Find the module whose output a vector is added to; raises UsageError where there is none of that width."""
     layers = anatomy.main.layers
     if not 0 <= layer < len(layers):
         raise UsageError(f"Layer {layer}: the model has blocks 0 to {len(layers) - 1}.")
@@ -203,24 +227,25 @@ def _find_steering_point(anatomy: Anatomy, layer: int, component: str, vector: S
 
 
 class Steered(Completing):
-    """Adds to each sequence what its example's metadata says: layer and coefficient."""
+    """Completes prompts while adding to each sequence the vector that its example's metadata names."""
 
-    def __init__(self, generator: Generator, tokenizer: Any, growth: int, places: Mapping[int, _SteeringPoint]) -> None:
+    def __init__(self, generator: Generator, tokenizer: Any, growth: int, points: Mapping[int, _SteeringPoint]) -> None:
         super().__init__(generator, tokenizer, growth)
-        self._points = places
+        self._points = points
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
-        last = max(s.n_tokens for s in batch.sequences) - 1
-        """Prompts are padded on the left: their last tokens stand in one place."""
+        """Steer while responses are generated, from each prompt's last token on."""
+        last = max(s.n_tokens for s in batch.sequences) - 1  # prompts are padded on the left, so they end in one place
 
         def steered(x: torch.Tensor) -> torch.Tensor:
-            """(1, T, 1). Fewer places than the prompts have are new ones, read after what is kept of those before them."""
+            """Return the mask (1, T, 1); fewer places than the prompts have are new tokens after cached ones."""
             places = torch.arange(x.shape[1], device=x.device)
             return ((places >= last) | (x.shape[1] <= last))[None, :, None].to(x.dtype)
 
         return self._add_vectors(batch, steered)
 
     def reading(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Steer while prompt and response are read to be recorded, from each prompt's last token on."""
         starts = []
         for s in batch.sequences:
             is_response = s.sides["dec"].is_response
@@ -228,7 +253,7 @@ class Steered(Completing):
             starts.append(int(is_response.argmax()) - 1)
 
         def steered(x: torch.Tensor) -> torch.Tensor:
-            """(B, T, 1)"""
+            """Return the mask (B, T, 1)."""
             places = torch.arange(x.shape[1], device=x.device)
             return (places[None] >= torch.tensor(starts, device=x.device)[:, None])[..., None].to(x.dtype)
 
@@ -236,13 +261,13 @@ class Steered(Completing):
 
     @contextmanager
     def _add_vectors(self, batch: Batch, mask: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        known = [s.example.row.metadata for s in batch.sequences]
+        metadata = [s.example.row.metadata for s in batch.sequences]
         with ExitStack() as stack:
-            for layer, place in self._points.items():
-                each = [k["coefficient"] if k["layer"] == layer else 0.0 for k in known]
-                if any(each):
-                    # before the recorder's own hooks: they are to see what the next block reads
-                    hook = place.module.register_forward_hook(_make_hook(place.step, each, mask), prepend=True)
+            for layer, point in self._points.items():
+                coefficients = [m["coefficient"] if m["layer"] == layer else 0.0 for m in metadata]
+                if any(coefficients):
+                    # before the recorder's own hooks, so that they see what the next block reads
+                    hook = point.module.register_forward_hook(_make_hook(point.step, coefficients, mask), prepend=True)
                     stack.callback(hook.remove)
             yield
 

@@ -56,7 +56,7 @@ def test_without_a_judge_or_a_threshold_all_count_and_it_says_so(root: Path) -> 
             add_judge(root, "j", "r", RESPONSES, [0.0] * 12)
         found = selected(root, threshold=None) if judged else selected(root)
         assert found.judge_run is None and len(found.keys) == 12 and found.questions == [0, 1, 2, 3, 4, 5]
-        assert "no filter" in found.summary()
+        assert "no filter" in found.summary
 
 
 def test_each_response_by_itself_is_filtered_by_score_and_coherence(root: Path) -> None:
@@ -84,10 +84,9 @@ def test_each_response_by_itself_is_filtered_by_score_and_coherence(root: Path) 
         "to a question without one of the other polarity": 3,
     }
     assert (
-        "3 positive and 3 negative responses to 3 questions" in found.summary()
-        and "1 without a score" in found.summary()
+        "3 positive and 3 negative responses to 3 questions" in found.summary and "1 without a score" in found.summary
     )
-    assert "filter questions, each response by itself: positive 50 or more, negative below 50" in found.summary()
+    assert "filter questions, each response by itself: positive 50 or more, negative below 50" in found.summary
     assert selected(root, rule="questions", threshold=51.0).questions == [1, 4, 5], (
         "at 51 a negative 50 is below, and a positive 50 not above"
     )
@@ -121,8 +120,8 @@ def test_pairs_are_those_of_the_published_mask(tmp_path: Path, threshold: int) -
     found = selected(tmp_path, threshold=float(threshold))
     assert set(found.keys) == want and want and found.positive.sum() * 2 == len(found.keys)
     assert sum(found.dropped.values()) == len(responses) - len(want)
-    says = f"filter pairs, of each positive response .* positive {threshold} or more, negative below {100 - threshold}, both with"
-    assert re.search(says, found.summary())
+    says = f"filter pairs, a positive response .* positive {threshold} or more, negative below {100 - threshold}, both with"
+    assert re.search(says, found.summary)
 
 
 def test_where_no_pair_counts_it_is_said(root: Path) -> None:
@@ -201,7 +200,9 @@ def test_questions_are_held_out_by_a_seed(root: Path) -> None:
         left = found.question != gone
         fewer = replace(found, positive=found.positive[left], question=found.question[left])
         kept = set(held[0]) - {gone}
-        assert kept <= set(response_activations.choose_held_out(fewer, 0.34, 0)), "a question that goes takes no other with it"
+        assert kept <= set(response_activations.choose_held_out(fewer, 0.34, 0)), (
+            "a question that goes takes no other with it"
+        )
 
 
 # -- means -------------------------------------------------------------------------------------------------------------
@@ -281,4 +282,6 @@ def test_two_samples_of_an_example_are_two_responses(tmp_path: Path) -> None:
     found = selected(tmp_path)
     assert len(found.keys) == 12 and {s for _, s in found.keys} == {0, 1}
     at = {(r.example_id, r.sample): i for i, r in enumerate(responses)}
-    np.testing.assert_array_equal(ResponseMeans(store, found.keys).vectors("residual", 1), x[[at[k] for k in found.keys]])
+    np.testing.assert_array_equal(
+        ResponseMeans(store, found.keys).vectors("residual", 1), x[[at[k] for k in found.keys]]
+    )

@@ -174,7 +174,7 @@ def test_an_interrupted_evaluation_goes_on_and_gives_what_an_undisturbed_one_doe
 
 
 def test_what_cannot_be_evaluated_is_told(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Run 'r' is of kind trait-responses: what is evaluated"):
+    with pytest.raises(UsageError, match="Run 'r' is of kind trait-responses, and only runs of kind trait-vectors"):
         evaluate(root, "r")
     responses = grid(4)
     add_responses(tmp_path, "r", responses, {("mean.resid.post_mlp", 0): planted(responses, DIRECTION, 1)})
@@ -191,7 +191,7 @@ def test_what_cannot_be_evaluated_is_told(root: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="No run 'r'"):
         evaluate(tmp_path, "v")
     add_responses(tmp_path, "r", responses, {("mean.resid.post_mlp", 0): planted(responses, DIRECTION, 2)})
-    with pytest.raises(UsageError, match="Run 'r' is not the one that 'v' was made from"):
+    with pytest.raises(UsageError, match="Run 'r' has been replaced since 'v' was made from it"):
         evaluate(tmp_path, "v")
 
 
@@ -229,7 +229,8 @@ def test_the_newest_run_of_a_trait_is_meant_and_models_are_not_mixed(tmp_path: P
     add_responses(tmp_path, "generated", few, mean, kind="generate", minute=9)
     with Warehouse(tmp_path) as wh:
         assert (
-            find_latest_run(wh, "trait-responses", "loud") == "new" and find_latest_run(wh, "trait-responses", "terse") == "terse"
+            find_latest_run(wh, "trait-responses", "loud") == "new"
+            and find_latest_run(wh, "trait-responses", "terse") == "terse"
         )
         with pytest.raises(NotFoundError, match="of trait 'lou'. Did you mean loud"):
             find_latest_run(wh, "trait-responses", "lou")
@@ -240,7 +241,7 @@ def test_the_newest_run_of_a_trait_is_meant_and_models_are_not_mixed(tmp_path: P
             find_latest_run(wh, "trait-vectors", "loud")
     add_responses(tmp_path, "other", few, mean, body="b", model="second", minute=4)
     with Warehouse(tmp_path) as wh:
-        says = re.escape("other (second), new (first), old (first). Say which, with --model or --responses")
+        says = re.escape("other (second), new (first), old (first). Choose one with --model or --responses")
         with pytest.raises(UsageError, match=says):
             find_latest_run(wh, "trait-responses", "loud")
         assert find_latest_run(wh, "trait-responses", "loud", "first") == "new"

@@ -229,14 +229,14 @@ def test_who_may_have_to_be_paid(monkeypatch: pytest.MonkeyPatch) -> None:
         (error(429, "quota", code="insufficient_quota"), False, "HTTP 429"),
         (error(401, "bad key"), False, "HTTP 401"),
         (error(404, "no such model"), False, "no such model"),
-        (garbage(b'{"cho'), True, "something else"),
-        (garbage(b"<html>", "text/html"), True, "something else"),
-        (garbage(b"{}"), True, "something else"),
-        (garbage(b'{"choices": []}'), True, "something else"),
-        (garbage(b'{"choices": [{"message": {"content": 7}}]}'), True, "something else"),
-        (garbage(b'{"choices": [{"message": null}]}'), True, "something else"),
-        (garbage(b'[{"choices": 3}]'), True, "something else"),
-        (garbage(b"null"), True, "something else"),
+        (garbage(b'{"cho'), True, "not a completion"),
+        (garbage(b"<html>", "text/html"), True, "not a completion"),
+        (garbage(b"{}"), True, "not a completion"),
+        (garbage(b'{"choices": []}'), True, "not a completion"),
+        (garbage(b'{"choices": [{"message": {"content": 7}}]}'), True, "not a completion"),
+        (garbage(b'{"choices": [{"message": null}]}'), True, "not a completion"),
+        (garbage(b'[{"choices": 3}]'), True, "not a completion"),
+        (garbage(b"null"), True, "not a completion"),
         (lambda _: (0, {}, b""), True, "cannot be reached"),
         (error(400, "flagged"), False, "HTTP 400: flagged"),
     ],
@@ -248,7 +248,7 @@ def test_a_fault_says_what_it_was_and_whether_to_ask_again(fault: Callable, agai
             judge.ask("?")
         assert caught.value.retryable == again
         assert caught.value.retry_after == (7 if told == "HTTP 429" and again else None)
-        assert caught.value.this_prompt_only == (told in ("something else", "HTTP 400: flagged"))
+        assert caught.value.this_prompt_only == (told in ("not a completion", "HTTP 400: flagged"))
         assert judge.ask("?").score == 5
 
 
@@ -343,7 +343,7 @@ def test_a_redirect_is_not_followed(spec: str, status: int, monkeypatch: pytest.
             monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
             judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
             with pytest.raises(
-                JudgeRequestError, match=f"^HTTP {status}: it sends the request on to {other.url}.*not followed"
+                JudgeRequestError, match=f"^HTTP {status}: it redirects to {other.url}.*not followed"
             ) as caught:
                 judge.ask("?")
             assert len(front.seen) == 1
@@ -407,7 +407,7 @@ def test_what_is_no_answer(spec: str, body: bytes, monkeypatch: pytest.MonkeyPat
     with serve(garbage(body)) as front:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
         judge = open_judge(spec if spec == "anthropic:m" else f"{front.url}/v1:m")
-        with pytest.raises(JudgeRequestError, match="^it answered with something else than a completion$") as caught:
+        with pytest.raises(JudgeRequestError, match="^its answer is not a completion$") as caught:
             judge.ask("?")
     assert (caught.value.retryable, caught.value.this_prompt_only) == (True, True)
 
@@ -445,7 +445,7 @@ def test_an_errors_body_makes_one_line(spec: str, body: bytes, monkeypatch: pyte
 def test_what_the_environment_names_wrongly(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UsageError, match="^openai:m cannot be asked, because of its address, or of a proxy") as caught:
+    with pytest.raises(UsageError, match="^openai:m cannot be used, because of its address, or of a proxy") as caught:
         open_judge("openai:m")
     assert "secret" not in str(caught.value)
 
@@ -515,10 +515,10 @@ def test_a_key_may_lie_in_a_file_dot_env(monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"OPENAI_API_KEY=sk-\xff\xfe", r"\.env is not UTF-8 \(byte \d+\): write it so, or set OPENAI_API_KEY in the environment\.$"),
-        (b'OPENAI_API_KEY="sk-1\nsk-2"', r"^OPENAI_API_KEY holds characters that are in no key\.$"),
-        (b"OPENAI_API_KEY=sk-\0", r"^OPENAI_API_KEY holds characters that are in no key\.$"),
-        ("OPENAI_API_KEY=ключ".encode(), r"^OPENAI_API_KEY holds characters that are in no key\.$"),
+        (b"OPENAI_API_KEY=sk-\xff\xfe", r"\.env is not UTF-8 \(byte \d+\): save it as UTF-8, or set OPENAI_API_KEY in the environment\.$"),
+        (b'OPENAI_API_KEY="sk-1\nsk-2"', r"^OPENAI_API_KEY contains characters that no key has\.$"),
+        (b"OPENAI_API_KEY=sk-\0", r"^OPENAI_API_KEY contains characters that no key has\.$"),
+        ("OPENAI_API_KEY=ключ".encode(), r"^OPENAI_API_KEY contains characters that no key has\.$"),
     ],
 )  # fmt: skip
 def test_a_file_dot_env_that_holds_no_key(
@@ -738,10 +738,10 @@ def test_a_local_judges_probabilities_are_those_of_whole_numbers(
 ) -> None:
     judge = local(kind, chat)
     prompt = "What do 3 lamps cost?"
-    assert judge._together
+    assert judge._single_pass
     assert len(judge._tree.rows) == rows + (not chat)  # without a template, the space before the number is a token
     expected = by_hand(judge, prompt)
-    found = judge._chances(judge._log_probs(judge._read(prompt)))
+    found = judge._probabilities(judge._log_probs(judge._token_ids(prompt)))
     assert found.keys() == expected.keys()
     for n in found:
         assert found[n] == pytest.approx(expected[n], rel=1e-3, abs=1e-9)  # float32, in another order
@@ -779,9 +779,9 @@ def test_a_model_that_is_sure_is_read_as_sure(local: Callable) -> None:
 
 def test_numbers_read_apart_give_the_same(local: Callable) -> None:
     judge = local()
-    ids = judge._read("How much?")
+    ids = judge._token_ids("How much?")
     together = judge._log_probs(ids)
-    judge._together = False
+    judge._single_pass = False
     assert torch.allclose(together, judge._log_probs(ids), atol=1e-4)
 
 

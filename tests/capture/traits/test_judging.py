@@ -285,7 +285,7 @@ def test_a_judge_that_never_answers_ends_it_and_what_it_did_answer_is_kept(
         with pytest.raises(TracesError, match=told) as caught:
             judge_run.judge_run(tmp_path, "r", judge, name="r-judged", concurrency=1)
         assert len(front.seen) == 46 + asked
-        assert "23 of 40 responses are judged, and kept: run the same command again to go on" in str(caught.value)
+        assert "23 of 40 responses are judged and kept. Run the same command again to resume" in str(caught.value)
         assert staged_runs(tmp_path) == ["r-judged"]
         assert judge_run.estimate(tmp_path, "r", "r-judged").requests == 34
         for path in tmp_path.rglob("*"):
@@ -339,7 +339,7 @@ def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest
         assert found[i][4] == (80 if i in (25, 27, 29) else None)
         assert (found[i][6], found[i][7]) == (False, None if found[i][4] is None else "number")
     why = {i: found[i][8] for i in HOSTILE}
-    garbled = "[no answer: it answered with something else than a completion (6 tries)]"
+    garbled = "[no answer: its answer is not a completion (6 tries)]"
     assert why[3] == why[5] == why[8] == garbled
     assert why[11] == "[no answer: its answer has more than 1,048,576 bytes (6 tries)]"
     assert why[14] == "[no answer: HTTP 400: flagged \ufffd[2J by a filter]"
@@ -348,8 +348,8 @@ def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest
     assert why[23] == "[no answer: its answer cannot be decompressed (6 tries)]"
     assert (why[25], why[27], why[31]) == ("80 \ufffd\0", "80", "9" * 5000)
     assert notes == [
-        f"{front.url}/v1:m has no answer to 8 of 40 responses, which trait_answer and coherence_answer say why of; the first, e0003 "
-        "(seq 0): it answered with something else than a completion (6 tries)"
+        f"{front.url}/v1:m has no answer to 8 of 40 responses; trait_answer and coherence_answer give the reasons. The first, e0003 "
+        "(seq 0): its answer is not a completion (6 tries)"
     ]
     assert seen[-1].unanswered == 8
     assert all(c.passed is not False for c in validate(run_dir(tmp_path, "r-judged")))
@@ -358,7 +358,7 @@ def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (garbage(b"{}"), r"it answered with something else than a completion \(6 tries\), 16 responses in a row"),
+        (garbage(b"{}"), r"its answer is not a completion \(6 tries\), 16 responses in a row"),
         (error(400, "no such\nparameter"), "HTTP 400: no such parameter, 16 responses in a row"),
     ],
 )
@@ -369,7 +369,7 @@ def test_a_judge_that_answers_nothing_any_more_ends_it(
     monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 40)
     with serve(fault, *[answer] * 40) as front:
-        with pytest.raises(TracesError, match=f"does not answer: {told}. 20 of 40 responses are judged, and kept"):
+        with pytest.raises(TracesError, match=f"does not answer: {told}. 20 of 40 responses are judged and kept"):
             run(tmp_path, front, concurrency=1)
         asked = len(front.seen)
         assert judge_run.estimate(tmp_path, "r", "r-judged").requests == 40
@@ -383,7 +383,7 @@ def test_a_judge_that_answers_nothing_at_all_makes_no_run(tmp_path: Path, monkey
     responses(tmp_path, 3)
     with (
         serve(garbage(b"{}")) as front,
-        pytest.raises(TracesError, match="3 responses in a row. Nothing is judged, and"),
+        pytest.raises(TracesError, match="3 responses in a row. Nothing was judged or"),
     ):
         run(tmp_path, front)
 
@@ -415,7 +415,7 @@ def test_a_judge_without_numbers_is_told_of_early(tmp_path: Path) -> None:
     with serve(lambda _: completion("As a judge, I like\nit.")) as front:
         run(tmp_path, front, note=notes.append)
     assert notes == [
-        f"{front.url}/v1:m gave none of the first 16 responses a score; it answered, for one: 'As a judge, I like it.'"
+        f"{front.url}/v1:m gave none of the first 16 responses a score; one of its answers: 'As a judge, I like it.'"
     ]
     found = rows(tmp_path)
     assert all(row[4:8] == (None, None, False, None) for row in found)
@@ -430,7 +430,7 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
         for name, told in (
             ("plain", "is of kind generate"),
             ("empty", "has no responses"),
-            ("untold", "judges look at"),
+            ("untold", "judges score"),
             ("no", "No run 'no'"),
         ):
             with pytest.raises(UsageError, match=told):
@@ -467,10 +467,10 @@ def test_a_fault_before_any_answer_keeps_nothing(tmp_path: Path) -> None:
 
         def ask(self, prompt: str) -> Verdict:
             raise JudgeRequestError(
-                "the judging prompt has 9 tokens, and the model reads 4", again=False, this_prompt=True
+                "the judging prompt has 9 tokens, and the model reads 4", retryable=False, this_prompt_only=True
             )
 
-    with pytest.raises(TracesError, match="Nothing is judged, and nothing kept"):
+    with pytest.raises(TracesError, match="Nothing was judged or kept"):
         judge_run.judge_run(tmp_path, "r", Full(), name="j")
     assert not paths.staging_dir(tmp_path, "j").exists()
 
