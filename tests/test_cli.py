@@ -178,6 +178,7 @@ def test_bad_input_is_one_clear_line(
     clear(capture("--text", small, "--run", "taken"), 2, "Run 'taken' already exists", "traces runs rm taken")
 
 
+@pytest.mark.slow
 def test_models_that_are_not_there(traces: Callable, tmp_path: Path, small: Path) -> None:
     def of(model: str, **env: str):
         args = ("capture", "next-token", "--model", model, "--text", small, "-w", tmp_path / "runs")
@@ -221,7 +222,7 @@ def slow_start(tiny_folder: Callable, tmp_path: Path) -> Callable[[], subprocess
     return start
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     slow_start: Callable, traces: Callable, tmp_path: Path, how: signal.Signals
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_dry_run_writes_nothing(traces: Callable, root: Path, tiny_folder: Cal
     assert not run_dir(root, "dry").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_fine_tuning_goes_on(traces: Callable, root: Path, encoder: Path, tmp_path: Path) -> None:
     """SIGKILL once there is a checkpoint; the same command ends with the weights of an undisturbed one."""
     base = ["finetune", "mcq", "--model", encoder, "--epochs", "40", "--batch-size", "1", "--lr", "1e-3"]

@@ -70,6 +70,7 @@ def test_the_real_model_end_to_end(real_root: Path, smollm2) -> None:
     assert " Paris" in france[0]
 
 
+@pytest.mark.slow
 def test_the_real_model_in_bfloat16(tmp_path: Path, capture_tiny: Callable, smollm2) -> None:
     loaded = loading.load("smollm2", device="cpu", dtype="bfloat16")
     store = capture_tiny(tmp_path / "runs", loaded=loaded, max_len=24)

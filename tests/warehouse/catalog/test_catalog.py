@@ -226,6 +226,7 @@ def test_arrows_point_one_way() -> None:
             ), path
 
 
+@pytest.mark.slow
 def test_two_captures_at_once_into_one_warehouse(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
     lines = DATA / "lighthouse.txt"
     command = [sys.executable, "-m", "capture.cli.main", "capture", "next-token", "--model", str(tiny_folder("llama")),

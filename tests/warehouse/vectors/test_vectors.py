@@ -374,6 +374,7 @@ def _add_in_process(root: str, run: str) -> None:
     ingest.add(Path(root), run, index_spec.parse("resid.post_mlp@1"))
 
 
+@pytest.mark.slow
 def test_several_processes_fill_one_table_at_once(tmp_path: Path) -> None:
     runs = [f"r{i}" for i in range(4)]
     for seed, run in enumerate(runs):
@@ -412,9 +413,9 @@ def test_who_waits_is_told_why_and_readers_do_not_wait(tmp_path: Path) -> None:
         ("resid.post_mpl@1", NotFoundError, "Did you mean resid.post_mlp"),
         ("resid.pre_attn@1", UsageError, "layer L of it is resid.post_mlp of layer L-1"),
         ("attn@1", UsageError, "as long as its text"),
-        ("resid.post_mlp@x", UsageError, "after @ come layers"),
-        ("resid.post_mlp@7", UsageError, "no resid.post_mlp in layer 7, but in 1, 2"),
-        ("q@1", UsageError, "q is not stored; what is, and can be indexed: resid.post_mlp"),
+        ("resid.post_mlp@x", UsageError, "write layers after @"),
+        ("resid.post_mlp@7", UsageError, "resid.post_mlp is not stored in layer 7, but in 1, 2"),
+        ("q@1", UsageError, "q is not stored. Stored, and can be indexed: resid.post_mlp"),
         ("enc.resid.post_mlp@1", UsageError, "not stored"),
     ],
 )
@@ -429,7 +430,7 @@ def test_a_table_is_not_given_other_settings_by_the_way(tmp_path: Path) -> None:
     for seed, run in enumerate(("one", "two")):
         synthetic.add_vectors(tmp_path, run, {1: vectors(seed)}, LENGTHS)
     add(tmp_path, "one", centred=True)
-    with pytest.raises(UsageError, match="is there with centred True. To change it: traces index rebuild made_resid"):
+    with pytest.raises(UsageError, match="exists with centred True. To change it: traces index rebuild made_resid"):
         add(tmp_path, "two", centred=False)
     add(tmp_path, "two")
     t = table(tmp_path)
