@@ -13,8 +13,15 @@ from warehouse.storage.manifest import LayerAttention
 
 
 def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.ndarray:
-    """(H, T, d) and (H, S, d) to float32 (H, T, S); rows sum to 1, or to less where the layer has sinks. Computed in float32
-    whatever the inputs are.
+    """Compute attention probabilities in float32, whatever the dtype of the inputs.
+
+    Args:
+        q: Queries, (H, T, d).
+        k: Keys, (H, S, d).
+        layer: How the layer turns scores into attention.
+
+    Returns:
+        float32 (H, T, S); rows sum to 1, or to less where the layer has sinks.
     """
     scores = np.matmul(q.astype(np.float32), k.astype(np.float32).swapaxes(-1, -2))
     scores *= np.float32(layer.scale)
@@ -25,7 +32,7 @@ def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.nda
     hidden = _hidden_positions(scores.shape[-2], scores.shape[-1], layer)
     if hidden is not None:
         scores[..., hidden] = -np.inf
-    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)  # of a sequence without tokens
+    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)  # `initial` is for sequences without tokens
     sinks = None if layer.sinks is None else np.asarray(layer.sinks, np.float32)[:, None, None]
     if sinks is not None:
         peak = np.maximum(peak, sinks)
@@ -39,18 +46,25 @@ def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.nda
 
 
 def select_heads(layer: LayerAttention, heads: slice) -> LayerAttention:
-    """The same for some of the query heads."""
+    """Return how some of a layer's query heads turn scores into attention."""
     return layer if layer.sinks is None else layer.model_copy(update={"sinks": layer.sinks[heads]})
 
 
 def per_query_head(x: np.ndarray, n_heads: int) -> np.ndarray:
-    """Grouped keys or values, (H_kv, T, d), repeated for each query head: (H, T, d)."""
+    """Repeat grouped keys or values, (H_kv, T, d), for each query head: (H, T, d)."""
     return np.repeat(x, n_heads // len(x), axis=0)
 
 
 def unpack_pairs(pairs: np.ndarray, rows: str, width: int = 0) -> np.ndarray:
-    """Stored attention, (pairs, H), row by row of the matrix: its lower triangle (`rows` is `triangle`), all of a square one
-    (`square`), or one that is `width` wide (`cross`). To float32 (H, T, T) or (H, T, width).
+    """Unpack stored attention into matrices.
+
+    Args:
+        pairs: Probabilities of (query, key) pairs, (pairs, H), row by row of the matrix.
+        rows: Which pairs they are: `triangle` (the lower one), `square`, or `cross`.
+        width: Tokens of the encoder, for `cross`.
+
+    Returns:
+        float32 (H, T, T), or (H, T, width) for `cross`.
     """
     count, heads = pairs.shape
     if rows == TRIANGLE:
@@ -63,12 +77,12 @@ def unpack_pairs(pairs: np.ndarray, rows: str, width: int = 0) -> np.ndarray:
 
 
 def triangle_side(pairs: int) -> int:
-    """T, of a lower triangle with that many pairs."""
+    """Return T, the side of a lower triangle with that many pairs."""
     return round(((8 * pairs + 1) ** 0.5 - 1) / 2)
 
 
 def _hidden_positions(t: int, s: int, layer: LayerAttention) -> np.ndarray | None:
-    """(T, S): True where a query may not look."""
+    """Return the mask (T, S) of positions that a query may not see; None where it sees all."""
     if not layer.causal and layer.window is None:
         return None
     distance = np.arange(t)[:, None] - np.arange(s)[None, :]

@@ -1,8 +1,8 @@
-"""Token-packed safetensors shards: lay one out, fill one in place, slice one through a memory map.
+"""Token-packed safetensors shards: lay one out, fill it in place, slice it through a memory map.
 
 A shard holds each tensor once, rows of all its examples end to end, no padding. How many rows each will have is known
 before the first one is computed (texts are tokenized first), so every tensor has its place in the file from the start
-and each batch is written straight there: a shard never exists in memory.
+and each batch is written straight there: a shard is never held in memory.
 
 The file is plain safetensors: 8 bytes of header length, a JSON header, the tensors' bytes. Writing the header by hand is
 what lets rows arrive batch by batch; `safetensors.safe_open` reads the result like any other file.
@@ -18,11 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from warehouse.errors import CorruptRunError
+from warehouse.schema.sites import TOKEN
 from warehouse.storage import strict_json
 from warehouse.storage.files import open_file
 
@@ -31,28 +33,44 @@ DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F32": np.dtype(np.float32),
 }
-"""safetensors' names of the dtypes that runs hold."""
+"""The dtypes that runs hold, by safetensors' names."""
 
 NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-"""The same by torch's names."""
+"""safetensors' names of those dtypes, by torch's names."""
 
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True)
 class TensorSpec:
+    """What the rows of a stored tensor are made of."""
+
     dtype: str
+    """As safetensors names it."""
     row_shape: tuple[int, ...]
+    row_kind: str = TOKEN
+    """What a row is, as `warehouse.schema.sites` names it: a token, a pair of tokens, …"""
 
     @property
     def row_bytes(self) -> int:
+        """The size of a row, in bytes."""
         return int(np.prod(self.row_shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
 
 
 class ShardFile:
-    """A shard being filled. `put` may come in any order of tensors and rows; all rows must have come before `close`."""
+    """A shard being filled: `put` takes tensors and rows in any order, and `close` checks that all have come."""
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorSpec], rows: Mapping[str, int]) -> None:
+        """Create the file and write its header.
+
+        Args:
+            path: The file; an existing one is replaced.
+            tensors: The dtype and row shape of every tensor, by name.
+            rows: The number of rows of every tensor.
+
+        Raises:
+            ValueError: There are so many tensors that the header would be over safetensors' limit.
+        """
         header: dict[str, object] = {"__metadata__": {"format": "np"}}
         self._offsets: dict[str, int] = {}
         self._tensors = dict(tensors)
@@ -79,7 +97,16 @@ class ShardFile:
             raise
 
     def put(self, name: str, row: int, array: np.ndarray) -> None:
-        """Writes `array` (n, *row_shape), C-contiguous and of the tensor's dtype, as rows `row` to `row + n`."""
+        """Write rows of a tensor.
+
+        Args:
+            name: The tensor.
+            row: The first row to write.
+            array: (n, *row_shape), C-contiguous and of the tensor's dtype.
+
+        Raises:
+            ValueError: The array has another dtype or shape.
+        """
         spec = self._tensors[name]
         if array.dtype != DTYPES[spec.dtype] or array.shape[1:] != spec.row_shape:
             raise ValueError(f"{name}: got {array.dtype}{array.shape[1:]}, its shard holds {spec}")
@@ -88,7 +115,11 @@ class ShardFile:
         self._missing[name] -= len(array)
 
     def close(self) -> None:
-        """Makes the shard durable. Raises ValueError where rows are missing."""
+        """Make the shard durable.
+
+        Raises:
+            ValueError: Rows are missing.
+        """
         short = {name: n for name, n in self._missing.items() if n}
         if short:
             raise ValueError(f"{self.path.name} is not full: rows missing {short}")
@@ -96,7 +127,7 @@ class ShardFile:
         self.abandon()
 
     def abandon(self) -> None:
-        """Closes the file as it is; the journal doesn't name it, so the next process writes it anew."""
+        """Close the file as it is; no journal line names it, so the next process writes it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -109,10 +140,14 @@ def _write_at(fd: int, data: memoryview, offset: int) -> None:
 
 
 class Blob:
-    """A shard open for reading: `rows` are views of the memory map, copied nowhere and read-only."""
+    """A shard open for reading: its rows are read-only views of a memory map."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `CorruptRunError` for a file that is missing, cut short, or no safetensors file."""
+        """Map the file and read its header.
+
+        Raises:
+            CorruptRunError: The file is missing, cut short, or not safetensors.
+        """
         self.path = path
         try:
             with open_file(path) as f:
@@ -127,32 +162,42 @@ class Blob:
         length = int.from_bytes(self._map[:8], "little")
         if length > min(_MAX_HEADER, size - 8):
             raise CorruptRunError(f"{path} is cut short or not safetensors: it announces a header of {length} bytes.")
+        self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        """Every tensor's dtype and shape."""
+        self._starts: dict[str, int] = {}
+        self._views: dict[str, np.ndarray] = {}
         try:
             header = strict_json.parse(self._map[8 : 8 + length])
             header.pop("__metadata__", None)
-            self.tensors = {name: (t["dtype"], tuple(t["shape"])) for name, t in header.items()}
             end = max((t["data_offsets"][1] for t in header.values()), default=0)
-            if size != 8 + length + end:
-                raise CorruptRunError(
-                    f"{path} has {size} bytes where its header tells of {8 + length + end}: cut short or altered."
-                )
-            self._starts = {name: 8 + length + int(t["data_offsets"][0]) for name, t in header.items()}
-            self._views: dict[str, np.ndarray] = {}
-            for name, (dtype, shape) in self.tensors.items():
-                start, stop = header[name]["data_offsets"]
-                if (
-                    dtype not in DTYPES
-                    or not 0 <= start <= stop
-                    or stop - start != math.prod(shape) * DTYPES[dtype].itemsize
-                ):
-                    raise ValueError(f"{name} has {stop - start} bytes")
-        except CorruptRunError:
-            raise
+            whole = size == 8 + length + end
+            for name, entry in header.items() if whole else ():
+                self._add(name, entry, 8 + length)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
-            raise CorruptRunError(f"{path} has a header that is no safetensors header: {e!r}.") from None
+            raise CorruptRunError(f"{path} has a header that is not safetensors: {e!r}.") from None
+        if not whole:
+            raise CorruptRunError(
+                f"{path} has {size} bytes where its header says {8 + length + end}: cut short or altered."
+            )
+
+    def _add(self, name: str, entry: dict[str, Any], base: int) -> None:
+        """Take over a tensor of the header; `base` is where the tensors' bytes begin in the file.
+
+        Raises:
+            ValueError: The tensor's shape does not fit its bytes.
+        """
+        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if dtype not in DTYPES or not 0 <= start <= stop or stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
+            raise ValueError(f"{name} has {stop - start} bytes")
+        self.tensors[name] = (dtype, shape)
+        self._starts[name] = base + int(start)
 
     def tensor(self, name: str) -> np.ndarray:
-        """All its rows, `(n, *row_shape)`, a view."""
+        """Return all rows of a tensor, (n, *row_shape), a view.
+
+        Raises:
+            CorruptRunError: The shard has no such tensor.
+        """
         if name not in self._views:
             if name not in self.tensors:
                 raise CorruptRunError(f"{self.path} has no tensor {name}.")
@@ -162,10 +207,14 @@ class Blob:
         return self._views[name]
 
     def rows(self, tensor: str, start: int, end: int) -> np.ndarray:
-        """`(end - start, *row_shape)`, a view."""
+        """Return rows `start` to `end` of a tensor, (end - start, *row_shape), a view.
+
+        Raises:
+            CorruptRunError: The tensor does not have those rows.
+        """
         view = self.tensor(tensor)
         if not 0 <= start <= end <= len(view):
-            raise CorruptRunError(f"{self.path}: {tensor} has {len(view)} rows, rows {start} to {end} are asked for.")
+            raise CorruptRunError(f"{self.path}: {tensor} has {len(view)} rows, not rows {start} to {end}.")
         return view[start:end]
 
     def __enter__(self) -> Blob:

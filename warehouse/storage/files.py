@@ -1,4 +1,4 @@
-"""Writing files that are there whole or not at all, and survive a power cut once we say they are."""
+"""Files and folders: written whole or not at all, durable on return, deleted without following links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONG_AGO = 24 * 3600
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path`, fsyncs, and renames over it."""
+    """Write a file whole or not at all: beside `path`, fsynced, then renamed over it."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as f:
@@ -39,21 +39,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Returns a hidden name beside `path` for what is to be renamed to it; it says which process of which host is writing."""
+    """Return a hidden name beside `path` for a file that will be renamed to it; the name holds the writing host and process."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}.tmp")
 
 
 def delete_stale_temporaries(folder: Path) -> list[Path]:
-    """Deletes the temporary files and folders in `folder` whose process has died, and returns what they were."""
+    """Delete the temporary files and folders in `folder` whose process has died, and return their paths."""
     if folder.is_symlink() or not folder.is_dir():
         return []
-    gone = [p for p in folder.iterdir() if _is_left_behind(p)]
-    for path in gone:
+    stale = [p for p in folder.iterdir() if _is_left_behind(p)]
+    for path in stale:
         delete(path)
-    return gone
+    return stale
 
 
 def _is_left_behind(path: Path) -> bool:
+    """Return whether a path is a temporary file of a process that has died."""
     match = _TEMPORARY.fullmatch(path.name)
     if match is None:
         return False
@@ -66,14 +67,15 @@ def _is_left_behind(path: Path) -> bool:
         os.kill(int(match[2]), 0)
     except ProcessLookupError:
         return True
-    except (OverflowError, PermissionError):  # no number of a process; a process of somebody else
+    except (OverflowError, PermissionError):  # not the number of a process; another user's process
         return False
     return False
 
 
 def delete(path: Path) -> None:
-    """Deletes a file, a folder with all that is in it, or a symbolic link, never what a link leads to. What another process
-    is deleting at the same time is no error.
+    """Delete a file, a folder with all that is in it, or a symbolic link, but never the target of a link.
+
+    It is no error if another process is deleting the same at the same time.
     """
     for _ in range(100):
         try:
@@ -82,17 +84,18 @@ def delete(path: Path) -> None:
             else:
                 path.unlink(missing_ok=True)
             return
-        except FileNotFoundError:  # somebody else was faster with something in it
+        except FileNotFoundError:  # another process has deleted something in it
             continue
 
 
 def release_lock(lock: filelock.BaseFileLock) -> None:
-    """Gives a lock back, and deletes its file first, so that nobody can hold what is deleted: who waits for it looks again."""
+    """Delete a lock's file and release the lock, in this order, so that no process can hold a deleted file."""
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
 def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -101,13 +104,13 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable: a rename or a new file is only safe once its folder is synced."""
+    """Make the names in a folder durable: a rename or a new file is only safe once its folder is synced."""
     if os.name == "posix":
         sync_file(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system cannot do that. Durable on return, but for the name."""
+    """Link a file under another name, or copy it where the file system has no links; durable but for the name."""
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -117,7 +120,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens a file to read its bytes. Raises OSError for what is none: whoever opens a named pipe would wait without end."""
+    """Open a file to read its bytes.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: It cannot be opened, or is not a file; opening a named pipe would wait without end.
+    """
     f = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
         f.close()
@@ -126,13 +136,13 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_file(path: Path) -> bytes:
-    """Returns a file's bytes. Raises OSError as `open_file` does."""
+    """Return a file's bytes; raise OSError as `open_file` does."""
     with open_file(path) as f:
         return f.read()
 
 
 def file_checksum(path: Path) -> str:
-    """xxh3-128 of a file's bytes, in hex."""
+    """Return the xxh3-128 of a file's bytes, in hex."""
     digest = xxhash.xxh3_128()
     with open_file(path) as f:
         while chunk := f.read(1 << 22):
@@ -141,5 +151,5 @@ def file_checksum(path: Path) -> str:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
+    """Return the size of all files below `folder`, in bytes."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

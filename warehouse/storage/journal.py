@@ -1,11 +1,11 @@
 """The journal of a capture: one JSON line for each thing that is safely on disk, appended and fsynced.
 
-    {"job": {…}, "created_at": …}            what is being captured, options and hashes included
-    {"promote": {"resid.post_mlp.L29": "F32"}}  tensors whose values outgrew their dtype: their shard is written anew
-    {"shard": 0, "mark": …, "files": […], …}    a shard and its parts are complete and durable
+    {"job": {…}, "created_at": …}               what is being captured, options and hashes included
+    {"promote": {"resid.post_mlp.L29": "F32"}}  tensors with values that their dtype cannot hold: their shard is written again
+    {"shard": 0, "mark": …, "files": {…}, …}    a shard and its tables are complete and durable
 
-A line is only written once what it tells of has been fsynced; a last line cut short by a kill is ignored. Any other line that
-is not what was written stops whoever would go on from it.
+A line is only written once the files that it names have been fsynced. A last line cut short by a kill is ignored; any other
+line that is not what was written stops the capture from resuming.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class _Promoted(StrictModel):
 
 
 class StagedFile(StrictModel):
-    """A file of a complete shard."""
+    """A file of a complete shard, as the journal names it."""
 
     bytes: NonNegativeInt
     checksum: str | None = None
-    """xxh3-128; None for a blob, whose slices have checksums of their own in the shard's part of `tensors`."""
+    """xxh3-128; None for a safetensors file, whose slices have checksums of their own in the shard's rows of `tensors`."""
 
 
 class ShardEntry(StrictModel):
@@ -57,22 +57,28 @@ class ShardEntry(StrictModel):
     """By path relative to the staging folder."""
 
     def resume_point_as(self, kind: type[Point]) -> Point:
-        """The mark of a job that notes JSON of this type. Raises CorruptRunError for another."""
+        """Return the resume point of a job that notes a JSON value of one type.
+
+        Raises:
+            CorruptRunError: It is not JSON of that type.
+        """
         try:
-            found = strict_json.parse(self.resume_point)
+            value = strict_json.parse(self.resume_point)
         except ValueError:
-            found = None
-        if not isinstance(found, kind):
+            value = None
+        if not isinstance(value, kind):
             raise CorruptRunError(
                 f"The journal of the unfinished capture is damaged: its shard {self.shard} is marked {self.resume_point!r}. Start over: "
                 "traces runs rm RUN"
             )
-        return found
+        return value
 
 
 class Journal:
+    """The journal of one capture: read when it is opened, appended to as the capture goes on."""
+
     def __init__(self, path: Path) -> None:
-        """Reads what is there. `job` is None for a new capture: `begin` it. Raises CorruptRunError for a journal that is damaged."""
+        """Read the journal, if the file exists; `job` is None for a new capture, which has to `begin`."""
         self.path = path
         self.job: dict[str, Any] | None = None
         self.created_at: datetime | None = None
@@ -96,6 +102,7 @@ class Journal:
             raise self._damaged(1, f"it cannot be read: {e.strerror}") from None
 
     def _apply_line(self, line: bytes, number: int) -> None:
+        """Check a line and take over what it says."""
         try:
             fields = strict_json.parse(line)
             if not is_sealed(line):
@@ -116,6 +123,11 @@ class Journal:
         )
 
     def _apply(self, entry: dict[str, Any]) -> None:
+        """Take over what an entry says.
+
+        Raises:
+            ValueError: It is not the next shard's.
+        """
         if self.job is None:
             begun = _Begun.model_validate(entry)
             self.job, self.created_at = begun.job, begun.created_at
@@ -128,12 +140,15 @@ class Journal:
             self.shards.append(shard)
 
     def begin(self, job: dict[str, Any], created_at: datetime) -> None:
+        """Note what is being captured."""
         self._append({"job": job, "created_at": created_at.isoformat()})
 
     def promote(self, tensors: dict[str, str]) -> None:
+        """Note that these tensors, by name, are stored in these wider dtypes from now on."""
         self._append({"promote": tensors})
 
     def complete(self, shard: ShardEntry) -> None:
+        """Note that a shard is complete and durable."""
         self._append(shard.model_dump(by_alias=True))
 
     def _append(self, entry: dict[str, Any]) -> None:
