@@ -461,7 +461,7 @@ def test_anthropics_garbage_is_garbage_too(monkeypatch: pytest.MonkeyPatch, body
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     with serve(lambda _: message("5"), garbage(body)) as front:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", front.url)
-        with pytest.raises(JudgeRequestError, match="something else"):
+        with pytest.raises(JudgeRequestError, match="not a completion"):
             open_judge("anthropic:m").ask("?")
 
 
@@ -541,7 +541,7 @@ def test_openais_key_goes_to_no_other_server(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_key_that_no_header_can_hold_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY + "…")
-    with pytest.raises(UsageError, match="OPENAI_API_KEY holds characters") as caught:
+    with pytest.raises(UsageError, match="OPENAI_API_KEY contains characters") as caught:
         open_judge("openai:m")
     assert KEY not in str(caught.value)
 
@@ -629,9 +629,9 @@ def test_transformers_own_server_answers_in_text(chat_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_packaged_model_judges_through_transformers_own_server(smollm2: Loaded) -> None:
-    from capture.model.loading import packaged
+    from capture.model.sources import packaged_folder
 
-    folder = packaged("smollm2")
+    folder = packaged_folder("smollm2")
     with transformers_server(folder) as url:
         found = open_judge(f"{url}/v1:{folder}", timeout=300).ask("Say a number from 0 to 100, and nothing else.")
     assert found.scored_by == "number"
@@ -642,7 +642,7 @@ def test_the_packaged_model_judges_through_transformers_own_server(smollm2: Load
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 def test_llama_cpps_server_gives_probabilities() -> None:
     """The packaged model cuts numbers digit by digit, so that they are no probabilities of numbers; that they come is seen."""
-    from capture.model.loading import PACKAGED, _packaged_file
+    from capture.model.sources import PACKAGED, find_packaged_file
 
     port = free_port()
     command = [
@@ -650,7 +650,7 @@ def test_llama_cpps_server_gives_probabilities() -> None:
         "-m",
         "llama_cpp.server",
         "--model",
-        str(_packaged_file("smollm2")),
+        str(find_packaged_file("smollm2")),
         "--logits_all",
         "true",
     ]

@@ -496,7 +496,7 @@ def test_a_paid_judge_is_not_asked_without_a_yes(tmp_path: Path, traces: Callabl
     asked = ("trait", "judge", "r", "--judge", "http://192.0.2.1:9/v1:m", "-w", tmp_path)
     done = traces(*asked)
     assert done.code == 2
-    assert "nobody is there to be asked: add --yes" in done.err
+    assert "no terminal to confirm that on: add --yes" in done.err
     done = traces(*asked, "--dry-run", "--price", "2.5,10")
     assert done.code == 0
     characters = sum(len(p) for i in range(30) for p in judge_run._make_prompts(

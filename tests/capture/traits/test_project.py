@@ -339,7 +339,7 @@ def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
     }
     chance = {"accuracy": 0.5, "n_pos": 2, "n_neg": 2, "above_random_low": -0.25, "above_random_high": 0.25}
     add_run(home, "evaluated", "trait-evaluation", {"trait_evaluations": [of_vector | chance]}, minute=5)
-    done = traces("trait", "project", "--trait", "loud,calm", "--run", "answers", "--layer", "1", "--warehouse", home)
+    done = traces("trait", "project", "answers", "--traits", "loud,calm", "--layers", "1", "--warehouse", home)
     assert done.code == 0, done.err
     assert "answers-traits: 192 projections, 22 responses' dynamics" in done.out
     assert "loud: mean_diff, residual, layer 1, of run answers-vectors (layer as requested, else " in done.err
@@ -351,10 +351,10 @@ def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
     asked = traces("sql", "--query", "trait_by_token", "--set", "run=answers", "--warehouse", home, "--format", "tsv")
     assert asked.code == 0 and len(asked.out.splitlines()) == 1 + 2 * 2 * (RESPONSE + 1), asked.err
     for arguments, says in (
-        (("--layer", "one"), "--layer one: write numbers, as in 5,10, or embed."),
-        (("--layer", "3"), "has no resid.post_mlp in layer 3"),
+        (("--layers", "one"), "--layers one: write numbers, as in 5,10, or embed."),
+        (("--layers", "3"), "has no resid.post_mlp in layer 3"),
     ):
-        wrong = traces("trait", "project", "--trait", "loud", "--run", "answers", *arguments, "--warehouse", home)
+        wrong = traces("trait", "project", "answers", "--traits", "loud", *arguments, "--warehouse", home)
         assert wrong.code == 2 and says in wrong.err
 
 

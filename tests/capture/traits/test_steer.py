@@ -12,6 +12,7 @@ import torch
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from capture.model import loading
+from capture.model.hashes import body_hash
 from capture.traits import respond, steer
 from capture.traits.definition import Definition, Pair
 from warehouse import TraceStore
@@ -71,7 +72,7 @@ def steered(
         "vectors_run": "v", "layers": tuple(vectors), "coefficients": coefficients, "questions": (0, 2), "temperature": 0.0,
     } | options  # fmt: skip
     made = steer.Options(**chosen)
-    run, _ = steer.for_kind(vectors, loading.body_hash(loaded.model))
+    run, _ = steer.for_kind(vectors, body_hash(loaded.model))
     run(loaded, steer.source(made), made, root=root, run_id="steered")
     return TraceStore(run_dir(root, "steered"))
 
