@@ -180,7 +180,7 @@ def test_lance_writes_and_deletes_through_no_link(root: Path, inside: str) -> No
     (outside / "keep.lance").write_text("as it was")
     folder.symlink_to(outside)
     before = sorted((p, p.stat().st_mtime_ns) for p in outside.iterdir())
-    with pytest.raises(TracesError, match="is a symbolic link, whose target is not ours to change"):
+    with pytest.raises(TracesError, match="is a symbolic link, whose target the warehouse may not change"):
         ingest.add(root, "two", index_spec.parse("resid.post_mlp@1"))
     with locked_for_removal(root, "one"):
         remove_run(root, "one")

@@ -1,4 +1,4 @@
-"""What a run's losses come to: their mean, nats, the perplexity that follows from it, and the bytes of text that they are of."""
+"""What a run's losses add up to: their mean in nats, its perplexity, the bytes of text behind them, and bits per byte."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths, strict_json
 
 _LARGEST_EXPONENT = 709.0
-"""Of the numbers whose exponential a float64 can hold."""
+"""The largest whole number whose exponential a float64 can hold."""
 
 
 def mean_loss(folder: Path) -> float | None:
-    """Averages over all predictions of a run that is about to be published; None where it is infinite."""
+    """Return the mean loss, nats, over all predictions of a run that is about to be published; None where it is infinite."""
     with duckdb.connect() as con:
         file = sql_parquet([folder / paths.table_file("next_token")])
         row = con.sql(f"SELECT avg(loss::DOUBLE) FROM {file}").fetchone()
     assert row is not None
-    found: float | None = strict_json.finite(row[0])
-    return found
+    mean: float | None = strict_json.finite(row[0])
+    return mean
 
 
 def predicted_bytes(folder: Path, target_column: str | None) -> int | None:
-    """Bytes of the text that all predictions of a run are of, as `sequence_losses` counts them, from its folder; None where the
-    tokenizer tells no offsets. `target_column`: the run's option.
+    """Count the bytes of text that a run predicted, as the view `sequence_losses` does.
+
+    Args:
+        folder: The run's folder.
+        target_column: The run's option of that name.
+
+    Returns:
+        Bytes in UTF-8; None where the tokenizer gives no offsets.
     """
     text = (paths.data_dir("sql") / "views" / "sequence_losses.sql").read_text(encoding="utf-8")
     with duckdb.connect() as con:
@@ -39,15 +45,24 @@ def predicted_bytes(folder: Path, target_column: str | None) -> int | None:
         con.execute(f"CREATE VIEW runs AS SELECT '' AS run_id, {target} AS target_column")
         row = con.sql(f"SELECT count(*) = count(text_bytes), sum(text_bytes)::BIGINT FROM ({text})").fetchone()
     assert row is not None
-    known, found = row
-    return found if known else None
+    known, text_bytes = row
+    return text_bytes if known else None
 
 
 def bits_per_byte(loss: float | None, predictions: int, text_bytes: int | None) -> float | None:
-    """What `predictions` of a mean loss (nats) cost, bits per byte of the text that they are of; None where either is not known."""
+    """Return the cost of a run's predictions in bits per byte of text.
+
+    Args:
+        loss: The mean loss, nats.
+        predictions: The number of predictions.
+        text_bytes: Bytes of the text that they predict.
+
+    Returns:
+        Bits per byte; None where the loss or the bytes are not known.
+    """
     return None if loss is None or not text_bytes else loss * predictions / math.log(2) / text_bytes
 
 
 def perplexity(loss: float | None) -> float | None:
-    """exp(loss); None where there is no loss, or where it is so large that no number holds its exponential."""
+    """Return exp(loss); None where there is no loss, or its exponential is too large for a float64."""
     return None if loss is None or loss > _LARGEST_EXPONENT else math.exp(loss)

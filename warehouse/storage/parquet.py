@@ -1,4 +1,4 @@
-"""Parquet files of a table: one part a shard while the run is staged, one sorted file once it is published."""
+"""Parquet files of a table: one for each shard while the run is staged, one sorted file once it is published."""
 
 from __future__ import annotations
 
@@ -16,13 +16,24 @@ from warehouse.schema.tables import STORED
 from warehouse.storage.files import sync_file
 
 ROW_GROUP = 122_880
-"""Rows to a row group: DuckDB's own unit of parallel scanning."""
+"""Rows in a row group: DuckDB's own unit of parallel scanning."""
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
 
 
 def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
-    """Rows of table `name` from its columns (`run_id` left out). Raises where a column is missing, too many or mistyped."""
+    """Make the rows of a table from its columns.
+
+    Args:
+        name: The table.
+        columns: All its columns but `run_id`, by name.
+
+    Returns:
+        The rows, with the table's Arrow schema.
+
+    Raises:
+        ValueError: A column is missing or unknown; one of another type raises as Arrow does.
+    """
     schema = arrow_schema(name)
     if set(columns) != set(schema.names):
         raise ValueError(f"{name}: columns {sorted(set(columns) ^ set(schema.names))} are missing or unknown")
@@ -35,14 +46,14 @@ def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.T
 
 
 def write_table_file(path: Path, rows: pa.Table) -> None:
-    """Writes one part, durable on return."""
+    """Write rows of a table to one file, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows, path, **_OPTIONS)
     sync_file(path)
 
 
 def rewrite_table_file(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Writes the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
+    """Write the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
     file = pq.ParquetFile(source)
     with pq.ParquetWriter(target, file.schema_arrow, **_OPTIONS) as writer:
         for batch in file.iter_batches(ROW_GROUP):
@@ -51,7 +62,14 @@ def rewrite_table_file(source: Path, target: Path, change: Callable[[pa.Table], 
 
 
 def examples_hash(files: Iterable[Path]) -> str:
-    """xxh3-128 over every example's id and text, in the order of the data, in hex; `files`: of the table `examples`."""
+    """Return the xxh3-128 over every example's id and text, in the order of the data, in hex.
+
+    Args:
+        files: Files of the table `examples`.
+
+    Returns:
+        32 hex digits: `DataInfo.hash`.
+    """
     import duckdb
 
     digest = xxhash.xxh3_128()
@@ -63,11 +81,19 @@ def examples_hash(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def merge_table_files(name: str, parts: Sequence[Path], target: Path, scratch: Path) -> int:
-    """Writes the rows of all parts to `target`, sorted by the table's key, and returns their number.
+def merge_table_files(name: str, sources: Sequence[Path], target: Path, scratch: Path) -> int:
+    """Merge files of a table into one, sorted by the table's key.
 
-    DuckDB sorts (on disk, in `scratch`, where they don't fit in its memory limit) and Arrow writes, since only Arrow's
-    writer puts the columns' comments in the file.
+    DuckDB sorts and Arrow writes, since only Arrow's writer puts the columns' comments in the file.
+
+    Args:
+        name: The table.
+        sources: The files to merge.
+        target: The file to write, durable on return.
+        scratch: A folder to sort in where the rows don't fit in DuckDB's memory limit.
+
+    Returns:
+        The number of rows.
     """
     import duckdb
 
@@ -75,7 +101,7 @@ def merge_table_files(name: str, parts: Sequence[Path], target: Path, scratch: P
     target.parent.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)}
     with duckdb.connect(config=config) as con, pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
-        rows = con.sql(f"SELECT * FROM {sql_parquet(parts)} ORDER BY {', '.join(STORED[name].sort_key)}")
+        rows = con.sql(f"SELECT * FROM {sql_parquet(sources)} ORDER BY {', '.join(STORED[name].sort_key)}")
         count = 0
         for batch in rows.to_arrow_reader(ROW_GROUP):
             count += batch.num_rows

@@ -1,9 +1,9 @@
 """Names and paths of everything on disk: the only place that spells them.
 
 <root>/warehouse.duckdb             the views (an index: rebuilt at any time)
-<root>/.staging/<run>/run/          a run being written: what will be renamed to run_id=<run>
-<root>/.staging/<run>/journal.jsonl what of it is safe; beside it parts/, the tables' rows shard by shard
-<root>/.staging/.locks/, .merged/, .trash/   who is writing; merges to be finished; runs being deleted
+<root>/.staging/<run>/run/          a run being written: the folder that is renamed to run_id=<run>
+<root>/.staging/<run>/journal.jsonl what of it is durable; beside it parts/, the tables' rows shard by shard
+<root>/.staging/.locks/, .merged/, .trash/   locks of writers; merges to be finished; runs being deleted
 <root>/run_id=<run>/run.json        a published run's manifest
 <root>/run_id=<run>/<table>/*.parquet
 <root>/run_id=<run>/blobs/00000.safetensors
@@ -29,9 +29,9 @@ _PREPARED = "data"
 _VECTORS = "vectors"
 _INFO = ".info.json"
 _LOCKS, _MERGED, _TRASH = ".locks", ".merged", ".trash"
-"""Folders in `.staging`, whose names no run can have."""
+"""Folders in `.staging`; no run can have these names."""
 TRAITS_TABLE = "traits"
-"""The Lance table of a model's traits: no vector table, as its rows are no tokens."""
+"""The Lance table of a model's traits, which is not a vector table: its rows are not tokens."""
 RUN_PREFIX = "run_id="
 
 _PART_NAME = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")
@@ -40,34 +40,42 @@ _READ_AS_A_VALUE = re.compile(
     r"null|none|true|false|nan|inf|infinity|\d[\d_]*(\.[\d_]*)?(e-?\d+)?[dfl]?|\d{4}-\d{1,2}(-\d{1,2}(t.*)?)?",
     re.IGNORECASE,
 )
-"""Names that Spark, Polars, Arrow or DuckDB read as NULL, a truth value, a number or a date, when they are a partition's value."""
+"""Names that Spark, Polars, Arrow or DuckDB read as NULL, a truth value, a number or a date, as a partition's value."""
 _TABLE_FILE = re.compile(r"([a-z][a-z_]*)/\d{5,}\.parquet")
 _BLOB_FILE = re.compile(rf"{BLOBS}/\d{{5,}}\.safetensors")
 _VECTOR_FOLDER = re.compile(r"[A-Za-z0-9_]{1,200}")
 
 
 def find_root(explicit: str | Path | None = None) -> Path:
-    """The warehouse root: `explicit`, else `$TRACES_HOME`, else `./runs`. It need not exist yet."""
+    """Return the warehouse root: `explicit`, else `$TRACES_HOME`, else `./runs`; it need not exist yet."""
     return Path(explicit or os.environ.get("TRACES_HOME") or "runs").expanduser()
 
 
 def check_run_name(run_id: str) -> str:
-    """Returns the name of a run that is to be made. Raises UsageError for one that no run can be given."""
+    """Return the name of a new run.
+
+    Raises:
+        UsageError: No run can be given that name.
+    """
     if not _RUN_NAME.fullmatch(run_id):
         raise UsageError(
             f"'{run_id}' cannot name a run: use letters, digits, '.', '_' and '-', at most 120, starting with a letter or digit."
         )
     if _READ_AS_A_VALUE.fullmatch(run_id):
         raise UsageError(
-            f"'{run_id}' cannot name a run: tools that read its folder would take {RUN_PREFIX}{run_id} for a value that is no "
+            f"'{run_id}' cannot name a run: tools that read its folder would take {RUN_PREFIX}{run_id} for a value that is not "
             f"text. Add a word, as in run-{run_id}."
         )
     return run_id
 
 
 def _safe_name(run_id: str) -> str:
-    """Returns a run's name that is safe in a path: it stays in the folder that it is put in. A run that was renamed by hand may
-    have a name that `check_run_name` would not give it. Raises UsageError.
+    """Return a run's name that is safe in a path: it stays in the folder that it is put in.
+
+    A run that was renamed by hand may have a name that `check_run_name` would refuse.
+
+    Raises:
+        UsageError: The name would lead to another folder.
     """
     if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id or os.sep in run_id:
         raise UsageError(
@@ -77,40 +85,44 @@ def _safe_name(run_id: str) -> str:
 
 
 def part_name(run_id: str, i: int, n: int) -> str:
-    """The i-th, from 1, of the n runs that `traces runs merge` makes one run of."""
+    """Return the name of a part of a run: the i-th, from 1, of the n that `traces runs merge` joins."""
     return f"{run_id}.shard-{i}-of-{n}"
 
 
 def part_of(run_id: str) -> tuple[str, int, int] | None:
-    """The other way round; None for a name that is no shard's."""
-    found = _PART_NAME.fullmatch(run_id)
-    return (found[1], int(found[2]), int(found[3])) if found else None
+    """Return the run, i and n from the name of a part; None for a name that is not a part's."""
+    match = _PART_NAME.fullmatch(run_id)
+    return (match[1], int(match[2]), int(match[3])) if match else None
 
 
 def run_dir(root: Path, run_id: str) -> Path:
-    """Returns the folder of a run, whether it is there or not. Raises UsageError for what is not the name of one."""
+    """Return the folder of a run, whether it exists or not; raise UsageError for what is not the name of one."""
     return root / f"{RUN_PREFIX}{_safe_name(run_id)}"
 
 
 def run_id_of(folder: Path) -> str:
-    """The run's name from its folder: `run_id=wt2` is `wt2`; a folder renamed by hand keeps its own name."""
+    """Return the run's name from its folder: `wt2` of `run_id=wt2`; a folder renamed by hand keeps its own name."""
     return folder.name.removeprefix(RUN_PREFIX)
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders that are named as runs, sorted; what is in them is for the reader to find out."""
+    """Return the folders that are named as runs, sorted; what is in them is not looked at."""
     if not root.is_dir():
         return []
     return sorted(p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.is_dir())
 
 
 def published_runs(root: Path) -> list[str]:
-    """Names of the published runs: folders with a manifest in them."""
+    """Return the names of the published runs: folders with a manifest in them."""
     return [name for p in run_folders(root) if (name := run_id_of(p)) and (p / MANIFEST).is_file()]
 
 
 def _in_staging(root: Path, name: str) -> Path:
-    """Raises UsageError where it, or `.staging` itself, is a symbolic link: what that leads to is not ours to write to."""
+    """Return a path in `.staging`.
+
+    Raises:
+        UsageError: It, or `.staging` itself, is a symbolic link, whose target is not the warehouse's to write to.
+    """
     for path in (root / STAGING, root / STAGING / name):
         if path.is_symlink():
             raise UsageError(
@@ -120,84 +132,99 @@ def _in_staging(root: Path, name: str) -> Path:
 
 
 def staging_dir(root: Path, run_id: str) -> Path:
-    """Where a run is written. Raises UsageError for a name that no run can be given: none of that name is staged."""
+    """Return the folder where a run is written.
+
+    Raises:
+        UsageError: No run can be given that name, so that none of it is staged.
+    """
     if not _RUN_NAME.fullmatch(run_id):
         raise UsageError(f"'{run_id}' is not the name of a run that could be unfinished.")
     return _in_staging(root, run_id)
 
 
 def is_staged(root: Path, run_id: str) -> bool:
-    """Whether there is a folder of an unfinished capture of that name."""
+    """Return whether there is a folder of an unfinished capture of that name."""
     return bool(_RUN_NAME.fullmatch(run_id)) and staging_dir(root, run_id).is_dir()
 
 
 def staged_run(staging: Path) -> Path:
-    """The folder that becomes the run."""
+    """Return the folder that becomes the run, in a staging folder."""
     return staging / "run"
 
 
 def journal_path(staging: Path) -> Path:
+    """Return the journal of a capture, in its staging folder."""
     return staging / _JOURNAL
 
 
 def staged_table_path(staging: Path, table: str, shard: int) -> Path:
-    """One shard's rows of a table, until all are merged at publication."""
+    """Return the file with one shard's rows of a table, which publishing merges with the others."""
     return staging / "parts" / table / f"{shard:05d}.parquet"
 
 
 def staged_runs(root: Path) -> list[str]:
-    """Names of the unfinished captures."""
-    found = (p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
-    return sorted(name for name in found if _RUN_NAME.fullmatch(name))
+    """Return the names of the unfinished captures, sorted."""
+    names = (p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
+    return sorted(name for name in names if _RUN_NAME.fullmatch(name))
 
 
 def lock_path(root: Path, run_id: str) -> Path:
-    """Held by the one process that writes this run. A dead process holds nothing."""
+    """Return the lock that the one process writing a run holds; a dead process holds nothing."""
     return _in_staging(root, _LOCKS) / f"run.{_safe_name(run_id)}.lock"
 
 
 def catalog_lock_path(root: Path) -> Path:
+    """Return the lock that the one process making the catalog holds."""
     return _in_staging(root, _LOCKS) / "catalog.lock"
 
 
 def merged_path(root: Path, run_id: str) -> Path:
-    """What is still to be done after a run has been merged: which shards go."""
+    """Return the note of what is left to do after a run has been merged: which parts to delete."""
     return _in_staging(root, _MERGED) / f"{_safe_name(run_id)}.json"
 
 
 def trash_dir(root: Path) -> Path:
-    """Where a run goes, in one rename, before its files are deleted one by one. Whatever is in it may be deleted."""
+    """Return the folder that a run is moved to, in one rename, before its files are deleted; all in it may be deleted."""
     return _in_staging(root, _TRASH)
 
 
 def blob_file(shard: int) -> str:
+    """Return the path of a safetensors file in its run's folder."""
     return f"{BLOBS}/{shard:05d}.safetensors"
 
 
 def table_of_file(path: str) -> str | None:
-    """The table that a file of a run holds rows of, from its path in the run's folder; None for a blob.
+    """Return the table whose rows a file of a run holds.
 
-    Raises ValueError for what is neither, such as a path that leads out of the folder.
+    Args:
+        path: The file's path in the run's folder.
+
+    Returns:
+        The table; None for a safetensors file.
+
+    Raises:
+        ValueError: The path is neither's, such as one that leads out of the folder.
     """
     if _BLOB_FILE.fullmatch(path):
         return None
-    found = _TABLE_FILE.fullmatch(path)
-    if found is None:
-        raise ValueError(f"{path!r} is no file of a run")
-    return found[1]
+    match = _TABLE_FILE.fullmatch(path)
+    if match is None:
+        raise ValueError(f"{path!r} is not a file of a run")
+    return match[1]
 
 
 def table_file(table: str) -> str:
-    """All rows of a table, in the published run."""
+    """Return the path of the file with all rows of a table, in a published run's folder."""
     return f"{table}/00000.parquet"
 
 
 def prepared_path(root: Path, data: str, split: str) -> Path:
+    """Return the file of a prepared data set's split."""
     return root / _PREPARED / data / f"{split}.parquet"
 
 
 def prepared_dirs(root: Path) -> list[Path]:
-    """The folders of prepared data sets; a symbolic link is none of ours."""
+    """Return the folders of prepared data sets; symbolic links are left out."""
     data = root / _PREPARED
     if data.is_symlink() or not data.is_dir():
         return []
@@ -205,53 +232,61 @@ def prepared_dirs(root: Path) -> list[Path]:
 
 
 def prepared_splits(root: Path, data: str) -> list[str]:
-    """Names of a data set's splits that are prepared."""
+    """Return the names of a data set's prepared splits, sorted."""
     return sorted(p.stem for p in (root / _PREPARED / data).glob("*.parquet"))
 
 
 def vectors_dir(root: Path) -> Path:
+    """Return the folder of all vector tables."""
     return root / _VECTORS
 
 
 def vector_model_path(root: Path, model: str) -> Path:
-    """Says which weights the vector tables in its folder are of."""
+    """Return the file that says which weights made the vectors in a model's folder."""
     return _vector_folder(root, model) / "model.json"
 
 
 def vector_lance_path(root: Path, model: str, table: str) -> Path:
+    """Return the Lance folder of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}.lance"
 
 
 def vector_info_path(root: Path, model: str, table: str) -> Path:
+    """Return the info file of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}{_INFO}"
 
 
 def vector_files_path(root: Path, model: str, table: str) -> Path:
-    """The checksums of all the files that a vector table is kept in."""
+    """Return the file with the checksums of all files of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}.files.json"
 
 
 def _vector_folder(root: Path, model: str) -> Path:
+    """Return the folder of a model's vector tables.
+
+    Raises:
+        UsageError: No such folder can have that name.
+    """
     if not is_vector_folder(model):
         raise UsageError(f"'{model}' is not the name of a folder of vector tables.")
     return root / _VECTORS / model
 
 
 def is_vector_folder(name: str) -> bool:
-    """Whether a folder below `vectors/` has a name that we give: one that SQL takes for a part of a table's."""
+    """Return whether a folder below `vectors/` has a name that SQL takes as part of a table's, as all that we make have."""
     return bool(_VECTOR_FOLDER.fullmatch(name))
 
 
 def vector_folders(root: Path) -> list[str]:
-    """The folders of models with vector tables. A symbolic link is none: what it leads to is not ours to change."""
+    """Return the names of the models' folders of vector tables, sorted; symbolic links, whose targets may not be changed, are left out."""
     if vectors_dir(root).is_symlink() or not vectors_dir(root).is_dir():
         return []
-    found = (p for p in vectors_dir(root).iterdir() if p.is_dir() and not p.is_symlink())
-    return sorted(p.name for p in found if is_vector_folder(p.name))
+    folders = (p for p in vectors_dir(root).iterdir() if p.is_dir() and not p.is_symlink())
+    return sorted(p.name for p in folders if is_vector_folder(p.name))
 
 
 def vector_tables(root: Path) -> list[tuple[str, str]]:
-    """(model, table) of every vector table."""
+    """Return (model, table) of every vector table, sorted."""
     return [
         (model, path.name.removesuffix(_INFO))
         for model in vector_folders(root)
@@ -260,38 +295,42 @@ def vector_tables(root: Path) -> list[tuple[str, str]]:
 
 
 def trait_table_folders(root: Path) -> list[str]:
-    """The folders of models with a table of traits."""
+    """Return the names of the models' folders that have a table of traits, sorted."""
     return [model for model in vector_folders(root) if vector_lance_path(root, model, TRAITS_TABLE).is_dir()]
 
 
 def vector_lock_path(root: Path, model: str, table: str) -> Path:
-    """Held by the one process that changes a vector table."""
+    """Return the lock that the one process changing a vector table holds."""
     return _in_staging(root, _LOCKS) / f"vectors.{_safe_name(model)}.{_safe_name(table)}.lock"
 
 
 def vector_folders_lock_path(root: Path) -> Path:
-    """Held by the one process that gives a model its folder of vector tables."""
+    """Return the lock that the one process giving a model its folder of vector tables holds."""
     return _in_staging(root, _LOCKS) / "vectors.lock"
 
 
 def sql_name(text: str) -> str:
-    """A name that SQL takes unquoted, from a model's or a table's."""
+    """Make a name that SQL takes unquoted, from a model's or a table's."""
     return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "model"
 
 
 def converted_models_dir() -> Path:
-    """Where copies of GGUF models in transformers' own format are kept, for all warehouses."""
+    """Return the folder of GGUF models converted to transformers' own format, shared by all warehouses."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-warehouse" / "models"
 
 
 def data_dir(name: str) -> Path:
-    """`sql/` or `migrations/`: in the package `warehouse` of an installed wheel, at the top level of a checkout."""
+    """Return `sql/` or `migrations/`: in the package `warehouse` of an installed wheel, at the top level of a checkout."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parent / name
 
 
 def find_run(root: Path, run_id: str) -> Path:
-    """The folder of a published run. Raises NotFoundError with the nearest names."""
+    """Return the folder of a published run.
+
+    Raises:
+        NotFoundError: There is none of that name; the message lists the nearest.
+    """
     folder = run_dir(root, run_id)
     if not (folder / MANIFEST).is_file():
         hint = "It is unfinished: run its capture again to go on." if run_id in staged_runs(root) else ""

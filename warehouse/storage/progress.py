@@ -1,4 +1,4 @@
-"""How far work on a run is, as a job reports it to whoever shows it."""
+"""The progress of work on a run, as a job reports it to the command that shows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class DerivedProgress:
-    """How far a derivation is; the job calls back with it after every sequence."""
+    """The progress of a derivation; the job calls back with it after every sequence."""
 
     run_id: str
     begun: int = 0

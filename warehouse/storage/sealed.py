@@ -1,7 +1,7 @@
-"""Typed JSON files that say of themselves what they hold: run.json and the vector tables' notes.
+"""Typed JSON files with a checksum of their own: run.json and the files beside vector tables.
 
-The last field is `seal`, a checksum of all bytes before it. A file that was altered, by a bad disk or a hand, does not read.
-A seal is no signature: who writes a file anew can seal it.
+The last field is `seal`, a checksum of all bytes before it. A file that was altered, by a bad disk or by hand, does not read.
+A seal is not a signature: anybody who writes the file can seal it.
 """
 
 from __future__ import annotations
@@ -25,39 +25,51 @@ _SEAL = re.compile(rb',\s*"seal":\s*"([0-9a-f]{32})"\s*\}\s*\Z')
 
 
 def seal(body: bytes) -> bytes:
-    """Returns a JSON object's bytes with one field more, the seal over all that stands before it."""
+    """Return a JSON object's bytes with one more field, the seal over all bytes before it."""
     start = body.rstrip().removesuffix(b"}").rstrip()
     return start + b', "seal": "' + xxhash.xxh3_128_hexdigest(start).encode() + b'"}'
 
 
 def is_sealed(raw: bytes) -> bool:
-    """Whether the seal at the end of a JSON object's bytes is there and fits."""
-    found = _SEAL.search(raw)
-    return found is not None and xxhash.xxh3_128_hexdigest(raw[: found.start()]).encode() == found[1]
+    """Return whether a JSON object's bytes end in a seal that fits them."""
+    match = _SEAL.search(raw)
+    return match is not None and xxhash.xxh3_128_hexdigest(raw[: match.start()]).encode() == match[1]
 
 
 class StrictModel(BaseModel):
-    """Takes the fields that it declares and no others."""
+    """A model that takes the fields that it declares and no others."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class SealedFile(StrictModel):
-    """A file of one JSON object, sealed when it is written and held against its seal when it is read."""
+    """A file of one JSON object, sealed when it is written and checked against its seal when it is read."""
 
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:
-        """Returns the file's content, its seal included."""
+        """Return the file's content, its seal included."""
         return seal(self.model_dump_json(indent=1).encode())
 
     def write_to(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
+        """Write the file, whole or not at all."""
         write_atomically(path, self.to_bytes())
 
     @classmethod
     def read_from(cls, path: Path) -> Self:
-        """Reads the file. Raises NewerSchemaError, FileNotFoundError, or CorruptRunError for one that is not what was written."""
+        """Read a file of this type.
+
+        Args:
+            path: The file.
+
+        Returns:
+            What it holds.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            NewerSchemaError: A newer version of this package wrote it.
+            CorruptRunError: It is not what was written.
+        """
         try:
             raw = read_file(path)
             fields = strict_json.parse(raw)
@@ -80,7 +92,7 @@ class SealedFile(StrictModel):
             return cls.model_validate(fields)
         except ValidationError as e:
             first = e.errors()[0]
-            told = ": ".join(
+            reason = ": ".join(
                 filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")))
             )
-            raise CorruptRunError(f"{path} is not what it should be: {told}.") from None
+            raise CorruptRunError(f"{path} is not what it should be: {reason}.") from None

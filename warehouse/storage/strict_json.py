@@ -1,6 +1,6 @@
-"""Reads JSON that came from outside: what parses here can be stored, printed and written as JSON again.
+"""JSON from outside: what parses here can be stored, printed and written as JSON again.
 
-`json.loads` takes more than that: half of a surrogate pair, which is no text, and brackets nested so deep that whoever walks the
+`json.loads` accepts more than that: half of a surrogate pair, which is not text, and brackets nested so deep that walking the
 result runs out of stack.
 """
 
@@ -15,11 +15,18 @@ MAX_DEPTH = 100
 
 
 def parse(raw: bytes | str, *, repair: bool = False) -> Any:
-    """Returns the value of a JSON text; NaN and infinities, which JSON has not, come as floats. With `mend`, halves of surrogate
-    pairs become U+FFFD.
+    """Parse a JSON text.
 
-    Raises ValueError with a reason that can follow a colon, for anything that is not UTF-8, not JSON, nested more than
-    `MAX_DEPTH` deep, or holds a string that is not Unicode text.
+    Args:
+        raw: The text, or its bytes in UTF-8.
+        repair: Whether halves of surrogate pairs become U+FFFD instead of an error.
+
+    Returns:
+        Its value; NaN and infinities, which JSON does not have, are floats.
+
+    Raises:
+        ValueError: It is not UTF-8, not JSON, nested more than `MAX_DEPTH` deep, or holds a string that is not Unicode text.
+            The message can follow a colon.
     """
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
@@ -44,7 +51,7 @@ def parse(raw: bytes | str, *, repair: bool = False) -> Any:
 
 
 def half_pair(text: str) -> str | None:
-    """Returns the first character of `text` that is half of a surrogate pair, as `\\ud800`; None for Unicode text."""
+    r"""Return the first character of `text` that is half of a surrogate pair, as `\ud800`; None for Unicode text."""
     try:
         text.encode()
     except UnicodeEncodeError as e:
@@ -53,25 +60,26 @@ def half_pair(text: str) -> str | None:
 
 
 def _half_pair_at(value: Any, path: str = "") -> str | None:
-    """Returns the way to the first string that is not Unicode text, as `prompts.0.text`; None where there is none."""
+    """Return the path to the first string that is not Unicode text, as `prompts.0.text`; None where there is none."""
     if isinstance(value, str):
         return path if half_pair(value) else None
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
-        way = f"{path}.{key}" if path else str(key)
+        inner_path = f"{path}.{key}" if path else str(key)
         if half_pair(str(key)):
-            return way
-        if (found := _half_pair_at(inner, way)) is not None:
-            return found
+            return inner_path
+        if (deeper := _half_pair_at(inner, inner_path)) is not None:
+            return deeper
     return None
 
 
 def _repaired(text: str) -> str:
+    """Return a text with U+FFFD for halves of surrogate pairs."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finite(value: Any) -> Any:
-    """Returns the same value with None for NaN and infinities, in lists and dicts too: JSON has neither."""
+    """Return a value with None for NaN and infinities, in lists and dicts too: JSON has neither."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):
@@ -80,7 +88,7 @@ def finite(value: Any) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """Counts brackets within brackets, without recursion, and gives up beyond `MAX_DEPTH`."""
+    """Count brackets within brackets, without recursion, up to just beyond `MAX_DEPTH`."""
     depth, level = 0, [value]
     while depth <= MAX_DEPTH:
         level = [v for v in level if isinstance(v, dict | list)]

@@ -1,4 +1,4 @@
-"""The info files beside vector tables: what is known of a table, and the checksums of its files."""
+"""The JSON files beside vector tables: what is known of a table and its rows, and the checksums of its files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import stat
 from base64 import b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,24 +18,20 @@ from warehouse.storage import paths
 from warehouse.storage.manifest import Count, Layer, Site, Size
 from warehouse.storage.sealed import SealedFile, StrictModel
 
-if TYPE_CHECKING:
-    pass
-
-
 METRICS = ("cosine", "l2", "dot")
 
 
 _CENTRE = b"trace-warehouse:centre"
-"""Where in a Lance table's metadata its centre is, float32 in base64: it changes together with the vectors, in one commit."""
+"""The key in a Lance table's metadata of its centre, float32 in base64, so that it changes with the vectors in one commit."""
 
 
 class ModelFolder(SealedFile):
-    """`model.json`: whose vectors a folder's tables hold."""
+    """`model.json`: the model whose vectors the tables of a folder hold."""
 
     names: list[str]
-    """What its captures called the model."""
+    """The names that captures gave the model."""
     space: str
-    """The hash of its weights, the head left out."""
+    """The hash of its weights without the head."""
 
 
 class RunRows(StrictModel):
@@ -57,19 +53,21 @@ class IndexInfo(StrictModel):
     """Rows of the table when the index was trained."""
     nprobes: Size = 0
     refine: Size = 0
-    """So many times k candidates are compared again by their whole vectors."""
+    """This many times k candidates are compared again by their whole vectors."""
     recall: Annotated[float, Field(ge=0, le=1)] = 0.0
     """recall@10 on a sample of the table's rows, against exact search. Below `index.MIN_RECALL` the index is not used."""
 
 
 class FileChecksum(StrictModel):
+    """The size and checksum of a file."""
+
     bytes: Count
     checksum: str
     """xxh3-128."""
 
 
 class TableFiles(SealedFile):
-    """`….files.json`: what a table's files held when it was last changed."""
+    """`….files.json`: the sizes and checksums of a table's files when it was last changed."""
 
     files: dict[str, FileChecksum]
     """By path in the table's folder."""
@@ -79,7 +77,7 @@ class TableInfo(SealedFile):
     """What is known of a vector table."""
 
     sql_name: str
-    """What SQL calls it, after `vectors_` and `nearest_`: made of folder and table, and never anything else."""
+    """Its name in SQL, after `vectors_` and `nearest_`; always made of folder and table."""
     model: str
     """The folder's name."""
     space: str
@@ -88,36 +86,42 @@ class TableInfo(SealedFile):
     layer: Layer | None
     width: Size
     heads: Size | None
-    """Rows of a token: heads of that site; None: one."""
+    """Rows a token has: the heads of that site; None: one row."""
     query_heads: Size
     dtype: Literal["float16", "float32"] = "float16"
     """float32 where a value is beyond float16."""
     centred: bool = False
-    """Whether vectors are stored less the median of the table: `VectorTable.centre`."""
+    """Whether vectors are stored minus the median of the table: `VectorTable.centre`."""
     kind: Literal["auto", "none", "ivf_sq", "ivf_pq"] = "auto"
-    """What index was asked for; auto: none while the table is small, then ivf_sq."""
+    """The index that the user chose; auto: none while the table is small, then ivf_sq."""
     metric: Literal["cosine", "l2", "dot"] = "cosine"
-    """The metric that it is to be of."""
+    """The metric that the user chose for the index."""
     runs: dict[str, RunRows] = Field(default_factory=dict)
     index: IndexInfo | None = None
 
     @property
     def name(self) -> str:
+        """The table's name in its folder: that of its tensor."""
         return sites.tensor_name(self.side, self.site, self.layer)
 
     @property
     def rows(self) -> int:
+        """The number of rows of all runs."""
         return sum(r.rows for r in self.runs.values())
 
     @property
     def head_column(self) -> str | None:
-        """The key that tells a token's rows apart."""
+        """The column that tells a token's rows apart; None where a token has one row."""
         if self.heads is None:
             return None
         return "kv_head" if self.site.rpartition(".")[2] in ("k", "v") else "head"
 
     def stored_head(self, head: int) -> int:
-        """The head column's value for a query head. Raises UsageError where there is no such head."""
+        """Return the head column's value for a query head.
+
+        Raises:
+            UsageError: The site has no heads, or the model no such head.
+        """
         if self.heads is None:
             raise UsageError(f"{self.site} has no heads.")
         n = max(self.query_heads, self.heads)
@@ -126,13 +130,20 @@ class TableInfo(SealedFile):
         return head * self.heads // n
 
     def arrow_schema(self, centre: np.ndarray | None) -> pa.Schema:
-        """A row's columns. `head` and `kv_head` are NULL where a token has one vector."""
+        """Return the Arrow schema of the table's rows.
+
+        Args:
+            centre: The vector that was subtracted from all vectors, (width,), kept in the metadata; None: none was.
+
+        Returns:
+            The schema; `head` and `kv_head` are NULL where a token has one vector.
+        """
         item = pa.float16() if self.dtype == "float16" else pa.float32()
-        whole = ("seq", "pos", "layer", "head", "kv_head")
+        integers = ("seq", "pos", "layer", "head", "kv_head")
         columns = [
             ("run_id", pa.string()),
             ("example_id", pa.string()),
-            *((name, pa.int64()) for name in whole),
+            *((name, pa.int64()) for name in integers),
             ("vector", pa.list_(item, self.width)),
         ]
         return pa.schema(
@@ -141,41 +152,63 @@ class TableInfo(SealedFile):
 
 
 def read_info(root: Path, model: str, table: str) -> TableInfo:
-    """What is known of the vector table in a folder. Its info may have been copied in: it must be of the table that it stands beside.
+    """Read what is known of a vector table, and check that the file, which may have been copied in, is of this table.
 
-    Raises NewerSchemaError, FileNotFoundError, or TracesError with what to do.
+    Args:
+        root: The warehouse.
+        model: The model's folder of vector tables.
+        table: The table's name in that folder.
+
+    Returns:
+        What is known of the table.
+
+    Raises:
+        FileNotFoundError: The table has no info file.
+        NewerSchemaError: A newer version of this package wrote it.
+        TracesError: The table or its info is damaged; the message says what to do.
     """
     path = paths.vector_info_path(root, model, table)
     try:
         info = TableInfo.read_from(path)
         _check_no_links(paths.vector_lance_path(root, model, table))
-        if (info.model, info.name, info.sql_name) != (model, table, paths.sql_name(f"{model}_{table}")):
-            raise CorruptRunError(f"{path} says that it is of another table than {model}/{table}.")
+        _check_is_of(info, path, model, table)
     except CorruptRunError as e:
         raise TracesError(f"{e} traces index rebuild makes the vector table again.") from None
     return info
 
 
 def sound_infos(root: Path) -> list[Path]:
-    """The infos of all vector tables that can be read."""
-    found = []
+    """Return the info files of all vector tables that can be read."""
+    infos = []
     for model, table in paths.vector_tables(root):
         with contextlib.suppress(TracesError, FileNotFoundError):
             read_info(root, model, table)
-            found.append(paths.vector_info_path(root, model, table))
-    return found
+            infos.append(paths.vector_info_path(root, model, table))
+    return infos
+
+
+def _check_is_of(info: TableInfo, path: Path, model: str, table: str) -> None:
+    """Check that an info is of the table that it stands beside.
+
+    Raises:
+        CorruptRunError: It is of another.
+    """
+    if (info.model, info.name, info.sql_name) != (model, table, paths.sql_name(f"{model}_{table}")):
+        raise CorruptRunError(f"{path} is of another table than {model}/{table}.")
 
 
 def _check_no_links(path: Path) -> None:
-    """Raises CorruptRunError for a Lance table with anything but files and folders in it: Lance writes and deletes through links, and
-    waits without end for a named pipe.
+    """Check that a Lance table is made of files and folders: Lance writes and deletes through links, and waits for named pipes.
+
+    Raises:
+        CorruptRunError: Something else is in it.
     """
-    for found in (path, *path.rglob("*")):
+    for entry in (path, *path.rglob("*")):
         try:
-            mode = found.lstat().st_mode
-        except FileNotFoundError:  # somebody is tidying
+            mode = entry.lstat().st_mode
+        except FileNotFoundError:  # another process compacts the table
             continue
         if stat.S_ISLNK(mode):
-            raise CorruptRunError(f"{found} is a symbolic link, whose target is not ours to change.")
+            raise CorruptRunError(f"{entry} is a symbolic link, whose target the warehouse may not change.")
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise CorruptRunError(f"{found} is neither a file nor a folder.")
+            raise CorruptRunError(f"{entry} is neither a file nor a folder.")
