@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/traces sql "SELECT true_token, pred_token, loss, true_rank FROM next_token WHERE run_id = 'demo' ORDER BY loss DESC LIMIT 8"
 	$(BIN)/traces sql --query loss_by_position --set run=demo
 	$(BIN)/traces sql --query calibration --set run=demo
-	$(BIN)/traces nearest --text "Every night the keeper lit the" --model smollm2 --layer 15 -k 4
+	$(BIN)/traces nearest --text "Every night the keeper lit the" --model smollm2 --layers 15 -k 4
 
 test: $(READY)
 	$(BIN)/pytest -m "not slow" -n 2

@@ -237,7 +237,7 @@ def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     clear(traces("runs", "rm", "long", "--yes", "-w", root), 2, "A process is capturing run 'long'")
     busy.kill()
     _, err = busy.communicate(timeout=60)
-    assert "going on after" in err
+    assert "continuing after" in err
     assert traces("runs", "rm", "long", "--yes", "-w", root).code == 0
     assert paths.staged_runs(root) == []
 

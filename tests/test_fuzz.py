@@ -65,7 +65,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         paths.prepared_path(root, "ud_ewt", "validation"), known, "validation", "made", lambda: known.read_file(sample)
     )
     _stage(root)
-    left = merge.PendingCleanup(manifest=merge.manifest_hash(root, "one"), delete={"two": merge.manifest_hash(root, "two")})
+    left = merge.PendingCleanup(
+        manifest=merge.manifest_hash(root, "one"), delete={"two": merge.manifest_hash(root, "two")}
+    )
     paths.merged_path(root, "one").parent.mkdir(exist_ok=True)
     left.write_to(paths.merged_path(root, "one"))
     (place / "outside").mkdir()
@@ -96,7 +98,7 @@ def _read_prepared(root: Path) -> None:
 COUNT = ("sql", "SELECT count(*) AS n FROM tokens WHERE run_id = 'two'", "-f", "tsv")
 ONE_RUN = [("runs", "-f", "tsv"), ("runs", "validate", "one"), ("runs", "show", "one"), ("refresh",)]
 VECTORS = [("refresh",), ("index", "list", "-f", "tsv"), ("runs", "validate", "one"),
-           ("nearest", "--run", "one", "--example", "e0000", "--pos", "1", "-k", "3", "--format", "tsv")]  # fmt: skip
+           ("nearest", "one", "--example", "e0000", "--pos", "1", "-k", "3", "--format", "tsv")]  # fmt: skip
 
 KINDS: dict[str, tuple[str, list[Any]]] = {
     "manifest": ("run_id=one/run.json", ONE_RUN),
@@ -134,7 +136,7 @@ def test_no_altered_file_acts_or_stops_the_others(
     pattern, calls = KINDS[kind]
     monkeypatch.chdir(tmp_path)
     command = typer.main.get_command(main.app)  # which takes longer than what most of them do
-    monkeypatch.setattr(main, "app", lambda: command())
+    monkeypatch.setattr(main, "app", lambda **settings: command(**settings))
     for number in range(rounds):
         chance = random.Random(f"{kind} {number}")
         place = tmp_path / "place"

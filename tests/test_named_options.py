@@ -12,9 +12,9 @@ import pytest
 import typer
 from synthetic import add_run
 
-from capture.cli.arguments import Data
-from capture.cli.capture import _told
+from capture.cli.capture import summary_lines
 from capture.cli.main import app
+from capture.cli.options import QuestionOptions
 from capture.jobs import encode, generate, mcq_encoder, mcq_prompt, next_token, prepare, run_job
 from capture.traits import respond, steer
 from warehouse import TraceStore
@@ -55,7 +55,7 @@ def test_what_a_capture_says(tmp_path: Path, command: str) -> None:
     cut = made.model_copy(update={"counts": made.counts.model_copy(update={"truncated": 2})})
     generates = hasattr(kind.Options(), "max_new_tokens")
     said = [
-        *([] if generates else _told(cut, tmp_path, 7)),
+        *([] if generates else summary_lines(cut, tmp_path, 7)),
         run_job._less_memory(kind.Options()),
         prepare._ASK_SHORTER if generates else prepare._CUT_SHORTER,
     ]
@@ -76,5 +76,5 @@ def test_what_is_said_of_a_model_fits_every_command_that_loads_one(module: str) 
 def test_a_data_set_that_has_no_questions(tmp_path: Path, command: str) -> None:
     for name in ("owner/name", "csqb", ""):
         with pytest.raises(NotFoundError) as e:
-            Data(name, "validation", None, questions=True).open(tmp_path)
+            QuestionOptions(data=name).open(tmp_path)
         assert named(str(e.value)) <= options(command)

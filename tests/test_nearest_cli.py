@@ -81,7 +81,7 @@ def test_nearest_tokens_in_their_sentences(root: Path, traces: Callable) -> None
     example = store.tokens.example_id[2]
     key = Key("dec", "resid.post_mlp", 1)
     q = store.rows(key, example)[4].astype(np.float64)
-    asking = ("nearest", "--run", "a", "--example", example[:6], "--pos", 4, "--layer", 1, "-w", root)
+    asking = ("nearest", "a", "--example", example[:6], "--pos", 4, "--layers", 1, "-w", root)
     found = json.loads(traces(*asking, "-k", 4, "--format", "json").out)
     expected = []
     for run in ("a", "b"):
@@ -102,9 +102,9 @@ def test_nearest_tokens_in_their_sentences(root: Path, traces: Callable) -> None
     assert keys[0].split("\t")[:5] == ["distance", "run_id", "example_id", "seq", "pos"] and len(keys) == 11
     under = json.loads(traces(*asking, "--where", "run_id = 'b' AND loss > 1", "-k", 5, "--format", "json").out)
     assert len(under) == 5 and {f["run_id"] for f in under} == {"b"}
-    both = json.loads(traces(*asking[:-4], "--layer", "1,2", "-k", 30, "--format", "json", "-w", root).out)
+    both = json.loads(traces(*asking[:-4], "--layers", "1,2", "-k", 30, "--format", "json", "-w", root).out)
     assert {f["layer"] for f in both} == {1, 2}
-    heads = json.loads(traces("nearest", "--run", "b", "--example", example, "--pos", 4, "--site", "k", "--head", 3, "-k", 3,
+    heads = json.loads(traces("nearest", "b", "--example", example, "--pos", 4, "--site", "k", "--head", 3, "-k", 3,
                               "--format", "json", "-w", root).out)  # fmt: skip
     assert {h["kv_head"] for h in heads} == {1}
 
@@ -114,7 +114,7 @@ def test_nearest_to_a_new_text(root: Path, traces: Callable, tiny_folder: Callab
     store = TraceStore(paths.run_dir(root, "b"))
     example, text = store.tokens.example_id[0], store.tokens.text[0]
     offsets = store.encodings(example)["offset_mapping"]
-    found = traces("nearest", "--text", text[: offsets[9][1]], "--model", tiny_folder("llama"), "--layer", 1, "-k", 2,
+    found = traces("nearest", "--text", text[: offsets[9][1]], "--model", tiny_folder("llama"), "--layers", 1, "-k", 2,
                    "--format", "json", "-w", root)  # fmt: skip
     assert found.code == 0, found
     rows = json.loads(found.out)
@@ -124,28 +124,28 @@ def test_nearest_to_a_new_text(root: Path, traces: Callable, tiny_folder: Callab
 def test_bad_questions_end_in_one_line(root: Path, traces: Callable, tiny_folder: Callable) -> None:
     w = ("-w", root)
     example = TraceStore(paths.run_dir(root, "a")).tokens.example_id[0]
-    ask = ("nearest", "--run", "a", "--example", example, "--pos")
-    clear(traces("nearest", *w), 2, "--run with --example and --pos, or --text with --model")
-    clear(traces("nearest", "--run", "a", "--example", example, *w), 2, "needs --example and --pos")
+    ask = ("nearest", "a", "--example", example, "--pos")
+    clear(traces("nearest", *w), 2, "RUN with --example and --pos, or --text with --model")
+    clear(traces("nearest", "a", "--example", example, *w), 2, "needs --example and --pos")
     clear(traces("nearest", "--text", "x", *w), 2, "needs --model")
-    clear(traces(*ask, 999, "--layer", 1, *w), 2, "has positions 0 to")
-    clear(traces(*ask, 0, "--layer", 7, *w), 2, "in layer 7; there is: 1, 2")
-    clear(traces(*ask, 0, "--layer", "x", *w), 2, "4,15")
+    clear(traces(*ask, 999, "--layers", 1, *w), 2, "has positions 0 to")
+    clear(traces(*ask, 0, "--layers", 7, *w), 2, "in layer 7; there is: 1, 2")
+    clear(traces(*ask, 0, "--layers", "x", *w), 2, "4,15")
     clear(traces(*ask, 0, "--site", "k", *w), 2, "say which, with --head")
-    clear(traces(*ask, 0, "--layer", 1, "--where", "upsos = 'VERB'", *w), 2, "upsos")
-    clear(traces("nearest", "--run", "c", "--example", example, "--pos", 1, *w), 2, "No run 'c'")
-    clear(traces("nearest", "--run", "a", "--example", "zz", "--pos", 1, *w), 2, "No example 'zz'")
+    clear(traces(*ask, 0, "--layers", 1, "--where", "upsos = 'VERB'", *w), 2, "upsos")
+    clear(traces("nearest", "c", "--example", example, "--pos", 1, *w), 2, "No run 'c'")
+    clear(traces("nearest", "a", "--example", "zz", "--pos", 1, *w), 2, "No example 'zz'")
     clear(traces("nearest", "--text", "x", "--model", tiny_folder("gpt2"), *w), 2, "no vector tables of")
-    clear(traces("index", "add", "--run", "a", "--site", "mlp_out", *w), 2, "mlp_out is not stored")
+    clear(traces("index", "add", "a", "--site", "mlp_out", *w), 2, "mlp_out is not stored")
     clear(traces("index", "drop", "llama_resid", "--yes", *w), 2, "Did you mean")
     clear(traces("index", "optimize", "nothing", *w), 2, "No vector table 'nothing'")
 
 
 def test_index_add_list_optimize_rebuild_and_drop(copied: Path, traces: Callable) -> None:
     w = ("-w", copied)
-    added = traces("index", "add", "--run", "a", "--layers", "0,1", *w)
+    added = traces("index", "add", "a", "--layers", "0,1", *w)
     assert added.code == 0 and "llama_resid_post_mlp_L00: " in added.out and "(there already)" in added.out, added
-    clear(traces("index", "add", "--run", "a", "--layers", 1, "--centre", *w), 2, "traces index rebuild " + TABLE)
+    clear(traces("index", "add", "a", "--layers", 1, "--centre", *w), 2, "traces index rebuild " + TABLE)
     built = traces("index", "rebuild", TABLE, "--type", "ivf_sq", "--centre", *w)
     assert built.code == 0 and "recall@10" in built.err, built
     listed = traces("index", "list", *w).out

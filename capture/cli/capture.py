@@ -2,253 +2,176 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capture.cli.arguments import Data, Model, Prompts, capture_options
 from capture.cli.options import (
-    AttnOption,
-    BatchTokensOption,
-    CaptureOption,
-    ChunkOption,
-    ConfigOption,
-    DataOption,
-    DeviceMapOption,
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    FromOption,
-    HeadingsOption,
-    IndexOption,
-    LabelColumnOption,
-    LimitOption,
+    CaptureOptions,
+    DataOptions,
+    LoadOptions,
     MaxLenOption,
     ModelOption,
     PrependBosOption,
-    QuestionsOption,
-    RevisionOption,
-    RunOption,
-    ShardOfOption,
-    ShardOption,
-    SplitOption,
-    StoreDtypeOption,
-    StrideOption,
-    TargetColumnOption,
-    TextColumnOption,
-    TextOption,
-    TrustOption,
+    PromptOptions,
+    QuestionOptions,
+    RunOptions,
+    SequenceOptions,
+    TopKOption,
 )
 from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
 from capture.sequences import partition
-from warehouse.cli.options import WarehouseOption
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.errors import RunExistsError
 from warehouse.schema import sites
 
 if TYPE_CHECKING:
     from capture.jobs.job import Options
+    from capture.model.loading import Loaded
     from warehouse.storage.manifest import Manifest
 
-capture_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Run a model over data and keep what happens inside."
-)
+capture_app = App(no_args_is_help=True, help="Run a model over data and keep what happens inside.")
 
 
 @capture_app.command("next-token")
+@with_groups()
 def next_token(
     model: ModelOption,
-    data: DataOption = None,
-    split: SplitOption = "validation",
-    from_: FromOption = None,
-    config: ConfigOption = None,
-    headings: HeadingsOption = False,
-    text: TextOption = None,
-    text_column: TextColumnOption = "text",
-    label_column: LabelColumnOption = None,
-    target_column: TargetColumnOption = None,
-    limit: LimitOption = None,
-    capture: CaptureOption = "none",
-    attn: AttnOption = "auto",
-    index: IndexOption = None,
-    run: RunOption = None,
-    max_len: MaxLenOption = "auto",
-    chunk: ChunkOption = False,
-    stride: StrideOption = None,
-    prepend_bos: PrependBosOption = "auto",
-    batch_tokens: BatchTokensOption = 1024,
-    top_k: Annotated[int, typer.Option(min=1, help="Most probable tokens to keep for each position.")] = 5,
-    device: DeviceOption = "auto",
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "auto",
-    store_dtype: StoreDtypeOption = "auto",
-    shard_mb: ShardOption = 256,
-    shard: ShardOfOption = "",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    dry_run: DryRunOption = False,
-    warehouse: WarehouseOption = None,
+    loading: LoadOptions,
+    data: DataOptions,
+    sequences: SequenceOptions,
+    capture: CaptureOptions,
+    target: RunOptions,
+    top_k: TopKOption = 5,
 ) -> None:
-    """Next-token diagnostics at every position, and the tensors behind them.
+    """Record next-token diagnostics at every position, and the tensors behind them.
 
-    Offsets count characters: the tokens that share one character (its bytes, in many tokenizers) have the same offsets. The same
-    command again goes on with a capture that was interrupted.
+    Offsets count characters: tokens that share one character (its bytes, in many tokenizers) have the same offsets. The same
+    command again continues a capture that was interrupted.
 
-    Examples: `traces capture next-token --model smollm2 --text my.txt --run first`,
-    `traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn`
+    Examples:
+        traces capture next-token --model smollm2 --text my.txt --run first
+        traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
-    asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
+    shared = capture.checked(data.limit, sequences.max_len, target.chosen)
     with needs_capture_extra():
-        from capture.jobs import next_token as kind
-    options = kind.Options(
-        **shared, chunk=chunk, stride=stride, prepend_bos=prepend_bos, target_column=target_column, top_k=top_k
+        from capture.jobs import next_token as job
+    options = job.Options(
+        **shared,
+        chunk=sequences.chunk,
+        stride=sequences.stride,
+        prepend_bos=sequences.prepend_bos,
+        target_column=sequences.target_column,
+        top_k=top_k,
     )
-    read = Data(data, split, from_, text, text_column, config, headings, label_column)
-    run_capture(kind, options, asked, read, run, dry_run, warehouse)
+    run_capture(job, options, data, target, model, lambda: loading.load(model, "lm"))
 
 
 @capture_app.command("encode")
+@with_groups(defaults={"capture": "hidden"})
 def encode(
     model: ModelOption,
-    data: DataOption = None,
-    split: SplitOption = "validation",
-    from_: FromOption = None,
-    config: ConfigOption = None,
-    headings: HeadingsOption = False,
-    text: TextOption = None,
-    text_column: TextColumnOption = "text",
-    label_column: LabelColumnOption = None,
-    target_column: TargetColumnOption = None,
-    limit: LimitOption = None,
-    capture: CaptureOption = "hidden",
-    attn: AttnOption = "auto",
-    index: IndexOption = None,
-    run: RunOption = None,
-    max_len: MaxLenOption = "auto",
-    chunk: ChunkOption = False,
-    stride: StrideOption = None,
-    prepend_bos: PrependBosOption = "auto",
-    batch_tokens: BatchTokensOption = 1024,
-    device: DeviceOption = "auto",
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "auto",
-    store_dtype: StoreDtypeOption = "auto",
-    shard_mb: ShardOption = 256,
-    shard: ShardOfOption = "",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    dry_run: DryRunOption = False,
-    warehouse: WarehouseOption = None,
+    loading: LoadOptions,
+    data: DataOptions,
+    sequences: SequenceOptions,
+    capture: CaptureOptions,
+    target: RunOptions,
 ) -> None:
-    """The tensors alone, without next-token diagnostics: of encoders, and of decoders without their head.
+    """Record tensors alone, without next-token diagnostics: encoders, and decoders without their head.
 
-    An encoder-decoder is recorded on its encoder's side, and on both where targets are given.
+    An encoder-decoder is recorded on its encoder's side, and on both sides where targets are given.
 
-    Example: `traces capture encode --model minilm --data go_emotions --split validation --capture attn,qkv`
+    Examples:
+        traces capture encode --model minilm --data go_emotions --split validation --capture attn,qkv
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
-    asked = Model(model, "none", device, device_map, dtype, revision, trust_remote_code)
+    shared = capture.checked(data.limit, sequences.max_len, target.chosen)
     with needs_capture_extra():
-        from capture.jobs import encode as kind
-    options = kind.Options(**shared, chunk=chunk, stride=stride, prepend_bos=prepend_bos, target_column=target_column)
-    read = Data(data, split, from_, text, text_column, config, headings, label_column)
-    run_capture(kind, options, asked, read, run, dry_run, warehouse)
+        from capture.jobs import encode as job
+    options = job.Options(
+        **shared,
+        chunk=sequences.chunk,
+        stride=sequences.stride,
+        prepend_bos=sequences.prepend_bos,
+        target_column=sequences.target_column,
+    )
+    run_capture(job, options, data, target, model, lambda: loading.load(model, "none"))
 
 
 @capture_app.command("mcq-prompt")
+@with_groups()
 def mcq_prompt(
     model: ModelOption,
-    data: QuestionsOption = "csqa",
-    split: SplitOption = "validation",
-    from_: FromOption = None,
-    limit: LimitOption = None,
+    loading: LoadOptions,
+    data: QuestionOptions,
+    capture: CaptureOptions,
+    target: RunOptions,
     score: Annotated[
         str,
         typer.Option(
             help="What decides: `letter` (the logit of the choice's letter), `text` (the log-probability of its text), or `byte` "
-            "(that by byte). All three are stored."
+            "(that by byte). All three are stored.",
+            rich_help_panel=Panel.COMPUTED,
         ),
     ] = "letter",
     template: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Another prompt: a text with `{question}` and `{choices}` in it."),
+        typer.Option(
+            metavar="FILE",
+            help="Another prompt: a text with `{question}` and `{choices}` in it.",
+            rich_help_panel=Panel.READ,
+        ),
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask through the tokenizer's chat template.")] = False,
-    capture: CaptureOption = "none",
-    attn: AttnOption = "auto",
-    index: IndexOption = None,
-    run: RunOption = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Ask through the tokenizer's chat template.", rich_help_panel=Panel.READ),
+    ] = False,
     max_len: MaxLenOption = "auto",
     prepend_bos: PrependBosOption = "auto",
-    batch_tokens: BatchTokensOption = 1024,
-    device: DeviceOption = "auto",
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "auto",
-    store_dtype: StoreDtypeOption = "auto",
-    shard_mb: ShardOption = 256,
-    shard: ShardOfOption = "",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    dry_run: DryRunOption = False,
-    warehouse: WarehouseOption = None,
 ) -> None:
-    """Multiple-choice questions put to a decoder as prompts: what it answers, how sure it is, and the tensors behind that.
+    """Put multiple-choice questions to a decoder as prompts: what it answers, how sure it is, and the tensors behind that.
 
-    Tensors are of the prompt, or under --score text and byte of the prompt with each choice, `seq` being the choice.
+    Tensors belong to the prompt; under `--score text` and `byte` to the prompt with each choice, whose number is `seq`.
 
-    Example: `traces capture mcq-prompt --model smollm2 --data csqa --split validation --capture attn,qkv,hidden,resid`
+    Examples:
+        traces capture mcq-prompt --model smollm2 --data csqa --split validation --capture attn,qkv,hidden,resid
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
-    asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
+    shared = capture.checked(data.limit, max_len, target.chosen)
     with needs_capture_extra():
-        from capture.jobs import mcq_prompt as kind
+        from capture.jobs import mcq_prompt as job
         from capture.sequences.question_prompts import TEMPLATE
-    chosen = TEMPLATE if template is None else _template(template)
-    options = kind.Options(**shared, score=score, template=chosen, chat=chat, prepend_bos=prepend_bos)
-    run_capture(kind, options, asked, Data(data, split, from_, questions=True), run, dry_run, warehouse)
+    chosen = TEMPLATE if template is None else _read_template(template)
+    options = job.Options(**shared, score=score, template=chosen, chat=chat, prepend_bos=prepend_bos)
+    run_capture(job, options, data, target, model, lambda: loading.load(model, "lm"))
 
 
 @capture_app.command("mcq-encoder")
+@with_groups()
 def mcq_encoder(
     model: ModelOption,
-    data: QuestionsOption = "csqa",
-    split: SplitOption = "validation",
-    from_: FromOption = None,
-    limit: LimitOption = None,
-    capture: CaptureOption = "none",
-    attn: AttnOption = "auto",
-    index: IndexOption = None,
-    run: RunOption = None,
+    loading: LoadOptions,
+    data: QuestionOptions,
+    capture: CaptureOptions,
+    target: RunOptions,
     max_len: MaxLenOption = "auto",
-    batch_tokens: BatchTokensOption = 1024,
-    device: DeviceOption = "auto",
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "auto",
-    store_dtype: StoreDtypeOption = "auto",
-    shard_mb: ShardOption = 256,
-    shard: ShardOfOption = "",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    dry_run: DryRunOption = False,
-    warehouse: WarehouseOption = None,
 ) -> None:
-    """Multiple-choice questions put to an encoder with a multiple-choice head, the question with each choice as a pair.
+    """Put multiple-choice questions to an encoder with a multiple-choice head, the question with each choice as a pair.
 
-    Tensors are of every pair, `seq` being the choice. `traces finetune mcq` trains such a head.
+    Tensors belong to every pair, `seq` being the choice. `traces finetune mcq` trains such a head.
 
-    Example: `traces capture mcq-encoder --model checkpoints/minilm-csqa --data csqa --split validation --capture hidden,resid`
+    Examples:
+        traces capture mcq-encoder --model checkpoints/minilm-csqa --data csqa --split validation --capture hidden,resid
     """
-    shared = capture_options(capture, attn, index, limit, max_len, batch_tokens, store_dtype, shard_mb, shard)
-    asked = Model(model, "multiple-choice", device, device_map, dtype, revision, trust_remote_code)
+    shared = capture.checked(data.limit, max_len, target.chosen)
     with needs_capture_extra():
-        from capture.jobs import mcq_encoder as kind
-    options = kind.Options(**shared)
-    run_capture(kind, options, asked, Data(data, split, from_, questions=True), run, dry_run, warehouse)
+        from capture.jobs import mcq_encoder as job
+    run_capture(job, job.Options(**shared), data, target, model, lambda: loading.load(model, "multiple-choice"))
 
 
-def _template(path: str) -> str:
-    """Raises UsageError where the file cannot be read as text."""
+def _read_template(path: str) -> str:
+    """Return the text of a prompt template, without its last line breaks."""
     from capture.data.files import check_not_empty, read_text, user_path
 
     check_not_empty(template=path)
@@ -256,50 +179,71 @@ def _template(path: str) -> str:
 
 
 def run_capture(
-    kind: Any,
+    job: Any,
     options: Options,
-    asked: Model,
-    data: Data | Prompts,
-    run: str | None,
-    dry_run: bool,
-    warehouse: Path | None,
+    data: DataOptions | QuestionOptions | PromptOptions,
+    target: RunOptions,
+    model: str,
+    load: Callable[[], Loaded],
     skip_existing: bool = False,
 ) -> None:
-    """What the commands of `traces capture` do, `kind` being the module of the job."""
+    """Run a capture as every command of `traces capture` does, and say what came of it.
+
+    Args:
+        job: The module of the kind of capture.
+        options: What the job is to do.
+        data: What is read.
+        target: Where the run is written.
+        model: The model as the user named it.
+        load: Loads the model; called once the data is open.
+        skip_existing: Whether a run that exists already is no error.
+
+    Raises:
+        RunExistsError: A run of that name exists, and is not to be skipped.
+    """
     from warehouse.storage import paths
 
-    root = paths.find_root(warehouse)
-    run = run and partition.part_run_name(run, options.shard)
+    root = paths.find_root(target.warehouse)
+    run = target.run and partition.part_run_name(target.run, options.shard)
     if run is not None and paths.run_dir(root, paths.check_run_name(run)).exists():
-        if skip_existing:
-            typer.echo(f"{run} is there already: nothing to do")
-            return
-        raise RunExistsError(run)
+        if not skip_existing:
+            raise RunExistsError(run)
+        typer.echo(f"{run} exists already: nothing to do")
+        return
     source = data.open(root)
-    loaded = asked.load()
+    loaded = load()
     if loaded.untrained:
         typer.echo(
-            f"{asked.name} has no trained multiple-choice head: {', '.join(loaded.untrained)} are random, and so are its "
+            f"{model} has no trained multiple-choice head: {', '.join(loaded.untrained)} are random, and so are its "
             "answers. Train one: traces finetune mcq"
         )
-    if dry_run:
-        for line in kind.forecast(loaded, source, options):
+    if target.dry_run:
+        for line in job.forecast(loaded, source, options):
             typer.echo(line)
         return
     try:
         with stopped_by_signals(), progress(partition.Partition(options.shard).count(options.limit)) as report:
-            manifest = kind.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
+            manifest = job.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
     except RunExistsError as e:
         if not skip_existing:
             raise
-        typer.echo(f"{e.run_id} is there already: nothing to do")
+        typer.echo(f"{e.run_id} exists already: nothing to do")
         return
-    for line in filter(None, (source.description(), *_told(manifest, root, options.max_len or loaded.window))):
+    for line in filter(None, (source.description(), *summary_lines(manifest, root, options.max_len or loaded.window))):
         typer.echo(line)
 
 
-def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
-    """What a user should know of a capture that is done."""
+def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[str]:
+    """Return what a user should know of a capture that is done, line by line.
+
+    Args:
+        manifest: The run's.
+        root: The warehouse root.
+        length: The length in tokens that texts were cut to; None: no limit.
+
+    Returns:
+        Lines, the last of which says what to do next.
+    """
     from warehouse.storage import paths
 
     c = manifest.counts
@@ -308,25 +252,26 @@ def _told(manifest: Manifest, root: Path, length: int | None) -> list[str]:
     if c.predictions and manifest.mean_loss is None:
         lines.append("its mean loss is infinite: tokens came that the model rules out (next_token, loss = 'infinity')")
     if c.rows["mcq_predictions"]:
-        lines += _accuracy(manifest.run_id, root)
+        lines += _accuracy_lines(manifest.run_id, root)
     if c.truncated:
         see = "--max-len" if c.rows["mcq_predictions"] else "--max-len, --chunk, --stride"
         lines.append(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see {see}")
     if c.altered:
         lines.append(
             f"{c.altered:,} texts were changed by the tokenizer (case, accents or white space) before it cut them into tokens; "
-            "offsets are those in the texts as they are"
+            "offsets are those in the original texts"
         )
-    asked_for = set(sites.resolve(manifest.option("capture")))
+    wanted = set(sites.resolve(manifest.option("capture")))
     for stack in filter(None, (manifest.model, manifest.model.encoder)):
-        lines += [f"not there: {site}: {why}" for site, why in stack.missing.items() if site in asked_for]
+        lines += [f"not available: {site}: {why}" for site, why in stack.missing.items() if site in wanted]
     if manifest.option("shard"):
         whole, _, _ = paths.part_of(manifest.run_id) or (manifest.run_id, 0, 0)
-        return [*lines, f"next, when all shards are there: traces runs merge {whole}"]
+        return [*lines, f"next, when all parts are done: traces runs merge {whole}"]
     return [*lines, f"next: traces runs show {manifest.run_id}"]
 
 
-def _accuracy(run_id: str, root: Path) -> list[str]:
+def _accuracy_lines(run_id: str, root: Path) -> list[str]:
+    """Return how many questions a run answered right, in one line."""
     from warehouse import TraceStore
     from warehouse.analysis.intervals import accuracy_text
     from warehouse.storage import paths
@@ -337,5 +282,5 @@ def _accuracy(run_id: str, root: Path) -> list[str]:
         .fetchone()
     )
     if row is None or not row[0]:
-        return ["no question has a key: how many were right is not known"]
+        return ["no question has a key, so that accuracy is unknown"]
     return [f"{accuracy_text(row[1], row[0])}, by {row[2]}"]

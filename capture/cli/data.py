@@ -14,35 +14,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warehouse.cli.options import WarehouseOption
+from capture.cli.options import FromOption
+from capture.cli.values import split_list
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel
+from warehouse.cli.options import ReportFormatOption, WarehouseOption
 from warehouse.cli.output import ReportFormat
-from warehouse.cli.terminal import table_console
-from warehouse.errors import UsageError
+from warehouse.cli.terminal import note, table_console
+from warehouse.errors import TracesError, UsageError, on_one_line
 
 if TYPE_CHECKING:
     from capture.data.dataset_spec import DatasetSpec
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Data sets that are known by name.")
+data_app = App(no_args_is_help=True, help="Data sets that are known by name.")
+
+ALL = "all"
+"""Stands for every known data set that can be prepared."""
 
 
 @data_app.command("list")
-def list_data(
-    fmt: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to print the list.")] = ReportFormat.table,
-    warehouse: WarehouseOption = None,
-) -> None:
-    """What is known: data sets with licence and splits, where they come from, and which splits are prepared.
+def list_data(fmt: ReportFormatOption = ReportFormat.table, warehouse: WarehouseOption = None) -> None:
+    """List the known data sets with licence and splits, where they come from, and which splits are prepared.
 
-    Example: `traces data list --format tsv`
+    Examples:
+        traces data list --format tsv
     """
     from warehouse.storage import paths
 
-    root = paths.find_root(warehouse)
-    found = _described(root)
+    datasets = _describe(paths.find_root(warehouse))
     if fmt is ReportFormat.json:
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(datasets, indent=1, ensure_ascii=False))
         return
-    columns = list(found[0])
-    rows = [[", ".join(v) if isinstance(v, list) else v for v in row.values()] for row in found]
+    columns = list(datasets[0])
+    rows = [[", ".join(v) if isinstance(v, list) else v for v in row.values()] for row in datasets]
     if fmt is ReportFormat.tsv:
         writer = csv.writer(sys.stdout, dialect="excel-tab", lineterminator="\n")
         writer.writerow(columns)
@@ -56,16 +60,17 @@ def list_data(
     for row in rows:
         table.add_row(*row)
     table_console(200).print(table)
-    typer.echo("Any other of the hub: --data OWNER/NAME --text-column NAME. A file of your own: --text FILE.")
+    typer.echo("Any other data set of the hub: --data OWNER/NAME --text-column NAME. A file of your own: --text FILE.")
 
 
-def _described(root: Path) -> list[dict[str, Any]]:
+def _describe(root: Path) -> list[dict[str, Any]]:
+    """Return a row for each known data set."""
     from capture.data.registry import DATASETS, REPEATS
     from warehouse.storage import paths
 
     rows: list[dict[str, Any]] = []
     for known in DATASETS.values():
-        there = paths.prepared_splits(root, known.name)
+        prepared = paths.prepared_splits(root, known.name)
         rows.append(
             {
                 "name": known.name,
@@ -73,84 +78,122 @@ def _described(root: Path) -> list[dict[str, Any]]:
                 "licence": known.licence,
                 "splits": list(known.splits),
                 "from": " ".join(filter(None, (known.hub_name, known.hub_config))),
-                "prepared": [split for split in known.splits if split in there],
+                "prepared": [split for split in known.splits if split in prepared],
             }
         )
-    made = {
+    generated = {
         "name": REPEATS,
         "about": "random words, twice over",
         "licence": "",
         "splits": [],
         "from": "made on the spot",
+        "prepared": [],
     }
-    return [*rows, made | {"prepared": []}]
+    return [*rows, generated]
 
 
 @data_app.command("prepare")
 def prepare(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, as `traces data list` names them.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Data sets, as `traces data list` names them, or `all` of them."),
+    ],
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", help="Only this split; may be given several times. All that are there if left out."),
-    ] = None,
-    from_: Annotated[
-        str | None,
         typer.Option(
-            "--from", metavar="FILE", help="A local copy in the original format, or a folder with one file a split."
+            "--split",
+            metavar="A,B,…",
+            help="Only these splits; by default all that the source has.",
+            rich_help_panel=Panel.READ,
         ),
     ] = None,
+    from_: FromOption = None,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Fetch data sets, or read local copies, and keep them under the warehouse root for `--data NAME`.
 
-    What is already prepared is made anew, and replaced only once the new file is whole.
+    A split that is prepared already is prepared again, and replaced only once the new file is complete. `all` goes on after a
+    data set that cannot be had, and names those at the end, with exit code 1.
 
-    Examples: `traces data prepare ud_ewt go_emotions csqa wikitext2`,
-    `traces data prepare ud_ewt --from en_ewt-ud-dev.conllu`
+    Examples:
+        traces data prepare ud_ewt go_emotions csqa wikitext2
+        traces data prepare ud_ewt --from en_ewt-ud-dev.conllu
+        traces data prepare all
+
+    Raises:
+        UsageError: `--from` goes with one data set.
+        TracesError: Some of `all` could not be prepared.
     """
-    from capture.data import prepared
     from capture.data.files import check_not_empty
-    from capture.data.registry import find_dataset, split_reader
+    from capture.data.registry import DATASETS, find_dataset
     from warehouse.storage import paths
 
     check_not_empty(from_=from_)
-    found = [find_dataset(name) for name in dict.fromkeys(names)]
-    if from_ is not None and len(found) != 1:
-        raise UsageError("--from is a copy of one data set: name only that one.")
+    splits = [*split_list(",".join(split or []))]
     root = paths.find_root(warehouse)
-    wanted = [(known, part) for known in found for part in _splits(known, split or [], from_)]
-    for data, part in wanted:
-        rows, origin = split_reader(data, part, from_)
-        path = paths.prepared_path(root, data.name, part)
-        verb = "replaced" if path.is_file() else "prepared"
-        start = time.monotonic()
-        with _progress(f"{data.name} {part}") as report:
-            counts = prepared.write(path, data, part, origin, rows, report)
-        typer.echo(f"{data.name} {part}: {_summary(counts)}; {verb} in {time.monotonic() - start:.1f} s: {path}")
+    if ALL not in names:
+        datasets = [find_dataset(name) for name in dict.fromkeys(names)]
+        if from_ is not None and len(datasets) != 1:
+            raise UsageError("--from is a copy of one data set: name only that one.")
+        for dataset, part in [(d, part) for d in datasets for part in _splits(d, splits, from_)]:
+            _prepare_split(root, dataset, part, from_)
+        return
+    if from_ is not None:
+        raise UsageError("--from is a copy of one data set: name it instead of 'all'.")
+    failed: dict[str, str] = {}
+    for dataset in DATASETS.values():
+        try:
+            for part in _splits(dataset, splits, None):
+                _prepare_split(root, dataset, part, None)
+        except (TracesError, OSError) as e:
+            failed[dataset.name] = on_one_line(str(e))
+            note(f"{dataset.name}: not prepared")
+    if failed:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise TracesError(f"{len(failed)} of {len(DATASETS)} data sets could not be prepared. {reasons}")
 
 
-def _splits(known: DatasetSpec, asked: list[str], origin: str | None) -> list[str]:
-    """The splits to prepare: those asked for, else those that are in the copy, else all. Raises UsageError."""
+def _prepare_split(root: Path, dataset: DatasetSpec, split: str, origin: str | None) -> None:
+    """Write one split under the warehouse root, and print a line about it."""
+    from capture.data import prepared
+    from capture.data.registry import split_reader
+    from warehouse.storage import paths
+
+    rows, source = split_reader(dataset, split, origin)
+    path = paths.prepared_path(root, dataset.name, split)
+    verb = "replaced" if path.is_file() else "prepared"
+    start = time.monotonic()
+    with _progress_bar(f"{dataset.name} {split}") as report:
+        counts = prepared.write(path, dataset, split, source, rows, report)
+    typer.echo(f"{dataset.name} {split}: {_summary(counts)}; {verb} in {time.monotonic() - start:.1f} s: {path}")
+
+
+def _splits(known: DatasetSpec, wanted: list[str], origin: str | None) -> list[str]:
+    """Return the splits to prepare: those that are wanted, else those in the copy, else all.
+
+    Raises:
+        UsageError: The copy is one file, and it is not clear which split, or several are wanted.
+    """
     from capture.data.files import printable_value, user_path
 
     path = user_path(origin) if origin is not None else None
-    wanted = list(dict.fromkeys(known.resolve_split(s) for s in asked if s != "all"))
+    named = list(dict.fromkeys(known.resolve_split(s) for s in wanted if s != "all"))
     if path is not None and path.is_dir():
-        there = known.find_splits(path)
-    elif path is not None and not wanted and path.exists():
-        told = known.split_named_by(path)
-        if told is None:
+        available = known.find_splits(path)
+    elif path is not None and not named and path.exists():
+        split = known.split_named_by(path)
+        if split is None:
             raise UsageError(f"Say which split {printable_value(path)} is: --split {' or '.join(known.splits)}.")
-        there = [told]
+        available = [split]
     else:
-        there = list(known.splits)
-    if path is not None and not path.is_dir() and len(wanted) > 1:
-        raise UsageError(f"{printable_value(path)} is one file, of one split: give --split once, or a folder.")
-    return wanted if wanted and "all" not in asked else there
+        available = list(known.splits)
+    if path is not None and not path.is_dir() and len(named) > 1:
+        raise UsageError(f"{printable_value(path)} is one file, of one split: name one with --split, or a folder.")
+    return named if named and "all" not in wanted else available
 
 
 def _summary(counts: Counter[str]) -> str:
-    """`2,001 rows, 25,152 words`; for questions also how many have answers, for WikiText the rows of each kind."""
+    """Return `2,001 rows, 25,152 words`; for questions also how many have answers, for WikiText the rows of each kind."""
     from capture.data.dataset_spec import BLANK, HEADINGS, PARAGRAPHS
 
     names = ["rows", "words", "labels", "choices", "answers", PARAGRAPHS, HEADINGS, BLANK]
@@ -158,8 +201,8 @@ def _summary(counts: Counter[str]) -> str:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, on a terminal; nothing elsewhere."""
+def _progress_bar(title: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error if that is a terminal."""
     from rich import progress as bars
     from rich.console import Console
 

@@ -7,25 +7,31 @@ from typing import Annotated
 import typer
 
 from capture.cli.terminal import progress, stopped_by_signals
-from warehouse.cli import index, probe  # noqa: F401
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import RunArgument, WarehouseOption
 
-derive_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Make more of what a run stored, without its model."
-)
+derive_app = App(no_args_is_help=True, help="Make more of what a run stored, without its model.")
 
 
 @derive_app.command("heads")
 def derive_heads(
     run: RunArgument,
-    name: Annotated[str | None, typer.Option("--run", help="The new run's name; RUN-heads if left out.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--run", metavar="NAME", help="The new run's name; by default RUN-heads.", rich_help_panel=Panel.WRITTEN
+        ),
+    ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
-    """What every attention head does on every example, from a run's stored q and k: the table `heads`.
+    """Compute what every attention head does on every example, from a run's stored q and k: the table `heads`.
 
-    Makes a run of its own, whose rows name their source; the same command again goes on where it was interrupted.
+    The result is a run of its own, whose rows name their source. The same command again continues one that was interrupted.
 
-    Example: `traces derive heads wt2`, then `traces sql --query induction_heads --set run=wt2`
+    Examples:
+        traces derive heads wt2
+        traces sql --query induction_heads --set run=wt2
     """
     from warehouse.analysis.derive_heads import derive_heads as derive
     from warehouse.storage import paths

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ import typer
 
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
+from warehouse.cli.option_groups import Panel
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,102 +22,159 @@ if TYPE_CHECKING:
     from capture.traits.judge_run import JudgeProgress
     from warehouse.storage.manifest import Manifest
 
-JUDGE_HELP = "Who judges: `openai:MODEL`, `anthropic:MODEL`, `http://host:port/v1:MODEL` or `local:MODEL`."
-JudgeOption = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=JUDGE_HELP, show_default=False)]
-ConcurrencyOption = Annotated[
-    int, typer.Option("--concurrency", min=1, max=1000, help="Requests in flight at a time; a local model gets one.")
+_JUDGE_HELP = "Who judges: `openai:MODEL`, `anthropic:MODEL`, `http://host:port/v1:MODEL` or `local:MODEL`."
+
+JudgeOption = Annotated[
+    str,
+    typer.Option("--judge", metavar="JUDGE", help=_JUDGE_HELP, show_default=False, rich_help_panel=Panel.JUDGE),
 ]
-PriceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--price",
-        metavar="IN,OUT",
-        help="What a million tokens in and out cost, in dollars: the estimate then has a price.",
-        show_default=False,
-    ),
-]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Ask a paid judge without asking here first.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that an answer may take.")]
 
 
-def judged(
+@dataclass(frozen=True, kw_only=True)
+class AskingOptions:
+    """How a judge is asked."""
+
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency",
+            min=1,
+            max=1000,
+            help="Requests in flight at a time; a local model gets one.",
+            rich_help_panel=Panel.JUDGE,
+        ),
+    ] = 20
+    price: Annotated[
+        str | None,
+        typer.Option(
+            "--price",
+            metavar="IN,OUT",
+            help="Dollars for a million tokens in and out: the estimate then has a price.",
+            show_default=False,
+            rich_help_panel=Panel.JUDGE,
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        typer.Option("--timeout", min=0.1, help="How many seconds an answer may take.", rich_help_panel=Panel.JUDGE),
+    ] = 60.0
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Ask a paid judge without confirmation.", rich_help_panel=Panel.JUDGE),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(AskingOptions):
+    """Whether a judge is asked, which one, and how."""
+
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            metavar="JUDGE",
+            help=f"{_JUDGE_HELP} By default there is no judge; `traces trait judge` can score the responses later.",
+            show_default=False,
+            rich_help_panel=Panel.JUDGE,
+        ),
+    ] = None
+
+
+def judge_responses(
     root: Path,
     run: str,
     name: str | None,
-    spec: str,
+    judge: str,
+    asking: AskingOptions,
     *,
-    concurrency: int,
-    timeout: float,
-    price: str | None,
-    yes: bool,
     dry_run: bool = False,
     device: str = "auto",
-    shard: str = "",
+    part: str = "",
 ) -> Manifest | None:
-    """Judges a run's responses, after the question whether a paid judge is to be asked. None where nothing was to be asked.
+    """Judge a run's responses, after asking whether a paid judge may be used.
 
-    Raises as `capture.traits.judge_run.judge_run` and `open_judge` do, and UsageError where nobody is there to say yes.
+    Args:
+        root: The warehouse root.
+        run: The run with the responses.
+        name: The name of the run that is written; None: RUN-judged.
+        judge: Which judge, as in `openai:MODEL`.
+        asking: How it is asked.
+        dry_run: Only say how many requests there would be.
+        device: Where a local judge runs.
+        part: The part `i/n` of the responses; empty: all.
+
+    Returns:
+        The manifest of the run of judgements; None for a dry run.
     """
-    prices = _prices(price)
+    prices = _parse_prices(asking.price)
     with needs_capture_extra():
         from capture.traits import judge_run
         from capture.traits.judge_clients import open_judge
 
-        name = partition.part_run_name(name or judge_run.default_run_name(run), shard)
-        ahead = judge_run.estimate(root, run, name, shard)
-        judge = open_judge(spec, timeout=timeout, device=device, note=note)
-    cost = f", about ${ahead.dollars(*prices):,.2f}" if prices is not None else ""
+        name = partition.part_run_name(name or judge_run.default_run_name(run), part)
+        estimate = judge_run.estimate(root, run, name, part)
+        client = open_judge(judge, timeout=asking.timeout, device=device, note=note)
+    cost = f", about ${estimate.dollars(*prices):,.2f}" if prices is not None else ""
     note(
-        f"{judge.name}: {ahead.requests:,} requests, about {ahead.tokens_in:,} tokens in and at most {ahead.tokens_out:,} out{cost}"
+        f"{client.name}: {estimate.requests:,} requests, about {estimate.tokens_in:,} tokens in and at most "
+        f"{estimate.tokens_out:,} out{cost}"
     )
     if dry_run:
         return None
-    if ahead.requests:
-        _confirm(judge, yes)
-    with stopped_by_signals(), _bar() as report:
+    if estimate.requests:
+        _confirm(client, asking.yes)
+    with stopped_by_signals(), _progress_bar() as report:
         return judge_run.judge_run(
-            root, run, judge, name=name, concurrency=concurrency, shard=shard, report=report, note=note
+            root, run, client, name=name, concurrency=asking.concurrency, shard=part, report=report, note=note
         )
 
 
-def check_judge(spec: str, *, price: str | None, yes: bool) -> None:
-    """Raises, before there are responses, what `judged` would raise once there are; a local model is not loaded yet."""
-    _prices(price)
-    if spec.startswith("local:"):
+def check_judge(judge: str, asking: AskingOptions) -> None:
+    """Raise, before there are responses, what `judge_responses` would raise once there are; no local model is loaded.
+
+    Args:
+        judge: Which judge, as in `openai:MODEL`.
+        asking: How it is asked.
+    """
+    _parse_prices(asking.price)
+    if judge.startswith("local:"):
         return
     with needs_capture_extra():
         from capture.traits.judge_clients import open_judge
-    _check_asked(open_judge(spec), yes)
+    _check_confirmable(open_judge(judge), asking.yes)
 
 
-def _check_asked(judge: Judge, yes: bool) -> None:
+def _check_confirmable(judge: Judge, yes: bool) -> None:
+    """Raise UsageError if a judge costs money and nobody can confirm that."""
     if judge.paid and not yes and not sys.stdin.isatty():
-        raise UsageError(f"{judge.name} may cost money, and nobody is there to be asked: add --yes.")
+        raise UsageError(f"{judge.name} may cost money, and there is no terminal to confirm that on: add --yes.")
 
 
 def _confirm(judge: Judge, yes: bool) -> None:
-    _check_asked(judge, yes)
+    """Ask on the terminal whether a judge that costs money may be used."""
+    _check_confirmable(judge, yes)
     if yes or not judge.paid:
         return
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(1)
 
 
-def _prices(price: str | None) -> tuple[float, float] | None:
+def _parse_prices(price: str | None) -> tuple[float, float] | None:
+    """Return dollars for a million tokens in and out; None: no price is given."""
     if price is None:
         return None
     try:
-        of_in, of_out = (float(p) for p in price.split(","))
+        price_in, price_out = (float(p) for p in price.split(","))
     except ValueError:
-        of_in = of_out = -1.0
-    if not (0 <= of_in < 1e6 and 0 <= of_out < 1e6):
+        price_in = price_out = -1.0
+    if not (0 <= price_in < 1e6 and 0 <= price_out < 1e6):
         raise UsageError(f"--price {price}: write dollars for a million tokens in and out, as in 0.15,0.60.")
-    return of_in, of_out
+    return price_in, price_out
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[JudgeProgress], None]]:
-    """On a terminal a bar, elsewhere a line now and then; on standard error."""
+def _progress_bar() -> Iterator[Callable[[JudgeProgress], None]]:
+    """Show a bar on a terminal, and a line every ten seconds elsewhere; on standard error."""
     from rich import progress as bars
     from rich.console import Console
 
@@ -124,26 +183,26 @@ def _bar() -> Iterator[Callable[[JudgeProgress], None]]:
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn("responses, {task.fields[told]}"),
+        bars.TextColumn("responses, {task.fields[failures]}"),
         bars.TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
     )
-    said = time.monotonic()
+    printed_at = time.monotonic()
     begun = False
     with bar:
-        task = bar.add_task("judging", total=None, told="")
+        task = bar.add_task("judging", total=None, failures="")
 
-        def report(j: JudgeProgress) -> None:
-            nonlocal said, begun
-            fresh = j.done - j.resumed
-            told = f"{fresh - j.scored - j.refused:,} without a score, {j.refused:,} refused"
-            bar.update(task, total=j.total, completed=j.done, description=j.run_id, told=told)
-            if j.resumed and not begun:
-                note(f"going on after {j.resumed:,} responses")
+        def report(p: JudgeProgress) -> None:
+            nonlocal printed_at, begun
+            new = p.done - p.resumed
+            failures = f"{new - p.scored - p.refused:,} without a score, {p.refused:,} refused"
+            bar.update(task, total=p.total, completed=p.done, description=p.run_id, failures=failures)
+            if p.resumed and not begun:
+                note(f"continuing after {p.resumed:,} responses")
             begun = True
-            if not console.is_terminal and time.monotonic() - said > 10:
-                said = time.monotonic()
-                note(f"{j.run_id}: {j.done:,} of {j.total:,} responses, {told}")
+            if not console.is_terminal and time.monotonic() - printed_at > 10:
+                printed_at = time.monotonic()
+                note(f"{p.run_id}: {p.done:,} of {p.total:,} responses, {failures}")
 
         yield report

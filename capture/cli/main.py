@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,13 +20,15 @@ from capture.cli.finetune import finetune_app
 from capture.cli.model import model_app
 from capture.cli.trait import trait_app
 from warehouse.cli import probe, sql
+from warehouse.cli.app import App, Refusal, refusal
 from warehouse.cli.index import index_app
+from warehouse.cli.option_groups import Panel
 from warehouse.cli.runs import runs_app
 from warehouse.cli.terminal import note
 from warehouse.errors import LeftOutWarning, TracesError, UncertainResultWarning, UsageError, on_one_line
 from warehouse.storage.strict_json import half_pair
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app = App(no_args_is_help=True)
 app.add_typer(capture_app, name="capture")
 capture_app.command("generate")(generate.generate)
 app.add_typer(model_app, name="model")
@@ -45,8 +47,47 @@ app.add_typer(trait_app, name="trait")
 app.add_typer(finetune_app, name="finetune")
 
 
+def _print_versions(wanted: bool) -> None:
+    """Print the versions that a report about a defect needs, and end; nothing is imported for that."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if not wanted:
+        return
+    for name in ("trace-warehouse", "duckdb", "torch", "transformers"):
+        try:
+            typer.echo(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            typer.echo(f"{name} is not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def traces(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print the versions of trace-warehouse and of what it runs on.",
+            rich_help_panel=Panel.GENERAL,
+        ),
+    ] = False,
+) -> None:
+    """Record what happens inside a text model while it reads your texts, and ask about it in SQL.
+
+    Examples:
+        traces capture next-token --model smollm2 --text my.txt --capture hidden,resid,qkv,attn --run first
+        traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"
+    """
+
+
 def main() -> None:
-    """Runs `traces`. What a user can cause ends in one line and an exit code; anything else keeps its traceback."""
+    """Run `traces`: what a user can cause ends in one line and an exit code, and anything else keeps its traceback.
+
+    Raises:
+        UsageError: An argument is not text; caught here like all others.
+    """
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):  # names from outside may hold what cannot be printed
         if isinstance(stream, io.TextIOWrapper):
@@ -55,7 +96,7 @@ def main() -> None:
         for number, argument in enumerate(sys.argv[1:], 1):
             if half_pair(argument):
                 raise UsageError(f"Argument {number} is not UTF-8 text: {argument}")
-        app()
+        sys.exit(app(prog_name="traces", standalone_mode=False))
     except TracesError as e:
         note(f"traces: {on_one_line(str(e))}")
         sys.exit(e.exit_code)
@@ -64,6 +105,9 @@ def main() -> None:
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
+    except typer.Abort:  # a question that nobody answered
+        note("traces: Aborted.")
+        sys.exit(1)
     except OSError as e:  # a folder that may not be written to, a disk that is full or gone
         note(f"traces: {on_one_line(str(e))}")
         sys.exit(1)
@@ -71,6 +115,10 @@ def main() -> None:
         note("traces: There is too little memory for this. A capture needs less with a smaller --batch-tokens.")
         sys.exit(1)
     except Exception as e:
+        if isinstance(e, Refusal):
+            if type(e).__name__ != "NoArgsIsHelpError":  # which has printed the help already
+                note(f"traces: {on_one_line(refusal(e))}")
+            sys.exit(2)
         if type(e).__module__ not in ("duckdb", "_duckdb"):
             raise
         import duckdb
@@ -80,7 +128,7 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    """Ours in one line; what libraries warn of is for who wrote them."""
+    """Print our own warnings on one line; those of libraries are for their authors."""
     if issubclass(category, (LeftOutWarning, UncertainResultWarning)):
         note(f"warning: {message}")
 

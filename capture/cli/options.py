@@ -1,181 +1,549 @@
-"""The options that several commands of `traces` share. Imports nothing heavy."""
+"""The options that several commands of `traces` share, as groups that a command takes as one object each.
+
+A group checks what can be checked before torch is imported, and opens what it names: `LoadOptions.load` a model,
+`DataOptions.open` a data set. `warehouse.cli.option_groups.with_groups` puts a group into a command's signature. This file
+imports nothing heavy.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capture.cli.terminal import needs_capture_extra, note
+from capture.cli.values import parse_max_len
+from capture.data.files import check_not_empty, printable_value
+from capture.sequences import partition
+from warehouse.cli.option_groups import Panel
+from warehouse.cli.options import WarehouseOption
+from warehouse.errors import NotFoundError, UsageError
+from warehouse.schema import sites
+from warehouse.vectors import index_spec
+
+if TYPE_CHECKING:
+    from capture.data.example import Source
+    from capture.model.loading import HeadKind, Loaded
+
 MODEL_HELP = "`smollm2` or `minilm` (packaged), a hub name, a folder, or a .gguf file."
-ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), or any of the "
-        "hub's as `owner/name`.",
-        show_default=False,
-    ),
+SITES = "hidden,resid,qkv,attn,q,k,v,attn_out,mlp_out,mlp_act,heads"
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False, rich_help_panel=Panel.READ)
 ]
-QuestionsOption = Annotated[str, typer.Option("--data", help="A data set of multiple-choice questions: `csqa`.")]
-SplitOption = Annotated[str, typer.Option("--split", help="The data set's split; `dev` is `validation`.")]
+SplitOption = Annotated[
+    str, typer.Option("--split", help="The data set's split; `dev` is `validation`.", rich_help_panel=Panel.READ)
+]
 FromOption = Annotated[
     str | None,
     typer.Option(
         "--from",
         metavar="FILE",
         help="A local copy of a known data set in its original format, or a folder with one file a split.",
+        rich_help_panel=Panel.READ,
     ),
 ]
-ConfigOption = Annotated[
-    str | None, typer.Option("--config", metavar="NAME", help="The configuration of a data set `owner/name`.")
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Read only the first N examples.", rich_help_panel=Panel.READ)
 ]
-HeadingsOption = Annotated[
-    bool, typer.Option("--headings", help="Read the headings of WikiText too, which are left out otherwise.")
-]
-TextOption = Annotated[
-    str | None,
-    typer.Option(
-        "--text",
-        metavar="FILE",
-        help="Your own texts: one a line (.txt), or a column of .jsonl, .ndjson, .csv, .tsv or .parquet; `-` is standard "
-        "input, one a line.",
-    ),
-]
-TextColumnOption = Annotated[
-    str,
-    typer.Option("--text-column", help="The text's column in files that have columns and data sets `owner/name`."),
-]
-LabelColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--label-column",
-        metavar="NAME",
-        help="A column of the same whose values are labels of the texts (the table `labels`): a text, a number, true or false, or a "
-        "list of them. An integer is its own `label_id`; others are numbered as they first appear.",
-    ),
-]
-TargetColumnOption = Annotated[
-    str | None,
-    typer.Option("--target-column", help="For encoder-decoders: the column of the text that the decoder is given."),
-]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first N examples.")]
-CaptureOption = Annotated[
-    str,
-    typer.Option(
-        "--capture",
-        help="What to keep: any of `hidden,resid,qkv,attn,q,k,v,attn_out,mlp_out,mlp_act,heads`, or `none`. See "
-        "`traces model check`.",
-    ),
-]
-AttnOption = Annotated[
-    str,
-    typer.Option(
-        "--attn", help="`auto`: derive attention from q and k where that is exact, else store it; `stored`: store it."
-    ),
-]
-IndexOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--index",
-        metavar="SITE@LAYERS",
-        help="What to make searchable by nearness: `resid.post_mlp@mid`, `@8,16`, `@all`, `q@5`, …, or `none`. The middle of the "
-        "residual stream if that is kept and nothing is said.",
-        show_default=False,
-    ),
-]
-RunOption = Annotated[str | None, typer.Option("--run", help="The run's name; made from model and data if left out.")]
 MaxLenOption = Annotated[
     str,
     typer.Option(
         "--max-len",
-        help="Cut texts to so many tokens, as the tokenizer does: its special tokens, a closing `[SEP]` or `</s>` among them, stay. "
-        "`auto`: at the model's window.",
-    ),
-]
-ChunkOption = Annotated[
-    bool,
-    typer.Option(
-        "--chunk",
-        help="Go on with the rest of a long text as the next `seq`. Each begins and ends with the special tokens that the tokenizer "
-        "gives a text; without a BOS among them, the first token of each has no prediction.",
-    ),
-]
-StrideOption = Annotated[
-    int | None,
-    typer.Option(
-        "--stride",
-        min=1,
-        metavar="S",
-        help="As --chunk, in windows that overlap: each `seq` begins S tokens of the text after the one before it, and reads what "
-        "that one had as context. Tokens are predicted once, so that the loss is that of the usual sliding window; read again they "
-        "are `is_context`.",
-        show_default=False,
+        help="Cut texts to this many tokens, as the tokenizer does: its special tokens, a closing `[SEP]` or `</s>` among them, "
+        "stay. `auto`: the model's window.",
+        rich_help_panel=Panel.READ,
     ),
 ]
 PrependBosOption = Annotated[
     str,
     typer.Option(
         "--prepend-bos",
-        help="Whether a decoder's sequences begin with its BOS. `auto`: as its tokenizer has it (GPT-2, Qwen and SmolLM2 have none "
-        "there: the first token then has no prediction, and attention rests on it); `yes`: in any case, the EOS where a model "
-        "has no BOS; `no`: never. With a chat template, that decides.",
+        help="Whether a decoder's sequences begin with its BOS. `auto`: as its tokenizer does it (GPT-2, Qwen and SmolLM2 put none: "
+        "the first token then has no prediction, and attention rests on it); `yes`: always, with the EOS where a model has no BOS; "
+        "`no`: never. A chat template decides for itself.",
+        rich_help_panel=Panel.READ,
     ),
 ]
-BatchTokensOption = Annotated[
-    int, typer.Option("--batch-tokens", min=1, help="Tokens in a forward pass, padding counted.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")]
-DeviceMapOption = Annotated[
-    str | None,
-    typer.Option("--device-map", help="`auto` spreads a large model over all devices, as accelerate does."),
-]
-DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="Compute in `float32`, `float16` or `bfloat16`; `auto`: as the weights are.")
-]
-StoreDtypeOption = Annotated[
-    str,
+TopKOption = Annotated[
+    int,
     typer.Option(
-        "--store-dtype",
-        help="Keep tensors in `float16`, `bfloat16` or `float32`; `auto`: as computed, but float16 for float32.",
-    ),
-]
-ShardOption = Annotated[
-    int, typer.Option("--shard-mb", min=1, help="Size of a tensor file, MB: how much a kill can cost.")
-]
-ShardOfOption = Annotated[
-    str,
-    typer.Option(
-        "--shard",
-        metavar="I/N",
-        help="Do only every N-th example, from the I-th on, as the run NAME.shard-I-of-N. Several processes or machines "
-        "do the others, and `traces runs merge NAME` makes one run of all.",
-    ),
-]
-RevisionOption = Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit of a hub model.")]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Run Python code that comes with the model, with your account's rights. Only for a publisher you trust.",
+        "--top-k",
+        min=1,
+        help="How many of the most probable tokens to keep at each position.",
+        rich_help_panel=Panel.KEPT,
     ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be captured and how large it gets; write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be captured and how large it gets; write nothing.",
+        rich_help_panel=Panel.GENERAL,
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        help="The name of the run that is written; by default made from model and data.",
+        rich_help_panel=Panel.WRITTEN,
+    ),
 ]
 SkipExistingOption = Annotated[
-    bool, typer.Option("--skip-existing", help="Where the run is there already, leave it and say so.")
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="If the run exists already, say so and do nothing.",
+        rich_help_panel=Panel.WRITTEN,
+    ),
 ]
-MaxNewTokensOption = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Most tokens of a response, its end token counted.")
-]
-TemperatureOption = Annotated[
-    float, typer.Option("--temperature", min=0, help="How freely tokens are drawn; 0: the most probable one.")
-]
-TopPOption = Annotated[
-    float, typer.Option("--top-p", help="Draw among the fewest tokens whose probabilities sum to this.")
-]
-SampleTopKOption = Annotated[
-    int, typer.Option("--sample-top-k", min=0, help="Draw among so many of the most probable tokens; 0: among all.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers that tokens are drawn by.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded, and where it runs."""
+
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", help="A branch, tag or commit of a hub model.", rich_help_panel=Panel.READ),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that comes with the model, with your account's rights. Only for a publisher you trust.",
+            rich_help_panel=Panel.RUNNING,
+        ),
+    ] = False
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            help="Compute in `float32`, `float16` or `bfloat16`; `auto`: the weights' own.",
+            rich_help_panel=Panel.RUNNING,
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        typer.Option("--device", help="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.", rich_help_panel=Panel.RUNNING),
+    ] = "auto"
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            "--device-map",
+            help="`auto` spreads a large model over all devices, as accelerate does.",
+            rich_help_panel=Panel.RUNNING,
+        ),
+    ] = None
+
+    def load(self, model: str, head: HeadKind | None, *, tokenizer: bool = True, seed: int = 0) -> Loaded:
+        """Load a model.
+
+        Args:
+            model: A packaged model's short name, a hub name, a folder or a .gguf file.
+            head: The head to load it with; None: the one its own configuration names.
+            tokenizer: Whether it must come with a tokenizer.
+            seed: Seed for the weights of a multiple-choice head that the checkpoint lacks.
+
+        Returns:
+            The model in eval mode, with its tokenizer.
+        """
+        with needs_capture_extra():
+            from capture.model import loading
+
+        check_not_empty(revision=self.revision, device_map=self.device_map)
+        note(f"loading {printable_value(model)}")
+        return loading.load(
+            model,
+            head=head,
+            revision=self.revision,
+            device=self.device,
+            device_map=self.device_map,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            tokenizer=tokenizer,
+            seed=seed,
+            note=note,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which texts are read."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), or any of the "
+            "hub's as `owner/name`.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    split: SplitOption = "validation"
+    from_: FromOption = None
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="NAME",
+            help="The configuration of a data set `owner/name`.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    headings: Annotated[
+        bool,
+        typer.Option(
+            "--headings",
+            help="Read the headings of WikiText too, which are left out otherwise.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = False
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Your own texts: one a line (.txt), or a column of .jsonl, .ndjson, .csv, .tsv or .parquet; `-` is standard "
+            "input, one a line.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    text_column: Annotated[
+        str,
+        typer.Option(
+            "--text-column",
+            metavar="NAME",
+            help="The column with the texts, in files that have columns and in data sets `owner/name`.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = "text"
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            "--label-column",
+            metavar="NAME",
+            help="A column of the same file with labels of the texts (the table `labels`): a text, a number, true or false, or a "
+            "list of them. An integer is its own `label_id`; others are numbered as they first appear.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    limit: LimitOption = None
+
+    def open(self, root: Path) -> Source:
+        """Open the data set or file.
+
+        Args:
+            root: The warehouse root, under which prepared data sets are kept.
+
+        Returns:
+            The examples, read again each time they are asked for.
+        """
+        with needs_capture_extra():
+            from capture.data.registry import open_data
+
+            return open_data(
+                self.data, self.text, self.split, self.from_, self.text_column, root, self.config, self.headings,
+                self.label_column,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions:
+    """Which multiple-choice questions are read."""
+
+    data: Annotated[
+        str,
+        typer.Option("--data", help="A data set of multiple-choice questions: `csqa`.", rich_help_panel=Panel.READ),
+    ] = "csqa"
+    split: SplitOption = "validation"
+    from_: FromOption = None
+    limit: LimitOption = None
+
+    def open(self, root: Path) -> Source:
+        """Open the questions.
+
+        Args:
+            root: The warehouse root, under which prepared data sets are kept.
+
+        Returns:
+            The questions, read again each time they are asked for.
+
+        Raises:
+            NotFoundError: No data set has that name, and a file cannot stand for one.
+        """
+        from capture.data import csqa
+        from capture.data.registry import DATASETS
+
+        if self.data not in DATASETS:
+            raise NotFoundError(
+                "data set of multiple-choice questions", printable_value(self.data), [csqa.DATASET.name]
+            )
+        return DataOptions(data=self.data, split=self.split, from_=self.from_).open(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """Which prompts a model answers."""
+
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", help="A prompt; repeat it for several.", rich_help_panel=Panel.READ
+        ),
+    ] = None
+    prompt_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt-set",
+            metavar="NAME",
+            help="A set of prompts: `single_trait`, `multi_trait`, `dynamic`, `adversarial`, `baseline`, `real_world`, a .json file, "
+            "or a folder of them; repeat it for several.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    all_prompt_sets: Annotated[
+        bool, typer.Option("--all-prompt-sets", help="All sets that come with traces.", rich_help_panel=Panel.READ)
+    ] = False
+    limit: LimitOption = None
+
+    def open(self, root: Path) -> Source:
+        """Open the prompts.
+
+        Args:
+            root: The warehouse root, which prompts don't need.
+
+        Returns:
+            The prompts, one an example.
+
+        Raises:
+            UsageError: No prompt is given, or both prompts and sets of them.
+        """
+        from capture.data.prompt_sets import open_prompt_sets, open_prompts, shipped_sets
+
+        texts, names = self.prompt or [], [*(self.prompt_set or []), *(shipped_sets() if self.all_prompt_sets else [])]
+        if bool(texts) == bool(names):
+            raise UsageError(
+                "Say what the model is to answer: --prompt TEXT, or --prompt-set NAME, or --all-prompt-sets."
+            )
+        return open_prompts(texts) if texts else open_prompt_sets(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceOptions:
+    """How a text becomes sequences of tokens."""
+
+    target_column: Annotated[
+        str | None,
+        typer.Option(
+            "--target-column",
+            metavar="NAME",
+            help="For encoder-decoders: the column of the text that the decoder is given.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    max_len: MaxLenOption = "auto"
+    chunk: Annotated[
+        bool,
+        typer.Option(
+            "--chunk",
+            help="Continue a long text in the next `seq`. Each begins and ends with the special tokens that the tokenizer gives a "
+            "text; without a BOS among them, the first token of each has no prediction.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = False
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride",
+            min=1,
+            metavar="S",
+            help="As --chunk, in windows that overlap: each `seq` begins S tokens after the one before it, and reads what that one "
+            "had as context. A token is predicted once, so that the loss is that of the usual sliding window; where it is read "
+            "again it is `is_context`.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    prepend_bos: PrependBosOption = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureOptions:
+    """Which tensors are kept, how they are stored, and what of them becomes searchable."""
+
+    capture: Annotated[
+        str,
+        typer.Option(
+            "--capture",
+            metavar="A,B,…",
+            help=f"What to keep: any of `{SITES}`, or `none`. See `traces model check`.",
+            rich_help_panel=Panel.KEPT,
+        ),
+    ] = "none"
+    attn: Annotated[
+        str,
+        typer.Option(
+            "--attn",
+            help="`auto`: derive attention from q and k where that is exact, else store it; `stored`: always store it.",
+            rich_help_panel=Panel.KEPT,
+        ),
+    ] = "auto"
+    store_dtype: Annotated[
+        str,
+        typer.Option(
+            "--store-dtype",
+            help="Keep tensors in `float16`, `bfloat16` or `float32`; `auto`: as computed, but float16 for float32.",
+            rich_help_panel=Panel.KEPT,
+        ),
+    ] = "auto"
+    shard_mb: Annotated[
+        int,
+        typer.Option(
+            "--shard-mb",
+            min=1,
+            help="Size of a tensor file in MB. A capture that is killed loses at most the file it was writing.",
+            rich_help_panel=Panel.KEPT,
+        ),
+    ] = 256
+    batch_tokens: Annotated[
+        int,
+        typer.Option(
+            "--batch-tokens",
+            min=1,
+            help="Tokens in a forward pass, padding included.",
+            rich_help_panel=Panel.RUNNING,
+        ),
+    ] = 1024
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--index",
+            metavar="SITE@LAYERS",
+            help="What to make searchable by nearness: `resid.post_mlp@mid`, `@8,16`, `@all`, `q@5`, …, or `none`; repeat it for "
+            "several. By default the middle of the residual stream, if that is kept.",
+            show_default=False,
+            rich_help_panel=Panel.WRITTEN,
+        ),
+    ] = None
+
+    def checked(self, limit: int | None = None, max_len: str = "auto", part: str = "") -> dict[str, Any]:
+        """Check what all kinds of capture share, before anything heavy is imported.
+
+        Args:
+            limit: Read only this many examples; None: all.
+            max_len: Length in tokens that texts are cut to, or `auto`.
+            part: The part `i/n` of the run; empty: all of it.
+
+        Returns:
+            Arguments for the `Options` of any job.
+
+        Raises:
+            UsageError: A value that its option does not take.
+        """
+        from warehouse.storage.blobs import NAMES  # numpy comes with it
+
+        check_not_empty(capture=self.capture)
+        index = " ".join(self.index or ())
+        for spec in self.index or ():
+            check_not_empty(index=spec)
+        sites.resolve(self.capture)
+        if part:
+            partition.parse_part(part)
+        index_spec.parse(index)
+        if self.attn not in ("auto", "stored"):
+            raise UsageError(f"--attn {self.attn}: use auto or stored.")
+        if self.store_dtype not in ("auto", *NAMES):
+            raise UsageError(f"--store-dtype {self.store_dtype}: use auto, {', '.join(NAMES)}.")
+        return {
+            "capture": self.capture,
+            "attn": self.attn,
+            "index": index or "auto",
+            "limit": limit,
+            "max_len": parse_max_len(max_len),
+            "batch_tokens": self.batch_tokens,
+            "store_dtype": self.store_dtype,
+            "shard_mb": self.shard_mb,
+            "shard": part,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are drawn when a model answers."""
+
+    max_new_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-new-tokens",
+            min=1,
+            help="The longest response in tokens, its end token included.",
+            rich_help_panel=Panel.RESPONSES,
+        ),
+    ] = 50
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature",
+            min=0,
+            help="How freely tokens are drawn; 0: always the most probable one.",
+            rich_help_panel=Panel.RESPONSES,
+        ),
+    ] = 0.7
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top-p",
+            help="Draw among the fewest tokens whose probabilities sum to this.",
+            rich_help_panel=Panel.RESPONSES,
+        ),
+    ] = 1.0
+    sample_top_k: Annotated[
+        int,
+        typer.Option(
+            "--sample-top-k",
+            min=0,
+            help="Draw among this many of the most probable tokens; 0: among all.",
+            rich_help_panel=Panel.RESPONSES,
+        ),
+    ] = 0
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed for drawing tokens.", rich_help_panel=Panel.RESPONSES)
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """Which part of a run this process does."""
+
+    part: Annotated[
+        str,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Do only every N-th example, from the I-th on, as the run NAME.shard-I-of-N. Other processes or machines do the "
+            "other parts, and `traces runs merge NAME` makes one run of them.",
+            rich_help_panel=Panel.GENERAL,
+        ),
+    ] = ""
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", hidden=True)] = ""
+    """What `--part` was called before."""
+
+    @property
+    def chosen(self) -> str:
+        """The part `i/n`; empty: all of the run."""
+        return self.part or self.shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(PartOptions):
+    """Where a capture is written."""
+
+    run: RunOption = None
+    dry_run: DryRunOption = False
+    warehouse: WarehouseOption = None

@@ -1,4 +1,4 @@
-"""What the commands that run a model share on a terminal: notes, a progress bar, a polite end."""
+"""What the commands that run a model share on a terminal: notes, a progress bar, stopping without loss."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def needs_capture_extra() -> Iterator[None]:
+    """Raise UsageError with the command that installs it if the block needs a library that is not installed."""
     try:
         yield
     except ModuleNotFoundError as e:
@@ -29,7 +30,7 @@ def needs_capture_extra() -> Iterator[None]:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """A polite kill ends a capture as Ctrl-C does: what is complete is kept."""
+    """Let SIGTERM end the block as Ctrl-C does: what is complete is kept."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -44,12 +45,21 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 class TracesStopped(TracesError):
+    """A user stopped a command."""
+
     exit_code = 130
 
 
 @contextmanager
 def progress(limit: int | None) -> Iterator[Callable[[Progress | DerivedProgress], None]]:
-    """A progress bar on a terminal, a line now and then elsewhere; on standard error."""
+    """Show a bar on a terminal, and a line every ten seconds elsewhere; on standard error.
+
+    Args:
+        limit: How many examples there are; None: unknown.
+
+    Yields:
+        A function to call with the progress so far.
+    """
     from rich import progress as bars
     from rich.console import Console
 
@@ -63,21 +73,21 @@ def progress(limit: int | None) -> Iterator[Callable[[Progress | DerivedProgress
         console=console,
         disable=not console.is_terminal,
     )
-    start = said = time.monotonic()
-    resumed_said = False
+    start = printed_at = time.monotonic()
+    told_of_resuming = False
     with bar:
         task = bar.add_task("capturing", total=limit, rate="")
 
         def report(p: Progress | DerivedProgress) -> None:
-            nonlocal said, resumed_said
+            nonlocal printed_at, told_of_resuming
             new = p.tokens - p.resumed_tokens
             rate = f"{new / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"
             bar.update(task, completed=p.begun, description=p.run_id, rate=rate)
-            if p.resumed_tokens and new and not resumed_said:
-                resumed_said = True
-                console.print(f"going on after {p.resumed_tokens:,} tokens")
-            if not console.is_terminal and time.monotonic() - said > 10:
-                said = time.monotonic()
+            if p.resumed_tokens and new and not told_of_resuming:
+                told_of_resuming = True
+                console.print(f"continuing after {p.resumed_tokens:,} tokens")
+            if not console.is_terminal and time.monotonic() - printed_at > 10:
+                printed_at = time.monotonic()
                 note(f"{p.run_id}: {p.begun:,} examples, {p.tokens:,} tokens, {rate}")
 
         yield report

@@ -5,8 +5,6 @@ The commands are registered in the order in which they are used; each has a file
 
 from __future__ import annotations
 
-import typer
-
 from capture.cli import (
     trait_definition,
     trait_judge,
@@ -15,10 +13,9 @@ from capture.cli import (
     trait_respond,
     trait_vectors,
 )
+from warehouse.cli.app import App
 
-trait_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Traits: definitions, responses, vectors, projections."
-)
+trait_app = App(no_args_is_help=True, help="Traits: definitions, responses, vectors, projections.")
 trait_app.command("init")(trait_definition.init)
 trait_app.command("check")(trait_definition.check)
 trait_app.command("respond")(trait_respond.respond)

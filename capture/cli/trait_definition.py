@@ -6,14 +6,18 @@ from typing import Annotated
 
 import typer
 
+from warehouse.cli.options import ReportFormatOption
 from warehouse.cli.output import ReportFormat
 from warehouse.errors import TracesError
 
 
-def init(name: Annotated[str, typer.Argument(metavar="NAME", help="The trait: `sarcasm`.")]) -> None:
+def init(name: Annotated[str, typer.Argument(metavar="NAME", help="The trait's name: `sarcasm`.")]) -> None:
     """Print a new definition to fill in: five pairs of instructions, twenty questions and a judging prompt.
 
-    What is to be written is marked TODO; `traces trait check` says what is left. Example: `traces trait init sarcasm > sarcasm.json`
+    What is left to write is marked TODO; `traces trait check` lists it.
+
+    Examples:
+        traces trait init sarcasm > sarcasm.json
     """
     from capture.traits.definition import make_template
 
@@ -22,36 +26,42 @@ def init(name: Annotated[str, typer.Argument(metavar="NAME", help="The trait: `s
 
 def check(
     definition: Annotated[
-        str, typer.Argument(metavar="FILE", help="A definition, or the name of one that comes along.")
+        str, typer.Argument(metavar="FILE", help="A definition, or the name of one that comes with traces.")
     ],
-    fmt: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to print the report.")] = ReportFormat.table,
+    fmt: ReportFormatOption = ReportFormat.table,
 ) -> None:
     """Say what is missing in a trait's definition, and what makes it a weak one.
 
-    Exit code 1 where it cannot be used, 0 where it can, warnings or not. Example: `traces trait check sarcasm.json`
+    Exit code 1 if it cannot be used, 0 if it can, warnings or not.
+
+    Examples:
+        traces trait check sarcasm.json
+
+    Raises:
+        TracesError: The definition cannot be used.
     """
     import json
 
     from capture.traits import definition as definitions
 
     errors: list[definitions.Problem] = []
-    found: list[definitions.Problem] = []
-    told = ""
+    problems: list[definitions.Problem] = []
+    summary = ""
     try:
         d = definitions.load(definition)
-        found = definitions.find_weaknesses(d)
-        told = f"{d.name}: {len(d.instruction)} pairs, {len(d.questions)} questions"
+        problems = definitions.find_weaknesses(d)
+        summary = f"{d.name}: {len(d.instruction)} pairs, {len(d.questions)} questions"
     except definitions.DefinitionError as e:
-        errors = found = e.problems
+        errors = problems = e.problems
     if fmt is ReportFormat.json:
-        typer.echo(json.dumps([p._asdict() for p in found], indent=1, ensure_ascii=False))
+        typer.echo(json.dumps([p._asdict() for p in problems], indent=1, ensure_ascii=False))
     elif fmt is ReportFormat.tsv:
-        for line in (("level", "place", "text"), *found):
+        for line in (("level", "place", "text"), *problems):
             typer.echo("\t".join(line))
     else:
-        for p in found:
+        for p in problems:
             typer.echo(f"{p.level:<8} {p}")
-        if told:
-            typer.echo(f"{told}; {len(found) or 'no'} warning{'' if len(found) == 1 else 's'}")
+        if summary:
+            typer.echo(f"{summary}; {len(problems) or 'no'} warning{'' if len(problems) == 1 else 's'}")
     if errors:
         raise TracesError(f"{definition} cannot be used: {len(errors)} error{'' if len(errors) == 1 else 's'}.")

@@ -6,54 +6,51 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.judge_options import ConcurrencyOption, JudgeOption, PriceOption, TimeoutOption, YesOption
-from capture.cli.options import ShardOfOption
+from capture.cli.judge_options import AskingOptions, JudgeOption
+from capture.cli.options import PartOptions
+from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption
 from warehouse.cli.output import Format
 
 
+@with_groups()
 def judge(
     run: RunArgument,
     judge: JudgeOption,
-    concurrency: ConcurrencyOption = 20,
-    name: Annotated[str | None, typer.Option("--run", help="The new run's name; RUN-judged if left out.")] = None,
-    price: PriceOption = None,
-    yes: YesOption = False,
+    asking: AskingOptions,
+    part: PartOptions,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--run", metavar="NAME", help="The new run's name; by default RUN-judged.", rich_help_panel=Panel.WRITTEN
+        ),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be asked, and what it may cost.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only say what would be asked, and what it may cost.", rich_help_panel=Panel.GENERAL
+        ),
     ] = False,
-    timeout: TimeoutOption = 60.0,
-    shard: ShardOfOption = "",
-    fmt: FormatOption = Format.table,
     warehouse: WarehouseOption = None,
+    fmt: FormatOption = Format.table,
 ) -> None:
     """Have a judge score every response of a run for its trait and its coherence, 0 to 100: the table `judgements`.
 
-    Makes a run of its own; the same command again goes on where it was interrupted. Keys come from `OPENAI_API_KEY`,
+    The result is a run of its own; the same command again continues one that was interrupted. Keys come from `OPENAI_API_KEY`,
     `ANTHROPIC_API_KEY`, and `JUDGE_API_KEY` for other servers that want one, in the environment or in a file `.env`. The view
     `judged_responses` has the scores beside the responses.
 
-    Example: `traces trait judge humorous-responses --judge openai:gpt-4.1-mini --price 0.40,1.60`
+    Examples:
+        traces trait judge humorous-responses --judge openai:gpt-4.1-mini --price 0.40,1.60
     """
-    from capture.cli.judge_options import judged
+    from capture.cli.judge_options import judge_responses
     from warehouse.cli.output import write
     from warehouse.schema.quoting import sql_text
     from warehouse.storage import paths
     from warehouse.warehouse import Warehouse
 
     root = paths.find_root(warehouse)
-    manifest = judged(
-        root,
-        run,
-        name,
-        judge,
-        concurrency=concurrency,
-        timeout=timeout,
-        price=price,
-        yes=yes,
-        dry_run=dry_run,
-        shard=shard,
-    )
+    manifest = judge_responses(root, run, name, judge, asking, dry_run=dry_run, part=part.chosen)
     if manifest is None:
         return
     with Warehouse(root) as wh:

@@ -6,57 +6,102 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.arguments import split_list
-from capture.cli.options import ShardOfOption
-from warehouse.cli.options import WarehouseOption
+from capture.cli.options import PartOptions
+from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.values import split_list
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import RunArgument, WarehouseOption
 
 
+@with_groups()
 def project(
-    trait: Annotated[str, typer.Option("--trait", help="The traits, as in `sycophantic,humorous`.")],
-    run: Annotated[str, typer.Option("--run", help="The run whose tokens are projected.")],
+    run: RunArgument,
+    part: PartOptions,
+    traits: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="The traits, as in `sycophantic,humorous`.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ],
     vectors: Annotated[
         str | None,
-        typer.Option(help="Runs to take vectors from; for each trait the newest that has any.", show_default=False),
+        typer.Option(
+            metavar="RUN,…",
+            help="Runs to take vectors from; by default the newest run with vectors of each trait.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
     ] = None,
-    layer: Annotated[
+    layers: Annotated[
         str | None,
-        typer.Option(help="Layers, as in `5,10`, or `embed`; the best one if left out.", show_default=False),
+        typer.Option(
+            metavar="A,B,…",
+            help="Layers, as in `5,10`, or `embed`; by default the best one.",
+            show_default=False,
+            rich_help_panel=Panel.COMPUTED,
+        ),
     ] = None,
-    method: Annotated[
+    methods: Annotated[
         str | None,
-        typer.Option(help="`mean_diff`, `probe`, …; the best one if left out.", show_default=False),
+        typer.Option(
+            metavar="A,B,…",
+            help="`mean_diff`, `probe`, …; by default the best one.",
+            show_default=False,
+            rich_help_panel=Panel.COMPUTED,
+        ),
     ] = None,
-    component: Annotated[
+    components: Annotated[
         str | None,
-        typer.Option(help="`residual`, `attn_out` or both; the best one if left out.", show_default=False),
+        typer.Option(
+            metavar="A,B,…",
+            help="`residual`, `attn_out` or both; by default the best one.",
+            show_default=False,
+            rich_help_panel=Panel.COMPUTED,
+        ),
     ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, help="Threshold of the commitment point.", rich_help_panel=Panel.COMPUTED)
+    ] = 0.1,
     dynamics_only: Annotated[
-        bool, typer.Option("--dynamics-only", help="Only a row a response: the table `trait_dynamics`.")
+        bool,
+        typer.Option(
+            "--dynamics-only",
+            help="Keep only a row a response: the table `trait_dynamics`.",
+            rich_help_panel=Panel.KEPT,
+        ),
     ] = False,
-    threshold: Annotated[float, typer.Option(min=0, help="Of the commitment point.")] = 0.1,
-    name: Annotated[str | None, typer.Option("--name", help="The new run's name; RUN-traits if left out.")] = None,
-    shard: ShardOfOption = "",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--run", metavar="NAME", help="The new run's name; by default RUN-traits.", rich_help_panel=Panel.WRITTEN
+        ),
+    ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Project every token of a run on traits' vectors, from its stored tensors: the tables `trait_projections` and `trait_dynamics`.
 
-    Needs no model. Makes a run of its own; the same command again goes on where it was interrupted. Where nothing else is asked, a
-    trait's best vector is taken, by steering or by evaluation, one of the residual stream before any of attn_out (view `trait_best`);
-    which, why, and whether it is better than a random direction is said. The formulas are in docs/traits.md.
+    Needs no model. The result is a run of its own; the same command again continues one that was interrupted. By default a
+    trait's best vector is taken, as steering or evaluation found it, one of the residual stream before any of attn_out (view
+    `trait_best`); the command says which, why, and whether it is better than a random direction. The formulas are in
+    docs/traits.md.
 
-    Example: `traces trait project --trait sycophantic,humorous --run wt2`, then `traces sql --query trait_by_token --set run=wt2`
+    Examples:
+        traces trait project wt2 --traits sycophantic,humorous
+        traces sql --query trait_by_token --set run=wt2
     """
-    from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
     from warehouse.warehouse import Warehouse
 
     with needs_capture_extra():
         from capture.traits import directions
         from capture.traits.best_vector import weak_vector_warnings
-        from capture.traits.project import project as projected
+        from capture.traits.project import project as project_run
 
     options = directions.Options(
-        split_list(trait), split_list(vectors), directions.parse_layers(split_list(layer)), split_list(method), split_list(component),
-        dynamics_only, threshold, shard,
+        split_list(traits), split_list(vectors), directions.parse_layers(split_list(layers)), split_list(methods), split_list(components),
+        dynamics_only, threshold, part.chosen,
     )  # fmt: skip
     with Warehouse(warehouse) as wh:
         chosen = directions.choose_directions(wh, run, options)
@@ -65,7 +110,7 @@ def project(
             for line in weak_vector_warnings(wh, d.vectors_run_id, d.trait, d.method, d.component, [d.layer]):
                 note(line)
         with stopped_by_signals(), progress(wh.cached_run(run).meta.counts.sequences) as report:
-            manifest = projected(wh, run, chosen, options, name, report)
+            manifest = project_run(wh, run, chosen, options, name, report)
     rows = manifest.counts.rows
     typer.echo(
         f"{manifest.run_id}: {rows['trait_projections']:,} projections, {rows['trait_dynamics']:,} responses' dynamics "

@@ -3,224 +3,221 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capture.cli.arguments import Model, capture_options
-from capture.cli.judge_options import (
-    JUDGE_HELP,
-    ConcurrencyOption,
-    PriceOption,
-    TimeoutOption,
-    YesOption,
-    check_judge,
-    judged,
-)
+from capture.cli.judge_options import JudgeOptions, check_judge, judge_responses
 from capture.cli.options import (
     MODEL_HELP,
-    BatchTokensOption,
-    CaptureOption,
-    DeviceMapOption,
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    MaxNewTokensOption,
+    CaptureOptions,
+    LoadOptions,
     ModelOption,
-    RevisionOption,
-    RunOption,
-    SampleTopKOption,
-    SeedOption,
-    ShardOfOption,
+    RunOptions,
+    SamplingOptions,
     SkipExistingOption,
-    TemperatureOption,
-    TopPOption,
-    TrustOption,
 )
 from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.values import parse_numbers
 from capture.sequences import partition
-from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import FormatOption
 from warehouse.cli.output import Format
 from warehouse.errors import RunExistsError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.model.loading import Loaded
     from capture.traits.steer import SteeringChoice
     from warehouse.storage.manifest import Manifest
 
-MaybeJudgeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--judge", metavar="JUDGE", help=f"{JUDGE_HELP} Nobody if left out: see traces trait judge.", show_default=False
-    ),
-]
-DefinitionOption = Annotated[
-    str,
-    typer.Option(
-        "--trait", metavar="FILE", help="A definition, or the name of one that comes along.", show_default=False
-    ),
-]
-VectorsOption = Annotated[
-    str | None,
-    typer.Option("--vectors", metavar="RUN", help="Whose vectors; the newest with some of the trait if left out."),
-]
+_KEEP_MEANS = {"capture": "means", "batch_tokens": 4096, "max_new_tokens": 64}
+_TENSORS = {"attn": "auto", "store_dtype": "auto", "shard_mb": 256, "index": ["none"]}
+"""What responses to a trait's questions have no options for."""
 
 
+@with_groups(defaults=_KEEP_MEANS, fixed=_TENSORS)
 def respond(
-    trait: DefinitionOption,
+    trait: Annotated[
+        str,
+        typer.Option(
+            "--trait",
+            metavar="FILE",
+            help="A definition, or the name of one that comes with traces.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ],
     model: ModelOption,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Responses of each polarity.")] = 100,
-    judge: MaybeJudgeOption = None,
-    max_new_tokens: MaxNewTokensOption = 64,
-    temperature: TemperatureOption = 0.7,
-    top_p: TopPOption = 1.0,
-    sample_top_k: SampleTopKOption = 0,
-    seed: SeedOption = 0,
-    capture: CaptureOption = "means",
-    run: RunOption = None,
+    loading: LoadOptions,
+    sampling: SamplingOptions,
+    capture: CaptureOptions,
+    asking: JudgeOptions,
+    target: RunOptions,
+    n: Annotated[
+        int,
+        typer.Option("--n", "-n", min=1, help="Responses of each polarity.", rich_help_panel=Panel.RESPONSES),
+    ] = 100,
     skip_existing: SkipExistingOption = False,
-    batch_tokens: BatchTokensOption = 4096,
-    shard: ShardOfOption = "",
-    concurrency: ConcurrencyOption = 20,
-    price: PriceOption = None,
-    yes: YesOption = False,
-    timeout: TimeoutOption = 60.0,
-    device: DeviceOption = "auto",
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "auto",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    dry_run: DryRunOption = False,
-    warehouse: WarehouseOption = None,
 ) -> None:
-    """A model answers a trait's questions, asked to show the trait (`pos`) and asked not to (`neg`); a judge says how it did.
+    """Have a model answer a trait's questions, asked to show the trait (`pos`) and asked not to (`neg`); a judge scores how it did.
 
-    Kept of each response are the means over its tokens at every layer (`--capture means`), which vectors are made from.
-    The same command again goes on where it was interrupted.
+    Kept of each response are the means over its tokens at every layer (`--capture means`), which vectors are made from. The same
+    command again continues one that was interrupted.
 
-    Example: `traces trait respond --trait sarcasm --model smollm2 --n 100 --judge openai:gpt-4.1-mini`
+    Examples:
+        traces trait respond --trait sarcasm --model smollm2 --n 100 --judge openai:gpt-4.1-mini
     """
-    _check_judged_later(judge, shard)
-    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256, shard)
-    asked = Model(model, "lm", device, device_map, dtype, revision, trust_remote_code)
+    _check_one_part(asking.judge, target.chosen)
+    shared = capture.checked(part=target.chosen)
     with needs_capture_extra():
-        from capture.traits import definition
-        from capture.traits import respond as kind
-    found = definition.load(trait)
-    options = kind.Options(
-        **shared, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, sample_top_k=sample_top_k, seed=seed,
-        trait=found.model_dump(), n=n,
-    )  # fmt: skip
-    name = partition.part_run_name(run or f"{found.name}-{model_stem(model)}-responses", shard)
-    source = kind.source(found, n)
-    if judge is not None and not dry_run:
-        check_judge(judge, price=price, yes=yes)
-    manifest = generated(
-        kind.run, kind.forecast, source, options, asked, name, warehouse, dry_run, skip_existing, judge is not None
+        from capture.traits import definition as definitions
+        from capture.traits import respond as job
+    definition = definitions.load(trait)
+    options = job.Options(**shared, **asdict(sampling), trait=definition.model_dump(), n=n)
+    name = partition.part_run_name(target.run or f"{definition.name}-{model_stem(model)}-responses", target.chosen)
+    source = job.source(definition, n)
+    if asking.judge is not None and not target.dry_run:
+        check_judge(asking.judge, asking)
+    manifest = _generate(
+        job.run, job.forecast, source, options, lambda: loading.load(model, "lm"), name, target, skip_existing, asking
     )
     if manifest is None:
         return
     typer.echo(
         f"{name}: {manifest.counts.sequences:,} responses, {manifest.counts.tokens:,} tokens in {manifest.seconds:.1f} s"
     )
-    if shard:
-        typer.echo(f"next, when all shards are there: traces runs merge {name.rpartition('.shard-')[0]}")
-    elif judge is not None:
-        _judge(name, judge, concurrency, price, yes, timeout, device, warehouse)
-        typer.echo(f"next: traces trait extract --trait {found.name}")
+    if target.chosen:
+        typer.echo(f"next, when all parts are done: traces runs merge {name.rpartition('.shard-')[0]}")
+    elif asking.judge is not None:
+        _judge(name, asking, loading.device, target.warehouse)
+        typer.echo(f"next: traces trait extract --traits {definition.name}")
     else:
         typer.echo(
-            f"next: traces trait judge {name} --judge …, or traces trait extract --trait {found.name} --threshold none"
+            f"next: traces trait judge {name} --judge …, or traces trait extract --traits {definition.name} --threshold none"
         )
 
 
+@with_groups(
+    defaults=_KEEP_MEANS,
+    fixed={**_TENSORS, "revision": None, "dtype": "auto", "top_p": 1.0, "sample_top_k": 0},
+)
 def steer(
-    trait: Annotated[str, typer.Option("--trait", help="A trait that has vectors.", show_default=False)],
-    coefficients: Annotated[
+    trait: Annotated[
         str,
-        typer.Option(help="How much is added, in distances between the means of the two polarities along the vector."),
-    ] = "-4,-2,0,2,4",
-    layers: Annotated[str, typer.Option(help="`mid`, `best` (as traces trait evaluate found), or numbers.")] = "mid",
-    vectors: VectorsOption = None,
-    method: Annotated[
-        str, typer.Option(help="Whose vector: `mean_diff`, `probe`, `ica`, `gradient` or `random`.")
-    ] = "mean_diff",
-    component: Annotated[str, typer.Option(help="`residual` or `attn_out`.")] = "residual",
-    questions: Annotated[
-        int | None, typer.Option("--n", "-n", min=1, help="So many questions; all that were held out if left out.")
+        typer.Option("--trait", help="A trait that has vectors.", show_default=False, rich_help_panel=Panel.READ),
+    ],
+    loading: LoadOptions,
+    sampling: SamplingOptions,
+    capture: CaptureOptions,
+    asking: JudgeOptions,
+    target: RunOptions,
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            "--vectors",
+            metavar="RUN",
+            help="The run with the vectors; by default the newest that has some of the trait.",
+            rich_help_panel=Panel.READ,
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help=f"Where the same model lies now. {MODEL_HELP}", show_default=False),
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"Where the vectors' model lies now, if not where it was. {MODEL_HELP}",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
     ] = None,
-    judge: MaybeJudgeOption = None,
-    max_new_tokens: MaxNewTokensOption = 64,
-    temperature: TemperatureOption = 0.7,
-    seed: SeedOption = 0,
-    capture: CaptureOption = "means",
-    run: RunOption = None,
+    coefficients: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="How much of the vector is added, in distances between the means of the two polarities along it.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = "-4,-2,0,2,4",
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="`mid`, `best` (as traces trait evaluate found), or numbers.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = "mid",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Which vector: `mean_diff`, `probe`, `ica`, `gradient` or `random`.", rich_help_panel=Panel.COMPUTED
+        ),
+    ] = "mean_diff",
+    component: Annotated[
+        str, typer.Option(help="`residual` or `attn_out`.", rich_help_panel=Panel.COMPUTED)
+    ] = "residual",
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            "--n",
+            "-n",
+            min=1,
+            help="How many questions to ask; by default all that were held out.",
+            rich_help_panel=Panel.RESPONSES,
+        ),
+    ] = None,
     skip_existing: SkipExistingOption = False,
-    batch_tokens: BatchTokensOption = 4096,
-    shard: ShardOfOption = "",
-    concurrency: ConcurrencyOption = 20,
-    price: PriceOption = None,
-    yes: YesOption = False,
-    timeout: TimeoutOption = 60.0,
-    device: DeviceOption = "auto",
-    device_map: DeviceMapOption = None,
-    trust_remote_code: TrustOption = False,
-    dry_run: DryRunOption = False,
     fmt: FormatOption = Format.table,
-    warehouse: WarehouseOption = None,
 ) -> None:
-    """Add a trait's vector to what a block gives while the model answers: does it change the text, and is it still coherent?
+    """Add a trait's vector to a block's output while the model answers: does it change the text, and is it still coherent?
 
-    Asked are questions that no vector was made from. The same command again goes on where it was interrupted.
+    The questions are ones that no vector was made from. The same command again continues one that was interrupted.
 
-    Example: `traces trait steer --trait sarcasm --coefficients -4,-2,0,2,4 --layers mid --judge openai:gpt-4.1-mini`
+    Examples:
+        traces trait steer --trait sarcasm --coefficients -4,-2,0,2,4 --layers mid --judge openai:gpt-4.1-mini
     """
     from warehouse.storage import paths
 
-    _check_judged_later(judge, shard)
-    shared = capture_options(capture, "auto", ["none"], None, "auto", batch_tokens, "auto", 256, shard)
-    wanted = layers if layers in ("mid", "best") else [int(x) for x in numbers("--layers", layers)]
-    added = tuple(numbers("--coefficients", coefficients))
-    root = paths.find_root(warehouse)
+    _check_one_part(asking.judge, target.chosen)
+    shared = capture.checked(part=target.chosen)
+    wanted = layers if layers in ("mid", "best") else [int(x) for x in parse_numbers("--layers", layers)]
+    added = tuple(parse_numbers("--coefficients", coefficients))
+    root = paths.find_root(target.warehouse)
     with needs_capture_extra():
-        from capture.traits import steer as kind
-    chosen = kind.choose_vectors(root, trait, vectors, method, component, wanted)
-    _check_best(wanted, method, component, chosen)
-    _tell(root, trait, chosen)
-    if judge is not None and not dry_run:
-        check_judge(judge, price=price, yes=yes)
-    m = chosen.model
-    revision = m.revision if model in (None, m.name) else None
-    asked = Model(model or m.name, "lm", device, device_map, m.dtype, revision, trust_remote_code)
-    options = kind.Options(
-        **shared, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-        trait=chosen.trait, vectors_run=chosen.vectors_run, vectors_hash=chosen.vectors_hash,
-        method=chosen.method, component=chosen.component, layers=tuple(chosen.vectors), coefficients=added,
-        questions=tuple(chosen.questions[:questions]),
+        from capture.traits import steer as job
+    choice = job.choose_vectors(root, trait, vectors, method, component, wanted)
+    _check_best(wanted, method, component, choice)
+    _note_choice(root, trait, choice)
+    if asking.judge is not None and not target.dry_run:
+        check_judge(asking.judge, asking)
+    m = choice.model
+    loading = replace(loading, dtype=m.dtype, revision=m.revision if model in (None, m.name) else None)
+    options = job.Options(
+        **shared, **asdict(sampling), trait=choice.trait, vectors_run=choice.vectors_run,
+        vectors_hash=choice.vectors_hash, method=choice.method, component=choice.component, layers=tuple(choice.vectors),
+        coefficients=added, questions=tuple(choice.questions[:questions]),
     )  # fmt: skip
-    name = partition.part_run_name(run or f"{chosen.vectors_run}-steered", shard)
-    run_kind, forecast = kind.for_kind(chosen.vectors, m.space)
-    manifest = generated(
-        run_kind, forecast, kind.source(options), options, asked, name, warehouse, dry_run, skip_existing, judge is not None
+    name = partition.part_run_name(target.run or f"{choice.vectors_run}-steered", target.chosen)
+    run_job, forecast = job.for_kind(choice.vectors, m.space)
+    manifest = _generate(
+        run_job, forecast, job.source(options), options, lambda: loading.load(model or m.name, "lm"), name, target,
+        skip_existing, asking,
     )  # fmt: skip
     if manifest is None:
         return
-    if shard:
-        typer.echo(f"next, when all shards are there: traces runs merge {name.rpartition('.shard-')[0]}")
+    if target.chosen:
+        typer.echo(f"next, when all parts are done: traces runs merge {name.rpartition('.shard-')[0]}")
         return
-    if judge is not None:
-        _judge(name, judge, concurrency, price, yes, timeout, device, warehouse)
-    show_effects(root, name, fmt)
+    if asking.judge is not None:
+        _judge(name, asking, loading.device, target.warehouse)
+    _show_effects(root, name, fmt)
 
 
-def show_effects(root: Path, run: str, fmt: Format) -> None:
-    """A steered run's table: what each coefficient did."""
+def _show_effects(root: Path, run: str, fmt: Format) -> None:
+    """Print a steered run's table: what each coefficient did."""
     from warehouse.cli.output import write
     from warehouse.schema.quoting import sql_text
     from warehouse.warehouse import Warehouse
@@ -233,114 +230,100 @@ def show_effects(root: Path, run: str, fmt: Format) -> None:
         write(answer, fmt, None)
 
 
-def generated(
-    run_kind: Any,
+def _generate(
+    run_job: Any,
     forecast: Any,
     source: Any,
     options: Any,
-    asked: Model,
+    load: Callable[[], Loaded],
     name: str,
-    warehouse: Path | None,
-    dry_run: bool,
+    target: RunOptions,
     skip_existing: bool,
-    to_judge: bool,
+    asking: JudgeOptions,
 ) -> Manifest | None:
-    """Runs a job that generates; None: it was only to say what it would do, or the run was there and is left as it is. One that
-    is there from the same options, and is to be judged and was not, is what it would have made.
+    """Run a job that generates responses.
+
+    A run that exists, was made with the same options and has not been judged yet is taken as it is if a judge is asked.
+
+    Returns:
+        The run's manifest; None for a dry run, and for a run that exists and is left alone.
+
+    Raises:
+        RunExistsError: A run of that name exists, and is neither to be judged nor to be skipped.
     """
     from warehouse.storage import paths
     from warehouse.storage.manifest import Manifest
 
     options.sampling.check()
-    root = paths.find_root(warehouse)
+    root = paths.find_root(target.warehouse)
     folder = paths.run_dir(root, paths.check_run_name(name))
     if folder.exists():
-        if to_judge and not dry_run and not paths.run_dir(root, f"{name}-judged").exists():
-            there, wanted = Manifest.read(folder), json.loads(json.dumps(asdict(options)))
-            if {
-                k: v for k, v in there.options.items() if k in wanted
-            } == wanted:  # beside them are facts that the job found
-                note(f"{name} is there already: going on with its judge")
-                return there
+        to_judge = asking.judge is not None and not target.dry_run
+        if to_judge and not paths.run_dir(root, f"{name}-judged").exists():
+            existing, wanted = Manifest.read(folder), json.loads(json.dumps(asdict(options)))
+            if {k: v for k, v in existing.options.items() if k in wanted} == wanted:  # the job adds facts of its own
+                note(f"{name} exists already: going on with its judge")
+                return existing
         if not skip_existing:
             raise RunExistsError(name)
-        typer.echo(f"{name} is there already: nothing to do")
+        typer.echo(f"{name} exists already: nothing to do")
         return None
-    loaded = asked.load()
-    if dry_run:
+    loaded = load()
+    if target.dry_run:
         for line in forecast(loaded, source, options):
             typer.echo(line)
         return None
     with stopped_by_signals(), progress(None) as report:
-        made: Manifest = run_kind(loaded, source, options, root=root, run_id=name, report=report, note=note)
-    return made
+        manifest: Manifest = run_job(loaded, source, options, root=root, run_id=name, report=report, note=note)
+    return manifest
 
 
-def _check_judged_later(judge: str | None, shard: str) -> None:
-    """Judgements name the run that they are of, and that is the one that shards become."""
-    if judge is not None and shard:
-        raise UsageError("--judge and --shard don't go together: merge the shards, then traces trait judge RUN.")
+def _check_one_part(judge: str | None, part: str) -> None:
+    """Raise UsageError if a part of a run is to be judged: judgements name the run that the parts become."""
+    if judge is not None and part:
+        raise UsageError("--judge and --part don't go together: merge the parts, then traces trait judge RUN.")
 
 
-def _judge(
-    run: str,
-    judge: str,
-    concurrency: int,
-    price: str | None,
-    yes: bool,
-    timeout: float,
-    device: str,
-    warehouse: Path | None,
-) -> None:
+def _judge(run: str, asking: JudgeOptions, device: str, warehouse: Path | None) -> None:
+    """Judge a run, and print a line about it."""
     from warehouse.storage import paths
 
-    root = paths.find_root(warehouse)
-    found = judged(
-        root, run, None, judge, concurrency=concurrency, timeout=timeout, price=price, yes=yes, device=device
-    )
-    if found is not None:
-        typer.echo(f"{found.run_id}: {found.counts.rows['judgements']:,} judgements in {found.seconds:.1f} s")
+    manifest = judge_responses(paths.find_root(warehouse), run, None, asking.judge or "", asking, device=device)
+    if manifest is not None:
+        typer.echo(f"{manifest.run_id}: {manifest.counts.rows['judgements']:,} judgements in {manifest.seconds:.1f} s")
 
 
-def _check_best(wanted: str | list[int], method: str, component: str, chosen: SteeringChoice) -> None:
-    """`best` is a layer of a method and a component. Raises UsageError where others were asked for."""
-    for option, asked, usual, best in (
-        ("--method", method, "mean_diff", chosen.method), ("--component", component, "residual", chosen.component),
+def _check_best(wanted: str | list[int], method: str, component: str, choice: SteeringChoice) -> None:
+    """Raise UsageError if `--layers best`, which is the best of one method and component, comes with another of them."""
+    for option, value, usual, best in (
+        ("--method", method, "mean_diff", choice.method), ("--component", component, "residual", choice.component),
     ):  # fmt: skip
-        if wanted == "best" and asked not in (usual, best):
+        if wanted == "best" and value not in (usual, best):
             raise UsageError(
-                f"{option} {asked}: the best vector of {chosen.trait['name']} is of {best}. Leave it out, or name its --layers."
+                f"{option} {value}: the best vector of {choice.trait['name']} is of {best}. Leave it out, or name its --layers."
             )
 
 
-def _tell(root: Path, trait: str, chosen: SteeringChoice) -> None:
-    """Says what a trait is steered by, and why, and where that is not known to be better than a random direction."""
+def _note_choice(root: Path, trait: str, choice: SteeringChoice) -> None:
+    """Say which vector a trait is steered by, and why, and whether it may be no better than a random direction."""
     from capture.traits.best_vector import weak_vector_warnings
     from warehouse.warehouse import Warehouse
 
-    layers = ", ".join(map(str, chosen.vectors))
-    note(f"{trait}: {chosen.method}, {chosen.component}, layer {layers}, of run {chosen.vectors_run} ({chosen.reason})")
+    layers = ", ".join(map(str, choice.vectors))
+    note(f"{trait}: {choice.method}, {choice.component}, layer {layers}, of run {choice.vectors_run} ({choice.reason})")
     with Warehouse(root) as wh:
-        for line in weak_vector_warnings(wh, chosen.vectors_run, trait, chosen.method, chosen.component, list(chosen.vectors)):
+        for line in weak_vector_warnings(
+            wh, choice.vectors_run, trait, choice.method, choice.component, list(choice.vectors)
+        ):
             note(line)
 
 
-def numbers(option: str, text: str) -> list[float]:
-    """Each once. Raises UsageError for what is no list of numbers."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = [math.nan]
-    if not all(map(math.isfinite, found)):
-        raise UsageError(f"{option} {text}: use numbers with commas between them.")
-    found = list({f"{x:g}": x for x in found}.values())  # an example is known by its coefficient as it is written
-    if option == "--layers" and any(x != int(x) or x < 0 for x in found):
-        raise UsageError(f"--layers {text}: use mid, best, or numbers from 0 up.")
-    return found
-
-
 def model_stem(model: str) -> str:
-    """A model in the name of a run: `smollm2`."""
+    """Return a model as a run's name has it: `smollm2`.
+
+    Args:
+        model: The model as the user named it.
+    """
     from warehouse.storage import paths
 
     return paths.sql_name(Path(model).name.removesuffix(".gguf")).replace("_", "-")

@@ -7,23 +7,36 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.options import TrustOption
+from capture.cli.options import LoadOptions
 from capture.cli.terminal import needs_capture_extra
-from warehouse.cli.options import RunArgument, WarehouseOption
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import JsonOption, RunArgument, WarehouseOption
 from warehouse.cli.terminal import note, say
 from warehouse.errors import TracesError
 
 
+@with_groups(fixed={"revision": None, "dtype": "auto", "device": "auto", "device_map": None})
 def validate(
     run: RunArgument,
+    loading: LoadOptions,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also run the model again on a sample, and compare.", rich_help_panel=Panel.COMPUTED
+        ),
+    ] = False,
     warehouse: WarehouseOption = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also run the model again on a sample, and compare.")] = False,
-    trust_remote_code: TrustOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a run: checksums, shapes, keys, values, tokens against text, attention, the residual stream.
 
-    Exit code 0 where all is sound, 1 where anything is not. Example: `traces runs validate wt2 --deep`
+    Exit code 0 if everything is sound, else 1.
+
+    Examples:
+        traces runs validate wt2 --deep
+
+    Raises:
+        TracesError: A check failed.
     """
     import json
     from dataclasses import asdict
@@ -31,25 +44,25 @@ def validate(
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run
     from warehouse.validation.check import Check
-    from warehouse.validation.validate import validate as checks_of
+    from warehouse.validation.validate import validate as run_checks
 
     folder = find_run(paths.find_root(warehouse), run)
-    found: list[Check] = []
+    done: list[Check] = []
 
-    def tell(checks: Iterator[Check]) -> None:
+    def print_checks(checks: Iterator[Check]) -> None:
         for check in checks:
-            found.append(check)
+            done.append(check)
             if not as_json:
                 mark = {True: "ok  ", False: "FAIL", None: "--  "}[check.passed]
                 say(f"{mark} {check.name}: {check.detail}")
 
-    tell(checks_of(folder))
-    if deep and all(c.passed is not False for c in found):
+    print_checks(run_checks(folder))
+    if deep and all(c.passed is not False for c in done):
         with needs_capture_extra():
             from capture.verification.replay_check import recheck
-        tell(recheck(folder, trust_remote_code, note))
+        print_checks(recheck(folder, loading.trust_remote_code, note))
     if as_json:
-        typer.echo(json.dumps([asdict(c) for c in found], indent=1))
-    failed = [c.name for c in found if c.passed is False]
+        typer.echo(json.dumps([asdict(c) for c in done], indent=1))
+    failed = [c.name for c in done if c.passed is False]
     if failed:
         raise TracesError(f"Run '{run}' is not sound: {', '.join(failed)}.")

@@ -280,5 +280,5 @@ def _tokens_per_shard(job: Job) -> int:
 def _refusal(job: Job, progress: Progress) -> str | None:
     reason = job.refusal(progress) if progress.tokens else "there is no text in it."
     if reason and job.options.shard:
-        return f"of shard {job.options.shard}: {reason} Use fewer shards: --shard i/n with a smaller n, in all of them."
+        return f"of part {job.options.shard}: {reason} Use fewer parts: --part i/n with a smaller n, in all of them."
     return reason

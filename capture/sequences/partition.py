@@ -1,4 +1,4 @@
-"""`--shard i/n`: one process of several captures every n-th example, knowing nothing of the others.
+"""`--part i/n`: one process of several captures every n-th example, knowing nothing of the others.
 
 All of the data is read and hashed, so that the shards' manifests name the same data and `traces runs merge` can prove that
 together they are all of it; only the share goes on to the tokenizer and the model.
@@ -28,7 +28,7 @@ def parse_part(part: str) -> tuple[int, int]:
     """`2/4` → (2, 4). Raises UsageError for what is no shard."""
     found = _PART.fullmatch(part)
     if found is None or int(found[1]) > int(found[2]):
-        raise UsageError(f"--shard {part}: write i/n, such as 2/4: i from 1 to n, n at most 9999.")
+        raise UsageError(f"--part {part}: write i/n, such as 2/4: i from 1 to n, n at most 9999.")
     return int(found[1]), int(found[2])
 
 

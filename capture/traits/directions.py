@@ -75,7 +75,7 @@ def parse_layers(names: Sequence[str]) -> tuple[int | None, ...]:
     try:
         return tuple(None if name == "embed" else int(name) for name in names)
     except ValueError:
-        raise UsageError(f"--layer {','.join(names)}: write numbers, as in 5,10, or embed.") from None
+        raise UsageError(f"--layers {','.join(names)}: write numbers, as in 5,10, or embed.") from None
 
 
 def _display_name(value: str | int | None) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import DeleteDryRunOption, FormatOption, WarehouseOption, YesOption
 from warehouse.cli.output import Format, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
 from warehouse.errors import NotFoundError, TracesError
@@ -18,17 +21,17 @@ from warehouse.errors import NotFoundError, TracesError
 if TYPE_CHECKING:
     from warehouse.vectors.table import VectorTable
 
-index_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Vector tables: what is searchable by nearness."
-)
+index_app = App(no_args_is_help=True, help="Vector tables: what is searchable by nearness.")
 
 TablesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[TABLE]...", help="Names as `traces index list` gives them; all if left out."),
+    typer.Argument(metavar="[TABLE]...", help="Names as `traces index list` gives them; by default all."),
 ]
 
 
 class Kind(StrEnum):
+    """The kinds of index that a vector table may have."""
+
     auto = "auto"
     none = "none"
     ivf_sq = "ivf_sq"
@@ -36,68 +39,90 @@ class Kind(StrEnum):
 
 
 class Metric(StrEnum):
+    """How distance is measured."""
+
     cosine = "cosine"
     l2 = "l2"
     dot = "dot"
 
 
-KindOption = Annotated[
-    Kind | None,
-    typer.Option(
-        "--type",
-        help="Its index: `auto` (none below 50,000 rows, then `ivf_sq`), `ivf_pq` (smaller; refined with whole vectors), or "
-        "`none`: always exact.",
-        show_default=False,
-    ),
-]
-MetricOption = Annotated[
-    Metric | None,
-    typer.Option(help="What its index is of; cosine if not said. Searches by others are exact.", show_default=False),
-]
-CentreOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--centre/--no-centre",
-        help="Store vectors less the table's median: some dimensions of a residual stream are large everywhere.",
-        show_default=False,
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How a vector table stores vectors and indexes them; None: as it does already, or the default."""
+
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--type",
+            help="Its index: `auto` (none below 50,000 rows, then `ivf_sq`), `ivf_pq` (smaller; refined with whole vectors), or "
+            "`none`: always exact.",
+            show_default=False,
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = None
+    metric: Annotated[
+        Metric | None,
+        typer.Option(
+            help="The metric of its index; by default cosine. Searches by other metrics are exact.",
+            show_default=False,
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = None
+    centre: Annotated[
+        bool | None,
+        typer.Option(
+            "--centre/--no-centre",
+            help="Store vectors less the table's median: some dimensions of a residual stream are large everywhere.",
+            show_default=False,
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = None
 
 
 @index_app.command("add")
+@with_groups()
 def add(
-    run: Annotated[str, typer.Option("--run", help="The run whose vectors are to be searchable.")],
-    site: Annotated[str, typer.Option(help="What of it: `resid.post_mlp`, `q`, …")] = "resid.post_mlp",
-    layers: Annotated[str, typer.Option(help="Layers such as `4,15,26`, or `mid`, or `all`.")] = "mid",
-    kind: KindOption = None,
-    metric: MetricOption = None,
-    centre: CentreOption = None,
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, as `traces runs` lists them.", show_default=False)
+    ],
+    table: TableOptions,
+    site: Annotated[
+        str, typer.Option(help="Which vectors: `resid.post_mlp`, `q`, …", rich_help_panel=Panel.READ)
+    ] = "resid.post_mlp",
+    layers: Annotated[
+        str,
+        typer.Option(metavar="A,B,…", help="Layers such as `4,15,26`, or `mid`, or `all`.", rich_help_panel=Panel.READ),
+    ] = "mid",
     warehouse: WarehouseOption = None,
 ) -> None:
-    """Make what a run stored searchable, from its shards and without its model.
+    """Make what runs stored searchable, from their tensor files and without their models.
 
-    The same command again goes on where it was interrupted; what is there already is left.
+    The same command again continues one that was interrupted; what is searchable already is left alone.
 
-    Example: `traces index add --run wt2 --site resid.post_mlp --layers 4,15,26`
+    Examples:
+        traces index add wt2 --site resid.post_mlp --layers 4,15,26
     """
     from warehouse.storage import paths
     from warehouse.vectors import index_spec, ingest
 
     root = paths.find_root(warehouse)
-    settings = ingest.Settings(kind, metric, centre)
-    with _reported() as (report, note):
-        found = ingest.add(root, run, [index_spec.from_options(site, layers)], settings, report, note)
+    settings = ingest.Settings(table.kind, table.metric, table.centre)
+    specs = [index_spec.from_options(site, layers)]
+    with _progress_bar() as (report, note):
+        results = {run: ingest.add(root, run, specs, settings, report, note) for run in dict.fromkeys(runs)}
     _refresh(root)
-    for f in found:
-        say(f"{f.table}: {f.rows:,} rows of {run}{'' if f.new else ' (there already)'}")
-    say(f"next: traces nearest --run {run} --example … --pos …, or traces shell")
+    for run, tables in results.items():
+        for t in tables:
+            say(f"{t.table}: {t.rows:,} rows of {run}{'' if t.new else ' (there already)'}")
+    say(f"next: traces nearest {runs[0]} --example … --pos …, or traces shell")
 
 
 @index_app.command("list")
 def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.table) -> None:
-    """What is searchable, and how much of the exact answer searches find: recall@10, measured on rows of each table.
+    """List what is searchable, and how much of the exact answer searches find: recall@10, measured on rows of each table.
 
-    Example: `traces index list --format tsv`
+    Examples:
+        traces index list --format tsv
     """
     import pyarrow as pa
 
@@ -117,7 +142,7 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
             rows.append({"name": info.sql_name, "rows": info.rows, "runs": list(info.runs), "width": info.width,
                          "centred": info.centred, **recall, "bytes": folder_size(table.path)})  # fmt: skip
         if not rows:
-            note("No vector tables yet. Make one: traces index add --run RUN")
+            note("No vector tables yet. Make one: traces index add RUN")
             return
         if fmt is not Format.table:
             write(wh.relation(pa.Table.from_pylist(rows)), fmt, None)
@@ -126,6 +151,7 @@ def list_tables(warehouse: WarehouseOption = None, fmt: FormatOption = Format.ta
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
+    """Print a line a vector table."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, caption="recall@10 against exact search; (exact): compared with every row")
@@ -139,28 +165,26 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 @index_app.command("rebuild")
-def rebuild(
-    tables: TablesArgument = None,
-    kind: KindOption = None,
-    metric: MetricOption = None,
-    centre: CentreOption = None,
-    warehouse: WarehouseOption = None,
-) -> None:
-    """Make vector tables again from the runs, whatever state they are in; readers see the old one until the new is complete.
+@with_groups()
+def rebuild(table: TableOptions, tables: TablesArgument = None, warehouse: WarehouseOption = None) -> None:
+    """Make vector tables again from the runs, whatever state they are in; readers see the old one until the new one is complete.
 
-    Without names: all of them, those that are damaged, and those that captures asked for and that are not there.
+    Without names: all of them, damaged ones, and missing ones that captures asked for.
 
-    Examples: `traces index rebuild`, `traces index rebuild smollm2_resid_post_mlp_L15 --centre --type ivf_pq --metric l2`
+    Examples:
+        traces index rebuild
+        traces index rebuild smollm2_resid_post_mlp_L15 --centre --type ivf_pq --metric l2
     """
     from warehouse.storage import paths
     from warehouse.vectors import ingest, repair
 
     root = paths.find_root(warehouse)
-    with _reported() as (report, note):
+    settings = ingest.Settings(table.kind, table.metric, table.centre)
+    with _progress_bar() as (report, note):
         if not tables:
             repair.repair(root, report, note)
-        for table in _named(root, tables):
-            ingest.rebuild(root, table, ingest.Settings(kind, metric, centre), report, note)
+        for chosen in _named_tables(root, tables):
+            ingest.rebuild(root, chosen, settings, report, note)
     _refresh(root)
 
 
@@ -168,14 +192,17 @@ def rebuild(
 def optimize(tables: TablesArgument = None, warehouse: WarehouseOption = None) -> None:
     """Merge small files, take new rows into the indexes, give back the space of deleted rows, and measure recall again.
 
-    Searches go on meanwhile. Example: `traces index optimize`
+    Searches go on meanwhile.
+
+    Examples:
+        traces index optimize
     """
     from warehouse.storage import paths
     from warehouse.vectors import ann_index
 
     root = paths.find_root(warehouse)
-    with _reported() as (_, note):
-        for table in _named(root, tables):
+    with _progress_bar() as (_, note):
+        for table in _named_tables(root, tables):
             with table.locked(note):
                 ann_index.optimize(table, note)
 
@@ -183,19 +210,23 @@ def optimize(tables: TablesArgument = None, warehouse: WarehouseOption = None) -
 @index_app.command("drop")
 def drop(
     tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="Names as `traces index list` gives them.")],
+    dry_run: DeleteDryRunOption = False,
+    yes: YesOption = False,
     warehouse: WarehouseOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Delete vector tables. The runs keep what they were made of: `traces index add` makes them again.
 
-    Example: `traces index drop smollm2_resid_post_mlp_L15 --dry-run`
+    Examples:
+        traces index drop smollm2_resid_post_mlp_L15 --dry-run
+
+    Raises:
+        TracesError: The user did not agree.
     """
     from warehouse.storage import paths
     from warehouse.storage.files import folder_size
 
     root = paths.find_root(warehouse)
-    chosen = _named(root, tables)
+    chosen = _named_tables(root, tables)
     for table in chosen:
         size = human_bytes(folder_size(table.path))
         say(f"{'would delete' if dry_run else 'delete'} {table.info.sql_name} ({table.info.rows:,} rows, {size})")
@@ -209,31 +240,36 @@ def drop(
     _refresh(root)
 
 
-def _named(root: Path, names: list[str] | None) -> list[VectorTable]:
-    """Raises NotFoundError for a name that no vector table has."""
+def _named_tables(root: Path, names: list[str] | None) -> list[VectorTable]:
+    """Return the vector tables of these names, or all of them.
+
+    Raises:
+        NotFoundError: No vector table has that name.
+    """
     from warehouse.storage import paths
     from warehouse.vectors.table_cache import VectorTableCache
 
-    opened = VectorTableCache(root)
-    found = {t.info.sql_name: t for t in opened.all()}
+    cache = VectorTableCache(root)
+    tables = {t.info.sql_name: t for t in cache.all()}
     for name in names or ():
-        if name not in found:
-            damaged = {paths.sql_name("_".join(table)): damage for table, damage in opened.damaged.items()}
+        if name not in tables:
+            damaged = {paths.sql_name("_".join(table)): damage for table, damage in cache.damaged.items()}
             if name in damaged:
                 raise damaged[name]
-            raise NotFoundError("vector table", name, found)
-    return [found[n] for n in dict.fromkeys(names)] if names else list(found.values())
+            raise NotFoundError("vector table", name, tables)
+    return [tables[n] for n in dict.fromkeys(names)] if names else list(tables.values())
 
 
 def _refresh(root: Path) -> None:
+    """Make the views of the warehouse again."""
     from warehouse.catalog import build
 
     build.refresh(root)
 
 
 @contextmanager
-def _reported() -> Iterator[tuple[Callable[[str, int], None], Callable[[str], None]]]:
-    """A counter of rows on a terminal, and notes; both on standard error."""
+def _progress_bar() -> Iterator[tuple[Callable[[str, int], None], Callable[[str], None]]]:
+    """Yield a function that counts rows on a terminal, and one that prints notes; both on standard error."""
     from rich import progress as bars
     from rich.console import Console
 

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from warehouse.cli.output import Format
+from warehouse.cli.option_groups import Panel
+from warehouse.cli.output import Format, ReportFormat
 
 WarehouseOption = Annotated[
     Path | None,
-    typer.Option("--warehouse", "-w", metavar="DIR", help="The warehouse root; default `$TRACES_HOME`, else `./runs`."),
+    typer.Option(
+        "--warehouse",
+        "-w",
+        metavar="DIR",
+        help="The warehouse root; default `$TRACES_HOME`, else `./runs`.",
+        rich_help_panel=Panel.GENERAL,
+    ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the answer.")]
-AnswerFormatOption = Annotated[
-    Format | None,
-    typer.Option("--format", "-f", help="How to print the answer; as FILE ends, else a table.", show_default=False),
+FormatOption = Annotated[
+    Format, typer.Option("--format", "-f", help="How to print the answer.", rich_help_panel=Panel.GENERAL)
 ]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write there: .csv, .tsv, .json, .parquet or .txt."),
+ReportFormatOption = Annotated[
+    ReportFormat, typer.Option("--format", "-f", help="How to print the report.", rich_help_panel=Panel.GENERAL)
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=Panel.GENERAL)]
+DeleteDryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be deleted.", rich_help_panel=Panel.GENERAL)
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go ahead without asking.", rich_help_panel=Panel.GENERAL)]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, as `traces runs` lists it.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How and where an answer is written."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to this file: .csv, .tsv, .json, .parquet or .txt.",
+            rich_help_panel=Panel.WRITTEN,
+        ),
+    ] = None
+    warehouse: WarehouseOption = None
+    fmt: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="How to print the answer; by default as the ending of `--output` says, else as a table.",
+            show_default=False,
+            rich_help_panel=Panel.GENERAL,
+        ),
+    ] = None

@@ -24,6 +24,8 @@ _ROWS_AT_ONCE = 1024
 
 
 class Format(StrEnum):
+    """How an answer is written."""
+
     table = "table"
     csv = "csv"
     tsv = "tsv"
@@ -32,17 +34,28 @@ class Format(StrEnum):
 
 
 class ReportFormat(StrEnum):
+    """How a report is written."""
+
     table = "table"
     tsv = "tsv"
     json = "json"
 
 
-def format_of(target: Path | None, asked: Format | None) -> Format:
-    """The format that is asked for, else the one that the file's ending tells; a table on standard output. Raises UsageError for
-    an ending that tells none.
+def format_of(target: Path | None, chosen: Format | None) -> Format:
+    """Return the format to write in.
+
+    Args:
+        target: The file; None: standard output.
+        chosen: The format that the user named; None: none.
+
+    Returns:
+        The named format, else the one of the file's ending, else a table.
+
+    Raises:
+        UsageError: The ending names no format.
     """
-    if asked is not None or target is None:
-        return asked or Format.table
+    if chosen is not None or target is None:
+        return chosen or Format.table
     ending = target.suffix.lower().removeprefix(".")
     if ending == "txt":
         return Format.table
@@ -54,7 +67,16 @@ def format_of(target: Path | None, asked: Format | None) -> Format:
 
 
 def write(answer: duckdb.DuckDBPyRelation, fmt: Format, target: Path | None) -> None:
-    """Writes to `target`, whole or not at all, or to standard output. Raises UsageError for Parquet on a terminal."""
+    """Write an answer, whole or not at all.
+
+    Args:
+        answer: The rows; they are streamed.
+        fmt: The format.
+        target: The file; None: standard output.
+
+    Raises:
+        UsageError: Parquet would go to a terminal.
+    """
     if target is None:
         if fmt is Format.parquet:
             if sys.stdout.isatty():
@@ -97,7 +119,7 @@ def _write_text(answer: duckdb.DuckDBPyRelation, fmt: Format, out: IO[str]) -> N
 
 
 def _write_json(names: list[str], rows: Iterable[tuple[Any, ...]], out: IO[str]) -> None:
-    """An array of objects, one a line."""
+    """Write an array of objects, one a line."""
     out.write("[")
     for i, row in enumerate(rows):
         out.write((",\n" if i else "\n") + _json(dict(zip(names, row, strict=True))))
@@ -105,7 +127,7 @@ def _write_json(names: list[str], rows: Iterable[tuple[Any, ...]], out: IO[str])
 
 
 def _unique(columns: list[str]) -> list[str]:
-    """Column names of which no two are alike: the second `a` is `a_1`, as DuckDB has it in a table."""
+    """Return column names of which no two are alike: the second `a` is `a_1`, as in a table of DuckDB."""
     names: list[str] = []
     for column in columns:
         candidates = chain([column], (f"{column}_{n}" for n in count(1)))
@@ -131,7 +153,7 @@ def _json(value: Any) -> str:
 
 
 def _text_keys(value: Any) -> Any:
-    """A map's keys may be anything; an object's are texts."""
+    """Return a value whose mappings have texts as keys, as objects of JSON do."""
     if isinstance(value, dict):
         return {k if isinstance(k, str) else str(k): _text_keys(v) for k, v in value.items()}
     return [_text_keys(v) for v in value] if isinstance(value, list | tuple) else value
@@ -146,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 
 def human_bytes(n: float) -> str:
-    """`12345678` → `12.3 MB`."""
+    """Return a number of bytes to read: `12345678` is `12.3 MB`."""
     for unit in ("bytes", "KB", "MB", "GB", "TB"):
         if n < 1000 or unit == "TB":
             return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
@@ -155,7 +177,7 @@ def human_bytes(n: float) -> str:
 
 
 def human_age(seconds: float) -> str:
-    """`7300` → `2 hours`."""
+    """Return a time in seconds to read: `7300` is `2 hours`."""
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
             n = int(seconds // size)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from warehouse.catalog.statements import check_target
+from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import FormatOption, WarehouseOption
 from warehouse.cli.output import Format, write
 from warehouse.errors import UsageError
@@ -17,38 +18,75 @@ def probe(
     query: Annotated[
         str, typer.Argument(help="SQL that gives run_id, example_id, seq, pos of tokens, and their labels AS y.")
     ],
-    site: Annotated[str, typer.Option(help="What to probe: `resid.post_mlp`, `hidden`, `q`, …")] = "resid.post_mlp",
-    layers: Annotated[str, typer.Option(help="`all`, or some, as in `0,15,29`.")] = "all",
+    site: Annotated[
+        str, typer.Option(help="What to probe: `resid.post_mlp`, `hidden`, `q`, …", rich_help_panel=Panel.READ)
+    ] = "resid.post_mlp",
+    layers: Annotated[
+        str, typer.Option(metavar="A,B,…", help="`all`, or some, as in `0,15,29`.", rich_help_panel=Panel.READ)
+    ] = "all",
     head: Annotated[
-        int | None, typer.Option(help="Of a site with heads: which query head.", show_default=False)
+        int | None,
+        typer.Option(help="For a site with heads: which query head.", show_default=False, rich_help_panel=Panel.READ),
+    ] = None,
+    target: Annotated[str, typer.Option(help="The column with the labels.", rich_help_panel=Panel.READ)] = "y",
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            min=10,
+            help="The most tokens to look at; of more, a sample of examples is taken.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = 10_000,
+    test: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=0.99,
+            help="Fraction held out to measure the probe on, in whole examples.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = 0.25,
+    c: Annotated[
+        float,
+        typer.Option(
+            "--c", help="Inverse strength of the penalty on the coefficients.", rich_help_panel=Panel.COMPUTED
+        ),
+    ] = 0.1,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed for the split, the sample and the shuffled labels.", rich_help_panel=Panel.COMPUTED),
+    ] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw accuracy by layer: .svg, .png or .pdf.", rich_help_panel=Panel.WRITTEN),
     ] = None,
     run: Annotated[
-        str | None, typer.Option("--run", help="The new run's name; made from what is asked if left out.")
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="NAME",
+            help="The new run's name; by default made from the query and the options.",
+            rich_help_panel=Panel.WRITTEN,
+        ),
     ] = None,
-    target: Annotated[str, typer.Option(help="The column with the labels.")] = "y",
-    test: Annotated[float, typer.Option(min=0.01, max=0.99, help="Part to judge by, in whole examples.")] = 0.25,
-    max_tokens: Annotated[
-        int, typer.Option(min=10, help="Most tokens to look at; of more, a sample of examples.")
-    ] = 10_000,
-    c: Annotated[float, typer.Option("--c", help="Inverse strength of the penalty on the coefficients.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the split, the sample and the shuffled labels.")] = 0,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw accuracy by layer: .svg, .png or .pdf.")
-    ] = None,
-    fmt: FormatOption = Format.table,
     warehouse: WarehouseOption = None,
+    fmt: FormatOption = Format.table,
 ) -> None:
-    """Fit a logistic probe a layer, judge it on examples that it has not seen, and keep it as a run with a table `probes`.
+    """Fit a logistic probe a layer, measure it on examples that it has not seen, and keep it as a run with a table `probes`.
 
-    Examples are split so that each label has its share on both sides. low and high are the accuracy's 95 % interval: Wilson's where
-    each token is an example of its own, else the same for as many independent tokens as those examples are worth. majority is what
-    the commonest training label gets on the held-out tokens; shuffled the mean of ten probes fitted to shuffled labels, and sd
-    their standard deviation.
+    Examples are split so that each label has its share on both sides. low and high are the accuracy's 95 % interval: Wilson's
+    where each token is an example of its own, else the same for as many independent tokens as those examples are worth. majority
+    is what the commonest training label gets on the held-out tokens; shuffled is the mean of ten probes fitted to shuffled
+    labels, and sd their standard deviation.
 
-    The query is one SELECT. What is written is the new run, and FILE, which must not be in the warehouse.
+    The query is one SELECT. What is written is the new run, and FILE, which must not lie in the warehouse. The same command
+    again continues one that was interrupted.
 
-    The same command goes on where it was interrupted. Example: `traces probe "SELECT run_id, example_id, seq, pos, upos AS y FROM
-    token_diagnostics WHERE run_id = 'words'" --layers 0,15,29 --plot upos.svg`
+    Examples:
+        traces probe "SELECT run_id, example_id, seq, pos, upos AS y FROM token_diagnostics WHERE run_id = 'words'" --layers 0,15,29 --plot upos.svg
+
+    Raises:
+        UsageError: scikit-learn is not installed, or `--layers` is no list of layers.
     """
     try:
         import sklearn  # noqa: F401
@@ -64,9 +102,9 @@ def probe(
         except ValueError:
             raise UsageError(f"--layers {layers}: write all, or layers as in 0,15.") from None
 
-    def report(f: probes.ProbeProgress) -> None:
-        told = "there already" if f.accuracy is None else f"accuracy {f.accuracy:.3f}"
-        typer.echo(f"{f.run_id}: layer {f.layer} ({f.done} of {f.of}), {told}", err=True)
+    def report(p: probes.ProbeProgress) -> None:
+        result = "done before" if p.accuracy is None else f"accuracy {p.accuracy:.3f}"
+        typer.echo(f"{p.run_id}: layer {p.layer} ({p.done} of {p.of}), {result}", err=True)
 
     options = probes.Options(query, site, chosen, head, None, target, test, max_tokens, c, seed)
     with Warehouse(warehouse) as wh:

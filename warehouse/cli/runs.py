@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel
+from warehouse.cli.options import (
+    DeleteDryRunOption,
+    FormatOption,
+    JsonOption,
+    RunArgument,
+    WarehouseOption,
+    YesOption,
+)
 from warehouse.cli.output import Format, human_age, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
 from warehouse.errors import NotFoundError, TracesError, UsageError, printable
@@ -15,18 +23,19 @@ from warehouse.errors import NotFoundError, TracesError, UsageError, printable
 if TYPE_CHECKING:
     from warehouse.storage.manifest import Manifest
 
-runs_app = typer.Typer(rich_markup_mode="markdown")
+runs_app = App()
 
 
 @runs_app.callback()
 def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: FormatOption = Format.table) -> None:
-    """What is there: list runs (as `traces runs` alone does), show, validate and delete them.
+    """List runs (as `traces runs` alone does), show, validate, merge and delete them.
 
-    Example: `traces runs --format tsv`
+    Examples:
+        traces runs --format tsv
     """
     if context.invoked_subcommand is not None:
         if warehouse is not None:  # `traces runs -w DIR show RUN` means the same as `traces runs show RUN -w DIR`
-            os.environ["TRACES_HOME"] = str(warehouse)
+            context.default_map = {context.invoked_subcommand: {"warehouse": str(warehouse)}}
         return
     from warehouse.storage import paths
     from warehouse.warehouse import Warehouse
@@ -47,6 +56,7 @@ def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: Fo
 
 
 def _print_runs(rows: list[tuple[Any, ...]]) -> None:
+    """Print a line a run."""
     from datetime import UTC, datetime
 
     from rich.table import Table
@@ -70,11 +80,14 @@ def _print_runs(rows: list[tuple[Any, ...]]) -> None:
 def show_run(
     run: RunArgument,
     warehouse: WarehouseOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """What a run holds: model, data, options, counts, perplexity, and the tensors that can be read.
+    """Show what a run holds: model, data, options, counts, perplexity, and the tensors that can be read.
 
-    Example: `traces runs show wt2`
+    As JSON it is the whole manifest.
+
+    Examples:
+        traces runs show wt2
     """
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run
@@ -100,7 +113,7 @@ def show_run(
         f"{m.counts.altered:,} altered by the tokenizer), {m.counts.sequences:,} sequences, "
         f"{m.counts.tokens:,} tokens, {m.counts.predictions:,} predictions{_unpredicted(m)}",
         "begins": _beginning(m.options),
-        "batches": _HELD.get(m.batches or "", ""),
+        "batches": _BATCHES.get(m.batches or "", ""),
         "loss": _losses(m),
         "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
@@ -125,26 +138,24 @@ def show_run(
 
 
 def _unpredicted(m: Manifest) -> str:
-    """Why there are fewer predictions than tokens."""
+    """Return why there are fewer predictions than tokens, in brackets."""
     if m.mean_loss is None or m.model.encoder is not None:
         return ""
     again = m.counts.tokens - m.counts.sequences - m.counts.predictions
-    told = f" (the first tokens of {m.counts.sequences:,} sequences have none"
-    return told + (f", nor have {again:,} others that are read again as context)" if again else ")")
+    text = f" (the first tokens of {m.counts.sequences:,} sequences have none"
+    return text + (f", nor have {again:,} others that are read again as context)" if again else ")")
 
 
 def _beginning(options: dict[str, Any]) -> str:
-    """What a decoder's sequences begin with."""
+    """Return what a decoder's sequences begin with."""
     if "bos_id" not in options:
         return ""
-    found, asked = options["bos_id"], options.get("prepend_bos")
-    what = (
-        "each sequence with its text: there is no BOS" if found is None else f"each sequence with token {found}, a BOS"
-    )
-    return f"{what} (--prepend-bos {asked})"
+    bos, wanted = options["bos_id"], options.get("prepend_bos")
+    text = "each sequence with its text: there is no BOS" if bos is None else f"each sequence with token {bos}, a BOS"
+    return f"{text} (--prepend-bos {wanted})"
 
 
-_HELD = {
+_BATCHES = {
     "padded": "of texts of any length, the shorter ones padded",
     "one length": "of texts of one length: what the model makes of one depends on the longest beside it",
     "one text": "of one text: what the model makes of it depends on those beside it",
@@ -153,34 +164,36 @@ _HELD = {
 
 
 def _losses(m: Manifest) -> str:
-    """A large loss has no perplexity that a number holds, and an infinite one is no number itself."""
+    """Return a run's mean loss in words: a large one has no finite perplexity, and an infinite one is no number."""
     from warehouse.storage.losses import bits_per_byte
 
     if m.mean_loss is None:
         infinite = "infinite: tokens came that the model rules out (next_token, loss = 'infinity')"
         return infinite if m.counts.predictions else ""
     of_text = bits_per_byte(m.mean_loss, m.counts.predictions, m.counts.predicted_bytes)
-    told = (
+    text = (
         f"{m.mean_loss:.4f} nats" + ("" if m.perplexity is None else f", perplexity {m.perplexity:.3f}") + " per token"
     )
-    return told + ("" if of_text is None else f"; {of_text:.4f} bits per byte of text")
+    return text + ("" if of_text is None else f"; {of_text:.4f} bits per byte of text")
 
 
 def _on_a_line(value: Any) -> Any:
-    """A template has several lines."""
+    """Return a value that fits on a line: a template has several."""
     return repr(value) if isinstance(value, str) and "\n" in value else value
 
 
 @runs_app.command("rm")
-def remove_run(
-    run: RunArgument,
-    warehouse: WarehouseOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+def remove(
+    run: RunArgument, dry_run: DeleteDryRunOption = False, yes: YesOption = False, warehouse: WarehouseOption = None
 ) -> None:
     """Delete a run, or what is staged of an unfinished capture.
 
-    Example: `traces runs rm wt2 --dry-run`
+    Examples:
+        traces runs rm wt2 --dry-run
+
+    Raises:
+        NotFoundError: There is no such run, published or staged.
+        TracesError: The user did not agree.
     """
     from warehouse.catalog import build
     from warehouse.maintenance.remove import folders_of, locked_for_removal, remove_run
@@ -215,34 +228,45 @@ def remove_run(
 def merge_runs(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN...", help="What the shards' names begin with; or, with --run, the shards themselves."
-        ),
+        typer.Argument(metavar="RUN...", help="The run whose parts are merged; or, with --run, the parts themselves."),
     ],
     run: Annotated[
-        str | None, typer.Option("--run", help="The merged run's name; what the shards' names begin with if left out.")
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="NAME",
+            help="The merged run's name; by default what the parts' names begin with.",
+            rich_help_panel=Panel.WRITTEN,
+        ),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the shards there.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the parts.", rich_help_panel=Panel.WRITTEN)] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.", rich_help_panel=Panel.GENERAL)
+    ] = False,
     warehouse: WarehouseOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
-    """Make one run of shards that were made with `--shard i/n`, with the rows and tensors that one process would have made.
+    """Make one run of parts that were made with `--part I/N`, with the rows and tensors that one process would have made.
 
-    Numbers may differ in their last digits, for sequences shared their batches with others: with `--batch-tokens 1` in all shards,
-    every table but `tensors` is byte for byte that of one process, and every slice of a tensor bit for bit. The blobs are the shards'
-    own, so that `tensors` names other places in them. A tensor that one shard had to store in a wider dtype is wide in all of the
-    run, with the other shards' values as the narrower dtype rounded them.
+    Numbers may differ in their last digits, because sequences shared their batches with others: with `--batch-tokens 1` in all
+    parts, every table but `tensors` is byte for byte that of one process, and every slice of a tensor bit for bit. The blobs are
+    the parts' own, so that `tensors` names other places in them. A tensor that one part had to store in a wider dtype is wide in
+    all of the run, with the other parts' values as the narrower dtype rounded them.
 
-    The shards' folders may come from several machines: copy them into the warehouse first. Once the run is there, the shards are
-    deleted. The same command again goes on where it was interrupted.
+    The parts' folders may come from several machines: copy them into the warehouse first. Once the run is published, the parts
+    are deleted. The same command again continues a merge that was interrupted.
 
-    Examples: `traces runs merge wt2 --dry-run`, `traces runs merge wt2.shard-1-of-2 wt2.shard-2-of-2 --run whole --keep`
+    Examples:
+        traces runs merge wt2 --dry-run
+        traces runs merge wt2.shard-1-of-2 wt2.shard-2-of-2 --run whole --keep
+
+    Raises:
+        UsageError: Several parts are named, but not the run that they become.
     """
     from warehouse.maintenance import merge
     from warehouse.storage import paths
 
     if len(runs) > 1 and run is None:
-        raise UsageError("Several shards are named, but not the run that they become: add --run NAME.")
+        raise UsageError("Several parts are named, but not the run that they become: add --run NAME.")
     root, name = paths.find_root(warehouse), run or runs[0]
 
     if not dry_run and merge.finish_merge(root, name, note) is not None:
@@ -251,19 +275,19 @@ def merge_runs(
     planned = merge.plan_merge(root, runs if len(runs) > 1 else merge.find_parts(root, runs[0]), name)
     size = human_bytes(sum(s.meta.bytes for s in planned.parts))
     rows: dict[str, int] = {}
-    for shard in planned.parts:
-        rows |= {table: rows.get(table, 0) + n for table, n in shard.meta.counts.rows.items() if n}
-    told = ", ".join(f"{table} {n:,}" for table, n in rows.items())
-    say(f"{'would publish' if dry_run else 'publish'} {name}: {told} ({size})")
+    for part in planned.parts:
+        rows |= {table: rows.get(table, 0) + n for table, n in part.meta.counts.rows.items() if n}
+    counts = ", ".join(f"{table} {n:,}" for table, n in rows.items())
+    say(f"{'would publish' if dry_run else 'publish'} {name}: {counts} ({size})")
     for tensor, dtype in planned.promoted.items():
         say(
-            f"{tensor} as {dtype} in all of it: a shard has values that are too large for {planned.parts[0].meta.store_dtype}"
+            f"{tensor} as {dtype} in all of it: a part has values that are too large for {planned.parts[0].meta.store_dtype}"
         )
     if not keep:
-        for shard in planned.parts:
-            say(f"{'would delete' if dry_run else 'delete'} {shard.folder}")
+        for part in planned.parts:
+            say(f"{'would delete' if dry_run else 'delete'} {part.folder}")
         for other in planned.derived:
-            note(f"warning: {other} was made from a shard that is deleted: make it again from {name}")
+            note(f"warning: {other} was made from a part that is deleted: make it again from {name}")
     if not dry_run:
         merge.merge(root, planned, keep, note)
         say(f"next: traces runs show {name}")

@@ -1,4 +1,4 @@
-"""The commands `traces sql`, `shell` and `refresh`: ask questions over all runs."""
+"""The commands `traces sql`, `shell` and `refresh`: ask in SQL, over all runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warehouse.cli.options import AnswerFormatOption, OutputOption, WarehouseOption
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import AnswerOptions, WarehouseOption
 from warehouse.cli.output import format_of, write
+from warehouse.cli.quotes import suggests_quotes
 from warehouse.cli.terminal import note, say
 from warehouse.errors import NotFoundError, TracesError, UsageError
 
@@ -19,31 +21,49 @@ if TYPE_CHECKING:
     from warehouse.warehouse import Warehouse
 
 
+@with_groups()
 def sql(
+    answer: AnswerOptions,
     query: Annotated[
-        str | None, typer.Argument(help="The question, in DuckDB's SQL; `-` reads it from standard input.")
+        str | None, typer.Argument(help="A query in DuckDB's SQL; `-` reads it from standard input.")
     ] = None,
-    warehouse: WarehouseOption = None,
-    fmt: AnswerFormatOption = None,
-    output: OutputOption = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the saved queries, tables and views.")] = False,
-    show: Annotated[
-        str | None, typer.Option("--show", metavar="NAME", help="Print the SQL of a saved query or a view.")
+    saved: Annotated[
+        str | None,
+        typer.Option("--query", metavar="NAME", help="Run a saved query.", rich_help_panel=Panel.READ),
     ] = None,
-    saved: Annotated[str | None, typer.Option("--query", metavar="NAME", help="Run a saved query.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A variable of the saved query, such as `run=wt2`."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A variable of the saved query, such as `run=wt2`; repeat it for several.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    list_: Annotated[
+        bool,
+        typer.Option("--list", help="List the saved queries, tables and views.", rich_help_panel=Panel.READ),
+    ] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show", metavar="NAME", help="Print the SQL of a saved query or a view.", rich_help_panel=Panel.READ
+        ),
     ] = None,
 ) -> None:
     """Ask in SQL, over all runs.
 
-    A query reads what you may read, and writes nothing below the warehouse root. Besides questions there may be `SET VARIABLE`,
-    temporary views and macros, and `COPY (…) TO 'FILE'` of a file elsewhere. Rows of a run that is damaged are left out, which is
-    told on standard error.
+    A query reads what you may read, and writes nothing below the warehouse root. Besides queries there may be `SET VARIABLE`,
+    temporary views and macros, and `COPY (…) TO 'FILE'` to a file elsewhere. Rows of a damaged run are left out, with a warning
+    on standard error.
 
-    Examples: `traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"`,
-    `traces sql --query calibration --set run=wt2 --format tsv`
+    Examples:
+        traces sql "SELECT token, avg(loss) FROM token_diagnostics GROUP BY token ORDER BY 2 DESC LIMIT 20"
+        traces sql --query calibration --set run=wt2 --format tsv
+
+    Raises:
+        UsageError: It is not clear what to run.
+        NotFoundError: No saved query or view has that name.
     """
     from warehouse.catalog.saved_queries import all_queries, find_query, run_query
     from warehouse.catalog.statements import check_readonly, check_target
@@ -56,54 +76,58 @@ def sql(
     if settings and not saved:
         raise UsageError("--set sets a variable of a saved query: it goes with --query.")
     if list_:
-        _list_names(paths.find_root(warehouse))
-    elif show:
-        queries = all_queries()
+        _print_names(paths.find_root(answer.warehouse))
+        return
+    if show:
         from warehouse.catalog.build import all_view_texts
 
-        texts = {name: q.text for name, q in queries.items()} | all_view_texts(paths.find_root(warehouse))
+        texts = {name: q.text for name, q in all_queries().items()} | all_view_texts(paths.find_root(answer.warehouse))
         if show not in texts:
             raise NotFoundError("saved query or view", show, texts)
         say(texts[show].rstrip())
-    else:
-        from warehouse.warehouse import Warehouse
+        return
+    from warehouse.warehouse import Warehouse
 
-        chosen = format_of(output, fmt)
-        text = _standard_input() if query == "-" else query or ""
-        with Warehouse(warehouse) as wh:
-            if output is not None:
-                check_target(output, wh.root)
-            if saved:
-                saved_query, values = find_query(saved), dict(_setting(s) for s in settings or [])
-            else:
+    fmt = format_of(answer.output, answer.fmt)
+    text = _read_standard_input() if query == "-" else query or ""
+    with Warehouse(answer.warehouse) as wh:
+        if answer.output is not None:
+            check_target(answer.output, wh.root)
+        if saved:
+            saved_query, values = find_query(saved), dict(_parse_setting(s) for s in settings or [])
+        else:
+            with suggests_quotes(wh, text):
                 check_readonly(wh.cursor(), text, wh.root)
 
-            def answer() -> None:
-                if not saved and ("nearest_" in text or "vectors_" in text):
-                    wh.load_vectors()
-                found = run_query(wh.cursor(), saved_query, values) if saved else wh.sql(text)
-                if found is not None:  # a statement such as SET has no answer
-                    write(found, chosen, output)
+        def print_answer() -> None:
+            if not saved and ("nearest_" in text or "vectors_" in text):
+                wh.load_vectors()
+            rows = run_query(wh.cursor(), saved_query, values) if saved else wh.sql(text)
+            if rows is not None:  # a statement such as SET has no answer
+                write(rows, fmt, answer.output)
 
-            wh.attempt(answer)
+        with suggests_quotes(wh, text):
+            wh.attempt(print_answer)
 
 
-def _standard_input() -> str:
-    """Raises UsageError for what is not text."""
+def _read_standard_input() -> str:
+    """Return what standard input holds, which must be text."""
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as e:
         raise UsageError(f"Standard input is not UTF-8 text ({e.reason} at byte {e.start}).") from None
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _parse_setting(text: str) -> tuple[str, str]:
+    """Return name and value of `--set NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text}: write NAME=VALUE.")
     return name, value
 
 
-def _list_names(root: Path) -> None:
+def _print_names(root: Path) -> None:
+    """Print the names of saved queries, tables and views."""
     from warehouse.catalog.build import all_view_texts
     from warehouse.catalog.saved_queries import all_queries
 
@@ -119,13 +143,16 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
     """Open the duckdb shell on the warehouse, whose views are read-only. Options after `--` are duckdb's own.
 
     The shell can do what you can: COPY … TO, ATTACH and its dot commands read and write any file, those of runs too, and
-    `.system` runs commands. Nothing in the warehouse's own files is run by it. With `-safe` it is without all of that, and cannot
-    read the runs either: for answers alone there is traces sql.
+    `.system` runs commands. It runs nothing that it finds in the warehouse's own files. With `-safe` it can do none of that, and
+    cannot read the runs either: for answers alone there is `traces sql`.
 
     Where there are vector tables, `SHOW TABLES` lists a view `vectors_…` of each, and the macro `nearest_…(q, k := 10)` finds
     the rows nearest to a vector: `SET VARIABLE q = (SELECT vector FROM vectors_… LIMIT 1); FROM nearest_…(getvariable('q'))`.
 
-    Examples: `traces shell`, `traces shell -- -c "FROM runs"`, `traces shell -- -c "FROM vector_tables"`
+    Examples:
+        traces shell
+        traces shell -- -c "FROM runs"
+        traces shell -- -c "FROM vector_tables"
     """
     from warehouse.storage import paths
     from warehouse.warehouse import Warehouse
@@ -138,7 +165,7 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
 
 
 def _vectors_first(wh: Warehouse) -> list[str]:
-    """Options that have the shell begin with the statements about vectors."""
+    """Return options that have the shell begin with the statements about vectors."""
     from warehouse.vectors.duckdb_macros import statements
     from warehouse.vectors.reconcile import reconcile
 
@@ -148,7 +175,7 @@ def _vectors_first(wh: Warehouse) -> list[str]:
 
 
 def _duckdb_program() -> str:
-    """The shell's binary, from the package duckdb-cli."""
+    """Return the path of the shell's binary, from the package duckdb-cli."""
     import importlib.util
 
     spec = importlib.util.find_spec("duckdb_cli")
@@ -160,10 +187,15 @@ def _duckdb_program() -> str:
 
 
 def refresh(warehouse: WarehouseOption = None) -> None:
-    """Make warehouse.duckdb anew, after run folders were copied in, renamed or deleted by hand, and delete what processes that
-    died have left behind. Unfinished captures stay.
+    """Rebuild warehouse.duckdb after run folders were copied in, renamed or deleted by hand.
 
-    Example: `traces refresh`
+    What processes that died have left behind is deleted. Unfinished captures stay.
+
+    Examples:
+        traces refresh
+
+    Raises:
+        UsageError: There is no warehouse.
     """
     from warehouse.catalog import build
     from warehouse.maintenance.remove import sweep_root
@@ -177,19 +209,19 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     if not root.is_dir():
         raise UsageError(f"There is no warehouse at {root}.")
 
-    for left in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
-        say(f"deleted {left}, which a process had left behind")
+    for leftover in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
+        say(f"deleted {leftover}, which a process had left behind")
     if gone := reconcile(root, note):
         say(f"vector tables: dropped the rows of {', '.join(gone)}")
-    opened = VectorTableCache(root)
-    opened.all()
-    for damage in opened.damaged.values():
+    cache = VectorTableCache(root)
+    cache.all()
+    for damage in cache.damaged.values():
         note(f"warning: a vector table is left out: {damage}")
-    found = build.refresh(root)
-    for name, run in found.items():
+    runs = build.refresh(root)
+    for name, run in runs.items():
         if run.fault is not None:
             note(f"warning: run '{name}' is left out: {run.fault}")
         elif (captured_as := Manifest.read(folder := paths.run_dir(root, name)).run_id) != name:
             note(f"warning: {folder} holds a run that was captured as '{captured_as}'")
-    count = sum(run.fault is None for run in found.values())
+    count = sum(run.fault is None for run in runs.values())
     say(f"{root / paths.CATALOG}: {count} {'run' if count == 1 else 'runs'}")

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Prints on standard output."""
+    """Print a line on standard output."""
     typer.echo(printable(text))
 
 
 def note(text: str) -> None:
-    """Prints on standard error."""
+    """Print a line on standard error."""
     typer.echo(printable(text), err=True)
 
 
 def table_console(width: int) -> Console:
-    """A console for tables, `width` columns wide where there is no screen; it takes nothing in a text for markup."""
+    """Return a console for tables, `width` columns wide if there is no terminal; no text is taken for markup."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False, highlight=False)

@@ -64,7 +64,10 @@ def test_a_folder_gives_the_splits_that_are_in_it(tmp_path: Path, traces: Callab
         (["ud_ewt", "csqa", "--from", "dev.conllu"], "--from is a copy of one data set"),
         (["ud_ewt", "--split", "tset"], "No split of ud_ewt 'tset'"),
         (["csqa", "--from", str(DATA / "questions.jsonl")], "Say which split"),
-        (["csqa", "--from", str(DATA / "questions.jsonl"), "--split", "dev", "--split", "test"], "give --split once"),
+        (
+            ["csqa", "--from", str(DATA / "questions.jsonl"), "--split", "dev", "--split", "test"],
+            "name one with --split",
+        ),
         (["csqa", "--from", str(DATA / "questoins.jsonl")], "No file '.*Did you mean .*questions.jsonl"),
         (["ud_ewt", "--split", "dev", "--from", str(DATA / "emotions.tsv")], "emotions.tsv, line 1 has 3 columns"),
     ],

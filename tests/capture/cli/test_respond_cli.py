@@ -11,7 +11,8 @@ import pytest
 from judge_server import completion, serve
 
 from capture.cli.trait_pipeline import run
-from capture.cli.trait_respond import numbers, respond, steer
+from capture.cli.trait_respond import respond, steer
+from capture.cli.values import parse_numbers
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import RunExistsError, UsageError
 from warehouse.storage.paths import run_dir
@@ -37,13 +38,13 @@ DEFINITION = {
 @pytest.mark.parametrize("option", ["--coefficients", "--layers"])
 def test_what_is_no_number(option: str, text: str) -> None:
     with pytest.raises(UsageError, match=option):
-        numbers(option, text)
+        parse_numbers(option, text)
 
 
 def test_a_number_named_twice_is_one() -> None:
-    assert numbers("--coefficients", "2,2.0,-1,0,-1") == [2, -1, 0]
+    assert parse_numbers("--coefficients", "2,2.0,-1,0,-1") == [2, -1, 0]
     with pytest.raises(UsageError, match="numbers from 0 up"):
-        numbers("--layers", "1,-1")
+        parse_numbers("--layers", "1,-1")
 
 
 @pytest.fixture
@@ -55,15 +56,15 @@ def definition(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("judge", "message"),
-    [("nobody:x", "No judge 'nobody:x'"), ("http://example.invalid/v1:x", "nobody is there to be asked: add --yes")],
+    [("nobody:x", "No judge 'nobody:x'"), ("http://example.invalid/v1:x", "no terminal to confirm that on: add --yes")],
 )
 def test_a_judge_that_cannot_be_asked_is_told_of_before_there_are_responses(
     tmp_path: Path, definition: str, judge: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        respond(definition, "/nowhere", judge=judge, warehouse=tmp_path)
+        respond(trait=definition, model="/nowhere", judge=judge, warehouse=tmp_path)
     with pytest.raises(UsageError, match=message):
-        run(definition, "/nowhere", judge=judge, warehouse=tmp_path)
+        run(traits=definition, model="/nowhere", judge=judge, warehouse=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -96,18 +97,18 @@ def test_from_responses_to_projections(
     place = {"device": "cpu", "max_new_tokens": 4, "warehouse": tmp_path}
     model = str(tiny_folder("llama"))
     responses, vectors = "windy-llama-responses", "windy-llama-vectors"
-    respond(definition, model, n=8, **place)
+    respond(trait=definition, model=model, n=8, **place)
     with serve(lambda _: completion("80")) as front:
         judge = f"{front.url}/v1:tiny"
-        respond(definition, model, n=8, judge=judge, **place)
-        assert f"{responses} is there already: going on with its judge" in capsys.readouterr().err
+        respond(trait=definition, model=model, n=8, judge=judge, **place)
+        assert f"{responses} exists already: going on with its judge" in capsys.readouterr().err
         assert TraceStore(run_dir(tmp_path, f"{responses}-judged")).meta.counts.rows["judgements"] == 16
         with pytest.raises(RunExistsError):
-            respond(definition, model, n=8, judge=judge, **place)
+            respond(trait=definition, model=model, n=8, judge=judge, **place)
     with pytest.raises(RunExistsError):
-        respond(definition, model, n=9, judge=judge, **place)
+        respond(trait=definition, model=model, n=9, judge=judge, **place)
     capture_tiny(tmp_path, "text", capture="resid,attn_out", max_len=16)
-    run(f" {definition} ", model, n=8, coefficients="0,2,2.0", projected="text", **place)
+    run(traits=f" {definition} ", model=model, n=8, coefficients="0,2,2.0", projected="text", **place)
     steered = TraceStore(run_dir(tmp_path, f"{vectors}-steered"))
     questions = len(TraceStore(run_dir(tmp_path, vectors)).meta.options["held_out_questions"]["windy"])
     assert steered.meta.counts.sequences == 2 * questions
@@ -122,12 +123,12 @@ def test_from_responses_to_projections(
         ({"vectors": vectors, "layers": "9"}, "No layer '9'. There is: 0, 1, 2."),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
-            steer("windy", run="again", **options, **place)
-    steer("windy", layers="1", shard="1/2", coefficients="0,1", run="again", **place)
+            steer(trait="windy", run="again", **options, **place)
+    steer(trait="windy", layers="1", part="1/2", coefficients="0,1", run="again", **place)
     assert "traces runs merge again" in capsys.readouterr().out
     stony = tmp_path / "stony.json"
     stony.write_text(json.dumps(DEFINITION | {"name": "stony"}))
-    run(str(stony), model, n=8, coefficients="0,2", projected="text", **place)
+    run(traits=str(stony), model=model, n=8, coefficients="0,2", projected="text", **place)
     with Warehouse(tmp_path) as wh:
         found = wh.sql("SELECT DISTINCT trait FROM newest_trait_projections WHERE source_run_id = 'text' ORDER BY ALL")
         assert found.fetchall() == [("stony",), ("windy",)]

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -> None:
-    done = traces("trait", "extract", "--trait", "loud,terse", "--methods", "mean_diff,gradient", "-w", root)
+    done = traces("trait", "extract", "--traits", "loud,terse", "--methods", "mean_diff,gradient", "-w", root)
     assert done.code == 0, done.err
     assert (
         "loud-terse-vectors: 6 vectors" in done.out
@@ -51,7 +51,7 @@ def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -
     wrong = traces("trait", "evaluate", "--trait", "loud", "--plot", root / "p.xyz", "-w", root)
     assert wrong.code == 2 and "p.xyz: Format 'xyz' is not supported" in wrong.err and "Traceback" not in wrong.err
     again = traces("trait", "evaluate", "--vectors", "loud-terse-vectors", "-f", "json", "-w", root)
-    assert again.out == shown.out and "is there already" in again.err
+    assert again.out == shown.out and "exists already" in again.err
     with Warehouse(root) as wh:
         assert wh.sql("SELECT trait, layer, grounds FROM trait_best ORDER BY trait").fetchall() == [
             ("loud", 2, "cross-validated effect size"),
@@ -61,25 +61,25 @@ def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -
 
 def test_wrong_calls_end_in_a_line(root: Path, traces: Callable) -> None:
     for args, says in (
-        (("extract",), "Say which: --trait with the traits, or --responses with their runs."),
-        (("extract", "--trait", "lou"), "No run of kind trait-responses of trait 'lou'. Did you mean loud"),
-        (("extract", "--trait", "loud", "--responses", "s"), "Run 's' has the responses of trait terse, not of loud"),
-        (("extract", "--trait", "loud,terse", "--responses", "r"), "No run of those has responses of trait terse"),
-        (("extract", "--trait", "loud", "--layers", "one"), "--layers one: write all, mid, or layers as in 0,5"),
+        (("extract",), "Say which responses: --traits with the traits, or --responses with their runs."),
+        (("extract", "--traits", "lou"), "No run of kind trait-responses of trait 'lou'. Did you mean loud"),
+        (("extract", "--traits", "loud", "--responses", "s"), "Run 's' has the responses of trait terse, not of loud"),
+        (("extract", "--traits", "loud,terse", "--responses", "r"), "No run of those has responses of trait terse"),
+        (("extract", "--traits", "loud", "--layers", "one"), "--layers one: write all, mid, or layers as in 0,5"),
         (
-            ("extract", "--trait", "loud", "--threshold", "high"),
+            ("extract", "--traits", "loud", "--threshold", "high"),
             "--threshold high: write a score from 0 to 100, or none",
         ),
         (
-            ("extract", "--trait", "loud", "--threshold", "95"),
+            ("extract", "--traits", "loud", "--threshold", "95"),
             "No positive response of run 'r' has a trait score of 95 or more",
         ),
-        (("extract", "--trait", "loud", "--components", "attn_out"), "stored neither mean.attn_out nor attn_out"),
-        (("evaluate",), "Say which: --trait with one trait, or --vectors RUN."),
+        (("extract", "--traits", "loud", "--components", "attn_out"), "stored neither mean.attn_out nor attn_out"),
+        (("evaluate",), "Say which vectors: --trait NAME, or --vectors RUN."),
         (("evaluate", "--trait", "loud"), "Make one: traces trait extract --help"),
         (("evaluate", "--vectors", "r"), "Run 'r' is of kind trait-responses"),
-        (("extract", "--responses", "r", "--model", "m"), "leave out it or --responses"),
-        (("evaluate", "--vectors", "r", "--model", "m"), "leave out it or --vectors"),
+        (("extract", "--responses", "r", "--model", "m"), "--responses names them: leave out one of the two"),
+        (("evaluate", "--vectors", "r", "--model", "m"), "--vectors names one: leave out one of the two"),
     ):
         done = traces("trait", *args, "-w", root)
         assert done.code == 2 and says in done.err and "Traceback" not in done.err, (args, done.err)

@@ -146,7 +146,6 @@ def test_labels_are_rows_of_the_run_and_part_of_what_it_is(
 def test_the_option_is_there_where_texts_are_read(
     command: str, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    import capture.cli  # noqa: F401  adds its commands to the app
     from capture.cli.main import app
 
     (tmp_path / "moods.tsv").write_text("said\tmood\nThe lamp.\tcalm\nThe storm!\tcross\n")

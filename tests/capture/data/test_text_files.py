@@ -311,10 +311,10 @@ def test_other_columns_are_kept_as_json_that_any_parser_reads(capture_tiny: Call
 
 
 def test_a_template_is_text_from_a_file(tmp_path: Path) -> None:
-    from capture.cli.capture import _template
+    from capture.cli.capture import _read_template
 
     (tmp_path / "t.txt").write_bytes("\ufeff{question}\n{choices}\n".encode())
-    assert _template(str(tmp_path / "t.txt")) == "{question}\n{choices}"
+    assert _read_template(str(tmp_path / "t.txt")) == "{question}\n{choices}"
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9")
     for given, message in {
         "": "^--template is empty",
@@ -323,4 +323,4 @@ def test_a_template_is_text_from_a_file(tmp_path: Path) -> None:
         str(tmp_path / "l.txt"): r"Did you mean .*t\.txt",
     }.items():
         with pytest.raises(UsageError, match=message):
-            _template(given)
+            _read_template(given)

@@ -321,4 +321,4 @@ def test_the_real_model_answers_on_the_command_line(answered: tuple[Path, Any], 
         "--warehouse",
         root,
     )
-    assert (skipped.code, skipped.out) == (0, "real is there already: nothing to do\n")
+    assert (skipped.code, skipped.out) == (0, "real exists already: nothing to do\n")

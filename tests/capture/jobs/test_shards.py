@@ -1,4 +1,4 @@
-"""`--shard i/n`: what several processes capture, each its share, is once merged what one process captures.
+"""`--part i/n`: what several processes capture, each its share, is once merged what one process captures.
 
 A sequence a batch (`batch_tokens=1`), so that every value is computed in the same shapes and can be compared bit by bit.
 """
@@ -274,10 +274,10 @@ def test_the_default_name_is_the_same_for_all_shards(tmp_path: Path, load_tiny: 
 
 def test_what_is_no_shard(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     for wrong in ("0/2", "3/2", "2", "a/b", "1/2/3", "-1/2", "1/0", " 1/2"):
-        with pytest.raises(UsageError, match="--shard .*: write i/n, such as 2/4"):
+        with pytest.raises(UsageError, match="--part .*: write i/n, such as 2/4"):
             partition.parse_part(wrong)
     source = open_text(str(DATA / "lighthouse.txt"), "text")
-    with pytest.raises(UsageError, match="of shard 4/4: there is no text in it. Use fewer shards"):
+    with pytest.raises(UsageError, match="of part 4/4: there is no text in it. Use fewer parts"):
         next_token.run(load_tiny(), source, next_token.Options(shard="4/4", limit=3), root=tmp_path, run_id="r")
     assert paths.staged_runs(tmp_path) == []
 

@@ -17,7 +17,8 @@ import zoo
 from samples import DATA
 from transformers import BartForConditionalGeneration, ByT5Tokenizer, CanineTokenizer, LlamaForCausalLM
 
-from capture.cli.arguments import Model, capture_options, tokens
+from capture.cli.options import CaptureOptions, LoadOptions
+from capture.cli.values import parse_max_len
 from capture.data.example import Row, Source
 from capture.data.prompt_sets import open_prompts
 from capture.data.text import open_text
@@ -326,7 +327,7 @@ def test_numbers_that_no_computer_counts_to(kind: Any, options: dict[str, Any], 
 @pytest.mark.parametrize("word", ["9" * 5000, "-1", "1", "nan", "1e3"])
 def test_lengths_that_are_none(word: str) -> None:
     with pytest.raises(UsageError, match="--max-len .*use 'auto' or a number of tokens from 2 up"):
-        tokens(word)
+        parse_max_len(word)
 
 
 @pytest.mark.parametrize("options", [{"temperature": x} for x in (math.nan, math.inf, -1.0, 1e-320)] + [
@@ -463,11 +464,9 @@ def test_a_lens_that_is_refused_leaves_nothing(tmp_path: Path, tiny_root: Path, 
 )
 def test_an_option_without_a_value_is_named(given: dict[str, Any]) -> None:
     """As a variable of the shell that is not set leaves it: nothing captured, or another revision, would be silent."""
-    usual = {"capture": "none", "attn": "auto", "index": None, "limit": None, "max_len": "auto", "batch_tokens": 1}
-    usual |= {"store_dtype": "auto", "shard_mb": 1}
     name = next(iter(given)).replace("_", "-")
     with pytest.raises(UsageError, match=f"--{name} is empty: give it a value, or leave it out."):
-        if given.keys() <= usual.keys():
-            capture_options(**usual | given)
+        if given.keys() & {"capture", "index"}:
+            CaptureOptions(**given).checked()
         else:
-            Model("smollm2", "lm", **given).load()
+            LoadOptions(**given).load("smollm2", "lm")
