@@ -18,14 +18,15 @@ import pyarrow as pa
 import torch
 import xxhash
 
-from capture.jobs.job import check_numbers
+from capture.jobs.job import check_option_sizes
 from capture.jobs.versions import versions
 from capture.model.anatomy import examine
 from capture.model.body import vocabulary_size
 from capture.model.failures import explain_memory_errors
 from capture.model.final_norm import FinalNorm
+from capture.model.hashes import body_hash, weights_hash
 from capture.model.lm_head import LMHead
-from capture.model.loading import Loaded, body_hash, weights_hash
+from capture.model.loading import Loaded
 from capture.recording.diagnostics import Reading, divergence, read
 from capture.sequences import partition
 from capture.sequences.decoding import decode_tokens
@@ -36,9 +37,9 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.progress import DerivedProgress
-from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
@@ -72,7 +73,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that no computer counts to."""
-        check_numbers(self)
+        check_option_sizes(self)
 
 
 class Forecast(NamedTuple):

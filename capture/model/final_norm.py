@@ -1,4 +1,4 @@
-"""The model's own way from its last block's output to its last hidden state, for any rows of the residual stream."""
+"""Applies a model's own final norm to any rows of its residual stream, as the logit lens needs it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from warehouse.errors import UsageError
 
 
 class FinalNorm:
-    """The modules that run between the two, one after the other: a norm, in some models a projection after it, in models that
-    norm inside their blocks none. They are found by what they were given and gave on a probe, never by their names, and
-    what they make of its rows must be the last hidden state bit for bit.
+    """The modules that run between the last block's output and the last hidden state.
+
+    That is a norm, in some models with a projection after it; in models that norm inside their blocks there are none. They are
+    found by their inputs and outputs on a probe, never by their names, and what they return for the probe's rows must be the
+    last hidden state bit for bit.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
-        """Of the decoder, where there is an encoder too. Raises UsageError where no such modules are found."""
+        """Find the modules of the decoder, or of the encoder where there is no decoder.
+
+        Raises:
+            UsageError: No such modules are found, or they read more than a token's own state.
+        """
         main, seen = anatomy.main, trace_forward(anatomy.body)
         name = type(anatomy.body.model).__name__
         block = next(c for c in reversed(seen.calls) if c.module is main.layers[-1].block)
@@ -26,7 +32,7 @@ class FinalNorm:
         modules = _find_path(block, seen.calls, wanted.digest)
         if modules is None:
             raise UsageError(
-                f"{name}: no modules were found that make its last hidden state of its last block's output, so that earlier "
+                f"{name}: no modules were found that turn its last block's output into its last hidden state, so that earlier "
                 "layers cannot be read as it reads its last one."
             )
         self._modules = modules
@@ -43,7 +49,14 @@ class FinalNorm:
             )
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, *width of the stream), in the model's dtype → (n, D)."""
+        """Norm rows of the residual stream.
+
+        Args:
+            rows: (n, *width of the stream) in the model's dtype.
+
+        Returns:
+            (n, D) rows as the language-model head reads them.
+        """
         if not self._modules:
             return rows
         x: torch.Tensor | None = rows[None]
@@ -54,10 +67,10 @@ class FinalNorm:
 
 
 def _find_path(block: ModuleCall, calls: list[ModuleCall], wanted: bytes) -> tuple[nn.Module, ...] | None:
-    """The modules that ran after the block and made the wanted state of its output, the fewest; None where none did."""
+    """Find the fewest modules that ran after the block and turned its output into the wanted state; None where none did."""
     assert block.output is not None
-    ways: dict[bytes, tuple[nn.Module, ...]] = {block.output.digest: ()}
+    paths: dict[bytes, tuple[nn.Module, ...]] = {block.output.digest: ()}
     for call in sorted((c for c in calls if c.start > block.end), key=lambda c: c.start):
-        if call.input is not None and call.output is not None and call.input.digest in ways:
-            ways.setdefault(call.output.digest, (*ways[call.input.digest], call.module))
-    return ways.get(wanted)
+        if call.input is not None and call.output is not None and call.input.digest in paths:
+            paths.setdefault(call.output.digest, (*paths[call.input.digest], call.module))
+    return paths.get(wanted)

@@ -1,4 +1,4 @@
-"""GGUF models in transformers' own format: a copy is made once, since dequantizing takes many times as long as loading."""
+"""Converts GGUF models to transformers' own format, once: dequantizing takes many times as long as loading the copy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,23 @@ _MAGIC = b"GGUF"
 
 
 def is_gguf(path: Path | str) -> bool:
+    """Return whether a name ends as a GGUF file's does."""
     return str(path).lower().endswith(".gguf")
 
 
 def convert(gguf: Path, note: Callable[[str], None]) -> Path:
-    """Returns the folder of the copy, made now if need be. Raises TracesError for a file that is no such model, or cut short."""
+    """Return the folder of a GGUF file's converted copy; convert it first where there is no copy yet.
+
+    Args:
+        gguf: The file.
+        note: Receives a line when the conversion begins.
+
+    Returns:
+        A folder of a float32 model and its tokenizer, as `save_pretrained` writes them.
+
+    Raises:
+        TracesError: The file is no GGUF model, is cut short, or cannot be read; or memory or disk is short.
+    """
     with gguf.open("rb") as f:
         if f.read(len(_MAGIC)) != _MAGIC:
             raise TracesError(f"{gguf} is not a GGUF model: it does not begin with the letters GGUF.")
@@ -35,15 +47,15 @@ def convert(gguf: Path, note: Callable[[str], None]) -> Path:
         return folder
     note(f"converting {gguf.name}, once: the copy stays in {home}")
     home.mkdir(parents=True, exist_ok=True)
-    delete_stale_temporaries(home)  # what conversions that were killed have left
+    delete_stale_temporaries(home)  # what conversions that were killed left behind
     temporary = temporary_beside(folder)
     temporary.mkdir()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # Its whole path, and an empty folder: neither a file of that name in the working folder is read, nor what lies beside it.
+    # The whole path, and an empty folder: no file of that name in the working folder is read, nor what lies beside the file.
     options: dict[str, Any] = {"gguf_file": str(gguf.resolve()), "trust_remote_code": False}
     try:
-        with redirect_stderr(io.StringIO()):  # its progress bar heeds no switch
+        with redirect_stderr(io.StringIO()):  # no switch turns its progress bar off
             model = AutoModelForCausalLM.from_pretrained(
                 temporary, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
             )
@@ -51,11 +63,11 @@ def convert(gguf: Path, note: Callable[[str], None]) -> Path:
         tokenizer.save_pretrained(temporary)
         model.save_pretrained(temporary)
         temporary.rename(folder)
-    except Exception as e:  # the readers of GGUF raise whatever a broken file leads them to
+    except Exception as e:  # a reader of GGUF may raise anything for a broken file
         if (folder / "config.json").is_file():  # another process was faster
             return folder
         if is_memory_error(e):
-            raise TracesError(f"There is not enough memory to convert {gguf}: it is made float32 once.") from e
+            raise TracesError(f"There is not enough memory to convert {gguf} to float32.") from e
         if isinstance(e, OSError) and e.errno is not None and e.filename != str(gguf):
             raise TracesError(f"{gguf} cannot be converted: {error_sentence(e)}") from e
         raise TracesError(

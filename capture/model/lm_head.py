@@ -1,4 +1,4 @@
-"""The model's own way from the last hidden state to logits, for any rows of it."""
+"""Computes logits from any rows of the last hidden state with a model's own language-model head."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from capture.model.body import Body, replace_forward, probe_ids, explain_non_finite
+from capture.model.body import Body, explain_non_finite, probe_ids, replace_forward
 from warehouse.errors import TracesError
 
 
 class LMHead:
-    """The model's `forward` is called with its body (an encoder-decoder's decoder) replaced by one that returns the given
-    rows, so that whatever it does after the body (a head, a scale, a soft-cap) is done by its own code, slice by slice: the
-    full logits of a batch never exist. A plain linear head writes into a buffer that is kept: a fresh one of this size costs
-    time of its own, for the system hands it out page by page.
+    """Applies the model's own head, scale and soft-cap to rows of the last hidden state, slice by slice.
+
+    The model's `forward` is called with its body (an encoder-decoder's decoder) replaced by one that returns the given rows, so
+    that whatever comes after the body is the model's own code, and the full logits of a batch never exist. A plain linear head
+    writes into a buffer that is kept: a fresh one of this size takes long, as the system hands it out page by page.
     """
 
     vocabulary: int
-    """How many tokens it has a logit for: not always the rows of the embedding."""
+    """The number of tokens that it has a logit for: not always the number of rows of the embedding."""
 
     def __init__(self, body: Body) -> None:
-        """Raises TracesError where logits don't follow from the last hidden state alone, or are no numbers."""
+        """Prove on a probe that logits follow from the last hidden state alone.
+
+        Raises:
+            TracesError: The model has no language-model head, its logits follow from more than the last hidden state, or they
+                are NaN or infinity.
+        """
         self._model = model = body.model
         if model.get_output_embeddings() is None:
             raise TracesError(f"{type(model).__name__} predicts no tokens: it has no language-model head.")
@@ -54,7 +60,14 @@ class LMHead:
                 )
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, D) in the model's dtype → logits (n, V), good until the next call."""
+        """Compute the logits of rows of the last hidden state.
+
+        Args:
+            rows: (n, D) in the model's dtype.
+
+        Returns:
+            (n, V) logits, valid until the next call.
+        """
         body = self._output_class(last_hidden_state=rows[None])
         ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
         inputs: dict[str, Any] = {"input_ids": ids}
@@ -68,7 +81,14 @@ class LMHead:
         return logits
 
     def check_targets(self, true_ids: np.ndarray) -> None:
-        """Raises TracesError where a token that came is none that the model can predict: some embeddings have more rows."""
+        """Check that the head has a logit for each token: some embeddings have more rows than that.
+
+        Args:
+            true_ids: Token ids that are to be predicted, of any shape.
+
+        Raises:
+            TracesError: A token has no logit.
+        """
         if (largest := int(true_ids.max(initial=0))) >= self.vocabulary:
             raise TracesError(
                 f"{type(self._model).__name__} has no logit for token {largest}: its head predicts {self.vocabulary:,} tokens. Leave "
@@ -76,7 +96,7 @@ class LMHead:
             )
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        """(1, n, D) → (1, n, V), the linear head's own multiplication."""
+        """Multiply (1, n, D) by the linear head's weights into (1, n, V), as the head itself does."""
         assert self._linear is not None
         weight, n = self._linear.weight, x.shape[1]
         if self._buffer is None or len(self._buffer) < n or self._buffer.device != weight.device:
@@ -85,11 +105,11 @@ class LMHead:
 
 
 def _find_body_module(body: Body) -> nn.Module:
-    """The module that the model's forward calls for its body: some pass by the one that wraps it (OPT)."""
+    """Find the module that the model's forward calls for its body: some models bypass the module that wraps it (OPT)."""
     ran: list[nn.Module] = []
     inner = body.model.get_decoder()
-    found = [m for m in dict.fromkeys((body.module, inner)) if isinstance(m, nn.Module)]
-    handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in found]
+    candidates = [m for m in dict.fromkeys((body.module, inner)) if isinstance(m, nn.Module)]
+    handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in candidates]
     try:
         with torch.no_grad():
             body.model(input_ids=probe_ids(body.model, 2))

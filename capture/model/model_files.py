@@ -1,8 +1,8 @@
-"""Looks at a model's files before transformers opens them: what is in them must not decide what is run or read.
+"""Checks a model's files before transformers opens them: what is in them must not decide what is run or read.
 
 transformers follows names in files: an index may name pickled shards, or files in other folders; a configuration may name the
-weights' file, or code for attention; an adapter names a base model. Here such names are looked at first, for folders and models
-of the hub alike.
+weights' file, or code for attention; an adapter names a base model. Such names are checked here first, for folders and for
+models of the hub.
 """
 
 from __future__ import annotations
@@ -22,23 +22,31 @@ from warehouse.storage import strict_json
 _WEIGHTS = "model.safetensors"
 _INDEX = ".index.json"
 _CODE = ("attn_implementation", "experts_implementation")
-"""Fields of a configuration that may name a repository of the hub whose code computes that."""
+"""Fields of a configuration that may name a repository of the hub whose code computes attention or experts."""
 
 
 def check_files(name: str, source: str, revision: str | None, trusted: bool) -> None:
-    """Raises UsageError where the files ask for what is not done: reading pickles or files elsewhere, adapters, and without
-    `trusted` code of the hub; TracesError where they cannot be read. `source` is a folder or a hub name.
+    """Check that a model's files ask for nothing but reading safetensors in the model's own folder.
+
+    Args:
+        name: The model as the user named it, for messages.
+        source: A folder or a hub name.
+        revision: A revision of the hub; None: the newest.
+        trusted: Code of the hub may be run.
+
+    Raises:
+        UsageError: The files name pickles, files elsewhere, an adapter, or code of the hub that is not trusted.
+        TracesError: The files cannot be read.
     """
-    config = _read_json(
-        name, source, "config.json", revision, reach=True
-    )  # where the hub is away, it is waited for once
+    # only this read waits for a hub that cannot be reached
+    config = _read_json(name, source, "config.json", revision, reach=True)
     check_adapter(name, source, revision, alone=config is None)
     if config is None:
-        return  # transformers says better why there is none
+        return  # transformers explains better why there is none
     if not trusted and (code := next(_code_repositories(config), None)):
         raise UsageError(
-            f"{name}: its config.json has '{code}' of the hub compute attention or experts, which is code of somebody's. If you "
-            "trust whoever wrote it with your account and your files, add --trust-remote-code."
+            f"{name}: its config.json has code of '{code}' on the hub compute attention or experts. If you trust whoever wrote it "
+            "with your account and your files, add --trust-remote-code."
         )
     weights = config.get("transformers_weights") or _WEIGHTS
     if not isinstance(weights, str) or not _is_safe(weights.removesuffix(_INDEX)):
@@ -46,8 +54,8 @@ def check_files(name: str, source: str, revision: str | None, trusted: bool) -> 
     index = weights if weights.endswith(_INDEX) else None
     if index is None and _find_file(source, weights, revision) is None:
         index = weights + _INDEX
-    if index is not None and (told := _read_json(name, source, index, revision)) is not None:
-        shards = told.get("weight_map")
+    if index is not None and (contents := _read_json(name, source, index, revision)) is not None:
+        shards = contents.get("weight_map")
         if not isinstance(shards, dict):
             raise TracesError(f"{name} cannot be loaded: {index} has no weight_map.")
         for shard in shards.values():
@@ -56,7 +64,17 @@ def check_files(name: str, source: str, revision: str | None, trusted: bool) -> 
 
 
 def check_adapter(name: str, source: str, revision: str | None, alone: bool = True) -> None:
-    """Raises UsageError where there is an adapter, `alone` or beside the weights of a model."""
+    """Check that a model has no adapter, `alone` or beside its weights.
+
+    Args:
+        name: The model as the user named it, for messages.
+        source: A folder or a hub name.
+        revision: A revision of the hub; None: the newest.
+        alone: There is no model beside it.
+
+    Raises:
+        UsageError: There is an adapter.
+    """
     adapter = _read_json(name, source, "adapter_config.json", revision)
     if adapter is None:
         return
@@ -75,7 +93,11 @@ def check_adapter(name: str, source: str, revision: str | None, alone: bool = Tr
 
 @contextmanager
 def without_pickles(name: str) -> Iterator[None]:
-    """Has torch.load refuse while a model is loaded: whatever way transformers takes through its files, a pickle is not read."""
+    """Make torch.load refuse while the context is open: whatever files transformers comes upon, it reads no pickle.
+
+    Yields:
+        Nothing.
+    """
     before = torch.load
 
     def refuse(file: Any, *args: Any, **kw: Any) -> NoReturn:
@@ -89,24 +111,29 @@ def without_pickles(name: str) -> Iterator[None]:
 
 
 def _refuse(name: str, where: str | None, file: object) -> NoReturn:
-    told = f"{where} names {str(file)[:200]!r} as" if where else f"{Path(str(file)).name!r} is"
+    subject = f"{where} names {str(file)[:200]!r} as" if where else f"{Path(str(file)).name!r} is"
     raise UsageError(
-        f"{name} is not loaded: {told} a file of its weights, and they are read from .safetensors files in the model's own folder "
-        "alone, as a pickle can run whatever is in it. Save the model again with save_pretrained."
+        f"{name} is not loaded: {subject} a file of its weights, and they are read only from .safetensors files in the model's own "
+        "folder, as a pickle can run whatever is in it. Save the model again with save_pretrained."
     )
 
 
 def _is_safe(file: object) -> bool:
-    """Whether it is the plain name of a safetensors file."""
+    """Return whether `file` is the plain name of a safetensors file."""
     return isinstance(file, str) and file.endswith(".safetensors") and not set("/\\\0") & set(file)
 
 
 def _find_file(source: str, file: str, revision: str | None, reach: bool = False) -> Path | None:
-    """Where the file is, fetched from the hub if need be; None where there is none. With `reach`, an OSError where the hub cannot be
-    reached.
+    """Find a file of a model, and fetch it from the hub if need be.
+
+    Returns:
+        Its path; None where there is no such file.
+
+    Raises:
+        OSError: The hub cannot be reached, and `reach` is set.
     """
     try:
-        found = cached_file(
+        path = cached_file(
             source,
             file,
             revision=revision,
@@ -119,25 +146,32 @@ def _find_file(source: str, file: str, revision: str | None, reach: bool = False
         if missing or Path(source).is_dir():
             return None
         raise
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)
 
 
 def _read_json(name: str, source: str, file: str, revision: str | None, reach: bool = False) -> dict[str, Any] | None:
-    """A JSON object, None where there is no such file. Raises TracesError for anything else, and as `_path` does."""
+    """Read a JSON object from a file of a model.
+
+    Returns:
+        The object; None where there is no such file.
+
+    Raises:
+        TracesError: The file holds something else.
+    """
     path = _find_file(source, file, revision, reach)
     if path is None:
         return None
     try:
-        found = strict_json.parse(path.read_bytes())
+        value = strict_json.parse(path.read_bytes())
     except ValueError as e:
         raise TracesError(f"{name} cannot be loaded: {file}: {e}.") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise TracesError(f"{name} cannot be loaded: {file} holds no JSON object.")
-    return found
+    return value
 
 
 def _code_repositories(config: dict[str, Any]) -> Iterator[str]:
-    """Repositories that a configuration, or one within it, would take code from."""
+    """Yield the repositories that a configuration, or one within it, would take code from."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _code_repositories(value)

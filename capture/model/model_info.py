@@ -1,4 +1,4 @@
-"""What the manifest of a run says of a model and its stacks."""
+"""Describes a loaded model and its stacks for the manifest of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from capture.model import loading
 from capture.model.anatomy import Anatomy, Stack
 from capture.model.attention_hook import attention_implementation
 from capture.model.body import vocabulary_size
+from capture.model.hashes import body_hash, tokenizer_hash, weights_hash
 from capture.model.tolerances import formula_tolerance
 from warehouse.storage.manifest import (
     LayerAttention,
@@ -19,7 +20,7 @@ from warehouse.storage.manifest import (
 
 
 def model_info(loaded: loading.Loaded, anatomy: Anatomy) -> ModelInfo:
-    """What the manifest says of a model."""
+    """Describe a model for the manifest: name, architecture, hashes, dtype, and its main stack's shapes."""
     main = anatomy.main
     encoder = anatomy.stacks.get("enc") if main.side == "dec" else None
     return ModelInfo(
@@ -27,9 +28,9 @@ def model_info(loaded: loading.Loaded, anatomy: Anatomy) -> ModelInfo:
         name=loaded.name,
         revision=loaded.revision,
         architecture=type(loaded.model).__name__,
-        weights_hash=loading.weights_hash(loaded.model),
-        body_hash=loading.body_hash(loaded.model),
-        tokenizer_hash=loading.tokenizer_hash(loaded.tokenizer),
+        weights_hash=weights_hash(loaded.model),
+        body_hash=body_hash(loaded.model),
+        tokenizer_hash=tokenizer_hash(loaded.tokenizer),
         dtype=loaded.dtype,
         device=loaded.device,
         attn_implementation=attention_implementation(loaded.model),
@@ -43,14 +44,24 @@ def model_info(loaded: loading.Loaded, anatomy: Anatomy) -> ModelInfo:
 
 
 def stack_info(stack: Stack, dtype: torch.dtype) -> StackInfo:
-    """What the manifest says of a stack."""
+    """Describe a stack for the manifest.
+
+    Args:
+        stack: The stack.
+        dtype: The dtype that the model computes in.
+
+    Returns:
+        Its shapes, convention and attention formulas, and why sites are missing.
+    """
     shapes = [stack.layers[i].shapes for i in stack.attention_layers]
     first = shapes[0] if shapes else {}
     heads_of, none = first.get("q", first.get("attn", (0,))), (0, 0)
     heads = [layer.shapes.get("q", layer.shapes.get("attn", (0,)))[0] for layer in stack.layers]
 
-    def formulas(one: Callable[[int], LayerAttention | None], there: bool) -> list[LayerAttention | None] | None:
-        return [one(i) for i in range(len(stack.layers))] if there else None
+    def formulas(
+        of_layer: Callable[[int], LayerAttention | None], derivable: bool
+    ) -> list[LayerAttention | None] | None:
+        return [of_layer(i) for i in range(len(stack.layers))] if derivable else None
 
     cross = any("cross.attn" in layer.shapes for layer in stack.layers)
     return StackInfo(

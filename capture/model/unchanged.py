@@ -1,8 +1,8 @@
-"""Leaves a model as it was before a forward pass, so that what it has read before makes no difference to what it reads next.
+"""Undoes what a forward pass changed in a model, so that what it read before makes no difference to what it reads next.
 
 Some models change themselves while they read: rotary frequencies that grow with the longest text so far, full attention in
-place of sparse attention after one short text, tables made to measure. What a pass leaves behind is taken back: in buffers,
-replaced or written over, in the modules' own attributes and hooks, in which modules there are, and in the configuration.
+place of sparse attention after one short text, tables made to measure. What a pass leaves behind is undone: in buffers,
+replaced or overwritten, in the modules' attributes and hooks, in the list of modules, and in the configuration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from warehouse.errors import TracesError
 
 _NO_STATE = frozenset({"forward", "_parameters", "_buffers", "_modules"})
-"""Attributes that are no state: a `forward` is replaced around a pass, not by it; the others are looked at by themselves."""
+"""Attributes that are no state: a `forward` is replaced around a pass, not by it; the others are compared separately."""
 
 _CONTAINERS = (list, dict, set, OrderedDict)
 
@@ -36,9 +36,16 @@ _weights_changed: WeakSet[nn.Module] = WeakSet()
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Takes back, when the block ends, what `model` changed in itself meanwhile. Its weights it may change once, in its first pass
-    (RWKV divides them by powers of two, and remembers that it did). Raises TracesError where it does so again: no second copy
-    of them is kept.
+    """Undo, when the context ends, what `model` changed in itself while it was open.
+
+    It may change its weights once, in its first pass: RWKV divides them by powers of two, and remembers that it did. No second
+    copy of the weights is kept.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TracesError: The model changed its weights again.
     """
     spaces = [_StateDictCopy(space) for space in _state_dicts(model)]
     weights = [(w, w._version) for w in model.parameters()]
@@ -59,7 +66,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def _state_dicts(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """The dicts that a model keeps things in, its weights apart."""
+    """Yield the dicts that a model keeps its state in, except its weights."""
     configs = {}
     for module in model.modules():
         yield from (module.__dict__, module._buffers, module._modules)
@@ -70,7 +77,7 @@ def _state_dicts(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 class _StateDictCopy:
-    """One such dict as it was: its values, what lists, dicts and sets among them held, and what tensors held."""
+    """One such dict as it was: its values, and what the lists, dicts, sets and tensors among them held."""
 
     def __init__(self, space: dict[str, Any]) -> None:
         self._space, self._values = space, space.copy()
@@ -82,6 +89,7 @@ class _StateDictCopy:
                 self._held.append((value, value.copy() if value else ()))
 
     def restore(self) -> None:
+        """Put back what has changed since."""
         if len(self._space) != len(self._values) or any(map(is_not, self._space.values(), self._values.values())):
             self._restore_values()
         for container, held in self._held:
@@ -103,16 +111,17 @@ class _StateDictCopy:
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    known = _copies.get(tensor)
-    if known is None or known[0] != tensor._version:
-        known = (tensor._version, tensor.detach().clone())
-        _copies[tensor] = known
-    copy: torch.Tensor = known[1]
+    """Return a copy of a tensor, the last one where the tensor has not changed since."""
+    versioned = _copies.get(tensor)
+    if versioned is None or versioned[0] != tensor._version:
+        versioned = (tensor._version, tensor.detach().clone())
+        _copies[tensor] = versioned
+    copy: torch.Tensor = versioned[1]
     return copy
 
 
 def _holds_same(container: Any, held: Any) -> bool:
-    """Whether a list, dict or set holds the very same things in the same order."""
+    """Return whether a list, dict or set holds the very same objects in the same order."""
     if len(container) != len(held):
         return False
     if isinstance(container, dict):

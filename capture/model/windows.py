@@ -1,6 +1,6 @@
-"""How long a sequence may be: what a model's configuration says, and what its tables of positions have rows for.
+"""Finds how long a sequence may be, from a model's configuration and from the rows of its position embeddings.
 
-Configurations count in different ways (RoBERTa's 514 positions are 512 tokens, since the first two are of padding), and some
+Configurations count in different ways (RoBERTa's 514 positions are 512 tokens, since the first two belong to padding), and some
 don't say. So a few tokens go through the model, and every table that is looked up by position is noted, with its offset.
 """
 
@@ -17,25 +17,25 @@ from capture.model.body import padding_id
 from capture.model.unchanged import unchanged
 
 _DECLARED = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "max_seq_length")
-"""Names by which configurations tell it; the first that is there."""
+"""Names that configurations have for the longest sequence; the first that is set counts."""
 _DECLARED_ENCODER = ("max_encoder_position_embeddings", "max_source_positions", *_DECLARED)
 _DECLARED_DECODER = ("max_decoder_position_embeddings", "max_target_positions", *_DECLARED)
-"""The same of encoder-decoders, whose stacks may differ."""
+"""Names for an encoder-decoder's decoder, which may differ from its encoder."""
 
 _TOKENS = 5
 
 
 class Window(NamedTuple):
-    """The longest sequence, tokens; None where there is no limit."""
+    """The longest sequence in tokens; None where there is no limit."""
 
     text: int | None
-    """Of the stack that reads the text: an encoder-decoder's encoder."""
+    """The limit of the stack that reads the text: an encoder-decoder's encoder."""
     target: int | None
-    """Of an encoder-decoder's decoder; else the same."""
+    """The limit of an encoder-decoder's decoder; for other models the same as `text`."""
 
 
 def find_window(model: Any) -> Window:
-    """Looks at a model of transformers, with or without its head."""
+    """Find the longest sequences that a model of transformers, with or without its head, can read."""
     config, (text, target) = model.config.get_text_config(), _table_rows(model)
     if not getattr(model.config, "is_encoder_decoder", False):
         return Window(*2 * (_smallest(_declared(config, _DECLARED), *text, *target),))
@@ -45,8 +45,9 @@ def find_window(model: Any) -> Window:
 
 
 def _declared(config: Any, names: Iterable[str]) -> int | None:
-    found = (getattr(config, name, None) for name in names)
-    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+    """Return the first positive whole number that a configuration has under one of the names."""
+    values = (getattr(config, name, None) for name in names)
+    return next((n for n in values if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
 
 
 def _smallest(*limits: int | None) -> int | None:
@@ -54,12 +55,14 @@ def _smallest(*limits: int | None) -> int | None:
 
 
 def _table_rows(model: Any) -> tuple[list[int], list[int]]:
-    """How many positions the tables have rows for that are looked up by position: of the encoder (or the one stack), and of the
-    decoder that follows it.
+    """Find how many positions the tables that are looked up by position have rows for.
+
+    Returns:
+        The rows of the encoder's tables, and of those of the decoder that follows it, or of the only stack.
     """
     seen, handles = _Lookups(), []
     try:
-        # the same token again and again, and none that a model takes for padding and gives no position
+        # one token repeated, and not one that a model takes for padding and gives no position
         none = (padding_id(model), getattr(model.get_input_embeddings(), "padding_idx", None))
         token = next(i for i in range(len(none) + 1) if i not in none)
         ids = torch.full((1, _TOKENS), token, device=model.device)
@@ -69,7 +72,7 @@ def _table_rows(model: Any) -> tuple[list[int], list[int]]:
             handles.append(model.get_encoder().register_forward_hook(lambda *_: seen.end_encoder()))
         with seen, torch.no_grad(), unchanged(model):
             model.base_model(**inputs)
-    except Exception:  # a model refuses in whatever way it likes; whether it can be used at all is found out elsewhere
+    except Exception:  # a model may refuse with any error; whether it can be used at all is found out elsewhere
         return [], []
     finally:
         for handle in handles:
@@ -78,7 +81,7 @@ def _table_rows(model: Any) -> tuple[list[int], list[int]]:
 
 
 class _Lookups(TorchFunctionMode):
-    """Notes the tables that are looked up by numbers which go up one by one: the rows that each has from the first of them on."""
+    """Notes the tables that are looked up by consecutive numbers: how many rows each has from the first number on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class _Lookups(TorchFunctionMode):
         self.encoder_rows: list[int] = []
 
     def end_encoder(self) -> None:
-        """The encoder is done."""
+        """Keep the rows noted so far as the encoder's, and start on the decoder's."""
         self.encoder_rows, self.rows = self.rows, []
 
     def __torch_function__(

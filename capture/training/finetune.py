@@ -32,13 +32,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from capture.data.example import Source
 from capture.jobs.choice_scores import check_questions
-from capture.jobs.job import check_numbers, max_len
+from capture.jobs.job import check_option_sizes, resolve_max_len
 from capture.jobs.run_manifest import default_name
 from capture.jobs.versions import versions
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.model.body import padding_id, vocabulary_size
-from capture.model.failures import explain_memory_errors, is_memory_error, error_sentence
+from capture.model.failures import error_sentence, explain_memory_errors, is_memory_error
+from capture.model.hashes import weights_hash
 from capture.model.model_info import model_info
 from capture.sequences.question_pairs import PairMaker
 from capture.sequences.sequence import TokenSequence, check_ids
@@ -48,8 +49,8 @@ from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete, write_atomically
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
-from warehouse.storage.parquet import to_table
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table
 from warehouse.storage.run_writer import RunWriter
 
 KIND = "finetune"
@@ -81,7 +82,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that nothing can be trained with."""
-        check_numbers(self, {"seed": (1 << 32) - 1})
+        check_option_sizes(self, {"seed": (1 << 32) - 1})
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: 0 or more.")
         if not 0 <= self.lr < math.inf:
@@ -123,7 +124,7 @@ def finetune(
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
         raise UsageError(f"{loaded.name} is no encoder: finetune mcq trains encoders on pairs of question and choice.")
-    pairing = PairMaker(loaded.tokenizer, loaded.name, max_len(loaded, options.max_len))
+    pairing = PairMaker(loaded.tokenizer, loaded.name, resolve_max_len(loaded, options.max_len))
     if (train.dataset, train.config, train.split) == (held_out.dataset, held_out.config, held_out.split):
         raise UsageError(
             f"The model would be judged on {held_out.split}, the split that it is trained on. Choose another --eval-split."
@@ -131,7 +132,7 @@ def finetune(
     questions = load_questions(train, pairing, options.limit, loaded)
     held = load_questions(held_out, pairing, None, loaded)
     aside = choose_set_aside(questions.answers, options)
-    base = loading.weights_hash(loaded.model)
+    base = weights_hash(loaded.model)
     identity = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -157,7 +158,7 @@ def finetune(
                 f"The training of {loaded.name} diverged: its loss or its weights are no longer numbers. Delete {out}, and train "
                 f"with a smaller --lr than {options.lr:g}."
             )
-        result = loading.weights_hash(model)
+        result = weights_hash(model)
         _save(out, loaded, model, loading.Finetuned(run_id, result))
         rows = _training_rows(history, held_out.split or "held out")
         chosen = {"held_out": len(held), "set_aside": len(aside), "kept_step": kept}

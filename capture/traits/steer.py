@@ -22,9 +22,10 @@ from torch import nn
 
 from capture.data.example import Row, Source
 from capture.jobs import generate, job, run_job
-from capture.jobs.generation import Completing, Generator
+from capture.jobs.generation import PromptCompleter, Generator
 from capture.model import loading
 from capture.model.anatomy import Anatomy
+from capture.model.hashes import body_hash, weights_hash
 from capture.sequences.batches import Batch
 from capture.traits.best_vector import find_best_vector
 from capture.traits.latest_run import find_latest_run
@@ -183,17 +184,17 @@ def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run
     """
 
     def prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
-        anatomy = generate.decoder(loaded)
-        if space not in (loading.body_hash(loaded.model), loading.weights_hash(loaded.model)):
+        anatomy = generate.examine_decoder(loaded)
+        if space not in (body_hash(loaded.model), weights_hash(loaded.model)):
             raise UsageError(
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
         generator = Generator(loaded, anatomy.body, options.sampling)
         points = {layer: _find_steering_point(anatomy, layer, options.component, v) for layer, v in vectors.items()}
         completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, points)
-        return generate.prepared(KIND, loaded, source, options, anatomy, completing)
+        return generate.prepare_generation(KIND, loaded, source, options, anatomy, completing)
 
-    return run_job.for_kind(prepared)
+    return run_job.define_kind(prepared)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def _find_steering_point(anatomy: Anatomy, layer: int, component: str, vector: S
     return _SteeringPoint(module, step)
 
 
-class Steered(Completing):
+class Steered(PromptCompleter):
     """Completes prompts while adding to each sequence the vector that its example's metadata names."""
 
     def __init__(self, generator: Generator, tokenizer: Any, growth: int, points: Mapping[int, _SteeringPoint]) -> None:

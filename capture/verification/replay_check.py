@@ -23,6 +23,7 @@ from pathlib import Path
 from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.model.attention_hook import eager_attention
+from capture.model.hashes import weights_hash
 from capture.model.model_info import stack_info
 from capture.model.tolerances import EAGER_PROBABILITIES_COMPUTED, PROBABILITIES_STORED
 from capture.verification.replay import ON_AVERAGE, Replay
@@ -94,7 +95,7 @@ def recheck(
         dtype=m.dtype,
         trust_remote_code=trust_remote_code,
     )
-    same = loading.weights_hash(loaded.model) == m.weights_hash
+    same = weights_hash(loaded.model) == m.weights_hash
     yield Check(
         "deep: weights", same, "the same as captured" if same else f"{m.name} has other weights than were captured"
     )

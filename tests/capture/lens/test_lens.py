@@ -123,7 +123,7 @@ def test_a_last_state_that_no_module_makes_is_refused() -> None:
         return out
 
     model.model.forward = forward
-    with pytest.raises(UsageError, match="no modules were found that make its last hidden state"):
+    with pytest.raises(UsageError, match="no modules were found that turn its last block's output into"):
         FinalNorm(examine(model))
 
 

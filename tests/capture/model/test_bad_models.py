@@ -420,7 +420,7 @@ def test_what_is_complete_when_the_data_turns_out_bad_is_kept(
     from capture.jobs import run_job
     from capture.sequences import batches
 
-    monkeypatch.setattr(run_job, "_SHARD_TOKENS", 200)
+    monkeypatch.setattr(job_batches, "_SHARD_TOKENS", 200)
     monkeypatch.setattr(batches, "_WINDOW_EXAMPLES", 16)
     monkeypatch.setattr("capture.sequences.tokenize._TOKENIZED_AT_ONCE", 16)
     read = []

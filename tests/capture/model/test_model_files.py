@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from capture.model import gguf, loading
 from capture.model.anatomy import examine
+from capture.model.hashes import weights_hash
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage.files import temporary_beside
 from warehouse.storage.paths import converted_models_dir
@@ -83,7 +84,7 @@ def test_links_and_several_shards_are_loaded(folder: Path, load_tiny: Callable) 
     (folder / "model.safetensors").symlink_to(folder.parent / "blob")
     index(folder, "a.safetensors")
     (folder / "model.safetensors").unlink()
-    assert loading.weights_hash(loading.load(str(folder)).model) == loading.weights_hash(load_tiny().model)
+    assert weights_hash(loading.load(str(folder)).model) == weights_hash(load_tiny().model)
 
 
 def test_no_pickle_is_read_while_a_model_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def test_an_adapter_is_neither_left_out_nor_followed_in_silence(folder: Path) ->
 )
 def test_code_of_the_hub_for_attention_needs_consent(folder: Path, where: dict[str, Any]) -> None:
     altered(folder / "config.json", **where)
-    with pytest.raises(UsageError, match=r"'a/b' of the hub compute attention .*--trust-remote-code"):
+    with pytest.raises(UsageError, match=r"code of 'a/b' on the hub compute attention .*--trust-remote-code"):
         loading.load(str(folder))
 
 
@@ -202,7 +203,7 @@ def test_names_that_are_none(name: str, told: str) -> None:
 
 
 def test_a_folder_has_no_revisions(folder: Path) -> None:
-    with pytest.raises(UsageError, match="--revision main is of a model of the hub, and .* is a folder: leave it out"):
+    with pytest.raises(UsageError, match="--revision main names a revision of the hub, and .* is a folder: leave it out"):
         loading.load(str(folder), revision="main")
 
 

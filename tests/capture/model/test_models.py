@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from capture.model import loading
+from capture.model.hashes import weights_hash
+from capture.model.sources import find_packaged_file
 from warehouse.errors import NotFoundError, TracesError, UsageError
 
 
@@ -75,7 +77,7 @@ def test_devices_and_dtypes(load_tiny: Callable) -> None:
     with pytest.raises(UsageError, match="No device 'gpu'"):
         loading.find_device("gpu")
     for device in ("cuda:7", "cuda:128", "cuda:256", "cpu:256"):  # torch counts in 8 bits
-        with pytest.raises(UsageError, match=f"'{device}' is not there"):
+        with pytest.raises(UsageError, match=f"There is no device '{device}'"):
             loading.find_device(device)
     with pytest.raises(UsageError, match="No device 'disc'"):
         load_tiny(device_map="disc")
@@ -86,9 +88,9 @@ def test_devices_and_dtypes(load_tiny: Callable) -> None:
 
 def test_the_weights_hash_is_of_what_is_loaded(load_tiny: Callable, make_llama: Callable) -> None:
     loaded = load_tiny()
-    assert loading.weights_hash(loaded.model) == loading.weights_hash(make_llama())
-    assert loading.weights_hash(loaded.model) != loading.weights_hash(make_llama(seed=1))
-    assert loading.weights_hash(loaded.model) != loading.weights_hash(load_tiny(dtype="float16").model)
+    assert weights_hash(loaded.model) == weights_hash(make_llama())
+    assert weights_hash(loaded.model) != weights_hash(make_llama(seed=1))
+    assert weights_hash(loaded.model) != weights_hash(load_tiny(dtype="float16").model)
 
 
 def test_the_packaged_model_answers_and_its_conversion_is_kept(smollm2) -> None:
@@ -98,9 +100,9 @@ def test_the_packaged_model_answers_and_its_conversion_is_kept(smollm2) -> None:
     notes: list[str] = []
     again = loading.load("smollm2", note=notes.append)
     assert notes == []
-    assert loading.weights_hash(again.model) == loading.weights_hash(smollm2.model)
-    gguf = loading._packaged_file("smollm2")
-    assert loading.weights_hash(loading.load(str(gguf)).model) == loading.weights_hash(smollm2.model)
+    assert weights_hash(again.model) == weights_hash(smollm2.model)
+    gguf = find_packaged_file("smollm2")
+    assert weights_hash(loading.load(str(gguf)).model) == weights_hash(smollm2.model)
 
 
 def test_a_model_that_is_spread_over_devices_is_recorded_wherever_a_block_lives(

