@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from warehouse.schema.sites import TRIANGLE
 from warehouse.storage.attention import per_query_head, probabilities, select_heads, triangle_side, unpack_pairs
-from warehouse.storage.manifest import LayerAttention
+from warehouse.storage.model_info import LayerAttention
 from warehouse.storage.parquet import to_table
 
 STATISTICS = ("entropy", "max_prob", "first_token_mass", "previous_token_mass", "self_mass", "induction_mass")

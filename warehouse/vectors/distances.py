@@ -1,7 +1,9 @@
-"""Asking a Lance table, and distances: computed once more in float64 from the vectors that were found.
+"""Search one Lance table, and compute distances in float64.
 
-Lance rounds a query to the table's dtype and adds up in float32. Where vectors lie close together, as first tokens do, that is not
-enough to order them: candidates are asked for beyond `k`, and put in order by the query as it was given.
+In: a `VectorTable` and a query as the table stores vectors. Out: Arrow rows with their `distance`, best first.
+
+Lance rounds a query to the table's dtype and sums in float32. Where vectors lie close together, as those of first tokens do, that is
+not enough to order them: more than `k` candidates are fetched, and ordered by their distances in float64 to the query as it was given.
 """
 
 from __future__ import annotations
@@ -16,24 +18,33 @@ from warehouse.errors import TracesError, first_line
 from warehouse.vectors.table import VectorTable
 
 _MAX_RERANKED = 1000
-"""Up to so many rows are put in order in float64; more are left as Lance has them."""
+"""Up to this many rows are ordered in float64; more keep Lance's order."""
 
 _MAX_CANDIDATES = 50_000
-"""Most candidates for them."""
+"""Most candidates that are fetched to order rows in float64."""
 
 SearchParams = tuple[int, int]
-"""How an index is asked: nprobes and refine."""
+"""How an index is searched: nprobes and refine."""
 
 
 def distances(queries: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
-    """(queries, rows), float64: 1 - cosine (1 where a row is zero), Euclidean distance, or minus the dot product."""
+    """Return the distances of all rows from all queries.
+
+    Args:
+        queries: (q, D).
+        rows: (n, D).
+        metric: `cosine`, `l2` or `dot`.
+
+    Returns:
+        (q, n), float64: 1 - cosine (1 where a row is zero), Euclidean distance, or minus the dot product.
+    """
     q, x = queries.astype(np.float64), rows.astype(np.float64)
     if metric == "cosine":
         return 1 - _unit(q) @ _unit(x).T
     dot = q @ x.T
     if metric == "dot":
         return -dot
-    if len(q) == 1:  # without the cancellation of the other way
+    if len(q) == 1:  # exact, where the formula below loses digits
         return np.linalg.norm(x - q, axis=1)[None]
     squares = (q**2).sum(1)[:, None] + (x**2).sum(1)[None, :]
     return np.sqrt(np.maximum(squares - 2 * dot, 0))
@@ -52,19 +63,34 @@ def nearest_rows(
     columns: tuple[str, ...] = (),
     prefilter: str = "",
 ) -> pa.Table:
-    """The `k` rows nearest to a query as the table stores vectors, best first, with `columns` and their `distance`: through the
-    index by `way`, or exactly. An index may give fewer. Raises TracesError where the table cannot be read.
+    """Return the rows nearest to a query.
+
+    Args:
+        table: The table.
+        query: (D,), as the table stores vectors: less the centre where it has one.
+        metric: `cosine`, `l2` or `dot`.
+        k: Number of rows.
+        params: How to search the index; None compares with every row.
+        columns: Columns to return.
+        prefilter: SQL condition on the table's columns that Lance searches under.
+
+    Returns:
+        `columns` and `distance`, best first. An index may find fewer than `k` rows.
+
+    Raises:
+        TracesError: Where the table cannot be read.
     """
-    for again in (False, True):
-        try:
-            return _search(table, query, metric, k, params, columns, prefilter)
-        except (RuntimeError, OSError, ValueError, OverflowError) as e:
-            if again:
-                raise TracesError(
-                    f"{table.info.sql_name} cannot be searched ({first_line(e)[:300]}). traces index rebuild makes it again."
-                ) from e
-            table.reopen()  # another process has cleaned up what this one had open
-    raise AssertionError
+    errors = (RuntimeError, OSError, ValueError, OverflowError)
+    try:
+        return _search(table, query, metric, k, params, columns, prefilter)
+    except errors:
+        table.reopen()  # another process may have cleaned up what this one had open
+    try:
+        return _search(table, query, metric, k, params, columns, prefilter)
+    except errors as e:
+        raise TracesError(
+            f"{table.info.sql_name} cannot be searched ({first_line(e)[:300]}). traces index rebuild makes it again."
+        ) from e
 
 
 def _search(
@@ -80,21 +106,21 @@ def _search(
     wanted = [c for c in columns if c not in known]
     k = min(k, max(table.count, 1))
     if k > _MAX_RERANKED:
-        found = _candidates(table, query, metric, k, params, wanted, prefilter)
-        found = _sort_by(found, _lance_distances(found, metric), k)
+        rows = _candidates(table, query, metric, k, params, wanted, prefilter)
+        rows = _sort_by(rows, _lance_distances(rows, metric), k)
     else:
-        found = _search_reranked(table, query, metric, k, params, wanted, prefilter)
+        rows = _search_reranked(table, query, metric, k, params, wanted, prefilter)
     if (
         params is None
         and metric == "cosine"
-        and len(found) < k
-        and len(found) < table.lance.count_rows(prefilter or None)
+        and len(rows) < k
+        and len(rows) < table.lance.count_rows(prefilter or None)
     ):
-        found = _all_rows(table, wanted, prefilter)  # Lance leaves out vectors that are zero
-        found = _sort_by(found, distances(query[None], to_array(found["vector"]), metric)[0], k)
+        rows = _all_rows(table, wanted, prefilter)  # Lance leaves out vectors that are zero
+        rows = _sort_by(rows, distances(query[None], to_array(rows["vector"]), metric)[0], k)
     for name, value in known.items():
-        found = found.append_column(name, pa.repeat(value, len(found)))
-    return found
+        rows = rows.append_column(name, pa.repeat(value, len(rows)))
+    return rows
 
 
 def _search_reranked(
@@ -106,18 +132,22 @@ def _search_reranked(
     columns: list[str],
     prefilter: str,
 ) -> pa.Table:
-    """The `k` nearest of as many candidates as it takes for the next one to be farther by more than Lance may be wrong."""
-    asked = k + max(8, k // 4)
+    """Return the `k` nearest rows by distance in float64.
+
+    Candidates are fetched until the farthest is farther than the k-th nearest by more than Lance's distances can be wrong: no row
+    that was left out can then be among the nearest.
+    """
+    fetch = k + max(8, k // 4)
     while True:
-        found = _candidates(table, query, metric, asked, params, [*columns, "vector"], prefilter)
-        rows = to_array(found["vector"])
-        true = distances(query[None], rows, metric)[0]
-        if len(found) < asked or asked >= min(table.count, _MAX_CANDIDATES):
-            return _sort_by(found, true, k)
-        last = _lance_distances(found, metric).max()
-        if last - _error_bound(query, rows, metric, table.info.dtype) > np.partition(true, k - 1)[k - 1]:
-            return _sort_by(found, true, k)
-        asked = min(4 * asked, _MAX_CANDIDATES)
+        rows = _candidates(table, query, metric, fetch, params, [*columns, "vector"], prefilter)
+        vectors = to_array(rows["vector"])
+        exact = distances(query[None], vectors, metric)[0]
+        if len(rows) < fetch or fetch >= min(table.count, _MAX_CANDIDATES):
+            return _sort_by(rows, exact, k)
+        last = _lance_distances(rows, metric).max()
+        if last - _error_bound(query, vectors, metric, table.info.dtype) > np.partition(exact, k - 1)[k - 1]:
+            return _sort_by(rows, exact, k)
+        fetch = min(4 * fetch, _MAX_CANDIDATES)
 
 
 def _candidates(
@@ -135,14 +165,14 @@ def _candidates(
     return (search.where(prefilter, prefilter=True) if prefilter else search).to_arrow()
 
 
-def _lance_distances(found: pa.Table, metric: str) -> np.ndarray:
-    """Lance's distances, which are squared by l2, and 1 - the dot product."""
-    raw = found["_distance"].to_numpy().astype(np.float64)
+def _lance_distances(rows: pa.Table, metric: str) -> np.ndarray:
+    """Return Lance's distances as ours: Lance gives the square of `l2`, and 1 - the dot product."""
+    raw = rows["_distance"].to_numpy().astype(np.float64)
     return np.sqrt(np.maximum(raw, 0)) if metric == "l2" else raw - (metric == "dot")
 
 
 def _error_bound(query: np.ndarray, rows: np.ndarray, metric: str, dtype: str) -> float:
-    """How far Lance's distances may be off: what rounding does to the query, and some units of float32."""
+    """Return how wrong Lance's distances can be: by rounding the query, and by some units of float32."""
     rounded = _scaled_query(query, metric)
     length = float(np.linalg.norm(rounded.astype(np.float64)))
     lost = float(np.linalg.norm(rounded - rounded.astype(dtype).astype(np.float64))) + 1e-6 * length
@@ -152,17 +182,17 @@ def _error_bound(query: np.ndarray, rows: np.ndarray, metric: str, dtype: str) -
 
 
 def _scaled_query(query: np.ndarray, metric: str) -> np.ndarray:
-    """A query that loses as little as can be when Lance rounds it to float16: by cosine its length is free."""
+    """Scale a query so that it loses least when Lance rounds it to float16; only cosine leaves its length free."""
     query = query.astype(np.float32)
     if metric != "cosine":
         return query
     return np.ldexp(query, 10 - np.frexp(np.abs(query).max())[1])
 
 
-def _sort_by(found: pa.Table, by: np.ndarray, k: int) -> pa.Table:
-    order = np.argsort(by, kind="stable")[:k]
-    keys = {c: found[c].take(pa.array(order)) for c in found.column_names if c not in ("vector", "_distance")}
-    return pa.table({**keys, "distance": by[order]})
+def _sort_by(rows: pa.Table, distance: np.ndarray, k: int) -> pa.Table:
+    order = np.argsort(distance, kind="stable")[:k]
+    keys = {c: rows[c].take(pa.array(order)) for c in rows.column_names if c not in ("vector", "_distance")}
+    return pa.table({**keys, "distance": distance[order]})
 
 
 def _all_rows(table: VectorTable, columns: list[str], prefilter: str) -> pa.Table:
@@ -171,13 +201,13 @@ def _all_rows(table: VectorTable, columns: list[str], prefilter: str) -> pa.Tabl
 
 
 def scan(table: VectorTable) -> Iterator[np.ndarray]:
-    """All vectors, some thousands at a time."""
+    """Yield all vectors of a table, (n, D), some thousands at a time."""
     for batch in table.lance.search().select(["vector"]).limit(table.count).to_batches(8192):
         yield to_array(batch["vector"])
 
 
 def to_array(column: Any) -> np.ndarray:
-    """A column of vectors as (n, width)."""
+    """Return a column of vectors as an array (n, width)."""
     chunks = column.chunks if hasattr(column, "chunks") else [column]
     width = column.type.list_size
     parts = [c.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for c in chunks if len(c)]

@@ -1,6 +1,7 @@
 """Vector tables in DuckDB's SQL, through its lance extension: a view `vectors_…` and a macro `nearest_…` for each.
 
-They are made anew for each session, in its memory: a view over Lance means nothing where the extension is not loaded.
+In: vector tables. Out: SQL statements, which `Warehouse.load_vectors` and `traces shell` run. They define views for one session only:
+a view over Lance means nothing where the extension is not loaded.
 """
 
 from __future__ import annotations
@@ -20,26 +21,35 @@ _DISTANCE = {
     "dot": "array_negative_inner_product(vector, {q})",
 }
 _OURS = {"cosine": "_distance", "l2": "sqrt(_distance)", "dot": "_distance - 1"}
-"""Lance's distance as ours."""
+"""Lance's distance, turned into ours."""
 _KEYS = "run_id, example_id, seq, pos"
 
 
 def statements(tables: Iterable[VectorTable], database: str | None = None) -> list[str]:
-    """What loads the extension and defines the views and macros: in a database, or for one connection alone. Raises TracesError
-    where the extension is not installed.
+    """Return the statements that load the extension and define the views and macros.
+
+    Args:
+        tables: The tables.
+        database: Where to define them; None defines them for one connection alone.
+
+    Returns:
+        SQL statements, to be run in order.
+
+    Raises:
+        TracesError: Where the extension is not installed.
     """
-    made = [f"LOAD {sql_text(str(_extension()))}"]
+    sql = [f"LOAD {sql_text(str(_extension()))}"]
     for table in tables:
-        made += [_view(table, database), _macro(table, database)]
-    return made
+        sql += [_view(table, database), _macro(table, database)]
+    return sql
 
 
 def _extension() -> Path:
     spec = importlib.util.find_spec("duckdb_extension_lance")
     for place in (spec.submodule_search_locations or []) if spec else []:
-        found = sorted(Path(place).glob("extensions/*/lance.duckdb_extension"))
-        if found:
-            return found[-1]
+        files = sorted(Path(place).glob("extensions/*/lance.duckdb_extension"))
+        if files:
+            return files[-1]
     raise TracesError("DuckDB's lance extension is not installed: pip install duckdb-extension-lance==1.5.5")
 
 
@@ -63,18 +73,18 @@ def _create(kind: str, name: str, database: str | None) -> str:
 
 
 def _macro(table: VectorTable, database: str | None) -> str:
-    """`nearest_…(q, k := 10)`: by the metric of the table, through its index where that is good enough."""
-    info, found = table.info, table.info.index
+    """Define `nearest_…(q, k := 10)`: by the metric of the table, through its index where that is good enough."""
+    info, index = table.info, table.info.index
     head = f"{_create('MACRO', f'nearest_{info.sql_name}', database)}(q, k := 10) AS TABLE SELECT "
-    if found is None or found.recall < MIN_RECALL:
+    if index is None or index.recall < MIN_RECALL:
         distance = _DISTANCE[info.metric].format(q=f"q::FLOAT[{info.width}]")
         return f"{head}{distance} AS distance, {_columns(table)} {_rows(table)} ORDER BY distance LIMIT k"
     query = "q::DOUBLE[]"
-    if found.metric == "cosine":  # the extension does not do it, and then finds the neighbours of something else
+    if index.metric == "cosine":  # the extension does not normalise the query, and then finds the wrong neighbours
         query = "list_transform(q::DOUBLE[], lambda x: x / sqrt(list_inner_product(q::DOUBLE[], q::DOUBLE[])))"
-    probes = f"ceil({found.nprobes} * greatest(1, sqrt(k / 10)))::BIGINT"
+    probes = f"ceil({index.nprobes} * greatest(1, sqrt(k / 10)))::BIGINT"
     return (
-        f"{head}{_OURS[found.metric]} AS distance, {_columns(table)} FROM lance_vector_search("
+        f"{head}{_OURS[index.metric]} AS distance, {_columns(table)} FROM lance_vector_search("
         f"{sql_text(str(table.path.absolute()))}, 'vector', {query}, k := k, use_index := true, nprobs := {probes}, "
-        f"refine_factor := {found.refine}) ORDER BY distance"
+        f"refine_factor := {index.refine}) ORDER BY distance"
     )

@@ -1,4 +1,7 @@
-"""`resid.post_mlp@mid`, `q@5`, `enc.resid.post_mlp@all`: which tensors of a model are to be searchable."""
+"""Parse `resid.post_mlp@mid`, `q@5` or `enc.resid.post_mlp@all`: which tensors of a run are to be searchable.
+
+In: the option `--index`, or a site and layers. Out: `IndexSpec`s, and the keys of the stored tensors that they choose.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ SITES = tuple(s for s in sites.STORED_ORDER if sites.row_kind(s, causal=True) ==
 """The sites that have a vector, or one a head, for every token of their side."""
 
 DEFAULT = "resid.post_mlp@mid"
-"""What a capture that stores the residual stream makes searchable when nothing else is said."""
+"""What a capture that stores the residual stream makes searchable by default."""
 
 _DERIVED = {
     "resid.pre_attn": "layer L of it is resid.post_mlp of layer L-1, and layer 0 resid.embed",
@@ -29,11 +32,13 @@ _DERIVED = {
 
 
 class IndexSpec(NamedTuple):
+    """A site and layers to make searchable."""
+
     side: str | None
-    """None: the model's main side."""
+    """None for the model's main side."""
     site: str
     layers: Literal["mid", "all"] | tuple[int, ...]
-    """`mid` is the middle one, n // 2."""
+    """`mid` is the middle layer, n // 2."""
 
     def __str__(self) -> str:
         layers = self.layers if isinstance(self.layers, str) else ",".join(map(str, self.layers))
@@ -41,14 +46,24 @@ class IndexSpec(NamedTuple):
 
 
 def parse(text: str) -> list[IndexSpec]:
-    """`"resid.post_mlp@8,16 q@5"`; several are parted by white space, `none` is none, and a site alone means its middle
-    layer. Raises UsageError or NotFoundError for what cannot be searched.
+    """Parse the text of an option.
+
+    Args:
+        text: Such as `resid.post_mlp@8,16 q@5`: specs separated by white space. `none` stands for no spec, and a site alone means
+            its middle layer.
+
+    Returns:
+        A spec per site.
+
+    Raises:
+        UsageError: For what cannot be searched.
+        NotFoundError: For a name that is not a site.
     """
     return [_parse_one(part) for part in text.split() if part != "none"]
 
 
 def from_options(site: str, layers: str) -> IndexSpec:
-    """The same from two options. Raises as `parse` does."""
+    """Make a spec from a site and its layers; raises as `parse` does."""
     return _parse_one(f"{site}@{layers}")
 
 
@@ -68,23 +83,23 @@ def _parse_one(text: str) -> IndexSpec:
     try:
         return IndexSpec(side, site, tuple(dict.fromkeys(int(n) for n in layers.split(","))))
     except ValueError:
-        raise UsageError(f"{text}: after @ come layers, as in 8,16, or mid, or all.") from None
+        raise UsageError(f"{text}: write layers after @, as in 8,16, or mid, or all.") from None
 
 
 def from_index_option(index: str, stored: Iterable[Key]) -> list[IndexSpec]:
-    """What the option `--index` asks for; `auto`: the middle of the residual stream, where that is stored."""
+    """Parse the option `--index`, of which `auto` means the middle of the residual stream where that is stored."""
     if index != "auto":
         return parse(index)
     return parse(DEFAULT) if any(k.site == "resid.post_mlp" for k in stored) else []
 
 
 def for_run_options(meta: Manifest) -> list[IndexSpec]:
-    """What a run was captured to be searched by."""
+    """Return the specs that a run was captured with."""
     return from_index_option(meta.options.get("index") or "none", _stored_keys(meta))
 
 
 def keys_for_run(meta: Manifest, specs: Iterable[IndexSpec]) -> list[Key]:
-    """The stored tensors of a run that are asked for. Raises UsageError as `keys` does."""
+    """Choose the stored tensors of a run; raises UsageError as `choose_keys` does."""
     stored = _stored_keys(meta)
     n_layers = {side: meta.model.stack(side).n_layers for side in {k.side for k in stored}}
     return choose_keys(specs, stored, n_layers, meta.model.side)
@@ -95,32 +110,42 @@ def _stored_keys(meta: Manifest) -> list[Key]:
 
 
 def choose_keys(specs: Iterable[IndexSpec], stored: Iterable[Key], n_layers: Mapping[str, int], main: str) -> list[Key]:
-    """Those of the tensors `stored` that are asked for, each once; a model has `n_layers` by side, `main` being its main one.
+    """Choose stored tensors.
 
-    Raises UsageError for a site that is not stored, or a layer that has none of it.
+    Args:
+        specs: What to choose.
+        stored: Keys of the stored tensors.
+        n_layers: The model's number of layers by side.
+        main: The model's main side, `dec` or `enc`.
+
+    Returns:
+        The chosen keys, each once.
+
+    Raises:
+        UsageError: For a site that is not stored, or a layer that it is not stored in.
     """
     layers: dict[tuple[str, str], list[int | None]] = {}
     for key in stored:
         layers.setdefault((key.side, key.site), []).append(key.layer)
-    found: dict[Key, None] = {}
-    for a in specs:
-        side = a.side or (main if (main, a.site) in layers else "enc")
-        there = layers.get((side, a.site))
-        if there is None:
-            have = sorted({site for _, site in layers if site in SITES})
+    chosen: dict[Key, None] = {}
+    for spec in specs:
+        side = spec.side or (main if (main, spec.site) in layers else "enc")
+        stored_layers = layers.get((side, spec.site))
+        if stored_layers is None:
+            can_be = sorted({site for _, site in layers if site in SITES})
             raise UsageError(
-                f"{a}: {a.site} is not stored; what is, and can be indexed: {', '.join(have) or 'nothing'}."
+                f"{spec}: {spec.site} is not stored. Stored, and can be indexed: {', '.join(can_be) or 'nothing'}."
             )
-        found |= dict.fromkeys(Key(side, a.site, i) for i in _choose_layers(a, there, n_layers[side]))
-    return list(found)
+        chosen |= dict.fromkeys(Key(side, spec.site, i) for i in _choose_layers(spec, stored_layers, n_layers[side]))
+    return list(chosen)
 
 
-def _choose_layers(a: IndexSpec, there: list[int | None], n_layers: int) -> list[int | None]:
-    if a.layers == "all" or a.site in ("resid.embed", "hidden"):  # of those two there is but one tensor
-        return there
-    if a.layers == "mid":
-        return [min(there, key=lambda i: abs((i or 0) - n_layers // 2))]
-    for i in a.layers:
-        if i not in there:
-            raise UsageError(f"{a}: there is no {a.site} in layer {i}, but in {', '.join(map(str, there))}.")
-    return list(a.layers)
+def _choose_layers(spec: IndexSpec, stored: list[int | None], n_layers: int) -> list[int | None]:
+    if spec.layers == "all" or spec.site in ("resid.embed", "hidden"):  # those two have a single tensor
+        return stored
+    if spec.layers == "mid":
+        return [min(stored, key=lambda i: abs((i or 0) - n_layers // 2))]
+    for i in spec.layers:
+        if i not in stored:
+            raise UsageError(f"{spec}: {spec.site} is not stored in layer {i}, but in {', '.join(map(str, stored))}.")
+    return list(spec.layers)

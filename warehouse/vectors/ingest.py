@@ -1,7 +1,10 @@
-"""From a run's shards into vector tables, and out of them when the run goes.
+"""Read a run's vectors from its shards into vector tables.
 
-A run's rows of a table are one Lance commit: they are there whole or not at all, and an interrupted fill goes on with the
-table that it was at. Vectors stream from the memory-mapped shards; neither side holds more than some batches.
+In: a published run, and the specs of the tensors to make searchable. Out: rows in the tables of its model, and their indexes.
+`traces index add`, `traces index rebuild`, captures with `--index` and merges call it; `reconcile` takes rows out again.
+
+A run's rows of a table are one Lance commit: they are visible as a whole or not at all, and an interrupted call goes on with the
+table that it was filling. Vectors stream from memory-mapped shards; neither side holds more than some batches.
 """
 
 from __future__ import annotations
@@ -30,16 +33,18 @@ from warehouse.vectors.table import VectorTable, new_info, table_of
 
 _BATCH_BYTES = 8 << 20
 _SAMPLE = 20_000
-"""Rows that a centre is the median of."""
+"""Rows of each run that a centre is the median of."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a table is to be like. None: as it is, or for a new one the default."""
+    """What a table is to be like. None keeps what the table has; a new table gets the default."""
 
     kind: str | None = None
+    """`auto`, `none`, `ivf_sq` or `ivf_pq`."""
     metric: str | None = None
     centred: bool | None = None
+    """Whether the median of its vectors is subtracted from each."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,13 @@ class IngestResult:
 
     table: str
     rows: int
-    """Of the run."""
+    """The run's rows."""
     new: bool
-    """False: the run was there already."""
+    """False where the table had the run's rows already."""
 
 
 Report = Callable[[str, int], None]
-"""Called with a table's name and so many rows more."""
+"""Called with a table's name and the number of rows that were added to it."""
 
 
 def _quiet(*_: Any) -> None:
@@ -73,15 +78,27 @@ def add(
     report: Report = _quiet,
     note: Note = _quiet,
 ) -> list[IngestResult]:
-    """Makes tensors of a published run searchable, one table after the other; what is there already is left.
+    """Make tensors of a published run searchable, one table after the other.
 
-    Raises UsageError for what the run does not store, for settings that a table does not have, and where vectors are not
-    numbers (NaN); CorruptRunError for a damaged shard.
+    Args:
+        root: The warehouse.
+        run_id: The run.
+        specs: The tensors.
+        settings: Of new tables; existing tables must have them already.
+        report: Called with a table's name and the number of rows that were added to it.
+        note: Called with what is being done.
+
+    Returns:
+        A result per table. Rows that a table has already are left alone.
+
+    Raises:
+        UsageError: For what the run does not store, for settings that a table does not have, and for vectors that are not finite.
+        CorruptRunError: For a damaged shard.
     """
     store = TraceStore(find_run(root, run_id))
     keys = index_spec.keys_for_run(store.meta, specs)
     folder = claim_folder(root, store.meta.model) if keys else ""
-    filled = []
+    results = []
     for key in keys:
         info = new_info(folder, store.meta.model, key, store.row_shape(key))
         table = table_of(root, folder, key) or VectorTable(root, info)
@@ -91,42 +108,48 @@ def add(
                 reconcile_table(table)
             if run_id in table.info.runs:
                 ann_index.maintain_index(table, note)
-                filled.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=False))
+                results.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=False))
                 continue
             if table.exists:
                 _append(table, run_id, store, report)
             else:
                 write(table, [run_id], settings or Settings(), report)
             ann_index.maintain_index(table, note)
-            filled.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=True))
-    return filled
+            results.append(IngestResult(table.info.sql_name, table.info.runs[run_id].rows, new=True))
+    return results
 
 
 def _check_fits(table: VectorTable, store: TraceStore, key: Key, settings: Settings | None) -> None:
     info, shape = table.info, store.row_shape(key)
     if info.space != store.meta.model.space:
         raise UsageError(
-            f"{info.sql_name} holds vectors of a model with other weights than run '{store.meta.run_id}' is of."
+            f"{info.sql_name} holds vectors of a model with other weights than that of run '{store.meta.run_id}'."
         )
     if info.width != shape[-1] or (info.heads or 1) != (shape[0] if len(shape) == 2 else 1):
         raise UsageError(
             f"{info.sql_name} holds vectors of width {info.width}; run '{store.meta.run_id}' has rows of shape {shape}."
         )
     if table.exists and settings:
-        is_now = Settings(info.kind, info.metric, info.centred)
         for name in ("kind", "metric", "centred"):
-            wanted = getattr(settings, name)
-            if wanted is not None and wanted != getattr(is_now, name):
+            wanted, current = getattr(settings, name), getattr(info, name)
+            if wanted is not None and wanted != current:
                 raise UsageError(
-                    f"{info.sql_name} is there with {name} {getattr(is_now, name)}. To change it: "
-                    f"traces index rebuild {info.sql_name} (see its --help)"
+                    f"{info.sql_name} exists with {name} {current}. To change it: traces index rebuild {info.sql_name} "
+                    "(see its --help)"
                 )
 
 
 def write(table: VectorTable, runs: list[str], settings: Settings, report: Report = _quiet) -> None:
-    """Writes a table anew from its runs, in one commit; what there was stays until then. Call it under the lock."""
+    """Write a table from its runs in one commit; readers see its former rows until then.
+
+    Args:
+        table: The table, locked by the caller.
+        runs: Names of the runs whose rows it is to hold.
+        settings: What it is to be like.
+        report: Called with the table's name and the number of rows that were added.
+    """
     info = table.info.model_copy(deep=True)
-    info.kind = settings.kind or info.kind  # type: ignore[assignment]  # the command line knows what there is
+    info.kind = settings.kind or info.kind  # type: ignore[assignment]  # the command line has checked it
     info.metric = settings.metric or info.metric  # type: ignore[assignment]
     info.centred = info.centred if settings.centred is None else settings.centred
     info.index, table.info = None, info
@@ -182,7 +205,7 @@ def _stream(
     batches: Iterator[pa.RecordBatch],
     take: Callable[[pa.RecordBatchReader], object],
 ) -> None:
-    """Hands batches to Lance; an error of ours comes out as it is, not as what Lance makes of it."""
+    """Hand batches to Lance; an error that `batches` raises comes out as it is, not as what Lance makes of it."""
     raised: list[Exception] = []
 
     def watched() -> Iterator[pa.RecordBatch]:
@@ -205,7 +228,21 @@ def _stream(
 def rebuild(
     root: Path, table: VectorTable, settings: Settings, report: Report = _quiet, note: Note = _quiet
 ) -> VectorTable:
-    """Makes a table again from the runs that it is of, and its index. Raises as `add` does."""
+    """Rebuild a table and its index from the runs that it lists.
+
+    Args:
+        root: The warehouse.
+        table: The table.
+        settings: What is to change.
+        report: Called with the table's name and the number of rows that were added.
+        note: Called with what is being done.
+
+    Returns:
+        The table, which is deleted where none of its runs exists any more.
+
+    Raises:
+        TracesError: Where a run is damaged; the table is then as it was. Otherwise as `add` does.
+    """
     with table.locked(note):
         stale = [r for r in table.info.runs if not (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
         runs = [r for r in table.info.runs if (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
@@ -228,7 +265,7 @@ def rebuild(
 
 
 def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray | None) -> Iterator[pa.RecordBatch]:
-    """A run's rows of a table, in the order of its shards."""
+    """Yield a run's rows of a table, in the order of its shards."""
     info = table.info
     key, schema = table.key, info.arrow_schema(centre)
     slices = store.slices(key)
@@ -237,8 +274,8 @@ def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray
     size = max(1, _BATCH_BYTES // (info.width * (info.heads or 1) * itemsize))
     for group in _groups(slices, size):
         first, last = group[0], group[-1]
-        found = store.blob(first.blob).rows(sites.tensor_name(*key), first.start, last.end)
-        vectors = as_stored(found, centre, info.dtype, run_id, info.name)
+        stored = store.blob(first.blob).rows(sites.tensor_name(*key), first.start, last.end)
+        vectors = as_stored(stored, centre, info.dtype, run_id, info.name)
         yield _batch(info.heads or 1, info.head_column, run_id, info.layer, group, vectors, schema)
 
 
@@ -248,7 +285,7 @@ def _open_blobs(store: TraceStore, slices: list[Slice]) -> None:
 
 
 def _groups(slices: list[Slice], size: int) -> Iterator[list[Slice]]:
-    """Neighbours in a shard, together about `size` rows; a sequence longer than that is cut."""
+    """Yield groups of neighbouring slices of one shard, of at most `size` rows together; a longer sequence is cut."""
     group: list[Slice] = []
     for whole in slices:
         for start in range(whole.start, whole.end, size):
@@ -264,15 +301,28 @@ def _groups(slices: list[Slice], size: int) -> Iterator[list[Slice]]:
         yield group
 
 
-def as_stored(found: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: str, name: str) -> np.ndarray:
-    """Vectors as the table keeps them. Raises UsageError for NaN and infinity, _DtypeOverflow for what float16 cannot hold."""
-    if found.dtype == np.float16 and centre is None and dtype == "float16":
-        if ((found.view(np.uint16) & 0x7C00) == 0x7C00).any():
-            raise _not_finite(run_id, name)
-        return found
-    wide = found.astype(np.float32)
-    if not np.isfinite(wide).all():
-        raise _not_finite(run_id, name)
+def as_stored(vectors: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: str, name: str) -> np.ndarray:
+    """Convert a run's vectors to what a table stores.
+
+    Args:
+        vectors: As the run stores them, (..., D).
+        centre: What to subtract from each, (D,); None for nothing.
+        dtype: The table's, `float16` or `float32`.
+        run_id: The run, for messages.
+        name: The table, for messages.
+
+    Returns:
+        An array of the same shape, in `dtype`.
+
+    Raises:
+        UsageError: For NaN and infinity.
+        _DtypeOverflow: For values that float16 cannot hold.
+    """
+    if vectors.dtype == np.float16 and centre is None and dtype == "float16":
+        _check_finite(((vectors.view(np.uint16) & 0x7C00) != 0x7C00).all(), run_id, name)
+        return vectors
+    wide = vectors.astype(np.float32)
+    _check_finite(np.isfinite(wide).all(), run_id, name)
     if centre is not None:
         wide = wide - centre
     if dtype == "float32":
@@ -282,11 +332,12 @@ def as_stored(found: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: 
     return wide.astype(np.float16)
 
 
-def _not_finite(run_id: str, name: str) -> UsageError:
-    return UsageError(
-        f"Run '{run_id}' has values in {name} that are not finite (NaN), which have no neighbours: it was not indexed. "
-        f"traces runs validate {run_id} says where."
-    )
+def _check_finite(finite: np.bool, run_id: str, name: str) -> None:
+    if not finite:
+        raise UsageError(
+            f"Run '{run_id}' has values in {name} that are not finite (NaN) and so have no neighbours: it was not indexed. "
+            f"traces runs validate {run_id} says where."
+        )
 
 
 def _batch(
@@ -298,7 +349,7 @@ def _batch(
     vectors: np.ndarray,
     schema: pa.Schema,
 ) -> pa.RecordBatch:
-    """`group`: pieces of sequences, `vectors` (rows of all of them, [heads,] width)."""
+    """Make a batch of Lance rows from pieces of sequences and their vectors, (tokens, [heads,] width)."""
     lengths = np.array([(s.end - s.start) * heads for s in group])
     n = int(lengths.sum())
     ids = pa.array([s.example_id for s in group]).take(pa.array(np.repeat(np.arange(len(group)), lengths)))
@@ -322,14 +373,14 @@ def _batch(
 
 
 def _median(stores: Iterable[TraceStore], key: Key) -> np.ndarray:
-    """Of a sample of rows, by dimension, float32; of all heads together where there are some."""
-    found = []
+    """Return the median of a sample of rows, dimension by dimension, (width,) float32; heads are taken together."""
+    samples = []
     for store in stores:
         slices = store.slices(key)
         total = sum(s.end - s.start for s in slices)
         step = max(1, total // _SAMPLE)
         for s in slices:
             rows = store.blob(s.blob).rows(sites.tensor_name(*key), s.start, s.end)
-            found.append(rows[(-s.start) % step :: step].astype(np.float32).reshape(-1, rows.shape[-1]))
-    centre: np.ndarray = np.median(np.concatenate(found), axis=0).astype(np.float32)
+            samples.append(rows[(-s.start) % step :: step].astype(np.float32).reshape(-1, rows.shape[-1]))
+    centre: np.ndarray = np.median(np.concatenate(samples), axis=0).astype(np.float32)
     return centre

@@ -1,4 +1,7 @@
-"""Vector tables that are damaged, half made, or missing: brought back to where `fill.rebuild` can make them again."""
+"""Repair vector tables that are damaged, half written or missing, so that `ingest.rebuild` can rebuild them.
+
+`traces index rebuild` calls it first. What a lost table held is taken from what is left of it, else from the options of the runs.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,15 @@ from warehouse.vectors.table import open_lance, remove_files
 
 
 def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> None:
-    """Drops what nothing is known of, and adds every run to the tables that it has, had, or was captured for."""
+    """Drop tables that cannot be read, and add every run to the tables that it has, had, or was captured for.
+
+    Args:
+        root: The warehouse.
+        report: Called with a table's name and the number of rows that were added to it.
+        note: Called with what is being done.
+    """
     _repair_folders(root)
-    wanted = {run: asks for run in paths.published_runs(root) if (asks := _index_specs(root, run))}
+    wanted = {run: specs for run in paths.published_runs(root) if (specs := _index_specs(root, run))}
     for model, table in _damaged(root):
         key = sites.key_of(table)
         for run in _runs_listed(root, model, table) or _runs_that_stored(root, model, key):
@@ -29,20 +38,19 @@ def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> No
             wanted.setdefault(run, []).append(
                 index_spec.IndexSpec("enc" if key.side == "enc" else None, key.site, layers)
             )
-        note(f"{model}/{table} is damaged: made again")
+        note(f"{model}/{table} is damaged: rebuilding it")
         remove_files(root, model, table)
         remove_if_empty(root, model)
-    for folder in (
-        set(paths.vector_folders(root)) - model_folders(root).keys()
-    ):  # of whose model nothing is known: traits at most
+    # A folder whose model is unknown holds a table of traits at most.
+    for folder in set(paths.vector_folders(root)) - model_folders(root).keys():
         trait_table.remove(root, folder)
-    for run, asks in wanted.items():
-        ingest.add(root, run, asks, None, report, note)
+    for run, specs in wanted.items():
+        ingest.add(root, run, specs, None, report, note)
     trait_table.reconcile(root, rebuild=True)
 
 
 def _repair_folders(root: Path) -> None:
-    """Says again which weights a folder is of, from its tables; a folder of which nobody knows is made anew by who fills it."""
+    """Write lost or damaged model.json files again from what the folder's tables say, or delete them where no table says it."""
     known = model_folders(root)
     for folder in paths.vector_folders(root):
         path = paths.vector_model_path(root, folder)
@@ -55,7 +63,7 @@ def _repair_folders(root: Path) -> None:
 
 
 def _index_specs(root: Path, run: str) -> list[index_spec.IndexSpec]:
-    """What a run was captured to be searched by, as far as it stored it."""
+    """Return the specs that a run was captured with; none for a run that cannot be read."""
     try:
         return index_spec.for_run_options(Manifest.read(paths.run_dir(root, run)))
     except TracesError:  # a run that cannot be read is for traces runs validate
@@ -63,24 +71,24 @@ def _index_specs(root: Path, run: str) -> list[index_spec.IndexSpec]:
 
 
 def _damaged(root: Path) -> list[tuple[str, str]]:
-    """(model, table) of those that cannot be read, or that a first fill left without their info."""
-    found = []
+    """Return model and table of those that cannot be read, or that an interrupted first fill left without their info."""
+    damaged = []
     for model in paths.vector_folders(root):
         for path in sorted((paths.vectors_dir(root) / model).glob("*.lance")):
             table = path.name.removesuffix(".lance")
             if table != paths.TRAITS_TABLE and not paths.vector_info_path(root, model, table).is_file():
-                found.append((model, table))
+                damaged.append((model, table))
     for model, table in paths.vector_tables(root):
         try:
             read_info(root, model, table)
             open_lance(paths.vector_lance_path(root, model, table)).count_rows()
         except (TracesError, OSError, ValueError, RuntimeError):
-            found.append((model, table))
-    return found
+            damaged.append((model, table))
+    return damaged
 
 
 def _runs_listed(root: Path, model: str, table: str) -> list[str]:
-    """The published runs that a damaged table's info, or its rows, tell of."""
+    """Return the published runs that a damaged table's info names, or else its rows."""
     published = set(paths.published_runs(root))
     try:
         runs = set(read_info(root, model, table).runs)
@@ -96,12 +104,12 @@ def _runs_listed(root: Path, model: str, table: str) -> list[str]:
 
 
 def _runs_that_stored(root: Path, model: str, key: Key) -> list[str]:
-    """All runs of a model that stored a tensor: where nothing is left to tell which of them had asked."""
+    """Return all runs of a model that stored a tensor, for a table of which nothing is left to say which runs it held."""
     space = {m.space for folder, m in model_folders(root).items() if folder == model}
-    found = []
+    runs = []
     for run in paths.published_runs(root):
         meta = Manifest.read(paths.run_dir(root, run))
         same = meta.model.space in space if space else default_folder_name(meta.model) == model
         if same and any((s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites):
-            found.append(run)
-    return found
+            runs.append(run)
+    return runs

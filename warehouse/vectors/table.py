@@ -25,7 +25,8 @@ from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.files import delete, file_checksum
-from warehouse.storage.manifest import ModelInfo, manifest_hash
+from warehouse.storage.manifest import manifest_hash
+from warehouse.storage.model_info import ModelInfo
 from warehouse.storage.vector_info import (
     _CENTRE,
     FileChecksum,

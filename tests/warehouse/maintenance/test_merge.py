@@ -20,7 +20,7 @@ import synthetic
 
 from warehouse import TraceStore
 from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
-from warehouse.maintenance import merge
+from warehouse.maintenance import merge, merge_plan
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
 from warehouse.storage.files import folder_size
@@ -62,8 +62,8 @@ def change(root: Path, run: str, **fields: Any) -> None:
     synthetic.alter(run_dir(root, run) / paths.MANIFEST, set_fields)
 
 
-def plan(root: Path, run_id: str = "w") -> merge.MergePlan:
-    return merge.plan_merge(root, merge.find_parts(root, run_id), run_id)
+def plan(root: Path, run_id: str = "w") -> merge_plan.MergePlan:
+    return merge_plan.plan_merge(root, merge_plan.find_parts(root, run_id), run_id)
 
 
 def test_kept_shards_stay_and_share_their_blobs(root: Path) -> None:
@@ -96,21 +96,21 @@ def test_a_file_system_that_cannot_link_gets_copies(root: Path) -> None:
 
 
 def test_what_is_missing_or_unfinished_is_named(root: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"No run with shards 'v'\. There is: w\."):
-        merge.find_parts(root, "v")
+    with pytest.raises(NotFoundError, match=r"No run in parts 'v'\. There is: w\."):
+        merge_plan.find_parts(root, "v")
     away = run_dir(root, NAMES[1]).rename(root / "away")
-    with pytest.raises(UsageError, match=r"there is no run w\.shard-2-of-2\. Capture it with --shard 2/2"):
-        merge.find_parts(root, "w")
-    with pytest.raises(UsageError, match="none of these runs is shard 2/2"):
-        merge.plan_merge(root, NAMES[:1], "w")
+    with pytest.raises(UsageError, match=r"there is no run w\.shard-2-of-2\. Capture with --part 2/2"):
+        merge_plan.find_parts(root, "w")
+    with pytest.raises(UsageError, match="none of these runs is part 2/2"):
+        merge_plan.plan_merge(root, NAMES[:1], "w")
     with RunWriter(root, NAMES[1], {"kind": "next-token"}):
         pass
-    for ask in (lambda: merge.find_parts(root, "w"), lambda: merge.plan_merge(root, NAMES, "w")):
+    for ask in (lambda: merge_plan.find_parts(root, "w"), lambda: merge_plan.plan_merge(root, NAMES, "w")):
         with pytest.raises(UsageError, match=r"w\.shard-2-of-2 is unfinished: run its capture again"):
             ask()
     away.rename(run_dir(root, "w.shard-2-of-3"))
-    with pytest.raises(UsageError, match="shards of w by 2 and by 3"):
-        merge.find_parts(root, "w")
+    with pytest.raises(UsageError, match="captured in 2 and in 3 parts"):
+        merge_plan.find_parts(root, "w")
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_what_is_missing_or_unfinished_is_named(root: Path) -> None:
         ({"sites": []}, "the tensors that are stored"),
         ({"schema_version": 4}, rf"schema_version \({SCHEMA_VERSION}, 4\)"),
         ({"versions__torch": "1.0"}, r"versions\.torch \('.*', '1\.0'\)"),
-        ({"options__shard": "2/3"}, "one of 2 shards, .* one of 3"),
-        ({"options__shard": "1/2"}, r"are the same shard, 1/2: their examples overlap"),
-        ({"options__shard": ""}, r"'w\.shard-2-of-2' is no shard: it was not made with --shard"),
+        ({"options__shard": "2/3"}, "one of 2 parts, .* one of 3"),
+        ({"options__shard": "1/2"}, r"are the same part, 1/2: their examples overlap"),
+        ({"options__shard": ""}, r"'w\.shard-2-of-2' is not a part of a run: it was not captured with --part"),
     ],
 )
 def test_what_is_not_of_one_run_is_told_with_what_differs(root: Path, fields: dict[str, Any], said: str) -> None:
@@ -138,7 +138,7 @@ def test_what_is_not_of_one_run_is_told_with_what_differs(root: Path, fields: di
 def test_examples_that_are_not_all_of_the_data(root: Path) -> None:
     for name in NAMES:
         change(root, name, data__hash="0" * 32)
-    with pytest.raises(TracesError, match="some are missing, or there twice"):
+    with pytest.raises(TracesError, match="some are missing or occur twice"):
         plan(root)
 
 
@@ -226,7 +226,9 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
 def test_a_shard_captured_anew_outlives_a_merge_that_is_taken_up_again(root: Path) -> None:
     """Killed after the run was there, and the first shard, deleted by hand, was captured again."""
     merge.merge(root, plan(root), keep=True)
-    left = merge.PendingCleanup(manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES})
+    left = merge.PendingCleanup(
+        manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES}
+    )
     left.write_to(paths.merged_path(root, "w"))
     change(root, NAMES[0], seconds=1.5)
     assert merge.finish_merge(root, "w") is not None
