@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from capture.data.example import Source
 from capture.jobs import job, prepare, run_job
-from capture.jobs.generation import Chat, Completing, Generator, Sampling
+from capture.jobs.generation import Chat, Generator, PromptCompleter, Sampling
 from capture.jobs.next_token import diagnosed
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch
-from capture.sequences.encoding import find_frame, resolve_bos
+from capture.sequences.bos import resolve_bos
+from capture.sequences.encoding import find_frame
 from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 from warehouse.storage.losses import mean_loss
@@ -50,10 +51,10 @@ def for_kind(kind: str) -> tuple[job.Run, job.Forecast]:
     def whole(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = decoder(loaded)
         generator = Generator(loaded, anatomy.body, options.sampling)
-        completing = Completing(generator, loaded.tokenizer, options.max_new_tokens)
+        completing = PromptCompleter(generator, loaded.tokenizer, options.max_new_tokens)
         return prepared(kind, loaded, source, options, anatomy, completing)
 
-    return run_job.for_kind(whole)
+    return run_job.define_kind(whole)
 
 
 def decoder(loaded: loading.Loaded) -> Anatomy:
@@ -67,7 +68,7 @@ def decoder(loaded: loading.Loaded) -> Anatomy:
 
 
 def prepared(
-    kind: str, loaded: loading.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: Completing
+    kind: str, loaded: loading.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: PromptCompleter
 ) -> job.Job:
     """What kinds of capture share that have the model generate."""
     bos = resolve_bos(loaded, options.prepend_bos)

@@ -31,16 +31,10 @@ from capture.model.failures import error_sentence
 from capture.model.tolerances import states_tolerance
 from capture.model.unchanged import unchanged
 from capture.sequences.batches import ONE_TEXT, PADDED, Batch, split_batch
+from capture.sequences.bos import AUTO_BOS, BosPolicy, check_chat_template_bos
 from capture.sequences.decoding import decode_sequences
-from capture.sequences.encoding import (
-    AUTO_BOS,
-    BosPolicy,
-    SideTokens,
-    check_chat_template_bos,
-    encode,
-    text_change_detector,
-)
-from capture.sequences.sequence import TokenizedExample, TokenSequence
+from capture.sequences.encoding import encode, text_change_detector
+from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
 from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
 
@@ -265,7 +259,7 @@ def _without_own_settings(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-class Completing:
+class PromptCompleter:
     """Batches of prompts made whole: the `Generation` of a job."""
 
     pads: bool

@@ -1,4 +1,9 @@
-"""What a job of capture is: its options, its progress, and what a kind of capture adds to it."""
+"""What a job of capture is: data classes and types, no work.
+
+`Options` is what a user chooses, `Job` what `prepare` makes of model, data and options, `Progress` what `run_job` reports after
+each batch. `Generation` and `Tables` are what a kind of capture adds; `Run` and `Forecast` are the two functions that each kind
+gives to the commands.
+"""
 
 from __future__ import annotations
 
@@ -17,73 +22,85 @@ from capture.recording.plan import Plan
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import PADDED, Batch
-from capture.sequences.encoding import PREPEND_BOS
+from capture.sequences.bos import PREPEND_BOS
 from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage.manifest import Batches, Manifest
 
 _LARGEST = {"seed": (1 << 63) - 1}
-
-
-_LARGEST_ELSE = (1 << 31) - 1
-"""What a number among the options may be."""
+_LARGEST_DEFAULT = (1 << 31) - 1
+"""The largest value of a whole number among the options."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose, besides model and data. All of it is part of what a capture is: resuming compares it."""
+    """What the user chose, besides model and data. All of it identifies a capture: resuming compares it."""
 
     capture: str = ""
+    """The sites to store, comma-separated."""
     attn: str = "auto"
-    """`auto`: attention is derived from q and k where that is exact; `stored`: stored in any case."""
+    """`auto`: attention is derived from q and k where that is exact; `stored`: it is always stored."""
     limit: int | None = None
+    """The most examples; None: all."""
     max_len: int | None = None
-    """None: as long as the text is, at most the model's window."""
+    """The most tokens of a sequence; None: as many as the text has, at most the model's window."""
     chunk: bool = False
-    """Go on with the rest of a long text in the next sequence."""
+    """Whether the rest of a long text goes on in the next sequence."""
     stride: int | None = None
-    """The same in windows that overlap: each begins so many tokens of the text after the one before it."""
+    """For overlapping windows of a long text: how many of its tokens after one window the next begins."""
     prepend_bos: str = "auto"
-    """`auto`: a decoder's sequences begin as its tokenizer has it; `yes`, `no`: with a BOS in any case, or without."""
+    """`auto`: a decoder's sequences begin as its tokenizer has it; `yes`, `no`: always with a BOS, or without."""
     target_column: str | None = None
+    """The field of an example that an encoder-decoder's decoder reads."""
     batch_tokens: int = 1024
+    """The most tokens of a batch, padding counted."""
     store_dtype: str = "auto"
+    """What tensors are stored in; `auto`: the model's dtype, but float16 for float32 models."""
     shard_mb: int = 256
+    """The size of a shard, MB."""
     index: str = "none"
-    """What is to be searchable once the run is there: `resid.post_mlp@mid q@5`, or `auto`."""
+    """What is searchable once the run is published: `resid.post_mlp@mid q@5`, or `auto`."""
     layer_internals: str = ""
     """Layers of which every site is stored: `5,8`, or `all`."""
     shard: str = ""
-    """`i/n`: every n-th example, from the i-th on."""
+    """The part of the data that this run takes: `i/n` for every n-th example, from the i-th on."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for numbers that no computer counts to, and for a BOS that is neither asked for nor not."""
-        check_numbers(self)
+        """Check values; raises UsageError for a number that is too large or an unknown --prepend-bos."""
+        check_option_sizes(self)
         if self.prepend_bos not in PREPEND_BOS:
             raise UsageError(f"--prepend-bos {self.prepend_bos}: use {', '.join(PREPEND_BOS)}.")
 
     @property
     def parents(self) -> list[str]:
-        """Runs that something of the capture was taken from, its model apart."""
+        """The runs that something of the capture was taken from, apart from its model."""
         return []
 
 
-def check_numbers(options: Any, largest: Mapping[str, int] = _LARGEST) -> None:
-    """Raises UsageError where a whole number among the options, a dataclass, is larger than the field may be."""
+def check_option_sizes(options: Any, largest: Mapping[str, int] = _LARGEST) -> None:
+    """Check the whole numbers among options.
+
+    Args:
+        options: A dataclass, whose fields are named like its options.
+        largest: The largest value of a field, where that is not 2^31 - 1.
+
+    Raises:
+        UsageError: A number is larger.
+    """
     for f in fields(options):
-        value, most = getattr(options, f.name), largest.get(f.name, _LARGEST_ELSE)
+        value, most = getattr(options, f.name), largest.get(f.name, _LARGEST_DEFAULT)
         if isinstance(value, int) and value > most:
             raise UsageError(f"--{f.name.replace('_', '-')}: at most {most:,}.")
 
 
 @dataclass
 class Progress:
-    """How far a capture is; the job calls back with it after every batch."""
+    """How far a capture has come; the job reports it after every batch."""
 
     run_id: str
     examples: int = 0
-    """Read, not all of them run yet: they are read a window at a time."""
+    """Examples read. They are read a window at a time, so that some have not run yet."""
     begun: int = 0
     """Examples whose first sequence has been through the model: what a progress bar shows."""
     sequences: int = 0
@@ -98,6 +115,7 @@ class Progress:
     """Tokens that the model generated; they are counted among `tokens` once they have been read."""
 
     def count(self, batch: Batch) -> None:
+        """Count a batch that has been through the model."""
         self.examples += len(batch.examples)
         self.truncated += sum(t.truncated for t in batch.examples)
         self.altered += sum(t.altered for t in batch.examples)
@@ -108,39 +126,40 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-
+"""Called with the progress after every batch."""
 
 Tables = Callable[[Batch, Recording], Mapping[str, pa.Table]]
+"""Makes a kind's own tables, by name, from a batch and its recording."""
 
 
 def no_report(progress: Progress) -> None:
-    pass
+    """Ignore progress."""
 
 
 def no_note(text: str) -> None:
-    pass
+    """Ignore a line of text."""
 
 
 class Generation(Protocol):
-    """How a kind of capture has the model go on with its prompts, before the whole of both is read."""
+    """How a model goes on with a batch of prompts, before prompt and response are read together and recorded."""
 
     growth: int
-    """Most tokens that it adds to a prompt."""
-    pads: bool
-    """Prompts of several lengths may share a batch."""
+    """The most tokens that it adds to a prompt."""
+    ignores_padding: bool
+    """Whether prompts of several lengths may share a batch."""
 
     def complete(self, batch: Batch) -> Batch:
-        """The same with what the model generated after each prompt."""
+        """Return the batch with a response after each prompt."""
         ...
 
     def reading(self, batch: Batch) -> AbstractContextManager[Any]:
-        """What has to be open while a completed batch is read."""
+        """Return what has to be open while a completed batch is read."""
         ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same from the first batch to the last."""
+    """What `prepare` decided, the same from the first batch to the last."""
 
     kind: str
     loaded: loading.Loaded
@@ -152,24 +171,25 @@ class Job:
     sequencing: SequenceMaker
     rows: Rows
     tables: Tables
-    """A kind's own tables; not asked for batches without sequences."""
+    """Makes a kind's own tables; not called for batches without sequences."""
     mean_loss: Callable[[Path], float | None]
-    """Of the finished tables in a folder, nats; None for a kind without predictions."""
+    """Computes the mean loss, nats, from the finished tables in a folder; None for a kind without predictions."""
     refusal: Callable[[Progress], str | None] = field(default=lambda _: None)
-    """Why what was read makes no run, if so."""
-    around: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    """Says why what was read makes no run, if so."""
+    model_context: AbstractContextManager[Any] = field(default_factory=nullcontext)
     """What has to be open while batches go through the model."""
     indexed: list[Key] = field(default_factory=list)
-    """The tensors that are to be searchable."""
+    """The tensors that will be searchable."""
     generation: Generation | None = None
-    batching: Batches = PADDED
+    """How the model goes on with prompts, for kinds that generate."""
+    batch_rule: Batches = PADDED
     """What a batch may hold."""
 
 
 class Run(Protocol):
-    """Captures one run, or goes on with it where it was interrupted, and publishes it.
+    """A function that captures one run, or goes on with it where it was interrupted, and publishes it.
 
-    Raises UsageError or TracesError for what a user can cause; what was complete by then is kept.
+    It raises UsageError or TracesError for what a user can cause; shards that were complete by then are kept.
     """
 
     def __call__(
@@ -186,14 +206,25 @@ class Run(Protocol):
 
 
 class Forecast(Protocol):
-    """What a capture would read and write, in lines; tokenizes the data and writes nothing."""
+    """A function that says in lines what a capture would read and write; it tokenizes the data and writes nothing."""
 
     def __call__(self, loaded: loading.Loaded, source: Source, options: Any) -> list[str]: ...
 
 
-def max_len(loaded: loading.Loaded, asked: int | None) -> int | None:
-    """The most tokens of a text. Raises UsageError where the model was not made for so many."""
+def resolve_max_len(loaded: loading.Loaded, max_len: int | None) -> int | None:
+    """Return the most tokens of a text.
+
+    Args:
+        loaded: The model.
+        max_len: The option; None: the model's window.
+
+    Returns:
+        Tokens; None for a model without a window.
+
+    Raises:
+        UsageError: The model was made for fewer.
+    """
     window = loaded.window
-    if asked is not None and window is not None and asked > window:
-        raise UsageError(f"--max-len {asked} is more than {loaded.name} was made for: {window} tokens.")
-    return asked or window
+    if max_len is not None and window is not None and max_len > window:
+        raise UsageError(f"--max-len {max_len} is more than {loaded.name} was made for: {window} tokens.")
+    return max_len or window

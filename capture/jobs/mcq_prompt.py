@@ -17,7 +17,7 @@ import torch
 from capture.data.example import Example, Source
 from capture.jobs import job, prepare, run_job
 from capture.jobs.choice_scores import Scores, check_questions, tables
-from capture.jobs.next_token import check_numbers
+from capture.jobs.next_token import check_score_values
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.model.body import vocabulary_size
@@ -27,8 +27,10 @@ from capture.recording.diagnostics import next_token_diagnostics
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch
-from capture.sequences.encoding import SideTokens, find_frame, resolve_bos
+from capture.sequences.bos import resolve_bos
+from capture.sequences.encoding import find_frame
 from capture.sequences.question_prompts import TEMPLATE, PromptMaker
+from capture.sequences.sequence import SideTokens
 from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 
@@ -50,7 +52,12 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
     prompting = scorer.prompting
     begins = None if prompting.chat else find_frame(loaded.tokenizer, prompting.bos).first_token
     sequencing = SequenceMaker(
-        prompting.tokenize, ("dec",), prompting.max_len, keep_together=True, first_token=begins, chat_template=prompting.chat
+        prompting.tokenize,
+        ("dec",),
+        prompting.max_len,
+        keep_together=True,
+        first_token=begins,
+        chat_template=prompting.chat,
     )
 
     def rows(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
@@ -72,7 +79,7 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
     )
 
 
-run, forecast = run_job.for_kind(_prepared)
+run, forecast = run_job.define_kind(_prepared)
 
 
 class Scorer:
@@ -94,7 +101,7 @@ class Scorer:
             loaded.name,
             options.template,
             options.chat,
-            job.max_len(loaded, options.max_len),
+            job.resolve_max_len(loaded, options.max_len),
             sequence_per_choice=options.score != "letter",
             vocabulary=vocabulary_size(loaded.model),
             bos=resolve_bos(loaded, options.prepend_bos),
@@ -128,7 +135,7 @@ class Scorer:
             logits = self._head(torch.stack(ends)).float().cpu()
         chosen = [logits[i, torch.from_numpy(ids)].numpy() for i, (_, ids) in enumerate(letters)]
         logprobs = self._logprobs(continuations, states)
-        check_numbers(np.concatenate([*chosen, *logprobs]), batch, self.anatomy)
+        check_score_values(np.concatenate([*chosen, *logprobs]), batch, self.anatomy)
         return [Scores(*found) for found in zip(chosen, logprobs, strict=True)]
 
     def _end(self, states: torch.Tensor, read: Continuation, prompt: SideTokens) -> torch.Tensor:

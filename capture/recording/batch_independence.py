@@ -21,8 +21,7 @@ from capture.data.example import Example, Row, Source
 from capture.model.body import Body
 from capture.recording.recorder import model_inputs
 from capture.sequences.batches import ONE_LENGTH, ONE_TEXT, PADDED, Batch
-from capture.sequences.encoding import SideTokens
-from capture.sequences.sequence import TokenSequence
+from capture.sequences.sequence import SideTokens, TokenSequence
 from warehouse.errors import TracesError
 from warehouse.storage.manifest import Batches
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from capture.sequences.encoding import SideTokens
+from capture.sequences.sequence import SideTokens
 from warehouse.schema.sites import MEAN, Key
 
 

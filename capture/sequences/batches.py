@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import xxhash
 
-from capture.sequences.sequence import TokenSequence, TokenizedExample
+from capture.sequences.sequence import TokenizedExample, TokenSequence
 from warehouse.storage.manifest import BATCHES
 
 PADDED, ONE_LENGTH, ONE_TEXT = BATCHES

@@ -13,73 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from capture.sequences.bos import AUTO_BOS, BosPolicy
+from capture.sequences.sequence import SideTokens
 from warehouse.errors import UsageError
 
-PREPEND_BOS = ("auto", "yes", "no")
 _PROBE = "a"
-
-
-@dataclass(frozen=True)
-class SideTokens:
-    """What one stack of the model reads of a sequence. All arrays are (T,)."""
-
-    ids: np.ndarray
-    char_start: np.ndarray
-    char_end: np.ndarray
-    """Characters in the text; -1 where a token has no place in it."""
-    word_idx: np.ndarray
-    """-1 where a token belongs to no word."""
-    is_special: np.ndarray
-    types: np.ndarray | None = None
-    """Which text of a pair each token is of, where the model is told (`token_type_ids`)."""
-    is_response: np.ndarray | None = None
-    """Which tokens the model generated, where it did."""
-    is_context: np.ndarray | None = None
-    """Which tokens an earlier sequence of the text has too, where windows overlap."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def is_predicted(self) -> np.ndarray:
-        """(T - 1,) bool: which tokens after the first are predicted; those that are there as context were predicted before."""
-        return np.ones(max(len(self) - 1, 0), bool) if self.is_context is None else ~self.is_context[1:]
-
-    def slice(self, start: int, end: int) -> SideTokens:
-        return SideTokens(
-            self.ids[start:end],
-            self.char_start[start:end],
-            self.char_end[start:end],
-            self.word_idx[start:end],
-            self.is_special[start:end],
-            None if self.types is None else self.types[start:end],
-            None if self.is_response is None else self.is_response[start:end],
-            None if self.is_context is None else self.is_context[start:end],
-        )
-
-    def with_prefix(self, token: int) -> SideTokens:
-        """The same with a special token before it."""
-        none = np.full(1, -1)
-        return SideTokens(
-            np.concatenate([np.full(1, token, np.int64), self.ids]),
-            np.concatenate([none, self.char_start]),
-            np.concatenate([none, self.char_end]),
-            np.concatenate([none, self.word_idx]),
-            np.concatenate([np.ones(1, bool), self.is_special]),
-        )
-
-
-@dataclass(frozen=True)
-class BosPolicy:
-    """What the sequences of a decoder are to begin with."""
-
-    mode: str = "auto"
-    """`auto`: what the tokenizer gives; `yes`: a BOS in any case; `no`: none."""
-    id: int | None = None
-    """The token that `yes` puts before a text where the tokenizer puts none there."""
-
-
-AUTO_BOS = BosPolicy()
 
 
 @dataclass(frozen=True)
@@ -96,31 +34,6 @@ class SequenceFrame:
     """What the tokenizer is to cut at."""
     text_room: int | None = None
     """Tokens of the text that a sequence holds; None: all."""
-
-
-def resolve_bos(loaded: Any, mode: str) -> BosPolicy:
-    """What `--prepend-bos` asks of a decoder (a `models.Loaded`): its BOS as tokenizer or configuration name it, else its EOS,
-    which parted the texts that such models were trained on. Raises UsageError where it has neither.
-    """
-    if mode != "yes":
-        return BosPolicy(mode)
-    configs = (getattr(loaded.model, "generation_config", None), loaded.model.config.get_text_config())
-    size = loaded.model.get_input_embeddings().weight.shape[0]
-    for name in ("bos_token_id", "eos_token_id"):
-        for place in (loaded.tokenizer, *configs):
-            found = getattr(place, name, None)
-            found = found[0] if isinstance(found, list | tuple) and found else found
-            if isinstance(found, int) and 0 <= found < size:
-                return BosPolicy(mode, found)
-    raise UsageError(f"--prepend-bos yes: {loaded.name} names neither a BOS nor an EOS token that its embedding has.")
-
-
-def check_chat_template_bos(bos: BosPolicy, name: str) -> None:
-    """Raises UsageError where a BOS is asked for, or none, of a model whose chat template says what a prompt begins with."""
-    if bos.mode != "auto":
-        raise UsageError(
-            f"--prepend-bos {bos.mode}: the chat template of {name} says what a prompt begins with. Leave the option out."
-        )
 
 
 def find_frame(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from capture.data.example import Example
-from capture.sequences.encoding import SideTokens, text_change_detector, encode
-from capture.sequences.sequence import TokenSequence, TokenizedExample
+from capture.sequences.encoding import encode, text_change_detector
+from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
 from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
 

@@ -15,8 +15,9 @@ import numpy as np
 from capture.data.example import Example
 from capture.model.continuations import Continuation
 from capture.model.failures import error_sentence
-from capture.sequences.encoding import AUTO_BOS, BosPolicy, SideTokens, text_change_detector, check_chat_template_bos, encode
-from capture.sequences.sequence import TokenSequence, TokenizedExample, check_ids
+from capture.sequences.bos import AUTO_BOS, BosPolicy, check_chat_template_bos
+from capture.sequences.encoding import encode, text_change_detector
+from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence, check_ids
 from capture.sequences.tokenize import group_examples
 from warehouse.errors import UsageError
 

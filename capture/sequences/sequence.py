@@ -9,8 +9,57 @@ from typing import Any
 import numpy as np
 
 from capture.data.example import Example
-from capture.sequences.encoding import SideTokens
 from warehouse.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SideTokens:
+    """What one stack of the model reads of a sequence. All arrays are (T,)."""
+
+    ids: np.ndarray
+    char_start: np.ndarray
+    char_end: np.ndarray
+    """Characters in the text; -1 where a token has no place in it."""
+    word_idx: np.ndarray
+    """-1 where a token belongs to no word."""
+    is_special: np.ndarray
+    types: np.ndarray | None = None
+    """Which text of a pair each token is of, where the model is told (`token_type_ids`)."""
+    is_response: np.ndarray | None = None
+    """Which tokens the model generated, where it did."""
+    is_context: np.ndarray | None = None
+    """Which tokens an earlier sequence of the text has too, where windows overlap."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def is_predicted(self) -> np.ndarray:
+        """(T - 1,) bool: which tokens after the first are predicted; those that are there as context were predicted before."""
+        return np.ones(max(len(self) - 1, 0), bool) if self.is_context is None else ~self.is_context[1:]
+
+    def slice(self, start: int, end: int) -> SideTokens:
+        return SideTokens(
+            self.ids[start:end],
+            self.char_start[start:end],
+            self.char_end[start:end],
+            self.word_idx[start:end],
+            self.is_special[start:end],
+            None if self.types is None else self.types[start:end],
+            None if self.is_response is None else self.is_response[start:end],
+            None if self.is_context is None else self.is_context[start:end],
+        )
+
+    def with_prefix(self, token: int) -> SideTokens:
+        """The same with a special token before it."""
+        none = np.full(1, -1)
+        return SideTokens(
+            np.concatenate([np.full(1, token, np.int64), self.ids]),
+            np.concatenate([none, self.char_start]),
+            np.concatenate([none, self.char_end]),
+            np.concatenate([none, self.word_idx]),
+            np.concatenate([np.ones(1, bool), self.is_special]),
+        )
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from capture.data.example import Example
-from capture.sequences.encoding import AUTO_BOS, BosPolicy, SequenceFrame, SideTokens, text_change_detector, encode_truncated, find_frame, encode_windows
-from capture.sequences.sequence import TokenSequence, TokenizedExample
+from capture.sequences.bos import AUTO_BOS, BosPolicy
+from capture.sequences.encoding import SequenceFrame, encode_truncated, encode_windows, find_frame, text_change_detector
+from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
 from capture.sequences.word_alignment import word_indices
 from warehouse.errors import UsageError
 

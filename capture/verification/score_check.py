@@ -15,7 +15,7 @@ from capture.data.example import Choice, Example, Row, Source
 from capture.model import loading
 from capture.model.body import padding_id
 from capture.model.unchanged import unchanged
-from capture.sequences.encoding import resolve_bos
+from capture.sequences.bos import resolve_bos
 from capture.sequences.question_prompts import PromptMaker
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import Check, sample_sequences

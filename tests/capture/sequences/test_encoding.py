@@ -19,7 +19,8 @@ from capture.jobs import next_token
 from capture.jobs.generation import Chat
 from capture.model import loading
 from capture.model.hashes import tokenizer_hash
-from capture.sequences.encoding import BosPolicy, encode, resolve_bos
+from capture.sequences.bos import BosPolicy, resolve_bos
+from capture.sequences.encoding import encode
 from capture.sequences.question_prompts import PromptMaker
 from capture.sequences.sequence import TokenizedExample
 from capture.sequences.tokenize import TokenizeOptions, tokenize
