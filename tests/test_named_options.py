@@ -13,9 +13,9 @@ import typer
 from synthetic import add_run
 
 from capture.cli.capture import summary_lines
+from capture.cli.data_options import QuestionOptions
 from capture.cli.main import app
-from capture.cli.options import QuestionOptions
-from capture.jobs import encode, generate, mcq_encoder, mcq_prompt, next_token, prepare, run_job
+from capture.jobs import encode, generate, job_batches, mcq_encoder, mcq_prompt, next_token, run_job
 from capture.traits import respond, steer
 from warehouse import TraceStore
 from warehouse.errors import NotFoundError
@@ -56,8 +56,8 @@ def test_what_a_capture_says(tmp_path: Path, command: str) -> None:
     generates = hasattr(kind.Options(), "max_new_tokens")
     said = [
         *([] if generates else summary_lines(cut, tmp_path, 7)),
-        run_job._less_memory(kind.Options()),
-        prepare._ASK_SHORTER if generates else prepare._CUT_SHORTER,
+        run_job._memory_remedy(kind.Options()),
+        job_batches.SHORTEN_PROMPTS if generates else job_batches.SHORTEN_TEXTS,
     ]
     assert generates or any("longer than 7 tokens and were cut: see --max-len" in line for line in said)
     assert set().union(*map(named, said)) <= options(command)

@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capture.cli.options import (
-    CaptureOptions,
+from capture.cli.data_options import (
     DataOptions,
-    LoadOptions,
     MaxLenOption,
-    ModelOption,
     PrependBosOption,
     PromptOptions,
     QuestionOptions,
-    RunOptions,
     SequenceOptions,
-    TopKOption,
 )
+from capture.cli.options import CaptureOptions, LoadOptions, ModelOption, RunOptions, TopKOption
 from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.app import App

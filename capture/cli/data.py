@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capture.cli.options import FromOption
+from capture.cli.data_options import FromOption
 from capture.cli.values import split_list
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel

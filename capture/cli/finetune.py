@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capture.cli.options import FromOption, LoadOptions, MaxLenOption, ModelOption, QuestionOptions, RunOption
+from capture.cli.data_options import FromOption, MaxLenOption, QuestionOptions
+from capture.cli.options import LoadOptions, ModelOption, RunOption
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.values import parse_max_len
 from warehouse.cli.app import App

@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from capture.cli.capture import run_capture
+from capture.cli.data_options import PrependBosOption, PromptOptions
 from capture.cli.options import (
     CaptureOptions,
     LoadOptions,
     ModelOption,
-    PrependBosOption,
-    PromptOptions,
     RunOptions,
     SamplingOptions,
     SkipExistingOption,

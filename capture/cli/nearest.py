@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capture.cli.options import LoadOptions, PrependBosOption
+from capture.cli.data_options import PrependBosOption
+from capture.cli.options import LoadOptions
 from capture.cli.values import parse_layers
 from warehouse.catalog.statements import check_target
 from warehouse.cli.index import Metric

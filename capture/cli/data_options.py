@@ -1,0 +1,258 @@
+"""Options about what is read: data sets and files, multiple-choice questions, prompts, and how a text becomes sequences.
+
+A group opens what it names: `DataOptions.open`, `QuestionOptions.open` and `PromptOptions.open` give the source that a capture
+reads. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from capture.cli.terminal import needs_capture_extra
+from capture.data.files import printable_value
+from warehouse.cli.option_groups import Panel
+from warehouse.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from capture.data.example import Source
+
+SplitOption = Annotated[
+    str, typer.Option("--split", help="The data set's split; `dev` is `validation`.", rich_help_panel=Panel.READ)
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="A local copy of a known data set in its original format, or a folder with one file a split.",
+        rich_help_panel=Panel.READ,
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Read only the first N examples.", rich_help_panel=Panel.READ)
+]
+MaxLenOption = Annotated[
+    str,
+    typer.Option(
+        "--max-len",
+        help="Cut texts to this many tokens, as the tokenizer does: its special tokens, a closing `[SEP]` or `</s>` among them, "
+        "stay. `auto`: the model's window.",
+        rich_help_panel=Panel.READ,
+    ),
+]
+PrependBosOption = Annotated[
+    str,
+    typer.Option(
+        "--prepend-bos",
+        help="Whether a decoder's sequences begin with its BOS. `auto`: as its tokenizer does it (GPT-2, Qwen and SmolLM2 put none: "
+        "the first token then has no prediction, and attention rests on it); `yes`: always, with the EOS where a model has no BOS; "
+        "`no`: never. A chat template decides for itself.",
+        rich_help_panel=Panel.READ,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which texts are read."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), or any of the "
+            "hub's as `owner/name`.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    split: SplitOption = "validation"
+    from_: FromOption = None
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="NAME",
+            help="The configuration of a data set `owner/name`.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    headings: Annotated[
+        bool,
+        typer.Option(
+            "--headings",
+            help="Read the headings of WikiText too, which are left out otherwise.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = False
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Your own texts: one a line (.txt), or a column of .jsonl, .ndjson, .csv, .tsv or .parquet; `-` is standard "
+            "input, one a line.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    text_column: Annotated[
+        str,
+        typer.Option(
+            "--text-column",
+            metavar="NAME",
+            help="The column with the texts, in files that have columns and in data sets `owner/name`.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = "text"
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            "--label-column",
+            metavar="NAME",
+            help="A column of the same file with labels of the texts (the table `labels`): a text, a number, true or false, or a "
+            "list of them. An integer is its own `label_id`; others are numbered as they first appear.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    limit: LimitOption = None
+
+    def open(self, root: Path) -> Source:
+        """Open the data set or file.
+
+        Args:
+            root: The warehouse root, under which prepared data sets are kept.
+
+        Returns:
+            The examples, read again each time they are asked for.
+        """
+        with needs_capture_extra():
+            from capture.data.registry import open_data
+
+            return open_data(
+                self.data, self.text, self.split, self.from_, self.text_column, root, self.config, self.headings,
+                self.label_column,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions:
+    """Which multiple-choice questions are read."""
+
+    data: Annotated[
+        str,
+        typer.Option("--data", help="A data set of multiple-choice questions: `csqa`.", rich_help_panel=Panel.READ),
+    ] = "csqa"
+    split: SplitOption = "validation"
+    from_: FromOption = None
+    limit: LimitOption = None
+
+    def open(self, root: Path) -> Source:
+        """Open the questions.
+
+        Args:
+            root: The warehouse root, under which prepared data sets are kept.
+
+        Returns:
+            The questions, read again each time they are asked for.
+
+        Raises:
+            NotFoundError: No data set has that name, and a file cannot stand for one.
+        """
+        from capture.data import csqa
+        from capture.data.registry import DATASETS
+
+        if self.data not in DATASETS:
+            raise NotFoundError(
+                "data set of multiple-choice questions", printable_value(self.data), [csqa.DATASET.name]
+            )
+        return DataOptions(data=self.data, split=self.split, from_=self.from_).open(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """Which prompts a model answers."""
+
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", help="A prompt; repeat it for several.", rich_help_panel=Panel.READ
+        ),
+    ] = None
+    prompt_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt-set",
+            metavar="NAME",
+            help="A set of prompts: `single_trait`, `multi_trait`, `dynamic`, `adversarial`, `baseline`, `real_world`, a .json file, "
+            "or a folder of them; repeat it for several.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    all_prompt_sets: Annotated[
+        bool, typer.Option("--all-prompt-sets", help="All sets that come with traces.", rich_help_panel=Panel.READ)
+    ] = False
+    limit: LimitOption = None
+
+    def open(self, root: Path) -> Source:
+        """Open the prompts.
+
+        Args:
+            root: The warehouse root, which prompts don't need.
+
+        Returns:
+            The prompts, one an example.
+
+        Raises:
+            UsageError: No prompt is given, or both prompts and sets of them.
+        """
+        from capture.data.prompt_sets import open_prompt_sets, open_prompts, shipped_sets
+
+        texts, names = self.prompt or [], [*(self.prompt_set or []), *(shipped_sets() if self.all_prompt_sets else [])]
+        if bool(texts) == bool(names):
+            raise UsageError(
+                "Say what the model is to answer: --prompt TEXT, or --prompt-set NAME, or --all-prompt-sets."
+            )
+        return open_prompts(texts) if texts else open_prompt_sets(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceOptions:
+    """How a text becomes sequences of tokens."""
+
+    target_column: Annotated[
+        str | None,
+        typer.Option(
+            "--target-column",
+            metavar="NAME",
+            help="For encoder-decoders: the column of the text that the decoder is given.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    max_len: MaxLenOption = "auto"
+    chunk: Annotated[
+        bool,
+        typer.Option(
+            "--chunk",
+            help="Continue a long text in the next `seq`. Each begins and ends with the special tokens that the tokenizer gives a "
+            "text; without a BOS among them, the first token of each has no prediction.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = False
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride",
+            min=1,
+            metavar="S",
+            help="As --chunk, in windows that overlap: each `seq` begins S tokens after the one before it, and reads what that one "
+            "had as context. A token is predicted once, so that the loss is that of the usual sliding window; where it is read "
+            "again it is `is_context`.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    prepend_bos: PrependBosOption = "auto"
