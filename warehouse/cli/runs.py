@@ -262,7 +262,7 @@ def merge_runs(
     Raises:
         UsageError: Several parts are named, but not the run that they become.
     """
-    from warehouse.maintenance import merge
+    from warehouse.maintenance import merge, merge_plan
     from warehouse.storage import paths
 
     if len(runs) > 1 and run is None:
@@ -272,7 +272,7 @@ def merge_runs(
     if not dry_run and merge.finish_merge(root, name, note) is not None:
         say(f"{name} was merged before; what was left to do is done")
         return
-    planned = merge.plan_merge(root, runs if len(runs) > 1 else merge.find_parts(root, runs[0]), name)
+    planned = merge_plan.plan_merge(root, runs if len(runs) > 1 else merge_plan.find_parts(root, runs[0]), name)
     size = human_bytes(sum(s.meta.bytes for s in planned.parts))
     rows: dict[str, int] = {}
     for part in planned.parts:

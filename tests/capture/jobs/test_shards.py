@@ -20,7 +20,7 @@ from synthetic import add_run
 from capture.data.example import Row, Source
 from capture.data.registry import open_data
 from capture.data.text import open_text
-from capture.jobs import generate, job, mcq_prompt, next_token, run_job
+from capture.jobs import generate, job, job_batches, mcq_prompt, next_token
 from capture.lens import logit_lens
 from capture.model import loading
 from capture.sequences import partition
@@ -31,7 +31,7 @@ from capture.traits.verdict import Verdict
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
-from warehouse.maintenance import merge
+from warehouse.maintenance import merge, merge_plan
 from warehouse.schema import sites
 from warehouse.schema.tables import STORED
 from warehouse.storage import parquet, paths
@@ -54,7 +54,7 @@ DEFINITION = Definition(
 
 
 def merged(root: Path, run_id: str, keep: bool = False) -> TraceStore:
-    merge.merge(root, merge.plan_merge(root, merge.find_parts(root, run_id), run_id), keep)
+    merge.merge(root, merge_plan.plan_merge(root, merge_plan.find_parts(root, run_id), run_id), keep)
     return TraceStore(run_dir(root, run_id))
 
 
@@ -100,7 +100,7 @@ def test_shards_merged_are_the_whole_run(
     options = EVERYTHING | {"batch_tokens": 1}
     root = tmp_path / "runs"
     next_token.run(loaded, source, next_token.Options(**options), root=root, run_id="whole")
-    monkeypatch.setattr(run_job, "_SHARD_TOKENS", 60)
+    monkeypatch.setattr(job_batches, "_SHARD_TOKENS", 60)
 
     def stop(progress: job.Progress) -> None:
         if progress.sequences == 4:
