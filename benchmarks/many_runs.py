@@ -22,7 +22,8 @@ from warehouse import Warehouse
 from warehouse.schema.quoting import sql_path
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
-from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo
+from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest
+from warehouse.storage.model_info import ModelInfo
 from warehouse.storage.parquet import ROW_GROUP, to_table, write_table_file
 
 EXAMPLE_TOKENS = 128

@@ -17,9 +17,10 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.files import file_checksum
-from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, ModelInfo, SiteInfo
-from warehouse.storage.parquet import to_table, write_table_file
+from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest, SiteInfo
+from warehouse.storage.model_info import ModelInfo
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table, write_table_file
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.sealed import seal
 

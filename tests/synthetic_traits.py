@@ -15,9 +15,10 @@ from warehouse.catalog.publish import publish
 from warehouse.schema.sites import MEAN, Key, row_kind
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
-from warehouse.storage.manifest import Counts, DataInfo, Manifest, ModelInfo, SiteInfo
-from warehouse.storage.parquet import to_table
+from warehouse.storage.manifest import Counts, DataInfo, Manifest, SiteInfo
+from warehouse.storage.model_info import ModelInfo
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table
 from warehouse.storage.run_writer import RunWriter
 
 PROMPT, RESPONSE = 3, 4

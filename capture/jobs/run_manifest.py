@@ -1,4 +1,8 @@
-"""What a capture says of itself: what makes it the same as another, its name if it is given none, and its manifest."""
+"""What a capture says about itself: its identity, its name if it is given none, and its manifest.
+
+In go a `Job` and, at the end, what was counted and written; `run_job` calls all three functions. Two captures with the same
+identity are the same one: the second goes on where the first stopped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from capture.data.example import Source
-from capture.jobs.versions import versions
+from capture.jobs.versions import computing_versions, versions
 from capture.model import loading
 from capture.model.gguf import is_gguf
 from capture.sequences import partition
@@ -18,23 +22,26 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.losses import perplexity, predicted_bytes
-from warehouse.storage.manifest import (
-    Counts,
-    DataInfo,
-    Manifest,
-    ModelInfo,
-    SiteInfo,
-    StagedRun,
-)
+from warehouse.storage.manifest import Counts, DataInfo, Manifest, SiteInfo, StagedRun
+from warehouse.storage.model_info import ModelInfo
 
 if TYPE_CHECKING:
     from capture.jobs.job import Job, Progress
 
 
 def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
-    """`smollm2-wikitext2-validation-a1b2`: the same for the same capture, so that running it again goes on with it."""
+    """Return the name of a run that is given none, such as `smollm2-wikitext2-validation-a1b2`.
+
+    Args:
+        model: The model's name or path.
+        source: The data.
+        identity: What makes the run what it is.
+
+    Returns:
+        The same name for the same identity, so that running a command again goes on with its run.
+    """
     shard = identity["options"].get("shard", "")
-    if shard:  # named after what all shards have in common
+    if shard:  # named after what all parts have in common
         identity = {
             **identity,
             "options": identity["options"] | {"shard": ""},
@@ -53,8 +60,14 @@ def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
 
 
 def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
-    """What makes two captures the same one, so that the second goes on where the first stopped. Where model and data were
-    read from is no part of it; what they hold is.
+    """Return what makes two captures the same one.
+
+    Args:
+        job: The job.
+        model: The model, as the manifest describes it.
+
+    Returns:
+        What model and data hold, not where they were read from; the options but the index; and the libraries that compute.
     """
     source = job.source
     return {
@@ -65,12 +78,24 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
         ),
         "data": {"dataset": source.dataset, "config": source.config, "split": source.split, "reads": source.reads},
         "options": {k: v for k, v in asdict(job.options).items() if k != "index"},
-        "batches": job.batching,
-        "versions": {k: v for k, v in versions().items() if k in ("torch", "transformers", "tokenizers")},
+        "batches": job.batch_rule,
+        "versions": computing_versions(),
     }
 
 
 def manifest(job: Job, published: StagedRun, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
+    """Return a run's manifest.
+
+    Args:
+        job: The job that made it.
+        published: What its writer has staged.
+        model: The model, as the manifest describes it.
+        progress: What was captured.
+        data_hash: A hash of the examples that were read.
+
+    Returns:
+        The manifest to publish the run with.
+    """
     source, mean_loss = job.source, job.mean_loss(published.folder)
     return Manifest(
         run_id=progress.run_id,
@@ -82,9 +107,9 @@ def manifest(job: Job, published: StagedRun, model: ModelInfo, progress: Progres
         data=DataInfo(
             dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
         ),
-        options=asdict(job.options) | _beginning(job),
+        options=asdict(job.options) | _first_token(job),
         store_dtype=job.store,
-        batches=job.batching,
+        batches=job.batch_rule,
         sites=_site_infos(job, published.promoted),
         counts=Counts(
             examples=progress.examples,
@@ -110,8 +135,8 @@ def _predicted_bytes(job: Job, published: StagedRun) -> int | None:
     return predicted_bytes(published.folder, job.options.target_column)
 
 
-def _beginning(job: Job) -> dict[str, Any]:
-    """What the sequences of a decoder begin with, where no chat template and no target says so: an added token's id, or none."""
+def _first_token(job: Job) -> dict[str, Any]:
+    """Return the id of the token that a decoder's sequences begin with, unless a chat template or a target settles that."""
     body = job.anatomy.body
     if body.encoder_decoder or body.side == "enc" or job.sequencing.chat_template:
         return {}
@@ -119,9 +144,9 @@ def _beginning(job: Job) -> dict[str, Any]:
 
 
 def _parents(loaded: loading.Loaded, model: ModelInfo) -> list[str]:
-    """The run that fine-tuned the model, where its weights are still the ones that came out of it."""
-    made = loaded.finetuned
-    return [made.run_id] if made is not None and made.weights_hash == model.weights_hash else []
+    """Return the run that fine-tuned the model, if its weights are still those that came out of it."""
+    finetuned = loaded.finetuned
+    return [finetuned.run_id] if finetuned is not None and finetuned.weights_hash == model.weights_hash else []
 
 
 def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:

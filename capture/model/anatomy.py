@@ -38,7 +38,7 @@ from capture.model.forward_trace import (
 from capture.model.residual_stream import BlockSites, HookPoint, find_residual_sites
 from capture.model.windows import find_window
 from warehouse.errors import TracesError
-from warehouse.storage.manifest import LayerAttention
+from warehouse.storage.model_info import LayerAttention
 
 PROVEN_TOKENS = 48
 """Tokens of the input that attention formulas are proven on; the recorder goes on proving them as sequences get longer."""

@@ -21,7 +21,7 @@ import torch
 from capture.model.attention_hook import AttentionCall
 from capture.model.tolerances import formula_tolerance
 from warehouse.storage.attention import per_query_head, probabilities, select_heads
-from warehouse.storage.manifest import LayerAttention
+from warehouse.storage.model_info import LayerAttention
 
 
 @dataclass(frozen=True)

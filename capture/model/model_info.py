@@ -12,11 +12,7 @@ from capture.model.attention_hook import attention_implementation
 from capture.model.body import vocabulary_size
 from capture.model.hashes import body_hash, tokenizer_hash, weights_hash
 from capture.model.tolerances import formula_tolerance
-from warehouse.storage.manifest import (
-    LayerAttention,
-    ModelInfo,
-    StackInfo,
-)
+from warehouse.storage.model_info import LayerAttention, ModelInfo, StackInfo
 
 
 def model_info(loaded: loading.Loaded, anatomy: Anatomy) -> ModelInfo:

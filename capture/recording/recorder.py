@@ -36,7 +36,7 @@ from warehouse.errors import TracesError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key, tensor_name
 from warehouse.storage.blobs import NAMES, TensorSpec
-from warehouse.storage.manifest import LayerAttention
+from warehouse.storage.model_info import LayerAttention
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import nn
 
 from capture.data.example import Row, Source
 from capture.jobs import generate, job, run_job
-from capture.jobs.generation import PromptCompleter, Generator
+from capture.jobs.generation import Generator, PromptCompleter
 from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.model.hashes import body_hash, weights_hash
@@ -30,7 +30,7 @@ from capture.sequences.batches import Batch
 from capture.traits.best_vector import find_best_vector
 from capture.traits.latest_run import find_latest_run
 from warehouse.errors import NotFoundError, UsageError
-from warehouse.storage.manifest import ModelInfo
+from warehouse.storage.model_info import ModelInfo
 from warehouse.warehouse import Warehouse
 
 KIND = "trait-steering"

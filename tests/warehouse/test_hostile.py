@@ -227,12 +227,12 @@ def test_nobody_waits_for_a_named_pipe(root: Path, place: str) -> None:
         (lambda m: m.update(options={"index": 3}), "options"),
         (lambda m: m.update(options={"shard": "1/x"}), "options"),
         (lambda m: m.update(created_at="yesterday"), "created_at"),
-        (lambda m: m["model"].update(attention=[None]), "model: attention tells of 1 layers of 4"),
+        (lambda m: m["model"].update(attention=[None]), "model: attention has 1 layers of 4"),
         (lambda m: m["model"].update(attention=[{"scale": 1, "window": 0}] * 4), "model.attention.0.window"),
         (lambda m: m["sites"][0].update(layers=[4]), "resid.post_mlp is of layer 4; the model has 4"),
         (lambda m: m["sites"][0].update(side="enc"), "resid.post_mlp is of side enc"),
         (lambda m: m["sites"][0].update(row_shape=[2, 4]), "resid.post_mlp has rows of shape"),
-        (lambda m: m["files"].append(m["files"][0]), "files tells of .* twice"),
+        (lambda m: m["files"].append(m["files"][0]), "files lists .* twice"),
     ],
 )
 def test_what_a_manifest_may_say(root: Path, change: Callable[[dict], object], told: str) -> None:
@@ -285,7 +285,7 @@ def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: i
                 call()
     pq.write_table(index.slice(0, 0), path)
     synthetic.set_right(folder, path)
-    with pytest.raises(CorruptRunError, match="tells nothing of example e0001, seq 0"):
+    with pytest.raises(CorruptRunError, match="has no rows of example e0001, seq 0"):
         TraceStore(folder).resid("e0001", layer=1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from warehouse.schema.sites import TRIANGLE
-from warehouse.storage.manifest import LayerAttention
+from warehouse.storage.model_info import LayerAttention
 
 
 def probabilities(q: np.ndarray, k: np.ndarray, layer: LayerAttention) -> np.ndarray:

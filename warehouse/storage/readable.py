@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from warehouse.schema.sites import GROUPS
 
 if TYPE_CHECKING:
-    from warehouse.storage.manifest import Manifest, StackInfo
+    from warehouse.storage.manifest import Manifest
+    from warehouse.storage.model_info import StackInfo
 
 
 class Readable(NamedTuple):

@@ -19,7 +19,7 @@ from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import readable
 from warehouse.storage.attention import per_query_head, probabilities, select_heads, unpack_pairs
-from warehouse.storage.manifest import LayerAttention
+from warehouse.storage.model_info import LayerAttention
 from warehouse.storage.stored_tensors import StoredTensors
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pydantic import Field
 from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.storage import paths
-from warehouse.storage.manifest import Count, Layer, Site, Size
+from warehouse.storage.field_types import Count, Layer, Site, Size
 from warehouse.storage.sealed import SealedFile, StrictModel
 
 METRICS = ("cosine", "l2", "dot")

@@ -1,8 +1,8 @@
-"""Where a vector table is, what is known of it, and who may change it.
+"""A vector table: where it is, what is known of it, and who may change it.
 
-`vectors/<model>/<site>.L15.lance` holds a row a token, or a token and head, of every run that asked. `<site>.L15.info.json`
-beside it is written after every change, and so says when an open table has to be opened again; `model.json` says
-which weights the folder is of.
+`vectors/<model>/<site>.L15.lance` holds a row per token, or per token and head, of every run that was added. `<site>.L15.info.json`
+beside it is written after every change, and so shows that an open table has to be opened again. `model.json` says which weights the
+folder belongs to.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 
 _LARGE = 1 << 20
-
+"""Bytes from which a file keeps its known checksum if its size is the same."""
 
 FORMAT = {"new_table_data_storage_version": "2.2"}
 """The newest of Lance's file formats that the DuckDB extension reads."""
 
 
 class VectorTable:
-    """A vector table. Its info is read when it is opened; `locked` reads it again."""
+    """A vector table, which need not exist yet. Its info is read when it is opened; `locked` reads it again."""
 
     def __init__(self, root: Path, info: TableInfo) -> None:
         self.root, self.info = root, info
@@ -62,43 +62,45 @@ class VectorTable:
 
     @property
     def key(self) -> Key:
-        """The tensor that its rows are of."""
+        """The tensor that its rows come from."""
         return Key(self.info.side, self.info.site, self.info.layer)
 
     @property
     def info_path(self) -> Path:
+        """The file of its info, which exists if the table does."""
         return paths.vector_info_path(self.root, self.info.model, self.info.name)
 
     @property
     def path(self) -> Path:
+        """The folder of the Lance table."""
         return paths.vector_lance_path(self.root, self.info.model, self.info.name)
 
     @property
     def lance(self) -> LanceTable:
-        """Raises TracesError where the files are gone or damaged."""
-        found = self._opened  # another thread may open it again at any moment
-        if found is None:
-            found = self._opened = self._open()
-        return found
+        """The open Lance table; raises TracesError where its files are gone or damaged."""
+        opened = self._opened  # another thread may open it again at any moment
+        if opened is None:
+            opened = self._opened = self._open()
+        return opened
 
     @property
     def constants(self) -> dict[str, str | int]:
-        """Key columns that are the same on every row, which Lance is slow to look up: that takes 2 ms each at a million rows."""
-        found: dict[str, str | int] = {}
+        """The key columns that are the same on every row; Lance takes 2 ms to look up each at a million rows."""
+        constants: dict[str, str | int] = {}
         if not self.has_unlisted_rows:
             if len(self.info.runs) == 1:
-                found["run_id"] = next(iter(self.info.runs))
+                constants["run_id"] = next(iter(self.info.runs))
             if not any(r.last_seq for r in self.info.runs.values()):
-                found["seq"] = 0
-        return found
+                constants["seq"] = 0
+        return constants
 
     @property
     def count(self) -> int:
-        """All rows that are there."""
-        found = self._count
-        if found is None:
-            found = self._count = self.lance.count_rows()
-        return found
+        """The number of all rows, listed or not."""
+        count = self._count
+        if count is None:
+            count = self._count = self.lance.count_rows()
+        return count
 
     def _open(self) -> LanceTable:
         try:
@@ -109,19 +111,20 @@ class VectorTable:
             ) from e
 
     def reopen(self) -> None:
+        """Forget the open Lance table, so that the next use opens it again."""
         self._opened = self._count = self._centre = None
 
     @property
     def centre(self) -> np.ndarray | None:
-        """What was subtracted from every vector, (width,) float32; None: nothing."""
-        found = self._centre
-        if found is None:
+        """The vector that was subtracted from every vector, (width,) float32; None where none was."""
+        read = self._centre
+        if read is None:
             octets = (self.lance.schema.metadata or {}).get(_CENTRE)
-            found = self._centre = (None if octets is None else np.frombuffer(b64decode(octets), "<f4"),)
-        return found[0]
+            read = self._centre = (None if octets is None else np.frombuffer(b64decode(octets), "<f4"),)
+        return read[0]
 
     def replace(self, rows: pa.RecordBatchReader) -> None:
-        """Puts `rows` in the place of all that is in the Lance table, in one commit: readers see the old or the new."""
+        """Replace all rows of the Lance table by `rows` in one commit: readers see the old rows or the new."""
         try:
             _check_no_links(self.path)
         except CorruptRunError as e:
@@ -132,12 +135,12 @@ class VectorTable:
         self._opened = db.create_table(self.info.name, rows, mode=mode, storage_options=FORMAT)
 
     def write_info(self) -> None:
-        """Notes what is known of the table, and the checksums of its files: call it after every change."""
+        """Write the table's info and the checksums of its files; must be called after every change."""
         self._write_files()
         self.info.write_to(self.info_path)
 
     def _write_files(self) -> None:
-        """Lance never changes a file with data in it: large ones that were there keep their checksums."""
+        """Write the checksums of the table's files; large known ones are not read again, since Lance never changes a data file."""
         path = paths.vector_files_path(self.root, self.info.model, self.info.name)
         try:
             known = TableFiles.read_from(path).files
@@ -154,7 +157,7 @@ class VectorTable:
 
     @contextmanager
     def locked(self, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-        """While one process changes a table others wait, and call `waiting` once with why."""
+        """Hold the table's lock, since one process at a time may change it; a process that has to wait calls `waiting` with why."""
         path = paths.vector_lock_path(self.root, self.info.model, self.info.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
@@ -172,32 +175,33 @@ class VectorTable:
             lock.release()
 
     def compact(self) -> None:
-        """Merges small files and deletes what no reader needs any more; one that had it open opens the table again."""
+        """Merge small files and delete those of former versions; a reader that had one open opens the table again."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # lancedb says to whom that may happen
+            warnings.simplefilter("ignore", UserWarning)  # lancedb warns of what this may do to readers
             self.lance.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
         self.reopen()
 
     @property
     def exists(self) -> bool:
+        """Whether the table exists."""
         return self.info_path.is_file()
 
     def remove(self) -> None:
-        """Deletes the table; the runs keep what it was made of."""
+        """Delete the table; the runs keep what it was made from."""
         remove_files(self.root, self.info.model, self.info.name)
         remove_if_empty(self.root, self.info.model)
 
     def live_runs(self) -> list[str]:
-        """The runs of the table that are in the warehouse, and are those that it was filled from."""
+        """Return the table's runs that still are in the warehouse as they were when their rows were added."""
         return [run for run, rows in self.info.runs.items() if self._is_unchanged(run, rows)]
 
     def stale_runs(self) -> list[str]:
-        """The others."""
+        """Return the table's runs that are gone, or that others of the same name have replaced."""
         live = set(self.live_runs())
         return [run for run in self.info.runs if run not in live]
 
     def _is_unchanged(self, run: str, rows: RunRows) -> bool:
-        """Reads a manifest once, and again when it has changed."""
+        """Tell whether a run is still the one whose rows were added; reads its manifest again only when that has changed."""
         path = paths.run_dir(self.root, run) / paths.MANIFEST
         try:
             stat = path.stat()
@@ -212,20 +216,29 @@ class VectorTable:
 
     @property
     def has_unlisted_rows(self) -> bool:
-        """Whether there are rows of runs that the info does not tell of: a process died, or is just about to note them."""
+        """Whether there are rows that the info does not list: a process was killed, or is just about to list them."""
         return self.count != self.info.rows
 
 
 def open_lance(path: Path) -> LanceTable:
-    """Opens a Lance table that is there. Raises CorruptRunError for one that holds more than files and folders, and OSError, ValueError or
-    RuntimeError as lancedb does.
+    """Open an existing Lance table.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        The open table.
+
+    Raises:
+        CorruptRunError: For a folder that holds more than files and folders. OSError, ValueError or RuntimeError as lancedb does.
     """
     _check_no_links(path)
     return connect(path.parent).open_table(path.name.removesuffix(".lance"))
 
 
 def connect(folder: Path) -> LanceConnection:
-    os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of while it trains is for who wrote it
+    """Open a folder of Lance tables, creating it if need be."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings while it trains are for its developers
     import lancedb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,16 +246,29 @@ def connect(folder: Path) -> LanceConnection:
 
 
 def remove_files(root: Path, model: str, table: str) -> None:
-    """Deletes what a vector table is kept in."""
+    """Delete the files of a vector table."""
     delete(paths.vector_info_path(root, model, table))
     delete(paths.vector_files_path(root, model, table))
     delete(paths.vector_lance_path(root, model, table))
 
 
 def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, ...]) -> TableInfo:
-    """Of a table that is not there yet. Raises UsageError for a site whose rows are no vectors."""
+    """Describe a table that does not exist yet.
+
+    Args:
+        model: Name of the model's folder.
+        meta_model: The model, as a run's manifest describes it.
+        key: The tensor that the rows come from.
+        row_shape: Shape of a token's row, (D,) or (heads, d_head).
+
+    Returns:
+        The info of an empty table.
+
+    Raises:
+        UsageError: For a tensor whose rows are not vectors.
+    """
     if len(row_shape) not in (1, 2):
-        raise UsageError(f"{key.site} has rows of shape {row_shape}: no vectors.")
+        raise UsageError(f"{key.site} has rows of shape {row_shape}, which are not vectors.")
     return TableInfo(
         sql_name=paths.sql_name(f"{model}_{sites.tensor_name(*key)}"),
         model=model,
@@ -257,7 +283,7 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
 
 
 def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
-    """A model's table of a tensor, if it has one."""
+    """Open a model's table of a tensor; None where it has none."""
     try:
         return VectorTable(root, read_info(root, model, sites.tensor_name(*key)))
     except FileNotFoundError:
