@@ -1,4 +1,8 @@
-"""Deleting a run: out of sight in one rename, then file by file. And deleting what processes left behind that died."""
+"""Delete runs, and what killed processes left behind.
+
+A run goes out of sight in one rename into a trash folder, and is then deleted file by file. `traces runs rm`, merges and
+`traces refresh` call this.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,25 @@ from warehouse.vectors.reconcile import remove_run_rows
 
 @contextmanager
 def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
-    """Raises UsageError where a process is writing this run, or for what is not the name of one."""
+    """Hold a run's lock, so that no process writes it.
+
+    Args:
+        root: The warehouse.
+        run_id: The run.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UsageError: Where a process is writing the run, or `run_id` cannot be a run's name.
+    """
     path = paths.lock_path(root, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise UsageError(f"A process is capturing run '{run_id}' at this moment: stop it first.") from None
+        raise UsageError(f"A process is capturing run '{run_id}' now: stop it first.") from None
     try:
         yield
     finally:
@@ -33,9 +48,18 @@ def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
 
 
 def folders_of(root: Path, run_id: str) -> list[Path]:
-    """The folders that `remove` deletes: the published run's and the staged one's, those that are there. A run's may be a
-    symbolic link, even one that leads nowhere: then the link goes, and not what it leads to. Raises UsageError for what is not
-    the name of a run.
+    """Return the folders that `remove_run` deletes.
+
+    Args:
+        root: The warehouse.
+        run_id: The run.
+
+    Returns:
+        The folders of the published run and of the staged one, as far as they exist. A run's folder may be a symbolic link, even a
+        broken one: then the link is deleted, and not what it leads to.
+
+    Raises:
+        UsageError: For what cannot be a run's name.
     """
     folders = [paths.run_dir(root, run_id)]
     if paths.is_staged(root, run_id):
@@ -44,8 +68,11 @@ def folders_of(root: Path, run_id: str) -> list[Path]:
 
 
 def remove_run(root: Path, run_id: str) -> None:
-    """Deletes the published run, the staged one of that name, and their rows in vector tables. Call it under
-    `locked_for_removal`.
+    """Delete a published run, the staged one of that name, and their rows in vector tables.
+
+    Args:
+        root: The warehouse.
+        run_id: The run, which the caller holds with `locked_for_removal`.
     """
     folders, trash = folders_of(root, run_id), paths.trash_dir(root)
     trash.mkdir(parents=True, exist_ok=True)
@@ -57,7 +84,7 @@ def remove_run(root: Path, run_id: str) -> None:
 
 
 def empty_trash(root: Path) -> list[Path]:
-    """Deletes what is out of sight, that of processes that died on the way included, and returns what it was."""
+    """Delete what is in the trash, also what killed processes left there, and return the deleted paths."""
     trash = paths.trash_dir(root)
     if (root / paths.STAGING).is_symlink() or trash.is_symlink() or not trash.is_dir():
         return []
@@ -68,23 +95,29 @@ def empty_trash(root: Path) -> list[Path]:
 
 
 def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Deletes what processes that died have left below a warehouse root, and returns what it was. Unfinished captures stay: they
-    can go on. `note` is told of what cannot be deleted.
+    """Delete what killed processes have left below a warehouse's root. Unfinished captures stay, since they can go on.
+
+    Args:
+        root: The warehouse.
+        note: Called with what cannot be deleted.
+
+    Returns:
+        The deleted paths, relative to the root.
     """
     folders = [root, *paths.prepared_dirs(root), *(paths.vectors_dir(root) / m for m in paths.vector_folders(root))]
-    found = [path for folder in folders for path in delete_stale_temporaries(folder)]
+    deleted = [path for folder in folders for path in delete_stale_temporaries(folder)]
     staging = root / paths.STAGING
     if staging.is_dir() and not staging.is_symlink():
-        found += [*delete_stale_temporaries(staging), *_remove_dead_staging(root)]
+        deleted += [*delete_stale_temporaries(staging), *_remove_dead_staging(root)]
     try:
-        found += empty_trash(root)
+        deleted += empty_trash(root)
     except OSError as e:
         note(f"warning: {paths.trash_dir(root)} cannot be emptied: {e}")
-    return [str(path.relative_to(root)) for path in found]
+    return [str(path.relative_to(root)) for path in deleted]
 
 
 def _remove_dead_staging(root: Path) -> Iterator[Path]:
-    """Staging folders that no capture can go on from: of a run that is published, or without a journal."""
+    """Delete staging folders that no capture can resume, and yield them: those of published runs, or without a journal."""
     for folder in sorted((root / paths.STAGING).iterdir()):
         run_id = folder.name
         if not paths.is_staged(root, run_id) or folder.is_symlink():
@@ -95,6 +128,6 @@ def _remove_dead_staging(root: Path) -> Iterator[Path]:
         try:
             with locked_for_removal(root, run_id):
                 delete(folder)
-        except UsageError:  # somebody is at it
+        except UsageError:  # a process is writing it
             continue
         yield folder

@@ -150,7 +150,9 @@ def _check_one_model(site: str, tables: list[VectorTable]) -> list[VectorTable]:
     """Return the tables, after checking that their distances can be compared: they are of one model and one side."""
     for what, values in (("model", {t.info.model for t in tables}), ("side", {t.info.side for t in tables})):
         if len(values) > 1:
-            raise UsageError(f"{site} has vector tables of more than one {what}: {', '.join(sorted(values))}. Say which.")
+            raise UsageError(
+                f"{site} has vector tables of more than one {what}: {', '.join(sorted(values))}. Say which."
+            )
     return tables
 
 

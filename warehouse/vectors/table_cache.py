@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 from warehouse.errors import LeftOutWarning, TracesError
@@ -28,15 +27,15 @@ class VectorTableCache:
         """Tables that cannot be read, by model and name, and what is wrong with them."""
 
     def readable(self) -> list[VectorTable]:
-        """Lists the tables as `all` does, and warns of each that cannot be read."""
+        """Return the tables as `all` does, and warn of each that cannot be read."""
         with self._lock:
-            found = self.all()
+            tables = self.all()
         for damage in list(self.damaged.values()):
             warnings.warn(f"a vector table is left out: {damage}", LeftOutWarning, stacklevel=4)
-        return found
+        return tables
 
     def all(self) -> list[VectorTable]:
-        """As they are now, by model, site and layer."""
+        """Return the tables as they are now, by model, site and layer."""
         now: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
         self.damaged = {}
         for name in paths.vector_tables(self._root):
@@ -49,18 +48,15 @@ class VectorTableCache:
                     if known and known[0] == state
                     else (state, VectorTable(self._root, read_info(self._root, *name)))
                 )
-            except FileNotFoundError:  # dropped at this moment
+            except FileNotFoundError:  # dropped in this moment
                 continue
             except TracesError as e:
                 self.damaged[name] = e
         self._known = now
-        return _sorted(table for _, table in now.values())
+        tables = [table for _, table in now.values()]
+        return sorted(tables, key=lambda t: (t.info.model, t.info.side, t.info.site, t.info.layer or 0))
 
 
 def all_tables(root: Path) -> list[VectorTable]:
-    """Every vector table, by model, site and layer."""
+    """Return every vector table that can be read, by model, site and layer."""
     return VectorTableCache(root).all()
-
-
-def _sorted(tables: Iterable[VectorTable]) -> list[VectorTable]:
-    return sorted(tables, key=lambda t: (t.info.model, t.info.side, t.info.site, t.info.layer or 0))

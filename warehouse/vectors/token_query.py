@@ -1,4 +1,8 @@
-"""A token as a query: its vectors layer by layer, and what is found, with what is known of it."""
+"""Search by a token instead of a vector.
+
+In: a token of a run, or the text of a new one. Out: its vectors layer by layer as a `TokenQuery`, the nearest tokens, and those in
+their sentences. `traces nearest` calls it.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenQuery:
+    """A token's vectors, as queries."""
+
     vectors: list[tuple[VectorTable, np.ndarray]]
-    """The tables to search, and the query in each."""
+    """The tables to search, and the query for each."""
     head: int | None
+    """Query head to search; None for a site without heads."""
     token: tuple[str, str, int, int] | None = None
-    """run_id, example_id, seq and pos of the token that it is, which is not to be found; None: of a new text."""
+    """run_id, example_id, seq and pos of the token, which is left out of the answer; None for a token of a new text."""
 
 
 def for_token(
@@ -45,7 +52,26 @@ def for_token(
     layers: Sequence[int] | None,
     head: int | None,
 ) -> TokenQuery:
-    """A token of a run; the example by its id, or by the beginning of one. Raises NotFoundError or UsageError."""
+    """Make a query of a token of a run.
+
+    Args:
+        catalog: The warehouse.
+        tables: Its vector tables.
+        run: The run.
+        example: The example's id, or the beginning of it.
+        seq: The sequence.
+        pos: The position, from 0.
+        site: Name of the site.
+        layers: Layers to search; None for all that have a vector table.
+        head: Query head, for a site with heads.
+
+    Returns:
+        The query.
+
+    Raises:
+        UsageError: For a position outside the sequence, an ambiguous example, or a head that the site needs or does not have.
+        NotFoundError: For a run, an example or a site that does not exist.
+    """
     store = TraceStore(find_run(catalog.root, run))
     if pos < 0:
         raise UsageError(f"pos {pos}: positions are counted from 0.")
@@ -61,7 +87,19 @@ def for_text(
     layers: Sequence[int] | None,
     head: int | None,
 ) -> TokenQuery:
-    """The last token of the one text of a run: of the text, not what the tokenizer puts after it."""
+    """Make a query of the last token of a run's only text, before any token that the tokenizer appends.
+
+    Args:
+        catalog: The warehouse.
+        tables: Its vector tables.
+        store: The run, which need not be published.
+        site: Name of the site.
+        layers: Layers to search; None for all that have a vector table.
+        head: Query head, for a site with heads.
+
+    Returns:
+        The query.
+    """
     query = "SELECT example_id, max(pos) FROM tokens GROUP BY example_id, is_special ORDER BY is_special LIMIT 1"
     ((example, pos),) = store.query(query).fetchall()
     return _query(catalog, tables, store, example, 0, pos, site, layers, head, None)
@@ -107,42 +145,50 @@ def _complete_id(store: TraceStore, beginning: str) -> str:
     rows = store.query(
         "SELECT example_id FROM examples WHERE starts_with(example_id, ?) LIMIT 5", [beginning]
     ).fetchall()
-    found = [r[0] for r in rows]
-    if beginning in found or len(found) == 1:
-        return beginning if beginning in found else str(found[0])
-    if found:
-        raise UsageError(f"Several examples begin with {beginning}: {', '.join(found)}.")
+    matches = [r[0] for r in rows]
+    if beginning in matches or len(matches) == 1:
+        return beginning if beginning in matches else str(matches[0])
+    if matches:
+        raise UsageError(f"Several examples begin with {beginning}: {', '.join(matches)}.")
     known = [r[0] for r in store.query("SELECT example_id FROM examples ORDER BY idx LIMIT 10000").fetchall()]
     raise NotFoundError("example", beginning, known, f"(run '{store.meta.run_id}')")
 
 
 def nearest(catalog: Catalog, query: TokenQuery, k: int, where: str | None, metric: str, exact: bool) -> pa.Table:
-    """As `search.nearest`, the token itself left out."""
+    """Search as `search.nearest` does, and leave out the token itself."""
     parts = [
         search.nearest_in_table(catalog, table, vector, k + (query.token is not None), where, metric, query.head, exact)
         for table, vector in query.vectors
     ]
-    found = pa.concat_tables(parts).sort_by("distance")
+    near = pa.concat_tables(parts).sort_by("distance")
     if query.token is not None:
-        rows = zip(*(found[name].to_pylist() for name in KEYS), strict=True)
-        found = found.filter(pa.array([row != query.token for row in rows], pa.bool_()))
-    return found.slice(0, k)
+        keys = zip(*(near[name].to_pylist() for name in KEYS), strict=True)
+        near = near.filter(pa.array([key != query.token for key in keys], pa.bool_()))
+    return near.slice(0, k)
 
 
-def with_context(catalog: Catalog, found: pa.Table) -> duckdb.DuckDBPyRelation:
-    """The tokens in their sentences, best first."""
-    runs, examples = (sql_texts(found[name].unique().to_pylist()) for name in ("run_id", "example_id"))
-    heads = [name for name in ("head", "kv_head") if found[name].null_count < len(found)]
-    numbered = found.append_column("rank", pa.array(range(len(found)), pa.int64()))
+def with_context(catalog: Catalog, near: pa.Table) -> duckdb.DuckDBPyRelation:
+    """Show the tokens that a search found in their sentences, best first.
+
+    Args:
+        catalog: The warehouse.
+        near: What `nearest` returned.
+
+    Returns:
+        A row per token, with its distance, its sentence, its predicted token and its keys; `upos` only where it is known of any.
+    """
+    runs, examples = (sql_texts(near[name].unique().to_pylist()) for name in ("run_id", "example_id"))
+    heads = [name for name in ("head", "kv_head") if near[name].null_count < len(near)]
+    numbered = near.append_column("rank", pa.array(range(len(near)), pa.int64()))
     con = catalog.cursor()
-    con.register("_found", numbered)
-    told = con.sql(
+    con.register("_near", numbered)
+    rows = con.sql(
         f"SELECT f.distance, t.context, t.pred_token, t.upos, f.layer, {''.join(f'f.{h}, ' for h in heads)}"
-        "f.run_id, f.example_id, f.seq, f.pos, f.search FROM _found AS f LEFT JOIN ("
+        "f.run_id, f.example_id, f.seq, f.pos, f.search FROM _near AS f LEFT JOIN ("
         "SELECT run_id, example_id, seq, side, pos, context, pred_token, upos FROM token_diagnostics "
         f"WHERE run_id IN {runs} AND example_id IN {examples}"
         ") AS t USING (run_id, example_id, seq, side, pos) ORDER BY f.rank"
     ).to_arrow_table()
-    if told["upos"].null_count == len(told):
-        told = told.drop_columns(["upos"])
-    return catalog.relation(told)
+    if rows["upos"].null_count == len(rows):
+        rows = rows.drop_columns(["upos"])
+    return catalog.relation(rows)

@@ -1,8 +1,8 @@
-"""`vectors/<model>/traits.lance`: the vectors of all traits of a model, for nearness between them.
+"""`vectors/<model>/traits.lance`: the vectors of all traits of a model, to search which are near each other.
 
-A row a vector of every run of kind `trait-vectors` that is of these weights: run_id, trait, method, component, layer, vector. It is an
-index over those runs, made anew in one commit when they have changed, and noted in its metadata is which runs it is of. There are
-some hundreds of rows to a run: search compares them all.
+A row is a vector of a run of kind `trait-vectors` that is of these weights: run_id, trait, method, component, layer, vector. The table
+is an index over those runs. It is rewritten in one commit when they have changed; its metadata names the runs that it holds. A run
+has some hundreds of rows, so searches compare all of them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,23 @@ from warehouse.vectors.model_folders import claim_folder, remove_if_empty
 from warehouse.vectors.table import FORMAT, connect, open_lance
 
 _RUNS = b"trace-warehouse:runs"
-"""Where in the table's metadata the runs are, and the hashes of their manifests, as JSON."""
+"""Key in the table's metadata: the runs and the hashes of their manifests, as JSON."""
 _TABLE = "trait_vectors"
 _NAMES = ("trait", "method", "component")
 
 
 def reconcile(root: Path, rebuild: bool = False) -> list[str]:
-    """Brings every model's table to what its runs are, or makes it again whatever it is (`anew`); returns the runs that it had and
-    that are gone or were replaced. Raises CorruptRunError for a run whose vectors cannot be read.
+    """Bring every model's table up to date with its runs.
+
+    Args:
+        root: The warehouse.
+        rebuild: Whether to rewrite tables that are up to date too.
+
+    Returns:
+        Names of runs that a table held and that are gone or were replaced, sorted.
+
+    Raises:
+        CorruptRunError: For a run whose vectors cannot be read.
     """
     wanted = _wanted(root)
     gone: set[str] = set()
@@ -50,20 +59,20 @@ def reconcile(root: Path, rebuild: bool = False) -> list[str]:
 
 
 def _wanted(root: Path) -> dict[str, dict[str, str]]:
-    """Folder → the runs whose vectors belong there, with the hashes of their manifests."""
-    found: dict[str, dict[str, str]] = {}
+    """Return by folder the runs whose vectors belong there, with the hashes of their manifests."""
+    wanted: dict[str, dict[str, str]] = {}
     for folder in paths.run_folders(root):
         if not (folder / paths.table_file(_TABLE)).is_file():
             continue
         run = paths.run_id_of(folder)
         with contextlib.suppress(TracesError, OSError):  # a run that cannot be read is for traces runs validate
             model = Manifest.read(paths.run_dir(root, run)).model
-            found.setdefault(claim_folder(root, model), {})[run] = manifest_hash(root, run)
-    return found
+            wanted.setdefault(claim_folder(root, model), {})[run] = manifest_hash(root, run)
+    return wanted
 
 
 def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
-    """The runs that a folder's table is of; None: it is not there, or cannot be read."""
+    """Return the runs that a folder's table holds; None where it does not exist or cannot be read."""
     path = paths.vector_lance_path(root, folder, paths.TRAITS_TABLE)
     if not path.is_dir():
         return None
@@ -77,7 +86,7 @@ def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
 
 
 def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None:
-    """All rows in one commit: readers see the old table or the new."""
+    """Write all rows in one commit, so that readers see the old table or the new."""
     path = paths.vector_lance_path(root, folder, paths.TRAITS_TABLE)
     if damaged:
         delete(path)
@@ -93,25 +102,25 @@ def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None
 def _rows(root: Path, run: str) -> pa.Table:
     path = paths.run_dir(root, run) / paths.table_file(_TABLE)
     try:
-        found = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
+        rows = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
     except (OSError, pa.ArrowException) as e:
         raise CorruptRunError(f"{path} cannot be read: {e}") from None
-    vectors = found["vector"].combine_chunks()
+    vectors = rows["vector"].combine_chunks()
     widths = set(pc.list_value_length(vectors).to_pylist())
     if None in widths or len(widths) > 1:
-        raise CorruptRunError(f"{path} has vectors that are not all of one width.")
+        raise CorruptRunError(f"{path} has vectors of several widths, or without one.")
     width = widths.pop() if widths else 0
     columns: dict[str, Sequence[object] | pa.Array] = {
-        "run_id": pa.repeat(run, len(found)),
-        **{name: found[name] for name in _NAMES},
-        "layer": found["layer"].cast(pa.int64()),
+        "run_id": pa.repeat(run, len(rows)),
+        **{name: rows[name] for name in _NAMES},
+        "layer": rows["layer"].cast(pa.int64()),
         "vector": pa.FixedSizeListArray.from_arrays(vectors.flatten(), width),
     }
     return pa.table(columns)
 
 
 def remove(root: Path, folder: str) -> None:
-    """Deletes a model's table of traits; `settle` makes it again from the runs."""
+    """Delete a model's table of traits; `reconcile` makes it again from the runs."""
     delete(paths.vector_lance_path(root, folder, paths.TRAITS_TABLE))
     remove_if_empty(root, folder)
 
