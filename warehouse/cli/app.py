@@ -6,6 +6,7 @@ has it as a block of code; sections for readers of the code (`Args:`, `Raises:`)
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 import textwrap
@@ -17,9 +18,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from warehouse.cli.option_groups import Panel
-from warehouse.errors import NotFoundError, UsageError
+from warehouse.errors import UsageError
 
 _SECTION = re.compile(r"\n\n(Args|Returns|Raises|Examples):\n")
+_WORDS = "traces.words"
+"""Where a context has the words of its command line."""
 _SQL = re.compile(r"select|from|with|values|summarize|describe|pivot", re.IGNORECASE)
 """What a query begins with."""
 
@@ -68,6 +71,19 @@ class _Shown(_Base):
         if self.examples:
             typer.echo("\n".join(["Examples:", *(f"  {line}" for line in self.examples), ""]))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line, and keep its words for messages about it.
+
+        Args:
+            ctx: The command's context, which takes the values.
+            args: The words after the command's name.
+
+        Returns:
+            The words that no parameter took.
+        """
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
 
 class Command(_Shown, TyperCommand):
     """A command whose options are ordered by their panels, and that says what a surplus word was meant to be."""
@@ -90,30 +106,21 @@ class Command(_Shown, TyperCommand):
         Raises:
             UsageError: There are words that no parameter takes; the message says what they were meant to be.
         """
-        words, takes_any, ctx.allow_extra_args = list(args), ctx.allow_extra_args, True
+        takes_any, ctx.allow_extra_args = ctx.allow_extra_args, True
         rest = super().parse_args(ctx, args)
         if rest and not takes_any and not ctx.resilient_parsing:
-            raise UsageError(self._surplus(ctx, words, [str(word) for word in rest]))
+            raise UsageError(self._surplus_message(ctx, [str(word) for word in rest]))
         return rest
 
-    def _surplus(self, ctx: Any, words: list[str], rest: list[str]) -> str:
+    def _surplus_message(self, ctx: Any, rest: list[str]) -> str:
         """Return the message about words that no parameter takes: a query without quotes, a list without commas."""
         query = next((p for p in self.params if p.name == "query" and p.param_type_name == "argument"), None)
         if query is not None and _SQL.fullmatch(str(ctx.params.get("query"))):
             text = " ".join(_as_typed([ctx.params["query"], *rest]))
             quoted = f'"{text}"' if not set('"$`\\') & set(text) else shlex.quote(text)
             return f"A query is one word for the shell: put it in quotes. {ctx.command_path} {quoted}"
-        lists = {name for p in self.params if "," in (p.metavar or "") for name in p.opts}
-        for place, word in enumerate(words):
-            option, equals, value = word.partition("=")
-            if option in lists:
-                after = [value] * bool(equals) + words[place + 1 :]
-                count = next((n for n, w in enumerate(after) if n and w.startswith("-")), len(after))
-                if rest[0] in after[1:count]:
-                    items = ",".join(item.strip(",") for item in after[: min(count, len(rest) + 1)])
-                    return f"{option} takes a list with commas: {option} {items}"
         surplus = " ".join(rest)
-        return f"{ctx.command_path} takes no '{surplus}' here. See {ctx.command_path} --help"
+        return _list_hint(ctx, rest) or f"{ctx.command_path} takes no '{surplus}' here. See {ctx.command_path} --help"
 
 
 class Group(_Shown, TyperGroup):
@@ -140,27 +147,56 @@ def refusal(error: Exception) -> str:
     """Return on one line what typer does not accept about a command line.
 
     Args:
-        error: A `Refusal`. One of an option or a command that does not exist names the nearest ones.
+        error: A `Refusal`. The line about an option or command that does not exist names the nearest one.
     """
     context: Any = getattr(error, "ctx", None)
     message = str(error.format_message()).replace("\n", " ").strip()  # type: ignore[attr-defined]
     if context is None:
         return message
-    command, path = context.command, context.command_path
-    option = getattr(error, "option_name", None)
-    if type(error).__name__ == "NoSuchOption" and option is not None:
+    command, path, words = context.command, context.command_path, context.meta.get(_WORDS, [])
+    kind, option = type(error).__name__, getattr(error, "option_name", None)
+    if kind == "NoSuchOption" and option is not None:
+        hint = _list_hint(context, words[words.index(option) :]) if option in words else None
         known = [name for p in command.get_params(context) if not p.hidden for name in (*p.opts, *p.secondary_opts)]
-        return _not_found("option", option, known, path)
-    missing = re.match(r"No such command '(.*?)'", message)
-    if missing:
-        return _not_found("command", missing[1], list(command.commands), path)
-    return f"{message if message.endswith(('.', '?')) else message + '.'} See {path} --help"
+        return hint or _not_found("option", option, known, path)
+    if unknown := re.match(r"No such command '(.*?)'", message):
+        return _not_found("command", unknown[1], list(command.commands), path)
+    parameter = getattr(error, "param", None)
+    if kind == "BadParameter" and parameter is not None:
+        value = _value_of(parameter, words)
+        reason = str(error.message).removeprefix("Value error, ").partition(", unable to parse")[0]  # type: ignore[attr-defined]
+        message = f"{parameter.opts[0]}{value}: {reason[:1].lower()}{reason[1:]}"
+    return f"{message.rstrip('.')}. See {path} --help"
 
 
 def _not_found(kind: str, name: str, known: Sequence[str], path: str) -> str:
-    """Return that a command line's word is not known, with the nearest words that are, or where all of them are listed."""
-    text = str(NotFoundError(kind, name, known))
-    return text if "Did you mean" in text else f"No {kind} '{name}'. See {path} --help"
+    """Return that a command line's word is not known, with the nearest word that is, or where all of them are listed."""
+    near = difflib.get_close_matches(name, [k for k in known if len(k) > 2], n=1, cutoff=0.6)
+    return f"No {kind} '{name}'. {f'Did you mean {near[0]}?' if near else f'See {path} --help'}"
+
+
+def _value_of(parameter: Any, words: list[str]) -> str:
+    """Return the value that a command line gives an option, after a space; nothing if it is not found."""
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in parameter.opts:
+            return f" {value if equals else ' '.join(words[place + 1 : place + 2])}"
+    return ""
+
+
+def _list_hint(ctx: Any, rest: list[str]) -> str | None:
+    """Return how a list is written, if the words that no parameter takes follow the first item of one."""
+    words = ctx.meta[_WORDS]
+    lists = {name for p in ctx.command.params if "," in (p.metavar or "") for name in p.opts}
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in lists:
+            after = [value] * bool(equals) + words[place + 1 :]
+            count = next((n for n, w in enumerate(after) if n and re.match("-+[a-z]", w)), len(after))
+            if rest[0] in after[1:count]:
+                items = ",".join(item.strip(",") for item in after[: min(count, len(rest) + 1)])
+                return f"{option} takes a list with commas: {option} {items}"
+    return None
 
 
 def _as_typed(words: list[str]) -> list[str]:
