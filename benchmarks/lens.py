@@ -20,7 +20,7 @@ from common import in_turns, long_texts, parsed, record
 
 from capture.data.text import open_text
 from capture.jobs import next_token
-from capture.lens import logit_lens
+from capture.lens import layer_reader, logit_lens
 from capture.model import loading
 from capture.model.body import vocabulary_size
 from warehouse.schema.sites import Key
@@ -54,7 +54,7 @@ def main() -> None:
         weight = loaded.model.get_output_embeddings().weight
         key = Key("dec", "hidden", LAYERS)
         rows = torch.cat([torch.tensor(store.rows(key, s.example_id, s.seq)) for s in store.slices(key)]).float()
-        slices = rows.split(logit_lens.slice_rows(vocabulary_size(loaded.model)))
+        slices = rows.split(layer_reader.slice_rows(vocabulary_size(loaded.model)))
         buffer = torch.empty((len(slices[0]), len(weight)))
 
         def products() -> None:

@@ -22,7 +22,7 @@ from samples import DATA
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
 from capture.jobs import encode, generate, mcq_prompt, next_token
-from capture.lens import logit_lens
+from capture.lens import layer_reader, logit_lens, positions
 from capture.model.anatomy import examine
 from capture.model.final_norm import FinalNorm
 from capture.model.forward_trace import probe_tokens
@@ -256,9 +256,9 @@ def test_slices_do_not_change_what_is_seen(
     """However few positions and pieces go at a time: sums in another order, to 1e-5."""
     loaded, folder = load_tiny("gpt2"), run_dir(tiny_root, "gpt2")
     whole = made(tmp_path / "a", folder, loaded, top_k=4)
-    monkeypatch.setattr(logit_lens, "_SLICE_BYTES", 7 * 400 * 4)
-    monkeypatch.setattr(logit_lens, "_PIECE_BYTES", 3 * 400 * 4)
-    monkeypatch.setattr(logit_lens, "_SHARD_ROWS", 100)
+    monkeypatch.setattr(layer_reader, "_SLICE_BYTES", 7 * 400 * 4)
+    monkeypatch.setattr(layer_reader, "_PIECE_BYTES", 3 * 400 * 4)
+    monkeypatch.setattr(positions, "_SHARD_ROWS", 100)
     cut = made(tmp_path / "b", folder, loaded, top_k=4)
     keys = ["example_id", "seq", "pos", "layer", "actual_id", "actual_token"]
     pd.testing.assert_frame_equal(whole[keys], cut[keys])
@@ -270,7 +270,7 @@ def test_slices_do_not_change_what_is_seen(
 def test_an_interrupted_lens_goes_on_to_the_same_end(
     tmp_path: Path, tiny_root: Path, load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logit_lens, "_SHARD_ROWS", 300)
+    monkeypatch.setattr(positions, "_SHARD_ROWS", 300)
     loaded, folder, options = load_tiny("llama"), run_dir(tiny_root, "llama"), logit_lens.Options(top_k=5)
 
     def interrupted(counted: Any) -> None:
@@ -348,24 +348,24 @@ def test_what_cannot_be_looked_through_says_so(
 ) -> None:
     folder = run_dir(tiny_root, "llama")
     for options, told in (
-        (logit_lens.Options(layers="3"), "3 is no layer; .* layers 0 to 2"),
-        (logit_lens.Options(layers=""), "nothing is no layer"),
+        (logit_lens.Options(layers="3"), "3 is not a layer; .* layers 0 to 2"),
+        (logit_lens.Options(layers=""), "nothing is not a layer"),
         (logit_lens.Options(positions="-1"), "write all, last, response, or numbers"),
         (logit_lens.Options(positions="first"), "write all, last, response, or numbers"),
         (logit_lens.Options(positions="999"), "no tokens at --positions 999"),
         (logit_lens.Options(positions="response"), "generated none of its tokens"),
-        (logit_lens.Options(top_k=0), "at least 1"),
+        (logit_lens.Options(top_k=0), "keep at least 1"),
     ):
         with pytest.raises(UsageError, match=told):
             logit_lens.forecast(folder, options)
     capture_tiny(tmp_path, "bare", capture="attn_out", max_len=16)
-    with pytest.raises(UsageError, match="not stored, .* traces capture next-token … --capture hidden"):
+    with pytest.raises(UsageError, match="has not stored resid.embed, .* traces capture next-token … --capture hidden"):
         logit_lens.forecast(run_dir(tmp_path, "bare"), logit_lens.Options())
     synthetic.alter(run_dir(tmp_path, "bare") / "run.json", lambda m: m.update(kind="trait-responses"))
     with pytest.raises(UsageError, match="again: traces trait respond … --capture hidden"):
         logit_lens.forecast(run_dir(tmp_path, "bare"), logit_lens.Options())
     logit_lens.run(load_tiny("llama"), folder, logit_lens.Options(1, "last", "0"), root=tmp_path, run_id="lens")
-    with pytest.raises(UsageError, match="of kind lens, and holds no states .* behind it, llama"):
+    with pytest.raises(UsageError, match="of kind lens, and holds no states .* made from, llama"):
         logit_lens.forecast(run_dir(tmp_path, "lens"), logit_lens.Options())
     other = tmp_path / "other"
     make_llama(seed=9).save_pretrained(other)
@@ -386,7 +386,7 @@ def test_a_layer_of_which_the_head_makes_no_numbers_is_named(
     loaded, text = Loaded(model, tokenizer, "empty", None, "cpu", False), tmp_path / "t.txt"
     text.write_text("The ~ sea.")
     capture_tiny(tmp_path, "a", loaded=loaded, text=text, capture="hidden")
-    told = "what the model's head makes of the embedding is NaN or infinity in float32; leave it out: --layers"
+    told = "what the model's head makes of the embedding is NaN or infinity in float32; leave that layer out of --layers"
     with pytest.raises(TracesError, match=told):
         made(tmp_path, run_dir(tmp_path, "a"), loaded)
     assert np.isfinite(made(tmp_path, run_dir(tmp_path, "a"), loaded, layers="0,1,2").kl_to_final).all()
