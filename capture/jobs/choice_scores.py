@@ -1,6 +1,7 @@
-"""Scores of the choices of a question → what was predicted, as rows of `choices` and `mcq_predictions`.
+"""What was predicted for multiple-choice questions, as rows of `choices` and `mcq_predictions`.
 
-Knows nothing of models: a decoder's scores and an encoder's come in as numbers, one a choice.
+In go questions and the scores of their choices, one number a choice, whether a decoder's or an encoder's. Knows nothing of
+models; the two mcq jobs call it.
 """
 
 from __future__ import annotations
@@ -20,39 +21,48 @@ from warehouse.storage.parquet import to_table
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one question, (C,) each, C its choices."""
+    """The scores of one question's C choices, (C,) each."""
 
     logit: np.ndarray
     logprob: np.ndarray | None = None
-    """Nats; None for an encoder, which has none."""
+    """Log-probability of a choice's text, nats; None for an encoder, which has none."""
 
 
 def check_questions(source: Source) -> None:
-    """Raises UsageError where a data set is not of multiple-choice questions."""
+    """Raise UsageError where a data set is not of multiple-choice questions."""
     first = next(source.read(), None)
     if first is not None and len(first.row.choices) < 2:
         raise UsageError(
-            f"{source.origin} is not of multiple-choice questions: its examples have no choices. --data csqa is."
+            f"{source.origin} has no multiple-choice questions: its examples have no choices. --data csqa has some."
         )
 
 
-def tables(questions: Several[Example], scores: Several[Scores], decides: str) -> Mapping[str, pa.Table]:
-    """Rows of questions, `decides` being what their choices are judged by: `letter`, `text`, `byte` or `head`.
+def score_tables(questions: Several[Example], scores: Several[Scores], decides: str) -> Mapping[str, pa.Table]:
+    """Return the rows of questions.
 
-    Raises TracesError where a model rules out every choice of a question.
+    Args:
+        questions: The questions.
+        scores: Those of their choices, in the same order.
+        decides: The score that predicts: `letter`, `text`, `byte` or `head`.
+
+    Returns:
+        The tables `choices` and `mcq_predictions`, probabilities being a softmax over the choices.
+
+    Raises:
+        TracesError: The model rules out every choice of a question.
     """
     choices: dict[str, list[object]] = {name: [] for name in _CHOICES}
     predictions: dict[str, list[object]] = {name: [] for name in _PREDICTIONS}
-    for example, found in zip(questions, scores, strict=True):
+    for example, given in zip(questions, scores, strict=True):
         row, n = example.row, len(example.row.choices)
-        per_byte = None if found.logprob is None else found.logprob / [len(c.text.encode()) for c in row.choices]
-        score = {"text": found.logprob, "byte": per_byte}.get(decides)
-        score = (found.logit if score is None else score).astype(np.float64)
+        per_byte = None if given.logprob is None else given.logprob / [len(c.text.encode()) for c in row.choices]
+        score = {"text": given.logprob, "byte": per_byte}.get(decides)
+        score = (given.logit if score is None else score).astype(np.float64)
         if score.max() == -np.inf:
             remedy = "" if decides == "head" else ", or decide by another --score"
             raise TracesError(
                 f"Question {row.source_id}: the model rules out every choice (by the score that decides, {decides}, each has a "
-                f"log-probability of -infinity), so that it chooses none. Leave the question out{remedy}."
+                f"log-probability of -infinity), so it chooses none. Leave the question out{remedy}."
             )
         prob = np.exp(score - score.max())
         prob /= prob.sum()
@@ -64,8 +74,8 @@ def tables(questions: Several[Example], scores: Several[Scores], decides: str) -
             choice_idx=range(n),
             label=[c.label for c in row.choices],
             text=[c.text for c in row.choices],
-            logit=found.logit,
-            logprob=[None] * n if found.logprob is None else found.logprob,
+            logit=given.logit,
+            logprob=[None] * n if given.logprob is None else given.logprob,
             logprob_per_byte=[None] * n if per_byte is None else per_byte,
             prob=prob,
             is_label=[None if answer is None else i == answer for i in range(n)],
@@ -118,5 +128,5 @@ _PREDICTIONS = (
 
 
 def _add(columns: dict[str, list[object]], **values: object) -> None:
-    for name, found in values.items():
-        columns[name].extend(found)  # type: ignore[arg-type]
+    for name, column in values.items():
+        columns[name].extend(column)  # type: ignore[arg-type]

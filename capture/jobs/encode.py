@@ -1,5 +1,7 @@
-"""The encode job: texts through a model without its head, tensors and nothing else. For encoders, for decoders whose
-predictions don't matter, and for an encoder-decoder's encoder, or both its sides where targets are given.
+"""The encode job: texts through a model without its head, tensors and nothing else.
+
+It is for encoders, for decoders whose predictions don't matter, and for an encoder-decoder's encoder, or both its sides where
+targets are given.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ KIND = "encode"
 __all__ = ["KIND", "Options", "forecast", "run"]
 
 
-def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
+def _prepare(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
     rows = Rows(loaded.tokenizer)
     return prepare.prepare(KIND, loaded, source, options, rows, lambda _batch, _recording: {}, lambda _folder: None)
 
 
-run, forecast = run_job.for_kind(_prepared)
+run, forecast = run_job.define_kind(_prepare)

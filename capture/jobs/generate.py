@@ -1,7 +1,7 @@
 """The generate job: a model goes on with prompts, then reads prompt and response once, as any other text.
 
-That one clean pass is what is recorded: row i of a response is the state *at* its token i, the same that a next-token capture of
-that text would have, and not what a cache held when the token was drawn.
+That one clean pass is recorded. Row i of a response is the state *at* its token i, the same that a next-token capture of the text
+would have, and not what a cache held when the token was drawn.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from capture.data.example import Source
 from capture.jobs import job, prepare, run_job
-from capture.jobs.generation import Chat, Generator, PromptCompleter, Sampling
-from capture.jobs.next_token import diagnosed
+from capture.jobs.generation import Generator, PromptCompleter, Sampling
+from capture.jobs.next_token import next_token_tables
+from capture.jobs.open_prompts import OpenPromptMaker
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
 from capture.recording.recorder import Recording
@@ -31,60 +32,91 @@ KIND = "generate"
 
 @dataclass(frozen=True)
 class Options(job.Options):
+    """What the user chose, with how responses are drawn."""
+
     max_new_tokens: int = 50
     temperature: float = 0.7
     top_p: float = 1.0
     sample_top_k: int = 0
     seed: int = 0
     samples: int = 1
-    """Responses to each prompt, `seq` being the sample."""
+    """Responses to each prompt; `seq` numbers them."""
     top_k: int = 5
+    """How many predicted tokens are kept at each position."""
 
     @property
     def sampling(self) -> Sampling:
+        """How tokens are drawn."""
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.sample_top_k, self.seed)
 
 
-def for_kind(kind: str) -> tuple[job.Run, job.Forecast]:
-    """`run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it."""
+def define_kind(kind: str) -> tuple[job.Run, job.Forecast]:
+    """Make `run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it."""
 
-    def whole(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
-        anatomy = decoder(loaded)
+    def prepare_job(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
+        anatomy = examine_decoder(loaded)
         generator = Generator(loaded, anatomy.body, options.sampling)
-        completing = PromptCompleter(generator, loaded.tokenizer, options.max_new_tokens)
-        return prepared(kind, loaded, source, options, anatomy, completing)
+        completer = PromptCompleter(generator, loaded.tokenizer, options.max_new_tokens)
+        return prepare_generation(kind, loaded, source, options, anatomy, completer)
 
-    return run_job.define_kind(whole)
+    return run_job.define_kind(prepare_job)
 
 
-def decoder(loaded: loading.Loaded) -> Anatomy:
-    """Looks at the model. Raises UsageError where it is none that goes on with a text."""
+def examine_decoder(loaded: loading.Loaded) -> Anatomy:
+    """Examine a model; raises UsageError where it does not go on with a text."""
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side == "enc":
         raise UsageError(
-            f"{loaded.name} is no decoder: it does not go on with a prompt. traces capture encode records what it makes of it."
+            f"{loaded.name} is no decoder: it does not go on with a prompt. traces capture encode records how it reads one."
         )
     return anatomy
 
 
-def prepared(
-    kind: str, loaded: loading.Loaded, source: Source, options: Options, anatomy: Anatomy, completing: PromptCompleter
+def prepare_generation(
+    kind: str, loaded: loading.Loaded, source: Source, options: Options, anatomy: Anatomy, completer: PromptCompleter
 ) -> job.Job:
-    """What kinds of capture share that have the model generate."""
+    """Prepare a job in which the model goes on with prompts.
+
+    Args:
+        kind: The kind of capture.
+        loaded: A decoder and its tokenizer.
+        source: The prompts.
+        options: What the user chose.
+        anatomy: The model's.
+        completer: Generates the responses.
+
+    Returns:
+        The job.
+    """
     bos = resolve_bos(loaded, options.prepend_bos)
-    chat, rows = Chat(loaded, options.max_new_tokens, options.samples, bos), Rows(loaded.tokenizer)
-    predictions = diagnosed(anatomy, rows, options.top_k)
+    prompts = OpenPromptMaker(loaded, options.max_new_tokens, options.samples, bos)
+    rows = Rows(loaded.tokenizer)
+    predictions = next_token_tables(anatomy, rows, options.top_k)
 
     def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
         return {"responses": rows.responses(batch.sequences), **predictions(batch, recording)}
 
-    begins = None if chat.templated else find_frame(loaded.tokenizer, bos).first_token
+    first_token = None if prompts.templated else find_frame(loaded.tokenizer, bos).first_token
     sequencing = SequenceMaker(
-        chat.tokenize, ("dec",), loaded.window, keep_together=True, first_token=begins, chat_template=chat.templated
+        prompts.tokenize,
+        ("dec",),
+        loaded.window,
+        keep_together=True,
+        first_token=first_token,
+        chat_template=prompts.templated,
     )
     return prepare.prepare(
-        kind, loaded, source, options, rows, tables, mean_loss, anatomy=anatomy, sequencing=sequencing, generation=completing
-    )  # fmt: skip
+        kind,
+        loaded,
+        source,
+        options,
+        rows,
+        tables,
+        mean_loss,
+        anatomy=anatomy,
+        sequencing=sequencing,
+        generation=completer,
+    )
 
 
-run, forecast = for_kind(KIND)
+run, forecast = define_kind(KIND)

@@ -1,14 +1,17 @@
-"""Prompts → what a model answers: which tokens it reads of a prompt, and which it goes on with.
+"""Batches of prompts → batches of prompts with responses, by the model's own `generate`.
 
-Every sequence is drawn with random numbers of its own, made from the seed and its keys, so that what it becomes depends neither
-on the batch that it is in nor on the device, nor on what was generated before an interruption. That a batch of prompts of
-different lengths gives what each gives alone is proven first; where it does not, only prompts of a length share a batch.
+In go token sequences of prompts; out come the same sequences with what the model went on with. Jobs that generate give a
+`PromptCompleter` to `run_job`, which calls it before prompt and response are read together and recorded.
+
+Every sequence is drawn with random numbers of its own, made from the seed and its keys. A response therefore depends neither on
+its batch nor on the device, nor on what was generated before an interruption. Whether a batch of prompts of several lengths
+gives what each gives alone is tried first; if not, only prompts of one length share a batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,25 +27,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from capture.data.example import Example
 from capture.model import loading
 from capture.model.body import Body, padding_id, probe_ids, vocabulary_size
-from capture.model.failures import error_sentence
 from capture.model.tolerances import states_tolerance
 from capture.model.unchanged import unchanged
 from capture.sequences.batches import ONE_TEXT, PADDED, Batch, split_batch
-from capture.sequences.bos import AUTO_BOS, BosPolicy, check_chat_template_bos
 from capture.sequences.decoding import decode_sequences
-from capture.sequences.encoding import encode, text_change_detector
-from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
-from capture.sequences.tokenize import group_examples
+from capture.sequences.sequence import SideTokens, TokenSequence
 from warehouse.errors import UsageError
 
 _COLDEST = 1e-5
-"""Logits divided by less are no longer numbers."""
+"""The lowest temperature: logits divided by less overflow."""
 
 _CONTEXT = 4
-"""Tokens of the prompt before a response that it is decoded with: some tokenizers drop a space where a text begins."""
+"""Tokens of the prompt that a response is decoded with, since some tokenizers drop a space where a text begins."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Sampling:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises UsageError for values that cannot be."""
+        """Check values; raises UsageError for one out of range."""
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens {self.max_new_tokens}: at least 1.")
         if not 0 <= self.temperature < math.inf:
@@ -72,82 +70,11 @@ class Sampling:
             raise UsageError(f"--sample-top-k {self.top_k}: 0 (all tokens) or more.")
 
 
-@dataclass(frozen=True)
-class Chat:
-    """How a prompt is put to a model: through its tokenizer's chat template where it has one, else as it is."""
-
-    loaded: loading.Loaded
-    growth: int
-    """Most tokens of a response."""
-    samples: int = 1
-    bos: BosPolicy = AUTO_BOS
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for a BOS where a chat template says what a prompt begins with."""
-        if self.templated:
-            check_chat_template_bos(self.bos, self.loaded.name)
-
-    def text(self, example: Example) -> str:
-        """What the model reads. A system message that the template refuses, or without a template any, stands before the prompt.
-
-        Raises UsageError where the template fails.
-        """
-        system = example.row.metadata.get("system")
-        if not self.templated:
-            return example.text if system is None else f"{system}\n\n{example.text}\n\n"
-        ways = [[{"role": "user", "content": example.text}]]
-        if system is not None:
-            ways = [
-                [{"role": "system", "content": system}, *ways[0]],
-                [{"role": "user", "content": f"{system}\n\n{example.text}"}],
-            ]
-        for turns in ways:
-            try:
-                found: str = self.loaded.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=True
-                )
-                return found
-            except Exception as e:  # a template is a program of its own: some refuse a system message
-                why = e
-        raise UsageError(f"{self.loaded.name}: its chat template fails on {example.text[:40]!r}: {error_sentence(why)}")
-
-    @property
-    def templated(self) -> bool:
-        return bool(getattr(self.loaded.tokenizer, "chat_template", None))
-
-    def tokenize(self, examples: Iterable[Example]) -> Iterator[TokenizedExample]:
-        """A sequence for every sample, each the prompt alone. Raises UsageError for a prompt without tokens, or one that with its
-        response would be longer than the model's window.
-        """
-        alters = text_change_detector(self.loaded.tokenizer)
-        for group in group_examples(examples):
-            asked = [self.text(e) for _, e in group]
-            parts = encode(self.loaded.tokenizer, asked, special=not self.templated, bos=self.bos)
-            for (idx, example), text, part in zip(group, asked, parts, strict=True):
-                end = len(part)
-                while not self.templated and end and part.is_special[end - 1]:
-                    end -= 1  # an end token that the tokenizer adds: the model is to go on
-                part = part.slice(0, end)
-                self._check(example, part)
-                sequences = [TokenSequence(example, seq, {"dec": part}, text) for seq in range(self.samples)]
-                yield TokenizedExample(idx, example, sequences, False, alters(text))
-
-    def _check(self, example: Example, part: SideTokens) -> None:
-        where = f"Prompt {example.row.source_id}"
-        if example.row.prompt_set:
-            where += f" of {example.row.prompt_set}"
-        if not len(part):
-            raise UsageError(f"{where} has no tokens: there is nothing to go on with.")
-        window = self.loaded.window
-        if window is not None and len(part) + self.growth > window:
-            raise UsageError(
-                f"{where} has {len(part)} tokens; with {self.growth} more it is longer than {self.loaded.name} was made for "
-                f"({window}). A prompt is not cut: shorten it, or lower --max-new-tokens."
-            )
-
-
 class Generator:
-    """Has a model go on with prompts. Draws by the inverse of the distribution function, one number from 0 to 1 a token."""
+    """Has a model go on with prompts.
+
+    Tokens are drawn by the inverse of the distribution function, with one number from 0 to 1 each.
+    """
 
     def __init__(self, loaded: loading.Loaded, body: Body, sampling: Sampling) -> None:
         sampling.check()
@@ -159,15 +86,23 @@ class Generator:
         several = ends if isinstance(ends, list | tuple) else [ends]
         self._ends = [i for i in several if isinstance(i, int) and 0 <= i < size]  # others never come
         self._body = body
-        self.pads = body.ignores_padding and self._proven()
+        self.ignores_padding = body.ignores_padding and self._gives_same_when_padded()
 
     @property
-    def shares(self) -> bool:
-        """Several prompts may share a batch."""
+    def ignores_batch(self) -> bool:
+        """Whether several prompts may share a batch."""
         return self._body.ignores_batch
 
     def answers(self, prompts: list[np.ndarray], keys: list[tuple[str, int]]) -> list[np.ndarray]:
-        """The tokens that follow each of the prompts (T,), an end token included; `keys` are their example_id and seq."""
+        """Generate a response to each prompt.
+
+        Args:
+            prompts: Token ids (T,) of each.
+            keys: The example_id and seq of each, which with the seed determine what is drawn.
+
+        Returns:
+            The token ids of each response, its end token included if it has one.
+        """
         s = self._sampling
         processors = LogitsProcessorList()
         if s.temperature > 0:
@@ -177,9 +112,9 @@ class Generator:
                 processors.append(TopKLogitsWarper(s.top_k))
             if s.top_p < 1:
                 processors.append(TopPLogitsWarper(s.top_p))
-            processors.append(_Drawn(self._uniform(keys)))
-        ids, mask = self._left_padded(prompts)
-        with torch.no_grad(), unchanged(self._model), _without_own_settings(self._model):
+            processors.append(_DrawToken(self._uniform(keys)))
+        ids, mask = self._left_pad(prompts)
+        with torch.no_grad(), unchanged(self._model), _without_generation_config(self._model):
             out: torch.Tensor = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -190,7 +125,7 @@ class Generator:
         return [row[: self._length(row)] for row in new]
 
     def ends_with(self, token: int) -> bool:
-        """Whether a token ends a response."""
+        """Return whether a token ends a response."""
         return token in self._ends
 
     def _length(self, row: np.ndarray) -> int:
@@ -198,7 +133,7 @@ class Generator:
         return int(ends[0]) + 1 if len(ends) else len(row)
 
     def _uniform(self, keys: list[tuple[str, int]]) -> np.ndarray:
-        """(B, max_new_tokens), every row from its own keys."""
+        """Return numbers from 0 to 1, (B, max_new_tokens), each row from its own keys."""
         n = self._sampling.max_new_tokens
         return np.stack([np.random.default_rng([self._sampling.seed, int(e, 16), seq]).random(n) for e, seq in keys])
 
@@ -212,7 +147,8 @@ class Generator:
             pad_token_id=padding_id(self._model),
         )
 
-    def _left_padded(self, prompts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _left_pad(self, prompts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask, (B, T) each."""
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), padding_id(self._model))
         mask = torch.zeros_like(ids)
@@ -221,37 +157,35 @@ class Generator:
             mask[i, width - len(prompt) :] = 1
         return ids.to(self._model.device), mask.to(self._model.device)
 
-    def _proven(self) -> bool:
-        """Whether two prompts of different lengths give the first logits that each gives alone, and a second time after a token."""
+    def _gives_same_when_padded(self) -> bool:
+        """Return whether two prompts of different lengths give the logits that each gives alone, for two tokens."""
         ids = probe_ids(self._model, 12)[0].cpu().numpy()
         prompts = [ids, ids[:7]]
         try:
             together = self._first_logits(prompts)
             alone = torch.cat([self._first_logits([p]) for p in prompts], 1)
-        except Exception:  # a model refuses in whatever way it likes: then prompts of a length go together
+        except Exception:  # a model may refuse with any error: then only prompts of one length go together
             return False
         allowed = states_tolerance(self._model.dtype) * float(alone.abs().max())
         return bool((together - alone).abs().max() <= allowed)
 
     def _first_logits(self, prompts: list[np.ndarray]) -> torch.Tensor:
-        """(2, B, V), of the first two tokens, the first being the same whatever the logits are."""
-        ids, mask = self._left_padded(prompts)
+        """Return the logits (2, B, V) of the first two tokens; the first token is a given one, whatever its logits."""
+        ids, mask = self._left_pad(prompts)
         config = self._config(2)
         config.eos_token_id = None
         config.update(return_dict_in_generate=True, output_logits=True)
         first = int(prompts[-1][0])
-        with torch.no_grad(), unchanged(self._model), _without_own_settings(self._model):
+        with torch.no_grad(), unchanged(self._model), _without_generation_config(self._model):
             out: Any = self._model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[_Forced(first)]
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[_ForceToken(first)]
             )
         return torch.stack([x.float() for x in out.logits])
 
 
 @contextmanager
-def _without_own_settings(model: Any) -> Iterator[None]:
-    """`generate` fills what it is not told with the model's own settings (penalties, tokens never said, least lengths), of which
-    no manifest would tell.
-    """
+def _without_generation_config(model: Any) -> Iterator[None]:
+    """Hide the model's own settings (penalties, banned tokens, least lengths): `generate` would use them unrecorded."""
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
@@ -260,38 +194,41 @@ def _without_own_settings(model: Any) -> Iterator[None]:
 
 
 class PromptCompleter:
-    """Batches of prompts made whole: the `Generation` of a job."""
+    """Generates responses to batches of prompts: the `Generation` of a job."""
 
-    pads: bool
+    ignores_padding: bool
 
     def __init__(self, generator: Generator, tokenizer: Any, growth: int) -> None:
+        """Take a generator whose responses have at most `growth` tokens."""
         self.generator, self._tokenizer, self.growth = generator, tokenizer, growth
-        self.pads = generator.pads
+        self.ignores_padding = generator.ignores_padding
 
     def complete(self, batch: Batch) -> Batch:
-        whole: dict[tuple[str, int], TokenSequence] = {}
-        for part in split_batch(batch, PADDED if self.generator.shares else ONE_TEXT):
+        """Return a batch of prompts with a response after each, the longest sequence first."""
+        completed: dict[tuple[str, int], TokenSequence] = {}
+        for part in split_batch(batch, PADDED if self.generator.ignores_batch else ONE_TEXT):
             keys = [(s.example.example_id, s.seq) for s in part.sequences]
             with self.generating(part):
                 answers = self.generator.answers([s.sides["dec"].ids for s in part.sequences], keys)
-            whole |= {key: self._whole(s, a) for key, s, a in zip(keys, part.sequences, answers, strict=True)}
+            completed |= {key: self._append(s, a) for key, s, a in zip(keys, part.sequences, answers, strict=True)}
         examples = [
-            replace(t, sequences=[whole[t.example.example_id, s.seq] for s in t.sequences]) for t in batch.examples
+            replace(t, sequences=[completed[t.example.example_id, s.seq] for s in t.sequences]) for t in batch.examples
         ]
-        longest_first = sorted(whole.values(), key=lambda s: s.n_tokens, reverse=True)
+        longest_first = sorted(completed.values(), key=lambda s: s.n_tokens, reverse=True)
         return replace(batch, sequences=longest_first, examples=examples)
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
-        """What has to be open while a batch is generated."""
+        """Return what has to be open while a batch is generated."""
         return nullcontext()
 
     def reading(self, batch: Batch) -> AbstractContextManager[Any]:
-        """What has to be open while a completed batch is read."""
+        """Return what has to be open while a completed batch is read."""
         return nullcontext()
 
-    def _whole(self, sequence: TokenSequence, answer: np.ndarray) -> TokenSequence:
+    def _append(self, sequence: TokenSequence, answer: np.ndarray) -> TokenSequence:
+        """Return a prompt's sequence with the tokens (n,) of a response."""
         prompt, text = sequence.sides["dec"], sequence.text or ""
-        starts, said = _places(self._tokenizer, prompt.ids, answer, len(text))
+        starts, response = _decode_response(self._tokenizer, prompt.ids, answer, len(text))
         n = len(prompt)
         none = np.full(len(answer), -1)
         special = np.zeros(len(answer), bool)
@@ -305,33 +242,33 @@ class PromptCompleter:
             np.concatenate([prompt.is_special, special]),
             is_response=np.arange(n + len(answer)) >= n,
         )
-        return replace(sequence, sides={"dec": part}, text=text + said)
+        return replace(sequence, sides={"dec": part}, text=text + response)
 
 
-def _places(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> tuple[np.ndarray, str]:
-    """Where the tokens of a response stand in the whole text, (n + 1,) from `at` on, the last being its end; and its text."""
+def _decode_response(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> tuple[np.ndarray, str]:
+    """Return where each token of a response, and its end, is in the whole text, (n + 1,) from `at` on, and its text."""
     context = prompt[-_CONTEXT:].tolist()
-    found = decode_sequences(tokenizer, [context + answer[:i].tolist() for i in range(len(answer) + 1)])
-    before = len(found[0])
-    # as far as the whole begins with it: a part of a character shows as another one than the character
-    ends = [_common(t, found[-1]) - before for t in found]
-    return at + np.maximum.accumulate(np.maximum(ends, 0)), found[-1][before:]
+    prefixes = decode_sequences(tokenizer, [context + answer[:i].tolist() for i in range(len(answer) + 1)])
+    before = len(prefixes[0])
+    # as far as the whole begins with it: a part of a character is decoded as another character
+    ends = [_common_length(t, prefixes[-1]) - before for t in prefixes]
+    return at + np.maximum.accumulate(np.maximum(ends, 0)), prefixes[-1][before:]
 
 
-def _common(text: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+def _common_length(text: str, other: str) -> int:
+    """Return how many characters two texts begin with in common."""
     pairs = enumerate(zip(text, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(text), len(other)))
 
 
-class _Drawn(LogitsProcessor):
+class _DrawToken(LogitsProcessor):
     """Leaves one token a row: the one that the row's number falls on."""
 
     def __init__(self, uniform: np.ndarray) -> None:
         self._uniform, self._step = uniform, 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        x = scores.cpu() if scores.device.type == "mps" else scores  # which knows no float64
+        x = scores.cpu() if scores.device.type == "mps" else scores  # mps has no float64
         sums = torch.softmax(x.float(), -1).double().cumsum(-1)
         u = torch.from_numpy(self._uniform[:, self._step, None]).to(sums.device) * sums[:, -1:]
         self._step += 1
@@ -339,7 +276,9 @@ class _Drawn(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 
-class _Forced(LogitsProcessor):
+class _ForceToken(LogitsProcessor):
+    """Leaves the same token in every row."""
+
     def __init__(self, token: int) -> None:
         self._token = token
 

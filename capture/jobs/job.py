@@ -202,13 +202,30 @@ class Run(Protocol):
         run_id: str | None = None,
         report: Report = no_report,
         note: Callable[[str], None] = no_note,
-    ) -> Manifest: ...
+    ) -> Manifest:
+        """Capture a run.
+
+        Args:
+            loaded: The model.
+            source: The data.
+            options: What the user chose: the kind's own `Options`.
+            root: The warehouse's folder.
+            run_id: The run's name; None: one that follows from what is captured.
+            report: Called with the progress after every batch.
+            note: Called with lines that a user should see.
+
+        Returns:
+            The manifest of the published run.
+        """
+        ...
 
 
 class Forecast(Protocol):
     """A function that says in lines what a capture would read and write; it tokenizes the data and writes nothing."""
 
-    def __call__(self, loaded: loading.Loaded, source: Source, options: Any) -> list[str]: ...
+    def __call__(self, loaded: loading.Loaded, source: Source, options: Any) -> list[str]:
+        """Return those lines."""
+        ...
 
 
 def resolve_max_len(loaded: loading.Loaded, max_len: int | None) -> int | None:

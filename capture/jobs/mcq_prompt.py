@@ -1,8 +1,8 @@
 """The mcq-prompt job: multiple-choice questions put to a decoder as prompts.
 
 Each choice gets three scores: the logit of its letter where the prompt ends, the log-probability of its text after the prompt
-(summed over its tokens), and that by byte. Tensors are of the prompt where the letter decides, else of the prompt with each
-choice's text, `seq` being the choice.
+(summed over its tokens), and the same per byte. Tensors are of the prompt where the letter decides, else of the prompt with each
+choice's text; `seq` then numbers the choices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from capture.data.example import Example, Source
 from capture.jobs import job, prepare, run_job
-from capture.jobs.choice_scores import Scores, check_questions, tables
+from capture.jobs.choice_scores import Scores, check_questions, score_tables
 from capture.jobs.next_token import check_score_values
 from capture.model import loading
 from capture.model.anatomy import Anatomy, examine
@@ -40,13 +40,17 @@ SCORES = ("letter", "text", "byte")
 
 @dataclass(frozen=True)
 class Options(job.Options):
+    """What the user chose, with how questions are put and scored."""
+
     score: str = "letter"
-    """What decides: the letter's logit, the text's log-probability, or that by byte."""
+    """The score that decides: the letter's logit, the text's log-probability, or the same per byte."""
     template: str = TEMPLATE
+    """How a question and its choices become a prompt."""
     chat: bool = False
+    """Whether the prompt goes through the tokenizer's chat template."""
 
 
-def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
+def _prepare(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
     check_questions(source)
     scorer = Scorer(loaded, options)
     prompting = scorer.prompting
@@ -60,11 +64,9 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
         chat_template=prompting.chat,
     )
 
-    def rows(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
-        questions = list(dict.fromkeys(s.example.example_id for s in batch.sequences))
-        examples = {s.example.example_id: s.example for s in batch.sequences}
-        asked = [examples[q] for q in questions]
-        return tables(asked, scorer.scores(asked, batch, recording), options.score)
+    def tables(batch: Batch, recording: Recording) -> Mapping[str, pa.Table]:
+        questions = list({s.example.example_id: s.example for s in batch.sequences}.values())
+        return score_tables(questions, scorer.scores(questions, batch, recording), options.score)
 
     return prepare.prepare(
         KIND,
@@ -72,21 +74,21 @@ def _prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.J
         source,
         options,
         Rows(loaded.tokenizer),
-        rows,
+        tables,
         lambda _folder: None,
         anatomy=scorer.anatomy,
         sequencing=sequencing,
     )
 
 
-run, forecast = run_job.define_kind(_prepared)
+run, forecast = run_job.define_kind(_prepare)
 
 
 class Scorer:
-    """What a model makes of the choices of questions."""
+    """Scores the choices of questions with a decoder."""
 
     def __init__(self, loaded: loading.Loaded, options: Options) -> None:
-        """Raises UsageError for a model that is no decoder."""
+        """Examine the model; raises UsageError for one that is no decoder, and for an unknown --score."""
         if options.score not in SCORES:
             raise UsageError(f"--score {options.score}: use {', '.join(SCORES)}.")
         self.anatomy: Anatomy = examine(loaded.model)
@@ -109,38 +111,50 @@ class Scorer:
         self._head = LMHead(body)
         self._continuer = ContinuationReader(self.anatomy, options.batch_tokens)
 
-    def scores(self, asked: list[Example], batch: Batch, recording: Recording) -> list[Scores]:
-        """Of the questions of a batch, from its states and, where it has only prompts, from passes of their choices."""
+    def scores(self, questions: list[Example], batch: Batch, recording: Recording) -> list[Scores]:
+        """Score the choices of a batch's questions.
+
+        States come from the recording and, where it has only prompts, from forward passes of their choices.
+
+        Args:
+            questions: The examples of the batch, in its order.
+            batch: The sequences that the model read.
+            recording: Their states.
+
+        Returns:
+            One set of scores a question.
+        """
         last = recording.last["dec"]
-        place, start = {}, 0
+        sequence_states, start = {}, 0
         for s in batch.sequences:
-            place[s.example.example_id, s.seq] = last[start : start + s.n_tokens]
+            sequence_states[s.example.example_id, s.seq] = last[start : start + s.n_tokens]
             start += s.n_tokens
-        letters = self.prompting.letters(asked)
-        continuations = self.prompting.choices(asked)
+        letters = self.prompting.letters(questions)
+        continuations = self.prompting.choices(questions)
         if self.prompting.sequence_per_choice:
             states = [
-                [place[e.example_id, i][c.start - 1 : len(c) - 1] for i, c in enumerate(found)]
-                for e, found in zip(asked, continuations, strict=True)
+                [sequence_states[e.example_id, i][c.start - 1 : len(c) - 1] for i, c in enumerate(choices)]
+                for e, choices in zip(questions, continuations, strict=True)
             ]
             ends = [
-                self._end(place[e.example_id, 0], found[0], part)
-                for e, found, (part, _) in zip(asked, continuations, letters, strict=True)
+                self._prompt_end(sequence_states[e.example_id, 0], choices[0], part)
+                for e, choices, (part, _) in zip(questions, continuations, letters, strict=True)
             ]
         else:
             states = self._continuer.states(continuations)
-            ends = [place[e.example_id, 0][-1] for e in asked]
+            ends = [sequence_states[e.example_id, 0][-1] for e in questions]
         self._head.check_targets(np.concatenate([ids for _, ids in letters]))
         with torch.no_grad():
             logits = self._head(torch.stack(ends)).float().cpu()
         chosen = [logits[i, torch.from_numpy(ids)].numpy() for i, (_, ids) in enumerate(letters)]
         logprobs = self._logprobs(continuations, states)
         check_score_values(np.concatenate([*chosen, *logprobs]), batch, self.anatomy)
-        return [Scores(*found) for found in zip(chosen, logprobs, strict=True)]
+        return [Scores(*pair) for pair in zip(chosen, logprobs, strict=True)]
 
-    def _end(self, states: torch.Tensor, read: Continuation, prompt: SideTokens) -> torch.Tensor:
-        """(D,), the state that a letter is predicted from: of the prompt with a choice's text, where that begins as the prompt
-        with a letter does; else from a pass of its own.
+    def _prompt_end(self, states: torch.Tensor, read: Continuation, prompt: SideTokens) -> torch.Tensor:
+        """Return the state (D,) that a letter is predicted from.
+
+        It is one of the prompt with a choice's text, if that begins like the prompt with a letter; else it takes a forward pass.
         """
         n = len(prompt)
         if np.array_equal(read.ids[:n], prompt.ids):
@@ -149,14 +163,14 @@ class Scorer:
         return self._continuer.states([[letter]])[0][0][0]
 
     def _logprobs(self, continuations: list[list[Continuation]], states: list[list[torch.Tensor]]) -> list[np.ndarray]:
-        """Each choice's log-probability, (C,) for every question, nats, summed over its tokens."""
-        wanted = [c.ids[c.start :] for found in continuations for c in found]
-        true_ids = np.concatenate(wanted)
+        """Return the log-probability of each choice, nats, summed over its tokens: (C,) for every question."""
+        choice_ids = [c.ids[c.start :] for choices in continuations for c in choices]
+        true_ids = np.concatenate(choice_ids)
         self._head.check_targets(true_ids)
-        rows = torch.cat([s for found in states for s in found])
-        found = next_token_diagnostics(self._head, rows, torch.from_numpy(true_ids), self._head.vocabulary, 1)
-        loss = found.loss.astype(np.float64)
-        ends = np.cumsum([len(ids) for ids in wanted])
+        rows = torch.cat([s for question_states in states for s in question_states])
+        diagnostics = next_token_diagnostics(self._head, rows, torch.from_numpy(true_ids), self._head.vocabulary, 1)
+        loss = diagnostics.loss.astype(np.float64)
+        ends = np.cumsum([len(ids) for ids in choice_ids])
         sums = -np.add.reduceat(loss, np.concatenate([[0], ends[:-1]]))
         cuts = np.cumsum([len(c) for c in continuations])[:-1]
         return np.split(sums, cuts)

@@ -44,7 +44,7 @@ class ChoiceHead:
             body({"enc": (padded, short)})
             if not torch.allclose(self.logits(padded, short), expected, atol=1e-2, rtol=1e-2):
                 raise UsageError(
-                    f"{type(body.model).__name__}: its head reads padding, so that the choices of a question, which differ in "
+                    f"{type(body.model).__name__}: padding changes its logits, so the choices of a question, which differ in "
                     "length, cannot be compared."
                 )
 

@@ -70,4 +70,4 @@ def source(definition: Definition, n: int) -> Source:
     return Source("trait", definition.name, None, f"the definition of {definition.name}", rows)
 
 
-run, forecast = generate.for_kind(KIND)
+run, forecast = generate.define_kind(KIND)

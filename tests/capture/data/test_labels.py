@@ -13,7 +13,7 @@ import pytest
 
 from capture.data.registry import open_data
 from capture.data.text import open_text
-from capture.jobs import job, next_token, run_job
+from capture.jobs import job, job_batches, next_token
 from warehouse import TraceStore
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.paths import run_dir
@@ -116,7 +116,7 @@ def test_labels_are_rows_of_the_run_and_part_of_what_it_is(
     path, root = tmp_path / "moods.csv", tmp_path / "runs"
     path.write_text("text,mood,weather\n" + "".join(f"The lamp {i}.,{m},fog\n" for i, m in enumerate("abcaba" * 5)))
     loaded, options = load_tiny(), next_token.Options(capture="hidden", batch_tokens=16)
-    monkeypatch.setattr(run_job, "_SHARD_TOKENS", 50)
+    monkeypatch.setattr(job_batches, "_SHARD_TOKENS", 50)
 
     def stop(progress: job.Progress) -> None:
         if progress.tokens > 100:

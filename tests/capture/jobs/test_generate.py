@@ -14,7 +14,7 @@ import torch
 from zoo import build
 
 from capture.data.example import Row, Source
-from capture.jobs import generate, job, run_job
+from capture.jobs import generate, job, job_batches
 from capture.jobs.generation import Generator, Sampling
 from capture.model import loading
 from capture.model.anatomy import examine
@@ -147,7 +147,7 @@ def test_a_run_is_sound_and_its_tables_fit(tmp_path: Path, load_tiny: Callable[.
 def test_a_killed_capture_goes_on_and_equals_one_that_was_not(
     tmp_path: Path, load_tiny: Callable[..., loading.Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_job, "_SHARD_GENERATED", 40)
+    monkeypatch.setattr(job_batches, "_SHARD_GENERATED", 40)
     loaded = load_tiny()
     whole = run(tmp_path, loaded, "whole", batch_tokens=40, samples=2)
     seen = []

@@ -65,10 +65,10 @@ def _capture(folder: str, text: str, root: str, n: int | None) -> None:
 
     torch.set_num_threads(1)
     from capture.data.text import open_text
-    from capture.jobs import next_token, run_job
+    from capture.jobs import job_batches, next_token
     from capture.model import loading
 
-    run_job._SHARD_TOKENS = 300
+    job_batches._SHARD_TOKENS = 300
     loaded = loading.load(folder, device="cpu")
     if n is not None:
         _die_at(n)

@@ -143,9 +143,9 @@ def test_who_cannot_be_asked(tmp_path: Path, load_tiny: Callable, saved: Callabl
     source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
     with pytest.raises(UsageError, match="is no encoder"):
         mcq_encoder.run(load_tiny(), source, mcq_encoder.Options(), root=tmp_path, run_id="r")
-    for family, message in (("FNet", "is padded"), ("XLNet", "its head reads padding")):
+    for family in ("FNet", "XLNet"):
         loaded = loading.load(saved(family), head="multiple-choice", device="cpu")
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match="padding changes its logits"):
             mcq_encoder.run(loaded, source, mcq_encoder.Options(), root=tmp_path, run_id="r")
     with pytest.raises(UsageError, match="no multiple-choice head"):
         plain = loading.load(saved("Bert"), head="none", device="cpu")

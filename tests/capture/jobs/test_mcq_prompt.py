@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from capture.data.example import Choice, Row, Source
 from capture.data.registry import open_data
 from capture.jobs import mcq_prompt
-from capture.jobs.choice_scores import Scores, tables
+from capture.jobs.choice_scores import Scores, score_tables
 from capture.model.anatomy import examine
 from capture.model.continuations import Continuation, ContinuationReader
 from capture.sequences.question_pairs import PairMaker
@@ -255,10 +255,10 @@ def test_choices_that_a_model_rules_out() -> None:
     n = len(questions[0].row.choices)
     logit, logprob = np.full(n, -np.inf, np.float32), np.full(n, -np.inf)
     logit[2] = 3e38
-    found = tables(questions, [Scores(logit, logprob)], "letter")
+    found = score_tables(questions, [Scores(logit, logprob)], "letter")
     (row,), choices = found["mcq_predictions"].to_pylist(), found["choices"].to_pylist()
     assert (row["pred_idx"], row["pred_prob"], row["top_two_gap"], row["entropy"]) == (2, 1, 1, 0)
     assert row["margin"] == np.inf and not np.signbit(row["entropy"])
     assert [c["prob"] for c in choices] == [0, 0, 1, 0, 0]
     with pytest.raises(TracesError, match=r"Question \S+: the model rules out every choice .*decides, text"):
-        tables(questions, [Scores(logit, logprob)], "text")
+        score_tables(questions, [Scores(logit, logprob)], "text")

@@ -13,7 +13,7 @@ import synthetic
 import torch
 
 from capture.data.text import open_text
-from capture.jobs import job, next_token, run_job
+from capture.jobs import job, job_batches, next_token
 from capture.lens import logit_lens
 from capture.model import loading
 from capture.verification.replay_check import recheck
@@ -214,7 +214,7 @@ def test_shards_before_the_first_value_too_large_stay_as_they_are_and_every_read
         tmp_path / "runs",
     )
     text.write_text("The lamp on the stairs.\nA boat.\nThe ~ sea.\nThe keeper.")
-    monkeypatch.setattr(run_job, "_SHARD_TOKENS", 1)
+    monkeypatch.setattr(job_batches, "_SHARD_TOKENS", 1)
     options = next_token.Options(
         capture="hidden,resid,qkv,attn", attn="stored", batch_tokens=1, index="resid.post_mlp@1"
     )
@@ -265,7 +265,7 @@ def test_attention_that_cannot_be_derived_is_stored(
     with monkeypatch.context() as patched:
         patched.setitem(attention_formula._TOLERANCE, torch.float32, 0.0)  # as if the probe had found a difference
         patched.setattr(
-            "capture.jobs.prepare._check_given", lambda loaded, anatomy: None
+            "capture.jobs.prepare._check_eager_attention", lambda loaded, anatomy: None
         )  # which asks the same of eager attention
         store = capture_tiny(tmp_path / "runs", loaded=loaded, capture="attn", store_dtype="float32")
         qkv = capture_tiny(tmp_path / "runs", "qkv", loaded=loaded, capture="qkv")
@@ -302,7 +302,7 @@ def test_going_on_with_other_data_or_options_is_refused(
         next_token.run(load_tiny(), open_text(str(path), "text"), options, root=root, run_id="r", report=report)
         return TraceStore(run_dir(root, "r"))
 
-    run_job._SHARD_TOKENS, before = 200, run_job._SHARD_TOKENS
+    job_batches._SHARD_TOKENS, before = 200, job_batches._SHARD_TOKENS
     try:
         with pytest.raises(KeyboardInterrupt):
             go(interrupted)
@@ -318,7 +318,7 @@ def test_going_on_with_other_data_or_options_is_refused(
         assert max(seen) > 0, "it went on, it did not start over"
         assert all(p is not False for p in verdicts(store.path).values())
     finally:
-        run_job._SHARD_TOKENS = before
+        job_batches._SHARD_TOKENS = before
 
 
 def test_a_token_that_the_model_rules_out_has_an_infinite_loss_and_the_run_says_so(

@@ -417,7 +417,7 @@ def test_what_is_refused_before_anything_is_recorded_leaves_nothing(
 def test_what_is_complete_when_the_data_turns_out_bad_is_kept(
     tmp_path: Path, load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from capture.jobs import run_job
+    from capture.jobs import job_batches
     from capture.sequences import batches
 
     monkeypatch.setattr(job_batches, "_SHARD_TOKENS", 200)

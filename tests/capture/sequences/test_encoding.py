@@ -16,7 +16,7 @@ from transformers import CanineTokenizer, PreTrainedTokenizerFast
 from capture.data.example import Row, Source
 from capture.jobs import encode as encoding_job
 from capture.jobs import next_token
-from capture.jobs.generation import Chat
+from capture.jobs.open_prompts import OpenPromptMaker
 from capture.model import loading
 from capture.model.hashes import tokenizer_hash
 from capture.sequences.bos import BosPolicy, resolve_bos
@@ -271,7 +271,7 @@ def test_a_bos_that_cannot_be_is_refused(load_tiny: Callable, tokenizer, tmp_pat
     chat = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, chat_template="{{ messages }}")
     loaded = loading.Loaded(load_tiny().model, chat, "m", None, "cpu", False)
     with pytest.raises(UsageError, match="--prepend-bos yes: the chat template of m says what a prompt begins with"):
-        Chat(loaded, 5, 1, resolve_bos(loaded, "yes"))
+        OpenPromptMaker(loaded, 5, 1, resolve_bos(loaded, "yes"))
     with pytest.raises(UsageError, match="--prepend-bos no: the chat template of m says"):
         PromptMaker(chat, "m", chat=True, bos=BosPolicy("no"))
     bert = loading.Loaded(zoo.build("bert"), tokenizer, "b", None, "cpu", False)
