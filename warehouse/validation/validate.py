@@ -1,49 +1,96 @@
-"""What a sound run must satisfy, one check after another, each told with what was found.
+"""Validate a published run: one check after another, each with what it found.
 
-From the folder alone: no model is loaded (`capture.verification.replay_check` runs one again). Cheap checks come first; where files are
-missing or altered, those that would read them are left out.
+In: a run's folder. Out: `Check`s, in the order of the registries below. No model is loaded (`capture.verification.replay_check` runs it
+again). Cheap checks come first. Where files are missing or altered, the checks that would read them are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import xxhash
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from warehouse.errors import TracesError
-from warehouse.schema.arrow import arrow_schema
-from warehouse.storage import paths
-from warehouse.storage.files import file_checksum
 from warehouse.storage.trace_store import TraceStore
-from warehouse.validation import contents
-from warehouse.validation.check import Check, ValidationFailure, expect
-from warehouse.validation.vector_tables import check_vectors
+from warehouse.validation.attention_checks import check_attention, check_heads
+from warehouse.validation.check import Check, CheckFunction, ValidationFailure
+from warehouse.validation.file_checks import check_files, check_table_checksums, check_tensor_checksums
+from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
+from warehouse.validation.row_checks import check_counts, check_data, check_keys
+from warehouse.validation.tensor_checks import check_finite, check_hidden, check_shapes
+from warehouse.validation.text_checks import check_tokens, check_words
+from warehouse.validation.trait_checks import (
+    check_judgements,
+    check_projections,
+    check_trait_evaluations,
+    check_trait_vectors,
+)
+from warehouse.validation.vector_table_checks import check_vectors
+
+FILE_CHECKS: dict[str, CheckFunction] = {
+    "files": check_files,
+    "table checksums": check_table_checksums,
+    "tensor checksums": check_tensor_checksums,
+}
+"""Checks of the files as such, by name, in order."""
+
+CONTENT_CHECKS: dict[str, CheckFunction] = {
+    "counts": check_counts,
+    "data": check_data,
+    "shapes": check_shapes,
+    "keys": check_keys,
+    "finite": check_finite,
+    "tokens": check_tokens,
+    "next_token": check_next_token,
+    "attention": check_attention,
+    "hidden": check_hidden,
+    "heads": check_heads,
+    "logit_lens": check_logit_lens,
+    "words": check_words,
+    "multiple choice": check_multiple_choice,
+    "trait vectors": check_trait_vectors,
+    "trait evaluations": check_trait_evaluations,
+    "judgements": check_judgements,
+    "trait projections": check_projections,
+    "vector tables": check_vectors,
+}
+"""Checks of what sound files hold, by name, in order."""
+
+_READER_ERRORS = (
+    TracesError, OSError, ValueError, LookupError, TypeError, OverflowError, pa.ArrowException, duckdb.Error, SafetensorError,
+)  # fmt: skip
+"""What readers raise for a file that is not what was written."""
 
 
 def validate(folder: Path) -> Iterator[Check]:
-    """Yields each check as it is done. Raises NewerSchemaError or CorruptRunError where the manifest itself cannot be read."""
+    """Run all checks of a run.
+
+    Args:
+        folder: The run's folder.
+
+    Yields:
+        Each check as it is done.
+
+    Raises:
+        CorruptRunError: Where the manifest itself cannot be read. NewerSchemaError for a schema version that is newer than ours.
+    """
     store = TraceStore(folder)
     sound = True
-    for name, check in _FILE_CHECKS.items():
+    for name, check in FILE_CHECKS.items():
         result = _run_check(name, check, store)
         sound &= result.passed is not False
         yield result
     if not sound:
         yield Check("contents", None, "not looked at, since files are missing or altered")
         return
-    for name, check in contents.CHECKS.items():
+    for name, check in CONTENT_CHECKS.items():
         yield _run_check(name, check, store)
-    yield _run_check("vector tables", check_vectors, store)
 
 
-def _run_check(name: str, check: Callable[[TraceStore], str | None], store: TraceStore) -> Check:
+def _run_check(name: str, check: CheckFunction, store: TraceStore) -> Check:
     try:
         detail = check(store)
     except ValidationFailure as e:
@@ -51,80 +98,3 @@ def _run_check(name: str, check: Callable[[TraceStore], str | None], store: Trac
     except _READER_ERRORS as e:
         return Check(name, False, " ".join(str(e).split()))
     return Check(name, None if detail is None else True, detail or "nothing to check: the run has none")
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def _files(store: TraceStore) -> str:
-    for f in store.meta.files:
-        path = store.path / f.path
-        expect(path.is_file(), f"{f.path} is missing")
-        size = path.stat().st_size
-        expect(size == f.bytes, f"{f.path} has {size} bytes, not {f.bytes}: it is cut short or altered")
-    known = {*store.meta.file_infos, paths.MANIFEST}
-    more = sorted(
-        p for p in store.path.rglob("*") if not p.is_dir() and p.relative_to(store.path).as_posix() not in known
-    )
-    expect(not more, f"{more[0] if more else ''} is not one of the files that were written")
-    total = sum(f.bytes for f in store.meta.files)
-    expect(total == store.meta.bytes, f"its files have {total} bytes together, not {store.meta.bytes}")
-    return f"{len(store.meta.files)} files have their sizes, and the manifest is as it was sealed"
-
-
-def _table_checksums(store: TraceStore) -> str:
-    known = [f for f in store.meta.files if f.checksum is not None]
-    for f in known:
-        expect(
-            file_checksum(store.path / f.path) == f.checksum, f"{f.path} is altered: its xxh3-128 is not the manifest's"
-        )
-    tables = [f for f in known if not f.path.startswith(f"{paths.BLOBS}/")]
-    for f in tables:
-        name = f.path.split("/")[0]
-        schema = pq.read_schema(store.path / f.path)
-        expect(schema.equals(arrow_schema(name)), f"{f.path} has other columns than table {name}")
-    return f"{len(tables)} tables"
-
-
-def _tensor_checksums(store: TraceStore) -> str | None:
-    """As safetensors' own reader has the tensors: ours must not be the only judge of what we write."""
-    blobs = [f.path for f in store.meta.files if paths.table_of_file(f.path) is None]
-    count = 0
-    for blob in blobs:
-        ours = store.blob(blob).tensors
-        with safe_open(store.path / blob, framework="numpy") as opened:
-            theirs = {n: opened.get_slice(n) for n in opened.keys()}  # noqa: SIM118  no dict
-            shapes = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in theirs.items()}
-            expect(shapes == ours, f"{blob} is another file to safetensors than to us")
-            count += _check_slices(store, blob, opened)
-    return f"{count} slices in {len(blobs)} blobs, read by safetensors" if blobs else None
-
-
-def _check_slices(store: TraceStore, blob: str, opened: Any) -> int:
-    answer = store.query(
-        "SELECT tensor, row_start, row_end, checksum, example_id, seq FROM tensors WHERE blob = ? ORDER BY tensor, row_start",
-        [blob],
-    )
-    count, rows, name = 0, np.empty(0), ""
-    while slices := answer.fetchmany(4096):
-        for tensor, start, end, checksum, example_id, seq in slices:
-            if tensor != name:
-                name, rows = tensor, opened.get_tensor(tensor)
-            octets = np.ascontiguousarray(rows[start:end]).reshape(-1).view(np.uint8)
-            expect(
-                xxhash.xxh3_64_hexdigest(octets) == checksum,
-                f"{blob}: {tensor} of example {example_id}, seq {seq} is altered",
-            )
-        count += len(slices)
-    return count
-
-
-_FILE_CHECKS: dict[str, Callable[[TraceStore], str | None]] = {
-    "files": _files,
-    "table checksums": _table_checksums,
-    "tensor checksums": _tensor_checksums,
-}
-_READER_ERRORS = (
-    TracesError, OSError, ValueError, LookupError, TypeError, OverflowError, pa.ArrowException, duckdb.Error, SafetensorError,
-)  # fmt: skip
-"""What readers raise on a file that is not what was written."""

@@ -28,7 +28,7 @@ from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
 from warehouse.storage.paths import run_dir
-from warehouse.validation.token_offsets import matches_text
+from warehouse.validation.text_checks import matches_text
 from warehouse.validation.validate import validate
 
 

@@ -26,8 +26,7 @@ from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
 from warehouse.validation.check import ValidationFailure
-from warehouse.validation.contents import CHECKS
-from warehouse.validation.validate import validate
+from warehouse.validation.validate import CONTENT_CHECKS, validate
 
 TRAITS = ("calm", "loud", "quick")
 METHODS = ("mean_diff", "probe")
@@ -383,4 +382,4 @@ def test_validate_finds_what_does_not_follow(home: Path, finding: str, table: st
     altered = pa.array(change(values), told.schema.field(at).type, mask=np.isnan(values))
     pq.write_table(told.set_column(at, told.schema.field(at), altered), path)
     with pytest.raises(ValidationFailure, match=finding):
-        CHECKS["trait projections"](TraceStore(found.path))
+        CONTENT_CHECKS["trait projections"](TraceStore(found.path))
