@@ -19,7 +19,7 @@ from warehouse.cli.options import WarehouseOption
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
-    from capture.training.finetune import TrainingProgress
+    from capture.training.options import TrainingProgress
     from warehouse.storage.manifest import Manifest
 
 finetune_app = App(no_args_is_help=True, help="Train a model's head on a data set.")

@@ -49,7 +49,7 @@ from warehouse.storage.run_writer import RunWriter
 KIND = "finetune"
 _CHECKPOINTS = "checkpoints"
 SET_ASIDE = "set aside"
-"""What the table `training` calls those questions."""
+"""What the table `training` calls the split of the questions set aside."""
 
 
 def finetune(
@@ -63,11 +63,29 @@ def finetune(
     run_id: str | None = None,
     report: Report = lambda _: None,
 ) -> Manifest:
-    """Trains `loaded`, a model with a multiple-choice head, and leaves the epoch kept in `out`, or goes on with it where it was
-    interrupted. The manifest's options tell how many questions were `set_aside`, and which `kept_step` that was.
+    """Fine-tune a model, leave the epoch kept in a folder, and publish the training as a run.
 
-    Raises UsageError where `out` holds something else, where the data is not of questions with answers, where both splits are
-    one, or for a model that is no encoder. Warns (UncertainResultWarning) of held-out questions that are training questions too.
+    The same call resumes where an earlier one was interrupted. The manifest's options say how many questions were `set_aside`, and
+    which `kept_step` was kept. Warns (UncertainResultWarning) where held-out questions are also training questions.
+
+    Args:
+        loaded: An encoder with a multiple-choice head; it is changed.
+        train: The split to train on.
+        held_out: The split that every epoch is measured on; it chooses nothing.
+        options: How to train.
+        out: The new model's folder.
+        root: The warehouse's folder.
+        run_id: The new run's name; None: one made from model and data.
+        report: Called after every step.
+
+    Returns:
+        The new run's manifest.
+
+    Raises:
+        UsageError: The model is not an encoder, the data has no questions with answers, both splits are one, or `out` holds
+            something else.
+        RunExistsError: The new run exists already.
+        TracesError: The training diverged.
     """
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side != "enc":
@@ -75,7 +93,7 @@ def finetune(
     pairing = PairMaker(loaded.tokenizer, loaded.name, resolve_max_len(loaded, options.max_len))
     if (train.dataset, train.config, train.split) == (held_out.dataset, held_out.config, held_out.split):
         raise UsageError(
-            f"The model would be judged on {held_out.split}, the split that it is trained on. Choose another --eval-split."
+            f"The model would be evaluated on {held_out.split}, the split that it is trained on. Choose another --eval-split."
         )
     questions = load_questions(train, pairing, options.limit, loaded)
     held = load_questions(held_out, pairing, None, loaded)
@@ -92,9 +110,9 @@ def finetune(
     if paths.run_dir(root, paths.check_run_name(run_id)).exists():
         raise RunExistsError(run_id)
     checkpoints = out / _CHECKPOINTS
-    less = f"Lower --batch-size (now {options.batch_size}) or --max-len, or add --gradient-checkpointing."
+    remedy = f"Lower --batch-size (now {options.batch_size}) or --max-len, or add --gradient-checkpointing."
     with (
-        explain_memory_errors(f"train {loaded.name}", less),
+        explain_memory_errors(f"train {loaded.name}", remedy),
         RunWriter(root, run_id, identity) as writer,
         prepare_folder(out, checkpoints, identity),
     ):
@@ -116,53 +134,53 @@ def finetune(
             writer.end_shard(result)
 
         def manifest(published: StagedRun) -> Manifest:
-            made = loading.Loaded(model, loaded.tokenizer, str(out), None, loaded.device, loaded.trust_remote_code)
+            trained = loading.Loaded(model, loaded.tokenizer, str(out), None, loaded.device, loaded.trust_remote_code)
             return _make_manifest(
-                made, anatomy, train, questions, chosen, options, base, loaded.name, run_id or "", published
+                trained, anatomy, train, questions, chosen, options, base, loaded.name, run_id or "", published
             )
 
-        found = publish(writer, manifest)
+        published_manifest = publish(writer, manifest)
     delete(checkpoints)
-    known = len(set(held.texts) & set(questions.texts))
-    if known:
+    shared = len(set(held.texts) & set(questions.texts))
+    if shared:
         warnings.warn(
-            f"{run_id}: {known:,} of {len(held):,} questions of {held_out.split} are training questions too, so that its accuracy is "
+            f"{run_id}: {shared:,} of {len(held):,} questions of {held_out.split} are training questions too, so that its accuracy is "
             "not that of questions the model has not seen.",
             UncertainResultWarning,
             stacklevel=2,
         )
-    return found
+    return published_manifest
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
     return all(bool(w.isfinite().all()) for w in model.state_dict().values())
 
 
-def _save(out: Path, loaded: loading.Loaded, model: Any, made: loading.Finetuned) -> None:
+def _save(out: Path, loaded: loading.Loaded, model: Any, finetuned: loading.Finetuned) -> None:
     model.save_pretrained(out)
     loaded.tokenizer.save_pretrained(out)
-    write_atomically(out / loading.FINETUNED, json.dumps(asdict(made), indent=1).encode())
+    write_atomically(out / loading.FINETUNED, json.dumps(asdict(finetuned), indent=1).encode())
 
 
 def _training_rows(history: list[dict[str, float]], split: str) -> dict[str, list[Any]]:
-    """The Trainer's history as rows of `training`."""
+    """Turn the Trainer's history into columns of the table `training`."""
     rows = []
     names = {"held": f"{split} (judged)" if split in ("train", SET_ASIDE) else split, "aside": SET_ASIDE}
     for entry in history:
         at = {"step": int(entry["step"]), "epoch": entry["epoch"]}
-        judged = next((name for name in names if f"eval_{name}_loss" in entry), None)
-        if judged:
-            told = {
-                "split": names[judged],
-                "loss": entry[f"eval_{judged}_loss"],
-                "accuracy": entry[f"eval_{judged}_accuracy"],
+        measured = next((name for name in names if f"eval_{name}_loss" in entry), None)
+        if measured:
+            values = {
+                "split": names[measured],
+                "loss": entry[f"eval_{measured}_loss"],
+                "accuracy": entry[f"eval_{measured}_accuracy"],
                 "learning_rate": None,
             }
         elif "loss" in entry and "accuracy" in entry:
-            told = {k: entry[k] for k in ("loss", "accuracy", "learning_rate")} | {"split": "train"}
+            values = {k: entry[k] for k in ("loss", "accuracy", "learning_rate")} | {"split": "train"}
         else:  # the summary at the end
             continue
-        rows.append(at | told)
+        rows.append(at | values)
     if not rows:
         raise TracesError("The training left no measurements.")
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -19,26 +19,27 @@ from warehouse.activations.batches import Batches
 
 
 class TorchBatches(IterableDataset[torch.Tensor]):
-    """`Batches` as tensors (n, D), for a DataLoader with batch_size=None: each of its workers reads its own pieces. bfloat16
-    vectors come as such.
+    """`Batches` as tensors (n, D) for a DataLoader with batch_size=None, each of whose workers reads its own pieces.
+
+    bfloat16 vectors stay bfloat16.
     """
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
-        self._passes = 0  # of this worker, which may live for several
+        self._passes = 0  # this worker's, which may live for several passes
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         worker = get_worker_info()
         mine = self.batches
         if worker is not None:
             mine = mine.part(worker.id, worker.num_workers)
-            mine.passes = worker.seed + self._passes  # another each pass; the same under the same torch.manual_seed
+            mine.passes = worker.seed + self._passes  # differs between passes; the same for the same torch.manual_seed
             self._passes += 1
         for x in mine:
             yield _tensor(x)
 
     def __len__(self) -> int:
-        """Batches of one process; several workers may each have a last one that is not full."""
+        """Return the batches of one process; several workers may each have a last batch that is not full."""
         return len(self.batches)
 
 
@@ -49,7 +50,7 @@ def _tensor(x: np.ndarray) -> torch.Tensor:
 
 
 def as_dataset(batches: Batches) -> datasets.Dataset:
-    """A `datasets.Dataset` with a row a token: its keys, and `vector`, which is read from the shards when a row is asked for."""
+    """Make a `datasets.Dataset` with a row a token: its keys, and `vector`, which is read from the shards on access."""
     keys = batches.keys()
     keys = keys.append_column("token", [np.arange(len(keys))])
 

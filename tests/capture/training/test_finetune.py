@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from capture.data.example import Choice, Row, Source
 from capture.jobs import mcq_encoder
 from capture.model import loading
-from capture.training.finetune import Options, TrainingProgress, choose_set_aside, finetune
+from capture.training.finetune import finetune
+from capture.training.options import Options, TrainingProgress
+from capture.training.questions import choose_set_aside
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
 from warehouse.storage.paths import run_dir
@@ -113,7 +115,7 @@ def test_the_epoch_is_chosen_by_training_questions_that_are_set_aside(
 ) -> None:
     """Whatever the keys of the split that is reported, the same epoch is kept: its accuracy is that of questions which chose nothing.
     And a training that goes on after a kill keeps it too."""
-    monkeypatch.setattr("capture.training.finetune._MIN_SET_ASIDE", 4)
+    monkeypatch.setattr("capture.training.questions._MIN_SET_ASIDE", 4)
     options = Options(epochs=2, lr=3e-2, batch_size=12, seed=1)  # so fast that it gets worse on the way
     places = {"root": tmp_path / "runs"}
     found, told = [], []
@@ -158,7 +160,7 @@ def test_a_split_that_was_seen_is_told(tmp_path: Path, base: str) -> None:
     loaded = loading.load(base, head="multiple-choice", device="cpu")
     places = {"out": tmp_path / "x", "root": tmp_path / "runs"}
     with pytest.raises(
-        UsageError, match="judged on train, the split that it is trained on. Choose another --eval-split"
+        UsageError, match="evaluated on train, the split that it is trained on. Choose another --eval-split"
     ):
         finetune(loaded, colours("train", 4), colours("train", 4), OPTIONS, **places)
     same = replace(colours("train", 3), split="validation")
@@ -272,7 +274,7 @@ def test_a_checkpoint_that_was_altered_is_named_and_nothing_in_it_is_run(tmp_pat
     (checkpoint.parent / "checkpoint-of-mine").mkdir()
     ALTERED[what](checkpoint)
     with pytest.raises(
-        UsageError, match=f"{checkpoint} (cannot be gone|is not a checkpoint to go) on from.*Delete it"
+        UsageError, match=f"{checkpoint} cannot be resumed:.*Delete it"
     ) as e:
         trained(base, tmp_path / "out", tmp_path / "runs")
     assert "\n" not in str(e.value)
@@ -320,7 +322,7 @@ def test_what_is_in_the_way(tmp_path: Path, base: str, load_tiny: Callable) -> N
     assert not (tmp_path / "new").exists()
     loaded = loading.load(base, head="multiple-choice", device="cpu")
     places = {"out": tmp_path / "x", "root": tmp_path / "runs"}
-    with pytest.raises(UsageError, match="no key"):
+    with pytest.raises(UsageError, match="no answer key"):
         finetune(loaded, colours("train", 4, answers=False), colours("validation", 4), OPTIONS, **places)
     with pytest.raises(UsageError, match="is no encoder"):
         finetune(load_tiny(), colours("train", 4), colours("validation", 4), OPTIONS, **places)
