@@ -128,6 +128,7 @@ def test_bad_questions_end_in_one_line(root: Path, traces: Callable, tiny_folder
     clear(traces("nearest", *w), 2, "RUN with --example and --pos, or --text with --model")
     clear(traces("nearest", "a", "--example", example, *w), 2, "needs --example and --pos")
     clear(traces("nearest", "--text", "x", *w), 2, "needs --model")
+    clear(traces(*ask, 0, "--where", "run_id = b", *w), 2, "Text needs single quotes: run_id = 'b'")
     clear(traces(*ask, 999, "--layers", 1, *w), 2, "has positions 0 to")
     clear(traces(*ask, 0, "--layers", 7, *w), 2, "in layer 7; there is: 1, 2")
     clear(traces(*ask, 0, "--layers", "x", *w), 2, "4,15")

@@ -17,6 +17,8 @@ from capture.data.files import check_not_empty, check_readable, printable_value,
 from warehouse.errors import NotFoundError, UsageError
 
 _SHIPPED = Path(__file__).parent / "shipped_prompts"
+_OTHER_NAMES = {"dynamic": "changing", "multi_trait": "several_traits"}
+"""What people also call shipped sets: name → the set's own name, which its examples' ids are made from."""
 
 
 def shipped_sets() -> list[str]:
@@ -35,6 +37,7 @@ def open_prompt_sets(names: list[str]) -> Source:
     A part of the source is a set: data set `prompts`, config the set's name (its file's, without `.json`). Raises
     NotFoundError for one that is not there, UsageError for one that is not sound, or there twice.
     """
+    names = [_OTHER_NAMES.get(name, name) for name in names]
     files: dict[str, Path] = {}
     for path in chain.from_iterable(map(_files, names)):
         if path.stem in files:
@@ -86,7 +89,7 @@ def _files(name: str) -> Iterator[Path]:
         yield check_readable(path)
     else:
         raise NotFoundError(
-            "prompt set", printable_value(name), shipped_sets(), "One of your own is named by its file: ./prompts.json"
+            "prompt set", printable_value(name), [*shipped_sets(), *_OTHER_NAMES], "One of your own is named by its file: ./prompts.json"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +68,8 @@ def find_source(name: str, note: Callable[[str], None]) -> str:
         return str(convert(path, note))
     if is_gguf(path) or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
         raise UsageError(f"There is no model at {name}.")
+    if near := difflib.get_close_matches(re.sub("[^a-z0-9]", "", name.lower()), PACKAGED, n=1, cutoff=0.8):
+        raise UsageError(f"There is no model '{name}'. Did you mean {near[0]}? A model of the hub is named OWNER/NAME.")
     return name
 
 

@@ -16,7 +16,7 @@ from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import DeleteDryRunOption, FormatOption, WarehouseOption, YesOption
 from warehouse.cli.output import Format, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
-from warehouse.errors import NotFoundError, TracesError
+from warehouse.errors import NotFoundError, TracesError, UsageError
 
 if TYPE_CHECKING:
     from warehouse.vectors.table import VectorTable
@@ -101,6 +101,9 @@ def add(
 
     Examples:
         traces index add wt2 --site resid.post_mlp --layers 4,15,26
+
+    Raises:
+        UsageError: A layer was named where a run belongs.
     """
     from warehouse.storage import paths
     from warehouse.vectors import index_spec, ingest
@@ -108,6 +111,8 @@ def add(
     root = paths.find_root(warehouse)
     settings = ingest.Settings(table.kind, table.metric, table.centre)
     specs = [index_spec.from_options(site, layers)]
+    if numbers := [r for r in runs if r.isdecimal() and r not in paths.published_runs(root)]:
+        raise UsageError(f"No run '{numbers[0]}'. If it is a layer: --layers takes a list with commas, as in 4,15.")
     with _progress_bar() as (report, note):
         results = {run: ingest.add(root, run, specs, settings, report, note) for run in dict.fromkeys(runs)}
     _refresh(root)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from samples import DATA
 
-from capture.data.registry import DATASETS, DATASET_NAMES, open_data
+from capture.data.registry import DATASET_NAMES, DATASETS, open_data
 
 
 def test_what_is_known_is_listed_with_licence_splits_and_what_is_prepared(tmp_path: Path, traces: Callable) -> None:
@@ -91,6 +91,21 @@ def test_from_the_hub_all_splits_are_prepared(tmp_path: Path, publish: Callable,
         "csqa validation: 3 rows, 15 choices, 3 answers",
         "csqa test: 2 rows, 10 choices",
     ]
+
+
+def test_all_data_sets_are_prepared_as_far_as_they_can_be(traces: Callable, tmp_path: Path, publish: Callable) -> None:
+    """What cannot be had is named at the end, and stops none of the others."""
+    row = {"id": "1", "question": "What?", "question_concept": "x", "answerKey": "A"}
+    choices = {"label": list("ABCDE"), "text": ["one", "two", "three", "four", "five"]}
+    publish("tau/commonsense_qa", "default", {s: [row | {"choices": choices}] for s in ("train", "validation", "test")})
+    done = traces("data", "prepare", "all", "-w", tmp_path / "w", env={"HF_HOME": str(tmp_path / "hf")})
+    assert done.code == 1 and done.out.count("csqa") == 3 * 2
+    *notes, last = done.err.splitlines()
+    others = [name for name in DATASETS if name != "csqa"]
+    assert [note.split(":")[0] for note in notes] == others
+    assert last.startswith(f"traces: {len(others)} of {len(others) + 1} data sets could not be prepared. {others[0]}: ")
+    refused = traces("data", "prepare", "all", "--from", tmp_path, "-w", tmp_path / "w")
+    assert refused.code == 2 and "--from is a copy of one data set" in refused.err
 
 
 def test_no_data_command_imports_a_model_library(tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def test_the_shipped_sets_are_eight_to_twelve_short_prompts_each_no_two_the_same
     assert max(len(e.text) for e in found) < 150
 
 
+def test_a_set_has_the_same_ids_by_every_name_it_is_known_by() -> None:
+    for other, name in {"dynamic": "changing", "multi_trait": "several_traits"}.items():
+        one, two = open_prompt_sets([other]), open_prompt_sets([name])
+        assert ids(one) == ids(two) and (one.config, one.origin) == (two.config, two.origin)
+        with pytest.raises(UsageError, match=f"{name} is asked for twice"):
+            open_prompt_sets([name, other])
+
+
 @needs_others
 def test_no_shipped_prompt_or_question_is_anybody_elses() -> None:
     prompts = {e.text.casefold() for e in open_prompt_sets([str(OTHERS)]).read()}
