@@ -13,10 +13,10 @@ PREPEND_BOS = ("auto", "yes", "no")
 
 @dataclass(frozen=True)
 class BosPolicy:
-    """What the sequences of a decoder are to begin with."""
+    """What a decoder's sequences are to begin with."""
 
     mode: str = "auto"
-    """`auto`: what the tokenizer gives; `yes`: a BOS in any case; `no`: none."""
+    """`auto`: what the tokenizer adds; `yes`: a BOS in any case; `no`: none."""
     id: int | None = None
     """The token that `yes` puts before a text where the tokenizer puts none there."""
 
@@ -25,8 +25,20 @@ AUTO_BOS = BosPolicy()
 
 
 def resolve_bos(loaded: Any, mode: str) -> BosPolicy:
-    """What `--prepend-bos` asks of a decoder (a `models.Loaded`): its BOS as tokenizer or configuration name it, else its EOS,
-    which parted the texts that such models were trained on. Raises UsageError where it has neither.
+    """Find the BOS token of a model that `--prepend-bos` asks for.
+
+    It is the BOS that tokenizer or configuration names, else their EOS, which separated the texts that such models were trained
+    on.
+
+    Args:
+        loaded: A decoder, as `capture.model.loading.load` returns it.
+        mode: One of `PREPEND_BOS`.
+
+    Returns:
+        The policy, with the token's id where `mode` is `yes`.
+
+    Raises:
+        UsageError: The model names neither token.
     """
     if mode != "yes":
         return BosPolicy(mode)
@@ -34,15 +46,23 @@ def resolve_bos(loaded: Any, mode: str) -> BosPolicy:
     size = loaded.model.get_input_embeddings().weight.shape[0]
     for name in ("bos_token_id", "eos_token_id"):
         for place in (loaded.tokenizer, *configs):
-            found = getattr(place, name, None)
-            found = found[0] if isinstance(found, list | tuple) and found else found
-            if isinstance(found, int) and 0 <= found < size:
-                return BosPolicy(mode, found)
+            token = getattr(place, name, None)
+            token = token[0] if isinstance(token, list | tuple) and token else token
+            if isinstance(token, int) and 0 <= token < size:
+                return BosPolicy(mode, token)
     raise UsageError(f"--prepend-bos yes: {loaded.name} names neither a BOS nor an EOS token that its embedding has.")
 
 
 def check_chat_template_bos(bos: BosPolicy, name: str) -> None:
-    """Raises UsageError where a BOS is asked for, or none, of a model whose chat template says what a prompt begins with."""
+    """Check that the policy is `auto` where a chat template says what a prompt begins with.
+
+    Args:
+        bos: The policy.
+        name: The model's name, for the message.
+
+    Raises:
+        UsageError: The policy asks for a BOS, or for none.
+    """
     if bos.mode != "auto":
         raise UsageError(
             f"--prepend-bos {bos.mode}: the chat template of {name} says what a prompt begins with. Leave the option out."

@@ -1,7 +1,7 @@
-"""`--part i/n`: one process of several captures every n-th example, knowing nothing of the others.
+"""Divides a run among processes (`--part i/n`): each captures every n-th example and knows nothing of the others.
 
-All of the data is read and hashed, so that the shards' manifests name the same data and `traces runs merge` can prove that
-together they are all of it; only the share goes on to the tokenizer and the model.
+Every process reads and hashes all of the data, so that the parts' manifests name the same data and `traces runs merge` can prove
+that together they are all of it. Only the process's own examples go on to the tokenizer and the model.
 """
 
 from __future__ import annotations
@@ -25,51 +25,58 @@ _PART = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
 
 def parse_part(part: str) -> tuple[int, int]:
-    """`2/4` → (2, 4). Raises UsageError for what is no shard."""
-    found = _PART.fullmatch(part)
-    if found is None or int(found[1]) > int(found[2]):
+    """Parse a part of the form `i/n`, such as `2/4`.
+
+    Returns:
+        The part's number, from 1, and the number of parts.
+
+    Raises:
+        UsageError: The text is not of that form.
+    """
+    match = _PART.fullmatch(part)
+    if match is None or int(match[1]) > int(match[2]):
         raise UsageError(f"--part {part}: write i/n, such as 2/4: i from 1 to n, n at most 9999.")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def part_run_name(run: str, part: str) -> str:
-    """What a run is called that is this shard of `run`, or all of it where `shard` is empty."""
+    """Return the name of this part of `run`; the run's own name where `part` is empty."""
     return paths.part_name(run, *parse_part(part)) if part else run
 
 
 def take_part(items: Iterable[T], part: str) -> Iterator[T]:
-    """A shard's share of what a derived run is made of; all of it where `shard` is empty."""
+    """Yield every n-th of the items that a derived run is made of; all of them where `part` is empty."""
     i, n = parse_part(part) if part else (1, 1)
     return islice(items, i - 1, None, n)
 
 
 class Partition:
-    """Which examples a process captures. One is of one pass over the data: it hashes what it reads."""
+    """Selects the examples that a process captures, and hashes the data; one object serves one pass over it."""
 
-    def __init__(self, shard: str) -> None:
-        """`i/n`; empty: all of the data."""
+    def __init__(self, part: str) -> None:
+        """Start a pass for the part `i/n`, or for all of the data where `part` is empty."""
         import xxhash
 
-        self.i, self.n = parse_part(shard) if shard else (1, 1)
+        self.i, self.n = parse_part(part) if part else (1, 1)
         self._digest = xxhash.xxh3_128()
 
     def select(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """Those whose place in the data, 0-based, is i - 1 modulo n."""
+        """Yield the examples whose place in the data, 0-based, is i - 1 modulo n."""
         for place, example in enumerate(examples):
             self._digest.update(f"{example.example_id}\x1f{example.text}\x1e".encode("utf-8", "surrogatepass"))
             if place % self.n == self.i - 1:
                 yield example
 
     def renumber(self, tokenized: Iterable[TokenizedExample]) -> Iterator[TokenizedExample]:
-        """The same examples, numbered by their place in all of the data."""
+        """Yield the same examples, numbered by their place in all of the data."""
         for t in tokenized:
             yield replace(t, idx=t.idx * self.n + self.i - 1)
 
     def count(self, total: int | None) -> int | None:
-        """How many of so many examples; None: nobody knows."""
+        """Return how many of `total` examples are the process's own; None where the total is not known."""
         return None if total is None else len(range(self.i - 1, total, self.n))
 
     @property
     def data_hash(self) -> str:
-        """Of all that was read: after the last example, that of the data."""
+        """The hash of all that was read so far: after the last example, of the data."""
         return self._digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A token sequence, and an example with its sequences."""
+"""What a token sequence is: the tokens that each stack of a model reads as one row, and the example that they come from."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from warehouse.errors import UsageError
 
 @dataclass(frozen=True)
 class SideTokens:
-    """What one stack of the model reads of a sequence. All arrays are (T,)."""
+    """The tokens that one stack of the model reads of a sequence. All arrays are (T,)."""
 
     ids: np.ndarray
+    """Token ids, int64."""
     char_start: np.ndarray
+    """The token's first character in the text; -1 where a token has no place in it."""
     char_end: np.ndarray
-    """Characters in the text; -1 where a token has no place in it."""
+    """One past the token's last character; -1 where it has no place in the text."""
     word_idx: np.ndarray
-    """-1 where a token belongs to no word."""
+    """The token's word, by its place in the example's words; -1 where it belongs to none."""
     is_special: np.ndarray
+    """Which tokens the tokenizer added to the text."""
     types: np.ndarray | None = None
     """Which text of a pair each token is of, where the model is told (`token_type_ids`)."""
     is_response: np.ndarray | None = None
     """Which tokens the model generated, where it did."""
     is_context: np.ndarray | None = None
-    """Which tokens an earlier sequence of the text has too, where windows overlap."""
+    """Which tokens an earlier sequence of the text also has, where windows overlap."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def is_predicted(self) -> np.ndarray:
-        """(T - 1,) bool: which tokens after the first are predicted; those that are there as context were predicted before."""
+        """(T - 1,) bool: which tokens after the first are predicted; context was predicted in an earlier sequence."""
         return np.ones(max(len(self) - 1, 0), bool) if self.is_context is None else ~self.is_context[1:]
 
     def slice(self, start: int, end: int) -> SideTokens:
+        """Return the tokens from `start` to before `end`."""
         return SideTokens(
             self.ids[start:end],
             self.char_start[start:end],
@@ -51,7 +55,7 @@ class SideTokens:
         )
 
     def with_prefix(self, token: int) -> SideTokens:
-        """The same with a special token before it."""
+        """Return these tokens with a special token before them; only ids, places and `is_special` are kept."""
         none = np.full(1, -1)
         return SideTokens(
             np.concatenate([np.full(1, token, np.int64), self.ids]),
@@ -64,39 +68,54 @@ class SideTokens:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """What goes through the model as one row."""
+    """What goes through the model as one row of a batch."""
 
     example: Example
     seq: int
+    """The sequence's number within its example, 0-based."""
     sides: Mapping[str, SideTokens]
-    """By side: one, or a decoder's and an encoder's."""
+    """Tokens by side: `dec` or `enc`, or both for an encoder-decoder."""
     text: str | None = None
     """What was tokenized, where that is not the example's text."""
 
     @property
     def n_tokens(self) -> int:
+        """The number of tokens on all sides."""
         return sum(map(len, self.sides.values()))
 
     @property
     def lengths(self) -> dict[str, int]:
-        """By side."""
-        return {side: len(part) for side, part in self.sides.items()}
+        """The number of tokens by side."""
+        return {side: len(tokens) for side, tokens in self.sides.items()}
 
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """An example with its sequences: none where the text has no tokens."""
+    """An example with its sequences; there are none where the text has no tokens."""
 
     idx: int
+    """The example's place in the data, 0-based."""
     example: Example
     sequences: list[TokenSequence]
     truncated: bool
+    """Tokens were left out because the text was too long."""
     altered: bool
-    """Whether the tokenizer changed the text before it cut it into tokens."""
+    """The tokenizer changed the text before it split it into tokens."""
 
 
 def check_ids(ids: np.ndarray, vocabulary: int, tokenizer: Any, name: str, where: str) -> None:
-    """Raises UsageError where a token has no row in the embedding of the model `name`, which has `vocabulary` of them."""
+    """Check that every token has a row in the model's embedding.
+
+    Args:
+        ids: Token ids, of any shape.
+        vocabulary: The number of rows in the embedding.
+        tokenizer: The tokenizer that gave the ids.
+        name: The model's name, for the message.
+        where: What the message begins with: the example or question.
+
+    Raises:
+        UsageError: A token has no row.
+    """
     beyond = ids[(ids < 0) | (ids >= vocabulary)]
     if len(beyond):
         first = int(beyond[0])

@@ -1,4 +1,8 @@
-"""Texts to token sequences, example by example."""
+"""Turns examples into token sequences: the text, cut or in windows, and an encoder-decoder's target.
+
+In: examples, in the order of the data. Out: `TokenizedExample`s, whose sequences `batches` groups. `question_pairs` and
+`question_prompts` do the same for multiple-choice questions.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +26,19 @@ _TOKENIZED_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class SequenceMaker:
-    """How a kind of capture makes sequences of examples."""
+    """How a kind of capture turns examples into sequences, and what holds for all of them."""
 
     tokenize: Callable[[Iterable[Example]], Iterator[TokenizedExample]]
     sides: tuple[str, ...]
+    """The sides that a sequence has tokens on."""
     max_len: int | None
-    """No part of a sequence has more tokens."""
+    """The most tokens of a sequence on one side; None: there is no limit."""
     keep_together: bool = False
-    """An example's sequences go through the model in one batch."""
+    """The sequences of an example go through the model in one batch."""
     first_token: int | None = None
     """The special token that every sequence of a decoder begins with, where one is added to the text."""
     chat_template: bool = False
-    """A chat template says what a sequence begins with."""
+    """A chat template determines what a sequence begins with."""
 
 
 @dataclass(frozen=True)
@@ -44,105 +49,130 @@ class TokenizeOptions:
     side: str
     """The stack that reads the text."""
     max_len: int | None
+    """The most tokens of a sequence of the text; None: there is no limit."""
     chunk: bool = False
-    """Go on with the rest of a long text in the next sequence."""
+    """Continue a long text in the next sequence, instead of cutting it."""
     target_column: str | None = None
-    """The field of an example's metadata that an encoder-decoder's decoder is given."""
+    """The field of an example's metadata that an encoder-decoder's decoder reads."""
     start_id: int | None = None
-    """What the decoder begins with."""
+    """The token that the decoder begins with."""
     target_len: int | None = None
-    """The most tokens of what the decoder is given, its first among them."""
+    """The most tokens that the decoder reads, its first among them."""
     stride: int | None = None
-    """With `chunk`: how many tokens of the text after the last sequence the next one begins; None: where that one ends."""
+    """With `chunk`: the number of tokens of text from one sequence's beginning to the next one's; None: they don't overlap."""
     bos: BosPolicy = AUTO_BOS
 
     def sequence_maker(self) -> SequenceMaker:
-        """Raises UsageError where a sequence has no room for text, and where some of it would be in none."""
-        framed = find_frame(self.tokenizer, self.bos, self.max_len)
-        if self.stride is not None and framed.text_room is not None and self.stride > framed.text_room:
+        """Check the options.
+
+        Returns:
+            What makes sequences with them.
+
+        Raises:
+            UsageError: A sequence has no room for text, or a stride is longer than a sequence.
+        """
+        frame = find_frame(self.tokenizer, self.bos, self.max_len)
+        if self.stride is not None and frame.text_room is not None and self.stride > frame.text_room:
             raise UsageError(
-                f"--stride {self.stride} is more than the {framed.text_room} tokens of text that a sequence holds: use 1 to {framed.text_room}."
+                f"--stride {self.stride} is more than the {frame.text_room} tokens of text that a sequence holds: use 1 to "
+                f"{frame.text_room}."
             )
         if self.target_column is None:
-            begins = framed.first_token if self.side == "dec" else None
-            return SequenceMaker(partial(tokenize, options=self), (self.side,), self.max_len, first_token=begins)
+            first_token = frame.first_token if self.side == "dec" else None
+            return SequenceMaker(partial(tokenize, options=self), (self.side,), self.max_len, first_token=first_token)
         self.target_frame()
         both = self.max_len is not None and self.target_len is not None
         longest = max(self.max_len or 0, self.target_len or 0) if both else None
         return SequenceMaker(partial(tokenize, options=self), ("dec", "enc"), longest)
 
     def target_frame(self) -> SequenceFrame:
-        """Of what comes after the start token. Raises UsageError as `frame` does."""
+        """Return the frame of what the decoder reads after its start token."""
         return find_frame(self.tokenizer, max_len=None if self.target_len is None else self.target_len - 1, target=True)
 
 
 def tokenize(examples: Iterable[Example], options: TokenizeOptions) -> Iterator[TokenizedExample]:
-    """Texts longer than `max_len` tokens are cut, or with `chunk` go on as the next sequence of the same example.
+    """Turn examples into sequences, with the text cut to `max_len` tokens, or with `chunk` in as many sequences as it takes.
 
-    Raises UsageError where an example has no target and one is wanted, or has words and the tokenizer tells no offsets; and where
-    a sequence has no room for text.
+    Args:
+        examples: The examples, in the order of the data.
+        options: How texts become sequences.
+
+    Yields:
+        Each example with its sequences.
     """
-    alters, column = text_change_detector(options.tokenizer), options.target_column
-    framed = find_frame(options.tokenizer, options.bos, options.max_len)
+    changes_text, column = text_change_detector(options.tokenizer), options.target_column
+    frame = find_frame(options.tokenizer, options.bos, options.max_len)
     for group in group_examples(examples):
         texts = [e.text for _, e in group]
         if options.chunk:
-            found = [(parts, False) for parts in encode_windows(options.tokenizer, texts, framed, options.stride)]
+            encoded = [(windows, False) for windows in encode_windows(options.tokenizer, texts, frame, options.stride)]
         else:
-            found = [([part], truncated) for part, truncated in encode_truncated(options.tokenizer, texts, framed)]
-        targets = [(e, _target(e, column)) for _, e in group] if column is not None else []
-        answers: list[tuple[SideTokens, bool]] | list[None] = (
-            _targets(options, targets) if column is not None else [None] * len(group)
-        )
-        for (idx, example), (parts, truncated), answer in zip(group, found, answers, strict=True):
+            encoded = [([tokens], truncated) for tokens, truncated in encode_truncated(options.tokenizer, texts, frame)]
+        targets = [_target(e, column) if column is not None else None for _, e in group]
+        encoded_targets = _encode_targets(options, group, targets)
+        for (idx, example), (windows, truncated), target, (target_tokens, target_truncated) in zip(
+            group, encoded, targets, encoded_targets, strict=True
+        ):
             sequences = [
                 TokenSequence(
-                    example, seq, _sides(options.side, _with_words(part, example, options.tokenizer), answer and answer[0])
+                    example, seq, _sides(options.side, _add_words(tokens, example, options.tokenizer), target_tokens)
                 )
-                for seq, part in enumerate(p for p in parts if len(p))
+                for seq, tokens in enumerate(w for w in windows if len(w))
             ]
-            altered = alters(example.text) or (column is not None and alters(_target(example, column)))
-            yield TokenizedExample(idx, example, sequences, truncated or bool(answer and answer[1]), altered)
+            altered = changes_text(example.text) or (target is not None and changes_text(target))
+            yield TokenizedExample(idx, example, sequences, truncated or target_truncated, altered)
 
 
-def _targets(how: TokenizeOptions, targets: list[tuple[Example, str]]) -> list[tuple[SideTokens, bool]]:
-    """What the decoder reads of each example's target, and whether that was cut: the start token, then the target, so that the
-    token at pos + 1 is the one to predict at pos.
+def _encode_targets(
+    options: TokenizeOptions, group: list[tuple[int, Example]], targets: list[str | None]
+) -> list[tuple[SideTokens | None, bool]]:
+    """Encode what the decoder reads of each example's target.
+
+    The start token comes first, so that the token at pos + 1 is the one to predict at pos.
+
+    Returns:
+        For each example the tokens, None where there is no target, and whether they were cut.
     """
-    assert how.start_id is not None
-    found = []
-    read = encode_truncated(how.tokenizer, [text for _, text in targets], how.target_frame(), target=True)
-    for (example, _), (part, truncated) in zip(targets, read, strict=True):
+    texts = [target for target in targets if target is not None]
+    if not texts:
+        return [(None, False)] * len(group)
+    assert options.start_id is not None
+    encoded: list[tuple[SideTokens | None, bool]] = []
+    rows = encode_truncated(options.tokenizer, texts, options.target_frame(), target=True)
+    for (_, example), (tokens, truncated) in zip(group, rows, strict=True):
         if example.row.words:
-            part = replace(part, word_idx=np.full(len(part), -1))
-        found.append((part.with_prefix(how.start_id), truncated))
-    return found
+            tokens = replace(tokens, word_idx=np.full(len(tokens), -1))
+        encoded.append((tokens.with_prefix(options.start_id), truncated))
+    return encoded
 
 
 def group_examples(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
-    """Numbered examples, as many at a time as are worth one call of a tokenizer."""
+    """Yield numbered examples in groups, each worth one call of a tokenizer."""
     numbered = enumerate(examples)
     while group := list(islice(numbered, _TOKENIZED_AT_ONCE)):
         yield group
 
 
-def _with_words(part: SideTokens, example: Example, tokenizer: Any) -> SideTokens:
+def _add_words(tokens: SideTokens, example: Example, tokenizer: Any) -> SideTokens:
+    """Find each token's word, where the example has words; raise UsageError where the tokenizer has no offsets."""
     words = example.row.words
     if not words:
-        return part
+        return tokens
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
-            f"{type(tokenizer).__name__} tells no character offsets, so that its tokens cannot be matched with the words of "
+            f"{type(tokenizer).__name__} gives no character offsets, so that its tokens cannot be matched with the words of "
             f"{example.source.dataset}. A fast tokenizer is needed."
         )
-    return replace(part, word_idx=word_indices(part.char_start, part.char_end, len(example.text), words))
+    word_idx = word_indices(tokens.char_start, tokens.char_end, len(example.text), words)
+    return replace(tokens, word_idx=word_idx)
 
 
-def _sides(side: str, part: SideTokens, target: SideTokens | None) -> dict[str, SideTokens]:
-    return {side: part} if target is None else {"dec": target, "enc": part}
+def _sides(side: str, tokens: SideTokens, target: SideTokens | None) -> dict[str, SideTokens]:
+    return {side: tokens} if target is None else {"dec": target, "enc": tokens}
 
 
 def _target(example: Example, column: str) -> str:
+    """Return the target text in an example's metadata; raise UsageError where there is none."""
     target = example.row.metadata.get(column)
     if not isinstance(target, str) or not target.strip():
         raise UsageError(

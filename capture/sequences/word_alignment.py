@@ -1,8 +1,8 @@
-"""Where words meet tokens: which word of an annotated sentence a token begins in, through character offsets alone.
+"""Aligns words with tokens: in which word of an annotated sentence a token begins, by character offsets alone.
 
-A token may hold the end of one word and the next (`'t` of *don't* is two words to a treebank, one token to many a
-tokenizer) or white space before its word: it belongs to the first word of which it has a character. Every other word that it
-touches is found through the same offsets (the view `token_words`).
+A token may hold the end of one word and the beginning of the next (*don't* is two words to a treebank, do + n't, and one token to
+many a tokenizer), or white space before its word: it belongs to the first word of which it has a character. Every other word
+that it touches is found through the same offsets (the view `token_words`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from capture.data.example import Word
 
 
 def word_indices(char_start: np.ndarray, char_end: np.ndarray, length: int, words: Sequence[Word]) -> np.ndarray:
-    """(T,) offsets in a text of `length` characters, -1 where a token has none → (T,) places among the words; -1 for a token
-    that has no character of any.
+    """Return the word that each token begins in.
+
+    Args:
+        char_start: (T,) first character of each token; -1 where it has no place in the text.
+        char_end: (T,) one past each token's last character.
+        length: The number of characters of the text.
+        words: The sentence's words, with their places in the text.
+
+    Returns:
+        (T,) places among the words; -1 for a token that has no character of any word.
     """
     word_at = np.full(length + 1, -1)
-    for i in reversed(range(len(words))):  # of words that share characters, the first has them
+    for i in reversed(range(len(words))):  # characters that words share belong to the first
         if words[i].start is not None:
             word_at[words[i].start : words[i].end] = i
     places = np.where(word_at >= 0, np.arange(length + 1), length)
