@@ -257,7 +257,7 @@ def test_any_altered_byte_of_a_manifest_is_noticed(root: Path) -> None:
 def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
     store = TraceStore(paths.run_dir(root, "one"))
     for name in ("../../victim/keep", "run.json", "tokens/00000.parquet", "/etc/passwd", "blobs/99999.safetensors"):
-        with pytest.raises(CorruptRunError, match="no blob of this run"):
+        with pytest.raises(CorruptRunError, match="not a shard of this run"):
             store.blob(name)
 
 
