@@ -4,17 +4,9 @@
 --
 -- A token is decided at the first layer from which on every layer of the lens predicts what the last one predicts; a lens of
 -- all layers is exact, another sees the layers that it has. decided counts those at this layer, decided_by those up to it, as a
--- part of all; layer NULL is the embedding. lens_ranks tells it token by token.
+-- part of all; layer NULL is the embedding. lens_ranks has it token by token.
 -- Tokens of one text resemble each other: these parts are of the texts in the run, and of others only as far as those are like them.
-WITH lens AS (
-    SELECT l.run_id
-    FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l
-    JOIN runs AS r USING (run_id)
-    WHERE getvariable('run') IN (l.run_id, l.source_run_id)
-    ORDER BY r.created_at DESC, l.run_id
-    LIMIT 1
-),
-tops AS (
+WITH tops AS (
     SELECT
         example_id,
         seq,
@@ -23,8 +15,8 @@ tops AS (
         actual_rank,
         entropy,
         topk_ids[1] = last_value(topk_ids[1]) OVER whole AS is_final
-    FROM logit_lens
-    JOIN lens USING (run_id)
+    FROM logit_lens AS l
+    JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
     WINDOW whole AS (
         PARTITION BY example_id, seq, pos ORDER BY layer NULLS FIRST
         ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING

@@ -3,14 +3,6 @@
 -- needs: logit_lens
 --
 -- Over the tokens that have a next one; layer NULL is the embedding. Entropy and kl_to_final are means, in nats, over the same.
-WITH lens AS (
-    SELECT l.run_id
-    FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l
-    JOIN runs AS r USING (run_id)
-    WHERE getvariable('run') IN (l.run_id, l.source_run_id)
-    ORDER BY r.created_at DESC, l.run_id
-    LIMIT 1
-)
 SELECT
     layer,
     count(*) AS tokens,
@@ -20,8 +12,8 @@ SELECT
     CAST(median(actual_rank) AS INTEGER) AS median_rank,
     round(avg(entropy), 3) AS entropy,
     round(avg(kl_to_final), 3) AS kl_to_final
-FROM logit_lens
-JOIN lens USING (run_id)
+FROM logit_lens AS l
+JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
 WHERE actual_rank IS NOT NULL
 GROUP BY layer
 ORDER BY layer NULLS FIRST;

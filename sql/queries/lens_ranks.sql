@@ -5,15 +5,7 @@
 --
 -- ranks has one rank a layer, in their order, the embedding first where the lens has it; 1 is the likeliest. decided_at is the first
 -- layer from which on every layer predicts what the last one predicts, which is prediction; NULL is the embedding.
-WITH lens AS (
-    SELECT l.run_id
-    FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l
-    JOIN runs AS r USING (run_id)
-    WHERE getvariable('run') IN (l.run_id, l.source_run_id)
-    ORDER BY r.created_at DESC, l.run_id
-    LIMIT 1
-),
-chosen AS (
+WITH chosen AS (
     SELECT
         source_run_id,
         example_id,
@@ -25,12 +17,12 @@ chosen AS (
         actual_prob,
         topk_tokens[1] AS first_token,
         topk_ids[1] = last_value(topk_ids[1]) OVER whole AS is_final
-    FROM logit_lens
-    JOIN lens USING (run_id)
+    FROM logit_lens AS l
+    JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
     WHERE example_id = (
         SELECT min(example_id)
-        FROM logit_lens
-        JOIN lens USING (run_id)
+        FROM logit_lens AS l
+        JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
         WHERE starts_with(example_id, coalesce(getvariable('example'), ''))
     )
     WINDOW whole AS (
