@@ -83,6 +83,13 @@ def test_options_read_alike(path: str, command: Any) -> None:
         assert option.help and option.help[-1] in ".…", option.opts
 
 
+def test_commands_are_listed_in_the_order_of_work() -> None:
+    context = typer.Context(ROOT)
+    assert ROOT.list_commands(context)[:5] == ["capture", "model", "data", "runs", "sql"]
+    trait = ROOT.commands["trait"].list_commands(context)
+    assert trait == "init check respond judge extract evaluate steer project run".split()
+
+
 def test_a_part_is_also_called_a_shard(traces: Callable, tmp_path: Path) -> None:
     for option in ("--part", "--shard"):
         done = traces("capture", "next-token", "--model", "x", option, "3/2", "-w", tmp_path)

@@ -26,7 +26,7 @@ from warehouse.errors import TracesError, UsageError, on_one_line
 if TYPE_CHECKING:
     from capture.data.dataset_spec import DatasetSpec
 
-data_app = App(no_args_is_help=True, help="Data sets that are known by name.")
+data_app = App(no_args_is_help=True, help="List the data sets that are known by name, and prepare them.")
 
 ALL = "all"
 """Stands for every known data set that can be prepared."""

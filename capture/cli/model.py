@@ -14,7 +14,7 @@ from warehouse.cli.options import ReportFormatOption
 from warehouse.cli.output import ReportFormat
 from warehouse.errors import TracesError
 
-model_app = App(no_args_is_help=True, help="What can be recorded of a model.")
+model_app = App(no_args_is_help=True, help="Check what can be recorded of a model.")
 
 
 @model_app.command("check")

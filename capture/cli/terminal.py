@@ -74,17 +74,17 @@ def progress(limit: int | None) -> Iterator[Callable[[Progress | DerivedProgress
         disable=not console.is_terminal,
     )
     start = printed_at = time.monotonic()
-    told_of_resuming = False
+    resuming_noted = False
     with bar:
         task = bar.add_task("capturing", total=limit, rate="")
 
         def report(p: Progress | DerivedProgress) -> None:
-            nonlocal printed_at, told_of_resuming
+            nonlocal printed_at, resuming_noted
             new = p.tokens - p.resumed_tokens
             rate = f"{new / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"
             bar.update(task, completed=p.begun, description=p.run_id, rate=rate)
-            if p.resumed_tokens and new and not told_of_resuming:
-                told_of_resuming = True
+            if p.resumed_tokens and new and not resuming_noted:
+                resuming_noted = True
                 console.print(f"continuing after {p.resumed_tokens:,} tokens")
             if not console.is_terminal and time.monotonic() - printed_at > 10:
                 printed_at = time.monotonic()

@@ -15,7 +15,7 @@ from capture.cli import (
 )
 from warehouse.cli.app import App
 
-trait_app = App(no_args_is_help=True, help="Traits: definitions, responses, vectors, projections.")
+trait_app = App(no_args_is_help=True, help="Work with traits: definitions, responses, vectors, projections.")
 trait_app.command("init")(trait_definition.init)
 trait_app.command("check")(trait_definition.check)
 trait_app.command("respond")(trait_respond.respond)

@@ -124,23 +124,47 @@ class Command(_Shown, TyperCommand):
 
 
 class Group(_Shown, TyperGroup):
-    """A group of commands."""
+    """A group of commands, listed in the order in which they were registered."""
+
+    order: Sequence[str] = ()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, in order.
+
+        Args:
+            ctx: The group's context.
+        """
+        return sorted(super().list_commands(ctx), key=self.order.index)
 
 
 class App(typer.Typer):
     """A group of commands as `traces` has them; what typer would decide otherwise is decided here once."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(cls=Group, rich_markup_mode="markdown", pretty_exceptions_enable=False, **settings)
+        self.order: list[str] = []
+        group = type("Group", (Group,), {"order": self.order})
+        super().__init__(cls=group, rich_markup_mode="markdown", pretty_exceptions_enable=False, **settings)
 
-    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+    def command(self, name: str, **settings: Any) -> Callable[[Any], Any]:  # type: ignore[override]
         """Return a decorator that adds a function as a command.
 
         Args:
-            name: The command's name; the function's where it is None.
+            name: The command's name.
             **settings: As typer's own.
         """
+        self.order.append(name)
         return super().command(name, cls=Command, **settings)
+
+    def add_typer(self, app: typer.Typer, *, name: str, **settings: Any) -> None:  # type: ignore[override]
+        """Add a group of commands.
+
+        Args:
+            app: The group.
+            name: The group's name.
+            **settings: As typer's own.
+        """
+        self.order.append(name)
+        super().add_typer(app, name=name, **settings)
 
 
 def refusal(error: Exception) -> str:

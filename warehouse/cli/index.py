@@ -21,7 +21,7 @@ from warehouse.errors import NotFoundError, TracesError, UsageError
 if TYPE_CHECKING:
     from warehouse.vectors.table import VectorTable
 
-index_app = App(no_args_is_help=True, help="Vector tables: what is searchable by nearness.")
+index_app = App(no_args_is_help=True, help="Make, list and maintain vector tables: what is searchable by nearness.")
 
 TablesArgument = Annotated[
     list[str] | None,
