@@ -1,4 +1,4 @@
-"""Rows of Parquet files and Arrow tables as Python values, or one line that says which row has a value that is none."""
+"""Reads rows of Parquet files and Arrow tables as Python values; where that fails, one line says which row and why."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ ROWS_AT_ONCE = 1024
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a Parquet file with their numbers, from 1. Reads as it goes.
+    """Read the rows of a Parquet file, batch by batch.
 
-    Raises UsageError for a file that is not sound, and for a value that no Python value stands for.
+    Args:
+        path: The file.
+
+    Yields:
+        Each row's number, from 1, and its fields by name.
+
+    Raises:
+        UsageError: The file is damaged, or a value has no counterpart in Python.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -34,20 +41,32 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield read, fields
     except (pa.ArrowException, OSError, ValueError) as e:  # ValueError: names of columns that are not UTF-8
         after = f" after row {read:,}" if read else ""
-        raise UsageError(f"{printable_value(path)} is not a Parquet file, or damaged{after}: {error_reason(e)}") from None
+        raise UsageError(
+            f"{printable_value(path)} is not a Parquet file, or damaged{after}: {error_reason(e)}"
+        ) from None
 
 
 def plain_rows(table: pa.RecordBatch | pa.Table, where: str, first: int) -> Iterator[dict[str, Any]]:
-    """Rows as dicts; errors call them rows `first`, `first + 1`, … of `where`.
+    """Convert the rows of an Arrow table into dicts.
 
-    Raises UsageError for a text that is not UTF-8, a date beyond Python's, and for two columns of one name.
+    Args:
+        table: The table.
+        where: What messages call it.
+        first: The number of its first row, for messages.
+
+    Yields:
+        Each row's fields by name.
+
+    Raises:
+        UsageError: A text is not UTF-8, a date is beyond Python's, or two columns have one name.
+        Exception: Whatever pyarrow raised, where no single value is at fault.
     """
     names = table.schema.names
     if twice := next((n for n, count in Counter(names).items() if count > 1), None):
         raise UsageError(f"{where} has the column '{printable_value(twice)}' twice. Rename one.")
     try:
         rows = table.to_pylist()
-    except Exception:  # every type has a converter of its own: text, dates, time zones and maps raise what they like
+    except Exception:  # every type has a converter of its own: text, dates, time zones and maps may raise anything
         for i in range(table.num_rows):
             for name in names:
                 try:
@@ -61,8 +80,8 @@ def plain_rows(table: pa.RecordBatch | pa.Table, where: str, first: int) -> Iter
 
 
 def error_reason(e: Exception) -> str:
-    """The first line of what a library says, with its own stop."""
+    """Return the first line of what a library says, ending in a full stop."""
     if isinstance(e, UnicodeDecodeError):
         return f"it is not UTF-8 text ({e.reason} at byte {e.start})."
-    told = printable_value(first_line(e))
-    return told if told.endswith(".") else f"{told}."
+    line = printable_value(first_line(e))
+    return line if line.endswith(".") else f"{line}."

@@ -1,4 +1,4 @@
-"""Rows that come with columns → `Row`s: one column is the text, one may hold labels, the others are metadata."""
+"""Turns rows with columns into `Row`s: one column is the text, one may hold labels, the others are metadata."""
 
 from __future__ import annotations
 
@@ -17,39 +17,47 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
 @dataclass(frozen=True)
 class Columns:
+    """Which column of a table is the text, and which holds labels."""
+
     text: str = "text"
     label: str | None = None
     label_names: Sequence[str] | None = None
-    """Where the column holds numbers that have names: the names, by number. -1 is no label there."""
+    """The names of the labels, by number, where the column holds numbers that have names. -1 is then no label."""
 
     @property
     def reads(self) -> str | None:
-        """What a `Source` says of them."""
+        """What `Source.reads` says of them."""
         return None if self.label is None else f"labels from column '{self.label}'"
 
-    def rows(self, found: Iterable[tuple[int, str, dict[str, Any]]]) -> Iterator[Row]:
-        """The rows of one pass over the data, given each one's number, its place as errors name it, and its columns.
+    def rows(self, table: Iterable[tuple[int, str, dict[str, Any]]]) -> Iterator[Row]:
+        """Turn the rows of one pass over the data into `Row`s.
 
-        Raises UsageError, with the place, where a row has no such column, no text, or something that is no label.
+        Args:
+            table: For each row its number, its place as messages name it, and its fields by column.
+
+        Yields:
+            The rows, with the number as their id and the other columns as metadata.
         """
         labels = _LabelNumbers(self)
-        for number, where, fields in found:
-            if self.text not in fields:
-                raise _missing(self.text, fields, f"({where}) Name the text's column: --text-column.")
-            if self.label is not None and self.label not in fields:
+        for number, where, fields in table:
+            _check_column(self.text, fields, f"({where}) Name the text's column: --text-column.")
+            if self.label is not None:
                 hint = "Name the labels' column: --label-column; a row without a label has null or nothing there."
-                raise _missing(self.label, fields, f"({where}) {hint}")
+                _check_column(self.label, fields, f"({where}) {hint}")
             others = {name: value for name, value in fields.items() if name not in (self.text, self.label)}
             text = _text(fields[self.text], self.text, where)
-            found_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
-            yield Row(str(number), text, others, labels=found_labels)
+            row_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
+            yield Row(str(number), text, others, labels=row_labels)
 
 
-def _missing(name: str, fields: dict[str, Any], hint: str) -> NotFoundError:
-    return NotFoundError("column", printable_value(name), map(printable_value, fields), hint)
+def _check_column(name: str, fields: dict[str, Any], hint: str) -> None:
+    """Raise NotFoundError where a row has no such column."""
+    if name not in fields:
+        raise NotFoundError("column", printable_value(name), map(printable_value, fields), hint)
 
 
 def _text(value: Any, column: str, where: str) -> str:
+    """Return the text in a column; raise UsageError where it holds something else."""
     if isinstance(value, str):
         return value
     where = f"{where}: column '{printable_value(column)}'"
@@ -64,8 +72,10 @@ def _text(value: Any, column: str, where: str) -> str:
 
 
 class _LabelNumbers:
-    """Numbers the labels of one pass over the data: an integer (or a text that is one) is its own number, true and false are
-    1 and 0, and any other label has the least number that is free when it first appears.
+    """Numbers the labels of one pass over the data.
+
+    An integer (or a text that is one) is its own number, true and false are 1 and 0, and any other label gets the least number
+    that is free when it first appears.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -75,10 +85,10 @@ class _LabelNumbers:
         self._free = 0
 
     def labels_in(self, value: Any, where: str) -> tuple[Label, ...]:
-        """The labels of a row: none of null or white space, several of a list, each once. Raises UsageError."""
+        """Return the labels of a row, each once: none for null or white space, several for a list."""
         values = value if isinstance(value, list) else [value]
-        found = (self._label(v, f"{where}: column '{printable_value(self._column)}'") for v in values)
-        return tuple(dict.fromkeys(label for label in found if label is not None))
+        labels = (self._label(v, f"{where}: column '{printable_value(self._column)}'") for v in values)
+        return tuple(dict.fromkeys(label for label in labels if label is not None))
 
     def _label(self, value: Any, where: str) -> Label | None:
         if self._names is not None and isinstance(value, int):
@@ -90,13 +100,13 @@ class _LabelNumbers:
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
         if isinstance(value, bool):
-            return Label(self._numbered(str(value).lower(), int(value), where), str(value).lower())
+            return Label(self._number(str(value).lower(), int(value), where), str(value).lower())
         if not isinstance(value, str | int | float):
             raise UsageError(
                 f"{where} holds {type(value).__name__}, not a label: a text, a number, true or false, or a list of those."
             )
         label = str(value)
-        return Label(self._numbered(label, int(label) if _is_int32(label) else None, where), label)
+        return Label(self._number(label, int(label) if _is_int32(label) else None, where), label)
 
     def _named(self, value: int, names: Sequence[str], where: str) -> Label | None:
         if value == -1:
@@ -105,12 +115,13 @@ class _LabelNumbers:
             raise UsageError(f"{where} has the label {value}, and there are names for 0 to {len(names) - 1}.")
         return Label(value, names[value])
 
-    def _numbered(self, label: str, own: int | None, where: str) -> int:
+    def _number(self, label: str, fixed: int | None, where: str) -> int:
+        """Return the number of a label: the fixed one, or the least that is free."""
         if label in self._numbers:
             return self._numbers[label]
-        while own is None and self._free in self._labels:
+        while fixed is None and self._free in self._labels:
             self._free += 1
-        number = self._free if own is None else own
+        number = self._free if fixed is None else fixed
         if number in self._labels:
             raise UsageError(
                 f"{where} has the label {printable_value(label, 40)}, and {number} is already the number of the label "

@@ -1,6 +1,7 @@
-"""CommonsenseQA (Talmor et al. 2019): a question, its concept, five choices, and the right one where it is told.
+"""CommonsenseQA (Talmor et al. 2019): common-sense questions with five choices each. Licence: MIT.
 
-From JSON lines, in the original release's shape or the hub's, or from the hub. The text of an example is its question.
+Source: JSON lines, in the shape of the original release or of the hub, or the hub's `tau/commonsense_qa`. An example's text is
+its question; it holds the five choices, the right one where the split says it, and as metadata the question's concept.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def _file(path: Path) -> Iterator[Row]:
         row = _row(_hub_shape(fields, where), where)
         if seen.setdefault(row.source_id, number) != number:
             raise UsageError(
-                f"{where}: the question {printable_value(row.source_id, 60)} is there already, on line {seen[row.source_id]}."
+                f"{where}: the question {printable_value(row.source_id, 60)} is already on line {seen[row.source_id]}."
             )
         yield row
 
 
 def _hub_shape(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """The original release's nested question, laid out as the hub has it; the hub's own shape as it is."""
+    """Lay out the original release's nested question as the hub does; leave the hub's own shape as it is."""
     question = fields.get("question")
     if not isinstance(question, dict):
         return fields

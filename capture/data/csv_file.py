@@ -1,4 +1,4 @@
-"""CSV and TSV: a header line, then a row a line, or several lines where a field in quotation marks holds their ends."""
+"""Reads CSV and TSV: a header line, then one row a line, or over several lines where a quoted field holds line breaks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from capture.data.files import decode_lines, open_file, line_location, printable_value
+from capture.data.files import decode_lines, line_location, open_file, printable_value
 from warehouse.errors import UsageError
 
 _LONGEST = (1 << 31) - 1
-"""Characters of a field; the reader's own limit of 131,072 is less than a book."""
+"""Most characters of a field; the reader's own limit of 131,072 is less than a book."""
 
 
 def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Every row's first line, counted from 1, and its fields by name. Blank lines are passed over.
+    """Read the rows of a CSV or TSV file; blank lines are skipped.
 
-    Raises UsageError, with file and line, for a row that has not the header's number of fields, quotation marks that do not
-    fit, NUL characters, and a header with a name that is empty or there twice.
+    Args:
+        path: The file.
+        delimiter: The character between fields.
+
+    Yields:
+        Each row's first line, counted from 1, and its fields by name.
+
+    Raises:
+        UsageError: A row has another number of fields than the header, quotation marks don't match, there is a NUL character, or
+            a name in the header is empty or repeated. The message names file and line.
     """
     csv.field_size_limit(_LONGEST)
     with open_file(path) as f:
@@ -36,7 +44,9 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]
             if not header:
                 header = _checked(fields, line_location(path, line))
             elif len(fields) != len(header):
-                raise UsageError(f"{line_location(path, line)} has {len(fields)} fields, not {len(header)} as the header has.")
+                raise UsageError(
+                    f"{line_location(path, line)} has {len(fields)} fields, not {len(header)} as the header has."
+                )
             else:
                 yield line, dict(zip(header, fields, strict=True))
 
@@ -44,15 +54,16 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]
 def _lines(stream: Iterator[bytes], path: Path) -> Iterator[str]:
     for number, line in decode_lines(stream, printable_value(path)):
         if "\0" in line:
-            raise UsageError(f"{line_location(path, number)} holds a NUL character: it is no text, or not UTF-8.")
+            raise UsageError(f"{line_location(path, number)} holds a NUL character: it is not text, or not UTF-8.")
         yield line
 
 
 def _reason(e: csv.Error) -> str:
-    told = str(e).partition(" - ")[0]  # what follows is advice to programmers
-    if told == "unexpected end of data":
+    """Say what the csv reader means."""
+    text = str(e).partition(" - ")[0]  # what follows is advice to programmers
+    if text == "unexpected end of data":
         return "a quotation mark opens a field and none closes it"
-    return "a carriage return stands alone in a field without quotation marks" if "new-line" in told else told
+    return "a carriage return stands alone in a field without quotation marks" if "new-line" in text else text
 
 
 def _checked(header: list[str], where: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Example: one text of a data set, under an id that is the same on every machine and for every model.
+"""What an example is: one text of a data set, under an id that is the same on every machine and for every model.
 
-A `Source` says which data set it is and reads it from the start as often as it is asked to: a capture that goes on after a
-kill, or that has to widen a dtype, walks through its data again.
+A `Source` says which data set it is, and reads it from the start each time it is asked to: a capture that resumes after it was
+killed, or that has to widen a dtype, reads its data again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from warehouse.storage import strict_json
 
 @dataclass(frozen=True)
 class Word:
-    """A word of an annotated sentence; an empty node where it has no characters."""
+    """A word of an annotated sentence; one without characters is an empty node."""
 
     word_id: str
-    """As in the data set: `3`, or `8.1` for an empty node."""
+    """Its id in the data set: `3`, or `8.1` for an empty node."""
     form: str | None
     lemma: str | None = None
     upos: str | None = None
@@ -36,19 +36,24 @@ class Word:
     multiword: str | None = None
     """The form of the multiword token that it is part of."""
     start: int | None = None
-    """First character in the text, and one past the last. The words of a multiword token that cannot be told apart in the
-    text have all of it."""
+    """Its first character in the text. The words of a multiword token that cannot be told apart in the text all have its
+    place."""
     end: int | None = None
+    """One past its last character in the text."""
 
 
 @dataclass(frozen=True)
 class Label:
+    """A label of an example: its number and its name."""
+
     label_id: int
     label: str
 
 
 @dataclass(frozen=True)
 class Choice:
+    """A choice of a multiple-choice question."""
+
     label: str
     """Its letter."""
     text: str
@@ -56,29 +61,31 @@ class Choice:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a file or a hub's data set, as it is there, with what people know about its text."""
+    """A row of a file or of a data set of the hub, as it stands there, with its annotations."""
 
     source_id: str
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
     words: tuple[Word, ...] = ()
-    """In order; of an annotated data set every character but white space is in one of them."""
+    """The words in order; in an annotated data set every character but white space is in one of them."""
     labels: tuple[Label, ...] = ()
     choices: tuple[Choice, ...] = ()
-    """Of a multiple-choice question, which the text is."""
+    """The choices, where the text is a multiple-choice question."""
     answer: int | None = None
-    """Place of the right choice, 0-based; None: not known."""
+    """The place of the right choice, 0-based; None: not known."""
     prompt_set: str | None = None
     """Name of the prompt set that it belongs to."""
 
     def annotations(self) -> bytes:
-        """All that people know about the text, to be hashed; empty where that is nothing."""
+        """Return the words, labels, choices and answer as bytes to be hashed; empty where there are none."""
         known = (self.words, self.labels, self.choices)
         return repr((known, self.answer)).encode() if any(known) else b""
 
 
 @dataclass(frozen=True)
 class Source:
+    """A data set or a file, and how its rows are read."""
+
     dataset: str
     config: str | None
     split: str | None
@@ -86,30 +93,39 @@ class Source:
     """Where it is read from, as the user named it: a file, a hub name, or `-`."""
     rows: Callable[[], Iterator[Row]] = field(repr=False, compare=False)
     reads: str | None = None
-    """What of the rows is read, or made of them, where that is not plain: part of what a capture is."""
+    """What of the rows is read, or made of them, where that is not obvious: it is part of a capture's options."""
     has_ids: bool = True
-    """Whether a row's id is a fact of the data set; else it is only where the row stood, and the text identifies it."""
+    """A row's id is a fact of the data set; else it only says where the row stood, and the text identifies the example."""
     description: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
-    """A line on what of the rows read so far was left out, by the last of the readers."""
+    """Gives a line on which of the rows read so far were left out."""
     members: tuple[Source, ...] = ()
-    """The sources that it is made of, one after the other, where it is several. An example is its part's own: its id
-    says nothing of what else was read with it."""
+    """The sources that it consists of, one after the other, where it is several. An example belongs to its member: its id says
+    nothing of what else was read with it."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a name that is not Unicode text, which an argument of the command line may not be."""
+        """Check that its names are Unicode text, which an argument of the command line need not be.
+
+        Raises:
+            UsageError: A name is not.
+        """
         for name in filter(None, (self.dataset, self.config, self.split, self.origin, self.reads)):
             if half := strict_json.half_pair(name):
                 raise UsageError(f"{printable_value(name)} is not Unicode text (it holds {half}): rename it.")
 
     def read(self) -> Iterator[Example]:
-        """The examples from the start. Rows of white space are no examples, but keep their number.
+        """Read the examples from the start. Rows of white space are no examples, but keep their number.
 
-        All that a run is made of passes here, wherever it comes from. Raises UsageError for a row that cannot be stored: one
-        with an id that was there before, or something that is not Unicode text.
+        All that a run is made of passes through here, wherever it comes from.
+
+        Yields:
+            The examples, in order.
+
+        Raises:
+            UsageError: A row cannot be stored: its id is not unique, or something in it is not Unicode text.
         """
         if self.members:
-            for part in self.members:
-                yield from part.read()
+            for member in self.members:
+                yield from member.read()
             return
         seen: dict[bytes, int] = {}
         for row in self.rows():
@@ -121,21 +137,25 @@ class Source:
             n = seen[digest] = seen.get(digest, 0) + 1
             if n > 1 and self.has_ids:
                 raise UsageError(
-                    f"{printable_value(self.origin)} has two rows with the id '{printable_value(key, 60)}', which is to tell them apart: the copy is "
-                    "damaged. Make or fetch it again."
+                    f"{printable_value(self.origin)} has two rows with the id '{printable_value(key, 60)}': the copy is damaged. Make or "
+                    "fetch it again."
                 )
-            yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")  # a text's second occurrence is one of its own
+            # the second occurrence of a text is an example of its own
+            yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")
 
 
 @dataclass(frozen=True)
 class Example:
+    """One text of a data set."""
+
     source: Source
     row: Row
     key: str
-    """What its id is a hash of, besides the source: the source's own id, or the text where there is none."""
+    """What its id is a hash of, besides the source: the row's own id, or the text where there is none."""
 
     @property
     def text(self) -> str:
+        """The row's text."""
         return self.row.text
 
     @property
@@ -147,8 +167,18 @@ class Example:
 
 
 def check_storable(row: Row, where: str) -> Row:
-    """Returns the row with metadata that any parser of JSON reads. Raises UsageError, which begins with `where`, for anything in
-    it that is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can spell.
+    """Check that a row can be stored, and convert its metadata to what any parser of JSON reads.
+
+    Args:
+        row: The row.
+        where: What messages call it.
+
+    Returns:
+        The row with converted metadata.
+
+    Raises:
+        UsageError: Something in it is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can
+            spell. Or its metadata is nested too deep.
     """
     try:
         metadata = plain(row.metadata)
@@ -157,7 +187,7 @@ def check_storable(row: Row, where: str) -> Row:
     strings = [("id", row.source_id), ("text", row.text), ("prompt set", row.prompt_set)]
     strings += [("metadata", json.dumps(metadata, ensure_ascii=False))]
     parts = (("words", row.words), ("labels", row.labels), ("choices", row.choices))
-    strings += [(what, value) for what, found in parts for part in found for value in vars(part).values()]
+    strings += [(what, value) for what, items in parts for item in items for value in vars(item).values()]
     for what, value in strings:
         if isinstance(value, str) and (half := strict_json.half_pair(value)):
             raise UsageError(f"{where}: its {what} has {half}, half of a surrogate pair, which is not Unicode text.")

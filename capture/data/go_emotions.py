@@ -1,6 +1,7 @@
-"""GoEmotions (Demszky et al. 2020): Reddit comments with one or several of 27 emotions, or neutral.
+"""GoEmotions (Demszky et al. 2020): Reddit comments with one or several of 27 emotions, or neutral. Licence: Apache 2.0.
 
-From the release's TSV (text, label ids with commas between, comment id; no header), or the hub's `simplified` form.
+Source: the release's TSV (text, comma-separated label ids, comment id; no header), or the `simplified` form of the hub's
+`google-research-datasets/go_emotions`. An example's text is a comment; it holds the comment's labels.
 """
 
 from __future__ import annotations
@@ -39,21 +40,26 @@ def _file(path: Path) -> Iterator[Row]:
         fields = line.split("\t")
         if len(fields) != 3:
             raise UsageError(
-                f"{where} has {len(fields)} fields, not 3 (text, label ids, comment id) with tabs between."
+                f"{where} has {len(fields)} fields, not 3 (text, label ids, comment id) separated by tabs."
             )
         text, ids, comment = fields
         if not _IDS.fullmatch(ids):
-            raise UsageError(f"{where}: '{printable_value(ids, 40)}' is not label ids with commas between, such as 4,27.")
+            raise UsageError(f"{where}: '{printable_value(ids, 40)}' is not label ids separated by commas, such as 4,27.")
         if not comment.strip():
             raise UsageError(f"{where} has no comment id.")
         if seen.setdefault(comment, number) != number:
-            raise UsageError(f"{where}: the comment {printable_value(comment, 60)} is there already, on line {seen[comment]}.")
+            raise UsageError(f"{where}: the comment {printable_value(comment, 60)} is already on line {seen[comment]}.")
         yield _row(_unquoted(text), [int(i) for i in ids.split(",")], comment, where)
 
 
 def _unquoted(text: str) -> str:
-    """The release writes a text that has quotation marks as CSV does, within quotation marks and each of its own twice.
-    Line by line and only where all of it fits: a reader of CSV would take a lone mark for the start of many lines.
+    """Undo the release's quoting: it writes a text with quotation marks as CSV does, in quotation marks and its own doubled.
+
+    This is done line by line, and only where all of the text fits: a reader of CSV would take a lone mark for the start of many
+    lines.
+
+    Returns:
+        The text without the quoting.
     """
     return text[1:-1].replace('""', '"') if _QUOTED.fullmatch(text) else text
 
@@ -70,7 +76,7 @@ def _row(text: str, ids: Iterable[int], comment: str, where: str) -> Row:
         if not 0 <= i < len(NAMES):
             raise UsageError(f"{where}: there is no label {i}: they go from 0 to {len(NAMES) - 1}.")
         if i in labels:
-            raise UsageError(f"{where}: the label {i} ({NAMES[i]}) is there twice.")
+            raise UsageError(f"{where} has the label {i} ({NAMES[i]}) twice.")
         labels[i] = Label(i, NAMES[i])
     return Row(comment, text, labels=tuple(labels.values()))
 

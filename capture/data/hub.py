@@ -1,6 +1,6 @@
-"""Data sets of the hub, through `datasets`. Code that comes with a data set is never run.
+"""Reads data sets of the hub through `datasets`. Code that comes with a data set is never run.
 
-What goes wrong on the way ends in one line that names the remedy.
+Every way in which that can fail ends in one line that names the remedy.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import GenericAlias, UnionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from capture.data.arrow import ROWS_AT_ONCE, plain_rows, error_reason
+from capture.data.arrow import ROWS_AT_ONCE, error_reason, plain_rows
 from capture.data.columns import Columns
 from capture.data.example import Row, Source
 from capture.data.files import printable_value
@@ -23,9 +23,20 @@ _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
 
 
 def open_hub(name: str, config: str | None, split: str, text_column: str, label_column: str | None = None) -> Source:
-    """Any data set of the hub by its name `owner/name`: one column is the text, which identifies the example, one may be its
-    labels, and the others are its metadata. Raises UsageError where it cannot be had, or has no such configuration, split or
-    column.
+    """Open any data set of the hub.
+
+    Args:
+        name: Its name, `owner/name`.
+        config: Its configuration, where it has several.
+        split: Its split.
+        text_column: The column that is the text, which identifies the example.
+        label_column: The column that holds labels, if any. The other columns are metadata.
+
+    Returns:
+        The source of its examples.
+
+    Raises:
+        NotFoundError: It has no such column.
     """
     split, data = load_split(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
     for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
@@ -43,15 +54,26 @@ def open_hub(name: str, config: str | None, split: str, text_column: str, label_
 
 
 def _label_names(data: datasets.Dataset, column: str | None) -> Sequence[str] | None:
-    """The names of a column's numbers, or of those in its lists, where it has them."""
+    """Return the names of the numbers in a column, or in its lists; None where they have none."""
     feature = data.features.get(column)
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def load_split(name: str, config: str | None, split: str, remedy: str) -> tuple[str, datasets.Dataset]:
-    """A split and the name it has there (`dev` and `validation` are each taken for the other where only that is there).
+    """Load a split from the hub; `dev` and `validation` stand for each other where there is only one of them.
 
-    `remedy` is what to do where the hub cannot be reached. Raises UsageError.
+    Args:
+        name: The data set's name.
+        config: Its configuration, where it has several.
+        split: The split.
+        remedy: What to do where the hub cannot be reached, for the message.
+
+    Returns:
+        The split's name on the hub, and its rows.
+
+    Raises:
+        UsageError: The data set cannot be fetched, or `datasets` is not installed.
+        NotFoundError: It has no such split or configuration.
     """
     try:
         import datasets
@@ -61,51 +83,63 @@ def load_split(name: str, config: str | None, split: str, remedy: str) -> tuple[
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        # Without `split=`, which would cut and add up what it is given: all splits are fetched either way.
-        found = datasets.load_dataset(name, config)
+        # Without `split=`, which would slice and add splits by its own syntax: all splits are fetched either way.
+        splits = datasets.load_dataset(name, config)
     except (ValueError, RuntimeError) as e:
-        raise _explain_refusal(name, config, e) from None
+        _refuse(name, config, e)
     except Exception as e:  # the hub's client raises its own, requests', httpx's and OS errors
         reason = str(e).strip().split("\n")[0]
         raise UsageError(
             f"The data set {name} cannot be fetched ({type(e).__name__}: {reason}). Check its name and the "
             f"network. {remedy}"
         ) from e
-    there = split if split in found else _SAME_SPLIT.get(split, split)
-    if there not in found:
-        raise NotFoundError(f"split of {name}", split, found)
-    return there, found[there]
+    hub_split = split if split in splits else _SAME_SPLIT.get(split, split)
+    if hub_split not in splits:
+        raise NotFoundError(f"split of {name}", split, splits)
+    return hub_split, splits[hub_split]
 
 
-def _explain_refusal(name: str, config: str | None, e: Exception) -> UsageError:
-    """What `load_dataset` means by an error that is not the network's."""
+def _refuse(name: str, config: str | None, e: Exception) -> NoReturn:
+    """Raise a UsageError that says what `load_dataset` means by an error that is not the network's."""
     import datasets
 
     if "script" in str(e):
-        return UsageError(
+        raise UsageError(
             f"{name} comes with Python code that reads it, which is never run. Save its rows as .jsonl or .parquet: "
             "--text FILE --text-column NAME"
-        )
+        ) from None
     try:
         configs = datasets.get_dataset_config_names(name)
     except Exception:  # the first error says more than one about looking for its reason
         configs = []
     if config is None and len(configs) > 1:
-        return UsageError(f"{name} has several configurations: {', '.join(configs)}. Choose one: --config NAME")
+        raise UsageError(
+            f"{name} has several configurations: {', '.join(configs)}. Choose one: --config NAME"
+        ) from None
     if config is not None and configs and config not in configs:
-        return NotFoundError(f"configuration of {name}", config, configs)
-    return UsageError(f"{name}: {' '.join(str(e).split())}")
+        raise NotFoundError(f"configuration of {name}", config, configs) from None
+    raise UsageError(f"{name}: {' '.join(str(e).split())}") from None
 
 
 ColumnType = type | UnionType | GenericAlias
-"""What a column has to hold: `str`, `str | None`, `list[str]`, …"""
+"""What a column must hold: `str`, `str | None`, `list[str]`, …"""
 
 
-def hub_rows(data: datasets.Dataset, where: str, needed: Mapping[str, ColumnType] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows as plain Python values; class labels as their numbers, images and sounds undecoded. `where` names the data set
-    in errors, which count rows from 0.
+def hub_rows(
+    data: datasets.Dataset, where: str, needed: Mapping[str, ColumnType] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Read the rows of a data set of the hub as plain Python values.
 
-    Raises UsageError where a column of `needed` is not there or holds something else, and where a row cannot be read.
+    Args:
+        data: The split.
+        where: What messages call it; they count rows from 0.
+        needed: Column → what it must hold.
+
+    Yields:
+        Each row's fields by name; class labels as their numbers, images and sounds undecoded.
+
+    Raises:
+        UsageError: A column of `needed` is missing or holds something else, or a row cannot be read.
     """
     import pyarrow as pa
 

@@ -1,6 +1,6 @@
-"""Values of data sets as JSON has them, so that what is kept of a row is read by any parser.
+"""Converts values of data sets to JSON's, so that any parser can read what is kept of a row.
 
-Columns hold more than JSON can say: dates, decimals, bytes, maps, NaN. Here each becomes the nearest thing that JSON has.
+Columns hold more than JSON can say: dates, decimals, bytes, maps, NaN. Each becomes the nearest thing that JSON has.
 """
 
 from __future__ import annotations
@@ -15,11 +15,20 @@ from warehouse.storage.strict_json import MAX_DEPTH, finite
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Returns a value of texts, numbers, booleans, None, lists, and dicts with texts as keys.
+    """Convert a value to texts, numbers, booleans, None, lists, and dicts with texts as keys.
 
-    NaN and infinities are None; dates and times are ISO 8601; bytes are the text that they are in UTF-8, else base64; what
-    Arrow calls a map, a list of pairs, is a dict, unless two of its keys are one as text; anything else is its `str`. Raises
-    ValueError for what is nested more than `MAX_DEPTH` deep.
+    NaN and infinities become None; dates and times ISO 8601; bytes the text that they are in UTF-8, else base64. What Arrow calls
+    a map, a list of pairs, becomes a dict, unless two of its keys are the same as text. Anything else becomes its `str`.
+
+    Args:
+        value: Any value.
+        depth: How deep it is nested in the value that is converted.
+
+    Returns:
+        The converted value.
+
+    Raises:
+        ValueError: The value is nested more than `MAX_DEPTH` deep.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -44,8 +53,8 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _object(pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any] | list[Any]:
-    found = [(plain(k, depth), plain(v, depth)) for k, v in pairs]
-    keys = [k if isinstance(k, str) else json.dumps(k, ensure_ascii=False) for k, _ in found]
+    converted = [(plain(k, depth), plain(v, depth)) for k, v in pairs]
+    keys = [k if isinstance(k, str) else json.dumps(k, ensure_ascii=False) for k, _ in converted]
     if len(set(keys)) < len(keys):
-        return [list(pair) for pair in found]
-    return dict(zip(keys, (v for _, v in found), strict=True))
+        return [list(pair) for pair in converted]
+    return dict(zip(keys, (v for _, v in converted), strict=True))

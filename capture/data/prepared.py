@@ -1,8 +1,8 @@
-"""Prepared data: a split's rows in a Parquet file under the warehouse root, read again without the hub or its format.
+"""Keeps a split's rows in a Parquet file under the warehouse root, to be read without the hub or the original format.
 
-Rows come out as they went in. The file says what it is: data set, split, origin, counts, date and the version of this
-format. It may have been copied from elsewhere: one that is damaged, of a newer version or of other data, or has a row that
-cannot be of its data set, is refused with the command that makes it again.
+Rows come out as they went in. The file says what it is: data set, split, origin, counts, date and the version of this format. It
+may have been copied from elsewhere: a file that is damaged, of a newer version or of other data, or has a row that cannot belong
+to its data set, is refused with the command that prepares it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.data.arrow import ROWS_AT_ONCE, plain_rows, error_reason
+from capture.data.arrow import ROWS_AT_ONCE, error_reason, plain_rows
 from capture.data.dataset_spec import DatasetSpec, ReadRows
 from capture.data.example import Choice, Label, Row, Word, check_storable
 from capture.data.files import printable_value
@@ -33,12 +33,25 @@ _KEY = b"trace-warehouse"
 
 
 def write(
-    path: Path, dataset: DatasetSpec, split: str, origin: str, rows: ReadRows, report: Callable[[int], None] = lambda n: None
+    path: Path,
+    dataset: DatasetSpec,
+    split: str,
+    origin: str,
+    rows: ReadRows,
+    report: Callable[[int], None] = lambda n: None,
 ) -> Counter[str]:
-    """Writes a split, whole or not at all, in place of what was there; `report` is told how many rows are done.
+    """Write a split, completely or not at all, in place of an earlier file.
 
-    Returns the counts of rows, words, labels, choices, answers, and of each kind of row. Raises UsageError for rows
-    that cannot be read.
+    Args:
+        path: The file to write.
+        dataset: The data set.
+        split: The split.
+        origin: Where the rows are read from, as the user named it.
+        rows: Reads them.
+        report: Receives the number of rows that are done.
+
+    Returns:
+        The counts of rows, words, labels, choices, answers, and of each kind of row.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -49,7 +62,10 @@ def write(
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            remaining = (check_storable(row, f"{printable_value(origin)}, row {printable_value(row.source_id)}") for row in rows())
+            remaining = (
+                check_storable(row, f"{printable_value(origin)}, row {printable_value(row.source_id)}")
+                for row in rows()
+            )
             while batch := list(islice(remaining, ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist([_fields(row) for row in batch], schema))
                 for row in batch:
@@ -74,8 +90,19 @@ def write(
 
 
 def read(path: Path, dataset: DatasetSpec, split: str) -> Iterator[Row]:
-    """The rows of a split, batch by batch. Raises TracesError for a file that is not sound or not of that split, and names the
-    first row that is not.
+    """Read the rows of a prepared split, batch by batch.
+
+    Args:
+        path: The file.
+        dataset: The data set that it should hold.
+        split: The split that it should hold.
+
+    Yields:
+        The rows, as they were written.
+
+    Raises:
+        TracesError: The file is damaged, holds something else, or has a row that cannot belong to the data set; the message
+            names the first such row.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -95,29 +122,31 @@ def read(path: Path, dataset: DatasetSpec, split: str) -> Iterator[Row]:
     except UsageError as e:  # a value that cannot be read
         raise TracesError(f"{e} {again}") from None
     except (pa.ArrowException, OSError, ValueError) as e:
-        raise TracesError(f"{printable_value(path)} is damaged ({error_reason(e).removesuffix('.')}). {again}") from None
+        raise TracesError(
+            f"{printable_value(path)} is damaged ({error_reason(e).removesuffix('.')}). {again}"
+        ) from None
 
 
 def _check(f: pq.ParquetFile, path: Path, dataset: DatasetSpec, split: str, again: str) -> None:
-    """Raises TracesError where a file says of itself that it is something else."""
+    """Raise TracesError where a file's description of itself says that it holds something else."""
     try:
         about = strict_json.parse((f.metadata.metadata or {}).get(_KEY, b"{}"))
     except ValueError:
         about = None
     if not isinstance(about, dict):
         about = {}
-    found = about.get("format_version")
-    if isinstance(found, int) and found > FORMAT_VERSION:
+    version = about.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise TracesError(
-            f"{printable_value(path)} was prepared by a newer version (its format is {printable_value(found, 20)}, this one reads {FORMAT_VERSION}). "
+            f"{printable_value(path)} was prepared by a newer version (its format is {printable_value(version, 20)}, this one reads {FORMAT_VERSION}). "
             f"Upgrade: pip install -U trace-warehouse; or prepare it again: traces data prepare {dataset.name}"
         )
-    if found != FORMAT_VERSION or not f.schema_arrow.equals(_schema()):
-        raise TracesError(f"{printable_value(path)} is no prepared data. {again}")
-    told = [about.get(name) for name in ("dataset", "config", "split")]
-    if told != [dataset.dataset, dataset.config, split]:
-        there = " ".join(printable_value(x, 40) for x in told if x is not None)
-        raise TracesError(f"{printable_value(path)} is other data by what it says of itself: {there or 'nothing'}. {again}")
+    if version != FORMAT_VERSION or not f.schema_arrow.equals(_schema()):
+        raise TracesError(f"{printable_value(path)} is not prepared data. {again}")
+    described = [about.get(name) for name in ("dataset", "config", "split")]
+    if described != [dataset.dataset, dataset.config, split]:
+        contents = " ".join(printable_value(x, 40) for x in described if x is not None)
+        raise TracesError(f"{printable_value(path)} says that it holds other data: {contents or 'nothing'}. {again}")
 
 
 def _schema() -> pa.Schema:
@@ -143,11 +172,11 @@ def _fields(row: Row) -> dict[str, Any]:
 
 
 class _InvalidRow(Exception):
-    """Why a row cannot be of its data set."""
+    """Why a row cannot belong to its data set."""
 
 
 def _row(fields: dict[str, Any], dataset: DatasetSpec) -> Row:
-    """Raises _Unsound."""
+    """Return a row from its fields; raise `_InvalidRow` where it cannot belong to the data set."""
     for name, value in fields.items():
         if value is None and name != "answer":
             raise _InvalidRow(f"its column {name} is null")
@@ -165,40 +194,40 @@ def _row(fields: dict[str, Any], dataset: DatasetSpec) -> Row:
 
 def _metadata(raw: str) -> dict[str, Any]:
     try:
-        found = strict_json.parse(raw)
+        metadata = strict_json.parse(raw)
     except ValueError as e:
         raise _InvalidRow(f"its metadata is not JSON: {e}") from None
-    if not isinstance(found, dict):
-        raise _InvalidRow("its metadata is no JSON object")
-    return found
+    if not isinstance(metadata, dict):
+        raise _InvalidRow("its metadata is not a JSON object")
+    return metadata
 
 
-def _words(found: list[dict[str, Any] | None], length: int) -> tuple[Word, ...]:
-    for i, w in enumerate(found):
+def _words(stored: list[dict[str, Any] | None], length: int) -> tuple[Word, ...]:
+    for i, w in enumerate(stored):
         if w is None or w["word_id"] is None:
             raise _InvalidRow(f"its word {i} is null")
         start, end, head = w["start"], w["end"], w["head"]
         if (start, end) != (None, None) and (start is None or end is None or not 0 <= start < end <= length):
             raise _InvalidRow(f"its word {i} is at characters {start} to {end} of a text of {length}")
-        if head is not None and not 0 <= head < len(found):
-            raise _InvalidRow(f"the head of its word {i} is word {head} of {len(found)}")
-    return tuple(Word(**w) for w in found if w is not None)
+        if head is not None and not 0 <= head < len(stored):
+            raise _InvalidRow(f"the head of its word {i} is word {head} of {len(stored)}")
+    return tuple(Word(**w) for w in stored if w is not None)
 
 
-def _labels(found: list[dict[str, Any] | None], names: Sequence[str]) -> tuple[Label, ...]:
-    labels = tuple(Label(**x) for x in found if x is not None)
+def _labels(stored: list[dict[str, Any] | None], names: Sequence[str]) -> tuple[Label, ...]:
+    labels = tuple(Label(**x) for x in stored if x is not None)
     for x in labels:
         if x.label_id is None or not 0 <= x.label_id < len(names) or x.label != names[x.label_id]:
             raise _InvalidRow(f"there is no label {x.label_id} '{printable_value(x.label, 40)}'")
-    if len(set(labels)) < len(found):
-        raise _InvalidRow("it has a label that is null or there twice")
+    if len(set(labels)) < len(stored):
+        raise _InvalidRow("it has a label that is null or repeated")
     return labels
 
 
-def _choices(found: list[dict[str, Any] | None], number: int) -> tuple[Choice, ...]:
-    if len(found) != number:
-        raise _InvalidRow(f"it has {len(found)} choices, not {number}")
-    choices = tuple(Choice(**c) for c in found if c is not None)
+def _choices(stored: list[dict[str, Any] | None], number: int) -> tuple[Choice, ...]:
+    if len(stored) != number:
+        raise _InvalidRow(f"it has {len(stored)} choices, not {number}")
+    choices = tuple(Choice(**c) for c in stored if c is not None)
     if len(choices) < number or any(c.label is None or c.text is None for c in choices):
         raise _InvalidRow("it has a choice that is null")
     if len({c.label for c in choices}) < number:
@@ -206,10 +235,10 @@ def _choices(found: list[dict[str, Any] | None], number: int) -> tuple[Choice, .
     return choices
 
 
-def _answer(found: int | None, number: int) -> int | None:
-    if found is not None and not 0 <= found < number:
-        raise _InvalidRow(f"its answer is choice {found} of {number}")
-    return found
+def _answer(stored: int | None, number: int) -> int | None:
+    if stored is not None and not 0 <= stored < number:
+        raise _InvalidRow(f"its answer is choice {stored} of {number}")
+    return stored
 
 
 def _count(row: Row, dataset: DatasetSpec, counts: Counter[str]) -> None:

@@ -1,7 +1,8 @@
-"""Prompt sets: JSON files of prompts for a model to answer, the ones that ship with the project and people's own.
+"""Prompt sets: JSON files of prompts for a model to answer, those that ship with the project and a user's own.
 
-A file is an object with a name, a description, and prompts, each with an id (a text or a whole number), a text, and
-usually a note that says what it is for; a system message, if there is one, is `system`. Several sets are one source, and every prompt keeps the id that it has in its own.
+A file is an object with a name, a description, and prompts. Each prompt has an id (a text or a whole number), a text, usually a
+note that says what it is for, and may have a system message, `system`. Several sets make one source, and every prompt keeps the
+id that it has in its own set. The shipped sets were written for this project and share its licence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from capture.data.example import Row, Source, check_storable
-from capture.data.files import check_not_empty, check_readable, printable_value, read_json, unreadable_error, user_path
+from capture.data.files import (
+    UnreadableFileError,
+    check_not_empty,
+    check_readable,
+    printable_value,
+    read_json,
+    user_path,
+)
 from warehouse.errors import NotFoundError, UsageError
 
 _SHIPPED = Path(__file__).parent / "shipped_prompts"
@@ -22,47 +30,52 @@ _OTHER_NAMES = {"dynamic": "changing", "multi_trait": "several_traits"}
 
 
 def shipped_sets() -> list[str]:
-    """The names of the sets that ship with the project."""
+    """Return the names of the sets that ship with the project."""
     return sorted(path.stem for path in _SHIPPED.glob("*.json"))
 
 
 def shipped_counts() -> dict[str, int]:
-    """How many prompts each of them has."""
+    """Return the number of prompts in each shipped set."""
     return {name: len(_rows(_SHIPPED / f"{name}.json")) for name in shipped_sets()}
 
 
 def open_prompt_sets(names: list[str]) -> Source:
-    """The prompts of all the sets named, in that order: each name is a shipped set's, a JSON file, or a folder of them.
+    """Open several prompt sets as one source.
 
-    A part of the source is a set: data set `prompts`, config the set's name (its file's, without `.json`). Raises
-    NotFoundError for one that is not there, UsageError for one that is not sound, or there twice.
+    Args:
+        names: Shipped sets, JSON files, or folders of JSON files.
+
+    Returns:
+        The source, in the order of the names. Each set is one of its members: data set `prompts`, config the set's name (its
+        file's, without `.json`).
+
+    Raises:
+        UsageError: Two sets have the same name, or a set is malformed.
     """
     names = [_OTHER_NAMES.get(name, name) for name in names]
     files: dict[str, Path] = {}
     for path in chain.from_iterable(map(_files, names)):
         if path.stem in files:
             if files[path.stem].resolve() == path.resolve():
-                raise UsageError(f"The prompt set {path.stem} is asked for twice: name it once.")
-            raise UsageError(
-                f"The prompt set {path.stem} is there twice, in {files[path.stem]} and {path}: rename one."
-            )
+                raise UsageError(f"The prompt set {path.stem} is named twice: name it once.")
+            raise UsageError(f"There are two prompt sets {path.stem}, in {files[path.stem]} and {path}: rename one.")
         files[path.stem] = path
-    parts = []
+    sets = []
     for name, path in files.items():
         rows = _rows(path)
-        parts.append(Source("prompts", name, None, str(path), partial(iter, rows)))
+        sets.append(Source("prompts", name, None, str(path), partial(iter, rows)))
     return Source(
         "prompts",
         ",".join(files),
         None,
         ", ".join(names),
-        lambda: chain.from_iterable(part.rows() for part in parts),
-        members=tuple(parts),
+        lambda: chain.from_iterable(prompt_set.rows() for prompt_set in sets),
+        members=tuple(sets),
     )
 
 
 def open_prompts(texts: list[str]) -> Source:
-    """Prompts given one by one. Raises UsageError for one without text."""
+    """Open prompts that are given one by one; raise UsageError for one without text."""
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UsageError(f"--prompt: prompt {number} has no text.")
@@ -71,7 +84,7 @@ def open_prompts(texts: list[str]) -> Source:
 
 
 def _files(name: str) -> Iterator[Path]:
-    """The files that a name stands for."""
+    """Yield the files that a name stands for."""
     if name in shipped_sets():
         yield _SHIPPED / f"{name}.json"
         return
@@ -79,24 +92,27 @@ def _files(name: str) -> Iterator[Path]:
     path = user_path(name)
     if path.is_dir():
         try:
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".json")
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".json")
         except OSError as e:
-            raise unreadable_error(path, e) from None
-        if not found:
+            raise UnreadableFileError(path, e) from None
+        if not files:
             raise UsageError(f"{printable_value(path)} has no prompt sets: it holds no .json file.")
-        yield from map(check_readable, found)
+        yield from map(check_readable, files)
     elif path.suffix or len(path.parts) > 1:
         yield check_readable(path)
     else:
         raise NotFoundError(
-            "prompt set", printable_value(name), [*shipped_sets(), *_OTHER_NAMES], "One of your own is named by its file: ./prompts.json"
+            "prompt set",
+            printable_value(name),
+            [*shipped_sets(), *_OTHER_NAMES],
+            "One of your own is named by its file: ./prompts.json",
         )
 
 
 def _rows(path: Path) -> list[Row]:
-    """The prompts of a file. Read at once: sets are small, and a fault is told before a model is loaded."""
-    found = read_json(path)
-    prompts = found.get("prompts") if isinstance(found, dict) else None
+    """Return the prompts in a file. They are read at once: sets are small, and a fault shows before a model is loaded."""
+    contents = read_json(path)
+    prompts = contents.get("prompts") if isinstance(contents, dict) else None
     if not isinstance(prompts, list) or not prompts:
         raise UsageError(
             f'{printable_value(path)} has no prompts: a set is {{"name": …, "prompts": [{{"id": 1, "text": …}}, …]}}.'
@@ -105,7 +121,9 @@ def _rows(path: Path) -> list[Row]:
     for number, prompt in enumerate(prompts, 1):
         row = _row(path, number, prompt)
         if (first := seen.setdefault(row.source_id, number)) != number:
-            raise UsageError(f"{printable_value(path)}: prompts {first} and {number} have the same id, {printable_value(row.source_id)}.")
+            raise UsageError(
+                f"{printable_value(path)}: prompts {first} and {number} have the same id, {printable_value(row.source_id)}."
+            )
         rows.append(row)
     return rows
 
@@ -121,5 +139,5 @@ def _row(path: Path, number: int, prompt: Any) -> Row:
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{where} (id {printable_value(key)}) has no text.")
     if not isinstance(fields.get("system"), str | None):
-        raise UsageError(f"{where} (id {printable_value(key)}) has a system message that is no text.")
+        raise UsageError(f"{where} (id {printable_value(key)}) has a system message that is not text.")
     return Row(str(key), text, fields, prompt_set=path.stem)

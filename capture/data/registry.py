@@ -1,4 +1,7 @@
-"""Data sets: one file each, yielding `Example`s one by one; `open_data` is the way to all of them."""
+"""All data sets by name: `open_data` opens a known data set, any data set of the hub, or a file of the user's.
+
+Each data set has a file beside this one, and all yield the same `Example`.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,27 @@ def open_data(
     headings: bool = False,
     label_column: str | None = None,
 ) -> Source:
-    """What `--data NAME [--split S] [--from FILE]` or `--text FILE` asks for.
+    """Open what `--data NAME [--split S] [--from FILE]` or `--text FILE` asks for.
 
-    A known data set is read from `origin` where that names a local copy, else as it is prepared under `root`, else from
-    the hub; `owner/name` is any data set of the hub. Raises UsageError where that cannot be, or holds no text.
+    A known data set is read from `origin` where that names a local copy, else as it is prepared under `root`, else from the hub.
+
+    Args:
+        data: A known data set, or `owner/name` for any data set of the hub; None with `text`.
+        text: A file of texts, or `-` for standard input; None with `data`.
+        split: The data set's split.
+        origin: A local copy of the data set, in the original format.
+        text_column: The column that is the text.
+        root: The warehouse root, under which prepared data is looked for.
+        config: The configuration of a data set of the hub.
+        headings: Read the headings of WikiText as well as its paragraphs.
+        label_column: The column that holds labels.
+
+    Returns:
+        The source, which holds at least one text.
+
+    Raises:
+        UsageError: The options don't go together, the data cannot be read, or it holds no text.
+        NotFoundError: There is no such data set.
     """
     check_not_empty(
         data=data,
@@ -59,14 +79,14 @@ def open_data(
             "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
         )
     if label_column == text_column:
-        raise UsageError(f"--label-column {printable_value(label_column)} is the column of the text: name another.")
+        raise UsageError(f"--label-column {printable_value(label_column)} is the text's column: name another.")
     if text is not None:
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
         source = open_text(text, text_column, label_column)
     elif data == REPEATS:
         if origin is not None:
-            raise UsageError(f"{REPEATS} is made on the spot: it takes no --from.")
+            raise UsageError(f"{REPEATS} is generated, so that it takes no --from.")
         source = open_repeats()
     elif data in DATASETS:
         source = _open_dataset(DATASETS[data], split, origin, root, headings)
@@ -78,7 +98,10 @@ def open_data(
         source = open_hub(data, config, split, text_column, label_column)
     else:
         raise NotFoundError(
-            "data set", printable_value(data), DATASET_NAMES, "One of the hub is named OWNER/NAME. For a file of your own: --text FILE."
+            "data set",
+            printable_value(data),
+            DATASET_NAMES,
+            "One of the hub is named OWNER/NAME. For a file of your own: --text FILE.",
         )
     if next(source.read(), None) is None:
         raise UsageError(f"{source.origin} holds no text: there is nothing to capture.")
@@ -86,15 +109,22 @@ def open_data(
 
 
 def find_dataset(name: str) -> DatasetSpec:
-    """Raises NotFoundError for a name that is none of `KNOWN`."""
+    """Return a known data set by its name; raise NotFoundError where there is none of that name."""
     if name not in DATASETS:
         raise NotFoundError("data set", name, DATASETS)
     return DATASETS[name]
 
 
 def split_reader(dataset: DatasetSpec, split: str, origin: str | None) -> tuple[ReadRows, str]:
-    """How a split's rows are read anew, from a local copy or the hub, and where that is. Raises UsageError, also while
-    reading.
+    """Return how a split's rows are read from a local copy or the hub, prepared data left aside.
+
+    Args:
+        dataset: The data set.
+        split: The split.
+        origin: A local copy, in the original format; None: the hub.
+
+    Returns:
+        What reads the rows, and where they are read from.
     """
     if origin is not None:
         path = dataset.find_file(user_path(origin), split)

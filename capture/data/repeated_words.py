@@ -1,7 +1,8 @@
-"""Random words, twice over: the second time a model can know each word only by looking back for what followed the last one,
-which is what induction heads do (Olsson et al. 2022, "In-context Learning and Induction Heads").
+"""Random words, twice over, which show induction heads (Olsson et al. 2022, "In-context Learning and Induction Heads").
 
-Made on the spot, the same on every machine; words rather than token ids, so that every model reads the same examples.
+The second time, a model can predict each word only by looking back for what followed the word before it, which is what
+induction heads do. Source: generated, the same on every machine, with words rather than token ids, so that every model reads the
+same examples. An example holds its text and nothing else. The list of words shares this project's licence.
 """
 
 from __future__ import annotations
@@ -228,6 +229,8 @@ _WORDS = [
 
 
 def open_repeats() -> Source:
+    """Open the generated examples."""
+
     def rows() -> Iterator[Row]:
         for number in range(_EXAMPLES):
             words = random.Random(number).sample(_WORDS, _WORDS_EACH)

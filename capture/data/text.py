@@ -1,6 +1,6 @@
-"""Texts from a file or standard input: lines (.txt, `-`), or a column of .jsonl, .csv, .tsv or .parquet.
+"""Reads texts from a file or standard input: lines (.txt, `-`), or a column of .jsonl, .csv, .tsv or .parquet.
 
-Knows nothing of any one data set.
+Knows no particular data set.
 """
 
 from __future__ import annotations
@@ -14,17 +14,33 @@ from capture.data.arrow import parquet_rows
 from capture.data.columns import Columns
 from capture.data.csv_file import csv_rows
 from capture.data.example import Row, Source
-from capture.data.files import check_readable, file_lines, json_lines, line_location, printable_value, user_path, whole_lines
+from capture.data.files import (
+    check_readable,
+    file_lines,
+    json_lines,
+    line_location,
+    printable_value,
+    user_path,
+    whole_lines,
+)
 from warehouse.errors import UsageError
 
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .csv, .tsv or .parquet"
 
 
 def open_text(origin: str, text_column: str, label_column: str | None = None) -> Source:
-    """The texts of a file, or of standard input for `-`.
+    """Open the texts of a file, or of standard input.
 
-    Raises UsageError, then or while reading, where the file is missing, unreadable, of an unknown kind, or has no such
-    column.
+    The source raises UsageError, now or while it is read, where the file is missing, unreadable or of an unknown kind, or has no
+    such column.
+
+    Args:
+        origin: The file, or `-` for standard input.
+        text_column: The column that is the text.
+        label_column: The column that holds labels, if any.
+
+    Returns:
+        The source of its examples.
     """
     columns = Columns(text_column, label_column)
     if origin == "-":
@@ -38,38 +54,45 @@ def open_text(origin: str, text_column: str, label_column: str | None = None) ->
 
 
 def one_text(text: str) -> Source:
-    """A text as it is."""
+    """Return a source of one text."""
     return Source("text", None, None, "the text", lambda: iter([Row("0", text)]), has_ids=False)
 
 
 def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    """Every row of a file, blank ones included, so that row numbers are the file's. Reads as it goes.
+    """Read every row of a file, as it goes, with blank rows, so that row numbers are the file's.
 
-    Raises UsageError, then or while reading, where the file is missing, unreadable, of an unknown kind, or has no such
-    column.
+    Args:
+        path: The file.
+        columns: The columns of the text and of labels.
+
+    Returns:
+        The rows. Reading them raises UsageError where the file is missing or unreadable, or has no such column.
+
+    Raises:
+        UsageError: The file is of an unknown kind.
     """
-    found: Iterator[tuple[int, dict[str, Any]]]
+    table: Iterator[tuple[int, dict[str, Any]]]
     match path.suffix.lower():
         case ".txt" | "":
             return _text_rows(file_lines(path))
         case ".parquet":
             return columns.rows((n, f"{printable_value(path)}, row {n}", fields) for n, fields in parquet_rows(path))
         case ".jsonl" | ".ndjson":
-            found = json_lines(path)
+            table = json_lines(path)
         case ".csv":
-            found = csv_rows(path, ",")
+            table = csv_rows(path, ",")
         case ".tsv":
-            found = csv_rows(path, "\t")
+            table = csv_rows(path, "\t")
         case _:
             raise UsageError(
                 f"{printable_value(path)}: texts come from {_KINDS}, not from {printable_value(path.suffix)}. A text a line under another name: "
                 "--text - < FILE"
             )
-    return columns.rows((n, line_location(path, n), fields) for n, fields in found)
+    return columns.rows((n, line_location(path, n), fields) for n, fields in table)
 
 
 def _check_columns(columns: Columns, where: str) -> None:
-    """Raises UsageError where labels are wanted of what has lines alone."""
+    """Raise UsageError where labels are asked for, and there are only lines."""
     if columns.label is not None:
         raise UsageError(
             f"{where} has a text a line and no columns: --label-column goes with .jsonl, .csv, .tsv and .parquet."

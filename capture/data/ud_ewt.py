@@ -1,8 +1,9 @@
-"""Universal Dependencies English EWT (Silveira et al. 2014): sentences of web text, each word with its lemma, parts of
-speech, features and syntax, and with its place in the text.
+"""Universal Dependencies English EWT (Silveira et al. 2014): annotated sentences of web text. Licence: CC BY-SA 4.0.
 
-From CoNLL-U files, or the hub's copy of them, which an old script made: there ids are missing and everything is text,
-so that the sentence is put together again from the order of its lines. Both end in the same `Row`.
+Source: the release's CoNLL-U files, or the hub's `universal-dependencies/universal_dependencies`. An example's text is a
+sentence; it holds its words, each with lemma, parts of speech, features, syntax and place in the text, and the document's id as
+metadata where the file has it. The hub's copy was made by an old script: it has no ids, and everything in it is text, so that
+the sentence is put together again from the order of its lines. Both sources yield the same words.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Id = int | tuple[int, str, int]
 
 @dataclass(frozen=True)
 class _Line:
-    """A word, a multiword token or an empty node, as it is in the file: `_` where nothing is given."""
+    """A word, a multiword token or an empty node as the file has it, with `_` where nothing is given."""
 
     where: str
     id: Id
@@ -61,7 +62,7 @@ class _Span:
 
 
 def _row(sent_id: str, text: str, lines: list[_Line], metadata: dict[str, Any] | None = None) -> Row:
-    """Raises UsageError where the forms are not the text, or a head is no word."""
+    """Return a sentence as a row; raise UsageError where the forms don't make up the text, or a head is no word."""
     spans = _spans(text, lines)
     nodes = [line for line in lines if not _is_multiword(line.id)]
     places = {line.id: i for i, line in enumerate(nodes)}
@@ -74,15 +75,15 @@ def _word(line: _Line, span: _Span | None, places: Mapping[Id, int]) -> Word:
     # `_` is "nothing given", but also how an underscore is written: it is one where the text has one.
     form = None if line.form == "_" and (span is None or "_" not in span.surface) else line.form
     return Word(
-        word_id=_shown(line.id),
+        word_id=_id_text(line.id),
         form=form,
-        lemma=line.lemma if form == "_" else _given(line.lemma),
-        upos=_given(line.upos),
-        xpos=_given(line.xpos),
-        feats=_given(line.feats),
+        lemma=line.lemma if form == "_" else _or_none(line.lemma),
+        upos=_or_none(line.upos),
+        xpos=_or_none(line.xpos),
+        feats=_or_none(line.feats),
         head=places[line.head] if line.head else None,
-        deprel=_given(line.deprel),
-        deps=_given(line.deps),
+        deprel=_or_none(line.deprel),
+        deps=_or_none(line.deps),
         multiword=span.surface if span and span.multiword else None,
         start=span.start if span else None,
         end=span.end if span else None,
@@ -90,9 +91,13 @@ def _word(line: _Line, span: _Span | None, places: Mapping[Id, int]) -> Word:
 
 
 def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
-    """Every word's place in the text, found in order, with nothing but white space between.
+    """Find every word's place in the text, in order, with nothing but white space between them.
 
-    Raises UsageError where the text goes on otherwise.
+    Returns:
+        The place of each word, by its id.
+
+    Raises:
+        UsageError: The text has other words.
     """
     forms = {line.id: line.form for line in lines}
     spans: dict[Id, _Span] = {}
@@ -119,7 +124,7 @@ def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
 
 
 def _shared(surface: str, forms: list[str], start: int) -> Iterator[_Span]:
-    """The words of a multiword token: each its part where they make it up (do + n't), else all of it (du: de + le)."""
+    """Yield the places of a multiword token's words: each has its part where they make it up (do + n't), else all (du: de + le)."""
     joined = "".join(forms)
     apart = joined.casefold() == surface.casefold() and len(joined) == len(surface)
     at = start
@@ -136,11 +141,11 @@ def _is_empty(node: Id) -> bool:
     return isinstance(node, tuple) and node[1] == "."
 
 
-def _shown(node: Id) -> str:
+def _id_text(node: Id) -> str:
     return str(node) if isinstance(node, int) else f"{node[0]}{node[1]}{node[2]}"
 
 
-def _given(value: str) -> str | None:
+def _or_none(value: str) -> str | None:
     return None if value == "_" else value
 
 
@@ -148,7 +153,7 @@ def _given(value: str) -> str | None:
 
 
 def _file(path: Path) -> Iterator[Row]:
-    """The sentences of a file. Raises UsageError, with file and line, for what is not CoNLL-U."""
+    """Yield the sentences of a file; raise UsageError, with file and line, for what is not CoNLL-U."""
     seen: dict[str, int] = {}
     doc: str | None = None
     for first, comments, numbered in _blocks(path):
@@ -161,14 +166,16 @@ def _file(path: Path) -> Iterator[Row]:
         if sent_id is None:
             raise UsageError(f"{where}: the sentence has no '# sent_id = …', which identifies it.")
         if seen.setdefault(sent_id, first) != first:
-            raise UsageError(f"{where}: the sentence {printable_value(sent_id, 60)} is there already, on line {seen[sent_id]}.")
+            raise UsageError(
+                f"{where}: the sentence {printable_value(sent_id, 60)} is already on line {seen[sent_id]}."
+            )
         if "newdoc id" in comments or "newdoc" in comments:
             doc = comments.get("newdoc id")
         yield _row(sent_id, comments.get("text") or _rebuilt(lines), lines, {"doc": doc} if doc else {})
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, dict[str, str | None], list[tuple[int, str]]]]:
-    """Sentence by sentence: the number of its first line, its comments, and its other lines with their numbers."""
+    """Yield each sentence's first line number, its comments, and its other lines with their numbers."""
     first = 0
     comments: dict[str, str | None] = {}
     lines: list[tuple[int, str]] = []
@@ -189,7 +196,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, dict[str, str | None], list[tuple
 
 
 def _parsed(line: str, where: str) -> _Line:
-    """What conllu makes of a line. What it would let pass is refused: columns missing, empty or parted by spaces."""
+    """Parse a line with conllu; raise UsageError also for what it lets pass: columns missing, empty or separated by spaces."""
     try:
         from conllu.exceptions import ParseException
         from conllu.parser import DEFAULT_FIELD_PARSERS, DEFAULT_FIELDS, parse_line
@@ -198,13 +205,13 @@ def _parsed(line: str, where: str) -> _Line:
 
     columns = line.split("\t")
     if len(columns) != len(_COLUMNS):
-        raise UsageError(f"{where} has {len(columns)} columns, not {len(_COLUMNS)} with tabs between.")
+        raise UsageError(f"{where} has {len(columns)} columns, not {len(_COLUMNS)} separated by tabs.")
     for name, value in zip(_COLUMNS, columns, strict=True):
         if not value.strip() or "  " in value:
             problem = "has two spaces in a row" if value.strip() else "is empty: write _ where nothing is given"
             raise UsageError(f"{where}: the column {name} {problem}.")
     try:
-        # The others stay as they are: the warehouse shows features and enhanced graph as the treebank writes them.
+        # The other columns stay as they are: the warehouse shows features and enhanced graph as the treebank writes them.
         token = parse_line(line, DEFAULT_FIELDS, {name: DEFAULT_FIELD_PARSERS[name] for name in ("id", "head", "misc")})
     except (ParseException, ValueError) as e:  # ValueError: more digits than Python makes a number of
         raise UsageError(f"{where} is not CoNLL-U: {printable_value(e, 200)}") from None
@@ -218,7 +225,7 @@ def _parsed(line: str, where: str) -> _Line:
 
 
 def _check_ids(lines: list[_Line]) -> None:
-    """Raises UsageError unless words count from 1, multiword tokens precede their words, and empty nodes count too."""
+    """Raise UsageError unless words count from 1, multiword tokens precede their words, and empty nodes count up."""
     word, empty, covered = 0, 0, 0
     for line in lines:
         if isinstance(line.id, int):
@@ -231,7 +238,7 @@ def _check_ids(lines: list[_Line]) -> None:
             right = line.id[0] == word and line.id[2] == empty + 1
             empty = line.id[2]
         if not right:
-            raise UsageError(f"{line.where}: the id {_shown(line.id)} is not in order.")
+            raise UsageError(f"{line.where}: the id {_id_text(line.id)} is not in order.")
     if covered > word:
         raise UsageError(
             f"{lines[-1].where}: the sentence ends before the multiword token that goes to word {covered}."
@@ -239,7 +246,7 @@ def _check_ids(lines: list[_Line]) -> None:
 
 
 def _rebuilt(lines: list[_Line]) -> str:
-    """The text, from the forms and `SpaceAfter=No`."""
+    """Rebuild the text from the forms and `SpaceAfter=No`."""
     text, covered = "", 0
     for line in lines:
         if _is_empty(line.id) or (isinstance(line.id, int) and line.id <= covered):
@@ -270,20 +277,27 @@ def _hub(data: datasets.Dataset) -> Iterator[Row]:
 
 
 def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
-    """The sentence's lines with their ids, which the hub has not kept: what has no head is an empty node where it has
-    enhanced dependencies, and a multiword token where it has none. Raises UsageError for what is no sentence.
+    """Return a sentence's lines with their ids, which the hub has not kept.
+
+    What has no head is an empty node where it has enhanced dependencies, and a multiword token where it has none.
+
+    Returns:
+        The lines, as a CoNLL-U file would have them.
+
+    Raises:
+        UsageError: The columns don't make a sentence.
     """
     lengths = {name: len(fields[name]) for name in _HUB_COLUMNS}
     if len(set(lengths.values())) > 1 or not lengths["tokens"]:
-        told = ", ".join(f"{n} {name}" for name, n in lengths.items())
-        raise UsageError(f"{where} is no sentence: it has {told}.")
+        counts = ", ".join(f"{n} {name}" for name, n in lengths.items())
+        raise UsageError(f"{where} is not a sentence: it has {counts}.")
     columns = list(zip(*(fields[name] for name in _HUB_COLUMNS), strict=True))
     word, empty = 0, 0
     lines = []
     for i, (form, lemma, upos, xpos, feats, head, deprel, deps) in enumerate(columns):
         node: Id
         if head != "None" and not _NUMBER.fullmatch(head):
-            raise UsageError(f"{where}: the head '{printable_value(head, 20)}' is no number.")
+            raise UsageError(f"{where}: the head '{printable_value(head, 20)}' is not a number.")
         if head != "None":
             word, empty = word + 1, 0
             node = word
@@ -300,8 +314,13 @@ def _hub_lines(fields: dict[str, Any], where: str) -> list[_Line]:
 
 
 def _width(surface: str, following: Iterable[str], where: str) -> int:
-    """How many words a multiword token has: as many as make it up; else two, the commonest, which the text then has to
-    bear out. Raises UsageError where fewer follow.
+    """Return how many words a multiword token has.
+
+    Returns:
+        As many as make it up; else two, the commonest number, which the text must then confirm.
+
+    Raises:
+        UsageError: Fewer than two words follow.
     """
     joined, n = "", 0
     for n, form in enumerate(following, 1):
@@ -315,18 +334,18 @@ def _width(surface: str, following: Iterable[str], where: str) -> int:
 
 @lru_cache(maxsize=1 << 14)
 def _feats(text: str) -> str:
-    """`{'Number': 'Sing', 'Person': '3'}` → `Number=Sing|Person=3`."""
-    found = _literal(text)
+    """Turn `{'Number': 'Sing', 'Person': '3'}` into `Number=Sing|Person=3`."""
+    feats = _literal(text)
     return (
-        "|".join(f"{k}={v or '_'}" for k, v in found.items()) if isinstance(found, dict) else text.replace("None", "_")
+        "|".join(f"{k}={v or '_'}" for k, v in feats.items()) if isinstance(feats, dict) else text.replace("None", "_")
     )
 
 
 def _deps(text: str) -> str:
-    """`[('nsubj', 4), ('conj:and', (8, '.', 1))]` → `4:nsubj|8.1:conj:and`."""
-    found = _literal(text)
-    pairs = isinstance(found, list) and all(isinstance(x, tuple) and len(x) == 2 and _is_id(x[1]) for x in found)
-    return "|".join(f"{_shown(head)}:{relation}" for relation, head in found) if pairs else text.replace("None", "_")
+    """Turn `[('nsubj', 4), ('conj:and', (8, '.', 1))]` into `4:nsubj|8.1:conj:and`."""
+    deps = _literal(text)
+    pairs = isinstance(deps, list) and all(isinstance(x, tuple) and len(x) == 2 and _is_id(x[1]) for x in deps)
+    return "|".join(f"{_id_text(head)}:{relation}" for relation, head in deps) if pairs else text.replace("None", "_")
 
 
 def _is_id(node: Any) -> bool:
@@ -334,7 +353,7 @@ def _is_id(node: Any) -> bool:
 
 
 def _literal(text: str) -> Any:
-    """What Python's `str` was of; None for what it was not, such as text that had no structure to begin with."""
+    """Return the value whose `str` a text is; None for text that was none, such as what had no structure to begin with."""
     try:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it is documented to raise

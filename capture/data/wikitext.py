@@ -1,7 +1,8 @@
-"""WikiText-2 and WikiText-103 (Merity et al. 2016): a paragraph is an example, and a heading if asked for.
+"""WikiText-2 and WikiText-103 (Merity et al. 2016): paragraphs of Wikipedia. Licence: CC BY-SA 3.0.
 
-`wikitext2` and `wikitext103` are the tokenized form with `<unk>`, with `-raw` the untouched text. Rows keep their
-number in the split, counted from 0 with headings and blank ones, which is the same in the hub's copy and in a local
+Source: the release's files, or the hub's `Salesforce/wikitext`. An example's text is a paragraph, or a heading if asked for; it
+holds nothing else. `wikitext2` and `wikitext103` are the tokenized form with `<unk>`; with `-raw` they are the untouched text.
+Rows keep their number in the split, counted from 0 with headings and blank rows, which is the same on the hub and in a local
 file, so that examples have the same ids from either.
 """
 
@@ -28,11 +29,11 @@ _HEADING = re.compile(r"((?:= )+)\S.*?((?: =)+)")
 
 
 def kind(text: str) -> str:
-    """Whether a row is one of the `paragraphs`, the `headings` (`= = Title = =`) or the `blank rows`."""
+    """Return whether a row is one of the `paragraphs`, the `headings` (`= = Title = =`) or the `blank rows`."""
     if not text.strip():
         return BLANK
-    found = _HEADING.fullmatch(text.strip())
-    return HEADINGS if found and len(found[1]) == len(found[2]) else PARAGRAPHS
+    match = _HEADING.fullmatch(text.strip())
+    return HEADINGS if match and len(match[1]) == len(match[2]) else PARAGRAPHS
 
 
 def _file(path: Path) -> Iterator[Row]:

@@ -78,7 +78,7 @@ def test_a_split_without_keys(tmp_path: Path, key: object) -> None:
         ({"question_concept": ...}, "has no 'question_concept'"),
         ({"question": {"stem": "x", "choices": ["a"]}}, "a choice is not an object"),
         ({"question": {"stem": "x"}}, "has no 'choices'"),
-        ({"id": "q8"}, "the question q8 is there already, on line 1"),
+        ({"id": "q8"}, "the question q8 is already on line 1"),
     ],
 )
 def test_bad_questions_are_named_with_file_and_line(tmp_path: Path, changes: dict, message: str) -> None:

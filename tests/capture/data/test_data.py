@@ -195,7 +195,7 @@ def test_prepared_data_of_a_newer_version_or_of_another_program(tmp_path: Path) 
     with pytest.raises(TracesError, match="newer version.*pip install -U"):
         opened("ud_ewt", root=tmp_path)
     pq.write_table(pa.table({"text": ["a"]}), path)
-    with pytest.raises(TracesError, match="is no prepared data.*traces data prepare ud_ewt"):
+    with pytest.raises(TracesError, match="is not prepared data.*traces data prepare ud_ewt"):
         opened("ud_ewt", root=tmp_path)
 
 

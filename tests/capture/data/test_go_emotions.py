@@ -48,8 +48,8 @@ def test_the_whole_part_as_a_reader_of_csv_sees_it(shared: Callable[[str], Path]
         ("a\t-1\tid", "line 2: '-1' is not label ids"),
         ("a\tjoy\tid", "line 2: 'joy' is not label ids"),
         ("a\t\tid", "line 2: '' is not label ids"),
-        ("a\t3,3\tid", "line 2: the label 3 .annoyance. is there twice"),
-        ("a\t3\tfirst", "line 2: the comment first is there already, on line 1"),
+        ("a\t3,3\tid", "line 2 has the label 3 .annoyance. twice"),
+        ("a\t3\tfirst", "line 2: the comment first is already on line 1"),
         ("a\t3\t", "line 2 has no comment id"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_column_that_is_not_there_or_cannot_be(tmp_path: Path) -> None:
     path.write_text("text,feels\na,b\n")
     with pytest.raises(NotFoundError, match=r"No column 'fels'\. Did you mean feels\? \(.*line 2\).*--label-column"):
         list(open_text(str(path), "text", "fels").read())
-    with pytest.raises(UsageError, match="--label-column text is the column of the text"):
+    with pytest.raises(UsageError, match="--label-column text is the text.s column"):
         open_data(None, str(path), "validation", None, "text", label_column="text")
     with pytest.raises(UsageError, match="--label-column goes with --text FILE, or a data set of the hub"):
         open_data("csqa", None, "validation", None, "text", label_column="feels")

@@ -59,7 +59,7 @@ def put_in(key: str, place: int, value: Any) -> Callable[[list[dict]], object]:
     ("name", "rows", "message"),
     [
         *(("csqa", put(key, None), f"its column {key} is null") for key in ("source_id", "text", "metadata", "words")),
-        *(("ud_ewt", put("metadata", m), "metadata is no JSON object") for m in ("[]", "null", '"a"', "1")),
+        *(("ud_ewt", put("metadata", m), "metadata is not a JSON object") for m in ("[]", "null", '"a"', "1")),
         ("ud_ewt", put("metadata", "{"), "metadata is not JSON"),
         ("ud_ewt", put("metadata", "[" * 100_000), "metadata is not JSON: it is nested"),
         ("ud_ewt", put("metadata", '{"a": "\\ud800"}'), r"metadata is not JSON: it holds \\ud800"),
@@ -75,8 +75,8 @@ def put_in(key: str, place: int, value: Any) -> Callable[[list[dict]], object]:
         ("go_emotions", put_in("labels", 0, {"label_id": 28}), "there is no label 28"),
         ("go_emotions", put_in("labels", 0, {"label_id": None}), "there is no label None"),
         ("go_emotions", put_in("labels", 0, {"label": "bliss"}), "there is no label .* 'bliss'"),
-        ("go_emotions", put_in("labels", 0, None), "a label that is null or there twice"),
-        ("go_emotions", put("labels", [{"label_id": 17, "label": "joy"}] * 2), "a label that is null or there twice"),
+        ("go_emotions", put_in("labels", 0, None), "a label that is null or repeated"),
+        ("go_emotions", put("labels", [{"label_id": 17, "label": "joy"}] * 2), "a label that is null or repeated"),
         ("csqa", put("choices", []), "it has 0 choices, not 5"),
         ("csqa", lambda rows: rows[1]["choices"].pop(), "it has 4 choices, not 5"),
         ("csqa", put_in("choices", 0, None), "it has a choice that is null"),
@@ -97,14 +97,14 @@ def test_a_row_that_cannot_be_of_its_data_set_is_named(
     ("about", "message"),
     [
         *(
-            (about, "is no prepared data")
+            (about, "is not prepared data")
             for about in (b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format_version": "1"}')
         ),
         (b'{"format_version": 99}', "prepared by a newer version"),
-        (b'{"format_version": ' + b"9" * 5000 + b"}", "is no prepared data"),
-        (b'{"format_version": 1}', "other data by what it says of itself: nothing"),
-        (b'{"format_version": 1, "dataset": "csqa", "split": "validation"}', "other data .*: csqa validation"),
-        (b'{"format_version": 1, "dataset": "ud_ewt", "split": "test"}', "other data .*: ud_ewt test"),
+        (b'{"format_version": ' + b"9" * 5000 + b"}", "is not prepared data"),
+        (b'{"format_version": 1}', "says that it holds other data: nothing"),
+        (b'{"format_version": 1, "dataset": "csqa", "split": "validation"}', "other data: csqa validation"),
+        (b'{"format_version": 1, "dataset": "ud_ewt", "split": "test"}', "other data: ud_ewt test"),
         (b'{"format_version": 1, "dataset": ["a\\nb"], "split": {"x": 1}}', "other data"),
     ],
     ids=range(11),
@@ -184,12 +184,12 @@ def sentence(**changes: Any) -> dict:
     ("row", "message"),
     [
         (sentence(tokens=None), "row 1: column 'tokens' holds None"),
-        (sentence(head=["x"]), "the head 'x' is no number"),
+        (sentence(head=["x"]), "the head 'x' is not a number"),
         (sentence(head=["9" * 5000]), "the head '99"),
-        (sentence(lemmas=[]), "is no sentence: it has 1 tokens, 0 lemmas"),
+        (sentence(lemmas=[]), "is not a sentence: it has 1 tokens, 0 lemmas"),
         (
             sentence(**{name: [] for name in sentence() if name not in ("idx", "text")}),
-            "is no sentence: it has 0 tokens",
+            "is not a sentence: it has 0 tokens",
         ),
         (sentence(text="b"), "the text goes on with 'b', not with 'a'"),
         (sentence(head=["None"]), "the multiword token 'a' has no words"),

@@ -40,7 +40,7 @@ def test_a_set_has_the_same_ids_by_every_name_it_is_known_by() -> None:
     for other, name in {"dynamic": "changing", "multi_trait": "several_traits"}.items():
         one, two = open_prompt_sets([other]), open_prompt_sets([name])
         assert ids(one) == ids(two) and (one.config, one.origin) == (two.config, two.origin)
-        with pytest.raises(UsageError, match=f"{name} is asked for twice"):
+        with pytest.raises(UsageError, match=f"{name} is named twice"):
             open_prompt_sets([name, other])
 
 
@@ -107,7 +107,7 @@ A = {"id": 1, "text": "a"}
         ('{"prompts": []}', "has no prompts"),
         (json.dumps({"prompts": [A, "b"]}), r"mine\.json, prompt 2 is not a JSON object"),
         (json.dumps({"prompts": [A, {"id": 2, "note": "b"}]}), r"prompt 2 \(id 2\) has no text"),
-        (json.dumps({"prompts": [A | {"system": 5}]}), r"prompt 1 \(id \w+\) has a system message that is no text"),
+        (json.dumps({"prompts": [A | {"system": 5}]}), r"prompt 1 \(id \w+\) has a system message that is not text"),
         (json.dumps({"prompts": [A, {"id": 2, "text": " "}]}), r"prompt 2 \(id 2\) has no text"),
         (json.dumps({"prompts": [A, {"text": "b"}]}), "prompt 2 has no id"),
         (json.dumps({"prompts": [A, {"id": True, "text": "b"}]}), "prompt 2 has no id"),
@@ -164,10 +164,10 @@ def test_numbers_that_json_has_not_are_null(tmp_path: Path) -> None:
 
 
 def test_the_same_set_twice_is_refused_also_where_two_files_have_its_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="baseline is asked for twice"):
+    with pytest.raises(UsageError, match="baseline is named twice"):
         open_prompt_sets(["baseline", "changing", "baseline"])
     mine = written(tmp_path / "baseline.json", A)
-    with pytest.raises(UsageError, match="baseline is there twice, in .* and .*baseline.json"):
+    with pytest.raises(UsageError, match="There are two prompt sets baseline, in .* and .*baseline.json"):
         open_prompt_sets(["baseline", mine])
 
 

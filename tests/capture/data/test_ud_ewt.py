@@ -148,7 +148,7 @@ def test_what_is_not_conllu_is_named_with_file_and_line(tmp_path: Path, old: str
 def test_a_sentence_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "dev.conllu"
     path.write_text(f"{GOOD}\n{GOOD}")
-    with pytest.raises(UsageError, match="line 9: the sentence one is there already, on line 1"):
+    with pytest.raises(UsageError, match="line 9: the sentence one is already on line 1"):
         read(path)
     path.write_text(GOOD.replace("\n", "\r\n"))
     assert [w.form for w in read(path)[0].words] == ["I", "ca", "n't", "go"]
