@@ -310,7 +310,7 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ({"site": "q"}, NotFoundError, "There is: resid.post_mlp.L01"),
         ({"model": "gpt5"}, NotFoundError, "There is: made"),
         ({"metric": "hamming"}, NotFoundError, "cosine, l2, dot"),
-        ({"k": 0}, UsageError, "at least one"),
+        ({"k": 0}, UsageError, "at least 1"),
         ({"where": "nonsense = 1"}, UsageError, "nonsense"),
         ({"where": "pos ="}, UsageError, "not SQL"),
         ({"where": "'x"}, UsageError, "not SQL"),
