@@ -172,7 +172,7 @@ def test_decoders_of_other_kinds_are_sound_runs(family: str, names: str, capture
     model = store.meta.model
     if family == "gpt_neox":
         assert model.parallel and ("resid.post_attn", "derived") in {
-            (r.site, r.home) for r in store.arrays().itertuples()
+            (r.site, r.origin) for r in store.arrays().itertuples()
         }
         derived = store.resid(eid, "pre_attn").astype(np.float32) + store.attn_out(eid)
         np.testing.assert_array_equal(store.resid(eid, "post_attn"), derived)

@@ -307,7 +307,7 @@ def test_the_real_model_answers_on_the_command_line(answered: tuple[Path, Any], 
     assert "deep: tensors" in checked.out
     again = traces("capture", "generate", "--model", "smollm2", "--prompt", "x", "--run", "real", "--warehouse", root)
     assert again.code == 2
-    assert "already there" in again.err
+    assert "already exists" in again.err
     skipped = traces(
         "capture",
         "generate",

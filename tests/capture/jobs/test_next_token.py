@@ -248,7 +248,7 @@ def test_the_same_capture_has_the_same_name_and_a_taken_name_is_refused(
     source, loaded, root = open_text(str(path), "text"), load_tiny(), tmp_path / "runs"
     first = next_token.run(loaded, source, next_token.Options(), root=root)
     assert first.run_id.startswith("llama-a-")
-    with pytest.raises(UsageError, match="already there"):
+    with pytest.raises(UsageError, match="already exists"):
         next_token.run(loaded, source, next_token.Options(), root=root)
     other = next_token.run(loaded, source, next_token.Options(top_k=3), root=root)
     assert other.run_id != first.run_id

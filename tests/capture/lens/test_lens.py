@@ -450,7 +450,7 @@ def test_the_command(
         answer = traces("sql", "--query", question, "--set", "run=a", *place)
         assert answer.code == 0 and answer.out.strip(), answer.err
     again = traces("lens", "a", *place)
-    assert again.code == 2 and "already there" in again.err
+    assert again.code == 2 and "already exists" in again.err
     elsewhere = traces("lens", "a", "--run", "b", "--model", tiny_folder("gpt2"), *place)
     assert elsewhere.code == 2 and "other weights" in elsewhere.err
     synthetic.alter(run_dir(root, "a") / "run.json", lambda m: m["model"].update(name="/gone/away"))

@@ -129,7 +129,7 @@ def test_a_formula_that_is_not_the_models_is_found(
     def examined(model: object) -> Anatomy:
         anatomy = examine(model)
         stacks = {
-            side: replace(part, layers=tuple(replace(x, attends=change(x.formula)) for x in part.layers))
+            side: replace(part, layers=tuple(replace(x, formula=change(x.formula)) for x in part.layers))
             for side, part in anatomy.stacks.items()
         }
         return replace(anatomy, stacks=stacks)
