@@ -25,7 +25,14 @@ _MODULES = {"Warehouse": "warehouse.warehouse", "TraceStore": "warehouse.storage
 
 
 def __getattr__(name: str) -> Any:
-    """Imports on first use: `import warehouse` alone costs nothing."""
+    """Import a public name on its first use, so that `import warehouse` alone costs nothing.
+
+    Returns:
+        What has that name.
+
+    Raises:
+        AttributeError: The package has no such name.
+    """
     if name not in _MODULES:
         raise AttributeError(f"module 'warehouse' has no attribute '{name}'")
     from importlib import import_module

@@ -1,8 +1,8 @@
-"""Makes `warehouse.duckdb`, the file of views over all runs.
+"""The making of `warehouse.duckdb`, the file of views over all runs.
 
 The file holds views and nothing else: one over each table's Parquet files (from `warehouse.schema.tables`), `runs` over the
 manifests, and those in `sql/views/`. It is made under another name and moved into place, so that a reader sees the old one
-or the new one; nobody ever holds it open for writing, since DuckDB would then lock every reader out.
+or the new one. No process ever holds it open for writing, since DuckDB would then lock every reader out.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from warehouse.storage.files import delete, delete_stale_temporaries, temporary_
 
 _STATE_VIEW = "catalog_state"
 ATTACHED = "warehouse"
-"""What the file of views is called in the database that it is attached to."""
+"""The name of the file of views in the database that it is attached to."""
 
 
 def sound_infos(root: Path) -> list[Path]:
-    """Lists the info files of the vector tables that can be read."""
+    """Return the info files of the vector tables that can be read."""
     if not paths.vector_tables(root):
         return []
     from warehouse.storage import vector_info
@@ -36,59 +36,74 @@ def sound_infos(root: Path) -> list[Path]:
 
 
 def refresh(root: Path, known: Survey | None = None) -> Survey:
-    """Makes `warehouse.duckdb` anew from the runs that are there and from `sql/views/`; returns what was found about the runs.
-    `known`: what is known already; the catalog's own, if left out.
+    """Rebuild `warehouse.duckdb` from the runs below a root and from `sql/views/`.
+
+    Args:
+        root: The warehouse.
+        known: What is known of the runs; what the catalog itself knows where it is left out.
+
+    Returns:
+        What is known of the runs now.
     """
     lock = paths.catalog_lock_path(root)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
         delete_stale_temporaries(root / paths.STAGING)
-        found = survey(root, read_state(root)[1] if known is None else known)
+        runs = survey(root, read_state(root)[1] if known is None else known)
         scratch = temporary_beside(root / paths.STAGING / paths.CATALOG)
         scratch.mkdir()
         try:
-            made = scratch / paths.CATALOG
-            found = _write_catalog(made, root, found)
-            made.replace(root / paths.CATALOG)
+            file = scratch / paths.CATALOG
+            runs = _write_catalog(file, root, runs)
+            file.replace(root / paths.CATALOG)
         finally:
             delete(scratch)
-    return found
+    return runs
 
 
-def _write_catalog(path: Path, root: Path, found: Survey) -> Survey:
-    """Makes the file of views; returns what is known of the runs then."""
-    if "?" in str(path.absolute()):  # DuckDB writes to no such place, though it reads from there
+def _write_catalog(path: Path, root: Path, known: Survey) -> Survey:
+    """Write the file of views, and return what is known of the runs then."""
+    if "?" in str(path.absolute()):  # DuckDB reads from such a path, but does not write to it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            found = _write_catalog(Path(elsewhere) / path.name, root, found)
+            known = _write_catalog(Path(elsewhere) / path.name, root, known)
             shutil.copyfile(Path(elsewhere) / path.name, path)
-        return found
+        return known
     with duckdb.connect(str(path)) as con:
-        return create_views(con, root, found)
+        return create_views(con, root, known)
 
 
-def create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> Survey:
-    """Makes the views in a database without any. Runs that DuckDB cannot read are left out; returns what is known then."""
+def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> Survey:
+    """Create the views in a database without any, and leave out the runs that DuckDB cannot read.
+
+    Args:
+        con: A connection to the database.
+        root: The warehouse.
+        known: What is known of its runs.
+
+    Returns:
+        What is known of the runs then.
+    """
     try:
         con.execute("BEGIN")
-        _create_views(con, root, found)
+        _create_views(con, root, known)
     except duckdb.Error:
         con.execute("ROLLBACK")
-        found = survey(root, found, thorough=True)
+        known = survey(root, known, thorough=True)
         con.execute("BEGIN")
-        _create_views(con, root, found)
+        _create_views(con, root, known)
     con.execute("COMMIT")
-    return found
+    return known
 
 
-def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> None:
-    made = view_texts(root, found, sound_infos(root))
-    for name, (query, comment, columns) in made.items():
+def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> None:
+    """Create the views, and one that holds what they were made from."""
+    for name, (query, comment, columns) in view_texts(root, known, sound_infos(root)).items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
         for column in columns:
             con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
     con.execute(
-        f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(found))} AS runs"
+        f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(known))} AS runs"
     )
     con.execute(
         f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of what these views were made from, and what is known of the runs'"
@@ -97,8 +112,16 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, found: Survey) -> 
 
 
 def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
-    """The file as it is now, read-only, or `:memory:`. Attached rather than connected to: a process that has connected to a file goes on
-    getting that one for its path, long after another has been moved into its place.
+    """Open a file of views as it is now, read-only, or a new database in memory.
+
+    The file is attached, not connected to: a process that has connected to a file goes on getting that one for its path, long
+    after another has been moved into its place.
+
+    Args:
+        path: The file, or `:memory:`.
+
+    Returns:
+        A connection, whose views need no prefix.
     """
     con = duckdb.connect()
     con.execute(f"ATTACH {sql_text(str(path))} AS {ATTACHED} {'(READ_ONLY)' if isinstance(path, Path) else ''}")
@@ -107,27 +130,30 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 
 
 def all_view_texts(root: Path) -> dict[str, str]:
-    """The text of every view, as `traces sql --show NAME` prints it."""
-    found = survey(root, read_state(root)[1])
-    return {name: query for name, (query, _, _) in view_texts(root, found, sound_infos(root)).items()}
+    """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
+    known = survey(root, read_state(root)[1])
+    return {name: query for name, (query, _, _) in view_texts(root, known, sound_infos(root)).items()}
 
 
 def current_state(root: Path) -> str:
-    """A hash of what the views' texts depend on beside the runs: the root, the schema, `sql/views/` and the vector tables. The
-    root's place on the disk is in it too, so that a catalog that was copied in is made anew, whatever its views say.
+    """Return a hash of what the views' texts depend on beside the runs.
+
+    Returns:
+        16 hex digits over the root, the schema, `sql/views/` and the vector tables. The root's place on the disk is in it
+        too, so that a catalog that was copied in is rebuilt, whatever its views say.
     """
-    made = {name: query for name, (query, _, _) in view_texts(root, {}, ()).items()}
+    texts = {name: query for name, (query, _, _) in view_texts(root, {}, ()).items()}
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
-    here = root.stat()
-    made[""] = f"{here.st_dev} {here.st_ino}"
-    made["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
+    folder = root.stat()
+    texts[""] = f"{folder.st_dev} {folder.st_ino}"
+    texts["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
     return hashlib.sha256(
-        repr((str(root.absolute()), sorted(made.items()))).encode(errors="backslashreplace")
+        repr((str(root.absolute()), sorted(texts.items()))).encode(errors="backslashreplace")
     ).hexdigest()[:16]
 
 
 def read_state(root: Path) -> tuple[str, Survey]:
-    """The catalog's state, empty where there is none of this version, and what it knows of the runs."""
+    """Return the hash in the catalog, empty where there is none of this version, and what it knows of the runs."""
     path = root / paths.CATALOG
     if not path.is_file():
         return "", {}

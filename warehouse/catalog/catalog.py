@@ -27,25 +27,32 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 IN_MEMORY = "memory"
-"""What the database itself is called, which all connections share: it holds the views of vector tables."""
+"""The name of the database in memory that all connections share: it holds the views of vector tables."""
 _ABOUT_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
-"""What DuckDB's errors over damaged files speak of, of those that a wrong query can cause too."""
+"""Words in DuckDB's errors over damaged files, among errors of a type that a wrong query can cause too."""
 
 
 class Catalog:
-    """All runs below a root. `sql` asks, `run` opens one run's tensors; closes with `close` or as a context manager.
+    """All runs below a root: `sql` asks, `run` opens one run's tensors; close it with `close` or as a context manager.
 
-    Several threads may ask at once, and get what each would get alone: every question has a DuckDB connection of its own.
+    Several threads may ask at once, and each gets what it would get alone: every query has a DuckDB connection of its own.
     """
 
     def __init__(self, root: str | Path | None = None, *, every_file: bool = False) -> None:
-        """Opens the warehouse at `root` (default: `$TRACES_HOME`, else `./runs`), making its views where they are missing
-        or out of date. Runs that are damaged are left out of them, which a warning tells; with `every_file`, files that have changed
-        beside a manifest that has not are noticed too. Raises UsageError where there is no such folder.
+        """Open a warehouse, and make its views where they are missing or out of date.
+
+        Damaged runs are left out of the views, with a LeftOutWarning for each.
+
+        Args:
+            root: The folder; `$TRACES_HOME`, else `./runs`, where it is left out.
+            every_file: Whether to notice files that have changed beside an unchanged manifest, too.
+
+        Raises:
+            UsageError: There is no such folder.
         """
         self.root = paths.find_root(root)
         self._lock = threading.RLock()
-        """Around what is opened once, and made anew where a run turns out damaged."""
+        """Held while the views are rebuilt, where a run turns out damaged, and while a run is opened."""
         self._opened: dict[str, tuple[tuple[int, int], TraceStore]] = {}
         if not self.root.is_dir():
             raise UsageError(
@@ -59,51 +66,60 @@ class Catalog:
             self._rebuild_views(known)
 
     def _rebuild_views(self, known: Survey) -> None:
-        """Makes the views anew, and opens them."""
+        """Rebuild the views and open them."""
         try:
-            found = refresh(self.root, known)
+            runs = refresh(self.root, known)
             con = attach(self.root / paths.CATALOG)
-        except (OSError, UsageError):  # somebody else's folder, which we may only read: the views are made in memory
+        except (OSError, UsageError):  # a folder that may only be read: the views are made in memory
             con = attach(":memory:")
-            found = create_views(con, self.root, survey(self.root, known))
-        self._use_views(found, con)
+            runs = create_views(con, self.root, survey(self.root, known))
+        self._use_views(runs, con)
 
-    def _use_views(self, found: Survey, con: duckdb.DuckDBPyConnection) -> None:
+    def _use_views(self, known: Survey, con: duckdb.DuckDBPyConnection) -> None:
+        """Answer from these views from now on, and warn of the runs that they leave out."""
         self._base = con
-        """Nothing is asked here: two threads' questions on one connection end each other, and give the other's rows or none."""
+        """Only cursors are made from it: queries of two threads on one connection end each other, or swap their rows."""
         self._threads = threading.local()
-        self.damaged = {name: s.fault for name, s in found.items() if s.fault is not None}
+        self.damaged = {name: s.fault for name, s in known.items() if s.fault is not None}
         """Runs that are left out of the views, and why."""
         for name, fault in self.damaged.items():
             warnings.warn(f"run '{name}' is left out: {fault}", LeftOutWarning, stacklevel=5)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """Opens another connection to the views, which nobody else has."""
+        """Open another connection to the views, for the caller alone."""
         con = self._base.cursor()
         con.execute(f"SET search_path = '{ATTACHED},{IN_MEMORY}'")  # a cursor does not know what its connection uses
         return con
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """This thread's own connection to the views, for what outlasts a question: variables, temporary tables, relations that
-        are to be joined. From its first use on, `sql` and `nearest` answer through it in this thread, one after the other as
-        DuckDB does: a relation that is read in part ends with the next question. Other threads see nothing of it.
+        """This thread's own connection to the views, for what outlasts a query.
+
+        That is variables, temporary tables, and relations to be joined. From its first use on, `sql` and `nearest` answer
+        through it in this thread, one after the other as DuckDB does: a relation that is read in part ends with the next
+        query. Other threads see nothing of it.
         """
         if self._session is None:
             self._threads.session = self.cursor()
-        found: duckdb.DuckDBPyConnection = self._threads.session
-        return found
+        session: duckdb.DuckDBPyConnection = self._threads.session
+        return session
 
     @property
     def _session(self) -> duckdb.DuckDBPyConnection | None:
         return getattr(self._threads, "session", None)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`. Raises duckdb.Error as DuckDB does.
+        """Ask the warehouse in SQL.
 
-        Each answer has a connection of its own, which lives as long as the relation does, whoever reads it: `.query` asks more of
-        it, and two join only where both were asked for through one `connection`. A statement that is no question, such as SET
-        VARIABLE, is for this thread's `connection`, and so are all questions after it.
+        Each answer has a connection of its own, which lives as long as the relation does, in whatever thread it is read. Two
+        relations join only where both come from one `connection`. A statement that does more than read, such as SET VARIABLE,
+        goes to this thread's `connection`, and so do all queries after it.
+
+        Args:
+            query: The SQL; duckdb.Error where DuckDB refuses it.
+
+        Returns:
+            The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`; `.query` asks more of it.
         """
         return self.attempt(lambda: self._connection_for(query).sql(query))
 
@@ -114,8 +130,16 @@ class Catalog:
         return con if only_reads(con, query) else self.connection
 
     def attempt(self, work: Callable[[], Answer]) -> Answer:
-        """Returns what `work` does. Where DuckDB fails in it over the file of a run, that run is left out of the views, which is
-        told, and `work` is done again. Raises duckdb.Error where no file is at fault.
+        """Do some work with the views; where a damaged run stops it, leave that run out and do it again.
+
+        Args:
+            work: Reads the views.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            duckdb.Error: DuckDB fails, and not over the file of a run.
         """
         base = self._base
         try:
@@ -126,8 +150,10 @@ class Catalog:
         return work()
 
     def _leave_out(self, error: duckdb.Error, base: duckdb.DuckDBPyConnection) -> bool:
-        """Looks for the runs that an error over the views of `base` may be about; returns whether there is one more that is left
-        out now.
+        """Leave out the damaged runs that an error over the views of `base` may be about.
+
+        Returns:
+            Whether the views leave out more runs than `base` did.
         """
         if isinstance(error, duckdb.InvalidInputException):
             about_files = _ABOUT_FILES.search(str(error)) is not None
@@ -142,21 +168,21 @@ class Catalog:
                 return True  # another thread has left one out meanwhile
             _, known = read_state(self.root)
             quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
-            found = quick if _faults(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
-            if not _faults(found) > self.damaged.keys():
+            runs = quick if _damaged(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
+            if not _damaged(runs) > self.damaged.keys():
                 return False
-            self._rebuild_views(found)
+            self._rebuild_views(runs)
             base.close()
         return True
 
     def run(self, run_id: str) -> TraceStore:
-        """One run's tensors and tables. Raises NotFoundError with the nearest names."""
+        """Open one run's tensors and tables; NotFoundError lists the nearest names."""
         from warehouse.storage.trace_store import TraceStore
 
         return TraceStore(find_run(self.root, run_id))
 
     def cached_run(self, run_id: str) -> TraceStore:
-        """The same as `run`, kept open from one call to the next for as long as the run is what it was."""
+        """Open one run as `run` does, and keep it open from one call to the next until its manifest changes."""
         from warehouse.storage.trace_store import TraceStore
 
         folder = find_run(self.root, run_id)
@@ -168,10 +194,11 @@ class Catalog:
             return self._opened[run_id][1]
 
     def relation(self, rows: pa.Table) -> duckdb.DuckDBPyRelation:
-        """Rows as an answer, which can be asked further as that of `sql`."""
+        """Return rows as a relation, like an answer of `sql`."""
         return (self._session or self.cursor()).from_arrow(rows)
 
     def close(self) -> None:
+        """Close the connections to the views."""
         self._base.close()
         self._threads = threading.local()
 
@@ -184,5 +211,6 @@ class Catalog:
         self.close()
 
 
-def _faults(found: Survey) -> set[str]:
-    return {name for name, s in found.items() if s.fault is not None}
+def _damaged(known: Survey) -> set[str]:
+    """Return the names of the damaged runs."""
+    return {name for name, s in known.items() if s.fault is not None}

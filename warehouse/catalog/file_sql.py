@@ -39,7 +39,7 @@ _MANIFEST_COLUMNS = {
     "seconds": "seconds",
     "schema_version": "schema_version",
 }
-"""Where the manifest keeps each column of `runs`."""
+"""The path in the manifest of each column of `runs`."""
 
 
 _FROM_JSON = {
@@ -49,28 +49,31 @@ _FROM_JSON = {
     "tables": "list_sort(list_filter(json_keys({group} -> '$.{leaf}'), "
     "lambda name: ({group} -> '$.{leaf}' ->> name)::BIGINT > 0))",
 }
-"""How a column of `runs` is read that is no plain value there; `untrained` is not in manifests before schema version 3, `body_hash` not before 4."""
+"""How columns of `runs` are read that are not plain values there. Manifests before schema version 3 lack `untrained`, before 4
+`body_hash`."""
 
 
 RUN_ID = "regexp_extract(filename, '/{prefix}([^/]*){below}$', 1)"
-"""A run's name from the path of one of its files."""
+"""SQL of a run's name from the path of one of its files."""
 
 
 def parquet_files(files: Iterable[Path]) -> str:
-    """SQL for the rows of Parquet files, each named as it is."""
+    """Write SQL for the rows of Parquet files that exist."""
     return parquet_rows(sql_paths(files))
 
 
 def manifests(files: Iterable[Path]) -> str:
-    """SQL for the rows of `runs` that these manifests are."""
+    """Write SQL for the rows of `runs` that these manifests, which exist, make."""
     return manifest_rows(sql_paths(files))
 
 
 def parquet_rows(files: str) -> str:
+    """Write SQL for the rows of Parquet files, given as SQL: a list of names, or a pattern."""
     return f"read_parquet({files}, hive_partitioning = false, union_by_name = true)"
 
 
 def manifest_rows(files: str) -> str:
+    """Write SQL for the rows of `runs` that manifests make, given as SQL: a list of names, or a pattern."""
     groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
     nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}
     types = {c.name: c.sql for c in TABLES["runs"].columns}

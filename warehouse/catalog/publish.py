@@ -1,4 +1,4 @@
-"""Publishes a run that a writer has staged, and puts it into the views: a commit goes through the catalog."""
+"""Publishing of a run that a writer has staged: it becomes a run of the warehouse, and the views show it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from warehouse.storage.run_writer import RunWriter
 
 
 def publish(writer: RunWriter, describe: Callable[[StagedRun], Manifest]) -> Manifest:
-    """Publishes the run, with the manifest that `describe` makes, and refreshes the views. Raises as `RunWriter.publish` does."""
+    """Publish a run and refresh the views.
+
+    Args:
+        writer: The writer, whose shards are all complete; it raises as its `publish` says.
+        describe: Makes the manifest from what the writer knows of the run.
+
+    Returns:
+        The manifest.
+    """
     manifest = writer.publish(describe)
     refresh(writer.root)
     return manifest

@@ -1,10 +1,10 @@
-"""Saved queries: `sql/queries/*.sql`, each a question that people really ask, runnable from here and from the shell alike.
+"""Saved queries: `sql/queries/*.sql`, each a query that people really ask, runnable from here and from the duckdb shell.
 
-A query's first comment line is its title, and the lines straight after it are its header:
+The first comment line of a query is its title, and the lines straight after it are its header:
 
     -- run: …                       it reads getvariable('run'), and what that is
-    -- other_run (mcq-encoder): …   the same, of a run of that kind only
-    -- needs: words, next_token     tables that a run must have rows in to be asked about
+    -- other_run (mcq-encoder): …   it reads getvariable('other_run'), a run of that kind only
+    -- needs: words, next_token     tables that the run must have rows in
 
 A run that is not named is the newest that fits, captured ones before derived ones; `other_run` is another than `run`.
 """
@@ -44,12 +44,12 @@ _MADE_BY = {
     "trait_projections": "see traces trait project --help",
     "judgements": "see traces trait judge --help",
 }
-"""How a run comes to have rows in a table that not every run has rows in."""
+"""What to do for rows in a table that not every run has rows in."""
 
 _ABOUT_PARENT = ("heads", "lens", "judge", "trait-projection")
-"""Kinds of runs whose rows tell of the run that they were made from, their first parent: its name is in their source_run_id."""
+"""Kinds of runs whose rows are about the run that they were made from, their first parent, which their source_run_id names."""
 
-# Such a run adds to what there is of the other: naming either is naming its rows.
+# Naming such a run or its parent is naming its rows, so a parent has the tables of the runs about it too.
 _RUNS = f"""
     SELECT r.run_id, r.kind, list_distinct(list_concat(r.tables, flatten(coalesce(list(d.tables), [])))), r.parents[1]
     FROM runs AS r
@@ -61,35 +61,39 @@ _RUNS = f"""
 
 @dataclass(frozen=True)
 class SavedQuery:
+    """A saved query and its header."""
+
     name: str
     title: str
     text: str
 
     @cached_property
     def _header(self) -> dict[str, tuple[str | None, str]]:
-        """Name → (kind in brackets, what it says)."""
+        """The header: name → (kind in brackets, text)."""
         return {name: (kind, says) for name, kind, says in _header_lines(self.text)}
 
     @property
     def variables(self) -> list[str]:
+        """The names of the variables that it reads."""
         return [name for name in self._header if name != "needs"]
 
     def required_kind(self, variable: str) -> str | None:
-        """The kind of run that a variable must name; None: any."""
+        """Return the kind of run that a variable must name; None: any."""
         return self._header[variable][0]
 
     @property
     def needs(self) -> list[str]:
-        """Tables that a run must have rows in."""
+        """The tables that a run must have rows in."""
         return re.findall(r"\w+", self._header.get("needs", (None, ""))[1])
 
 
 def _header_lines(text: str) -> Iterator[tuple[str, str | None, str]]:
+    """Yield the name, the kind in brackets and the text of every header line."""
     for line in text.splitlines()[1:]:
-        found = _HEADER.fullmatch(line)
-        if found is None:
+        match = _HEADER.fullmatch(line)
+        if match is None:
             return
-        yield found[1], found[2], found[3]
+        yield match[1], match[2], match[3]
 
 
 @dataclass(frozen=True)
@@ -98,36 +102,57 @@ class _Run:
     kind: str
     tables: list[str]
     parent: str | None
-    """The first."""
+    """The first parent."""
 
-    def lacks(self, question: SavedQuery) -> list[str]:
-        return [t for t in question.needs if t not in self.tables]
+    def lacks(self, query: SavedQuery) -> list[str]:
+        """Return the tables that a query needs and this run has no rows in."""
+        return [t for t in query.needs if t not in self.tables]
 
-    def fits(self, question: SavedQuery, kind: str | None) -> bool:
-        """Whether it may be asked about without being named: a model's training only where that is the question."""
-        trained = self.kind == "finetune" and "training" not in question.needs
-        return not self.lacks(question) and kind in (None, self.kind) and not trained
+    def fits(self, query: SavedQuery, kind: str | None) -> bool:
+        """Return whether a query may choose this run by itself; a training only where the query is about trainings."""
+        trained = self.kind == "finetune" and "training" not in query.needs
+        return not self.lacks(query) and kind in (None, self.kind) and not trained
 
 
 def all_queries() -> dict[str, SavedQuery]:
-    found = {}
+    """Return all saved queries by name, sorted."""
+    queries = {}
     for path in sorted((paths.data_dir("sql") / "queries").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
-        found[path.stem] = SavedQuery(path.stem, text.splitlines()[0].removeprefix("-- "), text)
-    return found
+        queries[path.stem] = SavedQuery(path.stem, text.splitlines()[0].removeprefix("-- "), text)
+    return queries
 
 
 def find_query(name: str) -> SavedQuery:
-    questions = all_queries()
-    if name not in questions:
-        raise NotFoundError("saved query", name, questions, "All of them: traces sql --list")
-    return questions[name]
+    """Return the saved query of a name.
+
+    Raises:
+        NotFoundError: There is none; the message lists the nearest names.
+    """
+    queries = all_queries()
+    if name not in queries:
+        raise NotFoundError("saved query", name, queries, "All of them: traces sql --list")
+    return queries[name]
 
 
-def run_query(con: duckdb.DuckDBPyConnection, query: SavedQuery, settings: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
-    """Runs a question over the views of a connection; its variables are those of another, so that its answer stays its own
-    whatever is asked next. Raises NotFoundError for a setting it does not have or a run that is not there, UsageError for a run that
-    has not what it needs, or where there is none that has.
+def run_query(
+    con: duckdb.DuckDBPyConnection, query: SavedQuery, settings: Mapping[str, str]
+) -> duckdb.DuckDBPyRelation:
+    """Run a saved query over the views of a connection.
+
+    Its variables are set in a cursor of its own, so that later queries do not change the answer.
+
+    Args:
+        con: A connection to the views.
+        query: The query.
+        settings: Values of its variables; runs that are not named are chosen.
+
+    Returns:
+        The answer.
+
+    Raises:
+        NotFoundError: The query has no such variable, or there is no such run.
+        UsageError: The named run lacks what the query needs, or no run has it.
     """
     runs = [_Run(*row) for row in con.sql(_RUNS).fetchall()]
     for name in settings:
@@ -140,45 +165,56 @@ def run_query(con: duckdb.DuckDBPyConnection, query: SavedQuery, settings: Mappi
     for name in query.variables:
         if name not in values and name in _RUN_VARIABLES:
             values[name] = _newest_run(query, name, runs, taken=list(values.values()))
-    if query.needs and not query.variables:  # it asks about every run that has what it needs
+    if query.needs and not query.variables:  # it is about every run that has what it needs
         _newest_run(query, None, runs, taken=[])
-    own = con.cursor()
+    cursor = con.cursor()
     (path,) = con.execute("SELECT current_setting('search_path')").fetchall()[0]
-    own.execute(f"SET search_path = {sql_text(path)}")
+    cursor.execute(f"SET search_path = {sql_text(path)}")
     for name, value in values.items():
-        own.execute(f"SET VARIABLE {name} = {sql_text(value)}")
-    return own.sql(query.text)
+        cursor.execute(f"SET VARIABLE {name} = {sql_text(value)}")
+    return cursor.sql(query.text)
 
 
-def _check_run(question: SavedQuery, variable: str, run_id: str, runs: Sequence[_Run]) -> None:
-    found = next((r for r in runs if r.run_id == run_id), None)
-    if found is None:
+def _check_run(query: SavedQuery, variable: str, run_id: str, runs: Sequence[_Run]) -> None:
+    """Check that a named run has what a query needs.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: It is of another kind, lacks rows, or is a projection where the projected run is meant.
+    """
+    run = next((r for r in runs if r.run_id == run_id), None)
+    if run is None:
         raise NotFoundError("run", run_id, [r.run_id for r in runs])
-    kind = question.required_kind(variable)
-    if kind not in (None, found.kind):
+    kind = query.required_kind(variable)
+    if kind not in (None, run.kind):
         raise UsageError(
-            f"Run '{run_id}' is of kind {found.kind}: saved query '{question.name}' reads {variable} of one of kind {kind}."
+            f"Run '{run_id}' is of kind {run.kind}: saved query '{query.name}' reads {variable} of one of kind {kind}."
         )
-    for table in found.lacks(question):
+    for table in run.lacks(query):
         raise UsageError(f"Run '{run_id}' has no rows in {table}: {_MADE_BY[table]}.")
-    projected = {"trait_projections", "trait_dynamics"} & set(question.needs)
-    if projected and found.kind == "trait-projection":  # its rows are read by the run that they tell of
+    projected = {"trait_projections", "trait_dynamics"} & set(query.needs)
+    if projected and run.kind == "trait-projection":  # its rows are read under the projected run
         raise UsageError(
-            f"Run '{run_id}' is a projection of '{found.parent}': saved query '{question.name}' reads {variable} of the run that was "
-            f"projected. Add --set {variable}={found.parent}"
+            f"Run '{run_id}' is a projection of '{run.parent}': saved query '{query.name}' reads {variable} of the run that was "
+            f"projected. Add --set {variable}={run.parent}"
         )
 
 
-def _newest_run(question: SavedQuery, variable: str | None, runs: Sequence[_Run], taken: Sequence[str]) -> str:
-    kind = question.required_kind(variable) if variable else None
+def _newest_run(query: SavedQuery, variable: str | None, runs: Sequence[_Run], taken: Sequence[str]) -> str:
+    """Return the newest run that has what a query needs and is not taken by another variable.
+
+    Raises:
+        UsageError: There is none; the message says how to make one.
+    """
+    kind = query.required_kind(variable) if variable else None
     for run in runs:
-        if run.fits(question, kind) and run.run_id not in taken:
+        if run.fits(query, kind) and run.run_id not in taken:
             return run.run_id
     run_wanted = f"{'another' if taken else 'a'} run{f' of kind {kind}' if kind else ''}"
-    if not question.needs:
-        raise UsageError(f"Saved query '{question.name}' needs {run_wanted}, and there is none yet.")
-    remedies = "; ".join(dict.fromkeys(_MADE_BY[t] for t in question.needs))
+    if not query.needs:
+        raise UsageError(f"Saved query '{query.name}' needs {run_wanted}, and there is none yet.")
+    remedies = "; ".join(dict.fromkeys(_MADE_BY[t] for t in query.needs))
     raise UsageError(
-        f"Saved query '{question.name}' needs {run_wanted} with rows in {' and '.join(question.needs)}, and there is none yet: "
+        f"Saved query '{query.name}' needs {run_wanted} with rows in {' and '.join(query.needs)}, and there is none yet: "
         f"{remedies}."
     )

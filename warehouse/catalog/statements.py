@@ -1,7 +1,7 @@
 """What a query on the command line may do: it reads, and writes nowhere below the warehouse root.
 
-DuckDB has no switch for that: what it allows a folder is reading and writing alike. So statements are looked at before they run.
-This keeps a slip of the hand from a run; who means to write there has a shell.
+DuckDB has no switch for that: a folder is open for reading and writing, or for neither. So statements are checked before they
+run. This protects runs from slips of the hand; the duckdb shell remains for those who mean to write.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 _QUESTIONS = {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "SUMMARIZE", "DESCRIBE", "SHOW", "PIVOT", "UNPIVOT"}
 WRITES_LOGS = "enable_logging"
-"""A table function that writes files, whatever the settings are."""
+"""A table function that writes files, whatever the settings."""
 
 
 def check_readonly(con: DuckDBPyConnection, text: str, root: Path) -> None:
-    """Raises UsageError for a text with a statement that is no question, nor `SET VARIABLE`, `COPY … TO` a file outside of the
-    root, or a temporary table, view or macro; duckdb.Error for one that is no SQL.
+    """Check that SQL only reads, sets variables, makes temporary tables, views or macros, or copies to a file outside the root.
+
+    Args:
+        con: Any connection, to parse the SQL.
+        text: The SQL, of one or several statements; duckdb.Error for what does not parse.
+        root: The warehouse.
+
+    Raises:
+        UsageError: A statement does something else, or there is none.
     """
     _check_no_logs(text)
     statements = con.extract_statements(text)
@@ -38,7 +45,11 @@ def check_readonly(con: DuckDBPyConnection, text: str, root: Path) -> None:
 
 
 def check_one_question(con: DuckDBPyConnection, text: str) -> None:
-    """Raises UsageError for anything but one SELECT, or what DuckDB takes for one; duckdb.Error for what is no SQL."""
+    """Check that SQL is one SELECT, or what DuckDB takes for one; duckdb.Error for what does not parse.
+
+    Raises:
+        UsageError: It is anything else.
+    """
     _check_no_logs(text)
     statements = [s for s in con.extract_statements(text) if not _is_made_by_pivot(s)]
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -46,13 +57,17 @@ def check_one_question(con: DuckDBPyConnection, text: str) -> None:
 
 
 def only_reads(con: DuckDBPyConnection, text: str) -> bool:
-    """Whether a text changes nothing that a connection keeps, such as variables; raises duckdb.Error for what is no SQL."""
-    asking = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.COPY)
-    return all(s.type in asking or _is_made_by_pivot(s) for s in con.extract_statements(text))
+    """Return whether SQL changes nothing that a connection keeps, such as variables; duckdb.Error for what does not parse."""
+    reading = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.COPY)
+    return all(s.type in reading or _is_made_by_pivot(s) for s in con.extract_statements(text))
 
 
 def check_target(path: Path, root: Path) -> None:
-    """Raises UsageError for a file below the root, by whatever name, or in a run that the root links to."""
+    """Check that a file to be written is outside the warehouse.
+
+    Raises:
+        UsageError: It is below the root, by whatever name, or in a run that the root links to.
+    """
     target = path.expanduser().resolve()
     for place in (root, *(p for p in paths.run_folders(root) if p.is_symlink())):
         if target.is_relative_to(place.resolve()):
@@ -60,11 +75,21 @@ def check_target(path: Path, root: Path) -> None:
 
 
 def _check_no_logs(text: str) -> None:
+    """Check that SQL does not call the table function that writes files.
+
+    Raises:
+        UsageError: It does.
+    """
     if WRITES_LOGS in text.lower():
-        raise UsageError(f"{WRITES_LOGS} writes files, and is not for queries here.")
+        raise UsageError(f"{WRITES_LOGS} writes files, which a query may not do.")
 
 
 def _check_statement(statement: Statement, root: Path) -> None:
+    """Check that a statement only does what `check_readonly` allows.
+
+    Raises:
+        UsageError: It does something else.
+    """
     words = list(_tokens(statement.query))
     first = [word.upper() for word, depth in words if depth == 0]
     kind = statement.type
@@ -82,32 +107,36 @@ def _check_statement(statement: Statement, root: Path) -> None:
         check_target(_copy_target(words), root)
         return
     raise UsageError(
-        f"{first[0]} is not for here: a query reads, and may COPY … TO a file outside of the warehouse. For the rest there is "
+        f"{first[0]} is not allowed: a query reads, and may COPY … TO a file outside of the warehouse. For the rest there is "
         "the duckdb shell."
     )
 
 
 def _is_made_by_pivot(statement: Statement) -> bool:
-    """Whether it is what DuckDB makes, of itself, before a PIVOT: a temporary type for its columns."""
+    """Return whether a statement is one that DuckDB inserts before a PIVOT: a temporary type for its columns."""
     words = _tokens(statement.query)
     return statement.type == duckdb.StatementType.CREATE and next(words, ("", 0))[0].upper() != "CREATE"
 
 
 def _copy_target(words: list[tuple[str, int]]) -> Path:
-    """The file that a COPY writes. Raises UsageError where that cannot be told."""
-    at = next((i for i, (word, depth) in enumerate(words) if depth == 0 and word.upper() == "TO"), None)
-    target = words[at + 1][0] if at is not None and at + 1 < len(words) else ""
-    if at is None or not re.fullmatch(r"'(?:[^']|'')*'", target, re.DOTALL):
-        raise UsageError("COPY is for writing a file that is named by a text in quotes: COPY (SELECT …) TO 'FILE'.")
-    rest = [word for word, _ in words[at + 2 :]]
+    """Return the file that a COPY writes.
+
+    Raises:
+        UsageError: It cannot be told from the statement.
+    """
+    to = next((i for i, (word, depth) in enumerate(words) if depth == 0 and word.upper() == "TO"), None)
+    target = words[to + 1][0] if to is not None and to + 1 < len(words) else ""
+    if to is None or not re.fullmatch(r"'(?:[^']|'')*'", target, re.DOTALL):
+        raise UsageError("COPY needs the name of a file in quotes: COPY (SELECT …) TO 'FILE'.")
+    rest = [word for word, _ in words[to + 2 :]]
     if any(word.lower() == "filename_pattern" for word in rest) and any("/" in word or "\\" in word for word in rest):
-        raise UsageError("COPY with a FILENAME_PATTERN that leads to other folders is not for here.")
+        raise UsageError("COPY with a FILENAME_PATTERN that leads to other folders is not allowed.")
     name = target[1:-1].replace("''", "'")
     return Path(re.sub(r"^file:(//(localhost)?(?=/))?", "", name))
 
 
 def _tokens(query: str) -> Iterator[tuple[str, int]]:
-    """The tokens of a statement, comments apart, and in how many brackets each stands; brackets themselves stand outside."""
+    """Yield the tokens of a statement without comments, each with the number of brackets around it; brackets count as outside."""
     octets = query.encode()
     starts = [at for at, kind in duckdb.tokenize(query) if kind != duckdb.token_type.comment]
     depth = 0

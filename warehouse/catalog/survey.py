@@ -1,7 +1,7 @@
 """Which of the folders named `run_id=…` are runs that can be read, and what is wrong with the others.
 
-A run that is damaged must not keep the others from answering: the catalog leaves it out of the views and says so. What is
-found about a run is kept in the catalog, under a signature of its files, so that a run is looked at once.
+A damaged run must not keep the others from answering: the catalog leaves it out of the views and says so. What is known of a
+run is kept in the catalog, with a signature of its files, so that each run is read once.
 """
 
 from __future__ import annotations
@@ -22,34 +22,49 @@ class Surveyed:
     """What is known of a run's folder."""
 
     manifest: str
-    """Changes with run.json."""
+    """A signature of run.json."""
     files: str
-    """Changes with any of its files."""
+    """A signature of all its files."""
     tables: tuple[str, ...]
-    """Those that it has files of."""
+    """The tables that it has files of."""
     fault: str | None = None
     """Why it is left out of the views; None: it is not."""
 
 
 Survey = dict[str, Surveyed]
-"""By the run's name."""
+"""What is known of each run, by the run's name."""
 
 
 def survey(root: Path, known: Survey, thorough: bool = False) -> Survey:
-    """Looks at every run whose files are not those of `known`: at their sizes, and at the columns of tables. Where `thorough`, at
-    every run, and at all that its tables hold.
+    """Find out which runs can be read.
+
+    Args:
+        root: The warehouse.
+        known: What is known already; runs whose files have not changed are taken from here.
+        thorough: Whether to check every run, and all values of its tables; else only file sizes and the tables' columns.
+
+    Returns:
+        What is known of each run now.
     """
-    found = {}
+    runs = {}
     for folder in paths.run_folders(root):
         before = known.get(paths.run_id_of(folder))
-        as_before = before is not None and not thorough and before.files == _files_state(folder)
-        found[paths.run_id_of(folder)] = before if before and as_before else _survey_run(folder, thorough)
-    return found
+        unchanged = before is not None and not thorough and before.files == _files_state(folder)
+        runs[paths.run_id_of(folder)] = before if before and unchanged else _survey_run(folder, thorough)
+    return runs
 
 
 def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
-    """Whether the runs below `root` are those of `known`: by their manifests, or by every file, which takes ten times as long. Of
-    runs that are damaged it is every file anyway: one may have been put right.
+    """Return whether the runs below a root are those that are known.
+
+    Args:
+        root: The warehouse.
+        known: What is known of its runs.
+        every_file: Whether to compare every file and not only manifests, which takes ten times as long. Every file of
+            damaged runs is compared in any case: one may have been repaired.
+
+    Returns:
+        True where no run has come, gone or changed.
     """
     folders = {paths.run_id_of(folder): folder for folder in paths.run_folders(root)}
     if folders.keys() != known.keys():
@@ -62,11 +77,13 @@ def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
     )
 
 
-def to_json(found: Survey) -> str:
-    return json.dumps({name: astuple(x) for name, x in found.items()})
+def to_json(known: Survey) -> str:
+    """Write what is known of runs as JSON."""
+    return json.dumps({name: astuple(x) for name, x in known.items()})
 
 
 def from_json(text: str) -> Survey:
+    """Read what `to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
     return {
         name: Surveyed(m, f, tuple(tables), fault) for name, (m, f, tables, fault) in strict_json.parse(text).items()
     }
@@ -78,7 +95,7 @@ def _files_state(folder: Path) -> str:
 
 
 def file_state(path: Path) -> str:
-    """Changes when a file does, or is replaced."""
+    """Return a signature of a file, which changes when the file does, or is replaced."""
     try:
         s = path.stat()
     except OSError:
@@ -97,7 +114,11 @@ def _survey_run(folder: Path, thorough: bool) -> Surveyed:
 
 
 def _check_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
-    """The tables of a run. Raises TracesError for one that cannot be read."""
+    """Return the tables that a run has files of, after checking its manifest and files.
+
+    Raises:
+        TracesError: Something is wrong with them.
+    """
     from warehouse.storage.manifest import Manifest
 
     if half_pair(folder.name):
@@ -107,7 +128,7 @@ def _check_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
     meta = Manifest.read(folder)
     unknown = {p.relative_to(folder).as_posix() for p in folder.glob("*/*.parquet")} - meta.file_infos.keys()
     if unknown:
-        raise TracesError(f"{folder} has files that its manifest does not tell of: {', '.join(sorted(unknown))}.")
+        raise TracesError(f"{folder} has files that its manifest does not name: {', '.join(sorted(unknown))}.")
     tables = {path: table for path in meta.file_infos if (table := paths.table_of_file(path))}  # rows don't need blobs
     for path, table in tables.items():
         file, info = folder / path, meta.file_infos[path]
@@ -120,6 +141,11 @@ def _check_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
 
 
 def _check_table(file: Path, table: str, version: int, checksum: str | None) -> None:
+    """Check that a file has the columns of its table, and the checksum if one is given.
+
+    Raises:
+        TracesError: It has not.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,9 +159,9 @@ def _check_table(file: Path, table: str, version: int, checksum: str | None) -> 
         raise TracesError(f"{file} is damaged: {first_line(e)}") from None
     expected = arrow_schema(table)
     for column in schema:
-        at = expected.get_field_index(column.name)
-        if at < 0 or not expected.field(at).type.equals(column.type):
-            raise TracesError(f"{file} has a column '{column.name}' ({column.type}) that table {table} has not.")
+        index = expected.get_field_index(column.name)
+        if index < 0 or not expected.field(index).type.equals(column.type):
+            raise TracesError(f"{file} has a column '{column.name}' ({column.type}) that table {table} does not have.")
     if version == SCHEMA_VERSION and (missing := set(expected.names) - set(schema.names)):
         raise TracesError(f"{file} has no column {', '.join(sorted(missing))}.")
     if checksum and file_checksum(file) != checksum:
@@ -143,7 +169,11 @@ def _check_table(file: Path, table: str, version: int, checksum: str | None) -> 
 
 
 def _check_sql(tables: list[Path], manifest: Path) -> None:
-    """Has DuckDB read every value of the tables, and the manifest: what it cannot read stops a view."""
+    """Check that DuckDB can read every value of the tables, and the manifest, since one that it cannot read stops a view.
+
+    Raises:
+        TracesError: It cannot.
+    """
     import duckdb
 
     from warehouse.catalog.file_sql import manifests, parquet_files

@@ -1,8 +1,8 @@
 """The texts of the views: one over each table's Parquet files, `runs` over the manifests, and those in `sql/views/`.
 
-Usually a view's files are a pattern, so that a run that was copied in or deleted by hand counts at once, even in a shell that is
-open. Where a run is left out, or the root's name has what DuckDB takes for a pattern, they are a list. A run's name is taken from
-its folder's, as it is: DuckDB's own way with `key=value` would take any folder above, decode `%20` and read `null` as NULL.
+Usually a view's files are a pattern, so that a run that was copied in or deleted by hand counts at once, even in an open shell.
+Where a run is left out, or the root's path would be a pattern to DuckDB, they are a list. A run's name is that of its folder,
+as it is: DuckDB's own reading of `key=value` would take any folder above, decode `%20` and read `null` as NULL.
 """
 
 from __future__ import annotations
@@ -37,31 +37,40 @@ _VECTOR_COLUMNS = {
     "search": ("VARCHAR", "coalesce(index ->> 'kind', 'exact')"),
     "recall": ("DOUBLE", "coalesce((index ->> 'recall')::DOUBLE, 1)"),
 }
-"""What `vector_tables` tells of a table, and where its info keeps that."""
+"""The columns of `vector_tables`: type, and where a table's info file has it."""
 
 
-def view_texts(root: Path, found: Survey, infos: Sequence[Path]) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
-    """Name → (query, comment, columns), in an order in which each finds those it needs. `infos`: of the vector tables."""
+def view_texts(root: Path, known: Survey, infos: Sequence[Path]) -> dict[str, tuple[str, str, tuple[Column, ...]]]:
+    """Write the texts of all views.
+
+    Args:
+        root: The warehouse.
+        known: What is known of its runs.
+        infos: The info files of the vector tables that can be read.
+
+    Returns:
+        Name → (query, comment, columns), each after those that it reads.
+    """
     root = root.absolute()
-    sound = {name: s for name, s in found.items() if s.fault is None}
-    listed = len(sound) < len(found) or "\\" in str(root)
-    made = {}
+    sound = {name: s for name, s in known.items() if s.fault is None}
+    listed = len(sound) < len(known) or "\\" in str(root)
+    views = {}
     for table in TABLES.values():
         runs = [paths.run_dir(root, n) for n, s in sound.items() if not table.stored or table.name in s.tables]
         below = f"{table.name}/*.parquet" if table.stored else paths.MANIFEST
         files = [p for run in runs for p in sorted(run.glob(below))]
         pattern = sql_pattern(root, f"{paths.RUN_PREFIX}*/{below}")
-        made[table.name] = (
+        views[table.name] = (
             _table(table, sql_paths(files) if listed else pattern, bool(files)),
             f"One row is {table.row}",
             table.columns,
         )
-    made["vector_tables"] = (_vector_tables(infos), "One row is a vector table, which traces index makes", ())
-    made["damaged_runs"] = (_damaged(found), "One row is a run that is left out of all views, and why", ())
+    views["vector_tables"] = (_vector_tables(infos), "One row is a vector table, which traces index makes", ())
+    views["damaged_runs"] = (_damaged(known), "One row is a run that is left out of all views, and why", ())
     for path in sorted((paths.data_dir("sql") / "views").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
-        made[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
-    return made
+        views[path.stem] = (text.rstrip().rstrip(";"), text.splitlines()[0].removeprefix("-- "), ())
+    return views
 
 
 def _table(table: Table, files: str, has_rows: bool) -> str:
@@ -74,15 +83,15 @@ def _table(table: Table, files: str, has_rows: bool) -> str:
     return f"SELECT\n{names}\nFROM ({sql_all_columns(table.columns, parquet_rows(files), 'filename')})\n"
 
 
-def _damaged(found: Survey) -> str:
-    rows = [f"({sql_text(_printable(name))}, {sql_text(s.fault)})" for name, s in found.items() if s.fault is not None]
+def _damaged(known: Survey) -> str:
+    rows = [f"({sql_text(_escaped(name))}, {sql_text(s.fault)})" for name, s in known.items() if s.fault is not None]
     if not rows:
         return sql_no_rows([Column("run_id", "VARCHAR", ""), Column("reason", "VARCHAR", "")])
     return f"SELECT run_id, reason\nFROM (VALUES {', '.join(rows)}) AS t(run_id, reason)\n"
 
 
-def _printable(text: str) -> str:
-    """The same, with \\ and a number for what is not Unicode."""
+def _escaped(text: str) -> str:
+    """Return a name with a backslash and a number for each byte that is not Unicode."""
     return text.encode(errors="backslashreplace").decode()
 
 
