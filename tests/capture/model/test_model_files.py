@@ -72,7 +72,7 @@ def test_a_configuration_names_no_other_weights(folder: Path, named: str) -> Non
     trace = pickled(folder, "adapter_model.bin")
     index(folder, "adapter_model.bin", "other.safetensors.index.json")
     altered(folder / "config.json", transformers_weights=named)
-    with pytest.raises(UsageError, match=r"as a file of its weights, and they are read from .safetensors files"):
+    with pytest.raises(UsageError, match=r"as a file of its weights, and they are read only from .safetensors files"):
         loading.load(str(folder), device="cpu")
     assert not trace.exists()
 
@@ -91,11 +91,11 @@ def test_no_pickle_is_read_while_a_model_is_loaded(folder: Path, monkeypatch: py
     """Whatever way the library takes through a folder: here it is told that pickles are welcome."""
     from capture.model import model_files
 
-    monkeypatch.setattr(model_files, "check", lambda *_: None)
+    monkeypatch.setattr(model_files, "check_files", lambda *_: None)
     index(folder, "shard.bin")
     (folder / "model.safetensors").unlink()
     trace = pickled(folder, "shard.bin")
-    with pytest.raises(UsageError, match="'shard.bin' is a file of its weights, and they are read from"):
+    with pytest.raises(UsageError, match="'shard.bin' is a file of its weights, and they are read only from"):
         loading.load(str(folder), device="cpu")
     assert not trace.exists()
 
