@@ -1,19 +1,30 @@
-"""`traces trait run`: from definitions to vectors that were tried, one command after the other, each leaving a run of its own."""
+"""`traces trait run`: from definitions to vectors that were tried, each step leaving a run of its own.
+
+`capture.traits.pipeline` has the steps; here are the options, and what a user sees of each.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from capture.cli.judge_options import JudgeOptions, check_judge, judge_responses
 from capture.cli.options import LoadOptions, ModelOption, SamplingOptions
-from capture.cli.terminal import needs_capture_extra, note
-from capture.cli.trait_project import project
-from capture.cli.trait_respond import model_stem, respond, steer
-from capture.cli.trait_vectors import FilterOption, ThresholdOption, evaluate, extract
+from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.trait_project import show_projection
+from capture.cli.trait_respond import show_effects, show_responses
+from capture.cli.trait_vectors import (
+    FilterOption,
+    ThresholdOption,
+    layer_progress,
+    show_evaluation,
+    show_vectors,
+)
 from capture.cli.values import parse_numbers, parse_threshold, split_list
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import FormatOption, WarehouseOption
@@ -21,7 +32,8 @@ from warehouse.cli.output import Format
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
-    from capture.traits.definition import Definition
+    from capture.model.loading import Loaded
+    from warehouse.storage.manifest import Manifest, ModelInfo
 
 
 @with_groups(defaults={"max_new_tokens": 64}, fixed={"top_p": 1.0, "sample_top_k": 0})
@@ -88,71 +100,71 @@ def run(
     sources = split_list(projected)
     for source in sources:
         find_run(root, source)
-    parse_numbers("--coefficients", coefficients)
+    added = tuple(parse_numbers("--coefficients", coefficients))
     with needs_capture_extra():
-        from capture.traits import definition as definitions
-        from capture.traits import extract as vectors_job
-    vectors_job.check_options(vectors_job.Options(threshold=parse_threshold(threshold), filter=filter))
+        from capture.traits import definition, pipeline
+    options = pipeline.Options(
+        n, parse_threshold(threshold), filter, added, sampling.max_new_tokens, sampling.temperature, sampling.seed
+    )
+    pipeline.check_options(options)
     if asking.judge is not None and not dry_run:
         check_judge(asking.judge, asking)
-    by_path = {path: definitions.load(path) for path in split_list(traits)}
-    if not by_path:
+    definitions = [definition.load(path) for path in dict.fromkeys(split_list(traits))]
+    if not definitions:
         raise UsageError("--traits: name at least one.")
-    vectors_runs = []
-    answering = {k: v for k, v in asdict(sampling).items() if k not in ("top_p", "sample_top_k")}
-    placing = {k: getattr(loading, k) for k in ("device", "device_map", "trust_remote_code")}
-
-    def is_left(name: str) -> bool:
-        exists = (paths.run_dir(root, name) / paths.MANIFEST).is_file()
-        if exists or dry_run:
-            (typer.echo if dry_run else note)(f"{name}: {'done' if exists else 'to do'}")
-        return not exists and not dry_run
-
-    def score(name: str) -> None:
-        if asking.judge is not None and is_left(f"{name}-judged"):
-            judge_responses(root, name, f"{name}-judged", asking.judge, asking, device=loading.device)
-
-    for path, definition in by_path.items():
-        base = f"{definition.name}-{model_stem(model)}"
-        responses, vectors = f"{base}-responses", f"{base}-vectors"
-        vectors_runs.append(vectors)
-        if is_left(responses):
-            respond(trait=path, model=model, n=n, run=responses, warehouse=root, **asdict(loading), **answering)
-        _check_definition(root, responses, definition)
-        score(responses)
-        if is_left(vectors):
-            extract(
-                responses=responses, threshold=threshold if asking.judge else "none", filter=filter, seed=sampling.seed,
-                run=vectors, warehouse=root,
-            )  # fmt: skip
-        if is_left(f"{vectors}-evaluated"):
-            evaluate(vectors=vectors, seed=sampling.seed, fmt=fmt, warehouse=root)
-        if is_left(f"{vectors}-steered"):
-            steer(
-                trait=definition.name, vectors=vectors, layers="best", coefficients=coefficients, model=model, fmt=fmt,
-                warehouse=root, **placing, **answering,
-            )  # fmt: skip
-        score(f"{vectors}-steered")
-    for source in sources:
-        if dry_run:
+    if dry_run:
+        for step in pipeline.plan_steps(root, definitions, model, with_judge=asking.judge is not None):
+            typer.echo(f"{step.run_id}: {'done' if step.is_done else 'to do'}")
+        for source in sources:
             typer.echo(f"{source}: projected, if it is not yet")
-        else:  # which finds out for itself whether this very projection exists: its name does not say
-            project(
-                run=source,
-                traits=",".join(d.name for d in by_path.values()),
-                vectors=",".join(vectors_runs),
-                warehouse=root,
-            )
+        return
+
+    def load(info: ModelInfo | None) -> Loaded:
+        if info is None:
+            return loading.load(model, "lm")
+        revision = info.revision if model == info.name else None
+        return replace(loading, dtype=info.dtype, revision=revision).load(model, "lm")
+
+    def judge(source: str, name: str) -> None:
+        judge_responses(root, source, name, asking.judge or "", asking, device=loading.device)
+
+    pipeline.run_pipeline(
+        root,
+        definitions,
+        model,
+        options,
+        _Terminal(root, fmt),
+        load=load,
+        judge=judge if asking.judge is not None else None,
+        projected=sources,
+    )
 
 
-def _check_definition(root: Path, run: str, definition: Definition) -> None:
-    """Raise UsageError if a run of that name was made from another definition: what follows would belong to that one."""
-    from warehouse.storage import paths
-    from warehouse.storage.manifest import Manifest
+@dataclass(frozen=True)
+class _Terminal:
+    """Shows a pipeline on the terminal: progress and notes on standard error, results on standard output."""
 
-    folder = paths.run_dir(root, run)
-    if folder.is_dir() and Manifest.read(folder).options.get("trait") != definition.model_dump():
-        raise UsageError(
-            f"Run '{run}' was made from another definition of {definition.name}. Delete it and what was made from it (traces "
-            f"runs rm {run}), or give the definition another name."
-        )
+    root: Path
+    fmt: Format
+
+    def note(self, line: str) -> None:
+        note(line)
+
+    @contextmanager
+    def watch(self, kind: str, total: int | None) -> Iterator[Callable[[Any], None]]:
+        bar: AbstractContextManager[Callable[[Any], None]]
+        bar = layer_progress() if kind in ("extract", "evaluate") else progress(total)
+        with stopped_by_signals(), bar as report:
+            yield report
+
+    def finish(self, kind: str, manifest: Manifest) -> None:
+        if kind == "respond":
+            show_responses(manifest)
+        elif kind == "extract":
+            show_vectors(manifest)
+        elif kind == "evaluate":
+            show_evaluation(self.root, manifest.run_id, self.fmt)
+        elif kind == "steer":
+            show_effects(self.root, manifest.run_id, self.fmt)
+        elif kind == "project":
+            show_projection(manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by
 from capture.cli.values import split_list
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption
+
+if TYPE_CHECKING:
+    from warehouse.storage.manifest import Manifest
 
 
 @with_groups()
@@ -96,7 +99,6 @@ def project(
 
     with needs_capture_extra():
         from capture.traits import directions
-        from capture.traits.best_vector import weak_vector_warnings
         from capture.traits.project import project as project_run
 
     options = directions.Options(
@@ -106,15 +108,23 @@ def project(
     with Warehouse(warehouse) as wh:
         chosen = directions.choose_directions(wh, run, options)
         for d in chosen:
-            note(f"{d.trait}: {d.method}, {d.component}, layer {d.layer_name}, of run {d.vectors_run_id} ({d.reason})")
-            for line in weak_vector_warnings(wh, d.vectors_run_id, d.trait, d.method, d.component, [d.layer]):
+            for line in d.lines(wh):
                 note(line)
         with stopped_by_signals(), progress(wh.cached_run(run).meta.counts.sequences) as report:
             manifest = project_run(wh, run, chosen, options, name, report)
+    show_projection(manifest)
+    if manifest.counts.rows["trait_projections"]:
+        typer.echo(f"next: traces sql --query trait_by_token --set run={run}")
+
+
+def show_projection(manifest: Manifest) -> None:
+    """Print a line about a run of projections.
+
+    Args:
+        manifest: The run's manifest.
+    """
     rows = manifest.counts.rows
     typer.echo(
         f"{manifest.run_id}: {rows['trait_projections']:,} projections, {rows['trait_dynamics']:,} responses' dynamics "
         f"in {manifest.seconds:.1f} s"
     )
-    if rows["trait_projections"]:
-        typer.echo(f"next: traces sql --query trait_by_token --set run={run}")

@@ -78,7 +78,7 @@ def respond(
         from capture.traits import respond as job
     definition = definitions.load(trait)
     options = job.Options(**shared, **asdict(sampling), trait=definition.model_dump(), n=n)
-    name = partition.part_run_name(target.run or f"{definition.name}-{model_stem(model)}-responses", target.chosen)
+    name = partition.part_run_name(target.run or job.default_run_name(definition.name, model), target.chosen)
     source = job.source(definition, n)
     if asking.judge is not None and not target.dry_run:
         check_judge(asking.judge, asking)
@@ -87,9 +87,7 @@ def respond(
     )
     if manifest is None:
         return
-    typer.echo(
-        f"{name}: {manifest.counts.sequences:,} responses, {manifest.counts.tokens:,} tokens in {manifest.seconds:.1f} s"
-    )
+    show_responses(manifest)
     if target.chosen:
         typer.echo(f"next, when all parts are done: traces runs merge {name.rpartition('.shard-')[0]}")
     elif asking.judge is not None:
@@ -180,28 +178,27 @@ def steer(
         traces trait steer --trait sarcasm --coefficients -4,-2,0,2,4 --layers mid --judge openai:gpt-4.1-mini
     """
     from warehouse.storage import paths
+    from warehouse.warehouse import Warehouse as OpenWarehouse
 
     _check_one_part(asking.judge, target.chosen)
     shared = capture.checked(part=target.chosen)
     wanted = layers if layers in ("mid", "best") else [int(x) for x in parse_numbers("--layers", layers)]
-    added = tuple(parse_numbers("--coefficients", coefficients))
+    added = parse_numbers("--coefficients", coefficients)
     root = paths.find_root(target.warehouse)
     with needs_capture_extra():
         from capture.traits import steer as job
     choice = job.choose_vectors(root, trait, vectors, method, component, wanted)
     _check_best(wanted, method, component, choice)
-    _note_choice(root, trait, choice)
+    with OpenWarehouse(root) as wh:
+        for line in choice.lines(wh):
+            note(line)
     if asking.judge is not None and not target.dry_run:
         check_judge(asking.judge, asking)
     m = choice.model
     loading = replace(loading, dtype=m.dtype, revision=m.revision if model in (None, m.name) else None)
-    options = job.Options(
-        **shared, **asdict(sampling), trait=choice.trait, vectors_run=choice.vectors_run,
-        vectors_hash=choice.vectors_hash, method=choice.method, component=choice.component, layers=tuple(choice.vectors),
-        coefficients=added, questions=tuple(choice.questions[:questions]),
-    )  # fmt: skip
-    name = partition.part_run_name(target.run or f"{choice.vectors_run}-steered", target.chosen)
-    run_job, forecast = job.for_kind(choice.vectors, m.space)
+    options = job.make_options(choice, added, questions, **shared, **asdict(sampling))
+    name = partition.part_run_name(target.run or job.default_run_name(choice.vectors_run), target.chosen)
+    run_job, forecast = job.define_kind(choice.vectors, m.space)
     manifest = _generate(
         run_job, forecast, job.source(options), options, lambda: loading.load(model or m.name, "lm"), name, target,
         skip_existing, asking,
@@ -213,11 +210,29 @@ def steer(
         return
     if asking.judge is not None:
         _judge(name, asking, loading.device, target.warehouse)
-    _show_effects(root, name, fmt)
+    show_effects(root, name, fmt)
 
 
-def _show_effects(root: Path, run: str, fmt: Format) -> None:
-    """Print a steered run's table: what each coefficient did."""
+def show_responses(manifest: Manifest) -> None:
+    """Print a line about a run of responses.
+
+    Args:
+        manifest: The run's manifest.
+    """
+    counts = manifest.counts
+    typer.echo(
+        f"{manifest.run_id}: {counts.sequences:,} responses, {counts.tokens:,} tokens in {manifest.seconds:.1f} s"
+    )
+
+
+def show_effects(root: Path, run: str, fmt: Format) -> None:
+    """Print a steered run's table: what each coefficient did.
+
+    Args:
+        root: The warehouse root.
+        run: The steered run.
+        fmt: How the table is printed.
+    """
     from warehouse.cli.output import write
     from warehouse.schema.quoting import sql_text
     from warehouse.warehouse import Warehouse
@@ -302,28 +317,3 @@ def _check_best(wanted: str | list[int], method: str, component: str, choice: St
             raise UsageError(
                 f"{option} {value}: the best vector of {choice.trait['name']} is of {best}. Leave it out, or name its --layers."
             )
-
-
-def _note_choice(root: Path, trait: str, choice: SteeringChoice) -> None:
-    """Say which vector a trait is steered by, and why, and whether it may be no better than a random direction."""
-    from capture.traits.best_vector import weak_vector_warnings
-    from warehouse.warehouse import Warehouse
-
-    layers = ", ".join(map(str, choice.vectors))
-    note(f"{trait}: {choice.method}, {choice.component}, layer {layers}, of run {choice.vectors_run} ({choice.reason})")
-    with Warehouse(root) as wh:
-        for line in weak_vector_warnings(
-            wh, choice.vectors_run, trait, choice.method, choice.component, list(choice.vectors)
-        ):
-            note(line)
-
-
-def model_stem(model: str) -> str:
-    """Return a model as a run's name has it: `smollm2`.
-
-    Args:
-        model: The model as the user named it.
-    """
-    from warehouse.storage import paths
-
-    return paths.sql_name(Path(model).name.removesuffix(".gguf")).replace("_", "-")

@@ -18,6 +18,7 @@ from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from capture.traits.extract import LayerProgress
+    from warehouse.storage.manifest import Manifest
     from warehouse.warehouse import Warehouse
 
 OfModelOption = Annotated[
@@ -151,14 +152,23 @@ def extract(
     root = paths.find_root(warehouse)
     with OpenWarehouse(root) as wh:
         runs = _responses_runs(wh, split_list(traits), split_list(responses), model)
-    with stopped_by_signals(), _progress_bar() as report:
+    with stopped_by_signals(), layer_progress() as report:
         manifest = extract_vectors(root, runs, options, run, report, note)
+    show_vectors(manifest)
+    typer.echo(f"next: traces trait evaluate --vectors {manifest.run_id}")
+
+
+def show_vectors(manifest: Manifest) -> None:
+    """Print a line about a run of vectors, and note which questions were held out.
+
+    Args:
+        manifest: The run's manifest.
+    """
     for name, questions in manifest.option("held_out_questions").items():
         note(
             f"{name}: from the responses in {manifest.options['responses_run'][name]}; {len(questions)} questions held out"
         )
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['trait_vectors']:,} vectors in {manifest.seconds:.1f} s")
-    typer.echo(f"next: traces trait evaluate --vectors {manifest.run_id}")
 
 
 def evaluate(
@@ -220,7 +230,6 @@ def evaluate(
     """
     with needs_capture_extra():
         from capture.traits import evaluate as job
-        from capture.traits.best_vector import find_best_vector, weak_vector_warnings
         from capture.traits.latest_run import find_latest_run
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run
@@ -238,17 +247,35 @@ def evaluate(
     available = job.open_vectors_run(root, vectors).meta.option("traits")
     if trait is not None and trait not in available:
         raise NotFoundError("trait", trait, available, f"(run '{vectors}')")
-    name = run or f"{vectors}-evaluated"
+    name = run or job.default_run_name(vectors)
     options = job.Options(random=random, seed=seed)
     if job.is_published(root, name, vectors, options):
         note(f"{name} exists already")
     else:
-        with stopped_by_signals(), _progress_bar() as report:
+        with stopped_by_signals(), layer_progress() as report:
             job.evaluate(root, vectors, name, options, report, note)
-    store = TraceStore(find_run(root, name))
     if plot is not None:
-        job.plot(store, str(plot))
-    write(store.query(job.BEST_LAYERS_SQL), fmt, None)
+        job.plot(TraceStore(find_run(root, name)), str(plot))
+    show_evaluation(root, name, fmt)
+
+
+def show_evaluation(root: Path, name: str, fmt: Format) -> None:
+    """Print an evaluation's best layers, and note each trait's best vector.
+
+    Args:
+        root: The warehouse root.
+        name: The run of the evaluation.
+        fmt: How the table is printed.
+    """
+    from capture.traits.best_vector import find_best_vector, weak_vector_warnings
+    from capture.traits.evaluate import BEST_LAYERS_SQL
+    from warehouse.storage.paths import find_run
+    from warehouse.storage.trace_store import TraceStore
+    from warehouse.warehouse import Warehouse as OpenWarehouse
+
+    store = TraceStore(find_run(root, name))
+    vectors = store.meta.option("vectors_run")
+    write(store.query(BEST_LAYERS_SQL), fmt, None)
     with OpenWarehouse(root) as wh:
         for t in store.meta.option("traits"):
             if best := find_best_vector(wh, vectors, t):
@@ -296,7 +323,7 @@ def _parse_layers(text: str) -> str | tuple[int | None, ...]:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[LayerProgress], None]]:
+def layer_progress() -> Iterator[Callable[[LayerProgress], None]]:
     """Show how many layers are done if standard error is a terminal."""
     from rich import progress as bars
     from rich.console import Console

@@ -23,7 +23,7 @@ class BestVector(NamedTuple):
 
 def find_best_vector(wh: Warehouse, vectors_run: str, trait: str) -> BestVector | None:
     """Return the best vector of a trait in a run, or None where nothing was evaluated or steered."""
-    row = wh.connection.execute(
+    row = wh.cursor().execute(
         "SELECT method, component, layer, grounds, passed_over FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
         [vectors_run, trait],
     ).fetchone()
@@ -38,6 +38,21 @@ def find_best_vector(wh: Warehouse, vectors_run: str, trait: str) -> BestVector 
     else:
         reason = f"{component}'s best by {grounds}, where the residual stream has none"
     return BestVector(method, component, layer, reason)
+
+
+def choice_lines(
+    wh: Warehouse,
+    vectors_run: str,
+    trait: str,
+    method: str,
+    component: str,
+    layers: Sequence[int | None],
+    reason: str,
+) -> Iterator[str]:
+    """Yield lines for the user about chosen vectors: which they are, why, and warnings as `weak_vector_warnings` has them."""
+    names = ", ".join("embed" if layer is None else str(layer) for layer in layers)
+    yield f"{trait}: {method}, {component}, layer {names}, of run {vectors_run} ({reason})"
+    yield from weak_vector_warnings(wh, vectors_run, trait, method, component, layers)
 
 
 def weak_vector_warnings(
@@ -57,7 +72,7 @@ def weak_vector_warnings(
         One line a layer for which the 95 % interval of `above_random`, in the newest evaluation of the vector, reaches 0 or below.
     """
     for layer in layers:
-        row = wh.connection.execute(
+        row = wh.cursor().execute(
             "SELECT e.above_random, e.above_random_low, e.above_random_high, e.accuracy, e.n_pos + e.n_neg "
             "FROM trait_evaluations AS e JOIN runs AS r USING (run_id) WHERE e.vectors_run_id = ? AND e.trait = ? AND e.method = ? "
             "AND e.component = ? AND e.layer IS NOT DISTINCT FROM ? ORDER BY r.created_at DESC, r.run_id DESC LIMIT 1",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from capture.traits import dynamics
-from capture.traits.best_vector import find_best_vector
+from capture.traits.best_vector import choice_lines, find_best_vector
 from capture.traits.response_activations import COMPONENTS
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
@@ -65,6 +65,10 @@ class Direction(NamedTuple):
     def key(self) -> dict[str, Any]:
         """The columns of `trait_projections` that identify the vector, by name."""
         return {name: getattr(self, name) for name in _KEY_COLUMNS}
+
+    def lines(self, wh: Warehouse) -> Iterator[str]:
+        """Yield lines for the user about the choice, as `choice_lines` does."""
+        return choice_lines(wh, self.vectors_run_id, self.trait, self.method, self.component, [self.layer], self.reason)
 
 
 _KEY_COLUMNS = ("trait", "method", "component", "layer", "vectors_run_id")
@@ -125,7 +129,7 @@ def _find_vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Opt
     for run in options.vectors:
         find_run(wh.root, run)
     among = f"AND v.run_id IN {sql_texts(options.vectors)}" if options.vectors else ""
-    runs = wh.connection.execute(
+    runs = wh.cursor().execute(
         f"""
         SELECT DISTINCT v.run_id, r.body_hash = ? AS fits, r.created_at
         FROM trait_vectors AS v JOIN runs AS r USING (run_id)
@@ -135,7 +139,7 @@ def _find_vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Opt
     ).fetchall()
     if not runs:
         where = f"in {', '.join(options.vectors)}" if options.vectors else "See traces trait extract --help"
-        known = wh.connection.execute(
+        known = wh.cursor().execute(
             f"SELECT DISTINCT v.trait FROM trait_vectors AS v WHERE true {among} ORDER BY ALL"
         ).fetchall()
         raise NotFoundError("vectors of trait", trait, [name for (name,) in known], where)
@@ -161,7 +165,7 @@ def _check_model(source: Manifest, vectors: Manifest) -> None:
 def _directions_for_trait(
     wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options
 ) -> Iterator[Direction]:
-    rows = wh.connection.execute(
+    rows = wh.cursor().execute(
         "SELECT method, component, layer, vector FROM trait_vectors WHERE run_id = ? AND trait = ?", [run, trait]
     ).fetchall()
     vectors = {(method, component, layer): np.asarray(vector, np.float64) for method, component, layer, vector in rows}

@@ -110,7 +110,7 @@ def evaluate(
         traits = [_load_trait(wh, store, name) for name in store.meta.option("traits")]
     units = [u for i, t in enumerate(traits) for u in split_into_blocks(i, t.layers)]
     parents = [vectors_run, *dict.fromkeys(t.selected.run_id for t in traits)]
-    name = run_id or f"{vectors_run}-evaluated"
+    name = run_id or default_run_name(vectors_run)
     manifest_options = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
             "vectors": manifest_hash(root, vectors_run),
             "folds": selection.FOLDS, "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
@@ -141,6 +141,11 @@ def evaluate(
             "training questions; the last step's vector was used, and cv_effect_size rests on it"
         )
     return manifest
+
+
+def default_run_name(vectors_run: str) -> str:
+    """Return the name that a run's evaluation has unless the user gives one."""
+    return f"{vectors_run}-evaluated"
 
 
 def open_vectors_run(root: Path, run_id: str) -> TraceStore:

@@ -27,14 +27,14 @@ def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = No
         UsageError: Models with different weights have such runs, or the newest run is a shard.
     """
     table = _TABLES[kind]
-    rows = wh.connection.execute(
+    rows = wh.cursor().execute(
         f"SELECT r.run_id, r.model, coalesce(nullif(r.body_hash, ''), r.weights_hash) FROM runs AS r WHERE r.kind = ? "
         f"AND EXISTS (SELECT 1 FROM {table} AS t WHERE t.run_id = r.run_id AND t.trait = ?) "
         "ORDER BY r.created_at DESC, r.run_id DESC",
         [kind, trait],
     ).fetchall()
     if not rows:
-        known = wh.connection.execute(
+        known = wh.cursor().execute(
             f"SELECT DISTINCT trait FROM {table} JOIN runs USING (run_id) WHERE kind = ? AND trait IS NOT NULL ORDER BY ALL",
             [kind],
         ).fetchall()

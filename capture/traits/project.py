@@ -28,6 +28,7 @@ from warehouse.catalog.publish import publish
 from warehouse.schema import sites
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
+from warehouse.storage.grouping import group_by_size
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
@@ -162,16 +163,9 @@ class ProjectionPlan:
         self._analyzed = _AnalyzedTokens(store, self._keys[0].side)
 
     def groups(self) -> Iterator[list[Slice]]:
-        """Yield the run's sequences in the order on disk; those of a group lie side by side in one shard."""
+        """Return the run's sequences in the order on disk; those of a group lie side by side in one shard."""
         most = max(1, _SHARD_ROWS // len(self._directions))
-        group: list[Slice] = []
-        for s in self._slices:
-            if group and (s.blob != group[0].blob or s.end - group[0].start > most):
-                yield group
-                group = []
-            group.append(s)
-        if group:
-            yield group
+        return group_by_size(self._slices, lambda s: s.n_rows, most, Slice.is_followed_by)
 
     def tables(self, group: Sequence[Slice]) -> dict[str, pa.Table]:
         """Return the rows of a group of sequences, sorted by their tables' keys."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from capture.data.example import Row, Source
 from capture.jobs import generate
 from capture.traits.definition import Definition
 from warehouse.errors import UsageError
+from warehouse.storage import paths
 
 KIND = "trait-responses"
 POLARITIES = ("pos", "neg")
@@ -27,6 +29,16 @@ class Options(generate.Options):
     """The definition."""
     n: int = 100
     """Responses of each polarity."""
+
+
+def model_stem(model: str) -> str:
+    """Return a model, as the user named it, in the form that names of runs have: `smollm2`."""
+    return paths.sql_name(Path(model).name.removesuffix(".gguf")).replace("_", "-")
+
+
+def default_run_name(trait: str, model: str) -> str:
+    """Return the name that a run of a trait's responses has unless the user gives one."""
+    return f"{trait}-{model_stem(model)}-responses"
 
 
 def source(definition: Definition, n: int) -> Source:

@@ -122,7 +122,7 @@ def trait_name(store: TraceStore) -> str:
 
 def find_newest_judge(wh: Warehouse, run_id: str) -> str | None:
     """Return the newest run that judged a run's responses, or None; raises UsageError where that is only a part."""
-    row = wh.connection.execute(
+    row = wh.cursor().execute(
         "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
         [run_id],
     ).fetchone()
@@ -154,7 +154,7 @@ def select_responses(
     store = open_responses_run(wh.root, run_id)
     trait = trait_name(store)
     judge = None if threshold is None else judge_run or find_newest_judge(wh, run_id)
-    rows = wh.connection.execute(_RESPONSES_SQL, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
+    rows = wh.cursor().execute(_RESPONSES_SQL, {"run": run_id, "judge": judge, "trait": trait}).fetchnumpy()
     positive = np.asarray(rows["polarity"] == "pos")
     score, coherence = (_scores(np.ma.asarray(rows[name])) for name in ("trait_score", "coherence_score"))
     kept = np.asarray(rows["n_tokens"]) > 0

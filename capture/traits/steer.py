@@ -27,7 +27,7 @@ from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.model.hashes import body_hash, weights_hash
 from capture.sequences.batches import Batch
-from capture.traits.best_vector import find_best_vector
+from capture.traits.best_vector import choice_lines, find_best_vector
 from capture.traits.latest_run import find_latest_run
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.model_info import ModelInfo
@@ -94,6 +94,18 @@ class SteeringChoice:
             digest.update(f"{layer} {v.gap!r} ".encode() + v.unit.tobytes())
         return digest.hexdigest()
 
+    def lines(self, wh: Warehouse) -> Iterator[str]:
+        """Yield lines for the user about the choice, as `choice_lines` does."""
+        return choice_lines(
+            wh,
+            self.vectors_run,
+            self.trait["name"],
+            self.method,
+            self.component,
+            list(self.vectors),
+            self.reason,
+        )
+
 
 def choose_vectors(
     root: Path, trait: str, vectors_run: str | None, method: str, component: str, layers: str | Sequence[int] = "mid"
@@ -118,7 +130,7 @@ def choose_vectors(
     with Warehouse(root) as wh:
         vectors_run = vectors_run or find_latest_run(wh, "trait-vectors", trait)
         meta = wh.cached_run(vectors_run).meta
-        rows = wh.connection.execute(
+        rows = wh.cursor().execute(
             "SELECT method, component, layer, vector, gap, trait FROM trait_vectors WHERE run_id = ?",
             [vectors_run],
         ).fetchall()
@@ -150,6 +162,38 @@ def choose_vectors(
     return SteeringChoice(definition, vectors_run, meta.model, vectors, questions, method, component, reason)
 
 
+def default_run_name(vectors_run: str) -> str:
+    """Return the name that a steered run has unless the user gives one."""
+    return f"{vectors_run}-steered"
+
+
+def make_options(
+    choice: SteeringChoice, coefficients: Sequence[float], n_questions: int | None = None, **generation: Any
+) -> Options:
+    """Make the job's options from a choice of vectors.
+
+    Args:
+        choice: The vectors and questions.
+        coefficients: How much of the vectors is added.
+        n_questions: How many of the questions are asked, the first ones; None: all.
+        **generation: The other fields of `Options`.
+
+    Returns:
+        The options.
+    """
+    return Options(
+        **generation,
+        trait=choice.trait,
+        vectors_run=choice.vectors_run,
+        vectors_hash=choice.vectors_hash,
+        method=choice.method,
+        component=choice.component,
+        layers=tuple(choice.vectors),
+        coefficients=tuple(coefficients),
+        questions=tuple(choice.questions[:n_questions]),
+    )
+
+
 def source(options: Options) -> Source:
     """Make the source of prompts: each question once for every layer and coefficient."""
     questions = options.trait["questions"]
@@ -172,7 +216,7 @@ def source(options: Options) -> Source:
     return Source("steering", options.trait["name"], None, f"the definition of {options.trait['name']}", rows)
 
 
-def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run, job.Forecast]:
+def define_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run, job.Forecast]:
     """Make the functions `run` and `forecast` of this job for some vectors.
 
     Args:
@@ -183,7 +227,7 @@ def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run
         Both functions; they raise UsageError for a model with other weights.
     """
 
-    def prepared(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
+    def prepare_job(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = generate.examine_decoder(loaded)
         if space not in (body_hash(loaded.model), weights_hash(loaded.model)):
             raise UsageError(
@@ -191,10 +235,10 @@ def for_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run
             )
         generator = Generator(loaded, anatomy.body, options.sampling)
         points = {layer: _find_steering_point(anatomy, layer, options.component, v) for layer, v in vectors.items()}
-        completing = Steered(generator, loaded.tokenizer, options.max_new_tokens, points)
-        return generate.prepare_generation(KIND, loaded, source, options, anatomy, completing)
+        completer = Steered(generator, loaded.tokenizer, options.max_new_tokens, points)
+        return generate.prepare_generation(KIND, loaded, source, options, anatomy, completer)
 
-    return run_job.define_kind(prepared)
+    return run_job.define_kind(prepare_job)
 
 
 @dataclass(frozen=True)

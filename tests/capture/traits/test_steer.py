@@ -72,7 +72,7 @@ def steered(
         "vectors_run": "v", "layers": tuple(vectors), "coefficients": coefficients, "questions": (0, 2), "temperature": 0.0,
     } | options  # fmt: skip
     made = steer.Options(**chosen)
-    run, _ = steer.for_kind(vectors, body_hash(loaded.model))
+    run, _ = steer.define_kind(vectors, body_hash(loaded.model))
     run(loaded, steer.source(made), made, root=root, run_id="steered")
     return TraceStore(run_dir(root, "steered"))
 
@@ -200,7 +200,7 @@ def test_vectors_that_do_not_fit_are_refused(
 
 
 def test_another_models_vectors_are_refused(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
-    run, _ = steer.for_kind({1: steer.SteeringVector(np.ones(32, np.float32), 1.0)}, "other weights")
+    run, _ = steer.define_kind({1: steer.SteeringVector(np.ones(32, np.float32), 1.0)}, "other weights")
     options = steer.Options(trait=DEFINITION.model_dump(), layers=(1,), questions=(0,))
     with pytest.raises(UsageError, match="other weights than the model"):
         run(load_tiny(), steer.source(options), options, root=tmp_path, run_id="no")
