@@ -17,7 +17,8 @@ from capture.jobs.generation import Generator, PromptCompleter, Sampling
 from capture.jobs.next_token import next_token_tables
 from capture.jobs.open_prompts import OpenPromptMaker
 from capture.model import loading
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch

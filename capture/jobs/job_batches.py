@@ -127,7 +127,7 @@ def prove_batch_rule(job: Job, note: Callable[[str], None]) -> Job:
         The job with its `batch_rule`.
 
     Raises:
-        UsageError: An example's sequences, which belong into one batch, are of several lengths, and a batch cannot hold them.
+        UsageError: An example's sequences, which belong in one batch, are of several lengths, and a batch cannot hold them.
         TracesError: A text gives something else when it is read a second time.
     """
     body, loaded = job.anatomy.body, job.loaded

@@ -19,7 +19,8 @@ from capture.jobs import job, prepare, run_job
 from capture.jobs.choice_scores import Scores, check_questions, score_tables
 from capture.jobs.next_token import check_score_values
 from capture.model import loading
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.model.body import vocabulary_size
 from capture.model.continuations import Continuation, ContinuationReader
 from capture.model.lm_head import LMHead

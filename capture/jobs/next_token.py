@@ -17,7 +17,8 @@ from capture.data.example import Source
 from capture.jobs import job, prepare, run_job
 from capture.jobs.job import Progress
 from capture.model import loading
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.model.lm_head import LMHead
 from capture.recording.diagnostics import next_token_diagnostics
 from capture.recording.recorder import Recording

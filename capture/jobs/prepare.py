@@ -15,7 +15,8 @@ from typing import Any
 from capture.data.example import Source
 from capture.jobs.job import Generation, Job, Options, Progress, Tables, resolve_max_len
 from capture.model import loading
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.model.attention_formula import eager_error
 from capture.model.attention_hook import eager_attention
 from capture.model.body import vocabulary_size

@@ -83,12 +83,12 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
     }
 
 
-def manifest(job: Job, published: StagedRun, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
+def manifest(job: Job, staged: StagedRun, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:
     """Return a run's manifest.
 
     Args:
         job: The job that made it.
-        published: What its writer has staged.
+        staged: What its writer has staged.
         model: The model, as the manifest describes it.
         progress: What was captured.
         data_hash: A hash of the examples that were read.
@@ -96,13 +96,13 @@ def manifest(job: Job, published: StagedRun, model: ModelInfo, progress: Progres
     Returns:
         The manifest to publish the run with.
     """
-    source, mean_loss = job.source, job.mean_loss(published.folder)
+    source, mean_loss = job.source, job.mean_loss(staged.folder)
     return Manifest(
         run_id=progress.run_id,
         kind=job.kind,
         parents=[*_parents(job.loaded, model), *job.options.parents],
-        created_at=published.created_at,
-        seconds=published.seconds,
+        created_at=staged.created_at,
+        seconds=staged.seconds,
         model=model,
         data=DataInfo(
             dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
@@ -110,29 +110,29 @@ def manifest(job: Job, published: StagedRun, model: ModelInfo, progress: Progres
         options=asdict(job.options) | _first_token(job),
         store_dtype=job.store,
         batches=job.batch_rule,
-        sites=_site_infos(job, published.promoted),
+        sites=_site_infos(job, staged.promoted),
         counts=Counts(
             examples=progress.examples,
             sequences=progress.sequences,
             tokens=progress.tokens,
-            predictions=published.rows["next_token"],
-            predicted_bytes=_predicted_bytes(job, published),
+            predictions=staged.rows["next_token"],
+            predicted_bytes=_predicted_bytes(job, staged),
             truncated=progress.truncated,
             altered=progress.altered,
-            rows=published.rows,
+            rows=staged.rows,
         ),
-        bytes=sum(f.bytes for f in published.files),
-        files=published.files,
+        bytes=sum(f.bytes for f in staged.files),
+        files=staged.files,
         versions=versions(),
         mean_loss=mean_loss,
         perplexity=perplexity(mean_loss),
     )
 
 
-def _predicted_bytes(job: Job, published: StagedRun) -> int | None:
-    if not published.rows["next_token"]:
+def _predicted_bytes(job: Job, staged: StagedRun) -> int | None:
+    if not staged.rows["next_token"]:
         return None
-    return predicted_bytes(published.folder, job.options.target_column)
+    return predicted_bytes(staged.folder, job.options.target_column)
 
 
 def _first_token(job: Job) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class ForwardPass:
         """
         if missing := [tensor_name(*k) for k in self._tensors if k not in self._kept]:
             raise TracesError(
-                f"{self._name}: {len(missing)} of the tensors asked for were not seen in the forward pass "
+                f"{self._name}: {len(missing)} of the chosen tensors were not seen in the forward pass "
                 f"({', '.join(missing[:4])}); nothing is written that might be wrong."
             )
         if self._finite_as_stored:

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from capture.model.anatomy import PROVEN_TOKENS, Anatomy
+from capture.model.anatomy import Anatomy
+from capture.model.examine import PROVEN_TOKENS
 from capture.model.attention_formula import sequence_error
 from capture.model.attention_hook import AttentionCall, listen_to_attention
 from capture.model.body import Tokens, padding_id

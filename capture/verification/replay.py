@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from capture.model import loading
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.model.attention_hook import eager_attention
 from capture.model.body import padding_id, vocabulary_size
 from capture.model.lm_head import LMHead
@@ -305,22 +305,22 @@ def _array(x: torch.Tensor) -> np.ndarray:
     return x.float().cpu().numpy()
 
 
-def _difference(key: Key, found: np.ndarray, expected: np.ndarray) -> float:
+def _difference(key: Key, actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference: absolute for probabilities, whose rows hold the heads of a token pair, else relative."""
     if key.site in ("attn", "cross.attn"):
-        return float(np.abs(found.astype(np.float32) - expected).max())
-    return _relative(found, expected)
+        return float(np.abs(actual.astype(np.float32) - expected).max())
+    return _relative(actual, expected)
 
 
-def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference, relative to its row's largest value, as rounding to a shorter dtype is."""
     scale = np.abs(expected).max(axis=-1, keepdims=True)
-    return float((np.abs(found.astype(np.float32) - expected) / np.maximum(scale, 1e-30)).max())
+    return float((np.abs(actual.astype(np.float32) - expected) / np.maximum(scale, 1e-30)).max())
 
 
-def _mean_difference(key: Key, found: np.ndarray, expected: np.ndarray) -> float:
+def _mean_difference(key: Key, actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest mean over rows of a head's differences, relative to the mean size of its values."""
-    if key.site in ("attn", "cross.attn") or not len(found):
+    if key.site in ("attn", "cross.attn") or not len(actual):
         return 0.0
-    difference = np.abs(found.astype(np.float32) - expected).mean(axis=(0, -1))
+    difference = np.abs(actual.astype(np.float32) - expected).mean(axis=(0, -1))
     return float((difference / np.maximum(np.abs(expected).mean(axis=(0, -1)), 1e-30)).max())

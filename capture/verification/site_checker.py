@@ -337,14 +337,14 @@ def _apply(module: Any, x: torch.Tensor) -> torch.Tensor | None:
     return y if isinstance(y, torch.Tensor) and y.shape[0] == x.shape[0] else None
 
 
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference, relative to the largest value; infinite for other shapes."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
     scale = float(expected.abs().max().float()) if expected.numel() else 1.0
-    error = float((found.float() - expected.float()).abs().max()) / max(scale, 1e-30) if found.numel() else 0.0
+    error = float((actual.float() - expected.float()).abs().max()) / max(scale, 1e-30) if actual.numel() else 0.0
     return error if error == error else float("inf")
 
 
-def _distance(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+def _distance(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(actual - expected).max()) if actual.shape == expected.shape else float("inf")

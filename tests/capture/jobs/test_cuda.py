@@ -10,7 +10,7 @@ import torch
 import zoo
 
 from capture.model import loading
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.model.body import probe_ids
 from capture.recording.plan import plan
 from capture.recording.recorder import Recorder

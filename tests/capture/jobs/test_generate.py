@@ -17,7 +17,7 @@ from capture.data.example import Row, Source
 from capture.jobs import generate, job, job_batches
 from capture.jobs.generation import Generator, Sampling
 from capture.model import loading
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError

@@ -15,7 +15,7 @@ from capture.data.example import Choice, Row, Source
 from capture.data.registry import open_data
 from capture.jobs import mcq_prompt
 from capture.jobs.choice_scores import Scores, score_tables
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.model.continuations import Continuation, ContinuationReader
 from capture.sequences.question_pairs import PairMaker
 from capture.sequences.question_prompts import TEMPLATE, PromptMaker

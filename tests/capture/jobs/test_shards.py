@@ -64,7 +64,11 @@ def capture_shards(
     for i in range(1, n + 1):
         shard = f"{i}/{n}"
         kind.run(
-            loaded, source, kind.Options(**options, shard=shard), root=root, run_id=partition.part_run_name(run_id, shard)
+            loaded,
+            source,
+            kind.Options(**options, shard=shard),
+            root=root,
+            run_id=partition.part_run_name(run_id, shard),
         )
 
 
@@ -337,7 +341,7 @@ def test_runs_derived_in_shards(
         run_dir(tmp_path, run).rename(tmp_path / run)
     for i in (1, 2, 3):
         make(f"{i}/3")
-    with Warehouse(tmp_path) as wh, pytest.raises(UsageError, match="a share of it: traces runs merge judged"):
+    with Warehouse(tmp_path) as wh, pytest.raises(UsageError, match="only a part of it: traces runs merge judged"):
         response_activations.find_newest_judge(wh, "r")
     volatile = {"created_at", "seconds", "files", "bytes"}
     for run, meta in metas.items():

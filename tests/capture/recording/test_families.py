@@ -9,7 +9,8 @@ import pytest
 import torch
 import zoo
 
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.model.attention_hook import eager_attention
 from capture.model.body import Tokens, probe_ids
 from capture.recording.plan import plan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.model.attention_hook import listen_to_attention
 from capture.model.body import Body
 from capture.model.lm_head import LMHead

@@ -15,7 +15,8 @@ import torch
 import zoo
 
 from capture.model import residual_stream
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.recording import forward_pass
 from capture.verification import model_check as checking
 from capture.verification.model_check import check
