@@ -24,8 +24,8 @@ from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.lens import logit_lens
 from capture.model import loading
-from capture.model.anatomy import examine
 from capture.model.attention_hook import eager_attention
+from capture.model.examine import examine
 from capture.model.final_norm import FinalNorm
 from warehouse.analysis import heads
 from warehouse.storage.paths import run_dir

@@ -17,8 +17,8 @@ from common import DATA, in_turns, parsed, record
 
 from capture.data.registry import open_data
 from capture.model import loading
-from capture.model.anatomy import examine
 from capture.model.continuations import ContinuationReader
+from capture.model.examine import examine
 from capture.sequences.question_prompts import PromptMaker
 
 FILE = DATA / "csqa" / "validation.jsonl"

@@ -21,7 +21,7 @@ from common import long_texts, median_ms, parsed, record
 from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.model import loading
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from warehouse import TraceStore
 from warehouse.storage.paths import run_dir
 

@@ -21,7 +21,8 @@ from common import texts as all_texts
 from capture.data.text import open_text
 from capture.jobs import next_token
 from capture.model import loading
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from warehouse.storage.files import folder_size
 
 LENGTH, BATCH = 128, 8

@@ -17,9 +17,9 @@ from capture.jobs.choice_scores import Scores, check_questions, score_tables
 from capture.jobs.job import Options
 from capture.jobs.next_token import check_score_values
 from capture.model import loading
-from capture.model.examine import examine
 from capture.model.body import padding_id
 from capture.model.choice_head import ChoiceHead
+from capture.model.examine import examine
 from capture.recording.recorder import Recording
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch

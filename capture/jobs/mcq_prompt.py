@@ -20,9 +20,9 @@ from capture.jobs.choice_scores import Scores, check_questions, score_tables
 from capture.jobs.next_token import check_score_values
 from capture.model import loading
 from capture.model.anatomy import Anatomy
-from capture.model.examine import examine
 from capture.model.body import vocabulary_size
 from capture.model.continuations import Continuation, ContinuationReader
+from capture.model.examine import examine
 from capture.model.lm_head import LMHead
 from capture.recording.diagnostics import next_token_diagnostics
 from capture.recording.recorder import Recording

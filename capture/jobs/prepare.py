@@ -16,10 +16,10 @@ from capture.data.example import Source
 from capture.jobs.job import Generation, Job, Options, Progress, Tables, resolve_max_len
 from capture.model import loading
 from capture.model.anatomy import Anatomy
-from capture.model.examine import examine
 from capture.model.attention_formula import eager_error
 from capture.model.attention_hook import eager_attention
 from capture.model.body import vocabulary_size
+from capture.model.examine import examine
 from capture.model.forward_trace import attention_outputs, probe_tokens
 from capture.model.tolerances import formula_tolerance
 from capture.recording.plan import ATTN_HOMES, plan

@@ -14,8 +14,8 @@ import torch
 
 from capture.lens.options import SIDE, state_key
 from capture.lens.positions import SequencePositions
-from capture.model.anatomy import examine
 from capture.model.body import vocabulary_size
+from capture.model.examine import examine
 from capture.model.final_norm import FinalNorm
 from capture.model.lm_head import LMHead
 from capture.model.loading import Loaded

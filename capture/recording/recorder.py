@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 from capture.model.anatomy import Anatomy
-from capture.model.examine import PROVEN_TOKENS
 from capture.model.attention_formula import sequence_error
 from capture.model.attention_hook import AttentionCall, listen_to_attention
 from capture.model.body import Tokens, padding_id
+from capture.model.examine import PROVEN_TOKENS
 from capture.model.forward_trace import first_input, first_output
 from capture.model.tolerances import formula_tolerance
 from capture.recording.forward_pass import ForwardPass

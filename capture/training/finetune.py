@@ -27,7 +27,8 @@ from capture.jobs.job import resolve_max_len
 from capture.jobs.run_manifest import default_name
 from capture.jobs.versions import versions
 from capture.model import loading
-from capture.model.anatomy import Anatomy, examine
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.model.failures import explain_memory_errors
 from capture.model.hashes import weights_hash
 from capture.model.model_info import model_info
@@ -187,7 +188,7 @@ def _training_rows(history: list[dict[str, float]], split: str) -> dict[str, lis
 
 
 def _make_manifest(
-    made: loading.Loaded,
+    trained: loading.Loaded,
     anatomy: Anatomy,
     train: Source,
     questions: Questions,
@@ -203,7 +204,7 @@ def _make_manifest(
         kind=KIND,
         created_at=published.created_at,
         seconds=published.seconds,
-        model=model_info(made, anatomy),
+        model=model_info(trained, anatomy),
         data=DataInfo(
             dataset=train.dataset, config=train.config, split=train.split, source=train.origin, hash=questions.hash
         ),

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from capture.model.anatomy import examine
 from capture.model.continuations import Continuation, ContinuationReader
+from capture.model.examine import examine
 from capture.model.lm_head import LMHead
 from capture.model.loading import Loaded
 from capture.model.tolerances import states_tolerance

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from capture.model.anatomy import Anatomy
-from capture.model.examine import examine
 from capture.model.body import Tokens, padding_id, probe_ids
+from capture.model.examine import examine
 from capture.model.windows import find_window
 from capture.recording import batch_independence
 from capture.verification.model_report import Finding, ModelReport

@@ -15,9 +15,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from capture.model import loading
-from capture.model.examine import examine
 from capture.model.attention_hook import eager_attention
 from capture.model.body import padding_id, vocabulary_size
+from capture.model.examine import examine
 from capture.model.lm_head import LMHead
 from capture.model.unchanged import unchanged
 from capture.recording import means

@@ -40,7 +40,7 @@ is what shows."""
 
 def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
     """What we record of one sequence, with the names and shapes of cache.py. All use of our own code is in here."""
-    from capture.model.anatomy import examine
+    from capture.model.examine import examine
     from capture.model.lm_head import LMHead
     from capture.recording.plan import plan
     from capture.recording.recorder import Recorder

@@ -10,8 +10,8 @@ import torch
 import zoo
 
 from capture.model import loading
-from capture.model.examine import examine
 from capture.model.body import probe_ids
+from capture.model.examine import examine
 from capture.recording.plan import plan
 from capture.recording.recorder import Recorder
 from capture.verification.model_check import check

@@ -15,8 +15,8 @@ from capture.data.example import Choice, Row, Source
 from capture.data.registry import open_data
 from capture.jobs import mcq_prompt
 from capture.jobs.choice_scores import Scores, score_tables
-from capture.model.examine import examine
 from capture.model.continuations import Continuation, ContinuationReader
+from capture.model.examine import examine
 from capture.sequences.question_pairs import PairMaker
 from capture.sequences.question_prompts import TEMPLATE, PromptMaker
 from capture.verification.replay_check import recheck

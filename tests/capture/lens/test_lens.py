@@ -23,7 +23,7 @@ from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
 from capture.jobs import encode, generate, mcq_prompt, next_token
 from capture.lens import layer_reader, logit_lens, positions
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.model.final_norm import FinalNorm
 from capture.model.forward_trace import probe_tokens
 from capture.model.loading import Loaded, load

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from capture.model import gguf, loading
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from capture.model.hashes import weights_hash
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage.files import temporary_beside

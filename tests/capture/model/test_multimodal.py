@@ -15,7 +15,7 @@ import zoo
 from capture.data.text import open_text
 from capture.jobs import encode, generate, next_token
 from capture.model import loading
-from capture.model.anatomy import examine
+from capture.model.examine import examine
 from warehouse import TraceStore
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage.paths import run_dir

@@ -10,9 +10,9 @@ import torch
 import zoo
 
 from capture.model.anatomy import Anatomy
-from capture.model.examine import examine
 from capture.model.attention_hook import eager_attention
 from capture.model.body import Tokens, probe_ids
+from capture.model.examine import examine
 from capture.recording.plan import plan
 from capture.recording.recorder import Recorder, Recording
 from capture.verification.model_check import check
