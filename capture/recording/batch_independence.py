@@ -44,7 +44,7 @@ bfloat16; where experts nearly tie, another choice moves a token by more."""
 
 
 @dataclass(frozen=True)
-class Extremes:
+class ExtremeSequences:
     """The sequences of a run's data that would show a dependence."""
 
     longest: TokenSequence
@@ -78,7 +78,7 @@ def known_rule(body: Body) -> Batches:
     return ONE_TEXT if not body.ignores_batch else PADDED if body.ignores_padding else ONE_LENGTH
 
 
-def find_extremes(batches: Iterable[Batch]) -> Extremes | None:
+def find_extremes(batches: Iterable[Batch]) -> ExtremeSequences | None:
     """Find the sequences to prove a batch rule on.
 
     Args:
@@ -99,10 +99,10 @@ def find_extremes(batches: Iterable[Batch]) -> Extremes | None:
     if not overall:
         return None
     if not shared:
-        return Extremes(overall[0], overall[1], ())
+        return ExtremeSequences(overall[0], overall[1], ())
     long, short = shared.pop(-1), shared.pop(0)
     middle = min((*shared.values(), short), key=lambda s: abs(s.n_tokens - long.n_tokens / 2))
-    return Extremes(
+    return ExtremeSequences(
         overall[0], overall[1], (long, *([middle] if short.n_tokens < middle.n_tokens < long.n_tokens else []), short)
     )
 
@@ -114,7 +114,7 @@ def _longest_and_shortest(sequences: list[TokenSequence]) -> list[TokenSequence]
     return [max(sequences, key=lambda s: s.n_tokens), min(reversed(sequences), key=lambda s: s.n_tokens)]
 
 
-def prove(body: Body, extremes: Extremes, name: str, growth: int = 0, window: int | None = None) -> Proof:
+def prove(body: Body, extremes: ExtremeSequences, name: str, growth: int = 0, window: int | None = None) -> Proof:
     """Prove what batches may hold.
 
     The longest and the shortest sequence are read alone, those that share a batch together, and the shortest again.

@@ -88,7 +88,7 @@ def _batch_rule(anatomy: Anatomy, tokens: Tokens) -> Finding:
     if beyond:
         basis += f", and beyond {min(beyond):,} tokens position factors follow from the longest in a batch"
     try:
-        proof = batch_independence.prove(body, batch_independence.Extremes(long, short, (long, short)), "it")
+        proof = batch_independence.prove(body, batch_independence.ExtremeSequences(long, short, (long, short)), "it")
     except TracesError as e:
         return Finding("", "batches", "wrong", str(e))
     if line := proof.line("it"):
