@@ -7,6 +7,7 @@ logits fit in memory (`slice_positions`). Everything is read from the run's tabl
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from capture.lens.options import Options
 from capture.sequences import partition
 from warehouse.errors import UsageError
+from warehouse.storage.grouping import group_by_size
 from warehouse.storage.trace_store import TraceStore
 
 _SHARD_ROWS = 1 << 15
@@ -81,24 +83,19 @@ def count_positions(store: TraceStore, options: Options) -> int:
 
 
 def group_positions(store: TraceStore, options: Options, n_layers: int) -> Iterator[list[SequencePositions]]:
-    """Yield whole sequences in groups, one group a shard of the new run, each with its positions to read."""
+    """Return whole sequences in groups, one group a shard of the new run, each with its positions to read."""
     places, query = _position_query(options)
     answer = store.query(
         "SELECT example_id, seq, list(pos ORDER BY pos), list(coalesce(if(next_again, NULL, next_id), -1) ORDER BY pos) "
         f"FROM ({query}) GROUP BY ALL ORDER BY example_id, seq",
         [places],
     )
-    shard: list[SequencePositions] = []
-    rows = 0
-    while fetched := answer.fetchmany(256):
-        for example_id, seq, positions, next_ids in fetched:
-            if shard and rows + len(positions) * n_layers > _SHARD_ROWS:
-                yield shard
-                shard, rows = [], 0
-            shard.append(SequencePositions(example_id, seq, np.array(positions), np.array(next_ids), True))
-            rows += len(positions) * n_layers
-    if shard:
-        yield shard
+    rows = chain.from_iterable(iter(lambda: answer.fetchmany(256), []))
+    sequences = (
+        SequencePositions(example_id, seq, np.array(positions), np.array(next_ids), True)
+        for example_id, seq, positions, next_ids in rows
+    )
+    return group_by_size(sequences, lambda s: len(s.positions) * n_layers, _SHARD_ROWS)
 
 
 def slice_positions(shard: list[SequencePositions], most: int) -> Iterator[list[SequencePositions]]:

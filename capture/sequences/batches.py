@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from capture.sequences.sequence import TokenizedExample, TokenSequence
+from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import BATCHES
 
 PADDED, ONE_LENGTH, ONE_TEXT = BATCHES
@@ -177,17 +178,7 @@ def group_into_shards(batches: Iterable[Batch], tokens: int, added_tokens: int =
         tokens: The most tokens of a shard; a batch that has more is a shard of its own.
         added_tokens: The number of tokens that generation will add to each sequence.
 
-    Yields:
+    Returns:
         The batches of each shard.
     """
-    group: list[Batch] = []
-    total = 0
-    for batch in batches:
-        size = batch.n_tokens + added_tokens * len(batch.sequences)
-        if group and total + size > tokens:
-            yield group
-            group, total = [], 0
-        group.append(batch)
-        total += size
-    if group:
-        yield group
+    return group_by_size(batches, lambda b: b.n_tokens + added_tokens * len(b.sequences), tokens)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
+from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.progress import DerivedProgress
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.progress import DerivedProgress
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
@@ -104,21 +106,13 @@ def _read_layers(store: TraceStore, s: _Sequence) -> dict[int, heads.LayerHeads]
 
 
 def _shards(store: TraceStore) -> Iterator[list[_Sequence]]:
-    """Yield every sequence that has tokens, on every side whose attention is known, in groups of at most `_SHARD_TOKENS`."""
+    """Return every sequence that has tokens, on every side whose attention is known, in groups of at most `_SHARD_TOKENS`."""
     sides = [s for s in ("dec", "enc") if store.layers_with("attn", s) or store.layers_with("q", s)]
     answer = store.query(
         "SELECT example_id, seq, side, list(token_id ORDER BY pos) FROM tokens WHERE side IN (SELECT unnest(?)) "
         "GROUP BY ALL ORDER BY example_id, seq, side",
         [sides],
     )
-    shard: list[_Sequence] = []
-    tokens = 0
-    while rows := answer.fetchmany(256):
-        for example_id, seq, side, ids in rows:
-            if shard and tokens + len(ids) > _SHARD_TOKENS:
-                yield shard
-                shard, tokens = [], 0
-            shard.append(_Sequence(example_id, seq, side, np.asarray(ids)))
-            tokens += len(ids)
-    if shard:
-        yield shard
+    rows = chain.from_iterable(iter(lambda: answer.fetchmany(256), []))
+    sequences = (_Sequence(example_id, seq, side, np.asarray(ids)) for example_id, seq, side, ids in rows)
+    return group_by_size(sequences, lambda s: len(s.ids), _SHARD_TOKENS)

@@ -33,8 +33,8 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
-from warehouse.storage.parquet import to_table
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 

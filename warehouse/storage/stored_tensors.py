@@ -32,6 +32,16 @@ class Slice(NamedTuple):
     first: int = 0
     """Which of the sequence's rows `start` is."""
 
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return self.end - self.start
+
+    def is_followed_by(self, other: Slice) -> bool:
+        """Tell whether another slice begins where this one ends, in the same shard."""
+        return self.blob == other.blob and self.end == other.start
+
+
 
 class StoredTensors(RunTables):
     """The stored tensors of a published run."""

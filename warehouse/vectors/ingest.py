@@ -21,6 +21,7 @@ from warehouse.errors import CorruptRunError, TracesError, UsageError, first_lin
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
+from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.paths import find_run
 from warehouse.storage.stored_tensors import Slice
@@ -272,7 +273,7 @@ def _rows(table: VectorTable, run_id: str, store: TraceStore, centre: np.ndarray
     _open_blobs(store, slices)
     itemsize = 4 if info.dtype == "float32" else 2
     size = max(1, _BATCH_BYTES // (info.width * (info.heads or 1) * itemsize))
-    for group in _groups(slices, size):
+    for group in group_by_size(_cut(slices, size), lambda s: s.n_rows, size, Slice.is_followed_by):
         first, last = group[0], group[-1]
         stored = store.blob(first.blob).rows(sites.tensor_name(*key), first.start, last.end)
         vectors = as_stored(stored, centre, info.dtype, run_id, info.name)
@@ -284,21 +285,11 @@ def _open_blobs(store: TraceStore, slices: list[Slice]) -> None:
         store.blob(name)  # raises CorruptRunError before the first row is written
 
 
-def _groups(slices: list[Slice], size: int) -> Iterator[list[Slice]]:
-    """Yield groups of neighbouring slices of one shard, of at most `size` rows together; a longer sequence is cut."""
-    group: list[Slice] = []
-    for whole in slices:
-        for start in range(whole.start, whole.end, size):
-            piece = whole._replace(
-                start=start, end=min(start + size, whole.end), first=whole.first + start - whole.start
-            )
-            joins = group and piece.blob == group[-1].blob and piece.start == group[-1].end
-            if group and (not joins or piece.end - group[0].start > size):
-                yield group
-                group = []
-            group.append(piece)
-    if group:
-        yield group
+def _cut(slices: list[Slice], size: int) -> Iterator[Slice]:
+    """Cut slices into slices of at most `size` rows."""
+    for s in slices:
+        for start in range(s.start, s.end, size):
+            yield s._replace(start=start, end=min(start + size, s.end), first=s.first + start - s.start)
 
 
 def as_stored(vectors: np.ndarray, centre: np.ndarray | None, dtype: str, run_id: str, name: str) -> np.ndarray:
