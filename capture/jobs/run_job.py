@@ -88,7 +88,7 @@ def _run(job: Job, root: Path, run_id: str | None, report: Report, note: Callabl
         run_id = run_id or run_manifest.default_name(job.loaded.name, job.source, identity)
         with ExitStack() as stack:
             table = stack.enter_context(heads.HeadTable(run_id)) if job.plan.heads else None
-            writer = stack.enter_context(RunWriter(root, run_id, identity))
+            writer = stack.enter_context(RunWriter(root, run_id, identity.to_dict()))
             progress, data_hash = _capture(job, writer, table, report)
             if reason := _refusal(job, progress):
                 writer.discard()

@@ -6,11 +6,9 @@ identity are the same one: the second goes on where the first stopped.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import xxhash
 
 from capture.data.example import Source
 from capture.jobs.versions import computing_versions, versions
@@ -19,17 +17,17 @@ from capture.model.gguf import is_gguf
 from capture.sequences import partition
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.losses import perplexity, predicted_bytes
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, SiteInfo, StagedRun
 from warehouse.storage.model_info import ModelInfo
+from warehouse.storage.run_identity import RunIdentity
 
 if TYPE_CHECKING:
     from capture.jobs.job import Job, Progress
 
 
-def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
+def default_name(model: str, source: Source, identity: RunIdentity) -> str:
     """Return the name of a run that is given none, such as `smollm2-wikitext2-validation-a1b2`.
 
     Args:
@@ -40,26 +38,24 @@ def default_name(model: str, source: Source, identity: dict[str, Any]) -> str:
     Returns:
         The same name for the same identity, so that running a command again goes on with its run.
     """
-    shard = identity["options"].get("shard", "")
+    options, model_facts = identity.facts["options"], identity.facts["model"]
+    shard = options.get("shard", "")
     if shard:  # named after what all parts have in common
-        identity = {
-            **identity,
-            "options": identity["options"] | {"shard": ""},
-            "model": identity["model"] | {"device": identity["model"]["device"].partition(":")[0]},
-        }
-    digest = xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:4]
+        shared_model = model_facts | {"device": model_facts["device"].partition(":")[0]}
+        facts = {**identity.facts, "options": options | {"shard": ""}, "model": shared_model}
+        identity = replace(identity, facts=facts)
     stem = Path(model).name
     words = [
         stem[: -len(".gguf")] if is_gguf(stem) else stem,
         source.dataset,
         *([source.split] if source.split else []),
-        digest,
+        identity.digest(4),
     ]
     name = "-".join("".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in w) for w in words)
     return paths.check_run_name(partition.part_run_name(name.strip("-.")[:100], shard))
 
 
-def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
+def identity(job: Job, model: ModelInfo) -> RunIdentity:
     """Return what makes two captures the same one.
 
     Args:
@@ -70,9 +66,7 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
         What model and data hold, not where they were read from; the options but the index; and the libraries that compute.
     """
     source = job.source
-    return {
-        "kind": job.kind,
-        "schema_version": SCHEMA_VERSION,
+    facts = {
         "model": model.model_dump(
             include={"architecture", "weights_hash", "tokenizer_hash", "dtype", "device", "attn_implementation"}
         ),
@@ -81,6 +75,7 @@ def identity(job: Job, model: ModelInfo) -> dict[str, Any]:
         "batches": job.batch_rule,
         "versions": computing_versions(),
     }
+    return RunIdentity(job.kind, facts)
 
 
 def manifest(job: Job, staged: StagedRun, model: ModelInfo, progress: Progress, data_hash: str) -> Manifest:

@@ -13,9 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import xxhash
+from typing import NamedTuple
 
 from capture.jobs.versions import computing_versions
 from capture.lens.layer_reader import LayerReader, slice_rows
@@ -27,11 +25,11 @@ from capture.model.hashes import body_hash, weights_hash
 from capture.model.loading import Loaded
 from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
-from warehouse.storage.manifest import Manifest
+from warehouse.storage.manifest import Manifest, hash_manifest
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.progress import DerivedProgress
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
@@ -101,7 +99,7 @@ def run(
     progress = DerivedProgress(run_id)
     with (
         explain_memory_errors(f"look through {loaded.name}", "Choose a --device with more of it, or fewer --layers."),
-        RunWriter(root, run_id, _identity(folder, loaded, options)) as writer,
+        RunWriter(root, run_id, _identity(folder, loaded, options).to_dict()) as writer,
     ):
         for number, shard in enumerate(group_positions(store, options, len(layers))):
             done = number < len(writer.done)
@@ -123,17 +121,13 @@ def run(
         return publish(writer, lambda published: manifest(KIND, run_id, [source], asdict(options), published))
 
 
-def _identity(folder: Path, loaded: Loaded, options: Options) -> dict[str, Any]:
+def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
     """Return what must be equal for a second call to resume the first."""
-    return {
-        "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "parent": paths.run_id_of(folder),
-        "parent_manifest": xxhash.xxh3_128_hexdigest((folder / paths.MANIFEST).read_bytes()),
-        "options": asdict(options),
-        "device": loaded.device,
-        "versions": computing_versions(),
-    }
+    return RunIdentity(
+        KIND,
+        {"options": asdict(options), "device": loaded.device, "versions": computing_versions()},
+        parents={paths.run_id_of(folder): hash_manifest(folder)},
+    )
 
 
 def _check_model(store: TraceStore, loaded: Loaded) -> None:

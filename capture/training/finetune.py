@@ -39,12 +39,12 @@ from capture.training.questions import Questions, choose_set_aside, load_questio
 from capture.training.trainer import train_model
 from warehouse.catalog.publish import publish
 from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.files import delete, write_atomically
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 
 KIND = "finetune"
@@ -100,13 +100,8 @@ def finetune(
     held = load_questions(held_out, pairing, None, loaded)
     aside = choose_set_aside(questions.answers, options)
     base = weights_hash(loaded.model)
-    identity = {
-        "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "model": base,
-        "data": [questions.hash, held.hash],
-        "options": asdict(options),
-    }
+    facts = {"model": base, "data": [questions.hash, held.hash], "options": asdict(options)}
+    identity = RunIdentity(KIND, facts)
     run_id = run_id or default_name(f"{loaded.name}-finetune", train, identity)
     if paths.run_dir(root, paths.check_run_name(run_id)).exists():
         raise RunExistsError(run_id)
@@ -114,8 +109,8 @@ def finetune(
     remedy = f"Lower --batch-size (now {options.batch_size}) or --max-len, or add --gradient-checkpointing."
     with (
         explain_memory_errors(f"train {loaded.name}", remedy),
-        RunWriter(root, run_id, identity) as writer,
-        prepare_folder(out, checkpoints, identity),
+        RunWriter(root, run_id, identity.to_dict()) as writer,
+        prepare_folder(out, checkpoints, identity.to_dict()),
     ):
         history, kept = train_model(loaded, questions, aside, held, options, checkpoints, report)
         model = loaded.model.eval().requires_grad_(False)

@@ -31,10 +31,10 @@ from capture.traits.response_activations import ResponseMeans, SelectedResponses
 from warehouse.analysis.intervals import clopper_pearson_by_group
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, RunExistsError, UsageError
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.paths import find_run
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
@@ -114,9 +114,9 @@ def evaluate(
     manifest_options = {**asdict(options), "vectors_run": vectors_run, "traits": [t.selected.trait for t in traits],
             "vectors": manifest_hash(root, vectors_run),
             "folds": selection.FOLDS, "held_out_questions": {t.selected.trait: t.held for t in traits}}  # fmt: skip
-    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, "options": manifest_options}
+    identity = RunIdentity(KIND, {"options": manifest_options}, {run: manifest_hash(root, run) for run in parents})
     count = LayerCounter(name, sum(len(u.layers) for u in units), report)
-    with RunWriter(root, name, identity) as writer:
+    with RunWriter(root, name, identity.to_dict()) as writer:
         for number, unit in enumerate(units):
             trait = traits[unit.trait]
             if number < len(writer.done):

@@ -19,10 +19,10 @@ from capture.traits import extraction_methods, response_activations
 from capture.traits.response_activations import COMPONENTS, FILTERS, ResponseMeans, SelectedResponses
 from warehouse.catalog.publish import publish
 from warehouse.errors import NotFoundError, TracesError, UsageError
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 from warehouse.vectors import trait_table as index
@@ -31,7 +31,7 @@ from warehouse.warehouse import Warehouse
 CONVENTION = "layer l is the output of block l, 0-based; layer NULL is resid.embed, the input of the first"
 KIND = "trait-vectors"
 _BLOCK = 8
-"""Layers between two points from which an interrupted job can go on."""
+"""Layers in a shard, where an interrupted job can resume."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,9 @@ def extract(
     manifest_options = _manifest_options(root, options, stores, selected, held, [u.component for u in units])
     parents = list(dict.fromkeys(p for s in selected for p in (s.run_id, s.judge_run) if p))
     name = run_id or f"{'-'.join(s.trait for s in selected)}-vectors"
-    requested = json.loads(json.dumps(asdict(options)))
-    identity = {
-        "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "parents": parents,
-        "sources": manifest_options["sources"],
-        **requested,
-    }
+    identity = RunIdentity(KIND, asdict(options), parents=manifest_options["sources"])
     count = LayerCounter(name, sum(len(u.layers) for u in units), report)
-    with RunWriter(root, name, identity) as writer:
+    with RunWriter(root, name, identity.to_dict()) as writer:
         for number, unit in enumerate(units):
             s = selected[unit.trait]
             if number < len(writer.done):

@@ -34,13 +34,13 @@ from capture.traits.judge_clients import to_printable_line
 from capture.traits.verdict import Verdict
 from warehouse.catalog.publish import publish
 from warehouse.errors import RunExistsError, TracesError, UsageError
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.paths import find_run
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
@@ -199,17 +199,14 @@ def judge_run(
         TracesError: The judge does not answer; what it has answered is kept.
     """
     store, definition, responses = _load_responses(root, run_id, shard)
-    identity = {
-        "kind": "judge",
-        "schema_version": SCHEMA_VERSION,
-        "parent": run_id,
-        "parent_manifest": manifest_hash(root, run_id),
-        "judge": judge.name,
-        "shard": shard,
-        "coherence_prompt": xxhash.xxh3_128_hexdigest(COHERENCE_PROMPT.encode()),
-    }
+    prompt_hash = xxhash.xxh3_128_hexdigest(COHERENCE_PROMPT.encode())
+    identity = RunIdentity(
+        "judge",
+        {"judge": judge.name, "shard": shard, "coherence_prompt": prompt_hash},
+        parents={run_id: manifest_hash(root, run_id)},
+    )
     options = {"judge": judge.name, "trait": definition.name, "coherence_prompt": COHERENCE_PROMPT, "shard": shard}
-    with RunWriter(root, name, identity) as writer:
+    with RunWriter(root, name, identity.to_dict()) as writer:
         done = written = writer.done[-1].resume_point_as(int) if writer.done else 0
         progress = JudgeProgress(name, done, len(responses), done)
         rows: list[dict[str, Any]] = []

@@ -26,13 +26,14 @@ from capture.traits import dynamics
 from capture.traits.directions import Direction, Options, tensor_key
 from warehouse.catalog.publish import publish
 from warehouse.schema import sites
-from warehouse.schema.tables import SCHEMA_VERSION, STORED
+from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.progress import DerivedProgress
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.stored_tensors import Slice
 from warehouse.storage.trace_store import TraceStore
@@ -89,7 +90,7 @@ def project(
         "shard": options.shard,
         "parent_manifests": {run: manifest_hash(wh.root, run) for run in parents},
     }
-    identity = {"kind": KIND, "schema_version": SCHEMA_VERSION, "parents": parents, **manifest_options}
+    identity = RunIdentity(KIND, manifest_options).to_dict()
     named = None if run_id is None else partition.part_run_name(run_id, options.shard)
     name, published = (
         (named, None) if named is not None else _find_free_name(wh, source, parents, manifest_options, identity)

@@ -11,18 +11,17 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from warehouse.analysis import heads
 from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.grouping import group_by_size
-from warehouse.storage.manifest import Manifest
+from warehouse.storage.manifest import Manifest, hash_manifest
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.progress import DerivedProgress
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
@@ -67,10 +66,9 @@ def derive_heads(
             "with --capture attn or heads."
         )
     source = paths.run_id_of(folder)
-    parent = xxhash.xxh3_128_hexdigest((folder / paths.MANIFEST).read_bytes())
-    identity = {"kind": "heads", "schema_version": SCHEMA_VERSION, "parent": source, "parent_manifest": parent}
+    identity = RunIdentity("heads", {}, parents={source: hash_manifest(folder)})
     counted = DerivedProgress(run_id)
-    with RunWriter(root, run_id, identity) as writer, heads.HeadTable(source) as table:
+    with RunWriter(root, run_id, identity.to_dict()) as writer, heads.HeadTable(source) as table:
         for number, shard in enumerate(_shards(store)):
             done = number < len(writer.done)
             if not done:

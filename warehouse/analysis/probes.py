@@ -30,11 +30,11 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import UncertainResultWarning, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
-from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
@@ -128,17 +128,16 @@ def probe(
         raise UsageError(f"The query gives no column {options.target}: let it SELECT the labels AS {options.target}.")
     layers = _layers(picked.store, options)
     parents = sorted(set(picked.answer["run_id"].to_pylist()))
-    identity = {"kind": "probe", "schema_version": SCHEMA_VERSION, "parents": parents, "rows": _hash_rows(picked.answer),
-                **asdict(options)}  # fmt: skip
-    name = run_id or f"probe-{options.site}-{xxhash.xxh3_64_hexdigest(repr(sorted(identity.items())).encode())[:12]}"
+    facts = {"parents": parents, "rows": _hash_rows(picked.answer), **asdict(options)}
+    name = run_id or f"probe-{options.site}-{RunIdentity('probe', facts).digest(12)}"
     if run_id is None and (paths.run_dir(catalog.root, name) / paths.MANIFEST).is_file():
         return _warn_of_doubts(TraceStore(paths.run_dir(catalog.root, name)))
     split = _split(picked.answer, options)
     key = stored_key(picked.store, options.site, layers[0], options.side)
     if options.head is None and picked.store.has(key) and len(picked.store.row_shape(key)) == 2:
         raise UsageError(f"{options.site} has a vector for every head: say which, with head.")
-    identity["layers"] = [str(i) for i in layers]
-    with RunWriter(catalog.root, name, identity) as writer:
+    identity = RunIdentity("probe", {**facts, "layers": [str(i) for i in layers]})
+    with RunWriter(catalog.root, name, identity.to_dict()) as writer:
         for number, layer in enumerate(layers):
             accuracy = None
             if number >= len(writer.done):

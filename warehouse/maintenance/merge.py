@@ -39,6 +39,7 @@ from warehouse.storage.files import delete, link_or_copy
 from warehouse.storage.losses import mean_loss, perplexity
 from warehouse.storage.manifest import BATCHES, Counts, Manifest, StagedRun, manifest_hash
 from warehouse.storage.parquet import rewrite_table_file
+from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import MakeFile, RunWriter
 from warehouse.storage.sealed import SealedFile
 from warehouse.vectors import index_spec, ingest
@@ -70,7 +71,7 @@ def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambd
     with ExitStack() as stack:
         for part in planned.parts:
             stack.enter_context(locked_for_removal(root, part.run_id))
-        writer = stack.enter_context(RunWriter(root, planned.run_id, {"kind": "merge", "shards": hashes}))
+        writer = stack.enter_context(RunWriter(root, planned.run_id, RunIdentity("merge", {}, hashes).to_dict()))
         first = 0
         for number, part in enumerate(planned.parts):
             if number >= len(writer.done):

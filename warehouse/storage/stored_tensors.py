@@ -42,7 +42,6 @@ class Slice(NamedTuple):
         return self.blob == other.blob and self.end == other.start
 
 
-
 class StoredTensors(RunTables):
     """The stored tensors of a published run."""
 
