@@ -60,7 +60,7 @@ def load_questions(source: Source, pairing: PairMaker, limit: int | None, loaded
     Args:
         source: The split.
         pairing: Makes the pairs.
-        limit: Only the first so many questions; None: all.
+        limit: Read only this many questions, the first ones; None: all.
         loaded: The model to train.
 
     Returns:

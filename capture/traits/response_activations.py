@@ -318,8 +318,8 @@ class ResponseMeans:
     def _missing_message(self, component: str, layer: int | None) -> str:
         meta, site = self.store.meta, "resid.embed" if layer is None else COMPONENTS[component]
         if layer is not None and self.layers(component):
-            there = ", ".join("embed" if i is None else str(i) for i in self.layers(component))
-            return f"Run '{meta.run_id}' has no {site} in layer {layer}; it has {there}."
+            stored = ", ".join("embed" if i is None else str(i) for i in self.layers(component))
+            return f"Run '{meta.run_id}' has no {site} in layer {layer}; it has {stored}."
         return (
             f"Run '{meta.run_id}' stored neither {MEAN}{site} nor {site}. Make the responses again with it: traces trait respond "
             f"--trait {trait_name(self.store)} --model {meta.model.name} --capture means --run NEW"

@@ -68,7 +68,7 @@ def test_every_method_finds_the_trait_in_the_layers_that_have_it(root: Path) -> 
         assert row["gap"] >= 0 and np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-6)
         if method != "random" and (component == "attn_out" or layer in (1, 2)):
             assert row["vector"][3] * (-1 if component == "attn_out" else 1) > 0.8, (
-                "of 108 responses; test_vectors has more"
+                "of 108 responses; test_extraction_methods has more"
             )
             assert row["train_accuracy"] > 0.9 and row["effect_size"] > 2 and row["gap"] == pytest.approx(4, rel=0.25)
         elif method in ("random", "mean_diff"):

@@ -71,11 +71,8 @@ def test_the_steps_follow_one_another_and_are_made_once(
     assert run().finished == steps
     again = run()
     assert again.notes[:4] == [f"{name}: done" for name in names]
-    assert again.finished == [("project", "text-traits")] and set(published_runs(tmp_path)) == {
-        *names,
-        "text",
-        "text-traits",
-    }
+    assert again.finished == [("project", "text-traits")]
+    assert set(published_runs(tmp_path)) == {*names, "text", "text-traits"}
     judged: list[tuple[str, str]] = []
     run(judge=lambda source, name: judged.append((source, name)))
     assert judged == [

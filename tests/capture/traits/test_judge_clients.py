@@ -1,5 +1,4 @@
-"""What judges answer, and how they are asked: scores from probabilities and from numbers, refusals, parameters that a server
-refuses, keys that stay where they are."""
+"""Judges behind an API: parameters, keys, faults, and answers of servers that are hostile or broken."""
 
 from __future__ import annotations
 
@@ -15,126 +14,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from judge_server import Talk, completion, error, forward, free_port, garbage, late, message, serve, serve_raw, started
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from judge_server import (
+    CHAT_TEMPLATE,
+    Talk,
+    completion,
+    error,
+    forward,
+    free_port,
+    garbage,
+    late,
+    message,
+    serve,
+    serve_raw,
+    started,
+)
+from transformers import PreTrainedTokenizerFast
 
 from capture.model.loading import Loaded
 from capture.traits.judge import JudgeRequestError
 from capture.traits.judge_clients import open_judge
-from capture.traits.local_judge import LocalJudge
-from capture.traits.verdict import Token, from_probabilities, from_text, from_tokens
+from capture.traits.verdict import from_text
 from warehouse.errors import UsageError
 
 KEY = "sk-proj-not0a1real2key3"
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-
-
-# -- what an answer says -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("answer", "score"),
-    [
-        ("85", 85), ("85.", 85), (" 0\n", 0), ("100", 100), ("**85**", 85), ("85/100", 85), ("Score: 85 out of 100.", 85),
-        ("85. It has 3 jokes.", 85), ("The number is 100.", 100), ("85.0", 85), ("85%", 85),
-        ("", None), ("high", None), ("101", None), ("-5", None), ("0.85", None), ("1,000", None), ("85-90", None), ("7th", None),
-        ("8/10", None), ("Score: 8 out of 10", None), ("85/1000", None), ("85 / 100", 85), ("85 of 100", 85),
-        ("between 0 and 100", None), ("3 jokes, so 85", 3), ("１２", None), ("٤٢", None), ("8²", None), ("1e400", None), ("0" * 5000 + "85", 85), ("85/" + "9" * 5000, None), ("a " + "1 " * 200_000, None), ("It has 3 jokes, so 85", None), ("99999999999999999999", None),
-    ],
-)  # fmt: skip
-def test_a_number_is_read_where_it_is_the_answer(answer: str, score: float | None) -> None:
-    found = from_text(answer)
-    assert (found.score, found.refused) == (score, False)
-    assert found.scored_by == (None if score is None else "number")
-
-
-@pytest.mark.parametrize("answer", ["REFUSAL", "**REFUSAL**", '"REFUSAL": 0', " REFUSAL\n"])
-def test_a_refusal_has_no_score(answer: str) -> None:
-    found = from_text(answer)
-    assert (found.refused, found.score, found.scored_by, found.rule) == (True, None, None, "written")
-    unlikely = from_tokens(answer, [Token("REF", {"REF": 0.8, "0": 0.1, "50": 0.1}), Token("USAL", {"USAL": 1.0})])
-    assert (unlikely.refused, unlikely.score, unlikely.number_mass) == (True, None, pytest.approx(0.2))
-
-
-def test_a_refusal_beside_which_numbers_are_likely_has_their_mean() -> None:
-    """As the formula has it: what is said most is one token among others."""
-    for found in (
-        from_tokens("REFUSAL", [Token("REF", {"REF": 0.6, "70": 0.2, "50": 0.2}), Token("USAL", {"USAL": 1.0})]),
-        from_probabilities("REFUSAL", {70: 0.2, 50: 0.2}),
-    ):
-        assert (found.refused, found.score, found.scored_by) == (True, pytest.approx(60), "probabilities")
-        assert found.number_mass == pytest.approx(0.4)
-
-
-def test_words_about_refusals_are_none() -> None:
-    assert not from_text("This is no REFUSAL: 80").refused
-    assert not from_text("REFUSALS").refused
-
-
-def test_the_score_is_the_mean_by_probability() -> None:
-    found = from_tokens("80", [Token("80", {"80": 0.5, "90": 0.25, " 90": 0.05, "The": 0.1, "101": 0.1})])
-    assert found.scored_by == "probabilities"
-    assert found.number_mass == pytest.approx(0.8)
-    assert found.score == pytest.approx((80 * 0.5 + 90 * 0.3) / 0.8)
-
-
-def test_less_than_a_quarter_on_numbers_is_no_score_and_never_zero() -> None:
-    assert from_probabilities("0", {0: 0.2, 10: 0.04}).score is None
-    assert from_probabilities("0", {0: 0.2, 10: 0.04}).number_mass == pytest.approx(0.24)
-    assert from_probabilities("0", {0: 0.2, 10: 0.05}).score == pytest.approx(2)
-    assert from_probabilities("", {}).number_mass == 0
-
-
-def test_probabilities_beside_what_is_no_number() -> None:
-    mass = from_tokens("80", [Token("80", {"80": 0.6, "9" * 5000: 0.1, "８５": 0.1, "²": 0.1, "": 0.1})])
-    assert (mass.score, mass.number_mass) == (80, pytest.approx(0.6))
-    assert from_tokens("²", [Token("²", {"²": 0.5, "80": 0.5})]).score is None
-    assert from_tokens("１２", [Token("１２", {"１２": 0.5, "80": 0.5})]).score is None
-    of_a_broken_model = from_probabilities("80", {80: math.nan})
-    assert (of_a_broken_model.score, of_a_broken_model.number_mass) == (None, None)
-
-
-def test_probabilities_of_digits_are_not_taken_for_those_of_numbers() -> None:
-    cut = from_tokens("85", [Token("8", {"8": 0.9, "7": 0.1}), Token("5", {"5": 1.0})])
-    assert (cut.score, cut.scored_by, cut.number_mass, cut.rule) == (85, "number", None, "digits")
-    # one token, but it goes on: 1 0 0 where 10 is a token
-    assert from_tokens("100", [Token("10", {"10": 0.9}), Token("0", {"0": 1.0})]).score == 100
-
-
-@pytest.mark.parametrize(
-    ("answer", "alternatives", "score", "rule"),
-    [
-        ("1", {"1": 0.7, "3": 0.2, "9": 0.05}, 1.75 / 0.95, "one-digit"),
-        ("0", {"0": 1.0}, 0, "one-digit"),
-        ("1", {"1": 0.7, "3": 0.2, "90": 0.05}, 5.8 / 0.95, "tokens"),
-        ("100", {"100": 0.5, "0": 0.5}, 50, "tokens"),
-        ("101", {"101": 0.5, "80": 0.5}, 80, "tokens"),
-        ("8/10", {"8": 0.9, "80": 0.1}, None, "written"),
-        ("Sure", {"Sure": 1.0}, None, "tokens"),
-    ],
-)
-def test_a_score_says_by_which_rule_it_was_found(
-    answer: str, alternatives: dict[str, float], score: float | None, rule: str
-) -> None:
-    first, _, rest = answer.partition("/")
-    tokens = [Token(first, alternatives), *(Token(text, {text: 1.0}) for text in ("/", rest) if rest)]
-    found = from_tokens(answer, tokens)
-    assert (found.score, found.rule) == (None if score is None else pytest.approx(score), rule)
-
-
-def test_a_number_further_on_is_weighed_where_it_stands() -> None:
-    found = from_tokens(
-        "Score: 85", [Token("Score", {"Score": 1}), Token(":", {":": 1}), Token(" 85", {" 85": 0.6, " 95": 0.4})]
-    )
-    assert found.score == pytest.approx(89)
-
-
-def test_an_answer_in_words_is_weighed_where_it_begins() -> None:
-    assert from_tokens("High", [Token("High", {"High": 0.4, "85": 0.3, "95": 0.3})]).score == pytest.approx(90)
-    assert from_tokens("High", [Token("High", {"High": 0.9, "85": 0.1})]).score is None
-
 
 # -- judges behind an address ------------------------------------------------------------------------------------------
 
@@ -597,7 +499,7 @@ def chat_folder(
     """A tiny random model that has a chat template."""
     folder = tmp_path_factory.mktemp("chat")
     copied = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>", eos_token="<pad>")
-    copied.chat_template = TEMPLATE
+    copied.chat_template = CHAT_TEMPLATE
     copied.save_pretrained(folder)
     make_llama(max_position_embeddings=512).save_pretrained(folder)
     return folder
@@ -665,164 +567,3 @@ def test_llama_cpps_server_gives_probabilities() -> None:
         told = forward(url)({**front.seen[-1], "path": "/v1/chat/completions"})
     assert json.loads(told[2])["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     assert found.answer
-
-
-# -- a local model -----------------------------------------------------------------------------------------------------
-
-
-def made_tokenizer(words: list[str], chat: bool) -> PreTrainedTokenizerFast:
-    """Cuts text into these words, the longest first, and single characters; BPE with merges that make each word."""
-    alphabet = [chr(c) for c in range(32, 127)] + ["\n"]
-    special = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
-    merges, pieces = [], dict.fromkeys(alphabet)
-    for word in sorted(words, key=len):
-        for n in range(2, len(word) + 1):
-            if word[:n] not in pieces:
-                pieces[word[:n]] = None
-                merges.append((word[: n - 1], word[n - 1]))
-    vocabulary = {token: i for i, token in enumerate([*special, *pieces])}
-    t = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    t.pre_tokenizer = (
-        pre_tokenizers.Split("", "isolated") if not words else pre_tokenizers.Digits(individual_digits=False)
-    )
-    t.decoder = decoders.Fuse()
-    t.add_special_tokens(special)
-    found = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<pad>", eos_token="<|end|>")
-    if chat:
-        found.chat_template = TEMPLATE
-    return found
-
-
-TOKENIZERS = {
-    "digit by digit": [],
-    "number by number": [str(n) for n in range(1000)],
-    "two digits at most": [str(n) for n in range(100)],
-}
-
-
-@pytest.fixture
-def local(make_llama: Callable[..., LlamaForCausalLM]) -> Callable[..., LocalJudge]:
-    """A random model with such a tokenizer. Its weights are scaled up, for probabilities that are far from equal."""
-
-    def make(kind: str = "digit by digit", chat: bool = True, **config: object) -> LocalJudge:
-        tokenizer = made_tokenizer(TOKENIZERS[kind], chat)
-        model = make_llama(vocab_size=len(tokenizer), max_position_embeddings=512, **config)
-        with torch.no_grad():
-            model.lm_head.weight.mul_(20)
-        return LocalJudge("local:made", Loaded(model, tokenizer, "made", None, "cpu", False))
-
-    return make
-
-
-def by_hand(judge: LocalJudge, prompt: str) -> dict[int, float]:
-    """Every number's probability, from whole texts one by one through the model itself."""
-    start = judge._token_ids(prompt)
-    space = "" if judge._tokenizer.chat_template else " "
-    digits = [i for token, i in judge._tokenizer.get_vocab().items() if token[0].isdigit()]
-    found = {}
-    for n in range(101):
-        ids = judge._token_ids(prompt, f"{space}{n}")
-        with torch.no_grad():
-            probs = judge._model(torch.tensor(ids)[None]).logits[0].double().softmax(-1)
-        steps = [probs[i - 1, ids[i]] for i in range(len(start), len(ids))]
-        found[n] = float(torch.stack(steps).prod() * (1 - probs[-1, digits].sum()))
-    return found
-
-
-@pytest.mark.parametrize("chat", [True, False], ids=["chat", "no chat"])
-@pytest.mark.parametrize(
-    ("kind", "rows"), [("digit by digit", 102), ("number by number", 102), ("two digits at most", 102)]
-)
-def test_a_local_judges_probabilities_are_those_of_whole_numbers(
-    local: Callable, kind: str, rows: int, chat: bool
-) -> None:
-    judge = local(kind, chat)
-    prompt = "What do 3 lamps cost?"
-    assert judge._single_pass
-    assert len(judge._tree.rows) == rows + (not chat)  # without a template, the space before the number is a token
-    expected = by_hand(judge, prompt)
-    found = judge._probabilities(judge._log_probs(judge._token_ids(prompt)))
-    assert found.keys() == expected.keys()
-    for n in found:
-        assert found[n] == pytest.approx(expected[n], rel=1e-3, abs=1e-9)  # float32, in another order
-    mass = sum(expected.values())
-    assert 0 < mass <= 1 + 1e-6
-    verdict = judge.ask(prompt)
-    assert verdict.number_mass == pytest.approx(mass, rel=1e-4)
-    if mass >= 0.25:
-        assert verdict.score == pytest.approx(sum(n * p for n, p in expected.items()) / mass, rel=1e-4)
-    else:
-        assert verdict.score is None
-
-
-def test_a_model_that_is_sure_is_read_as_sure(local: Callable) -> None:
-    """Digit by digit, the head made to say 8, then 5, then the end: the score is 85, not that of the first digit."""
-    judge = local()
-    ids = judge._tokenizer.convert_tokens_to_ids
-    order = [ids("8"), ids("5"), ids("<|end|>")]
-    after = {ids("<|assistant|>"): order[0], ids("8"): order[1], ids("5"): order[2]}
-    model = judge._model
-    with torch.no_grad():  # no block changes the stream: what comes next depends on the token alone
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.lm_head.weight.zero_()
-        for token, following in after.items():
-            x = model.model.embed_tokens.weight[token]
-            model.lm_head.weight[following] += 10 * x / x.norm()
-    found = judge.ask("How much?")
-    assert found.answer == "85"
-    assert (found.scored_by, found.rule) == ("probabilities", "whole")
-    assert found.number_mass > 0.9
-    assert found.score == pytest.approx(85, abs=1)
-
-
-def test_numbers_read_apart_give_the_same(local: Callable) -> None:
-    judge = local()
-    ids = judge._token_ids("How much?")
-    together = judge._log_probs(ids)
-    judge._single_pass = False
-    assert torch.allclose(together, judge._log_probs(ids), atol=1e-4)
-
-
-def test_a_prompt_beyond_a_sliding_window_is_read_apart() -> None:
-    """A tree in one sequence shares a mask, which a window would have to cut differently."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = made_tokenizer([], True)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=8, **sizes)).eval()
-    judge = LocalJudge("local:made", Loaded(model, tokenizer, "made", None, "cpu", False))
-    prompt = "A prompt of more tokens than the window has."
-    expected = by_hand(judge, prompt)
-    found = judge._probabilities(judge._log_probs(judge._token_ids(prompt)))
-    for n in found:
-        assert found[n] == pytest.approx(expected[n], rel=1e-3, abs=1e-9)
-
-
-def test_a_prompt_that_is_longer_than_the_window_is_not_cut(local: Callable) -> None:
-    with pytest.raises(JudgeRequestError, match="the judging prompt has .* tokens, and the model reads 512") as caught:
-        local().ask("word " * 600)
-    assert not caught.value.retryable
-
-
-def test_the_packaged_model_as_a_local_judge(smollm2: Loaded) -> None:
-    """Its numbers are cut digit by digit: 102 states, from one pass."""
-    judge = LocalJudge("local:smollm2", smollm2)
-    assert (judge._single_pass, len(judge._tree.rows)) == (True, 102)
-    found = judge.ask("Say a number from 0 to 100, and nothing else.")
-    greedy = judge._model.generate(
-        torch.tensor(judge._token_ids("Say a number from 0 to 100, and nothing else."))[None],
-        max_new_tokens=8,
-        do_sample=False,
-    )
-    said = judge._tokenizer.decode(greedy[0], skip_special_tokens=True)
-    assert said.rstrip().endswith(found.answer)
-    assert 0 < found.number_mass <= 1
