@@ -179,7 +179,7 @@ def test_a_killed_fine_tuning_goes_on(traces: Callable, root: Path, encoder: Pat
         (("capture", "mcq-prompt", "--data", "cqsa"), "csqa"),
         (("capture", "mcq-prompt", "--split", "dev2"), "validation"),
         (("capture", "mcq-prompt", "--data", "ud_ewt", "--from", DATA / "harbour.conllu"), "no choices"),
-        (("capture", "mcq-encoder"), "is no encoder"),
+        (("capture", "mcq-encoder"), "is not an encoder"),
         (("finetune", "mcq", "--out", "x", "--from", DATA / "questions.jsonl"), "folder"),
     ],
 )

@@ -44,7 +44,9 @@ def _file(path: Path) -> Iterator[Row]:
             )
         text, ids, comment = fields
         if not _IDS.fullmatch(ids):
-            raise UsageError(f"{where}: '{printable_value(ids, 40)}' is not label ids separated by commas, such as 4,27.")
+            raise UsageError(
+                f"{where}: '{printable_value(ids, 40)}' is not label ids separated by commas, such as 4,27."
+            )
         if not comment.strip():
             raise UsageError(f"{where} has no comment id.")
         if seen.setdefault(comment, number) != number:

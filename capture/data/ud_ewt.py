@@ -109,7 +109,7 @@ def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
         at = start + len(line.form)
         if text[start:at] != line.form:
             raise UsageError(
-                f"{line.where}: the text goes on with '{printable_value(text[start : start + 20])}', not with '{printable_value(line.form, 40)}'."
+                f"{line.where}: the text continues with '{printable_value(text[start : start + 20])}', not with '{printable_value(line.form, 40)}'."
             )
         if isinstance(line.id, int):
             spans[line.id] = _Span(start, at, line.form)
@@ -118,7 +118,7 @@ def _spans(text: str, lines: list[_Line]) -> dict[Id, _Span]:
             spans.update(zip(numbers, _shared(line.form, [forms[n] for n in numbers], start), strict=True))
     if text[at:].strip():
         raise UsageError(
-            f"{lines[-1].where}: the sentence ends here, but its text goes on with '{printable_value(text[at:].strip()[:20])}'."
+            f"{lines[-1].where}: the sentence ends here, but its text continues with '{printable_value(text[at:].strip()[:20])}'."
         )
     return spans
 

@@ -235,7 +235,7 @@ def probe_ids(model: Any, length: int, seed: int = 0) -> torch.Tensor:
     Args:
         model: A model of transformers.
         length: The number of tokens.
-        seed: Of the generator of random numbers.
+        seed: The seed of the random numbers.
 
     Returns:
         (1, length) ids on the model's device, the same for every model with the same vocabulary size.

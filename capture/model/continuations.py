@@ -1,7 +1,7 @@
 """The states from which a decoder predicts what comes after a prompt, for several continuations of each prompt.
 
-A prompt that all of a question's continuations begin with is read once, and the continuations go on from its keys and values. A
-probe first proves that this gives what reading each whole text gives. Where it does not (layers that keep something other than
+A prompt that all of a question's continuations begin with is read once, and the continuations are read from its keys and values.
+A probe first proves that this gives what reading each whole text gives. Where it does not (layers that keep something other than
 keys and values, positions that follow from padding), and in models with sliding windows, every text is read whole.
 """
 

@@ -57,15 +57,16 @@ def _explanation(name: str, source: str, error: Exception) -> TracesError:
         )
     if "Unrecognized configuration class" in text and "AutoModelForMultipleChoice" in text:
         return UsageError(
-            f"{name} is no encoder that transformers can give a multiple-choice head. For a decoder: traces capture mcq-prompt."
+            f"{name} is not an encoder that transformers can give a multiple-choice head. For a decoder: traces capture "
+            "mcq-prompt."
         )
     if unknown := _UNKNOWN.search(text):
         return UsageError(
-            f"{name} is no language model of text: transformers has no class for its {unknown[1]} that "
+            f"{name} is not a language model of text: transformers has no class for its {unknown[1]} that "
             + (
                 "reads text alone."
                 if unknown[2] == "AutoModel"
-                else "goes on with a text. If it reads texts, traces capture encode may record it."
+                else "continues a text. If it reads texts, traces capture encode may record it."
             )
         )
     if Path(source).is_dir():

@@ -117,7 +117,7 @@ def load(
         dtype: auto, or one of `DTYPES`.
         trust_remote_code: Run Python code that comes with the model.
         tokenizer: The model must have one.
-        seed: Of the weights of a multiple-choice head that the checkpoint lacks.
+        seed: The seed of a multiple-choice head's weights, where the checkpoint lacks them.
         note: Receives a line about what takes long.
 
     Returns:

@@ -191,7 +191,7 @@ def sentence(**changes: Any) -> dict:
             sentence(**{name: [] for name in sentence() if name not in ("idx", "text")}),
             "is not a sentence: it has 0 tokens",
         ),
-        (sentence(text="b"), "the text goes on with 'b', not with 'a'"),
+        (sentence(text="b"), "the text continues with 'b', not with 'a'"),
         (sentence(head=["None"]), "the multiword token 'a' has no words"),
     ],
     ids=range(7),

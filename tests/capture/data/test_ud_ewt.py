@@ -131,7 +131,7 @@ GOOD = """# sent_id = one
         ("\t4\taux", "\t-1\taux", "line 5: -1 cannot be the head"),
         ("\t4\taux", "\t2\taux", "line 5: 2 cannot be the head"),
         ("\t4\taux", "\tgo\taux", "line 5 is not CoNLL-U.*head.*'go'"),
-        ("4\tgo", "4\tstay", "line 7: the text goes on with 'go', not with 'stay'"),
+        ("4\tgo", "4\tstay", "line 7: the text continues with 'go', not with 'stay'"),
         ("can't go", "can't go home", "line 7: the sentence ends here.*'home'"),
         ("# sent_id = one\n", "", "line 1: the sentence has no '# sent_id"),
         ("# sent_id", "# a comment\n\n# sent_id", "line 1: comments without a sentence"),

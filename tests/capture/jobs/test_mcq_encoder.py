@@ -141,7 +141,7 @@ def test_a_question_that_is_too_long_is_cut_and_a_choice_never(tmp_path: Path, s
 
 def test_who_cannot_be_asked(tmp_path: Path, load_tiny: Callable, saved: Callable[..., str]) -> None:
     source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
-    with pytest.raises(UsageError, match="is no encoder"):
+    with pytest.raises(UsageError, match="is not an encoder"):
         mcq_encoder.run(load_tiny(), source, mcq_encoder.Options(), root=tmp_path, run_id="r")
     for family in ("FNet", "XLNet"):
         loaded = loading.load(saved(family), head="multiple-choice", device="cpu")

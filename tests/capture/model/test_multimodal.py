@@ -78,7 +78,7 @@ def test_one_that_sees_what_is_to_come_predicts_nothing(tmp_path: Path, saved: C
     [
         ("Blip2ForConditionalGeneration", "lm", r"\(Blip2ForConditionalGeneration\) does not read a text alone, without images or sound: .*pixel_values"),
         ("Kosmos2ForConditionalGeneration", "none", r"does not read a text alone, without images or sound: .*pixel_values"),
-        ("ViTModel", "lm", r"no class for its ViTConfig that goes on with a text\. If it reads texts, traces capture encode"),
+        ("ViTModel", "lm", r"no class for its ViTConfig that continues a text\. If it reads texts, traces capture encode"),
         ("ViTModel", "none", "ViTModel reads no text: it has no embedding of token ids"),
         ("Pix2StructForConditionalGeneration", "none", "no class for its Pix2StructConfig that reads text alone"),
         ("WhisperForConditionalGeneration", "none", "WhisperModel fails on a few tokens of text and nothing else"),
