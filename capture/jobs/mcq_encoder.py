@@ -38,7 +38,7 @@ def _prepare(loaded: loading.Loaded, source: Source, options: Options) -> job.Jo
     body = anatomy.body
     if body.encoder_decoder or body.side != "enc":
         raise UsageError(
-            f"{loaded.name} is no encoder, which reads a question and a choice together. traces capture mcq-prompt asks a decoder."
+            f"{loaded.name} is not an encoder, which reads a question and a choice together. traces capture mcq-prompt asks a decoder."
         )
     pairs = PairMaker(loaded.tokenizer, loaded.name, job.resolve_max_len(loaded, options.max_len))
     head = ChoiceHead(body)
