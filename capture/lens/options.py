@@ -79,11 +79,12 @@ def choose_layers(store: TraceStore, options: Options) -> list[int | None]:
                 f"--layers {options.layers}: {word or 'nothing'} is not a layer; {meta.model.name} has layers 0 to {n - 1}, and "
                 "you can write embed, mid, last and all."
             )
+    layers = sorted(chosen, key=lambda layer: -1 if layer is None else layer)
     final = Key(SIDE, "hidden", n)
-    needed = [state_key(layer) for layer in chosen] + ([] if store.has(final) else [state_key(n - 1)])
+    needed = [state_key(layer) for layer in layers] + ([] if store.has(final) else [state_key(n - 1)])
     if missing := [key for key in needed if not store.has(key)]:
         _raise_not_stored(store, missing)
-    return sorted(chosen, key=lambda layer: -1 if layer is None else layer)
+    return layers
 
 
 def state_key(layer: int | None) -> Key:
