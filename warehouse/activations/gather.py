@@ -129,7 +129,7 @@ class RowLocations:
             UsageError: Where there are no tokens, or runs store rows of different shapes.
         """
         if not len(self.row):
-            raise UsageError("No tokens are asked for.")
+            raise UsageError("There are no tokens to read.")
         bounds = [0, *(np.flatnonzero(np.diff(self.shard)) + 1).tolist(), len(self.row)]
         # Where shards alternate, read each shard at once, then put its rows where they belong.
         if len(bounds) > len(self.row) // _STRETCH + len(self.shards) + 2:

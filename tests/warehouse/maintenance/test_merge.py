@@ -34,18 +34,18 @@ NAMES = ["w.shard-1-of-2", "w.shard-2-of-2"]
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory, capture_tiny: Callable[..., TraceStore]) -> Path:
-    """A warehouse with the two shards of a run. Read only."""
-    root = tmp_path_factory.mktemp("shards") / "runs"
-    for name, shard in zip(NAMES, ("1/2", "2/2"), strict=True):
-        capture_tiny(root, name, shard=shard, capture="resid,heads", max_len=24, limit=7, index="resid.post_mlp@1")
+def parts(tmp_path_factory: pytest.TempPathFactory, capture_tiny: Callable[..., TraceStore]) -> Path:
+    """A warehouse with the two parts of a run. Read only."""
+    root = tmp_path_factory.mktemp("parts") / "runs"
+    for name, part in zip(NAMES, ("1/2", "2/2"), strict=True):
+        capture_tiny(root, name, shard=part, capture="resid,heads", max_len=24, limit=7, index="resid.post_mlp@1")
     return root
 
 
 @pytest.fixture
-def root(shards: Path, tmp_path: Path) -> Path:
+def root(parts: Path, tmp_path: Path) -> Path:
     """The same, to be changed."""
-    return shutil.copytree(shards, tmp_path / "runs")
+    return shutil.copytree(parts, tmp_path / "runs")
 
 
 def change(root: Path, run: str, **fields: Any) -> None:
@@ -66,7 +66,7 @@ def plan(root: Path, run_id: str = "w") -> merge_plan.MergePlan:
     return merge_plan.plan_merge(root, merge_plan.find_parts(root, run_id), run_id)
 
 
-def test_kept_shards_stay_and_share_their_blobs(root: Path) -> None:
+def test_kept_parts_stay_and_share_their_blobs(root: Path) -> None:
     before = folder_size(root / "vectors")
     manifest = merge.merge(root, plan(root), keep=True)
     assert paths.published_runs(root) == ["w", *NAMES]
@@ -80,7 +80,7 @@ def test_kept_shards_stay_and_share_their_blobs(root: Path) -> None:
 
 
 def test_a_file_system_that_cannot_link_gets_copies(root: Path) -> None:
-    """A shard's folder on another one."""
+    """A part's folder on another one."""
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == root.stat().st_dev:
         pytest.skip("there is no other file system")
@@ -142,7 +142,7 @@ def test_examples_that_are_not_all_of_the_data(root: Path) -> None:
         plan(root)
 
 
-def test_an_altered_shard_gets_no_new_checksums(root: Path) -> None:
+def test_an_altered_part_gets_no_new_checksums(root: Path) -> None:
     path = run_dir(root, NAMES[0]) / paths.table_file("tokens")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(
@@ -179,15 +179,15 @@ def again(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_many_points_it_can_be_repeated(shards: Path, tmp_path: Path) -> None:
-    """Never half a run, never a shard less before the whole is there; afterwards all is as after an undisturbed merge."""
+def test_killed_at_many_points_it_can_be_repeated(parts: Path, tmp_path: Path) -> None:
+    """Never half a run, never a part less before the whole is there; afterwards all is as after an undisturbed merge."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warehouse.maintenance.merge"])
-    expected = shutil.copytree(shards, tmp_path / "undisturbed")
+    expected = shutil.copytree(parts, tmp_path / "undisturbed")
     again(expected)
     points, n, code = [], 1, -signal.SIGKILL
     while code == -signal.SIGKILL:
-        root = shutil.copytree(shards, tmp_path / f"runs{n}")
+        root = shutil.copytree(parts, tmp_path / f"runs{n}")
         process = context.Process(target=_merge, args=(str(root), n))
         process.start()
         process.join(300)
@@ -223,8 +223,8 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
     assert list(table.info.runs) == ["w"] and table.lance.count_rows() == table.info.rows
 
 
-def test_a_shard_captured_anew_outlives_a_merge_that_is_taken_up_again(root: Path) -> None:
-    """Killed after the run was there, and the first shard, deleted by hand, was captured again."""
+def test_a_part_captured_again_outlives_a_merge_that_is_taken_up_again(root: Path) -> None:
+    """Killed after the run was there, and the first part, deleted by hand, was captured again."""
     merge.merge(root, plan(root), keep=True)
     left = merge.PendingCleanup(
         manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES}
