@@ -107,10 +107,8 @@ def _tokens_per_shard(job: Job) -> int:
         At least 1.
     """
     longest_row = min(job.options.batch_tokens, job.sequencing.max_len or job.options.batch_tokens)
-    pairs = (sites.TRIANGLE, sites.SQUARE, sites.CROSS)
     token_bytes = sum(
-        spec.row_bytes * (longest_row if sites.row_kind(k.site, job.anatomy.stacks[k.side].causal) in pairs else 1)
-        for k, spec in job.plan.stored.items()
+        spec.row_bytes * (longest_row if spec.row_kind in sites.PAIRS else 1) for spec in job.plan.stored.values()
     )
     most = _SHARD_TOKENS if job.generation is None else _SHARD_GENERATED
     return max(1, min(most, (job.options.shard_mb << 20) // max(token_bytes, 1)))

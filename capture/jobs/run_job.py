@@ -205,9 +205,9 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 def _tensor_rows(job: Job, shard: list[Batch]) -> dict[Key, int]:
     """Return how many rows of every stored tensor a shard will have."""
     lengths = [{side: len(p) for side, p in s.sides.items()} for batch in shard for s in batch.sequences]
-    kinds = {(k.side, sites.row_kind(k.site, job.anatomy.stacks[k.side].causal)) for k in job.plan.stored}
+    kinds = {(k.side, s.row_kind) for k, s in job.plan.stored.items()}
     counts = {(side, kind): sum(sites.row_count(kind, side, n) for n in lengths) for side, kind in kinds}
-    return {k: counts[k.side, sites.row_kind(k.site, job.anatomy.stacks[k.side].causal)] for k in job.plan.stored}
+    return {k: counts[k.side, s.row_kind] for k, s in job.plan.stored.items()}
 
 
 def _explain_errors(job: Job, batch: Batch) -> AbstractContextManager[None]:
@@ -241,8 +241,7 @@ def _forecast(job: Job) -> list[str]:
         examples += 1
         lengths += [{side: len(part) + growth for side, part in s.sides.items()} for s in t.sequences]
     tokens = sum(sum(n.values()) for n in lengths)
-    causal = {side: stack.causal for side, stack in job.anatomy.stacks.items()}
-    size = job.plan.bytes(lengths, causal)
+    size = job.plan.bytes(lengths)
     names = dict.fromkeys(f"{'enc.' if k.side == 'enc' else ''}{k.site}" for k in job.plan.stored)
     most = "at most " if growth else ""
     return [

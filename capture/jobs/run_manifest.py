@@ -18,6 +18,7 @@ from capture.sequences import partition
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
+from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.losses import perplexity, predicted_bytes
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, SiteInfo, StagedRun
 from warehouse.storage.model_info import ModelInfo
@@ -145,20 +146,20 @@ def _parents(loaded: loading.Loaded, model: ModelInfo) -> list[str]:
 
 
 def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
-    groups: dict[tuple[str, str, tuple[int, ...], str], list[Key]] = {}
+    groups: dict[tuple[str, str, TensorSpec], list[Key]] = {}
     for key, spec in job.plan.stored.items():
-        groups.setdefault((key.side, key.site, spec.row_shape, spec.dtype), []).append(key)
+        groups.setdefault((key.side, key.site, spec), []).append(key)
     return [
         SiteInfo.model_validate(
             {
                 "side": side,
                 "site": site,
                 "layers": [k.layer for k in keys],
-                "rows": sites.row_kind(site, job.anatomy.stacks[side].causal),
-                "row_shape": list(shape),
-                "dtype": dtype,
+                "rows": spec.row_kind,
+                "row_shape": list(spec.row_shape),
+                "dtype": spec.dtype,
                 "promoted": {n: promoted[n] for n in (sites.tensor_name(*k) for k in keys) if n in promoted},
             }
         )
-        for (side, site, shape, dtype), keys in groups.items()
+        for (side, site, spec), keys in groups.items()
     ]

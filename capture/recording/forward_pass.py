@@ -42,19 +42,18 @@ class ForwardPass:
         name: str,
         time_first: set[str],
         tensors: Mapping[Key, TensorSpec],
-        kinds: Mapping[Key, str],
         buffers: HostBuffers,
         copies: DeviceCopies | None,
         tokens: Tokens,
     ) -> None:
-        self._name, self._time_first, self._tensors, self._kinds = name, time_first, tensors, kinds
+        self._name, self._time_first, self._tensors = name, time_first, tensors
         self.running: tuple[str, int] | None = None
         """The side and layer whose block is running."""
         self._blocks_begun: dict[str, int] = {}
         lengths = {side: mask.sum(1).tolist() for side, (_, mask) in tokens.items()}
         shapes = {side: mask.shape for side, (_, mask) in tokens.items()}
         by_sequence = [{side: n[b] for side, n in lengths.items()} for b in range(len(next(iter(lengths.values()))))]
-        self.rows = {key: [sites.row_count(kinds[key], key.side, n) for n in by_sequence] for key in tensors}
+        self.rows = {key: [sites.row_count(s.row_kind, key.side, n) for n in by_sequence] for key, s in tensors.items()}
         self.lengths, self._shapes = lengths, shapes
         self.longest = max(max(n) for n in lengths.values())
         self._real = {
@@ -103,7 +102,7 @@ class ForwardPass:
         if key in self._kept:
             raise TracesError(f"{self._name}: {tensor_name(*key)} was seen twice in one forward pass.")
         slot = self._slots[key]
-        if self._kinds[key] in (sites.TRIANGLE, sites.SQUARE, sites.CROSS):
+        if self._tensors[key].row_kind in sites.PAIRS:
             packed = self._pack_pairs(key, x)
         else:
             packed = self._pack_tokens(key, x)
@@ -122,7 +121,7 @@ class ForwardPass:
 
     def _pack_tokens(self, key: Key, x: torch.Tensor | None) -> torch.Tensor:
         """Turn (B, T, *row_shape) or (B·T, *row_shape) into (N, *row_shape), or (B, T, *row_shape) where nothing is padding."""
-        side = "enc" if self._kinds[key] == sites.SOURCE else key.side
+        side = "enc" if self._tensors[key].row_kind == sites.SOURCE else key.side
         row_shape, (batch, length) = self._tensors[key].row_shape, self._shapes[side]
         if x is not None and side in self._time_first and x.shape[:2] == (length, batch) and key.site != "hidden":
             x = x.transpose(0, 1)
@@ -149,7 +148,7 @@ class ForwardPass:
 
     def _pack_pairs(self, key: Key, x: torch.Tensor | None) -> torch.Tensor:
         """Turn (B, H, T, S) into (pairs, H), the pairs of each sequence row by row of its matrix."""
-        kind, (heads,) = self._kinds[key], self._tensors[key].row_shape
+        kind, (heads,) = self._tensors[key].row_kind, self._tensors[key].row_shape
         batch, queries = self._shapes[key.side]
         over = self._shapes["enc" if kind == sites.CROSS else key.side][1]
         if x is None or x.shape != (batch, heads, queries, over):

@@ -8,7 +8,7 @@ site is missing in some layers. Jobs give it to the recorder and the writer. A s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capture.model.anatomy import Anatomy, Stack
 from warehouse.errors import UsageError
@@ -41,19 +41,17 @@ class Plan:
         """The tensors to record."""
         return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.unstored}
 
-    def bytes(self, lengths: list[Mapping[str, int]], causal: Mapping[str, bool]) -> int:
+    def bytes(self, lengths: list[Mapping[str, int]]) -> int:
         """Return how many bytes the stored tensors of sequences take.
 
         Args:
             lengths: Their numbers of tokens, by side.
-            causal: Whether attention is causal, by side.
 
         Returns:
             Bytes.
         """
         return sum(
-            spec.row_bytes
-            * sum(sites.row_count(sites.row_kind(key.site, causal[key.side]), key.side, n) for n in lengths)
+            spec.row_bytes * sum(sites.row_count(spec.row_kind, key.side, n) for n in lengths)
             for key, spec in self.stored.items()
             if all(key.side in n for n in lengths)
         )
@@ -110,7 +108,7 @@ def plan(
                 means: dict[Key, TensorSpec] = {}
                 _add(stack, bare, "F32", means)
                 unstored |= means
-                stored |= {k._replace(site=site): spec for k, spec in means.items()}
+                stored |= {k._replace(site=site): replace(s, row_kind=sites.SEQUENCE) for k, s in means.items()}
             if bare in stack.missing:
                 missing[site] = stack.missing[bare]
     ordered = {k: stored[k] for k in sorted(stored, key=_order)}
@@ -177,7 +175,8 @@ def _add(stack: Stack, site: str, dtype: str, into: dict[Key, TensorSpec]) -> No
         for i, layer in enumerate(stack.layers):
             kept = "attn_out" if site == "resid.post_attn" and layer.parallel else site
             if kept in layer.shapes:
-                into[Key(stack.side, kept, i)] = TensorSpec(dtype, layer.shapes[kept])
+                kind = sites.row_kind(kept, stack.causal)
+                into[Key(stack.side, kept, i)] = TensorSpec(dtype, layer.shapes[kept], kind)
 
 
 def _order(key: Key) -> tuple[int, int, int]:

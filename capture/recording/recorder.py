@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,6 @@ from capture.recording.forward_pass import ForwardPass
 from capture.recording.host_buffers import DeviceCopies, HostBuffers
 from capture.sequences.batches import Batch
 from warehouse.errors import TracesError
-from warehouse.schema import sites
 from warehouse.schema.sites import Key, tensor_name
 from warehouse.storage.blobs import NAMES, TensorSpec
 from warehouse.storage.model_info import LayerAttention
@@ -107,8 +106,7 @@ class Recorder:
         """
         self._anatomy, self._name = anatomy, type(anatomy.body.model).__name__
         wider = promoted or {}
-        self.tensors = {k: TensorSpec(wider.get(tensor_name(*k), s.dtype), s.row_shape) for k, s in tensors.items()}
-        self._kinds = {k: sites.row_kind(k.site, anatomy.stacks[k.side].causal) for k in self.tensors}
+        self.tensors = {k: replace(s, dtype=wider.get(tensor_name(*k), s.dtype)) for k, s in tensors.items()}
         self._from_outputs = {
             k for k in self.tensors if k.site in ("attn", "cross.attn") and not anatomy.stacks[k.side].registered
         }
@@ -185,7 +183,7 @@ class Recorder:
     def begin(self, tokens: Tokens) -> ForwardPass:
         """Let hooks record from here to the end of `run`; outside of it the model may be called, and they do nothing."""
         time_first = {side for side, stack in self._anatomy.stacks.items() if stack.time_first}
-        self._pass = ForwardPass(self._name, time_first, self.tensors, self._kinds, self._buffers, self._copies, tokens)
+        self._pass = ForwardPass(self._name, time_first, self.tensors, self._buffers, self._copies, tokens)
         return self._pass
 
     # -- hooks -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from capture.model.unchanged import unchanged
 from capture.recording import means
 from capture.recording.recorder import Recorder
 from warehouse.errors import CorruptRunError, TracesError
-from warehouse.schema.sites import Key
+from warehouse.schema.sites import SEQUENCE, TOKEN, Key
 from warehouse.storage.attention import per_query_head, probabilities, unpack_pairs
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.readable import readable
@@ -83,7 +83,9 @@ class Replay:
         self._vocabulary = vocabulary_size(loaded.model)
         self._stored = [Key(s.side, s.site, layer) for s in store.meta.sites for layer in s.layers]
         self._specs = {
-            means.recorded_key(Key(s.side, s.site, layer)): TensorSpec("F32", tuple(s.row_shape))
+            means.recorded_key(Key(s.side, s.site, layer)): TensorSpec(
+                "F32", tuple(s.row_shape), TOKEN if s.rows == SEQUENCE else s.rows
+            )
             for s in store.meta.sites
             for layer in s.layers
         }
