@@ -101,6 +101,7 @@ def test_the_wheel_carries_sql_and_migrations(tmp_path: Path) -> None:
     subprocess.run(build, cwd=TOP, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    assert all((tmp_path / "installed" / package / "py.typed").is_file() for package in ("warehouse", "capture"))
     code = (
         "import warehouse; from warehouse.storage.paths import data_dir; from warehouse.catalog.saved_queries import all_queries\n"
         "assert data_dir('sql').parent.name == 'warehouse', data_dir('sql')\n"
