@@ -1,4 +1,4 @@
-"""Names and files that were copied in: they are checked where they are read, and decide nothing outside of their place."""
+"""Names and files that were copied in are checked where they are read, and decide nothing outside of their place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NO_NAMES = ["", ".", "..", "/etc", "a/../../b", "../a", "a/b", "\0"]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two runs with rows in a vector table, and beside the root something to lose."""
+    """Two runs with rows in a vector table, and a file beside the root that must survive."""
     root = tmp_path / "runs"
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float16)
     for run in ("one", "two"):
@@ -56,7 +56,7 @@ def rows(root: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
-def test_what_is_no_name_leads_nowhere(root: Path, name: str) -> None:
+def test_text_that_is_not_a_name_leads_nowhere(root: Path, name: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: paths.find_run(root, name),
         lambda: folders_of(root, name),
@@ -262,7 +262,7 @@ def test_a_tensor_index_leads_to_no_file_but_the_runs_blobs(root: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [-1, 13, 2**62])
-def test_a_tensor_index_tells_of_no_rows_that_a_shard_has_not(root: Path, end: int) -> None:
+def test_a_tensor_index_has_no_rows_that_a_shard_lacks(root: Path, end: int) -> None:
     folder = paths.run_dir(root, "one")
     path = folder / paths.table_file("tensors")
     index = pq.read_table(path, partitioning=None)
@@ -387,7 +387,7 @@ ANSWER = [("two", 20, 12, sum(range(8)) + sum(range(12)))]
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_run_is_left_out_and_named(root: Path, damage: str) -> None:
-    """And the others answer; put right, it is there again."""
+    """The other runs still answer; repaired, the run is back."""
     folder = paths.run_dir(root, "one")
     kept = shutil.copytree(folder, root.parent / "kept")
     DAMAGE[damage](folder)

@@ -92,7 +92,7 @@ def probe(
         import sklearn  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError("Probes need scikit-learn: pip install 'trace-warehouse[capture]'") from None
-    from warehouse.analysis import probes
+    from warehouse.analysis import probe_plot, probes
     from warehouse.warehouse import Warehouse
 
     chosen: str | tuple[int, ...] = layers
@@ -112,7 +112,7 @@ def probe(
             check_target(plot, wh.root)
         store = probes.probe(wh, options, run, report)
         if plot is not None:
-            probes.plot(store, str(plot))
+            probe_plot.plot(store, str(plot))
         write(
             store.query(
                 "SELECT layer, round(accuracy, 4) AS accuracy, round(accuracy_low, 4) AS low, round(accuracy_high, 4) AS high, "

@@ -24,7 +24,7 @@ D = 6
 
 
 def numbered(first: int = 0) -> np.ndarray:
-    """Rows that say which they are: column 0 and 1 are the row's number."""
+    """Make rows whose columns 0 and 1 are the row's number."""
     x = np.zeros((N, D), np.float16)
     n = np.arange(N) + first
     x[:, 0], x[:, 1] = n // 1000, n % 1000
@@ -51,7 +51,7 @@ def wh(root: Path):
 
 
 def places(keys) -> np.ndarray:
-    """The number that the row of a key has."""
+    """Return the number of the row that a key names."""
     starts = np.concatenate([[0], np.cumsum(LENGTHS)[:-1]])
     run = np.where(np.asarray(keys["run_id"]) == "two", N, 0)
     return run + starts[[int(e[1:]) for e in keys["example_id"]]] + np.asarray(keys["pos"])
@@ -209,7 +209,7 @@ def test_shuffled_batches_have_every_row_once_and_its_key(wh: Warehouse, where: 
 
 
 def test_shuffling_mixes_examples_shards_and_runs(tmp_path: Path) -> None:
-    """Against a true permutation: how many examples and shards a batch is of, and how often neighbours stay neighbours."""
+    """A batch holds about as many examples and shards as with a true permutation, and neighbours rarely stay neighbours."""
     lengths = [50] * 800
     n = sum(lengths)
     for run in ("one", "two"):
@@ -251,7 +251,7 @@ def test_memory_of_batches_that_nobody_holds_is_used_again(wh: Warehouse) -> Non
 
 
 def test_memory_holds_no_vectors_but_a_batch(wh: Warehouse) -> None:
-    """What the object keeps between batches: a few numbers a stretch, none a vector."""
+    """Between batches the object keeps a few numbers per stretch, and no vector."""
     batches = wh.batches(layer=1, size=64, shuffle=True)
     kept = sum(getattr(batches.spans, f).nbytes for f in batches.spans.__dataclass_fields__)
     assert kept <= 40 * len(LENGTHS) * 2

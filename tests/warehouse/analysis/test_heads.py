@@ -21,7 +21,7 @@ from warehouse.validation.validate import validate
 
 
 def by_definition(p: np.ndarray, ids: list[int]) -> dict[str, float]:
-    """One head's statistics, (T, T), in plain loops."""
+    """Compute one head's statistics from probabilities (T, T), in plain loops."""
     t = len(ids)
     induction = [
         sum(p[i, j] for j in range(1, i) if ids[j - 1] == ids[i])
@@ -60,7 +60,7 @@ def test_attention_at_its_ends_has_statistics() -> None:
         assert np.isnan(found).all(0).tolist() == [False] * 3 + [attention.shape[1] == 1, False, True]
 
 
-def test_the_table_tells_of_the_attention_that_the_run_tells_of(tiny_root: Path) -> None:
+def test_the_table_describes_the_attention_that_the_run_stores(tiny_root: Path) -> None:
     store = TraceStore(run_dir(tiny_root, "gpt2"))
     eid = store.tokens.example_id[2]
     ids = store.encodings(eid)["input_ids"].tolist()

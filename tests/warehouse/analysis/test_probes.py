@@ -1,4 +1,4 @@
-"""Probes: they find what is there, find nothing where nothing is, and never see an example that they are judged on."""
+"""Probes find what is planted, nothing where nothing is planted, and never see an example that they are tested on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import synthetic
 from scipy import stats
 
 from warehouse import Warehouse
-from warehouse.analysis import probes
+from warehouse.analysis import probe_plot, probes
 from warehouse.errors import RunExistsError, UncertainResultWarning, UsageError
 from warehouse.storage.blobs import Blob
 from warehouse.validation.validate import validate
@@ -64,7 +64,7 @@ def test_accuracy_by_layer_beside_its_baselines(root: Path) -> None:
         assert wh.sql("SELECT layer, accuracy FROM probes WHERE run_id = 'p' ORDER BY layer").fetchall()[0][1] > 0.95
 
 
-def test_the_coefficients_give_the_accuracy_that_is_told(root: Path) -> None:
+def test_the_coefficients_give_the_reported_accuracy(root: Path) -> None:
     """From the blob alone: which tokens were tested is known from the split, which is by example."""
     with Warehouse(root) as wh:
         options = probes.Options(QUERY)
@@ -104,7 +104,7 @@ def test_labels_have_their_share_on_both_sides_whatever_the_seed(tmp_path: Path)
 
 
 @pytest.mark.parametrize("test", [0.01, 0.1, 0.4, 0.75, 0.99])
-def test_the_part_to_judge_by_is_the_part_asked_for(root: Path, test: float) -> None:
+def test_the_held_out_part_is_as_large_as_requested(root: Path, test: float) -> None:
     with Warehouse(root) as wh:
         options = probes.Options(QUERY, test=test)
         split = probes._split(probes.TokenSelection(wh, QUERY).answer, options)
@@ -113,7 +113,7 @@ def test_the_part_to_judge_by_is_the_part_asked_for(root: Path, test: float) -> 
     assert len(split.test) + len(split.train) == N
 
 
-def test_few_examples_are_told_and_many_are_not(root: Path) -> None:
+def test_few_held_out_examples_cause_a_warning_and_many_do_not(root: Path) -> None:
     with Warehouse(root) as wh:
         for _ in range(2):  # fitted, and there already
             with pytest.warns(
@@ -125,7 +125,7 @@ def test_few_examples_are_told_and_many_are_not(root: Path) -> None:
             wh.probe(QUERY, layers=[1], test=0.9)
 
 
-def test_labels_that_were_not_learnt_are_told(root: Path) -> None:
+def test_labels_that_no_training_example_has_cause_a_warning(root: Path) -> None:
     """A label of one example is on one side of the split only."""
     query = QUERY.replace("AS y", "|| if(example_id < 'e0012', example_id, '') AS y")
     with (
@@ -192,7 +192,7 @@ def test_a_picture(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with Warehouse(root) as wh:
         store = probes.probe(wh, probes.Options(QUERY))
-        probes.plot(store, str(tmp_path / "p.svg"))
+        probe_plot.plot(store, str(tmp_path / "p.svg"))
     drawn = (tmp_path / "p.svg").read_text()
     ticks = re.search('id="matplotlib.axis_1".*id="matplotlib.axis_2"', drawn, re.DOTALL)
     assert ticks and re.findall("<!-- ([^ ]+) -->", ticks[0]) == ["1", "2", "layer"], "whole layers"

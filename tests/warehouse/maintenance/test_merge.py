@@ -1,4 +1,4 @@
-"""`traces runs merge`: which runs make one, what is said of those that don't, and that a kill at any point can be repeated.
+"""`traces runs merge`: which runs make one run, what is wrong with those that do not, and that a kill at any point can be repaired.
 
 What a merged run holds is in tests/capture/jobs/test_shards.py.
 """
@@ -44,12 +44,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory, capture_tiny: Callable[..., 
 
 @pytest.fixture
 def root(parts: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of that warehouse, to be changed."""
     return shutil.copytree(parts, tmp_path / "runs")
 
 
 def change(root: Path, run: str, **fields: Any) -> None:
-    """Rewrites a run's manifest."""
+    """Rewrite a run's manifest."""
 
     def set_fields(told: dict[str, Any]) -> None:
         for name, value in fields.items():
@@ -80,7 +80,7 @@ def test_kept_parts_stay_and_share_their_blobs(root: Path) -> None:
 
 
 def test_a_file_system_that_cannot_link_gets_copies(root: Path) -> None:
-    """A part's folder on another one."""
+    """A part's folder may lie on another file system."""
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == root.stat().st_dev:
         pytest.skip("there is no other file system")
@@ -129,7 +129,9 @@ def test_what_is_missing_or_unfinished_is_named(root: Path) -> None:
         ({"options__shard": ""}, r"'w\.shard-2-of-2' is not a part of a run: it was not captured with --part"),
     ],
 )
-def test_what_is_not_of_one_run_is_told_with_what_differs(root: Path, fields: dict[str, Any], said: str) -> None:
+def test_runs_that_are_not_of_one_capture_are_refused_with_what_differs(
+    root: Path, fields: dict[str, Any], said: str
+) -> None:
     change(root, NAMES[1], **fields)
     with pytest.raises(UsageError, match=said):
         plan(root)
@@ -152,7 +154,7 @@ def test_an_altered_part_gets_no_new_checksums(root: Path) -> None:
 
 
 def _merge(root: str, n: int | None) -> None:
-    """In a process of its own, which dies by SIGKILL before its n-th call that changes what is on disk."""
+    """Merge in a process of its own, which is killed before its n-th call that changes the disk."""
     left = [n]
 
     def counted(function: Callable) -> Callable:
@@ -172,7 +174,7 @@ def _merge(root: str, n: int | None) -> None:
 
 
 def again(root: Path) -> None:
-    """What the command does."""
+    """Do what the command does."""
     if merge.finish_merge(root, "w") is None:
         merge.merge(root, plan(root))
 
@@ -180,7 +182,7 @@ def again(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_many_points_it_can_be_repeated(parts: Path, tmp_path: Path) -> None:
-    """Never half a run, never a part less before the whole is there; afterwards all is as after an undisturbed merge."""
+    """There is never half a run, and no part goes before the whole is published; repeated, it ends as an undisturbed merge."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warehouse.maintenance.merge"])
     expected = shutil.copytree(parts, tmp_path / "undisturbed")
@@ -224,7 +226,7 @@ def _check_as_undisturbed(root: Path, expected: Path) -> None:
 
 
 def test_a_part_captured_again_outlives_a_merge_that_is_taken_up_again(root: Path) -> None:
-    """Killed after the run was there, and the first part, deleted by hand, was captured again."""
+    """The merge is killed after it published the run; then the first part is deleted by hand and captured again."""
     merge.merge(root, plan(root), keep=True)
     left = merge.PendingCleanup(
         manifest=merge.manifest_hash(root, "w"), delete={n: merge.manifest_hash(root, n) for n in NAMES}

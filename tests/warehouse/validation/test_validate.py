@@ -1,4 +1,4 @@
-"""Every check finds what it is there for: a run is damaged on purpose, and the right check fails."""
+"""Every check finds what it is for: a run is damaged on purpose, and the right check fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def failed(folder: Path) -> dict[str, str]:
 
 
 def edit(folder: Path, table: str, change: Callable[[dict[str, list]], None]) -> None:
-    """Rewrites a table with its checksums set right: only its contents are wrong."""
+    """Rewrite a table and its checksums, so that only its contents are wrong."""
     path = folder / table / "00000.parquet"
     columns = pq.read_table(path, partitioning=None).to_pydict()
     change(columns)
@@ -47,7 +47,7 @@ def edit(folder: Path, table: str, change: Callable[[dict[str, list]], None]) ->
 
 
 def overwrite(folder: Path, tensor: str, row: int, values: np.ndarray) -> None:
-    """Writes into a blob, leaving its index as it is."""
+    """Write into a blob, and leave its index as it is."""
     path = sorted((folder / "blobs").iterdir())[0]
     with Blob(path) as blob:
         at = blob.rows(tensor, row, row + 1)

@@ -1,4 +1,4 @@
-"""Nearest neighbours, held against comparing with everything in NumPy: every metric, filter, layer, head, with and without an index."""
+"""Nearest neighbours against comparing with everything in NumPy: every metric, filter, layer, head, with and without an index."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["exact", "ivf_sq", "ivf_pq", "centred", "centred l2"])
 def near(root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Warehouse]:
-    """The same in tables of every kind."""
+    """That warehouse, with tables of every kind."""
     if request.param != "exact":
         home = tmp_path_factory.mktemp("kind") / "runs"
         shutil.copytree(root, home)
@@ -70,7 +70,7 @@ def key_list() -> list[tuple[str, str, int, int]]:
 
 
 def brute(wh: Warehouse, query: np.ndarray, layer: int, metric: str, keep: np.ndarray | None = None) -> np.ndarray:
-    """The distance of the query to every row, of both runs, float64; infinite where a filter drops the row."""
+    """Return the distance of the query to every row of both runs, float64; infinite where a filter drops the row."""
     seeds = (0, 1) if layer == 1 else (10, 11)
     x = np.concatenate([made(s) for s in seeds]).astype(np.float64)
     q = query.astype(np.float64)
@@ -85,7 +85,7 @@ def brute(wh: Warehouse, query: np.ndarray, layer: int, metric: str, keep: np.nd
 
 
 def check(found: duckdb.DuckDBPyRelation, d: np.ndarray, k: int, metric: str, least: float = 1) -> None:
-    """`k` rows if there are so many, best first, each with its own distance, and at least so many of the `k` nearest."""
+    """Check that there are `k` rows if `k` exist, best first, each with its distance, and that enough are among the `k` nearest."""
     rows = found.fetchall()
     best = np.sort(d[np.isfinite(d)])[:k]
     assert len(rows) == len(best)
@@ -143,7 +143,7 @@ FILTERS = {
 @pytest.mark.parametrize("few", [1, 20_000])
 @pytest.mark.parametrize("where", FILTERS)
 def test_the_nearest_under_a_filter(near: Warehouse, where: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`few`: so that both ways are gone, comparing those that the filter leaves, and searching for more than are asked for."""
+    """`few` makes both ways happen: comparing the tokens that the filter leaves, and searching for more rows than k."""
     monkeypatch.setattr(search, "MAX_COMPARED", few)
     for metric, q in zip(("cosine", "l2", "dot", "cosine"), QUERIES, strict=True):
         found = near.nearest(q, layer=1, k=10, where=where, metric=metric)
@@ -153,7 +153,7 @@ def test_the_nearest_under_a_filter(near: Warehouse, where: str, few: int, monke
 def test_a_filter_that_drops_all_that_is_near_still_gets_k_rows(
     near: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The filter keeps half of all, but none of the two hundred nearest."""
+    """The filter keeps half of all rows, but none of the two hundred nearest."""
     monkeypatch.setattr(search, "MAX_COMPARED", 1)
     q = QUERIES[0]
     d = brute(near, q, 1, "cosine")
@@ -263,7 +263,7 @@ def test_an_index_that_finds_too_little_is_not_used(
 
 
 def test_measured_recall_is_what_exact_search_says(root: Path, tmp_path: Path) -> None:
-    """The figure in the table's info, computed again from the vectors alone."""
+    """The recall in the table's info is what the vectors alone give."""
     home = tmp_path / "runs"
     shutil.copytree(root, home)
     table = all_tables(home)[0]
@@ -326,7 +326,7 @@ def test_new_rows_get_into_the_index(root: Path, tmp_path: Path, monkeypatch: py
         ({"side": "enc"}, NotFoundError, "resid.post_mlp"),
     ],
 )
-def test_bad_questions_are_told_what_is_wrong(root: Path, asking: dict, error: type, words: str) -> None:
+def test_bad_questions_are_refused_with_what_is_wrong(root: Path, asking: dict, error: type, words: str) -> None:
     with Warehouse(root) as wh, pytest.raises(error, match=words):
         wh.nearest(**({"vector": QUERIES[0], "layer": 1} | asking))
 
@@ -348,7 +348,7 @@ def test_a_search_goes_on_while_the_table_is_optimised_and_a_run_deleted(root: P
 
 @pytest.mark.parametrize("offset", [0, 50, 600])
 def test_vectors_that_lie_close_together_are_told_apart(tmp_path: Path, offset: float) -> None:
-    """First tokens do: cosine distances of 1e-6 and less, where float32 and a query rounded to float16 tell nothing."""
+    """Vectors of first tokens do: at cosine distances of 1e-6 and less, float32 and a query rounded to float16 tell nothing apart."""
     rng = np.random.default_rng(0)
     lengths = [20] * 100
     x = (rng.standard_normal((2000, 24)) + offset * rng.standard_normal(24)).astype(np.float16)

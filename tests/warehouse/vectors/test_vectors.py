@@ -1,4 +1,4 @@
-"""Vector tables: what is in them is what the runs stored, each run once, and no run that is not there."""
+"""Vector tables hold what the runs stored, each run once, and no run that does not exist."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def table(root: Path, name: str = "made_resid_post_mlp_L01") -> VectorTable:
 
 
 def contents(root: Path, name: str = "made_resid_post_mlp_L01") -> dict[tuple, np.ndarray]:
-    """Every row by its keys, as `lancedb` alone reads them."""
+    """Return every row by its keys, as `lancedb` alone reads them."""
     t = table(root, name)
     rows = lancedb.connect(t.path.parent).open_table(t.info.name).to_arrow()
     x = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
@@ -53,7 +53,7 @@ def contents(root: Path, name: str = "made_resid_post_mlp_L01") -> dict[tuple, n
 
 
 def stored(store: TraceStore, key: Key, run: str) -> dict[tuple, np.ndarray]:
-    """The same from the shards."""
+    """Return the same rows, read from the shards."""
     found = {}
     for s in store.slices(key):
         for pos, row in enumerate(store.rows(key, s.example_id, s.seq)):
@@ -212,7 +212,7 @@ def test_a_run_deleted_or_replaced_by_hand_is_not_found_any_more(tmp_path: Path)
     assert reconcile(tmp_path) == ["one"] and {k[0] for k in contents(tmp_path)} == {"two"}
 
 
-def test_rows_that_a_dead_process_committed_and_did_not_note_are_not_there_twice(tmp_path: Path) -> None:
+def test_rows_that_a_killed_process_committed_and_did_not_list_are_not_doubled(tmp_path: Path) -> None:
     synthetic.add_vectors(tmp_path, "one", {1: vectors()}, LENGTHS)
     synthetic.add_vectors(tmp_path, "two", {1: vectors(1)}, LENGTHS)
     add(tmp_path, "one")
@@ -389,7 +389,7 @@ def test_several_processes_fill_one_table_at_once(tmp_path: Path) -> None:
     assert sorted(table(tmp_path).info.runs) == runs and len(contents(tmp_path)) == 4 * N
 
 
-def test_who_waits_is_told_why_and_readers_do_not_wait(tmp_path: Path) -> None:
+def test_a_process_that_waits_says_why_and_readers_do_not_wait(tmp_path: Path) -> None:
     for seed, run in enumerate(("one", "two")):
         synthetic.add_vectors(tmp_path, run, {1: vectors(seed)}, LENGTHS)
     add(tmp_path, "one")
@@ -443,7 +443,7 @@ def test_a_table_is_not_given_other_settings_by_the_way(tmp_path: Path) -> None:
     np.testing.assert_array_equal(contents(tmp_path)["two", "e0000", 0, 0, 1, None, None], vectors(1)[0])
 
 
-def test_the_view_vector_tables_tells_what_there_is(tmp_path: Path) -> None:
+def test_the_view_vector_tables_lists_all_tables(tmp_path: Path) -> None:
     synthetic.add_vectors(tmp_path, "one", {1: vectors(), 2: vectors()}, LENGTHS)
     with Warehouse(tmp_path) as wh:
         assert wh.sql("FROM vector_tables").fetchall() == []
