@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from capture.model.examine import examine
 from capture.model.attention_hook import listen_to_attention
 from capture.model.body import Body
+from capture.model.examine import examine
 from capture.model.lm_head import LMHead
 from capture.recording.forward_pass import DtypeOverflow
 from capture.recording.plan import plan
