@@ -1,4 +1,4 @@
-"""One home for every table: the files, the DDL, the reference and the views follow from schema.py."""
+"""One home for every table: the files, the DDL, the reference and the views follow from `warehouse/schema/`."""
 
 from __future__ import annotations
 
