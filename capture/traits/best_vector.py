@@ -23,10 +23,14 @@ class BestVector(NamedTuple):
 
 def find_best_vector(wh: Warehouse, vectors_run: str, trait: str) -> BestVector | None:
     """Return the best vector of a trait in a run, or None where nothing was evaluated or steered."""
-    row = wh.cursor().execute(
-        "SELECT method, component, layer, grounds, passed_over FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
-        [vectors_run, trait],
-    ).fetchone()
+    row = (
+        wh.cursor()
+        .execute(
+            "SELECT method, component, layer, grounds, passed_over FROM trait_best WHERE vectors_run_id = ? AND trait = ?",
+            [vectors_run, trait],
+        )
+        .fetchone()
+    )
     if row is None:
         return None
     method, component, layer, grounds, passed_over = row
@@ -72,12 +76,16 @@ def weak_vector_warnings(
         One line a layer for which the 95 % interval of `above_random`, in the newest evaluation of the vector, reaches 0 or below.
     """
     for layer in layers:
-        row = wh.cursor().execute(
-            "SELECT e.above_random, e.above_random_low, e.above_random_high, e.accuracy, e.n_pos + e.n_neg "
-            "FROM trait_evaluations AS e JOIN runs AS r USING (run_id) WHERE e.vectors_run_id = ? AND e.trait = ? AND e.method = ? "
-            "AND e.component = ? AND e.layer IS NOT DISTINCT FROM ? ORDER BY r.created_at DESC, r.run_id DESC LIMIT 1",
-            [vectors_run, trait, method, component, layer],
-        ).fetchone()
+        row = (
+            wh.cursor()
+            .execute(
+                "SELECT e.above_random, e.above_random_low, e.above_random_high, e.accuracy, e.n_pos + e.n_neg "
+                "FROM trait_evaluations AS e JOIN runs AS r USING (run_id) WHERE e.vectors_run_id = ? AND e.trait = ? AND e.method = ? "
+                "AND e.component = ? AND e.layer IS NOT DISTINCT FROM ? ORDER BY r.created_at DESC, r.run_id DESC LIMIT 1",
+                [vectors_run, trait, method, component, layer],
+            )
+            .fetchone()
+        )
         if row is not None and row[1] is not None and row[1] <= 0:
             above, low, high, accuracy, n = row
             yield (

@@ -129,19 +129,25 @@ def _find_vectors_run(wh: Warehouse, store: TraceStore, trait: str, options: Opt
     for run in options.vectors:
         find_run(wh.root, run)
     among = f"AND v.run_id IN {sql_texts(options.vectors)}" if options.vectors else ""
-    runs = wh.cursor().execute(
-        f"""
+    runs = (
+        wh.cursor()
+        .execute(
+            f"""
         SELECT DISTINCT v.run_id, r.body_hash = ? AS fits, r.created_at
         FROM trait_vectors AS v JOIN runs AS r USING (run_id)
         WHERE v.trait = ? {among} ORDER BY fits DESC, r.created_at DESC, v.run_id DESC
         """,
-        [store.meta.model.space, trait],
-    ).fetchall()
+            [store.meta.model.space, trait],
+        )
+        .fetchall()
+    )
     if not runs:
         where = f"in {', '.join(options.vectors)}" if options.vectors else "See traces trait extract --help"
-        known = wh.cursor().execute(
-            f"SELECT DISTINCT v.trait FROM trait_vectors AS v WHERE true {among} ORDER BY ALL"
-        ).fetchall()
+        known = (
+            wh.cursor()
+            .execute(f"SELECT DISTINCT v.trait FROM trait_vectors AS v WHERE true {among} ORDER BY ALL")
+            .fetchall()
+        )
         raise NotFoundError("vectors of trait", trait, [name for (name,) in known], where)
     newest: str = runs[0][0]
     _check_model(store.meta, wh.cached_run(newest).meta)
@@ -165,9 +171,13 @@ def _check_model(source: Manifest, vectors: Manifest) -> None:
 def _directions_for_trait(
     wh: Warehouse, store: TraceStore, trait: str, run: str, options: Options
 ) -> Iterator[Direction]:
-    rows = wh.cursor().execute(
-        "SELECT method, component, layer, vector FROM trait_vectors WHERE run_id = ? AND trait = ?", [run, trait]
-    ).fetchall()
+    rows = (
+        wh.cursor()
+        .execute(
+            "SELECT method, component, layer, vector FROM trait_vectors WHERE run_id = ? AND trait = ?", [run, trait]
+        )
+        .fetchall()
+    )
     vectors = {(method, component, layer): np.asarray(vector, np.float64) for method, component, layer, vector in rows}
     methods, components, layers, reason = _requested_or_best(wh, store, trait, run, options, list(vectors))
     kinds = (

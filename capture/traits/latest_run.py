@@ -24,20 +24,28 @@ def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = No
 
     Raises:
         NotFoundError: There is none; lists the traits or models that there are.
-        UsageError: Models with different weights have such runs, or the newest run is a shard.
+        UsageError: Models with different weights have such runs, or the newest is only a part of a run.
     """
     table = _TABLES[kind]
-    rows = wh.cursor().execute(
-        f"SELECT r.run_id, r.model, coalesce(nullif(r.body_hash, ''), r.weights_hash) FROM runs AS r WHERE r.kind = ? "
-        f"AND EXISTS (SELECT 1 FROM {table} AS t WHERE t.run_id = r.run_id AND t.trait = ?) "
-        "ORDER BY r.created_at DESC, r.run_id DESC",
-        [kind, trait],
-    ).fetchall()
+    rows = (
+        wh.cursor()
+        .execute(
+            f"SELECT r.run_id, r.model, coalesce(nullif(r.body_hash, ''), r.weights_hash) FROM runs AS r WHERE r.kind = ? "
+            f"AND EXISTS (SELECT 1 FROM {table} AS t WHERE t.run_id = r.run_id AND t.trait = ?) "
+            "ORDER BY r.created_at DESC, r.run_id DESC",
+            [kind, trait],
+        )
+        .fetchall()
+    )
     if not rows:
-        known = wh.cursor().execute(
-            f"SELECT DISTINCT trait FROM {table} JOIN runs USING (run_id) WHERE kind = ? AND trait IS NOT NULL ORDER BY ALL",
-            [kind],
-        ).fetchall()
+        known = (
+            wh.cursor()
+            .execute(
+                f"SELECT DISTINCT trait FROM {table} JOIN runs USING (run_id) WHERE kind = ? AND trait IS NOT NULL ORDER BY ALL",
+                [kind],
+            )
+            .fetchall()
+        )
         raise NotFoundError(
             f"run of kind {kind} of trait", trait, [name for (name,) in known], f"Make one: {_COMMANDS[kind]} --help"
         )
@@ -54,5 +62,7 @@ def find_latest_run(wh: Warehouse, kind: str, trait: str, model: str | None = No
         )
     newest = str(of_model[0][0])
     if shard := paths.part_of(newest):
-        raise UsageError(f"'{newest}', the newest run of trait '{trait}', is a shard: traces runs merge {shard[0]}")
+        raise UsageError(
+            f"'{newest}', the newest run of trait '{trait}', is only a part of a run: traces runs merge {shard[0]}"
+        )
     return newest

@@ -122,10 +122,14 @@ def trait_name(store: TraceStore) -> str:
 
 def find_newest_judge(wh: Warehouse, run_id: str) -> str | None:
     """Return the newest run that judged a run's responses, or None; raises UsageError where that is only a part."""
-    row = wh.cursor().execute(
-        "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
-        [run_id],
-    ).fetchone()
+    row = (
+        wh.cursor()
+        .execute(
+            "SELECT run_id FROM runs WHERE kind = 'judge' AND list_contains(parents, ?) ORDER BY created_at DESC, run_id DESC LIMIT 1",
+            [run_id],
+        )
+        .fetchone()
+    )
     if row is not None and (shard := paths.part_of(row[0])):
         raise UsageError(
             f"'{row[0]}', the newest judge of run '{run_id}', has judged only a part of it: traces runs merge {shard[0]}"

@@ -130,10 +130,14 @@ def choose_vectors(
     with Warehouse(root) as wh:
         vectors_run = vectors_run or find_latest_run(wh, "trait-vectors", trait)
         meta = wh.cached_run(vectors_run).meta
-        rows = wh.cursor().execute(
-            "SELECT method, component, layer, vector, gap, trait FROM trait_vectors WHERE run_id = ?",
-            [vectors_run],
-        ).fetchall()
+        rows = (
+            wh.cursor()
+            .execute(
+                "SELECT method, component, layer, vector, gap, trait FROM trait_vectors WHERE run_id = ?",
+                [vectors_run],
+            )
+            .fetchall()
+        )
         if trait not in (traits := sorted({row[5] for row in rows})):
             raise NotFoundError("trait", trait, traits, f"(vectors in run '{vectors_run}')")
         available = {row[:3]: SteeringVector(np.asarray(row[3], np.float32), row[4]) for row in rows if row[5] == trait}

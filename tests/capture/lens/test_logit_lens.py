@@ -359,7 +359,7 @@ def test_what_cannot_be_looked_through_says_so(
         with pytest.raises(UsageError, match=told):
             logit_lens.forecast(folder, options)
     capture_tiny(tmp_path, "bare", capture="attn_out", max_len=16)
-    with pytest.raises(UsageError, match="has not stored resid.embed, .* traces capture next-token … --capture hidden"):
+    with pytest.raises(UsageError, match=r"has not stored resid\.\w+, .* traces capture next-token … --capture hidden"):
         logit_lens.forecast(run_dir(tmp_path, "bare"), logit_lens.Options())
     synthetic.alter(run_dir(tmp_path, "bare") / "run.json", lambda m: m.update(kind="trait-responses"))
     with pytest.raises(UsageError, match="again: traces trait respond … --capture hidden"):
@@ -386,7 +386,9 @@ def test_a_layer_of_which_the_head_makes_no_numbers_is_named(
     loaded, text = Loaded(model, tokenizer, "empty", None, "cpu", False), tmp_path / "t.txt"
     text.write_text("The ~ sea.")
     capture_tiny(tmp_path, "a", loaded=loaded, text=text, capture="hidden")
-    told = "what the model's head makes of the embedding is NaN or infinity in float32; leave that layer out of --layers"
+    told = (
+        "what the model's head makes of the embedding is NaN or infinity in float32; leave that layer out of --layers"
+    )
     with pytest.raises(TracesError, match=told):
         made(tmp_path, run_dir(tmp_path, "a"), loaded)
     assert np.isfinite(made(tmp_path, run_dir(tmp_path, "a"), loaded, layers="0,1,2").kl_to_final).all()

@@ -273,9 +273,7 @@ def test_a_checkpoint_that_was_altered_is_named_and_nothing_in_it_is_run(tmp_pat
     (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("checkpoint-*")
     (checkpoint.parent / "checkpoint-of-mine").mkdir()
     ALTERED[what](checkpoint)
-    with pytest.raises(
-        UsageError, match=f"{checkpoint} cannot be resumed:.*Delete it"
-    ) as e:
+    with pytest.raises(UsageError, match=f"{checkpoint} cannot be resumed:.*Delete it") as e:
         trained(base, tmp_path / "out", tmp_path / "runs")
     assert "\n" not in str(e.value)
     assert not (checkpoint / "was run").exists()
