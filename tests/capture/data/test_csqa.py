@@ -25,7 +25,9 @@ def test_a_question_has_its_concept_five_choices_and_the_place_of_the_right_one(
 
 
 def test_the_original_shape_and_the_hubs_are_the_same_rows() -> None:
-    assert list(DATASET.read_file(DATA / "questions.jsonl")) == list(DATASET.read_file(DATA / "questions_original.jsonl"))
+    assert list(DATASET.read_file(DATA / "questions.jsonl")) == list(
+        DATASET.read_file(DATA / "questions_original.jsonl")
+    )
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])

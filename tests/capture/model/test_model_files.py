@@ -203,7 +203,9 @@ def test_names_that_are_none(name: str, told: str) -> None:
 
 
 def test_a_folder_has_no_revisions(folder: Path) -> None:
-    with pytest.raises(UsageError, match="--revision main names a revision of the hub, and .* is a folder: leave it out"):
+    with pytest.raises(
+        UsageError, match="--revision main names a revision of the hub, and .* is a folder: leave it out"
+    ):
         loading.load(str(folder), revision="main")
 
 

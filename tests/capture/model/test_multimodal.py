@@ -67,9 +67,7 @@ def test_one_that_sees_what_is_to_come_predicts_nothing(tmp_path: Path, saved: C
     whole = loading.load(str(saved("PaliGemmaForConditionalGeneration")), device="cpu")
     text = tmp_path / "t.txt"
     text.write_text("The lamp was lit.\n")
-    with pytest.raises(
-        UsageError, match="a token changes what comes before it, so there is no next token to predict"
-    ):
+    with pytest.raises(UsageError, match="a token changes what comes before it, so there is no next token to predict"):
         next_token.run(whole, open_text(str(text), "text"), next_token.Options(), root=tmp_path / "runs", run_id="r")
 
 

@@ -62,7 +62,9 @@ def test_batches_hold_every_sequence_once_within_the_budget(
         padded, mask = b.padded(0)["dec"]
         assert padded.shape == mask.shape == (len(b.sequences), width)
         assert mask.sum() == b.n_tokens
-        assert all((m == 1).sum() == s.n_tokens and m[: s.n_tokens].all() for m, s in zip(mask, b.sequences, strict=True))
+        assert all(
+            (m == 1).sum() == s.n_tokens and m[: s.n_tokens].all() for m, s in zip(mask, b.sequences, strict=True)
+        )
 
 
 def test_the_plan_is_the_same_each_time_and_its_mark_tells_of_the_data(
