@@ -260,13 +260,13 @@ def test_attention_that_cannot_be_derived_is_stored(
     tmp_path: Path, load_tiny: Callable, capture_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_tiny()
-    from capture.model import attention_formula
+    from capture.model import tolerances
 
     with monkeypatch.context() as patched:
-        patched.setitem(attention_formula._TOLERANCE, torch.float32, 0.0)  # as if the probe had found a difference
+        patched.setitem(tolerances._FORMULA_COMPUTED, torch.float32, 0.0)  # as if the probe had found a difference
         patched.setattr(
             "capture.jobs.prepare._check_eager_attention", lambda loaded, anatomy: None
-        )  # which asks the same of eager attention
+        )  # which compares eager attention with the same tolerance
         store = capture_tiny(tmp_path / "runs", loaded=loaded, capture="attn", store_dtype="float32")
         qkv = capture_tiny(tmp_path / "runs", "qkv", loaded=loaded, capture="qkv")
     assert store.meta.model.attn_implementation == "eager" and loaded.model.config._attn_implementation == "sdpa"
