@@ -14,16 +14,13 @@ the reason in place of the answer. What affects every prompt (no server, no key,
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -31,6 +28,7 @@ from capture.sequences import partition
 from capture.traits.definition import Definition, fill_template
 from capture.traits.judge import ANSWER_TOKENS, Judge, JudgeRequestError
 from capture.traits.judge_clients import to_printable_line
+from capture.traits.ordered_threads import in_order
 from capture.traits.verdict import Verdict
 from warehouse.catalog.publish import publish
 from warehouse.errors import RunExistsError, TracesError, UsageError
@@ -57,8 +55,6 @@ _FIRST_WAIT, _MAX_WAIT = 0.5, 30.0
 """Seconds before the second try, doubled before each further one, and their limit."""
 _MAX_RETRY_AFTER = 600.0
 """Seconds that a server may ask us to wait; if it asks for more, the job ends."""
-_WINDOW = 4
-"""Requests ahead of the one awaited, as a multiple of those in flight."""
 _CHARACTERS_A_TOKEN = 4
 
 COHERENCE_PROMPT = """\
@@ -79,9 +75,6 @@ perfectly coherent, and one that merely stops early loses nothing by it.
 
 Reply with one whole number from 0 (it cannot be understood at all) to 100 (every sentence makes sense), and nothing else.
 """
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Response(NamedTuple):
@@ -315,51 +308,6 @@ def _stop_if_unanswered(judged: Generator[JudgedResponse, None, None], total: in
             elif len(held) in (MAX_UNANSWERED_IN_A_ROW, total):
                 raise JudgeRequestError(f"{one.error}, {len(held)} responses in a row", retryable=False)
         yield from held
-
-
-def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """Apply `work` to every item in parallel, and yield the results in the items' order.
-
-    Args:
-        work: Called in one of the threads.
-        items: Taken one at a time, at most `_WINDOW` times the workers ahead.
-        workers: Number of threads. They are daemons, so that a process which is to end does not wait for a server.
-
-    Yields:
-        The results; an error is raised in the place of its item's result.
-    """
-    if workers == 1:
-        yield from map(work, items)
-        return
-    tasks: queue.SimpleQueue[tuple[Future[R], T] | None] = queue.SimpleQueue()
-
-    def serve() -> None:
-        while (task := tasks.get()) is not None:
-            future, item = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(work(item))
-            except BaseException as e:  # raised where the result is taken
-                future.set_exception(e)
-
-    for n in range(workers):
-        threading.Thread(target=serve, name=f"judging {n}", daemon=True).start()
-    ahead: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            if len(ahead) == _WINDOW * workers:
-                yield ahead.popleft().result()
-            future: Future[R] = Future()
-            ahead.append(future)
-            tasks.put((future, item))
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        for future in ahead:
-            future.cancel()
-        for _ in range(workers):
-            tasks.put(None)
 
 
 def _ask_with_retries(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | JudgeRequestError:

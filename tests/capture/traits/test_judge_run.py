@@ -22,7 +22,8 @@ from synthetic import add_run
 from capture.traits import judge_run
 from capture.traits.judge import JudgeRequestError
 from capture.traits.judge_clients import open_judge
-from capture.traits.judge_run import JudgeProgress, in_order
+from capture.traits.judge_run import JudgeProgress
+from capture.traits.ordered_threads import in_order
 from capture.traits.verdict import Verdict
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import RunExistsError, TracesError, UsageError
