@@ -87,7 +87,7 @@ def test_commands_are_listed_in_the_order_of_work() -> None:
     context = typer.Context(ROOT)
     assert ROOT.list_commands(context)[:5] == ["capture", "model", "data", "runs", "sql"]
     trait = ROOT.commands["trait"].list_commands(context)
-    assert trait == "init check respond judge extract evaluate steer project run".split()
+    assert trait == ["init", "check", "respond", "judge", "extract", "evaluate", "steer", "project", "run"]
 
 
 def test_a_part_is_also_called_a_shard(traces: Callable, tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def test_heads_of_a_derived_run_are_its_sources_too(tmp_path: Path) -> None:
     add_run(tmp_path, "b", "heads", {"heads": rows}, parents=["a"], minute=1)
     with Warehouse(tmp_path) as wh:
         found = [
-            run_query(wh.connection, find_query("induction_heads"), s).fetchall() for s in ({}, {"run": "a"}, {"run": "b"})
+            run_query(wh.connection, find_query("induction_heads"), s).fetchall()
+            for s in ({}, {"run": "a"}, {"run": "b"})
         ]
         assert len(found[0]) == 1 and found[0] == found[1] == found[2]
         run_query(wh.connection, find_query("calibration"), {})
@@ -258,7 +259,9 @@ def test_calibration_is_what_numpy_says(real_root: Path) -> None:
     store = TraceStore(run_dir(real_root, "real"))
     p, correct = map(np.array, zip(*store.query("SELECT pred_prob, correct FROM next_token").fetchall(), strict=True))
     with Warehouse(real_root) as wh:
-        for start, n, mean, accuracy, _ in run_query(wh.connection, find_query("calibration"), {"run": "real"}).fetchall():
+        for start, n, mean, accuracy, _ in run_query(
+            wh.connection, find_query("calibration"), {"run": "real"}
+        ).fetchall():
             inside = np.minimum(np.floor(p * 10), 9) == round(start * 10)
             assert n == inside.sum()
             assert accuracy == pytest.approx(correct[inside].mean(), abs=6e-4)

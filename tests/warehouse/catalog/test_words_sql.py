@@ -276,7 +276,9 @@ def test_a_label_that_all_examples_have_differs_from_nothing(tmp_path: Path) -> 
     }
     add_run(tmp_path, "r", "next-token", rows)
     with Warehouse(tmp_path) as wh:
-        assert run_query(wh.connection, find_query("emotion_entropy"), {}).fetchall() == [("joy", 2, 1.0, None, 2.0, None)]
+        assert run_query(wh.connection, find_query("emotion_entropy"), {}).fetchall() == [
+            ("joy", 2, 1.0, None, 2.0, None)
+        ]
 
 
 def test_text_is_what_the_offsets_count_in(tmp_path: Path) -> None:
