@@ -96,7 +96,7 @@ def main() -> None:
         for number, argument in enumerate(sys.argv[1:], 1):
             if half_pair(argument):
                 raise UsageError(f"Argument {number} is not UTF-8 text: {argument}")
-        sys.exit(app(prog_name="traces", standalone_mode=False))
+        sys.exit(app(prog_name="traces", standalone_mode=False) or 0)
     except TracesError as e:
         note(f"traces: {on_one_line(str(e))}")
         sys.exit(e.exit_code)

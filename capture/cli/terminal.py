@@ -14,7 +14,7 @@ from warehouse.errors import TracesError, UsageError
 
 if TYPE_CHECKING:
     from capture.jobs.job import Progress
-    from warehouse.storage.progress import DerivedProgress
+    from warehouse.storage.derived_progress import DerivedProgress
 
 
 @contextmanager

@@ -4,9 +4,6 @@ Up to `concurrency` requests are in flight at a time, and answers are taken in t
 of the one awaited keeps a slow answer from holding up the others. A shard is written every `SHARD_RESPONSES` responses, and what has
 arrived when judging ends early is written too: the same call resumes from there.
 
-Retries are done here and not by the SDKs, so that they are the same for all judges, cover malformed answers too, and stop at once when
-the job does: the SDKs sleep for up to two minutes in a thread that cannot be woken.
-
 A prompt that a judge does not answer (it is refused, or every answer is garbage) costs one response: its row has no score, and gives
 the reason in place of the answer. What affects every prompt (no server, no key, no money) ends the job. So do
 `MAX_UNANSWERED_IN_A_ROW` unanswered responses in a row, as the cause is then the judge; they are not kept, and are asked again.
@@ -14,7 +11,6 @@ the reason in place of the answer. What affects every prompt (no server, no key,
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -28,6 +24,7 @@ from capture.sequences import partition
 from capture.traits.definition import Definition, fill_template
 from capture.traits.judge import ANSWER_TOKENS, Judge, JudgeRequestError
 from capture.traits.judge_clients import to_printable_line
+from capture.traits.judge_retries import ask_with_retries
 from capture.traits.ordered_threads import in_order
 from capture.traits.verdict import Verdict
 from warehouse.catalog.publish import publish
@@ -44,17 +41,12 @@ from warehouse.storage.trace_store import TraceStore
 
 SHARD_RESPONSES = 16
 """Responses in a shard: a killed process loses at most these and what is in flight."""
-TRIES = 6
 MAX_UNANSWERED_IN_A_ROW = 16
 """The job ends after this many responses in a row without an answer."""
 CONCURRENCY = 20
 JUDGEABLE_KINDS = ("trait-responses", "trait-steering")
 """Kinds of runs whose responses can be judged for a trait."""
 
-_FIRST_WAIT, _MAX_WAIT = 0.5, 30.0
-"""Seconds before the second try, doubled before each further one, and their limit."""
-_MAX_RETRY_AFTER = 600.0
-"""Seconds that a server may ask us to wait; if it asks for more, the job ends."""
 _CHARACTERS_A_TOKEN = 4
 
 COHERENCE_PROMPT = """\
@@ -269,7 +261,7 @@ def _judge_in_order(
     stop = threading.Event()
     prompts = (p for r in responses for p in _make_prompts(definition, r))
     workers = concurrency if judge.concurrent else 1
-    answers = in_order(lambda prompt: _ask_with_retries(judge, prompt, stop), prompts, workers)
+    answers = in_order(lambda prompt: ask_with_retries(judge, prompt, stop), prompts, workers)
     try:
         with closing(answers):
             for response in responses:
@@ -308,45 +300,6 @@ def _stop_if_unanswered(judged: Generator[JudgedResponse, None, None], total: in
             elif len(held) in (MAX_UNANSWERED_IN_A_ROW, total):
                 raise JudgeRequestError(f"{one.error}, {len(held)} responses in a row", retryable=False)
         yield from held
-
-
-def _ask_with_retries(judge: Judge, prompt: str, stop: threading.Event) -> Verdict | JudgeRequestError:
-    """Ask up to `TRIES` times, waiting longer each time, or as long as the server says.
-
-    Args:
-        judge: Who is asked.
-        prompt: What is asked.
-        stop: Set when the job ends: no more waiting then.
-
-    Returns:
-        The verdict, or the last error where that concerns this prompt only.
-
-    Raises:
-        JudgeRequestError: The last error, where it concerns all prompts.
-        AssertionError: Never.
-    """
-    for tried in range(1, TRIES + 1):
-        try:
-            return judge.ask(prompt)
-        except JudgeRequestError as error:
-            if error.retryable and tried < TRIES:
-                if error.retry_after is not None and error.retry_after > _MAX_RETRY_AFTER:
-                    raise JudgeRequestError(
-                        f"{error}; it asks to wait {error.retry_after:,.0f} s", retryable=False
-                    ) from None
-                wait = min(_FIRST_WAIT * 2 ** (tried - 1), _MAX_WAIT) * random.uniform(0.75, 1)
-                if stop.wait(wait if error.retry_after is None else error.retry_after):
-                    raise
-                continue
-            last = (
-                JudgeRequestError(f"{error} ({TRIES} tries)", retryable=False, this_prompt_only=error.this_prompt_only)
-                if error.retryable
-                else error
-            )
-            if last.this_prompt_only:
-                return last
-            raise last from None
-    raise AssertionError
 
 
 def _to_row(run_id: str, definition: Definition, judge: Judge, one: JudgedResponse) -> dict[str, Any]:

@@ -28,11 +28,11 @@ from capture.traits.projection_rows import ProjectionRows
 from warehouse.catalog.publish import publish
 from warehouse.schema import sites
 from warehouse.storage import paths
+from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
-from warehouse.storage.progress import DerivedProgress
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.stored_tensors import Slice

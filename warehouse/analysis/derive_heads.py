@@ -17,10 +17,10 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
+from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import Manifest, hash_manifest
 from warehouse.storage.open_shard import RecordedBatch
-from warehouse.storage.progress import DerivedProgress
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore

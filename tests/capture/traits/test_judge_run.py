@@ -19,7 +19,7 @@ import pytest
 from judge_server import Front, Reply, completion, error, garbage, serve
 from synthetic import add_run
 
-from capture.traits import judge_run
+from capture.traits import judge_retries, judge_run
 from capture.traits.judge import JudgeRequestError
 from capture.traits.judge_clients import open_judge
 from capture.traits.judge_run import JudgeProgress
@@ -44,7 +44,7 @@ DEFINITION = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of a tenth."""
-    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(judge_retries, "_FIRST_WAIT", 0.05)
 
 
 def responses(root: Path, n: int, run_id: str = "r", kind: str = "trait-responses", **options: object) -> Path:
@@ -255,11 +255,11 @@ class Patience(threading.Event):
 
 
 def test_waits_grow_and_are_as_long_as_the_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 10.0)
+    monkeypatch.setattr(judge_retries, "_FIRST_WAIT", 10.0)
     asked = Patience()
     faults = [*[error(500, "oh")] * 3, error(429, "slow down", {"retry-after": "1.2"}), garbage(b"{}")]
     with serve(lambda _: completion("7"), *faults) as front:
-        found = judge_run._ask_with_retries(open_judge(f"{front.url}/v1:m"), "?", asked)
+        found = judge_retries.ask_with_retries(open_judge(f"{front.url}/v1:m"), "?", asked)
     assert found.score == 7
     assert asked.seconds[3] == 1.2
     for wait, longest in zip([*asked.seconds[:3], asked.seconds[4]], (10, 20, 30, 30), strict=True):
@@ -279,7 +279,7 @@ def test_a_judge_that_never_answers_ends_it_and_what_it_did_answer_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable, told: str, asked: int
 ) -> None:
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(judge_retries, "_FIRST_WAIT", 0.01)
     responses(tmp_path, 40)
     with serve(fault, *[answer] * 46) as front:
         judge = open_judge(f"{front.url}/v1:m")
@@ -319,7 +319,7 @@ HOSTILE = {
 
 
 def test_a_hostile_answer_costs_one_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judge_retries, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 40)
     notes: list[str] = []
     seen: list[JudgeProgress] = []
@@ -367,7 +367,7 @@ def test_a_judge_that_answers_nothing_any_more_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable, told: str
 ) -> None:
     """The responses that it did not answer are asked about again."""
-    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judge_retries, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 40)
     with serve(fault, *[answer] * 40) as front:
         with pytest.raises(TracesError, match=f"does not answer: {told}. 20 of 40 responses are judged and kept"):
@@ -380,7 +380,7 @@ def test_a_judge_that_answers_nothing_any_more_ends_it(
 
 
 def test_a_judge_that_answers_nothing_at_all_makes_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_run, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judge_retries, "_FIRST_WAIT", 0.001)
     responses(tmp_path, 3)
     with (
         serve(garbage(b"{}")) as front,
