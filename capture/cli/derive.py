@@ -8,8 +8,7 @@ import typer
 
 from capture.cli.terminal import progress, stopped_by_signals
 from warehouse.cli.app import App
-from warehouse.cli.option_groups import Panel
-from warehouse.cli.options import RunArgument, WarehouseOption
+from warehouse.cli.options import RunArgument, WarehouseOption, run_option
 
 derive_app = App(no_args_is_help=True, help="Make more of what a run stored, without its model.")
 
@@ -19,9 +18,7 @@ def derive_heads(
     run: RunArgument,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--run", metavar="NAME", help="The new run's name; by default RUN-heads.", rich_help_panel=Panel.WRITTEN
-        ),
+        run_option("RUN-heads"),
     ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:

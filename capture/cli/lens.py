@@ -11,7 +11,7 @@ from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, progress, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
-from warehouse.cli.options import RunArgument, WarehouseOption
+from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
 from warehouse.errors import TracesError, UsageError
 
 
@@ -51,17 +51,11 @@ def lens(
     ] = 50,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--run", metavar="NAME", help="The new run's name; by default RUN-lens.", rich_help_panel=Panel.WRITTEN
-        ),
+        run_option("RUN-lens"),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run",
-            help="Say how many rows there would be, and how large; write nothing.",
-            rich_help_panel=Panel.GENERAL,
-        ),
+        dry_run_option("Say how many rows there would be, and how large; write nothing."),
     ] = False,
     warehouse: WarehouseOption = None,
 ) -> None:

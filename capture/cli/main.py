@@ -83,11 +83,7 @@ def traces(
 
 
 def main() -> None:
-    """Run `traces`: what a user can cause ends in one line and an exit code, and anything else keeps its traceback.
-
-    Raises:
-        UsageError: An argument is not text; caught here like all others.
-    """
+    """Run `traces`: what a user can cause ends in one line and an exit code, and anything else keeps its traceback."""
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):  # names from outside may hold what cannot be printed
         if isinstance(stream, io.TextIOWrapper):

@@ -17,7 +17,7 @@ from capture.cli.values import parse_max_len
 from capture.data.files import check_not_empty, printable_value
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel
-from warehouse.cli.options import WarehouseOption
+from warehouse.cli.options import WarehouseOption, dry_run_option
 from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.vectors import index_spec
@@ -42,11 +42,7 @@ TopKOption = Annotated[
 ]
 DryRunOption = Annotated[
     bool,
-    typer.Option(
-        "--dry-run",
-        help="Say what would be captured and how large it gets; write nothing.",
-        rich_help_panel=Panel.GENERAL,
-    ),
+    dry_run_option("Say what would be captured and how large it gets; write nothing."),
 ]
 RunOption = Annotated[
     str | None,

@@ -8,8 +8,8 @@ import typer
 
 from capture.cli.judge_options import AskingOptions, JudgeOption
 from capture.cli.options import PartOptions
-from warehouse.cli.option_groups import Panel, with_groups
-from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption
+from warehouse.cli.option_groups import with_groups
+from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption, dry_run_option, run_option
 from warehouse.cli.output import Format
 
 
@@ -21,15 +21,11 @@ def judge(
     part: PartOptions,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--run", metavar="NAME", help="The new run's name; by default RUN-judged.", rich_help_panel=Panel.WRITTEN
-        ),
+        run_option("RUN-judged"),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Only say what would be asked, and what it may cost.", rich_help_panel=Panel.GENERAL
-        ),
+        dry_run_option("Only say what would be asked, and what it may cost."),
     ] = False,
     warehouse: WarehouseOption = None,
     fmt: FormatOption = Format.table,

@@ -27,7 +27,7 @@ from capture.cli.trait_vectors import (
 )
 from capture.cli.values import parse_numbers, parse_threshold, split_list
 from warehouse.cli.option_groups import Panel, with_groups
-from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.options import FormatOption, WarehouseOption, dry_run_option
 from warehouse.cli.output import Format
 from warehouse.errors import UsageError
 
@@ -77,7 +77,7 @@ def run(
     ] = "",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say which steps are done and which are left.", rich_help_panel=Panel.GENERAL),
+        dry_run_option("Say which steps are done and which are left."),
     ] = False,
     warehouse: WarehouseOption = None,
     fmt: FormatOption = Format.table,

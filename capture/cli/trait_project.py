@@ -10,7 +10,7 @@ from capture.cli.options import PartOptions
 from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
 from capture.cli.values import split_list
 from warehouse.cli.option_groups import Panel, with_groups
-from warehouse.cli.options import RunArgument, WarehouseOption
+from warehouse.cli.options import RunArgument, WarehouseOption, run_option
 
 if TYPE_CHECKING:
     from warehouse.storage.manifest import Manifest
@@ -78,9 +78,7 @@ def project(
     ] = False,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--run", metavar="NAME", help="The new run's name; by default RUN-traits.", rich_help_panel=Panel.WRITTEN
-        ),
+        run_option("RUN-traits"),
     ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:

@@ -12,7 +12,7 @@ import typer
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.values import parse_threshold, split_list
 from warehouse.cli.option_groups import Panel
-from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.options import FormatOption, WarehouseOption, run_option
 from warehouse.cli.output import Format, write
 from warehouse.errors import NotFoundError, UsageError
 
@@ -114,13 +114,7 @@ def extract(
     ] = 0,
     run: Annotated[
         str | None,
-        typer.Option(
-            "--run",
-            metavar="NAME",
-            help="The new run's name; by default TRAIT-vectors.",
-            show_default=False,
-            rich_help_panel=Panel.WRITTEN,
-        ),
+        run_option("TRAIT-vectors"),
     ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
@@ -204,13 +198,7 @@ def evaluate(
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(
-            "--run",
-            metavar="NAME",
-            help="The new run's name; by default VECTORS-evaluated.",
-            show_default=False,
-            rich_help_panel=Panel.WRITTEN,
-        ),
+        run_option("VECTORS-evaluated"),
     ] = None,
     warehouse: WarehouseOption = None,
     fmt: FormatOption = Format.table,

@@ -27,7 +27,7 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
-from warehouse.storage.manifest import Manifest, hash_manifest
+from warehouse.storage.manifest import Manifest, folder_manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
@@ -126,7 +126,7 @@ def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
     return RunIdentity(
         KIND,
         {"options": asdict(options), "device": loaded.device, "versions": computing_versions()},
-        parents={paths.run_id_of(folder): hash_manifest(folder)},
+        parents={paths.run_id_of(folder): folder_manifest_hash(folder)},
     )
 
 

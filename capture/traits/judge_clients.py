@@ -229,9 +229,8 @@ class _ApiJudge:
                     raise self._status_error(e) from None
                 instead = {k: v for name in refused for k, v in self._replacements.get(name, {}).items()}
                 options = {k: v for k, v in options.items() if k not in refused} | instead
-            except (
-                Exception
-            ) as e:  # the SDKs wrap only some of httpx's errors, and fail in their own ways on some bodies
+            # The SDKs wrap only some of httpx's errors, and fail in their own ways on some bodies.
+            except Exception as e:
                 raise self._connection_error(e) from None
 
     def _send(self, messages: list[Any], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:

@@ -85,7 +85,7 @@ def plan_steps(root: Path, definitions: Sequence[Definition], model: str, *, wit
     """
 
     def step(kind: StepKind, definition: Definition, source: str, run_id: str) -> Step:
-        return Step(kind, definition, source, run_id, (paths.run_dir(root, run_id) / paths.MANIFEST).is_file())
+        return Step(kind, definition, source, run_id, paths.is_published(root, run_id))
 
     for definition in definitions:
         _check_definition(root, respond.default_run_name(definition.name, model), definition)

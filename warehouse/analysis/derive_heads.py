@@ -19,7 +19,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
-from warehouse.storage.manifest import Manifest, hash_manifest
+from warehouse.storage.manifest import Manifest, folder_manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
@@ -66,7 +66,7 @@ def derive_heads(
             "with --capture attn or heads."
         )
     source = paths.run_id_of(folder)
-    identity = RunIdentity("heads", {}, parents={source: hash_manifest(folder)})
+    identity = RunIdentity("heads", {}, parents={source: folder_manifest_hash(folder)})
     counted = DerivedProgress(run_id)
     with RunWriter(root, run_id, identity.to_dict()) as writer, heads.HeadTable(source) as table:
         for number, shard in enumerate(_shards(store)):

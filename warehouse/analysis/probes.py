@@ -130,7 +130,7 @@ def probe(
     parents = sorted(set(picked.answer["run_id"].to_pylist()))
     facts = {"parents": parents, "rows": _hash_rows(picked.answer), **asdict(options)}
     name = run_id or f"probe-{options.site}-{RunIdentity('probe', facts).digest(12)}"
-    if run_id is None and (paths.run_dir(catalog.root, name) / paths.MANIFEST).is_file():
+    if run_id is None and paths.is_published(catalog.root, name):
         return _warn_of_doubts(TraceStore(paths.run_dir(catalog.root, name)))
     split = _split(picked.answer, options)
     key = stored_key(picked.store, options.site, layers[0], options.side)

@@ -26,7 +26,7 @@ ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
 
 
-def sound_infos(root: Path) -> list[Path]:
+def _vector_infos(root: Path) -> list[Path]:
     """Return the info files of the vector tables that can be read."""
     if not paths.vector_tables(root):
         return []
@@ -97,7 +97,7 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> S
 
 def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> None:
     """Create the views, and one that holds what they were made from."""
-    for name, (query, comment, columns) in view_texts(root, known, sound_infos(root)).items():
+    for name, (query, comment, columns) in view_texts(root, known, _vector_infos(root)).items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
         for column in columns:
@@ -132,7 +132,7 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 def all_view_texts(root: Path) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
     known = survey(root, read_state(root)[1])
-    return {name: query for name, (query, _, _) in view_texts(root, known, sound_infos(root)).items()}
+    return {name: query for name, (query, _, _) in view_texts(root, known, _vector_infos(root)).items()}
 
 
 def current_state(root: Path) -> str:

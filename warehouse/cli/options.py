@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,11 +28,27 @@ ReportFormatOption = Annotated[
     ReportFormat, typer.Option("--format", "-f", help="How to print the report.", rich_help_panel=Panel.GENERAL)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=Panel.GENERAL)]
-DeleteDryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would be deleted.", rich_help_panel=Panel.GENERAL)
-]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go ahead without asking.", rich_help_panel=Panel.GENERAL)]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, as `traces runs` lists it.")]
+
+
+def run_option(default: str) -> Any:
+    """Return the option `--run`, which names the run that a command writes; `default` says which name it has without."""
+    return typer.Option(
+        "--run",
+        metavar="NAME",
+        help=f"The new run's name; by default {default}.",
+        show_default=False,
+        rich_help_panel=Panel.WRITTEN,
+    )
+
+
+def dry_run_option(help: str) -> Any:
+    """Return the option `--dry-run`; `help` says what the command then does instead."""
+    return typer.Option("--dry-run", help=help, rich_help_panel=Panel.GENERAL)
+
+
+DeleteDryRunOption = Annotated[bool, dry_run_option("Only say what would be deleted.")]
 
 
 @dataclass(frozen=True, kw_only=True)

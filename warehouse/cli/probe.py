@@ -9,7 +9,7 @@ import typer
 
 from warehouse.catalog.statements import check_target
 from warehouse.cli.option_groups import Panel
-from warehouse.cli.options import FormatOption, WarehouseOption
+from warehouse.cli.options import FormatOption, WarehouseOption, run_option
 from warehouse.cli.output import Format, write
 from warehouse.errors import UsageError
 
@@ -62,12 +62,7 @@ def probe(
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(
-            "--run",
-            metavar="NAME",
-            help="The new run's name; by default made from the query and the options.",
-            rich_help_panel=Panel.WRITTEN,
-        ),
+        run_option("made from the query and the options"),
     ] = None,
     warehouse: WarehouseOption = None,
     fmt: FormatOption = Format.table,

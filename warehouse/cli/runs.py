@@ -15,6 +15,7 @@ from warehouse.cli.options import (
     RunArgument,
     WarehouseOption,
     YesOption,
+    dry_run_option,
 )
 from warehouse.cli.output import Format, human_age, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
@@ -240,9 +241,7 @@ def merge_runs(
         ),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the parts.", rich_help_panel=Panel.WRITTEN)] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.", rich_help_panel=Panel.GENERAL)
-    ] = False,
+    dry_run: Annotated[bool, dry_run_option("Only say what would be done.")] = False,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Make one run of parts that were made with `--part I/N`, with the rows and tensors that one process would have made.

@@ -122,7 +122,7 @@ def _remove_dead_staging(root: Path) -> Iterator[Path]:
         run_id = folder.name
         if not paths.is_staged(root, run_id) or folder.is_symlink():
             continue
-        published = (paths.run_dir(root, run_id) / paths.MANIFEST).is_file() and not paths.staged_run(folder).exists()
+        published = paths.is_published(root, run_id) and not paths.staged_run(folder).exists()
         if not published and paths.journal_path(folder).is_file():
             continue
         try:

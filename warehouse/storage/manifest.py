@@ -264,10 +264,10 @@ class Manifest(SealedFile):
 
 def manifest_hash(root: Path, run_id: str) -> str:
     """Return the hash of a run's manifest, which tells the run from another that has taken its name."""
-    return hash_manifest(paths.run_dir(root, run_id))
+    return folder_manifest_hash(paths.run_dir(root, run_id))
 
 
-def hash_manifest(folder: Path) -> str:
+def folder_manifest_hash(folder: Path) -> str:
     """Return what `manifest_hash` returns of a run in any folder."""
     return xxhash.xxh3_128_hexdigest(read_file(folder / paths.MANIFEST))
 

@@ -112,6 +112,11 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.is_dir())
 
 
+def is_published(root: Path, run_id: str) -> bool:
+    """Return whether there is a run of this name: a folder with a manifest, which is written last."""
+    return (run_dir(root, run_id) / MANIFEST).is_file()
+
+
 def published_runs(root: Path) -> list[str]:
     """Return the names of the published runs: folders with a manifest in them."""
     return [name for p in run_folders(root) if (name := run_id_of(p)) and (p / MANIFEST).is_file()]

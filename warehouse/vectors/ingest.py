@@ -245,8 +245,8 @@ def rebuild(
         TracesError: Where a run is damaged; the table is then as it was. Otherwise as `add` does.
     """
     with table.locked(note):
-        stale = [r for r in table.info.runs if not (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
-        runs = [r for r in table.info.runs if (paths.run_dir(root, r) / paths.MANIFEST).is_file()]
+        stale = [r for r in table.info.runs if not paths.is_published(root, r)]
+        runs = [r for r in table.info.runs if paths.is_published(root, r)]
         runs = [r for r in runs if TraceStore(find_run(root, r)).meta.model.space == table.info.space]
         if not runs:
             table.remove()
