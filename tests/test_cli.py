@@ -228,7 +228,7 @@ def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
 ) -> None:
     process = slow_start()
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "run the same command again to go on" in err and "Traceback" not in err, err
     root = tmp_path / "runs"
     assert "unfinished: long" in traces("runs", "-w", root).out
@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     busy = slow_start()
     clear(traces("runs", "rm", "long", "--yes", "-w", root), 2, "A process is capturing run 'long'")
     busy.kill()
-    _, err = busy.communicate(timeout=60)
+    _, err = busy.communicate(timeout=300)
     assert "continuing after" in err
     assert traces("runs", "rm", "long", "--yes", "-w", root).code == 0
     assert paths.staged_runs(root) == []

@@ -5,7 +5,7 @@ What lives how long:
 
     RunWriter       the capture process; holds the run's lock, the journal and the thread
     OpenShard       from `begin_shard` to `end_shard`: one safetensors file and one Parquet file a table
-    RecordedBatch   from `put` until the thread has written it; at most `_QUEUED` of them wait
+    RecordedBatch   from `put` until the thread has written it; at most `_IN_FLIGHT` of them at once
 
 An error in the thread (a full disk, say) stops the capture: the job's next call raises it. A kill loses only the shard in
 progress. `publish` merges the shards' tables, writes the manifest last, and renames the folder into place.
@@ -40,7 +40,8 @@ from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
 from warehouse.storage.parquet import merge_table_files
 
-_QUEUED = 2
+_IN_FLIGHT = 3
+"""The most pieces of work that the thread has at once: one that it does, and two that wait."""
 
 MakeFile = Callable[[Path], None]
 """Writes a file at a path, durable on return."""
@@ -83,7 +84,11 @@ class RunWriter:
                 delete(self._staging)
             self._release_name()
             raise
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_QUEUED)
+        # Queues written in C: Ctrl-C in the midst of a `queue.Queue`'s own Python leaves its thread waiting for ever.
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(_IN_FLIGHT):
+            self._places.put(None)
         self._error: BaseException | None = None
         self._shard: OpenShard | None = None
         self._counted_until = time.monotonic()
@@ -163,7 +168,7 @@ class RunWriter:
         self._hand_over(lambda: self._begin(counts, specs))
 
     def put(self, batch: RecordedBatch) -> None:
-        """Hand a batch over to the thread; waits only while `_QUEUED` others do."""
+        """Hand a batch over to the thread; waits only while it has `_IN_FLIGHT` others."""
         self._hand_over(lambda: self._current().write(batch))
 
     def end_shard(self, resume_point: str) -> None:
@@ -211,10 +216,14 @@ class RunWriter:
 
     def _hand_over(self, work: Callable[[], None]) -> None:
         self._raise_error()
-        self._queue.put(work)
+        self._places.get()
+        self._work.put(work)
 
     def _wait(self) -> None:
-        self._queue.join()
+        for _ in range(_IN_FLIGHT):
+            self._places.get()
+        for _ in range(_IN_FLIGHT):
+            self._places.put(None)
         self._raise_error()
 
     def _raise_error(self) -> None:
@@ -225,15 +234,14 @@ class RunWriter:
     # -- writing: in the thread ------------------------------------------------------------------------------------
 
     def _run_queue(self) -> None:
-        while (work := self._queue.get()) is not None:
+        while (work := self._work.get()) is not None:
             if self._error is None:
                 try:
                     work()
                 except BaseException as e:  # handed to the job by its next call
                     self._error = e
             del work  # lets go of the batch before the next one is waited for
-            self._queue.task_done()
-        self._queue.task_done()
+            self._places.put(None)
 
     def _begin(self, rows: dict[Key, int], tensors: dict[Key, TensorSpec]) -> None:
         self._shard = OpenShard(self._staging, len(self._journal.shards), rows, tensors)
@@ -327,7 +335,7 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._queue.put(None)
+        self._work.put(None)
         self._thread.join()
         self._abandon()
         if error is not None and not self.done:
