@@ -17,7 +17,7 @@ from capture.cli.values import parse_max_len
 from capture.data.files import check_not_empty, printable_value
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel
-from warehouse.cli.options import WarehouseOption, dry_run_option
+from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
 from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.vectors import index_spec
@@ -44,15 +44,7 @@ DryRunOption = Annotated[
     bool,
     dry_run_option("Say what would be captured and how large it gets; write nothing."),
 ]
-RunOption = Annotated[
-    str | None,
-    typer.Option(
-        "--run",
-        metavar="NAME",
-        help="The name of the run that is written; by default made from model and data.",
-        rich_help_panel=Panel.WRITTEN,
-    ),
-]
+RunOption = Annotated[str | None, run_option("made from model and data")]
 SkipExistingOption = Annotated[
     bool,
     typer.Option(

@@ -16,6 +16,7 @@ from warehouse.cli.options import (
     WarehouseOption,
     YesOption,
     dry_run_option,
+    run_option,
 )
 from warehouse.cli.output import Format, human_age, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
@@ -231,15 +232,7 @@ def merge_runs(
         list[str],
         typer.Argument(metavar="RUN...", help="The run whose parts are merged; or, with --run, the parts themselves."),
     ],
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            metavar="NAME",
-            help="The merged run's name; by default what the parts' names begin with.",
-            rich_help_panel=Panel.WRITTEN,
-        ),
-    ] = None,
+    run: Annotated[str | None, run_option("what the parts' names begin with")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the parts.", rich_help_panel=Panel.WRITTEN)] = False,
     dry_run: Annotated[bool, dry_run_option("Only say what would be done.")] = False,
     warehouse: WarehouseOption = None,

@@ -5,7 +5,7 @@ What lives how long:
 
     RunWriter       the capture process; holds the run's lock, the journal and the thread
     OpenShard       from `begin_shard` to `end_shard`: one safetensors file and one Parquet file a table
-    RecordedBatch   from `put` until the thread has written it; at most `_IN_FLIGHT` of them at once
+    RecordedBatch   from `put` until the thread has written it, which has at most `_IN_FLIGHT` of them
 
 An error in the thread (a full disk, say) stops the capture: the job's next call raises it. A kill loses only the shard in
 progress. `publish` merges the shards' tables, writes the manifest last, and renames the folder into place.

@@ -509,20 +509,15 @@ def test_a_paid_judge_is_not_asked_without_a_yes(tmp_path: Path, traces: Callabl
     assert traces(*asked, "--price", "cheap").code == 2
 
 
+def judge_command(judge: str, root: Path) -> list[str]:
+    """The command that judges run `r`, for a process of its own."""
+    asked = ["trait", "judge", "r", "--judge", judge, "-w", str(root)]
+    return [sys.executable, "-m", "capture.cli.main", *asked]
+
+
 def test_no_ends_it_and_yes_goes_on(tmp_path: Path) -> None:
     responses(tmp_path, 2)
-    command = [
-        sys.executable,
-        "-m",
-        "capture.cli.main",
-        "trait",
-        "judge",
-        "r",
-        "--judge",
-        "openai:m",
-        "-w",
-        str(tmp_path),
-    ]
+    command = judge_command("openai:m", tmp_path)
     with serve(answer) as front:
         # this address leads back to this machine, but is not known for one that does
         env = {
@@ -553,19 +548,7 @@ def test_killed_and_gone_on_with_it_is_as_if_undisturbed(tmp_path: Path) -> None
         return answer(body)
 
     with serve(until) as front:
-        judge = f"{front.url}/v1:m"
-        command = [
-            sys.executable,
-            "-m",
-            "capture.cli.main",
-            "trait",
-            "judge",
-            "r",
-            "--judge",
-            judge,
-            "-w",
-            str(tmp_path),
-        ]
+        command = judge_command(f"{front.url}/v1:m", tmp_path)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         staged = paths.journal_path(paths.staging_dir(tmp_path, "r-judged"))
         while len(Journal(staged).shards) < 2:  # 32 responses: the first 90 answers are more
