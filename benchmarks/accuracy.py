@@ -22,7 +22,7 @@ from common import DATA, machine, texts
 
 from capture.data.text import open_text
 from capture.jobs import next_token
-from capture.lens import logit_lens
+from capture.logit_lens import lens_run
 from capture.model import loading
 from capture.model.attention_hook import eager_attention
 from capture.model.examine import examine
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         last = TraceStore(run_dir(root, DTYPES[0])).meta.model.n_layers - 1
         layers = sorted({*range(0, last, max(1, last // 6)), last})
         for dtype in DTYPES:
-            asked = logit_lens.Options(5, ",".join(map(str, layers)))
-            logit_lens.run(loaded, run_dir(root, dtype), asked, root=root, run_id=f"{dtype}-lens")
+            asked = lens_run.Options(5, ",".join(map(str, layers)))
+            lens_run.run(loaded, run_dir(root, dtype), asked, root=root, run_id=f"{dtype}-lens")
         cells = compared(root, loaded, layers)
         meta = TraceStore(run_dir(root, DTYPES[0])).meta
         read = f"{meta.counts.examples} {'paragraphs of the WikiText-2 validation part' if real else 'lines of tests/data'}"

@@ -20,7 +20,7 @@ from common import in_turns, long_texts, parsed, record
 
 from capture.data.text import open_text
 from capture.jobs import next_token
-from capture.lens import layer_reader, logit_lens
+from capture.logit_lens import layer_reader, lens_run
 from capture.model import loading
 from capture.model.body import vocabulary_size
 from warehouse.schema.sites import Key
@@ -44,12 +44,12 @@ def main() -> None:
         next_token.run(loaded, open_text(str(path), "text"), captured, root=root, run_id="hidden")
         store = TraceStore(run_dir(root, "hidden"))
         positions = store.meta.counts.tokens
-        options = logit_lens.Options(TOP_K, ",".join(map(str, range(LAYERS))))
+        options = lens_run.Options(TOP_K, ",".join(map(str, range(LAYERS))))
         made: list[str] = []
 
         def ours() -> None:
             made.append(f"lens-{len(made)}")
-            logit_lens.run(loaded, run_dir(root, "hidden"), options, root=root, run_id=made[-1])
+            lens_run.run(loaded, run_dir(root, "hidden"), options, root=root, run_id=made[-1])
 
         weight = loaded.model.get_output_embeddings().weight
         key = Key("dec", "hidden", LAYERS)

@@ -81,7 +81,7 @@ def lens(
     root = paths.find_root(warehouse)
     folder = find_run(root, run)
     with needs_capture_extra():
-        from capture.lens import logit_lens as job
+        from capture.logit_lens import lens_run as job
         from capture.model.loading import find_device
     options = job.Options(top_k, layers, positions, part.chosen)
     wanted = job.forecast(folder, options)

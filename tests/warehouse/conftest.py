@@ -18,7 +18,7 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     """A warehouse with rows in every table, captured but for trainings, probes and what is said of traits, which are written down."""
     from capture.data.registry import open_data
     from capture.jobs import mcq_prompt, next_token
-    from capture.lens import logit_lens
+    from capture.logit_lens import lens_run
 
     root = tmp_path_factory.mktemp("every") / "runs"
     shutil.copytree(paths.run_dir(tiny_root, "llama"), paths.run_dir(root, "llama"))
@@ -29,9 +29,7 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     ):
         source = open_data(data, None, "validation", str(DATA / file), "text")
         kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
-    logit_lens.run(
-        load_tiny(), paths.run_dir(root, "llama"), logit_lens.Options(top_k=5), root=root, run_id="llama-lens"
-    )
+    lens_run.run(load_tiny(), paths.run_dir(root, "llama"), lens_run.Options(top_k=5), root=root, run_id="llama-lens")
     vector = {"trait": "loud", "method": "probe", "component": "residual", "layer": 0}
     made = vector | {"norm": 2.0, "gap": 1.0, "n_pos": 2, "n_neg": 2, "vector": [0.6, 0.8, 0.0, 0.0]}
     synthetic.add_run(root, "vectors", "trait-vectors", {"trait_vectors": [made]})

@@ -14,7 +14,7 @@ import torch
 
 from capture.data.text import open_text
 from capture.jobs import job, job_batches, next_token
-from capture.lens import logit_lens
+from capture.logit_lens import lens_run
 from capture.model import loading
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse
@@ -345,7 +345,7 @@ def test_a_token_that_the_model_rules_out_has_an_infinite_loss_and_the_run_says_
     assert store.meta.mean_loss is store.meta.perplexity is None
     assert {c.name: c.detail for c in validate(store.path) if c.passed is False} == {}
     assert "infinite: tokens came that the model rules out" in traces("runs", "show", "r", "-w", root).out
-    made = logit_lens.run(loaded, store.path, logit_lens.Options(3), root=root, run_id="lens")
+    made = lens_run.run(loaded, store.path, lens_run.Options(3), root=root, run_id="lens")
     assert made.counts.rows["logit_lens"] == 4 * store.meta.counts.tokens
     looked = TraceStore(run_dir(root, "lens")).query("SELECT * FROM logit_lens").df()
     assert np.isfinite(looked.kl_to_final).all() and np.isfinite(looked.entropy).all()

@@ -21,7 +21,7 @@ from capture.data.example import Row, Source
 from capture.data.registry import open_data
 from capture.data.text import open_text
 from capture.jobs import generate, job, job_batches, mcq_prompt, next_token
-from capture.lens import logit_lens
+from capture.logit_lens import lens_run
 from capture.model import loading
 from capture.sequences import partition
 from capture.traits import directions, judge_run, respond, response_activations
@@ -311,9 +311,7 @@ def test_runs_derived_in_shards(
 
     def make(shard: str) -> None:
         made = (partition.part_run_name(name, shard) for name in ("lens", "judged", "traits"))
-        logit_lens.run(
-            loaded, source.path, logit_lens.Options(3, "1,last", shard=shard), root=tmp_path, run_id=next(made)
-        )
+        lens_run.run(loaded, source.path, lens_run.Options(3, "1,last", shard=shard), root=tmp_path, run_id=next(made))
         judge_run.judge_run(tmp_path, "r", Length(), name=next(made), shard=shard)
         with Warehouse(tmp_path) as wh:
             options = directions.Options(

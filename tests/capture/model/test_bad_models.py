@@ -23,7 +23,7 @@ from capture.data.example import Row, Source
 from capture.data.prompt_sets import open_prompts
 from capture.data.text import open_text
 from capture.jobs import encode, generate, next_token
-from capture.lens import logit_lens
+from capture.logit_lens import lens_run
 from capture.model import loading
 from capture.model.body import padding_id
 from capture.sequences.decoding import decode_sequences, decode_tokens
@@ -152,7 +152,7 @@ def test_ids_that_the_tokenizer_has_no_token_for_have_an_empty_text(
     generate.run(loaded, open_prompts(["A lamp"]), options, root=root, run_id="g")
     rows = TraceStore(paths.run_dir(root, "g")).query("SELECT token FROM tokens WHERE token_id >= 400").fetchall()
     assert set(rows) == {("",)}
-    logit_lens.run(loaded, store.path, logit_lens.Options(top_k=450), root=root, run_id="l")
+    lens_run.run(loaded, store.path, lens_run.Options(top_k=450), root=root, run_id="l")
 
 
 def test_slow_tokenizers_that_raise_give_what_can_be_stored() -> None:
@@ -311,7 +311,7 @@ def test_predictions_that_are_not_numbers_are_refused(
         (generate.Options, {"samples": 10**30}, "--samples"),
         (generate.Options, {"max_new_tokens": 10**30}, "--max-new-tokens"),
         (generate.Options, {"sample_top_k": 10**30}, "--sample-top-k"),
-        (logit_lens.Options, {"top_k": 10**30}, "--top-k"),
+        (lens_run.Options, {"top_k": 10**30}, "--top-k"),
         (finetune.Options, {"epochs": 10**30}, "--epochs"),
         (finetune.Options, {"seed": 2**32}, "--seed"),
         (finetune.Options, {"seed": -1}, "--seed -1"),
@@ -456,7 +456,7 @@ def test_a_lens_that_is_refused_leaves_nothing(tmp_path: Path, tiny_root: Path, 
     ]
     for loaded, options in refused:
         with nothing_left(root), pytest.raises(UsageError):
-            logit_lens.run(loaded, run, logit_lens.Options(1, **options), root=root, run_id="l")
+            lens_run.run(loaded, run, lens_run.Options(1, **options), root=root, run_id="l")
 
 
 @pytest.mark.parametrize(

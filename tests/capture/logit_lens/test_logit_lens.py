@@ -22,7 +22,7 @@ from samples import DATA
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
 from capture.jobs import encode, generate, mcq_prompt, next_token
-from capture.lens import layer_reader, logit_lens, positions
+from capture.logit_lens import layer_reader, lens_run, positions
 from capture.model.examine import examine
 from capture.model.final_norm import FinalNorm
 from capture.model.forward_trace import probe_tokens
@@ -39,7 +39,7 @@ TEXTS = "The harbour was quiet.\nA lamp burned in the tower, and the keeper slep
 
 def made(root: Path, folder: Path, loaded: Loaded, run_id: str = "lens", **options: Any) -> pd.DataFrame:
     """The rows of a lens of the run in `folder`, in their order on the disk."""
-    logit_lens.run(loaded, folder, logit_lens.Options(**options), root=root, run_id=run_id)
+    lens_run.run(loaded, folder, lens_run.Options(**options), root=root, run_id=run_id)
     return TraceStore(run_dir(root, run_id)).query("SELECT * FROM logit_lens").df()
 
 
@@ -203,10 +203,10 @@ def test_without_the_last_hidden_state_the_last_layer_is_normed(
 
 
 def test_rows_are_sorted_and_sound(tmp_path: Path, tiny_root: Path, load_tiny: Callable) -> None:
-    logit_lens.run(load_tiny("llama"), run_dir(tiny_root, "llama"), logit_lens.Options(), root=tmp_path, run_id="lens")
+    lens_run.run(load_tiny("llama"), run_dir(tiny_root, "llama"), lens_run.Options(), root=tmp_path, run_id="lens")
     store = TraceStore(run_dir(tmp_path, "lens"))
     assert store.meta.kind == "lens" and store.meta.parents == ["llama"]
-    assert store.meta.options == asdict(logit_lens.Options())
+    assert store.meta.options == asdict(lens_run.Options())
     rows = store.query("SELECT * FROM logit_lens").df()
     tokens = TraceStore(run_dir(tiny_root, "llama")).meta.counts.tokens
     assert len(rows) == 4 * tokens and set(rows.source_run_id) == {"llama"}
@@ -230,8 +230,8 @@ def test_layers_are_those_asked_for(
 ) -> None:
     """And what they say does not depend on which others are looked at."""
     loaded, folder = load_tiny("llama"), run_dir(tiny_root, "llama")
-    logit_lens.run(loaded, folder, logit_lens.Options(3, layers, "0,5"), root=tmp_path, run_id="some")
-    logit_lens.run(loaded, folder, logit_lens.Options(3, "all", "0,5"), root=tmp_path, run_id="all")
+    lens_run.run(loaded, folder, lens_run.Options(3, layers, "0,5"), root=tmp_path, run_id="some")
+    lens_run.run(loaded, folder, lens_run.Options(3, "all", "0,5"), root=tmp_path, run_id="all")
     some, every = (TraceStore(run_dir(tmp_path, r)).query("SELECT * FROM logit_lens ORDER BY ALL").fetchall() for r in ("some", "all"))  # fmt: skip
     names = TraceStore(run_dir(tmp_path, "all")).query("SELECT * FROM logit_lens").columns
     layer, pos = names.index("layer"), names.index("pos")
@@ -242,7 +242,7 @@ def test_layers_are_those_asked_for(
 def test_positions_are_those_asked_for(tmp_path: Path, tiny_root: Path, load_tiny: Callable) -> None:
     loaded, folder = load_tiny("llama"), run_dir(tiny_root, "llama")
     store = TraceStore(folder)
-    forecast = logit_lens.forecast(folder, logit_lens.Options(positions="last"))
+    forecast = lens_run.forecast(folder, lens_run.Options(positions="last"))
     assert (forecast.positions, forecast.rows) == (store.meta.counts.sequences, 4 * store.meta.counts.sequences)
     last = made(tmp_path, folder, loaded, positions="last", layers="last")
     assert len(last) == store.meta.counts.sequences and last.actual_id.isna().all()
@@ -271,25 +271,25 @@ def test_an_interrupted_lens_goes_on_to_the_same_end(
     tmp_path: Path, tiny_root: Path, load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(positions, "_SHARD_ROWS", 300)
-    loaded, folder, options = load_tiny("llama"), run_dir(tiny_root, "llama"), logit_lens.Options(top_k=5)
+    loaded, folder, options = load_tiny("llama"), run_dir(tiny_root, "llama"), lens_run.Options(top_k=5)
 
     def interrupted(counted: Any) -> None:
         if counted.begun >= 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        logit_lens.run(loaded, folder, options, root=tmp_path, run_id="b", report=interrupted)
+        lens_run.run(loaded, folder, options, root=tmp_path, run_id="b", report=interrupted)
     assert not run_dir(tmp_path, "b").exists()
     with pytest.raises(UsageError, match="differs in options.top_k"):
-        logit_lens.run(loaded, folder, logit_lens.Options(top_k=6), root=tmp_path, run_id="b")
+        lens_run.run(loaded, folder, lens_run.Options(top_k=6), root=tmp_path, run_id="b")
     seen: list[int] = []
-    logit_lens.run(loaded, folder, options, root=tmp_path, run_id="b", report=lambda c: seen.append(c.resumed_tokens))
+    lens_run.run(loaded, folder, options, root=tmp_path, run_id="b", report=lambda c: seen.append(c.resumed_tokens))
     assert max(seen) > 0
-    logit_lens.run(loaded, folder, options, root=tmp_path, run_id="c")
+    lens_run.run(loaded, folder, options, root=tmp_path, run_id="c")
     one, two = (run_dir(tmp_path, r) / "logit_lens" / "00000.parquet" for r in "bc")
     assert one.read_bytes() == two.read_bytes()
     with pytest.raises(RunExistsError):
-        logit_lens.run(loaded, folder, options, root=tmp_path, run_id="c")
+        lens_run.run(loaded, folder, options, root=tmp_path, run_id="c")
 
 
 def test_of_a_run_that_was_captured_without_the_head(
@@ -348,30 +348,30 @@ def test_what_cannot_be_looked_through_says_so(
 ) -> None:
     folder = run_dir(tiny_root, "llama")
     for options, told in (
-        (logit_lens.Options(layers="3"), "3 is not a layer; .* layers 0 to 2"),
-        (logit_lens.Options(layers=""), "nothing is not a layer"),
-        (logit_lens.Options(positions="-1"), "write all, last, response, or numbers"),
-        (logit_lens.Options(positions="first"), "write all, last, response, or numbers"),
-        (logit_lens.Options(positions="999"), "no tokens at --positions 999"),
-        (logit_lens.Options(positions="response"), "generated none of its tokens"),
-        (logit_lens.Options(top_k=0), "keep at least 1"),
+        (lens_run.Options(layers="3"), "3 is not a layer; .* layers 0 to 2"),
+        (lens_run.Options(layers=""), "nothing is not a layer"),
+        (lens_run.Options(positions="-1"), "write all, last, response, or numbers"),
+        (lens_run.Options(positions="first"), "write all, last, response, or numbers"),
+        (lens_run.Options(positions="999"), "no tokens at --positions 999"),
+        (lens_run.Options(positions="response"), "generated none of its tokens"),
+        (lens_run.Options(top_k=0), "keep at least 1"),
     ):
         with pytest.raises(UsageError, match=told):
-            logit_lens.forecast(folder, options)
+            lens_run.forecast(folder, options)
     capture_tiny(tmp_path, "bare", capture="attn_out", max_len=16)
     with pytest.raises(UsageError, match=r"has not stored resid\.\w+, .* traces capture next-token … --capture hidden"):
-        logit_lens.forecast(run_dir(tmp_path, "bare"), logit_lens.Options())
+        lens_run.forecast(run_dir(tmp_path, "bare"), lens_run.Options())
     synthetic.alter(run_dir(tmp_path, "bare") / "run.json", lambda m: m.update(kind="trait-responses"))
     with pytest.raises(UsageError, match="again: traces trait respond … --capture hidden"):
-        logit_lens.forecast(run_dir(tmp_path, "bare"), logit_lens.Options())
-    logit_lens.run(load_tiny("llama"), folder, logit_lens.Options(1, "last", "0"), root=tmp_path, run_id="lens")
+        lens_run.forecast(run_dir(tmp_path, "bare"), lens_run.Options())
+    lens_run.run(load_tiny("llama"), folder, lens_run.Options(1, "last", "0"), root=tmp_path, run_id="lens")
     with pytest.raises(UsageError, match="of kind lens, and holds no states .* made from, llama"):
-        logit_lens.forecast(run_dir(tmp_path, "lens"), logit_lens.Options())
+        lens_run.forecast(run_dir(tmp_path, "lens"), lens_run.Options())
     other = tmp_path / "other"
     make_llama(seed=9).save_pretrained(other)
     tokenizer.save_pretrained(other)
     with pytest.raises(UsageError, match="other weights than those that run 'llama' was captured with"):
-        logit_lens.run(load(str(other), device="cpu"), folder, logit_lens.Options(), root=tmp_path, run_id="x")
+        lens_run.run(load(str(other), device="cpu"), folder, lens_run.Options(), root=tmp_path, run_id="x")
 
 
 def test_a_layer_of_which_the_head_makes_no_numbers_is_named(
@@ -401,11 +401,11 @@ def test_an_encoder_and_a_model_without_a_head_are_refused(tmp_path: Path, token
     bert = load(str(folder), head="none", device="cpu")
     encode.run(bert, one_text("The lamp burned."), encode.Options(capture="hidden"), root=tmp_path, run_id="bert")
     with pytest.raises(UsageError, match="is of an encoder .*does not predict next tokens"):
-        logit_lens.run(bert, run_dir(tmp_path, "bert"), logit_lens.Options(), root=tmp_path, run_id="x")
+        lens_run.run(bert, run_dir(tmp_path, "bert"), lens_run.Options(), root=tmp_path, run_id="x")
     bare = load(load_tiny("llama").name, head="none", device="cpu")
     encode.run(bare, one_text("The lamp burned."), encode.Options(capture="hidden"), root=tmp_path, run_id="bare")
     with pytest.raises(TracesError, match="it has no language-model head"):
-        logit_lens.run(bare, run_dir(tmp_path, "bare"), logit_lens.Options(), root=tmp_path, run_id="x")
+        lens_run.run(bare, run_dir(tmp_path, "bare"), lens_run.Options(), root=tmp_path, run_id="x")
 
 
 def test_the_real_model_on_a_few_sentences(tmp_path: Path, smollm2: Loaded, capture_tiny: Callable) -> None:
@@ -472,7 +472,7 @@ def test_a_run_whose_tokens_are_not_the_models_is_corrupt(
     at = rows.schema.get_field_index(column)
     pq.write_table(rows.set_column(at, rows.schema.field(at), pa.array([10**6] * len(rows), pa.int32())), path)
     with pytest.raises(CorruptRunError, match="traces runs validate llama"):
-        logit_lens.run(load_tiny(), folder, logit_lens.Options(1), root=tmp_path / "other", run_id="l")
+        lens_run.run(load_tiny(), folder, lens_run.Options(1), root=tmp_path / "other", run_id="l")
     assert not (tmp_path / "other").exists()
     if column == "token_id":
         with pytest.raises(CorruptRunError, match="has a token with the id 1000000, and the model 400 rows"):

@@ -1,7 +1,7 @@
 """What a lens is asked for: its options, and the layers that they name.
 
 `choose_layers` checks the options against a run before a model is loaded: which layers there are, and whether the run has stored
-their states. Layer l is the output of block l; layer None is the embedding that the first block reads. `logit_lens` calls this
+their states. Layer l is the output of block l; layer None is the embedding that the first block reads. `lens_run` calls this
 module, and `positions` takes the other half of the options.
 """
 

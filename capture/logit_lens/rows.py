@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from capture.lens.layer_reader import LensReadings
-from capture.lens.positions import SequencePositions
+from capture.logit_lens.layer_reader import LensReadings
+from capture.logit_lens.positions import SequencePositions
 from capture.sequences.decoding import decode_tokens
 from warehouse.storage.parquet import to_table
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capture.jobs.versions import computing_versions
-from capture.lens.layer_reader import LayerReader, slice_rows
-from capture.lens.options import Options, choose_layers
-from capture.lens.positions import count_positions, group_positions, slice_positions
-from capture.lens.rows import LensRows
+from capture.logit_lens.layer_reader import LayerReader, slice_rows
+from capture.logit_lens.options import Options, choose_layers
+from capture.logit_lens.positions import count_positions, group_positions, slice_positions
+from capture.logit_lens.rows import LensRows
 from capture.model.failures import explain_memory_errors
 from capture.model.hashes import body_hash, weights_hash
 from capture.model.loading import Loaded

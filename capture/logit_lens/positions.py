@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from capture.lens.options import Options
+from capture.logit_lens.options import Options
 from capture.sequences import partition
 from warehouse.errors import UsageError
 from warehouse.storage.grouping import group_by_size

@@ -1,7 +1,7 @@
 """Read a model's predictions off stored states, layer by layer: the lens itself.
 
 Stored states go through the model's own final norm and unembedding. The final distribution of a slice comes first and stays in
-memory, as every other layer is compared with it; logits exist for one slice and one layer at a time. `logit_lens` hands slices of
+memory, as every other layer is compared with it; logits exist for one slice and one layer at a time. `lens_run` hands slices of
 positions in, `rows` takes the readings.
 """
 
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from capture.lens.options import SIDE, state_key
-from capture.lens.positions import SequencePositions
+from capture.logit_lens.options import SIDE, state_key
+from capture.logit_lens.positions import SequencePositions
 from capture.model.body import vocabulary_size
 from capture.model.examine import examine
 from capture.model.final_norm import FinalNorm
