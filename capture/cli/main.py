@@ -23,6 +23,7 @@ from warehouse.cli import probe, sql
 from warehouse.cli.app import App, Refusal, refusal
 from warehouse.cli.index import index_app
 from warehouse.cli.option_groups import Panel
+from warehouse.cli.plot import plot_app
 from warehouse.cli.runs import runs_app
 from warehouse.cli.terminal import note
 from warehouse.errors import LeftOutWarning, TracesError, UncertainResultWarning, UsageError, on_one_line
@@ -41,6 +42,7 @@ app.command("refresh")(sql.refresh)
 app.add_typer(index_app, name="index")
 app.command("nearest")(nearest.nearest)
 app.command("probe")(probe.probe)
+app.add_typer(plot_app, name="plot")
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
 app.add_typer(trait_app, name="trait")

@@ -10,6 +10,7 @@ import typer
 
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.output import Format, ReportFormat
+from warehouse.errors import UsageError
 
 WarehouseOption = Annotated[
     Path | None,
@@ -30,6 +31,22 @@ ReportFormatOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=Panel.GENERAL)]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go ahead without asking.", rich_help_panel=Panel.GENERAL)]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, as `traces runs` lists it.")]
+
+LayersOption = Annotated[
+    str, typer.Option(metavar="A,B,…", help="`all`, or some, as in `0,15,29`.", rich_help_panel=Panel.READ)
+]
+
+
+def parse_layers(text: str) -> str | tuple[int, ...]:
+    """Return the layers of `0,15`; `all` as it is.
+
+    Raises:
+        UsageError: The text is not a list of layers.
+    """
+    try:
+        return text if text == "all" else tuple(int(n) for n in text.split(","))
+    except ValueError:
+        raise UsageError(f"--layers {text}: write all, or layers as in 0,15.") from None
 
 
 def run_option(default: str) -> Any:

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from warehouse.catalog.statements import check_target
 from warehouse.cli.option_groups import Panel
-from warehouse.cli.options import FormatOption, WarehouseOption, run_option
+from warehouse.cli.options import FormatOption, LayersOption, WarehouseOption, parse_layers, run_option
 from warehouse.cli.output import Format, write
 from warehouse.errors import UsageError
 
@@ -21,9 +20,7 @@ def probe(
     site: Annotated[
         str, typer.Option(help="What to probe: `resid.post_mlp`, `hidden`, `q`, …", rich_help_panel=Panel.READ)
     ] = "resid.post_mlp",
-    layers: Annotated[
-        str, typer.Option(metavar="A,B,…", help="`all`, or some, as in `0,15,29`.", rich_help_panel=Panel.READ)
-    ] = "all",
+    layers: LayersOption = "all",
     head: Annotated[
         int | None,
         typer.Option(help="For a site with heads: which query head.", show_default=False, rich_help_panel=Panel.READ),
@@ -81,21 +78,18 @@ def probe(
         traces probe "SELECT run_id, example_id, seq, pos, upos AS y FROM token_diagnostics WHERE run_id = 'words'" --layers 0,15,29 --plot upos.svg
 
     Raises:
-        UsageError: scikit-learn is not installed, or `--layers` is no list of layers.
+        UsageError: scikit-learn is not installed.
     """
     try:
         import sklearn  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError("Probes need scikit-learn: pip install 'trace-warehouse[capture]'") from None
-    from warehouse.analysis import probe_plot, probes
+    from warehouse import plots
+    from warehouse.analysis import probes
+    from warehouse.cli.picture_file import check_picture, save
     from warehouse.warehouse import Warehouse
 
-    chosen: str | tuple[int, ...] = layers
-    if layers != "all":
-        try:
-            chosen = tuple(int(n) for n in layers.split(","))
-        except ValueError:
-            raise UsageError(f"--layers {layers}: write all, or layers as in 0,15.") from None
+    chosen = parse_layers(layers)
 
     def report(p: probes.ProbeProgress) -> None:
         result = "done before" if p.accuracy is None else f"accuracy {p.accuracy:.3f}"
@@ -104,10 +98,10 @@ def probe(
     options = probes.Options(query, site, chosen, head, None, target, test, max_tokens, c, seed)
     with Warehouse(warehouse) as wh:
         if plot is not None:
-            check_target(plot, wh.root)
+            check_picture(plot, wh.root)
         store = probes.probe(wh, options, run, report)
         if plot is not None:
-            probe_plot.plot(store, str(plot))
+            save(plots.probe(wh, store), plot)
         write(
             store.query(
                 "SELECT layer, round(accuracy, 4) AS accuracy, round(accuracy_low, 4) AS low, round(accuracy_high, 4) AS high, "

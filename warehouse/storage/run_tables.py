@@ -127,6 +127,21 @@ class RunTables:
             **({} if rows["token_type_id"].null_count else {"token_type_ids": rows["token_type_id"].to_numpy()}),
         }
 
+    def find_example(self, beginning: str) -> str:
+        """Return the id of the one example whose id begins so.
+
+        Raises:
+            UsageError: Several ids begin so.
+            NotFoundError: None does; the message lists the nearest ids.
+        """
+        known = self._sequence_counts
+        matches = [beginning] if beginning in known else [e for e in known if e.startswith(beginning)]
+        if len(matches) > 1:
+            raise UsageError(f"Several examples begin with {beginning}: {', '.join(matches[:5])}.")
+        if not matches:
+            raise NotFoundError("example", beginning, known, f"(run '{self.meta.run_id}')")
+        return matches[0]
+
     def check_sequence(self, example_id: str, seq: int) -> None:
         """Check that the run has an example and that sequence of it.
 

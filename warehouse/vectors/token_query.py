@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse.activations.gather import KEYS, stored_key
-from warehouse.errors import NotFoundError, UsageError
+from warehouse.errors import UsageError
 from warehouse.schema.quoting import sql_texts
 from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
@@ -75,7 +75,7 @@ def for_token(
     store = TraceStore(find_run(catalog.root, run))
     if pos < 0:
         raise UsageError(f"pos {pos}: positions are counted from 0.")
-    example = _complete_id(store, example)
+    example = store.find_example(example)
     return _query(catalog, tables, store, example, seq, pos, site, layers, head, (run, example, seq, pos))
 
 
@@ -139,19 +139,6 @@ def _query(
             raise UsageError(f"{site} has no heads.")
         vectors.append((table, vector))
     return TokenQuery(vectors, head, token)
-
-
-def _complete_id(store: TraceStore, beginning: str) -> str:
-    rows = store.query(
-        "SELECT example_id FROM examples WHERE starts_with(example_id, ?) LIMIT 5", [beginning]
-    ).fetchall()
-    matches = [r[0] for r in rows]
-    if beginning in matches or len(matches) == 1:
-        return beginning if beginning in matches else str(matches[0])
-    if matches:
-        raise UsageError(f"Several examples begin with {beginning}: {', '.join(matches)}.")
-    known = [r[0] for r in store.query("SELECT example_id FROM examples ORDER BY idx LIMIT 10000").fetchall()]
-    raise NotFoundError("example", beginning, known, f"(run '{store.meta.run_id}')")
 
 
 def nearest(catalog: Catalog, query: TokenQuery, k: int, where: str | None, metric: str, exact: bool) -> pa.Table:

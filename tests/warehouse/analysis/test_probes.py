@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import synthetic
 from scipy import stats
 
 from warehouse import Warehouse
-from warehouse.analysis import probe_plot, probes
+from warehouse.analysis import probes
 from warehouse.errors import RunExistsError, UncertainResultWarning, UsageError
 from warehouse.storage.blobs import Blob
 from warehouse.validation.validate import validate
@@ -186,16 +185,6 @@ def test_an_interrupted_probing_goes_on(root: Path) -> None:
         assert [(f.layer, f.done, f.of, f.accuracy is None) for f in seen] == [(1, 1, 2, True), (2, 2, 2, False)]
         whole = wh.probe(QUERY, run="whole")
         assert [r["accuracy"] for r in probes.rows(store)] == list(whole.accuracy)
-
-
-def test_a_picture(root: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    with Warehouse(root) as wh:
-        store = probes.probe(wh, probes.Options(QUERY))
-        probe_plot.plot(store, str(tmp_path / "p.svg"))
-    drawn = (tmp_path / "p.svg").read_text()
-    ticks = re.search('id="matplotlib.axis_1".*id="matplotlib.axis_2"', drawn, re.DOTALL)
-    assert ticks and re.findall("<!-- ([^ ]+) -->", ticks[0]) == ["1", "2", "layer"], "whole layers"
 
 
 @pytest.mark.parametrize(

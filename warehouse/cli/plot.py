@@ -1,0 +1,255 @@
+"""`traces plot`: pictures of a run, one command a kind. `warehouse.plots` draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import LayersOption, RunArgument, WarehouseOption, parse_layers
+from warehouse.cli.terminal import say
+from warehouse.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+    from warehouse.warehouse import Warehouse
+
+plot_app = App(no_args_is_help=True, help="Draw pictures of a run, as PNG, SVG or PDF.")
+
+
+class CellColour(StrEnum):
+    """What the cells of a lens are coloured by."""
+
+    prob = "prob"
+    entropy = "entropy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceOptions:
+    """Which tokens are drawn."""
+
+    example: Annotated[
+        str | None,
+        typer.Option(
+            help="The example, by id or the beginning of one; by default the run's first.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    seq: Annotated[
+        int, typer.Option(min=0, help="Its sequence: the chunk, choice or sample.", rich_help_panel=Panel.READ)
+    ] = 0
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM-TO",
+            help="Its tokens, the last one included, as in `0-19`; by default as many of the first as can be read.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+
+    @property
+    def window(self) -> range | None:
+        """The positions; raises UsageError for what is no window."""
+        if self.positions is None:
+            return None
+        first, dash, last = self.positions.partition("-")
+        if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise UsageError(f"--positions {self.positions}: write the first and the last, as in 0-19.")
+        return range(int(first), int(last) + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Where a picture is written."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to this file: .png, .svg or .pdf; by default a .png in this folder, named after run and picture.",
+            show_default=False,
+            rich_help_panel=Panel.WRITTEN,
+        ),
+    ] = None
+    warehouse: WarehouseOption = None
+
+
+@plot_app.command("attention")
+@with_groups()
+def attention(
+    run: RunArgument,
+    tokens: SequenceOptions,
+    picture: PictureOptions,
+    layers: LayersOption = "all",
+    head: Annotated[
+        int | None,
+        typer.Option(help="Which query head; by default all.", show_default=False, rich_help_panel=Panel.READ),
+    ] = None,
+) -> None:
+    """Draw attention: one head with its tokens, the heads of a layer, or all heads of all layers.
+
+    Rows attend, columns are attended to. The run has stored attention, or q and k.
+
+    Examples:
+        traces plot attention demo --layers 15 --head 3
+        traces plot attention demo --layers 15 --example fa37 -o heads.svg
+    """
+    from warehouse import plots
+
+    chosen = parse_layers(layers)
+    place = "" if layers == "all" else f"-L{layers.replace(',', '-')}"
+    place += "" if head is None else f"-H{head}"
+    _write(
+        picture,
+        f"{run}-attention{place}",
+        lambda wh: plots.attention(
+            wh, run, tokens.example, layers=chosen, head=head, seq=tokens.seq, positions=tokens.window
+        ),
+    )
+
+
+@plot_app.command("tokens")
+@with_groups()
+def tokens(
+    run: RunArgument,
+    tokens: SequenceOptions,
+    picture: PictureOptions,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What tokens are coloured by: their `loss`, `entropy` or `prob`, or a trait that the run was projected on.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = "loss",
+) -> None:
+    """Draw a text, its tokens coloured by how well the model foresaw them, or by a trait.
+
+    Loss, entropy and probability are of the prediction of the token itself, which was made one position before.
+
+    Examples:
+        traces plot tokens demo
+        traces plot tokens answers --by capitals --example fe80 -o capitals.svg
+    """
+    from warehouse import plots
+
+    _write(
+        picture,
+        f"{run}-{by}",
+        lambda wh: plots.tokens(wh, run, tokens.example, by=by, seq=tokens.seq, positions=tokens.window),
+    )
+
+
+@plot_app.command("lens")
+@with_groups()
+def lens(
+    run: RunArgument,
+    tokens: SequenceOptions,
+    picture: PictureOptions,
+    layers: LayersOption = "all",
+    by: Annotated[
+        CellColour,
+        typer.Option(
+            help="What cells are coloured by: the probability of their token, or the entropy.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = CellColour.prob,
+) -> None:
+    """Draw a logit lens: the token that each layer finds most probable, layer by layer and token by token.
+
+    RUN is the captured run, whose newest lens is drawn, or a lens.
+
+    Examples:
+        traces lens demo
+        traces plot lens demo --example eee1
+        traces plot lens demo-lens --layers 0,10,20,29 --by entropy
+    """
+    from warehouse import plots
+
+    chosen = parse_layers(layers)
+    _write(
+        picture,
+        f"{run}-lens",
+        lambda wh: plots.lens(
+            wh, run, tokens.example, layers=chosen, by=by.value, seq=tokens.seq, positions=tokens.window
+        ),
+    )
+
+
+@plot_app.command("trait")
+@with_groups()
+def trait(
+    run: RunArgument,
+    trait: Annotated[str, typer.Argument(metavar="TRAIT", help="A trait that the run was projected on.")],
+    tokens: SequenceOptions,
+    picture: PictureOptions,
+) -> None:
+    """Draw the projection of every token of a response on a trait's vector, and where it peaks and commits.
+
+    RUN is the run that was projected, whose newest projection is drawn, or a projection.
+
+    Examples:
+        traces trait project answers --traits capitals
+        traces plot trait answers capitals
+    """
+    from warehouse import plots
+
+    _write(
+        picture,
+        f"{run}-{trait}-trait",
+        lambda wh: plots.trait(wh, run, trait, tokens.example, seq=tokens.seq, positions=tokens.window),
+    )
+
+
+@plot_app.command("loss-by-position")
+@with_groups()
+def loss_by_position(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs with next-token predictions.")],
+    picture: PictureOptions,
+) -> None:
+    """Draw the mean loss by position, with an interval of two standard errors: a line a run.
+
+    Examples:
+        traces plot loss-by-position demo
+        traces plot loss-by-position small large -o sizes.svg
+    """
+    from warehouse import plots
+
+    _write(picture, f"{'-'.join(runs)}-loss-by-position", lambda wh: plots.loss_by_position(wh, *runs))
+
+
+@plot_app.command("probe")
+@with_groups()
+def probe(run: RunArgument, picture: PictureOptions) -> None:
+    """Draw what a probe found: accuracy by layer, with its interval, beside its baselines.
+
+    Examples:
+        traces plot probe upos
+        traces plot probe upos -o upos.svg
+    """
+    from warehouse import plots
+
+    _write(picture, f"{run}-accuracy", lambda wh: plots.probe(wh, run))
+
+
+def _write(options: PictureOptions, name: str, draw: Callable[[Warehouse], Figure]) -> None:
+    """Draw a picture and write it; `name` is the file's where the user gave none."""
+    from warehouse.cli.picture_file import check_picture, save
+    from warehouse.warehouse import Warehouse
+
+    target = options.output or Path(f"{name}.png")
+    with Warehouse(options.warehouse) as wh:
+        check_picture(target, wh.root)
+        save(draw(wh), target)
+    say(str(target))
