@@ -1,1 +1,68 @@
-"""Everything that runs a model: text in, traces out. Imports `warehouse`, never the other way."""
+"""Everything that runs a model: text in, traces out. Imports `warehouse`, never the other way.
+
+>>> import capture
+>>> model = capture.load("smollm2")                                             # doctest: +SKIP
+>>> run = capture.next_token(model, ["The capital of France is Paris."])        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capture.api.captures import encode, generate, mcq, next_token
+    from capture.api.derived import lens, project, run_traits
+    from capture.api.finetuning import finetune
+    from capture.api.live import record
+    from capture.api.models import load, wrap
+    from capture.api.sources import open_dataset, open_file, open_prompt_sets
+    from capture.data.memory import open_texts
+
+__all__ = [
+    "encode",
+    "finetune",
+    "generate",
+    "lens",
+    "load",
+    "mcq",
+    "next_token",
+    "open_dataset",
+    "open_file",
+    "open_prompt_sets",
+    "open_texts",
+    "project",
+    "record",
+    "run_traits",
+    "wrap",
+]
+
+_MODULES = {
+    **dict.fromkeys(("encode", "generate", "mcq", "next_token"), "capture.api.captures"),
+    **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
+    "finetune": "capture.api.finetuning",
+    "record": "capture.api.live",
+    **dict.fromkeys(("load", "wrap"), "capture.api.models"),
+    **dict.fromkeys(("open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),
+    "open_texts": "capture.data.memory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use, so that commands which run no model start without torch.
+
+    Returns:
+        What has that name.
+
+    Raises:
+        AttributeError: The package has no such name.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module 'capture' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

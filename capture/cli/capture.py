@@ -17,7 +17,7 @@ from capture.cli.data_options import (
     SequenceOptions,
 )
 from capture.cli.options import CaptureOptions, LoadOptions, ModelOption, RunOptions, TopKOption
-from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
@@ -182,7 +182,7 @@ def run_capture(
     model: str,
     load: Callable[[], Loaded],
     skip_existing: bool = False,
-) -> None:
+) -> Manifest | None:
     """Run a capture as every command of `traces capture` does, and say what came of it.
 
     Args:
@@ -194,9 +194,13 @@ def run_capture(
         load: Loads the model; called once the data is open.
         skip_existing: Whether a run that exists already is no error.
 
+    Returns:
+        The run's manifest; None for a dry run, and for a run that exists and is left alone.
+
     Raises:
         RunExistsError: A run of that name exists, and is not to be skipped.
     """
+    from capture.api.runs import run_job
     from warehouse.storage import paths
 
     root = paths.find_root(target.warehouse)
@@ -205,7 +209,7 @@ def run_capture(
         if not skip_existing:
             raise RunExistsError(run)
         typer.echo(f"{run} exists already: nothing to do")
-        return
+        return None
     source = data.open(root)
     loaded = load()
     if loaded.untrained:
@@ -216,17 +220,18 @@ def run_capture(
     if target.dry_run:
         for line in job.forecast(loaded, source, options):
             typer.echo(line)
-        return
+        return None
     try:
-        with stopped_by_signals(), progress(partition.Partition(options.shard).count(options.limit)) as report:
-            manifest = job.run(loaded, source, options, root=root, run_id=run, report=report, note=note)
+        with stopped_by_signals():
+            manifest = run_job(job, loaded, source, options, root=root, run_id=run, say=note)
     except RunExistsError as e:
         if not skip_existing:
             raise
         typer.echo(f"{e.run_id} exists already: nothing to do")
-        return
+        return None
     for line in filter(None, (source.description(), *summary_lines(manifest, root, options.max_len or loaded.window))):
         typer.echo(line)
+    return manifest
 
 
 def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[str]:

@@ -7,8 +7,6 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +20,7 @@ from warehouse.cli.options import ReportFormatOption, WarehouseOption
 from warehouse.cli.output import ReportFormat
 from warehouse.cli.terminal import note, table_console
 from warehouse.errors import TracesError, UsageError, on_one_line
+from warehouse.progress import ProgressBar
 
 if TYPE_CHECKING:
     from capture.data.dataset_spec import DatasetSpec
@@ -163,8 +162,10 @@ def _prepare_split(root: Path, dataset: DatasetSpec, split: str, origin: str | N
     path = paths.prepared_path(root, dataset.name, split)
     verb = "replaced" if path.is_file() else "prepared"
     start = time.monotonic()
-    with _progress_bar(f"{dataset.name} {split}") as report:
-        counts = prepared.write(path, dataset, split, source, rows, report)
+    with ProgressBar("rows", say=note) as bar:
+        counts = prepared.write(
+            path, dataset, split, source, rows, lambda n: bar.show(n, label=f"{dataset.name} {split}")
+        )
     typer.echo(f"{dataset.name} {split}: {_summary(counts)}; {verb} in {time.monotonic() - start:.1f} s: {path}")
 
 
@@ -198,21 +199,3 @@ def _summary(counts: Counter[str]) -> str:
 
     names = ["rows", "words", "labels", "choices", "answers", PARAGRAPHS, HEADINGS, BLANK]
     return ", ".join(f"{counts[name]:,} {name}" for name in names if name == "rows" or counts[name])
-
-
-@contextmanager
-def _progress_bar(title: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error if that is a terminal."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.TextColumn("{task.completed:,} rows"),
-        bars.TimeElapsedColumn(),
-    )
-    with bars.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda rows: bar.update(task, completed=rows)

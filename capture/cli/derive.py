@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.terminal import progress, stopped_by_signals
+from capture.cli.terminal import note, stopped_by_signals
 from warehouse.cli.app import App
 from warehouse.cli.options import RunArgument, WarehouseOption, run_option
 
@@ -30,13 +30,14 @@ def derive_heads(
         traces derive heads wt2
         traces sql --query induction_heads --set run=wt2
     """
+    from capture.api.progress import capture_progress
     from warehouse.analysis.derive_heads import derive_heads as derive
     from warehouse.storage import paths
     from warehouse.storage.paths import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)
-    with stopped_by_signals(), progress(None) as report:
+    with stopped_by_signals(), capture_progress(say=note) as (report, _):
         manifest = derive(folder, root=root, run_id=name or f"{run}-heads", report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['heads']:,} rows in {manifest.seconds:.1f} s")
     typer.echo(f"next: traces sql --query induction_heads --set run={run}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +17,6 @@ from warehouse.cli.options import WarehouseOption
 from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
-    from capture.training.options import TrainingProgress
     from warehouse.storage.manifest import Manifest
 
 finetune_app = App(no_args_is_help=True, help="Train a model's head on a data set.")
@@ -115,9 +112,10 @@ def mcq(
     train, held = (QuestionOptions(data=data, split=s, from_=from_).open(root) for s in (split, held_out))
     loaded = loading.load(model, "multiple-choice", seed=seed)
     with needs_capture_extra():
+        from capture.api.progress import training_progress
         from capture.training.finetune import Options, finetune
     options = Options(epochs, lr, batch_size, seed, gradient_checkpointing, limit, length)
-    with stopped_by_signals(), _progress_bar() as report:
+    with stopped_by_signals(), training_progress(note) as report:
         manifest = finetune(loaded, train, held, options, out=out, root=root, run_id=run, report=report)
     c = manifest.counts
     typer.echo(f"{manifest.run_id}: {c.examples:,} questions, {options.epochs} epochs in {manifest.seconds:.1f} s")
@@ -146,39 +144,3 @@ def _summary_lines(manifest: Manifest, split: str, root: Path) -> list[str]:
     else:
         why = f"the last: a tenth of {manifest.counts.examples:,} training questions is too few to choose by"
     return [f"kept: epoch {epoch:.0f}, {why}", f"{split}: {accuracy_text(round(accuracy * n), n)}"]
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[TrainingProgress], None]]:
-    """Show a bar on a terminal, and a line every ten seconds elsewhere; on standard error."""
-    import time
-
-    from rich import progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    bar = bars.Progress(
-        bars.TextColumn("training"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("steps {task.fields[measures]}"),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    printed_at = time.monotonic()
-    with bar:
-        task = bar.add_task("training", total=None, measures="")
-
-        def report(p: TrainingProgress) -> None:
-            nonlocal printed_at
-            measures = "" if p.loss is None else f"loss {p.loss:.4f}"
-            if p.accuracy is not None:
-                measures += f", accuracy {p.accuracy:.3f}"
-            bar.update(task, completed=p.step, total=p.steps, measures=measures)
-            if not console.is_terminal and time.monotonic() - printed_at > 10:
-                printed_at = time.monotonic()
-                note(f"step {p.step} of {p.steps} {measures}")
-
-        yield report

@@ -17,11 +17,11 @@ from capture.cli.options import (
     SkipExistingOption,
     TopKOption,
 )
-from capture.cli.terminal import needs_capture_extra
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from warehouse.cli.option_groups import Panel, with_groups
 
 
-@with_groups(defaults={"batch_tokens": 2048})
+@with_groups(defaults={"batch_tokens": 2048, "capture": "resid"})
 def generate(
     model: ModelOption,
     loading: LoadOptions,
@@ -43,15 +43,24 @@ def generate(
         ),
     ] = "",
     top_k: TopKOption = 5,
+    project: Annotated[
+        bool,
+        typer.Option(
+            "--project/--no-project",
+            help="Project the run on all traits that have vectors of this model; a part of a run is not projected.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = True,
     skip_existing: SkipExistingOption = False,
 ) -> None:
     """Have a model answer prompts; then read prompt and response once, and record that, token by token.
 
-    The model's chat template is used where it has one. The same seed gives the same responses, in whatever batches. The same
+    The residual stream is kept unless `--capture` says otherwise. Where the warehouse has vectors of traits of this model, the run
+    is projected on them too. The model's chat template is used where it has one. The same seed gives the same responses, in whatever batches. The same
     command again continues a capture that was interrupted.
 
     Examples:
-        traces capture generate --model smollm2 --prompt "How do I make tea?" --capture resid
+        traces capture generate --model smollm2 --prompt "How do I make tea?" --run tea
         traces capture generate --model smollm2 --prompt-set single_trait --max-new-tokens 50 --temperature 0.7 --seed 0 --capture resid,attn_out
     """
     shared = capture.checked(prompts.limit, part=target.chosen)
@@ -70,4 +79,14 @@ def generate(
         top_k=top_k,
     )
     options.sampling.check()
-    run_capture(job, options, prompts, target, model, lambda: loading.load(model, "lm"), skip_existing)
+    manifest = run_capture(job, options, prompts, target, model, lambda: loading.load(model, "lm"), skip_existing)
+    if manifest is None or not project or target.chosen:
+        return
+    from capture.api.derived import project_on_known_traits
+    from capture.cli.trait_project import show_projection
+    from warehouse.storage import paths
+
+    with stopped_by_signals():
+        projection = project_on_known_traits(paths.find_root(target.warehouse), manifest.run_id, note, say=note)
+    if projection is not None:
+        show_projection(projection)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +16,6 @@ from warehouse.errors import UsageError
 
 if TYPE_CHECKING:
     from capture.traits.judge import Judge
-    from capture.traits.judge_run import JudgeProgress
     from warehouse.storage.manifest import Manifest
 
 _JUDGE_HELP = "Who judges: `openai:MODEL`, `anthropic:MODEL`, `http://host:port/v1:MODEL` or `local:MODEL`."
@@ -108,6 +104,7 @@ def judge_responses(
     """
     prices = _parse_prices(asking.price)
     with needs_capture_extra():
+        from capture.api.progress import judge_progress
         from capture.traits import judge_run
         from capture.traits.judge_clients import open_judge
 
@@ -123,7 +120,7 @@ def judge_responses(
         return None
     if estimate.requests:
         _confirm(client, asking.yes)
-    with stopped_by_signals(), _progress_bar() as report:
+    with stopped_by_signals(), judge_progress(note) as report:
         return judge_run.judge_run(
             root, run, client, name=name, concurrency=asking.concurrency, shard=part, report=report, note=note
         )
@@ -170,39 +167,3 @@ def _parse_prices(price: str | None) -> tuple[float, float] | None:
     if not (0 <= price_in < 1e6 and 0 <= price_out < 1e6):
         raise UsageError(f"--price {price}: write dollars for a million tokens in and out, as in 0.15,0.60.")
     return price_in, price_out
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[JudgeProgress], None]]:
-    """Show a bar on a terminal, and a line every ten seconds elsewhere; on standard error."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    bar = bars.Progress(
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("responses, {task.fields[failures]}"),
-        bars.TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    printed_at = time.monotonic()
-    begun = False
-    with bar:
-        task = bar.add_task("judging", total=None, failures="")
-
-        def report(p: JudgeProgress) -> None:
-            nonlocal printed_at, begun
-            new = p.done - p.resumed
-            failures = f"{new - p.scored - p.refused:,} without a score, {p.refused:,} refused"
-            bar.update(task, total=p.total, completed=p.done, description=p.run_id, failures=failures)
-            if p.resumed and not begun:
-                note(f"continuing after {p.resumed:,} responses")
-            begun = True
-            if not console.is_terminal and time.monotonic() - printed_at > 10:
-                printed_at = time.monotonic()
-                note(f"{p.run_id}: {p.done:,} of {p.total:,} responses, {failures}")
-
-        yield report

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from capture.cli.options import LoadOptions, PartOptions
-from capture.cli.terminal import needs_capture_extra, progress, stopped_by_signals
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
-from warehouse.errors import TracesError, UsageError
+
+if TYPE_CHECKING:
+    from capture.model.loading import Loaded
+    from warehouse.storage.manifest import ModelInfo
 
 
 @with_groups(fixed={"revision": None, "dtype": "auto", "device_map": None})
@@ -69,10 +72,6 @@ def lens(
     Examples:
         traces lens first --top-k 50
         traces sql --query decision_depth --set run=first
-
-    Raises:
-        UsageError: The run's model is not where it was.
-        TracesError: The model named instead cannot be loaded.
     """
     from warehouse.storage import paths
     from warehouse.storage.manifest import Manifest
@@ -81,6 +80,8 @@ def lens(
     root = paths.find_root(warehouse)
     folder = find_run(root, run)
     with needs_capture_extra():
+        from capture.api.derived import load_captured_model
+        from capture.api.progress import capture_progress
         from capture.logit_lens import lens_run as job
         from capture.model.loading import find_device
     options = job.Options(top_k, layers, positions, part.chosen)
@@ -89,18 +90,19 @@ def lens(
         typer.echo(f"{wanted.positions:,} positions × {wanted.layers} layers = {wanted.rows:,} rows of logit_lens")
         typer.echo(f"about {wanted.bytes / 1e6:,.1f} MB; nothing is written")
         return
-    source = Manifest.read(folder).model
-    loading = replace(loading, dtype=source.dtype, revision=None if model else source.revision)
     find_device(loading.device)
-    try:
-        loaded = loading.load(model or source.name, "lm")
-    except TracesError as e:
-        if model is not None:
-            raise
-        raise UsageError(f"{e} If the model of run '{run}' lies elsewhere now: --model PLACE") from None
+
+    def load(info: ModelInfo) -> Loaded:
+        revision = None if model else info.revision
+        return replace(loading, dtype=info.dtype, revision=revision).load(model or info.name, "lm")
+
+    if model is None:
+        loaded = load_captured_model(folder, load, "name it: --model PLACE")
+    else:
+        loaded = load(Manifest.read(folder).model)
     whole = name or f"{run}-lens"
     run_id = partition.part_run_name(whole, part.chosen)
-    with stopped_by_signals(), progress(None) as report:
+    with stopped_by_signals(), capture_progress(say=note) as (report, _):
         manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['logit_lens']:,} rows in {manifest.seconds:.1f} s")
     if part.chosen:

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capture.api.capture_options import shared_options
 from capture.cli.terminal import needs_capture_extra, note
 from capture.cli.values import parse_max_len
 from capture.data.files import check_not_empty, printable_value
-from capture.sequences import partition
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
-from warehouse.errors import UsageError
-from warehouse.schema import sites
-from warehouse.vectors import index_spec
 
 if TYPE_CHECKING:
     from capture.model.loading import HeadKind, Loaded
@@ -192,35 +189,18 @@ class CaptureOptions:
 
         Returns:
             Arguments for the `Options` of any job.
-
-        Raises:
-            UsageError: A value that its option does not take.
         """
-        from warehouse.storage.blobs import NAMES  # numpy comes with it
-
-        check_not_empty(capture=self.capture)
-        index = " ".join(self.index or ())
-        for spec in self.index or ():
-            check_not_empty(index=spec)
-        sites.resolve(self.capture)
-        if part:
-            partition.parse_part(part)
-        index_spec.parse(index)
-        if self.attn not in ("auto", "stored"):
-            raise UsageError(f"--attn {self.attn}: use auto or stored.")
-        if self.store_dtype not in ("auto", *NAMES):
-            raise UsageError(f"--store-dtype {self.store_dtype}: use auto, {', '.join(NAMES)}.")
-        return {
-            "capture": self.capture,
-            "attn": self.attn,
-            "index": index or "auto",
-            "limit": limit,
-            "max_len": parse_max_len(max_len),
-            "batch_tokens": self.batch_tokens,
-            "store_dtype": self.store_dtype,
-            "shard_mb": self.shard_mb,
-            "shard": part,
-        }
+        return shared_options(
+            keep=self.capture,
+            attn=self.attn,
+            store_dtype=self.store_dtype,
+            index=self.index,
+            limit=limit,
+            max_len=parse_max_len(max_len),
+            batch_tokens=self.batch_tokens,
+            shard_mb=self.shard_mb,
+            part=part,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

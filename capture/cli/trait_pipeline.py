@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,13 +15,12 @@ import typer
 
 from capture.cli.judge_options import JudgeOptions, check_judge, judge_responses
 from capture.cli.options import LoadOptions, ModelOption, SamplingOptions
-from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.trait_project import show_projection
 from capture.cli.trait_respond import show_effects, show_responses
 from capture.cli.trait_vectors import (
     FilterOption,
     ThresholdOption,
-    layer_progress,
     show_evaluation,
     show_vectors,
 )
@@ -152,9 +151,9 @@ class _Terminal:
 
     @contextmanager
     def watch(self, kind: str, total: int | None) -> Iterator[Callable[[Any], None]]:
-        bar: AbstractContextManager[Callable[[Any], None]]
-        bar = layer_progress() if kind in ("extract", "evaluate") else progress(total)
-        with stopped_by_signals(), bar as report:
+        from capture.api.progress import pipeline_progress
+
+        with stopped_by_signals(), pipeline_progress(kind, total, note) as report:
             yield report
 
     def finish(self, kind: str, manifest: Manifest) -> None:

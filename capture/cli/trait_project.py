@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from capture.cli.options import PartOptions
-from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.values import split_list
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption, run_option
@@ -96,20 +96,15 @@ def project(
     from warehouse.warehouse import Warehouse
 
     with needs_capture_extra():
+        from capture.api.derived import project_run
         from capture.traits import directions
-        from capture.traits.project import project as project_run
 
     options = directions.Options(
         split_list(traits), split_list(vectors), directions.parse_layers(split_list(layers)), split_list(methods), split_list(components),
         dynamics_only, threshold, part.chosen,
     )  # fmt: skip
-    with Warehouse(warehouse) as wh:
-        chosen = directions.choose_directions(wh, run, options)
-        for d in chosen:
-            for line in d.lines(wh):
-                note(line)
-        with stopped_by_signals(), progress(wh.cached_run(run).meta.counts.sequences) as report:
-            manifest = project_run(wh, run, chosen, options, name, report)
+    with Warehouse(warehouse) as wh, stopped_by_signals():
+        manifest = project_run(wh, run, options, name, note, say=note)
     show_projection(manifest)
     if manifest.counts.rows["trait_projections"]:
         typer.echo(f"next: traces sql --query trait_by_token --set run={run}")

@@ -19,7 +19,7 @@ from capture.cli.options import (
     SamplingOptions,
     SkipExistingOption,
 )
-from capture.cli.terminal import needs_capture_extra, note, progress, stopped_by_signals
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.values import parse_numbers
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
@@ -266,6 +266,7 @@ def _generate(
     Raises:
         RunExistsError: A run of that name exists, and is neither to be judged nor to be skipped.
     """
+    from capture.api.progress import capture_progress
     from warehouse.storage import paths
     from warehouse.storage.manifest import Manifest
 
@@ -288,8 +289,8 @@ def _generate(
         for line in forecast(loaded, source, options):
             typer.echo(line)
         return None
-    with stopped_by_signals(), progress(None) as report:
-        manifest: Manifest = run_job(loaded, source, options, root=root, run_id=name, report=report, note=note)
+    with stopped_by_signals(), capture_progress(say=note) as (report, say):
+        manifest: Manifest = run_job(loaded, source, options, root=root, run_id=name, report=report, note=say)
     return manifest
 
 

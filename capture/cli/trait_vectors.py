@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +15,6 @@ from warehouse.cli.output import Format, write
 from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from capture.traits.extract import LayerProgress
     from warehouse.storage.manifest import Manifest
     from warehouse.warehouse import Warehouse
 
@@ -129,6 +126,7 @@ def extract(
         traces trait evaluate --trait sycophantic
     """
     with needs_capture_extra():
+        from capture.api.progress import layer_progress
         from capture.traits.extract import Options
         from capture.traits.extract import extract as extract_vectors
     from warehouse.storage import paths
@@ -146,7 +144,7 @@ def extract(
     root = paths.find_root(warehouse)
     with OpenWarehouse(root) as wh:
         runs = _responses_runs(wh, split_list(traits), split_list(responses), model)
-    with stopped_by_signals(), layer_progress() as report:
+    with stopped_by_signals(), layer_progress(note) as report:
         manifest = extract_vectors(root, runs, options, run, report, note)
     show_vectors(manifest)
     typer.echo(f"next: traces trait evaluate --vectors {manifest.run_id}")
@@ -240,7 +238,9 @@ def evaluate(
     if job.is_published(root, name, vectors, options):
         note(f"{name} exists already")
     else:
-        with stopped_by_signals(), layer_progress() as report:
+        from capture.api.progress import layer_progress
+
+        with stopped_by_signals(), layer_progress(note) as report:
             job.evaluate(root, vectors, name, options, report, note)
     if plot is not None:
         job.plot(TraceStore(find_run(root, name)), str(plot))
@@ -308,28 +308,3 @@ def _parse_layers(text: str) -> str | tuple[int | None, ...]:
         raise UsageError(
             f"--layers {text}: write all, mid, or layers as in 0,5; embed is the input of the first."
         ) from None
-
-
-@contextmanager
-def layer_progress() -> Iterator[Callable[[LayerProgress], None]]:
-    """Show how many layers are done if standard error is a terminal."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    bar = bars.Progress(
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("layers"),
-        bars.TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-
-        def report(p: LayerProgress) -> None:
-            bar.update(task, completed=p.done, total=p.total, description=f"{p.run_id}: {p.stage}")
-
-        yield report

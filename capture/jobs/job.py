@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from types import UnionType
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
@@ -30,7 +31,9 @@ from warehouse.storage.manifest import Batches, Manifest
 
 _LARGEST = {"seed": (1 << 63) - 1}
 _LARGEST_DEFAULT = (1 << 31) - 1
-"""The largest value of a whole number among the options."""
+_SMALLEST = {"seed": 0, "sample_top_k": 0, "max_len": 2}
+"""The largest and smallest values of whole numbers among the options; others begin at 1."""
+_TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", type(None): "None"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Options:
     """The part of the data that this run takes: `i/n` for every n-th example, from the i-th on."""
 
     def __post_init__(self) -> None:
-        """Check values; raises UsageError for a number that is too large or an unknown --prepend-bos."""
-        check_option_sizes(self)
+        """Check values; raises UsageError for one that its option does not take."""
+        check_option_values(self)
         if self.prepend_bos not in PREPEND_BOS:
             raise UsageError(f"--prepend-bos {self.prepend_bos}: use {', '.join(PREPEND_BOS)}.")
 
@@ -78,20 +81,33 @@ class Options:
         return []
 
 
-def check_option_sizes(options: Any, largest: Mapping[str, int] = _LARGEST) -> None:
-    """Check the whole numbers among options.
+def check_option_values(options: Any, largest: Mapping[str, int] = _LARGEST) -> None:
+    """Check the types of options, and that their whole numbers are in range; whole numbers become floats where those are meant.
 
     Args:
         options: A dataclass, whose fields are named like its options.
         largest: The largest value of a field, where that is not 2^31 - 1.
 
     Raises:
-        UsageError: A number is larger.
+        UsageError: An option has another type, or a number is out of range.
     """
+    hints = get_type_hints(type(options))
     for f in fields(options):
-        value, most = getattr(options, f.name), largest.get(f.name, _LARGEST_DEFAULT)
-        if isinstance(value, int) and value > most:
-            raise UsageError(f"--{f.name.replace('_', '-')}: at most {most:,}.")
+        value, hint, name = getattr(options, f.name), hints[f.name], f"--{f.name.replace('_', '-')}"
+        if get_origin(hint) not in (None, UnionType):
+            continue
+        kinds = get_args(hint) or (hint,)
+        if float in kinds and type(value) is int:
+            object.__setattr__(options, f.name, float(value))
+        elif type(value) not in kinds:
+            names = " or ".join(_TYPE_NAMES[kind] for kind in kinds)
+            raise UsageError(f"{name} {value!r}: give {names}, not a {type(value).__name__}.")
+        elif type(value) is int:
+            least, most = _SMALLEST.get(f.name, 1), largest.get(f.name, _LARGEST_DEFAULT)
+            if value < least:
+                raise UsageError(f"{name} {value}: at least {least}.")
+            if value > most:
+                raise UsageError(f"{name}: at most {most:,}.")
 
 
 @dataclass

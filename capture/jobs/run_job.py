@@ -28,6 +28,7 @@ from capture.jobs.job_batches import explain_errors, make_shards, prove_batch_ru
 from capture.model import loading, model_info
 from capture.model.attention_hook import eager_attention
 from capture.model.failures import explain_memory_errors
+from capture.model.in_memory import in_eval_mode
 from capture.recording import means
 from capture.recording.forward_pass import DtypeOverflow
 from capture.recording.recorder import Recorder, model_inputs
@@ -68,7 +69,7 @@ def define_kind(prepare_job: Callable[[loading.Loaded, Source, Any], Job]) -> tu
         report: Report = no_report,
         note: Callable[[str], None] = no_note,
     ) -> Manifest:
-        with explain_memory_errors(f"run {loaded.name}", _memory_remedy(options)):
+        with explain_memory_errors(f"run {loaded.name}", _memory_remedy(options)), in_eval_mode(loaded.model):
             job = prepare_job(loaded, source, options)
             manifest = _run(job, root, run_id, report, note)
         if job.indexed:
@@ -76,7 +77,11 @@ def define_kind(prepare_job: Callable[[loading.Loaded, Source, Any], Job]) -> tu
             build.refresh(root)
         return manifest
 
-    return run_kind, lambda loaded, source, options: _forecast(prepare_job(loaded, source, options))
+    def forecast_kind(loaded: loading.Loaded, source: Source, options: Any) -> list[str]:
+        with in_eval_mode(loaded.model):
+            return _forecast(prepare_job(loaded, source, options))
+
+    return run_kind, forecast_kind
 
 
 def _run(job: Job, root: Path, run_id: str | None, report: Report, note: Callable[[str], None]) -> Manifest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capture.jobs.job import check_option_sizes
+from capture.jobs.job import check_option_values
 from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
@@ -35,7 +35,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers out of range."""
-        check_option_sizes(self)
+        check_option_values(self)
 
 
 def choose_layers(store: TraceStore, options: Options) -> list[int | None]:

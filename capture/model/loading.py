@@ -7,7 +7,7 @@ line that says what to do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from capture.model import model_files
+from capture.model.anatomy import Anatomy
+from capture.model.examine import examine
 from capture.model.failures import error_sentence, is_memory_error
+from capture.model.in_memory import in_eval_mode
 from capture.model.load_errors import explain_load_errors
 from capture.model.sources import find_source
 from capture.model.unchanged import unchanged
@@ -60,9 +63,9 @@ class Finetuned:
 class Loaded:
     """A model in memory, with its tokenizer and where both came from."""
 
-    model: Any
-    """A model of transformers, in eval mode, with or without its language-model head."""
-    tokenizer: Any
+    model: Any = field(repr=False)
+    """A model of transformers, with or without its language-model head."""
+    tokenizer: Any = field(repr=False)
     """None where the model's folder has none and none was demanded."""
     name: str
     revision: str | None
@@ -72,6 +75,11 @@ class Loaded:
     """Weights that the checkpoint lacks: random ones, of a head that was not trained."""
     finetuned: Finetuned | None = None
     """What the model's folder says of the run that made it."""
+
+    @property
+    def hf(self) -> Any:
+        """The model of transformers, to be called as ever: `model.hf(**inputs)`."""
+        return self.model
 
     @property
     def dtype(self) -> str:
@@ -87,6 +95,12 @@ class Loaded:
     def target_window(self) -> int | None:
         """The longest sequence that an encoder-decoder's decoder was made for; of other models, `window`."""
         return self._window.target
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """What the model is made of, found once; a capture finds it anew."""
+        with in_eval_mode(self.model):
+            return examine(self.model)
 
     @cached_property
     def _window(self) -> Window:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capture.jobs.job import check_option_sizes
+from capture.jobs.job import check_option_values
 from warehouse.errors import UsageError
 
 
@@ -26,9 +26,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers out of range."""
-        check_option_sizes(self, {"seed": (1 << 32) - 1})
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: write a number from 0 up.")
+        check_option_values(self, {"seed": (1 << 32) - 1})
         if not 0 <= self.lr < math.inf:
             raise UsageError(f"--lr {self.lr}: write a number from 0 up.")
 

@@ -20,6 +20,7 @@ from warehouse.storage import paths
 from warehouse.storage.paths import find_run
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from warehouse.storage.trace_store import TraceStore
@@ -122,6 +123,44 @@ class Catalog:
             The answer as a DuckDB relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`; `.query` asks more of it.
         """
         return self.attempt(lambda: self._connection_for(query).sql(query))
+
+    def queries(self) -> pd.DataFrame:
+        """List the saved queries.
+
+        Returns:
+            A row a query: its name, its title, and the variables that `ask` takes for it.
+        """
+        import pandas as pd
+
+        from warehouse.catalog.saved_queries import all_queries
+
+        rows = [(name, q.title, q.variables) for name, q in all_queries().items()]
+        return pd.DataFrame(rows, columns=["query", "title", "variables"])
+
+    def ask(self, query: str, **variables: str | TraceStore) -> duckdb.DuckDBPyRelation:
+        """Ask a saved query.
+
+        Example:
+            wh.ask("calibration", run="mine").df()
+
+        Args:
+            query: Its name; `queries` lists them.
+            **variables: What it is asked about, such as `run`: names of runs, or runs themselves. A run that is left out is the
+                newest that fits.
+
+        Returns:
+            The answer as a DuckDB relation.
+
+        Raises:
+            NotFoundError: There is no such query, variable or run.
+            UsageError: The named run lacks what the query needs, or no run has it.
+        """
+        from warehouse.catalog.saved_queries import find_query, run_query
+        from warehouse.storage.trace_store import TraceStore
+
+        saved = find_query(query)
+        values = {k: v.meta.run_id if isinstance(v, TraceStore) else str(v) for k, v in variables.items()}
+        return self.attempt(lambda: run_query(self.cursor(), saved, values))
 
     def _connection_for(self, query: str) -> duckdb.DuckDBPyConnection:
         if self._session is not None:

@@ -17,6 +17,7 @@ from warehouse.cli.options import DeleteDryRunOption, FormatOption, WarehouseOpt
 from warehouse.cli.output import Format, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
 from warehouse.errors import NotFoundError, TracesError, UsageError
+from warehouse.progress import ProgressBar
 
 if TYPE_CHECKING:
     from warehouse.vectors.table import VectorTable
@@ -274,25 +275,12 @@ def _refresh(root: Path) -> None:
 
 @contextmanager
 def _progress_bar() -> Iterator[tuple[Callable[[str, int], None], Callable[[str], None]]]:
-    """Yield a function that counts rows on a terminal, and one that prints notes; both on standard error."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    bar = bars.Progress(
-        bars.SpinnerColumn(),
-        bars.TextColumn("{task.description}"),
-        bars.TextColumn("{task.completed:,} rows"),
-        bars.TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        tasks: dict[str, bars.TaskID] = {}
+    """Yield a function that counts rows where somebody looks on, and one that prints notes; both on standard error."""
+    rows_of: dict[str, int] = {}
+    with ProgressBar("rows", say=note) as bar:
 
         def report(name: str, rows: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=None)
-            bar.advance(tasks[name], rows)
+            rows_of[name] = rows_of.get(name, 0) + rows
+            bar.show(rows_of[name], label=name)
 
-        yield report, lambda text: console.print(text, highlight=False, markup=False)
+        yield report, bar.say

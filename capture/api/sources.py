@@ -1,0 +1,98 @@
+"""What can be read, opened by name for the functions of this package; lists of texts need no opening."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from capture.api.arguments import in_python_terms
+from capture.data.example import Source
+
+
+@in_python_terms
+def open_file(
+    path: str | Path, *, text_column: str = "text", label_column: str | None = None, id_column: str | None = None
+) -> Source:
+    """Open a file of your own texts.
+
+    Example:
+        data = capture.open_file("reviews.csv", text_column="review", label_column="stars")
+
+    Args:
+        path: A .txt file, one text a line, or a .jsonl, .ndjson, .csv, .tsv or .parquet file.
+        text_column: The column with the texts, in a file that has columns.
+        label_column: A column with labels of the texts: a text, a number, true or false, or a list of them.
+        id_column: A column that tells the texts apart; None: the texts themselves do.
+
+    Returns:
+        The source, which is read anew by each capture.
+
+    Raises:
+        UsageError: The file cannot be read, has no such column, or holds no text.
+        NotFoundError: There is no such file.
+    """
+    from capture.data.registry import open_data
+
+    return open_data(None, str(path), "validation", None, text_column, label_column=label_column, id_column=id_column)
+
+
+@in_python_terms
+def open_dataset(
+    name: str,
+    *,
+    split: str = "validation",
+    from_: str | Path | None = None,
+    config: str | None = None,
+    headings: bool = False,
+    text_column: str = "text",
+    label_column: str | None = None,
+    root: str | Path | None = None,
+) -> Source:
+    """Open a data set.
+
+    Example:
+        data = capture.open_dataset("ud_ewt", split="dev")
+
+    Args:
+        name: A data set that `traces data list` knows, or any of the hub's as `owner/name`.
+        split: Its split.
+        from_: A local copy of a known data set in its original format.
+        config: The configuration of a data set `owner/name`.
+        headings: Read the headings of WikiText too.
+        text_column: The column with the texts, in a data set `owner/name`.
+        label_column: A column with labels, in a data set `owner/name`.
+        root: The warehouse's folder, under which prepared data sets are kept; None: `$TRACES_HOME`, else `./runs`.
+
+    Returns:
+        The source, which is read anew by each capture.
+
+    Raises:
+        UsageError: The data cannot be read, or arguments don't go together.
+        NotFoundError: There is no such data set.
+    """
+    from capture.data.registry import open_data
+    from warehouse.storage import paths
+
+    origin = None if from_ is None else str(from_)
+    return open_data(name, None, split, origin, text_column, paths.find_root(root), config, headings, label_column)
+
+
+@in_python_terms
+def open_prompt_sets(*names: str | Path) -> Source:
+    """Open sets of prompts for `generate`.
+
+    Example:
+        run = capture.generate(model, capture.open_prompt_sets("single_trait"))
+
+    Args:
+        *names: Sets that come with traces (`single_trait`, `multi_trait`, …), .json files, or folders of them.
+
+    Returns:
+        The source, in the order of the names.
+
+    Raises:
+        UsageError: Two sets have the same name, or a set is malformed.
+        NotFoundError: There is no such set.
+    """
+    from capture.data.prompt_sets import open_prompt_sets as open_sets
+
+    return open_sets([str(name) for name in names])
