@@ -93,7 +93,7 @@ def _cells(
     """
     found = shown_tokens.rows(wh, query, lens_run, tokens.example_id, tokens.seq)
     wanted = parse_layers(layers)
-    has = {layer for _, layer, *_ in found}
+    has = dict.fromkeys(layer for _, layer, *_ in found)
     for layer in wanted or ():
         if layer not in has:
             raise NotFoundError("layer", layer, map(layer_name, has), f"(run '{lens_run}')")
