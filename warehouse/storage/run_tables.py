@@ -25,6 +25,7 @@ from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_parquet, 
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.token_frame import token_frame_sql
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,29 +50,42 @@ class RunTables:
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
-        """A row an example (a row a chunk under --chunk, a row a side in an encoder-decoder), in the data's order.
+        """A row an example (a row a chunk under --chunk or a sample, a row a side in an encoder-decoder), in the data's order.
 
-        Columns are its text, and as lists its token ids, tokens and character offsets, and for every position with a next
-        token the prediction's id, whether it was right, and its loss in nats.
+        Every run has `idx`, `example_id`, `seq`, `side` and `text`, and as lists `input_ids`, `tokens` and `offsets` (first
+        character, one past the last), and for every position with a next token `pred_ids`, `correct` and `losses` (nats).
+        Numbers, letters and lists are those of the tables `next_token`, `choices` and `mcq_predictions`. A value that there is
+        not is NA.
+
+        A run that predicts next tokens has these too, of the last prediction of the row's own sequence that there is a token to
+        compare with: it is made from the token before the last. NA in a sequence of one token; a text in chunks has one in each
+        of its rows, and the text's own last in the last of them.
+
+        - `next_pos`: the position that it is made from; the token predicted stands at `next_pos + 1`, the end of `input_ids`
+        - `next_true_id`, `next_true_prob`: the token that stands there, and its probability
+        - `next_pred_id`, `next_pred_prob`: the most probable token, and its probability
+        - `next_correct`: whether the two are the same
+        - `next_entropy`: entropy over the whole vocabulary, nats
+        - `next_topk_ids`, `next_topk_tokens`, `next_topk_probs`: the k most probable tokens, most probable first
+
+        A run of multiple-choice questions has a row a question. Where each choice was a sequence of its own, `input_ids`,
+        `tokens` and `offsets` are lists of those of each choice.
+
+        - `label_idx`: place of the right choice, 0-based; NA, never -1, where the key is not known
+        - `pred_idx`, `pred_label`: place of the predicted choice, which is a `choice_idx` of `mcq_attn` and the like; its letter
+        - `is_correct`: whether the two are the same; NA where the key is not known
+        - `choice_logits`: the score that decides, by choice: the logit of the letter or of the multiple-choice head, else the
+          log-probability of the text in nats, or that by byte
+        - `choice_probs`: its softmax over the choices
         """
-        answer = self.query(
-            f"""
-            SELECT e.idx, e.example_id, coalesce(t.seq, 0) AS seq, coalesce(t.side, '{self.meta.model.side}') AS side, e.text,
-                   t.input_ids, t.tokens, t.offsets, p.pred_ids, p.correct, p.losses
-            FROM examples AS e
-            LEFT JOIN (
-                SELECT example_id, seq, side, list(token_id ORDER BY pos) AS input_ids, list(token ORDER BY pos) AS tokens,
-                       list([char_start, char_end] ORDER BY pos) AS offsets
-                FROM tokens GROUP BY example_id, seq, side
-            ) AS t USING (example_id)
-            LEFT JOIN (
-                SELECT example_id, seq, list(pred_id ORDER BY pos) AS pred_ids, list(correct ORDER BY pos) AS correct,
-                       list(loss ORDER BY pos) AS losses
-                FROM next_token GROUP BY example_id, seq
-            ) AS p ON p.example_id = t.example_id AND p.seq = t.seq AND t.side = 'dec'
-            ORDER BY e.idx, seq, side
-            """
+        choices = bool(self._table_files("mcq_predictions"))
+        query = token_frame_sql(
+            self.meta.model.side,
+            predictions=bool(self._table_files("next_token")),
+            questions=choices,
+            sequence_per_choice=choices and max(self._sequence_counts.values(), default=0) > 1,
         )
+        answer = self.query(query)
         with self._damage_as_error("tables"):
             return answer.df()
 
