@@ -15,13 +15,13 @@ from pathlib import Path
 import duckdb
 import filelock
 
+from warehouse.catalog.place import STATE_VIEW, macros, made_in
 from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_json
 from warehouse.catalog.views import view_texts
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
 
-_STATE_VIEW = "catalog_state"
 ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
 
@@ -68,7 +68,7 @@ def _write_catalog(path: Path, root: Path, known: Survey) -> Survey:
             known = _write_catalog(Path(elsewhere) / path.name, root, known)
             shutil.copyfile(Path(elsewhere) / path.name, path)
         return known
-    with duckdb.connect(str(path)) as con:
+    with attach(str(path)) as con:
         return create_views(con, root, known)
 
 
@@ -96,29 +96,29 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> S
 
 
 def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> None:
-    """Create the views, and one that holds what they were made from."""
+    """Create the views, the macros that they call, and a view that holds what they were made from."""
+    for head, text in macros(root).items():
+        con.execute(f"CREATE MACRO {head} AS {text}")
     for name, (query, comment, columns) in view_texts(root, known, _vector_infos(root)).items():
         con.execute(f"CREATE VIEW {name} AS {query}")
         con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
         for column in columns:
             con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
-    con.execute(
-        f"CREATE VIEW {_STATE_VIEW} AS SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(known))} AS runs"
-    )
-    con.execute(
-        f"COMMENT ON VIEW {_STATE_VIEW} IS 'A hash of what these views were made from, and what is known of the runs'"
-    )
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
+    con.execute(
+        f"CREATE VIEW {STATE_VIEW} AS SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(known))} AS runs"
+    )
+    con.execute(f"COMMENT ON VIEW {STATE_VIEW} IS {sql_text(made_in(root))}")
 
 
 def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
-    """Open a file of views as it is now, read-only, or a new database in memory.
+    """Open a file of views as it is now, read-only, or a new database in a file or in memory.
 
     The file is attached, not connected to: a process that has connected to a file goes on getting that one for its path, long
-    after another has been moved into its place.
+    after another has been moved into its place. Its views then read the folder that they were made for.
 
     Args:
-        path: The file, or `:memory:`.
+        path: The file, to be read; or, as a str, one to be written, or `:memory:`.
 
     Returns:
         A connection, whose views need no prefix.
@@ -145,11 +145,9 @@ def current_state(root: Path) -> str:
     texts = {name: query for name, (query, _, _) in view_texts(root, {}, ()).items()}
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
     folder = root.stat()
-    texts[""] = f"{folder.st_dev} {folder.st_ino}"
+    texts[""] = f"{folder.st_dev} {folder.st_ino} {macros(root)}"
     texts["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
-    return hashlib.sha256(
-        repr((str(root.absolute()), sorted(texts.items()))).encode(errors="backslashreplace")
-    ).hexdigest()[:16]
+    return hashlib.sha256(repr(sorted(texts.items())).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def read_state(root: Path) -> tuple[str, Survey]:
@@ -159,7 +157,7 @@ def read_state(root: Path) -> tuple[str, Survey]:
         return "", {}
     try:
         with attach(path) as con:
-            row = con.sql(f"SELECT state, runs FROM {_STATE_VIEW}").fetchone()
+            row = con.sql(f"SELECT state, runs FROM {STATE_VIEW}").fetchone()
         return (row[0], from_json(row[1])) if row is not None else ("", {})
     except (duckdb.Error, ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
         return "", {}

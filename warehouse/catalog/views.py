@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from warehouse.catalog import place
 from warehouse.catalog.file_sql import RUN_ID, manifest_rows, parquet_rows
-from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_paths, sql_pattern, sql_text
+from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.schema.types import Column, Table
 from warehouse.storage import paths
@@ -51,21 +52,20 @@ def view_texts(root: Path, known: Survey, infos: Sequence[Path]) -> dict[str, tu
     Returns:
         Name → (query, comment, columns), each after those that it reads.
     """
-    root = root.absolute()
     sound = {name: s for name, s in known.items() if s.fault is None}
-    listed = len(sound) < len(known) or "\\" in str(root)
+    listed = len(sound) < len(known) or "\\" in str(root.resolve())
     views = {}
     for table in TABLES.values():
         runs = [paths.run_dir(root, n) for n, s in sound.items() if not table.stored or table.name in s.tables]
         below = f"{table.name}/*.parquet" if table.stored else paths.MANIFEST
         files = [p for run in runs for p in sorted(run.glob(below))]
-        pattern = sql_pattern(root, f"{paths.RUN_PREFIX}*/{below}")
+        pattern = place.pattern(f"{paths.RUN_PREFIX}*/{below}")
         views[table.name] = (
-            _table(table, sql_paths(files) if listed else pattern, bool(files)),
+            _table(table, place.files(root, files) if listed else pattern, bool(files)),
             f"One row is {table.row}",
             table.columns,
         )
-    views["vector_tables"] = (_vector_tables(infos), "One row is a vector table, which traces index makes", ())
+    views["vector_tables"] = (_vector_tables(root, infos), "One row is a vector table, which traces index makes", ())
     views["damaged_runs"] = (_damaged(known), "One row is a run that is left out of all views, and why", ())
     for path in sorted((paths.data_dir("sql") / "views").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
@@ -77,10 +77,10 @@ def _table(table: Table, files: str, has_rows: bool) -> str:
     if not has_rows:
         return sql_no_rows(table.columns)
     if not table.stored:
-        return manifest_rows(files)
+        return f"{manifest_rows(files)}WHERE {place.IN_PLACE}\n"
     run_id = RUN_ID.format(prefix=paths.RUN_PREFIX, below="/[^/]*/[^/]*")
     names = ",\n".join(f"    {run_id} AS run_id" if c.name == "run_id" else f"    {c.name}" for c in table.columns)
-    return f"SELECT\n{names}\nFROM ({sql_all_columns(table.columns, parquet_rows(files), 'filename')})\n"
+    return f"SELECT\n{names}\nFROM ({sql_all_columns(table.columns, parquet_rows(files), 'filename')})\nWHERE {place.IN_PLACE}\n"
 
 
 def _damaged(known: Survey) -> str:
@@ -95,7 +95,7 @@ def _escaped(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _vector_tables(infos: Sequence[Path]) -> str:
+def _vector_tables(root: Path, infos: Sequence[Path]) -> str:
     if not infos:
         return sql_no_rows(Column(name, kind, "") for name, (kind, _) in _VECTOR_COLUMNS.items())
     columns = ",\n".join(f"    {source} AS {name}" for name, (_, source) in _VECTOR_COLUMNS.items())
@@ -104,6 +104,6 @@ def _vector_tables(infos: Sequence[Path]) -> str:
     }
     spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
     return (
-        f"SELECT\n{columns}\nFROM read_json({sql_paths(infos)}, columns = {{{spec}}}, "
-        "format = 'unstructured', hive_partitioning = false)\n"
+        f"SELECT\n{columns}\nFROM read_json({place.files(root, infos)}, columns = {{{spec}}}, "
+        f"format = 'unstructured', hive_partitioning = false)\nWHERE {place.IN_PLACE}\n"
     )

@@ -1,0 +1,85 @@
+"""Where the files are that the views read: in the folder of `warehouse.duckdb`, wherever that is now.
+
+A view's text is fixed when the view is made, and the folder may be copied or moved afterwards and opened in any DuckDB, without any
+of our code. In: the folder. Out: the SQL of three macros, which are made in `warehouse.duckdb` with the views and which the views call.
+
+DuckDB opens a file in two ways. As its own (`duckdb runs/warehouse.duckdb`): its setting `temp_directory` then is that path and
+`.tmp`, unless it was set by hand, and leads to the folder. Attached (`ATTACH 'runs/warehouse.duckdb'`): nothing that the arguments of
+`read_parquet` may use tells the path, so the views read the folder that they were made in, and refuse where the file is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from warehouse.schema.quoting import sql_text
+from warehouse.storage import paths
+
+STATE_VIEW = "catalog_state"
+IN_PLACE = "warehouse_in_place()"
+"""The condition of every view that reads files: true, or the error of a warehouse that would read another's."""
+
+_OWN_TMP = f"{paths.CATALOG}.tmp"
+_OPENED = "current_setting('temp_directory')"
+_AS_ITS_OWN = f"parse_filename({_OPENED}) = {sql_text(_OWN_TMP)}"
+_WOULD_MIX = (
+    "Several warehouses are open, and one of them as the file that DuckDB was started with, which all of them would read. "
+    "Start DuckDB without a file, and ATTACH each."
+)
+
+
+def made_in(root: Path) -> str:
+    """Write the comment of the view `catalog_state`: by it a catalog is known, also among others, and in another place."""
+    return f"One row: what these views were made from, in {_folder(root)}"
+
+
+def macros(root: Path) -> dict[str, str]:
+    """Write the macros that the views call.
+
+    Args:
+        root: The folder that `warehouse.duckdb` is made for.
+
+    Returns:
+        Head of a macro → its text.
+    """
+    folder = _folder(root)
+    own_folder = f"coalesce(nullif(left({_OPENED}, -{len(_OWN_TMP)}), ''), './')"
+    elsewhere = (
+        f"{sql_text(f'This warehouse was made in {folder} and is now in ')} || here || {sql_text('. Open ')} || here || "
+        f"{sql_text(f'{paths.CATALOG} as the file that DuckDB starts with, or run: traces refresh --warehouse ')} || here"
+    )
+    return {
+        "warehouse_folder()": f"CASE WHEN {_AS_ITS_OWN} THEN {own_folder} ELSE {sql_text(folder)} END",
+        "warehouse_files(pattern)": r"regexp_replace(warehouse_folder(), '([\[*?])', '[\1]', 'g') || pattern",
+        IN_PLACE: f"""(
+    SELECT CASE
+        WHEN {_AS_ITS_OWN}
+        THEN CASE WHEN count(*) = 1 AND bool_and(is_first) THEN true ELSE error({sql_text(_WOULD_MIX)}) END
+        ELSE bool_and(CASE WHEN here = {sql_text(folder)} THEN true ELSE error({elsewhere}) END) IS NOT false
+    END
+    FROM (
+        SELECT parse_dirpath(d.path) || '/' AS here, d.database_oid = min(d.database_oid) OVER () AS is_first, v.comment
+        FROM duckdb_databases() AS d
+        LEFT JOIN duckdb_views() AS v ON v.database_oid = d.database_oid AND v.view_name = {sql_text(STATE_VIEW)}
+        WHERE d.path IS NOT NULL
+    )
+    WHERE comment = {sql_text(made_in(root))}
+)""",
+    }
+
+
+def files(root: Path, found: Iterable[Path]) -> str:
+    """Write SQL for a list of files below a folder."""
+    names = ", ".join(sql_text(path.relative_to(root).as_posix()) for path in found)
+    return f"list_transform([{names}], lambda name: warehouse_folder() || name)"
+
+
+def pattern(below: str) -> str:
+    """Write SQL for the files that a pattern fits, below the folder."""
+    return f"warehouse_files({sql_text(below)})"
+
+
+def _folder(root: Path) -> str:
+    """Return the folder as DuckDB tells the paths of databases, absolute and without symbolic links, and a slash."""
+    return f"{str(root.resolve()).rstrip('/')}/"
