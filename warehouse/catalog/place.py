@@ -55,16 +55,21 @@ def macros(root: Path) -> dict[str, str]:
         IN_PLACE: f"""(
     SELECT CASE
         WHEN {_AS_ITS_OWN}
-        THEN CASE WHEN count(*) = 1 AND bool_and(is_first) THEN true ELSE error({sql_text(_WOULD_MIX)}) END
-        ELSE bool_and(CASE WHEN here = {sql_text(folder)} THEN true ELSE error({elsewhere}) END) IS NOT false
+        THEN CASE
+            WHEN count(*) FILTER (is_this) = 1 AND min(oid) FILTER (is_this) = min(oid) THEN true
+            ELSE error({sql_text(_WOULD_MIX)})
+        END
+        ELSE bool_and(CASE WHEN is_this AND here <> {sql_text(folder)} THEN error({elsewhere}) ELSE true END) IS NOT false
     END
     FROM (
-        SELECT parse_dirpath(d.path) || '/' AS here, d.database_oid = min(d.database_oid) OVER () AS is_first, v.comment
+        SELECT
+            d.database_oid AS oid,
+            parse_dirpath(d.path) || '/' AS here,
+            coalesce(v.comment = {sql_text(made_in(root))}, false) AS is_this
         FROM duckdb_databases() AS d
         LEFT JOIN duckdb_views() AS v ON v.database_oid = d.database_oid AND v.view_name = {sql_text(STATE_VIEW)}
         WHERE d.path IS NOT NULL
     )
-    WHERE comment = {sql_text(made_in(root))}
 )""",
     }
 
