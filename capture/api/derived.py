@@ -83,7 +83,7 @@ def _joined(values: str | Iterable[object]) -> str:
 
 
 def load_captured_model(
-    folder: Path, load: Callable[[ModelInfo], Loaded] | None = None, remedy: str = "give it: model=…"
+    folder: Path, load: Callable[[ModelInfo], Loaded] | None = None, remedy: str = "model=…"
 ) -> Loaded:
     """Load the model that a run was captured with.
 
@@ -107,7 +107,7 @@ def load_captured_model(
         return load_model(info.name, head="lm", dtype=info.dtype, revision=info.revision)
     except TracesError as e:
         run = paths.run_id_of(folder)
-        raise UsageError(f"{e} If the model of run '{run}' lies elsewhere now, {remedy}") from None
+        raise UsageError(f"{e} If the model of run '{run}' lies elsewhere now: {remedy}") from None
 
 
 @in_python_terms

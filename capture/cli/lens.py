@@ -97,7 +97,7 @@ def lens(
         return replace(loading, dtype=info.dtype, revision=revision).load(model or info.name, "lm")
 
     if model is None:
-        loaded = load_captured_model(folder, load, "name it: --model PLACE")
+        loaded = load_captured_model(folder, load, "--model PLACE")
     else:
         loaded = load(Manifest.read(folder).model)
     whole = name or f"{run}-lens"

@@ -53,8 +53,6 @@ def choose_layers(store: TraceStore, options: Options) -> list[int | None]:
             command that does).
     """
     meta = store.meta
-    if options.top_k < 1:
-        raise UsageError(f"--top-k {options.top_k}: keep at least 1 token.")
     if not meta.captured:
         raise UsageError(
             f"Run '{meta.run_id}' is of kind {meta.kind}, and holds no states of a model"

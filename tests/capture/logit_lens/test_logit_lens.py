@@ -354,7 +354,6 @@ def test_what_cannot_be_looked_through_says_so(
         (lens_run.Options(positions="first"), "write all, last, response, or numbers"),
         (lens_run.Options(positions="999"), "no tokens at --positions 999"),
         (lens_run.Options(positions="response"), "generated none of its tokens"),
-        (lens_run.Options(top_k=0), "keep at least 1"),
     ):
         with pytest.raises(UsageError, match=told):
             lens_run.forecast(folder, options)
