@@ -70,7 +70,14 @@ class DataOptions:
             rich_help_panel=Panel.READ,
         ),
     ] = None
-    split: SplitOption = "validation"
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="The data set's split; `dev` is `validation`, which is read where none is named.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
     from_: FromOption = None
     config: Annotated[
         str | None,
@@ -118,6 +125,16 @@ class DataOptions:
             rich_help_panel=Panel.READ,
         ),
     ] = None
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id-column",
+            metavar="NAME",
+            help="A column of the file that tells its texts apart in every run: each row has another text or whole number there. "
+            "Left out, the texts themselves do. Neither depends on the file's name.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
     limit: LimitOption = None
 
     def open(self, root: Path) -> Source:
@@ -128,13 +145,19 @@ class DataOptions:
 
         Returns:
             The examples, read again each time they are asked for.
+
+        Raises:
+            UsageError: A split of a file of texts is asked for.
         """
+        if self.text is not None and self.split is not None:
+            raise UsageError("--split goes with --data: a file of texts has no splits.")
+        split = "validation" if self.split is None else self.split
         with needs_capture_extra():
             from capture.data.registry import open_data
 
             return open_data(
-                self.data, self.text, self.split, self.from_, self.text_column, root, self.config, self.headings,
-                self.label_column,
+                self.data, self.text, split, self.from_, self.text_column, root, self.config, self.headings,
+                self.label_column, self.id_column,
             )  # fmt: skip
 
 

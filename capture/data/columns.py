@@ -1,4 +1,4 @@
-"""Turns rows with columns into `Row`s: one column is the text, one may hold labels, the others are metadata."""
+"""Turns rows with columns into `Row`s: one column is the text, one may hold labels, one ids, the others are metadata."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ class Columns:
     label: str | None = None
     label_names: Sequence[str] | None = None
     """The names of the labels, by number, where the column holds numbers that have names. -1 is then no label."""
+    id: str | None = None
+    """The column that tells the texts apart; None: the texts do."""
 
     @property
     def reads(self) -> str | None:
         """What `Source.reads` says of them."""
-        return None if self.label is None else f"labels from column '{self.label}'"
+        read = (("labels", self.label), ("ids", self.id))
+        return ", ".join(f"{what} from column '{column}'" for what, column in read if column is not None) or None
 
     def rows(self, table: Iterable[tuple[int, str, dict[str, Any]]]) -> Iterator[Row]:
         """Turn the rows of one pass over the data into `Row`s.
@@ -36,18 +39,27 @@ class Columns:
             table: For each row its number, its place as messages name it, and its fields by column.
 
         Yields:
-            The rows, with the number as their id and the other columns as metadata.
+            The rows, with the other columns as metadata. Their id is the number, or what the column of ids holds.
+
+        Raises:
+            NotFoundError: A row has no such column.
+            UsageError: A value cannot be a text, a label or an id, or two rows have the same id.
         """
-        labels = _LabelNumbers(self)
+        labels, ids = _LabelNumbers(self), _Ids(self)
         for number, where, fields in table:
             _check_column(self.text, fields, f"({where}) Name the text's column: --text-column.")
             if self.label is not None:
                 hint = "Name the labels' column: --label-column; a row without a label has null or nothing there."
                 _check_column(self.label, fields, f"({where}) {hint}")
-            others = {name: value for name, value in fields.items() if name not in (self.text, self.label)}
+            if self.id is not None:
+                _check_column(self.id, fields, f"({where}) Name the column with ids: --id-column.")
+            others = {name: value for name, value in fields.items() if name not in (self.text, self.label, self.id)}
             text = _text(fields[self.text], self.text, where)
             row_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
-            yield Row(str(number), text, others, labels=row_labels)
+            row_id = str(number)
+            if self.id is not None and text.strip():  # a row of white space is no example
+                row_id = ids.checked(fields[self.id], where)
+            yield Row(row_id, text, others, labels=row_labels)
 
 
 def _check_column(name: str, fields: dict[str, Any], hint: str) -> None:
@@ -69,6 +81,29 @@ def _text(value: Any, column: str, where: str) -> str:
     if value is None:
         raise UsageError(f"{where} is null: give the row a text, or leave it out.")
     raise UsageError(f"{where} holds {type(value).__name__}, not text.")
+
+
+class _Ids:
+    """Checks the ids of one pass over the data: texts or whole numbers, each of them once."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._column = columns.id
+        self._rows: dict[str, str] = {}
+        """The place of the row that each id was first on."""
+
+    def checked(self, value: Any, where: str) -> str:
+        """Return an id as text; raise UsageError where it is missing, of another kind, or an earlier row's."""
+        column = f"column '{printable_value(self._column)}'"
+        if isinstance(value, bytes):
+            value = _text(value, str(self._column), where)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise UsageError(f"{where}: {column} is empty: every row needs an id of its own.")
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise UsageError(f"{where}: {column} holds {type(value).__name__}, not an id: a text or a whole number.")
+        row_id = str(value)
+        if (first := self._rows.setdefault(row_id, where)) != where:
+            raise UsageError(f"{first} and {where} have the same id, {printable_value(row_id, 60)} ({column}).")
+        return row_id
 
 
 class _LabelNumbers:

@@ -1,6 +1,7 @@
 """What an example is: one text of a data set, under an id that is the same on every machine and for every model.
 
-A `Source` says which data set it is, and reads it from the start each time it is asked to: a capture that resumes after it was
+An example of a known data set is told by the data set and its id there; a text of a user's own by the text alone, or by an id
+that the user gives it: not by the name of a file, nor by whether it came from a file, a command line or a list. A `Source` says which data set it is, and reads it from the start each time it is asked to: a capture that resumes after it was
 killed, or that has to widen a dtype, reads its data again.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from capture.data.files import printable_value
@@ -96,11 +98,12 @@ class Source:
     """What of the rows is read, or made of them, where that is not obvious: it is part of a capture's options."""
     has_ids: bool = True
     """A row's id is a fact of the data set; else it only says where the row stood, and the text identifies the example."""
+    own: bool = False
+    """Texts of the user's own: what identifies an example does so alone, whatever the data set is called."""
     description: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     """Gives a line on which of the rows read so far were left out."""
     members: tuple[Source, ...] = ()
-    """The sources that it consists of, one after the other, where it is several. An example belongs to its member: its id says
-    nothing of what else was read with it."""
+    """The sources that it consists of, one after the other, where it is several. An example belongs to its member."""
 
     def __post_init__(self) -> None:
         """Check that its names are Unicode text, which an argument of the command line need not be.
@@ -123,25 +126,26 @@ class Source:
         Raises:
             UsageError: A row cannot be stored: its id is not unique, or something in it is not Unicode text.
         """
-        if self.members:
-            for member in self.members:
-                yield from member.read()
-            return
-        seen: dict[bytes, int] = {}
+        seen: dict[str, int] = {}
+        for source in self.members or (self,):
+            yield from source._read(seen)
+
+    def _read(self, seen: dict[str, int]) -> Iterator[Example]:
+        """Read the examples of this source alone; `seen` counts those of each id before."""
         for row in self.rows():
             if not row.text.strip():
                 continue
             row = check_storable(row, f"{printable_value(self.origin)}, row {printable_value(row.source_id)}")
             key = row.source_id if self.has_ids else row.text
-            digest = hashlib.sha256(key.encode()).digest()[:12]
-            n = seen[digest] = seen.get(digest, 0) + 1
+            example = Example(self, row, key)
+            n = seen[example.example_id] = seen.get(example.example_id, 0) + 1
             if n > 1 and self.has_ids:
                 raise UsageError(
                     f"{printable_value(self.origin)} has two rows with the id '{printable_value(key, 60)}': the copy is damaged. Make or "
                     "fetch it again."
                 )
             # the second occurrence of a text is an example of its own
-            yield Example(self, row, key if n == 1 else f"{key}\x1f{n}")
+            yield example if n == 1 else replace(example, key=f"{key}\x1f{n}")
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,12 @@ class Example:
         """The row's text."""
         return self.row.text
 
-    @property
+    @cached_property
     def example_id(self) -> str:
-        """16 hex digits of SHA-256 over data set, config, split and key."""
+        """16 hex digits of SHA-256 over data set, config, split and key; of the user's own data over the key alone."""
         s = self.source
-        parts = "\x1f".join([s.dataset, s.config or "", s.split or "", self.key])
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        names = ["id" if s.has_ids else "text", None, None] if s.own else [s.dataset, s.config, s.split]
+        return hashlib.sha256("\x1f".join([*(x or "" for x in names), self.key]).encode()).hexdigest()[:16]
 
 
 def check_storable(row: Row, where: str) -> Row:

@@ -1,8 +1,9 @@
 """Prompt sets: JSON files of prompts for a model to answer, those that ship with the project and a user's own.
 
 A file is an object with a name, a description, and prompts. Each prompt has an id (a text or a whole number), a text, usually a
-note that says what it is for, and may have a system message, `system`. Several sets make one source, and every prompt keeps the
-id that it has in its own set. The shipped sets were written for this project and share its licence.
+note that says what it is for, and may have a system message, `system`. Several sets make one source. A prompt of a shipped set is
+known by its set and its id there; one of a user's own, in whatever file or on the command line, by its text alone. The shipped
+sets were written for this project and share its licence.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from capture.data.files import (
     read_json,
     user_path,
 )
+from capture.data.text import own_texts
 from warehouse.errors import NotFoundError, UsageError
 
 _SHIPPED = Path(__file__).parent / "shipped_prompts"
@@ -63,7 +65,8 @@ def open_prompt_sets(names: list[str]) -> Source:
     sets = []
     for name, path in files.items():
         rows = _rows(path)
-        sets.append(Source("prompts", name, None, str(path), partial(iter, rows)))
+        own = path.parent != _SHIPPED
+        sets.append(Source("prompts", name, None, str(path), partial(iter, rows), has_ids=not own, own=own))
     return Source(
         "prompts",
         ",".join(files),
@@ -80,7 +83,7 @@ def open_prompts(texts: list[str]) -> Source:
         if not text.strip():
             raise UsageError(f"--prompt: prompt {number} has no text.")
     rows = [check_storable(Row(str(n), text), f"--prompt, prompt {n}") for n, text in enumerate(texts, 1)]
-    return Source("prompt", None, None, "--prompt", partial(iter, rows), has_ids=False)
+    return own_texts("prompt", "--prompt", partial(iter, rows))
 
 
 def _files(name: str) -> Iterator[Path]:

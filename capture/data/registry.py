@@ -36,6 +36,7 @@ def open_data(
     config: str | None = None,
     headings: bool = False,
     label_column: str | None = None,
+    id_column: str | None = None,
 ) -> Source:
     """Open what `--data NAME [--split S] [--from FILE]` or `--text FILE` asks for.
 
@@ -51,6 +52,7 @@ def open_data(
         config: The configuration of a data set of the hub.
         headings: Read the headings of WikiText as well as its paragraphs.
         label_column: The column that holds labels.
+        id_column: The column of a file that tells its texts apart; None: the texts do.
 
     Returns:
         The source, which holds at least one text.
@@ -67,6 +69,7 @@ def open_data(
         text_column=text_column,
         config=config,
         label_column=label_column,
+        id_column=id_column,
     )
     if (data is None) == (text is None):
         raise UsageError("Say what to read: either --data NAME or --text FILE (- for standard input).")
@@ -78,12 +81,18 @@ def open_data(
         raise UsageError(
             "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
         )
-    if label_column == text_column:
-        raise UsageError(f"--label-column {printable_value(label_column)} is the text's column: name another.")
+    if id_column is not None and text is None:
+        raise UsageError("--id-column goes with --text FILE.")
+    for option, column, taken in (
+        ("--label-column", label_column, {text_column: "the text's column"}),
+        ("--id-column", id_column, {text_column: "the text's column", label_column: "the labels' column"}),
+    ):
+        if column is not None and column in taken:
+            raise UsageError(f"{option} {printable_value(column)} is {taken[column]}: name another.")
     if text is not None:
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
-        source = open_text(text, text_column, label_column)
+        source = open_text(text, text_column, label_column, id_column)
     elif data == REPEATS:
         if origin is not None:
             raise UsageError(f"{REPEATS} is generated, so that it takes no --from.")

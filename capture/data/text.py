@@ -6,7 +6,7 @@ Knows no particular data set.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from warehouse.errors import UsageError
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .csv, .tsv or .parquet"
 
 
-def open_text(origin: str, text_column: str, label_column: str | None = None) -> Source:
+def open_text(origin: str, text_column: str, label_column: str | None = None, id_column: str | None = None) -> Source:
     """Open the texts of a file, or of standard input.
 
     The source raises UsageError, now or while it is read, where the file is missing, unreadable or of an unknown kind, or has no
@@ -38,24 +38,41 @@ def open_text(origin: str, text_column: str, label_column: str | None = None) ->
         origin: The file, or `-` for standard input.
         text_column: The column that is the text.
         label_column: The column that holds labels, if any.
+        id_column: The column that tells the texts apart; None: the texts do.
 
     Returns:
         The source of its examples.
     """
-    columns = Columns(text_column, label_column)
+    columns = Columns(text_column, label_column, id=id_column)
     if origin == "-":
         _check_columns(columns, "Standard input")
         lines = _standard_input()  # kept, since it can be read only once
-        return Source("stdin", None, None, "-", lambda: _text_rows(whole_lines(lines, "standard input")), has_ids=False)
+        return own_texts("stdin", "-", lambda: _text_rows(whole_lines(lines, "standard input")))
     path = check_readable(user_path(origin))
     if path.suffix.lower() in (".txt", ""):
         _check_columns(columns, printable_value(path))
-    return Source(path.stem, None, None, origin, lambda: file_rows(path, columns), has_ids=False, reads=columns.reads)
+    return own_texts(path.stem, origin, lambda: file_rows(path, columns), columns)
+
+
+def own_texts(name: str, origin: str, rows: Callable[[], Iterator[Row]], columns: Columns | None = None) -> Source:
+    """Return a source of texts of the user's own, which are told apart by themselves or by a column of ids.
+
+    Args:
+        name: What the data set is called.
+        origin: Where they are read from, as the user named it.
+        rows: Reads them.
+        columns: The columns that are read, where there are columns.
+
+    Returns:
+        The source.
+    """
+    columns = columns or Columns()
+    return Source(name, None, None, origin, rows, reads=columns.reads, has_ids=columns.id is not None, own=True)
 
 
 def one_text(text: str) -> Source:
     """Return a source of one text."""
-    return Source("text", None, None, "the text", lambda: iter([Row("0", text)]), has_ids=False)
+    return own_texts("text", "the text", lambda: iter([Row("0", text)]))
 
 
 def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
@@ -92,11 +109,12 @@ def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _check_columns(columns: Columns, where: str) -> None:
-    """Raise UsageError where labels are asked for, and there are only lines."""
-    if columns.label is not None:
-        raise UsageError(
-            f"{where} has a text a line and no columns: --label-column goes with .jsonl, .csv, .tsv and .parquet."
-        )
+    """Raise UsageError where labels or ids are asked for, and there are only lines."""
+    for option, column in (("--label-column", columns.label), ("--id-column", columns.id)):
+        if column is not None:
+            raise UsageError(
+                f"{where} has a text a line and no columns: {option} goes with .jsonl, .csv, .tsv and .parquet."
+            )
 
 
 def _standard_input() -> list[bytes]:

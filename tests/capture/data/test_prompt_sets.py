@@ -63,16 +63,21 @@ def test_a_folder_of_other_peoples_sets_is_read_as_it_is_with_numbers_for_ids() 
     ]
 
 
-def test_an_id_says_the_set_and_the_prompt_and_nothing_of_what_is_read_beside_it(tmp_path: Path) -> None:
+def test_an_id_of_a_shipped_prompt_says_its_set_and_nothing_of_what_is_read_beside_it() -> None:
     alone, beside = ids(open_prompt_sets(["baseline"])), ids(open_prompt_sets(["changing", "baseline"]))
     assert beside[-len(alone) :] == alone == ids(open_prompt_sets(["baseline"]))
     assert alone[0] == "37481dd30c5639b5"  # the same on every machine
-    one = {"id": 1, "text": "What is tea?"}
-    first, second = written(tmp_path / "a.json", one), written(tmp_path / "b.json", one)
-    assert ids(open_prompt_sets([first])) != ids(open_prompt_sets([second]))
-    assert ids(open_prompt_sets([str(tmp_path)])) == ids(open_prompt_sets([first, second]))
-    changed = written(tmp_path / "a.json", {"id": "1", "text": "What is coffee?"})
-    assert ids(open_prompt_sets([changed])) == ids(open_prompt_sets([first]))
+
+
+def test_a_prompt_of_ones_own_is_known_by_its_text_in_a_set_of_any_name_and_without_one(tmp_path: Path) -> None:
+    tea, coffee = {"id": 1, "text": "What is tea?"}, {"id": 1, "text": "What is coffee?"}
+    first, second = written(tmp_path / "a.json", tea), written(tmp_path / "b.json", tea | {"id": 7})
+    assert ids(open_prompt_sets([first])) == ids(open_prompt_sets([second])) == ids(open_prompts(["What is tea?"]))
+    assert ids(open_prompt_sets([written(tmp_path / "c.json", coffee)])) == ids(open_prompts(["What is coffee?"]))
+    # in one run the second occurrence of a text is an example of its own, as in a file
+    both = ids(open_prompt_sets(["baseline", str(tmp_path)]))
+    assert both[-3:] == ids(open_prompts(["What is tea?", "What is tea?", "What is coffee?"]))
+    assert len(set(both)) == len(both)
 
 
 def test_several_sets_are_one_source_and_each_example_is_its_sets(tmp_path: Path) -> None:
