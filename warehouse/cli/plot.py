@@ -104,7 +104,7 @@ def attention(
 
     Examples:
         traces plot attention demo --layers 15 --head 3
-        traces plot attention demo --layers 15 --example fa37 -o heads.svg
+        traces plot attention demo --layers 15 --example c1e0 -o heads.svg
     """
     from warehouse import plots
 
@@ -140,7 +140,7 @@ def tokens(
 
     Examples:
         traces plot tokens demo
-        traces plot tokens answers --by capitals --example fe80 -o capitals.svg
+        traces plot tokens answers --by capitals -o capitals.svg
     """
     from warehouse import plots
 
@@ -172,7 +172,7 @@ def lens(
 
     Examples:
         traces lens demo
-        traces plot lens demo --example eee1
+        traces plot lens demo --example f40c
         traces plot lens demo-lens --layers 0,10,20,29 --by entropy
     """
     from warehouse import plots
