@@ -10,8 +10,10 @@ import torch
 import zoo
 
 from capture.model import loading
+from capture.model.attention_hook import eager_attention
 from capture.model.body import probe_ids
 from capture.model.examine import examine
+from capture.recording.live import listen, parse_sites, resolve
 from capture.recording.plan import plan
 from capture.recording.recorder import Recorder
 from capture.verification.model_check import check
@@ -54,3 +56,20 @@ def test_a_capture_on_a_gpu_is_sound_and_its_memory_is_bounded(
     store = capture_tiny(tmp_path / "runs", "all", loaded=loaded, capture=everything)
     assert all(c.passed is not False for c in validate(store.path))
     assert torch.cuda.max_memory_allocated() < 256 << 20
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_what_is_seen_live_on_a_gpu_is_what_was_computed_there(family: str) -> None:
+    model = zoo.build(family).to("cuda")
+    anatomy = examine(model)
+    names = resolve(anatomy, parse_sites("hidden,attn@1"), family)
+    ids = probe_ids(model, 16)
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if anatomy.body.encoder_decoder else {})
+    with torch.no_grad(), eager_attention(model):
+        out = model(**inputs, output_hidden_states=True, output_attentions=True)
+    with torch.no_grad(), listen(anatomy, names, family) as seen:
+        model(**inputs)
+    decoder = "decoder_" if anatomy.body.encoder_decoder else ""
+    for layer, state in enumerate(out[f"{decoder}hidden_states"]):
+        assert seen["hidden", layer].is_cuda and torch.equal(seen["hidden", layer], state)
+    assert torch.equal(seen["attn", 1], out[f"{decoder}attentions"][1])
