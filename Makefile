@@ -1,5 +1,6 @@
 # make demo    everything from a fresh checkout to answers on the screen
 # make test    the test suite              make check   lint, docstrings, types, imports        make docs   regenerate what is generated
+# make site    the documentation as pages, in site/: a link that leads nowhere fails
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
 # make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check docs notebooks sweep accuracy peers bench clean
+.PHONY: demo test slow check docs site notebooks sweep accuracy peers bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
@@ -43,8 +44,12 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY)
-	$(BIN)/python -m warehouse.schema.reference docs > docs/tables.md
+	$(BIN)/python -m warehouse.catalog.reference > docs/tables.md
 	$(BIN)/typer capture.cli.main utils docs --name traces --output docs/cli.md
+
+site: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 
 notebooks: $(READY)
 	TRACES_HOME=$(CURDIR)/runs/notebooks $(BIN)/python tests/test_notebooks.py
@@ -68,4 +73,4 @@ bench: $(READY)
 	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup lens vector_io nearest projection judging resamples; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
-	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

@@ -42,7 +42,7 @@ def parse(line: str) -> None:
 
 def documented() -> Iterator[str]:
     """The lines that begin with `traces` in blocks of code, and what `make demo` runs."""
-    for path in (TOP / "README.md", TOP / "Makefile", *(TOP / "docs").glob("*.md")):
+    for path in (TOP / "README.md", TOP / "Makefile", *(TOP / "docs").rglob("*.md")):
         for line in path.read_text(encoding="utf-8").splitlines():
             if match := re.match(r"\s*(?:@?\$\(BIN\)/)?(traces [a-z].*)", line):
                 yield match[1].split(" >/dev/null")[0]

@@ -1,0 +1,111 @@
+"""What the README and the guides show is true: every block of code runs, in order, and gives the answer that is shown."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHARED
+from pages import PAGES, TOP, WRITTEN, anchors, blocks, prose
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+NOT_RUN = ("make ", "pip ")
+"""Lines that install something, or are the tests themselves."""
+REAL_DATA = "wikitext2/validation.txt"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, smollm2: object, traces: Callable) -> Path:
+    """A warehouse with the run that `make demo` leaves."""
+    line = re.search(r"traces (capture next-token .*--run demo)$", (TOP / "Makefile").read_text(), re.MULTILINE)
+    assert line is not None
+    root = tmp_path_factory.mktemp("demo") / "runs"
+    words = [str(TOP / word) if word.startswith("tests/") else word for word in shlex.split(line[1])]
+    done = traces(*words, "--warehouse", root, timeout=300)
+    assert done.code == 0, done.err
+    return root
+
+
+@pytest.fixture
+def place(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: what a checkout has beside the commands, and a warehouse as `make demo` leaves it."""
+    (tmp_path / "tests").symlink_to(TOP / "tests")
+    shutil.copytree(demo, tmp_path / "runs")
+    if (SHARED / REAL_DATA).is_file():
+        (tmp_path / Path(REAL_DATA).name).symlink_to(SHARED / REAL_DATA)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRACES_HOME", raising=False)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_shown_is_true(page: Path, place: Path, traces: Callable) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python":
+            out = python(block.code, names)
+        else:
+            out = "".join(shell(line, traces) for line in block.code.splitlines() if can_run(line))
+        if block.answer is not None:
+            same = doctest.OutputChecker().check_output(block.answer, out, FLAGS)
+            assert same, f"{page.name}\n{block.code}\nshows\n{block.answer}\nand gives\n{out}"
+
+
+def can_run(line: str) -> bool:
+    return not line.startswith(NOT_RUN) and (Path(REAL_DATA).name not in line or Path(Path(REAL_DATA).name).exists())
+
+
+def shell(line: str, traces: Callable) -> str:
+    """What a line of a shell prints; the fixture takes it where it is `traces` with its arguments alone, which is faster."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "traces" and not {"|", ">", "&&"} & {*words} and "$" not in line:
+        done = traces(*words[1:], timeout=300)
+        assert done.code == 0, f"{line}\n{done.err}"
+        return done.out
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+    return ended.stdout
+
+
+def python(code: str, names: dict[str, Any]) -> str:
+    """What a block of Python prints, and the value of its last line."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(tree, "<page>", "exec"), names)
+        if (
+            isinstance(last, ast.Expr)
+            and (value := eval(compile(ast.Expression(last.value), "<page>", "eval"), names)) is not None
+        ):
+            print(value)
+    return out.getvalue()
+
+
+def test_pages_show_code_and_answers() -> None:
+    found = {page.stem: list(blocks(page)) for page in PAGES}
+    assert all(found.values())
+    assert sum(block.answer is not None for page in found.values() for block in page) > 10
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", prose(page)):
+        if "://" in target:
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
