@@ -8,7 +8,7 @@ RUN = Column("run_id", "VARCHAR", "The run: the name of its folder")
 EXAMPLE = Column(
     "example_id",
     "VARCHAR",
-    "The example: 16 hex digits from data set, config, split and source id; the same in every run",
+    "The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run",
 )
 SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample")
 POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
