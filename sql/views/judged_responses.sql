@@ -1,9 +1,6 @@
 -- judged_responses: a row is a response that a model generated, with what the newest judge says of it.
 --
--- Of the runs of kind judge that have judged a response, the one made last counts; judge_run_id names it. Its columns are NULL
--- where none has. trait_score and coherence_score go from 0 to 100, and are NULL where the judge told none; refused says that its
--- answer was that the response is a refusal, which has a trait_score only where numbers were likely enough beside that answer.
--- trait_rule and coherence_rule say by which rule each was looked at; judgements has what they may be.
+-- Of the runs of kind judge that have judged a response, the one made last counts. The judge's columns are NULL where none has.
 SELECT
     r.run_id,
     r.example_id,
@@ -31,7 +28,7 @@ SELECT
     j.trait_rule,
     j.coherence_rule,
     j.judge,
-    j.judge_run_id
+    j.judge_run_id  -- The run of kind judge that the judgement is of: the one made last; NULL: not judged
 FROM responses AS r
 LEFT JOIN (
     SELECT

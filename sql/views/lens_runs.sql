@@ -1,13 +1,15 @@
 -- lens_runs: a row is a run that a lens answers for, with that lens.
 --
--- run_id is a captured run, for which its newest lens (lens_run_id) answers, or a lens, which answers for itself: the saved queries
--- about lenses join it on their variable run, so that either may be named.
+-- The newest lens of a captured run answers for it, and a lens answers for itself: the saved queries about lenses join this view on
+-- their variable run, so that either may be named.
 WITH lenses AS (
     SELECT l.run_id, l.source_run_id, r.created_at
     FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l
     JOIN runs AS r ON r.run_id = l.run_id
 )
-SELECT source_run_id AS run_id, run_id AS lens_run_id
+SELECT
+    source_run_id AS run_id,  -- A captured run, or a run of kind lens
+    run_id AS lens_run_id  -- The run of kind lens that answers for it: its newest, or itself
 FROM lenses
 QUALIFY row_number() OVER (PARTITION BY source_run_id ORDER BY created_at DESC, run_id) = 1
 UNION

@@ -1,10 +1,8 @@
 -- mcq_accuracy: a row is a multiple-choice run, with the part of its questions that it got right.
 --
--- n is the number of its n_questions that have a key, and all else is over those: a run over questions without one has n = 0
--- and NULL. low and high bound a 95 % Wilson interval over questions (Wilson 1927; Brown, Cai and DasGupta 2001), which has a
--- width also where all or none are right; z2 is the square of the normal distribution's 97.5 % quantile.
--- chance is what guessing would get right, the mean of 1 / number of choices; mean_confidence the mean of pred_prob, which is
--- the accuracy of a calibrated model.
+-- All numbers but n_questions are over the questions that have a key: a run without one has n = 0 and NULL. The interval is
+-- Wilson's (Wilson 1927; Brown, Cai and DasGupta 2001), which has a width also where all or none are right; z2 is the square of the
+-- normal distribution's 97.5 % quantile.
 WITH keyed AS (
     SELECT
         q.run_id,
@@ -33,13 +31,13 @@ SELECT
     r.dataset,
     r.split,
     k.score,
-    k.n_questions,
-    k.n,
-    k.n_correct / k.known AS accuracy,
-    round((k.middle - k.half) / (k.known + k.z2), 9) AS low,
-    round((k.middle + k.half) / (k.known + k.z2), 9) AS high,
-    round(k.chance, 9) AS chance,
-    k.mean_confidence,
+    k.n_questions,  -- Questions that were read, with a key or without
+    k.n,  -- Questions that have a key
+    k.n_correct / k.known AS accuracy,  -- Part of those that it got right, 0 to 1
+    round((k.middle - k.half) / (k.known + k.z2), 9) AS low,  -- Lower end of the 95 % interval of accuracy, over questions
+    round((k.middle + k.half) / (k.known + k.z2), 9) AS high,  -- Upper end
+    round(k.chance, 9) AS chance,  -- What guessing would get right: the mean of 1 / number of choices
+    k.mean_confidence,  -- Mean of pred_prob: the accuracy, if the model were calibrated
     r.untrained
 FROM keyed AS k
 JOIN runs AS r USING (run_id)

@@ -1,8 +1,7 @@
 -- newest_trait_projections: a row is a token on a trait's vector, of the newest projection of its run on that trait.
 --
 -- trait_projections keeps every projection that was made; of a run that was projected again, on vectors made anew, here are the
--- later one's rows only, trait by trait. is_first marks one vector of each trait, which token_diagnostics shows: where that
--- projection has several, by method, component or layer, the first in that order.
+-- later one's rows only, trait by trait.
 SELECT
     p.run_id,
     p.source_run_id,
@@ -14,7 +13,7 @@ SELECT
     p.method,
     p.component,
     p.layer,
-    p.method = n.method AND p.component = n.component AND p.layer IS NOT DISTINCT FROM n.layer AS is_first,
+    p.method = n.method AND p.component = n.component AND p.layer IS NOT DISTINCT FROM n.layer AS is_first,  -- Whether its vector is the one of its trait that token_diagnostics shows: the first by method, component and layer
     p.projection,
     p.token_norm,
     p.velocity,

@@ -1,7 +1,8 @@
 -- sequence_losses: a row is a sequence with predictions: what they cost together, and the bytes of text that they are of.
--- loss is a sum, nats. A token's text is what its offsets and those before it leave between them, so that white space counts
--- whether a tokenizer's offsets tell of it or not, and the bytes of a character count once; a special token has none, and so has
--- what is not predicted, such as a text's first token. text_bytes is of UTF-8, NULL where the tokenizer tells no offsets.
+--
+-- A token's text is what its offsets and those before it leave between them, so that white space counts whether a tokenizer's
+-- offsets tell of it or not, and the bytes of a character count once; a special token has none, and so has what is not predicted, such
+-- as a text's first token.
 WITH predicted AS (
     SELECT run_id, example_id, seq, count(*) AS predictions, min(pos) AS first_pos, sum(loss::DOUBLE) AS loss
     FROM next_token
@@ -44,8 +45,8 @@ SELECT
     run_id,
     example_id,
     seq,
-    predictions,
-    loss,
-    strlen(substring(text, char_start + 1, char_end - char_start)) AS text_bytes,
-    loss / ln(2) / nullif(strlen(substring(text, char_start + 1, char_end - char_start)), 0) AS bits_per_byte
+    predictions,  -- Positions that have a next token
+    loss,  -- Sum of their losses, nats
+    strlen(substring(text, char_start + 1, char_end - char_start)) AS text_bytes,  -- UTF-8 bytes of the text that was predicted; NULL: the tokenizer tells no offsets
+    loss / ln(2) / nullif(strlen(substring(text, char_start + 1, char_end - char_start)), 0) AS bits_per_byte  -- loss / ln 2 / text_bytes: what the predictions cost by byte of text, which models with different tokenizers share
 FROM texts

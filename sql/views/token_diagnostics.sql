@@ -3,16 +3,10 @@
 -- `token` stands at `pos`; `true_token` is the one after it, and true_prob, loss and the rest say how well the model, having
 -- read up to `token`, foresaw it. The last token of a sequence has no next one, and an encoder's tokens (side 'enc') have none:
 -- those columns are NULL there. So are they before a token with is_context: a run with --stride read that again, and an earlier
--- sequence has it with its prediction, so that tokens are counted without those. `text` is what char_start and char_end count in:
--- the example's, or the sequence's own where the table prompts has one. `context` is the token in up to 40 characters of it on
--- either side; NULL where the token has no place in the text.
+-- sequence has it with its prediction, so that tokens are counted without those.
 --
--- upos, lemma and deprel are of the word that `token` begins in; true_upos, true_lemma and true_deprel of the word that
--- `true_token` begins in, and so the ones that loss and entropy go with. NULL where the data set has no annotated words, and
--- for a token that is of none. A token that several words share counts for the first of them: token_words has them all.
---
--- trait_projections maps each trait that the run was projected on to the token's projection, of the newest such run:
--- trait_projections['humorous']. NULL where there is none; trait_tokens has the rest of what is known of them.
+-- The columns about words are NULL where the data set has no annotated words, and for a token that is of none. A token that several
+-- words share counts for the first of them: token_words has them all. trait_tokens has the rest of what is known of projections.
 SELECT
     t.run_id,
     t.example_id,
@@ -24,17 +18,17 @@ SELECT
     t.char_start,
     t.char_end,
     t.word_idx,
-    w.upos,
-    w.lemma,
-    w.deprel,
+    w.upos,  -- Universal part of speech of the word that token begins in
+    w.lemma,  -- Lemma of that word
+    w.deprel,  -- Relation of that word to its head
     t.is_special,
     t.is_response,
-    coalesce(t.is_context, false) AS is_context,
+    coalesce(t.is_context, false) AS is_context,  -- Read again, as context: with --stride, an earlier sequence of the example has the same token, and its prediction; count tokens without these
     p.true_id,
     p.true_token,
-    n.upos AS true_upos,
-    n.lemma AS true_lemma,
-    n.deprel AS true_deprel,
+    n.upos AS true_upos,  -- Universal part of speech of the word that true_token begins in: the one that loss and entropy go with
+    n.lemma AS true_lemma,  -- Lemma of that word
+    n.deprel AS true_deprel,  -- Relation of that word to its head
     p.pred_id,
     p.pred_token,
     p.correct,
@@ -50,17 +44,17 @@ SELECT
     e.dataset,
     e.split,
     e.source_id,
-    coalesce(s.text, e.text) AS text,
+    coalesce(s.text, e.text) AS text,  -- The text that char_start and char_end count in: the example's, or the sequence's own where the table prompts has one
     replace(
         substr(coalesce(s.text, e.text), greatest(t.char_start - 39, 1), least(t.char_start, 40))
         || '«' || substr(coalesce(s.text, e.text), t.char_start + 1, t.char_end - t.char_start) || '»'
         || substr(coalesce(s.text, e.text), t.char_end + 1, 40),
         chr(10),
         ' '
-    ) AS context,
+    ) AS context,  -- The token, in «», with up to 40 characters of the text on either side; NULL: it has no place in the text
     e.n_tokens,
     e.truncated,
-    x.trait_projections,
+    x.trait_projections,  -- Trait → projection of the token on its vector, of the newest projection of the run: trait_projections['humorous']; NULL: none
     r.model,
     r.dtype,
     r.created_at

@@ -2,7 +2,7 @@
 --
 -- Many to many, through character offsets alone: a word may have several tokens, a token the end of one word and the next
 -- (`'t` of don't), and the words of a contraction that the data set gives the same characters (des, for de and les) share all
--- their tokens. tokens.word_idx names one word only, the first; starts tells which pair of a token that is. Only tokens that
+-- their tokens. tokens.word_idx names one word only, the first. Only tokens that
 -- are of some word: none of an encoder-decoder's target, whose characters are not the ones that the words are of. A token that a
 -- run with --stride read again is there twice, the second time with is_context.
 SELECT
@@ -13,7 +13,7 @@ SELECT
     t.pos,
     t.token_id,
     t.token,
-    w.word_idx,
+    w.word_idx,  -- The word, by its place among the words, 0-based, empty nodes counted
     w.word_id,
     w.form,
     w.lemma,
@@ -23,12 +23,12 @@ SELECT
     w.head,
     w.deprel,
     w.multiword,
-    t.word_idx = w.word_idx AS starts,
-    coalesce(t.is_context, false) AS is_context,
+    t.word_idx = w.word_idx AS starts,  -- Whether the token begins in this word: tokens.word_idx names it
+    coalesce(t.is_context, false) AS is_context,  -- Read again, as context, with --stride: an earlier sequence of the example has the same token
     t.char_start,
     t.char_end,
-    w.char_start AS word_start,
-    w.char_end AS word_end
+    w.char_start AS word_start,  -- First character of the word in examples.text, 0-based
+    w.char_end AS word_end  -- One past its last character
 FROM tokens AS t
 JOIN words AS w
     ON w.run_id = t.run_id

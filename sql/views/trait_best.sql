@@ -1,16 +1,13 @@
 -- trait_best: a row is a trait in a run of vectors, with its best vector, and the grounds for the choice.
 --
--- grounds says 'steering' where the trait was steered and that was judged: the vector with the largest gain is the best, the gain being
--- the mean trait score at a positive coefficient less that at coefficient 0 of the same run, among those whose mean coherence there is
--- 50 or more, if there is a gain at all; coherence is that mean, n_scored the responses that the score is a mean of. It is the largest
--- of several, on the questions that were steered: expect less of it on others. Else grounds says 'cross-validated effect size': the
--- vector with the largest cv_effect_size in the newest evaluation, which is of training questions alone, so that accuracy, effect_size,
--- above_random and their intervals, of the held-out questions, are unbiased. Evaluations of schema version 6 and before have none:
+-- grounds says 'steering' where the trait was steered and that was judged: the vector with the largest gain is the best, among those
+-- whose mean coherence there is 50 or more, if there is a gain at all. It is the largest of several, on the questions that were steered:
+-- expect less of it on others. Else grounds says 'cross-validated effect size': the vector with the largest cv_effect_size in the newest
+-- evaluation, which is of training questions alone, so that accuracy, effect_size, above_random and their intervals, of the held-out
+-- questions, are unbiased. Evaluations of schema version 6 and before have none:
 -- there it says 'held-out effect size', and those numbers are the better for the choice, their intervals too narrow.
 -- A vector that blocks give to the residual stream is preferred to any of the embedding (layer NULL), which tells of the tokens and not of
--- what the model makes of them, and that to any of attn_out, which few runs keep. passed_over counts those that do better by the same
--- grounds. The numbers beside the grounds are that evaluation's, and NULL where they are not known. Where
--- above_random_low is 0 or less the vector may be no better than a random direction. Random vectors are never the best.
+-- what the model makes of them, and that to any of attn_out, which few runs keep. The numbers beside the grounds are that evaluation's, and NULL where they are not known. Random vectors are never the best.
 WITH evaluated AS (
     SELECT
         e.vectors_run_id,
@@ -112,16 +109,16 @@ SELECT
     method,
     component,
     layer,
-    grounds,
-    place - 1 AS passed_over,
-    gain,
-    coherence,
-    n_scored,
+    grounds,  -- Why it is the best: 'steering', 'cross-validated effect size' or 'held-out effect size'
+    place - 1 AS passed_over,  -- Vectors that do better by the same grounds, but are of the embedding or of attn_out
+    gain,  -- Mean trait score at a positive coefficient less that at coefficient 0 of the same run, 0 to 100; NULL: not steered, or no gain
+    coherence,  -- Mean coherence of the responses at that coefficient, 0 to 100
+    n_scored,  -- Responses that the trait score is a mean of
     cv_effect_size,
-    effect_size,
+    effect_size,  -- Cohen's d of the held-out responses' cosines with the vector, positive less negative
     effect_size_low,
     effect_size_high,
-    accuracy,
+    accuracy,  -- Part of the held-out responses on the right side of the training midpoint
     accuracy_low,
     accuracy_high,
     above_random,

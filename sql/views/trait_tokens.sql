@@ -1,37 +1,34 @@
 -- trait_tokens: a row is a token of a run on a trait's vector, with how well the model foresaw it.
 --
--- run_id is the run that was projected, projection_run_id the one that holds the projection: the newest on that trait. projection
--- is of the state that the model is in having read the token. own_loss and own_entropy (nats) are of the prediction made one
--- position before, of this very token; loss and entropy of the one made here, of the token that follows, as in token_diagnostics.
--- response_pos counts the response's tokens from 0; NULL for the prompt's. upos and lemma are of the annotated word that the
--- token begins in. velocity and acceleration are NULL where dynamics do not look: see docs/traits.md.
+-- Of the newest projection of the run on that trait. The projection is of the state that the model is in having read the token.
+-- velocity and acceleration are NULL where dynamics do not look: see docs/traits.md.
 SELECT
-    p.source_run_id AS run_id,
+    p.source_run_id AS run_id,  -- The run that was projected
     p.example_id,
     p.seq,
     p.pos,
     t.token,
     t.is_special,
     t.is_response,
-    CASE WHEN t.is_response THEN p.pos - s.n_prompt_tokens END AS response_pos,
-    w.upos,
-    w.lemma,
+    CASE WHEN t.is_response THEN p.pos - s.n_prompt_tokens END AS response_pos,  -- Place among the response's tokens, 0-based; NULL: a token of the prompt
+    w.upos,  -- Universal part of speech of the annotated word that the token begins in
+    w.lemma,  -- Lemma of that word
     p.trait,
     p.method,
     p.component,
     p.layer,
     p.projection,
     p.token_norm,
-    p.projection / nullif(p.token_norm, 0) AS cosine,
+    p.projection / nullif(p.token_norm, 0) AS cosine,  -- Cosine of the state with the vector: projection / token_norm; NULL: the state is zero
     p.velocity,
     p.acceleration,
-    b.loss AS own_loss,
-    b.entropy AS own_entropy,
-    a.loss,
-    a.entropy,
+    b.loss AS own_loss,  -- Loss of this very token, predicted one position before, nats
+    b.entropy AS own_entropy,  -- Entropy of that prediction, nats
+    a.loss,  -- Loss of the token that follows, predicted here, nats
+    a.entropy,  -- Entropy of the prediction made here, nats
     p.is_first,
     p.vectors_run_id,
-    p.run_id AS projection_run_id
+    p.run_id AS projection_run_id  -- The run that holds the projection
 FROM newest_trait_projections AS p
 JOIN tokens AS t
     ON t.run_id = p.source_run_id AND t.example_id = p.example_id AND t.seq = p.seq AND t.pos = p.pos

@@ -2,12 +2,7 @@
 --
 -- Its tokens are those that begin in it (tokens.word_idx): each token counts for one word only, so that the losses of an
 -- example's words add up to that of their tokens. A word that no token begins in has n_tokens = 0: it lies behind --max-len, is
--- an empty node, or shares its tokens with the word before. Of n_tokens the model predicted n_predicted: nothing comes before
--- the first token of a sequence.
---
--- loss is the sum over its tokens, nats: the word's surprisal given what came before (Hale 2001; Levy 2008). NULL unless
--- all of the word was predicted: where one of its tokens was not, or --max-len cut it off. mean_entropy is the mean, over
--- those of its tokens that were predicted, of the entropy of the prediction, nats; correct says whether all were foreseen.
+-- an empty node, or shares its tokens with the word before. The loss of a word is its surprisal (Hale 2001; Levy 2008).
 SELECT
     w.run_id,
     w.example_id,
@@ -24,11 +19,11 @@ SELECT
     w.multiword,
     w.char_start,
     w.char_end,
-    coalesce(s.n_tokens, 0) AS n_tokens,
-    coalesce(s.n_predicted, 0) AS n_predicted,
-    CASE WHEN s.n_predicted = s.n_tokens AND s.reaches >= w.char_end THEN s.loss END AS loss,
-    CASE WHEN s.n_predicted = s.n_tokens AND s.reaches >= w.char_end THEN s.correct END AS correct,
-    s.mean_entropy
+    coalesce(s.n_tokens, 0) AS n_tokens,  -- Tokens that begin in it
+    coalesce(s.n_predicted, 0) AS n_predicted,  -- Those of them that the model predicted: nothing comes before the first token of a sequence
+    CASE WHEN s.n_predicted = s.n_tokens AND s.reaches >= w.char_end THEN s.loss END AS loss,  -- Sum of the losses of its tokens, nats: its surprisal given what came before; NULL: not all of it was predicted, or --max-len cut it off
+    CASE WHEN s.n_predicted = s.n_tokens AND s.reaches >= w.char_end THEN s.correct END AS correct,  -- Whether every token of it was the most probable one; NULL where loss is
+    s.mean_entropy  -- Mean entropy of the predictions of its tokens, nats; NULL: none was predicted
 FROM words AS w
 JOIN runs AS r ON r.run_id = w.run_id AND list_contains(r.tables, 'next_token')
 LEFT JOIN (

@@ -17,13 +17,17 @@ import filelock
 
 from warehouse.catalog.place import STATE_VIEW, macros, made_in
 from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_json
-from warehouse.catalog.views import view_texts
+from warehouse.catalog.views import View, view_texts
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
 
 ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
+_STATE_COLUMNS = {
+    "state": "A hash of what the texts of the views depend on, and of the folder",
+    "runs": "What is known of each run, as JSON",
+}
 
 
 def _vector_infos(root: Path) -> list[Path]:
@@ -99,16 +103,17 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
     """Create the views, the macros that they call, and a view that holds what they were made from."""
     for head, text in macros(root).items():
         con.execute(f"CREATE MACRO {head} AS {text}")
-    for name, (query, comment, columns) in view_texts(root, known, _vector_infos(root)).items():
-        con.execute(f"CREATE VIEW {name} AS {query}")
-        con.execute(f"COMMENT ON VIEW {name} IS {sql_text(comment)}")
-        for column in columns:
-            con.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.comment)}")
+    views = view_texts(root, known, _vector_infos(root))
+    for name, view in views.items():
+        con.execute(f"CREATE VIEW {name} AS {view.query}")
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
-    con.execute(
-        f"CREATE VIEW {STATE_VIEW} AS SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(known))} AS runs"
-    )
-    con.execute(f"COMMENT ON VIEW {STATE_VIEW} IS {sql_text(made_in(root))}")
+    state = f"SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(known))} AS runs"
+    views[STATE_VIEW] = View(state, made_in(root), _STATE_COLUMNS)
+    con.execute(f"CREATE VIEW {STATE_VIEW} AS {state}")
+    for name, view in views.items():
+        con.execute(f"COMMENT ON VIEW {name} IS {sql_text(view.comment)}")
+        for column, comment in view.columns.items():
+            con.execute(f"COMMENT ON COLUMN {name}.{column} IS {sql_text(comment)}")
 
 
 def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
@@ -132,7 +137,7 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 def all_view_texts(root: Path) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
     known = survey(root, read_state(root)[1])
-    return {name: query for name, (query, _, _) in view_texts(root, known, _vector_infos(root)).items()}
+    return {name: view.query for name, view in view_texts(root, known, _vector_infos(root)).items()}
 
 
 def current_state(root: Path) -> str:
@@ -142,7 +147,7 @@ def current_state(root: Path) -> str:
         16 hex digits over the root, the schema, `sql/views/` and the vector tables. The root's place on the disk is in it
         too, so that a catalog that was copied in is rebuilt, whatever its views say.
     """
-    texts = {name: query for name, (query, _, _) in view_texts(root, {}, ()).items()}
+    texts = {name: str(view) for name, view in view_texts(root, {}, ()).items()}
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
     folder = root.stat()
     texts[""] = f"{folder.st_dev} {folder.st_ino} {macros(root)}"

@@ -17,6 +17,7 @@ from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 
 STATE_VIEW = "catalog_state"
+MADE_OF = "One row: what these views were made from"
 IN_PLACE = "warehouse_in_place()"
 """The condition of every view that reads files: true, or the error of a warehouse that would read another's."""
 
@@ -31,7 +32,7 @@ _WOULD_MIX = (
 
 def made_in(root: Path) -> str:
     """Write the comment of the view `catalog_state`: by it a catalog is known, also among others, and in another place."""
-    return f"One row: what these views were made from, in {_folder(root)}"
+    return f"{MADE_OF}, in {_folder(root)}"
 
 
 def macros(root: Path) -> dict[str, str]:

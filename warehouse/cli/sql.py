@@ -76,15 +76,19 @@ def sql(
     if settings and not saved:
         raise UsageError("--set sets a variable of a saved query: it goes with --query.")
     if list_:
-        _print_names(paths.find_root(answer.warehouse))
+        _print_names()
         return
     if show:
         from warehouse.catalog.build import all_view_texts
+        from warehouse.catalog.reference import meanings
 
         texts = {name: q.text for name, q in all_queries().items()} | all_view_texts(paths.find_root(answer.warehouse))
         if show not in texts:
             raise NotFoundError("saved query or view", show, texts)
         say(texts[show].rstrip())
+        if meaning := meanings().get(show):
+            for column in meaning.columns:
+                say(f"-- {column.name} {column.sql}: {column.comment}")
         return
     from warehouse.warehouse import Warehouse
 
@@ -126,9 +130,10 @@ def _parse_setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _print_names(root: Path) -> None:
+def _print_names() -> None:
     """Print the names of saved queries, tables and views."""
-    from warehouse.catalog.build import all_view_texts
+    from warehouse.catalog.place import STATE_VIEW
+    from warehouse.catalog.reference import meanings
     from warehouse.catalog.saved_queries import all_queries
 
     say("Saved queries (traces sql --query NAME):")
@@ -136,7 +141,9 @@ def _print_names(root: Path) -> None:
         variables = f"  [{', '.join(q.variables)}]" if q.variables else ""
         say(f"  {q.name:24} {q.title}{variables}")
     say("Tables and views (traces sql --show NAME):")
-    say(f"  {', '.join(all_view_texts(root))}")
+    for name, meaning in meanings().items():
+        if name != STATE_VIEW:
+            say(f"  {name:24} {meaning.comment.removeprefix('One row is ')}")
 
 
 def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:

@@ -1,8 +1,8 @@
 """All tables in the order of the reference; their definitions are in the modules beside, by subject.
 
 Every column's type and comment is written there once. Writers take their Arrow schemas from it, the catalog its views, and
-`warehouse.schema.reference` the text of `docs/tables.md`, which a test holds equal. `migrations/` records how the tables came
-to be, version by version; a test holds that all migrations, one after the other, make what `reference.ddl` says.
+with them `docs/tables.md`, which a test holds equal. `migrations/` records how the tables came to be, version by version; a test
+holds that all migrations, one after the other, make what `warehouse.schema.ddl` says.
 
 `run_id` is a column of every table, but of no file: it is the name of the run's folder (`run_id=<run>/`). Nothing heavy is
 imported here, so that `traces sql` starts fast; `arrow_schema` imports pyarrow when called.

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from warehouse.errors import TracesError
+from warehouse.schema.columns import EXAMPLE, POS, RUN, SEQ
 from warehouse.schema.quoting import sql_text
 from warehouse.vectors.ann_index import MIN_RECALL
 from warehouse.vectors.table import VectorTable
@@ -22,7 +23,15 @@ _DISTANCE = {
 }
 _OURS = {"cosine": "_distance", "l2": "sqrt(_distance)", "dot": "_distance - 1"}
 """Lance's distance, turned into ours."""
+_MEANT = {"cosine": "1 - cosine", "l2": "the Euclidean distance", "dot": "minus the dot product"}
 _KEYS = "run_id, example_id, seq, pos"
+_MEANINGS = {c.name: c.comment for c in (RUN, EXAMPLE, SEQ, POS)} | {
+    "side": "'dec' or 'enc': the stack of the model that read the token",
+    "layer": "Layer, 0-based; NULL: a site without layers",
+    "head": "Query head that the vector is of, 0-based; NULL: the site has none",
+    "kv_head": "Head of keys and values that the vector is of, 0-based; NULL: the site has none",
+    "vector": "The vector, less the table's median where the table is centred",
+}
 
 
 def statements(tables: Iterable[VectorTable], database: str | None = None) -> list[str]:
@@ -40,7 +49,7 @@ def statements(tables: Iterable[VectorTable], database: str | None = None) -> li
     """
     sql = [f"LOAD {sql_text(str(_extension()))}"]
     for table in tables:
-        sql += [_view(table, database), _macro(table, database)]
+        sql += [_view(table, database), _macro(table, database), _comments(table, database)]
     return sql
 
 
@@ -70,6 +79,18 @@ def _view(table: VectorTable, database: str | None) -> str:
 
 def _create(kind: str, name: str, database: str | None) -> str:
     return f"CREATE OR REPLACE {kind} {database}.main.{name}" if database else f"CREATE OR REPLACE TEMP {kind} {name}"
+
+
+def _comments(table: VectorTable, database: str | None) -> str:
+    """Say what the view, its columns and the macro are, as the catalog does of its own."""
+    name, schema = table.info.sql_name, f"{database or 'temp'}.main"
+    view = f"{schema}.vectors_{name}"
+    comments = {f"VIEW {view}": f"One row is a vector; vector_tables says which model, site and layer {name} is of"}
+    comments |= {f"COLUMN {view}.{column}": meaning for column, meaning in _MEANINGS.items()}
+    comments[f"MACRO TABLE {schema}.nearest_{name}"] = (
+        f"The k rows of vectors_{name} that are nearest to q, nearest first; distance is {_MEANT[table.info.metric]}"
+    )
+    return "; ".join(f"COMMENT ON {thing} IS {sql_text(comment)}" for thing, comment in comments.items())
 
 
 def _macro(table: VectorTable, database: str | None) -> str:

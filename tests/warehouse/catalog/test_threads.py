@@ -121,6 +121,8 @@ def test_what_a_thread_sets_is_its_own(root: Path) -> None:
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(lambda: wh.sql("SELECT getvariable('x')").fetchone()).result() == (None,)
         wh.load_vectors()
+        uncommented = "SELECT column_name FROM duckdb_columns() WHERE table_name LIKE 'vectors%' AND comment IS NULL"
+        assert wh.sql(uncommented).fetchall() == []
         with ThreadPoolExecutor(1) as pool:  # views of vector tables are for all
             count = pool.submit(lambda: wh.sql("SELECT count(*) FROM vectors_llama_resid_post_mlp_L01").fetchone())
             assert count.result() == wh.sql("SELECT count(*) FROM tokens WHERE run_id = 'llama'").fetchone()

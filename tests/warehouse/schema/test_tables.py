@@ -10,7 +10,7 @@ import pytest
 import synthetic
 
 from warehouse import Warehouse
-from warehouse.schema import arrow, reference, tables
+from warehouse.schema import arrow, ddl, tables
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
 
@@ -22,7 +22,7 @@ def test_the_migrations_add_up_to_what_the_schema_says() -> None:
     found = []
     files = sorted((TOP / "migrations").glob("*.sql"))
     assert [int(p.name[:4]) for p in files] == list(range(1, tables.SCHEMA_VERSION + 1))
-    for statements in ("\n".join(p.read_text(encoding="utf-8") for p in files), reference.ddl()):
+    for statements in ("\n".join(p.read_text(encoding="utf-8") for p in files), ddl.ddl()):
         with duckdb.connect() as con:
             con.execute(statements)
             made = con.sql("SELECT table_name, comment FROM duckdb_tables() ORDER BY ALL").fetchall()
@@ -30,14 +30,10 @@ def test_the_migrations_add_up_to_what_the_schema_says() -> None:
     assert found[0] == found[1]
 
 
-def test_the_reference_is_what_the_schema_says() -> None:
-    assert (TOP / "docs" / "tables.md").read_text(encoding="utf-8") == reference.docs(), "run: make docs"
-
-
 def test_the_ddl_makes_the_tables_that_the_views_show(tmp_path: Path) -> None:
     columns = "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
     with duckdb.connect() as con:
-        con.execute(reference.ddl())
+        con.execute(ddl.ddl())
         made = [r for r in con.sql(columns).fetchall()]
     tmp_path.joinpath("runs").mkdir()
     with Warehouse(tmp_path / "runs") as wh:
