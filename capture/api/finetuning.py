@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.api.arguments import check_loaded, in_python_terms
+from capture.api.arguments import check_loaded, existing_run, in_python_terms
 from capture.api.progress import training_progress
 from capture.data.example import Source
 from warehouse.storage import paths
@@ -31,6 +31,7 @@ def finetune(
     max_len: int | None = None,
     run: str | None = None,
     root: str | Path | None = None,
+    skip_existing: bool = False,
 ) -> TraceStore:
     """Fine-tune an encoder on multiple-choice questions, and measure it on a split that it has not seen.
 
@@ -56,6 +57,7 @@ def finetune(
         max_len: The longest pair in tokens; None: the model's window.
         run: The new run's name; None: one made from model and data.
         root: The warehouse's folder; None: `$TRACES_HOME`, else `./runs`.
+        skip_existing: If a run of this name exists, return it as it is, and leave the model untrained.
 
     Returns:
         The run of the training, with the table `training`: loss and accuracy by step.
@@ -66,6 +68,8 @@ def finetune(
         TracesError: The training diverged.
     """
     loaded, home = check_loaded(model), paths.find_root(root)
+    if (existing := existing_run(home, run, skip_existing)) is not None:
+        return existing
     from capture.training.finetune import Options
     from capture.training.finetune import finetune as train_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.api.arguments import in_python_terms
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 @in_python_terms
 def load(
-    name: str,
+    name: str | Path,
     *,
     head: HeadKind | None = None,
     revision: str | None = None,
