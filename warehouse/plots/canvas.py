@@ -35,7 +35,7 @@ PLAIN: dict[str, Any] = {"parse_math": False}
 _VISIBLE = str.maketrans({"\n": "↵", "\r": "␍", "\t": "⇥"})
 
 
-def new_picture(width: float, height: float, title: str, facts: Sequence[str], layout: str = "constrained") -> Picture:
+def new_picture(width: float, height: float, title: str, facts: Sequence[str], layout: str = "compressed") -> Picture:
     """Return an empty picture with a title.
 
     Args:

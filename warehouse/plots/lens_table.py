@@ -116,7 +116,7 @@ def _draw(
     depth = list(dict.fromkeys(layer for _, layer in cells))
     table = [[cells[pos, layer] for pos in tokens.positions] for layer in depth]
     values = np.array([[getattr(cell, by) for cell in row] for row in table])
-    size = 1.9 + 0.66 * max(len(tokens.positions), 5), 1.5 + 0.19 * len(depth)
+    size = 1.9 + 0.66 * max(len(tokens.positions), 5), 1.5 + max(0.19 * len(depth), 1.3)
     picture = new_picture(
         *size, "Logit lens: the most probable next token, layer by layer", [*tokens.facts, f"lens {lens_run}"]
     )
