@@ -198,8 +198,9 @@ def test_questions_are_put_as_the_model_can_answer_them(
         capture.mcq(smollm2, questions, score="vowel", root=tmp_path, run="r")
 
 
+@pytest.mark.slow
 def test_generating_keeps_the_residual_stream_and_projects_on_the_models_traits(
-    tmp_path: Path, make_llama: Callable[..., Any], tokenizer: Any
+    tmp_path: Path, make_llama: Callable[..., Any], tokenizer: Any, traces: Callable[..., Any]
 ) -> None:
     model = capture.wrap(make_llama(max_position_embeddings=1024), tokenizer, name="tiny")
     plain = capture.generate(model, ["The lamp"], root=tmp_path, run="plain", max_new_tokens=4)
@@ -219,6 +220,16 @@ def test_generating_keeps_the_residual_stream_and_projects_on_the_models_traits(
         assert by_hand.meta.run_id == "plain-traits"
         n = wh.sql("SELECT count(*) FROM trait_projections WHERE run_id = 'answers-traits'").fetchall()
         assert n == [(capture_tokens(tmp_path, "answers"),)]
+    model.hf.save_pretrained(tmp_path / "folder")
+    tokenizer.save_pretrained(tmp_path / "folder")
+    command = ["capture", "generate", "--model", tmp_path / "folder", "--prompt", "The lamp", "--max-new-tokens", 4]
+    done = traces(*command, "--run", "command", "-w", tmp_path)
+    assert done.code == 0 and "command-traits: " in done.out, done.err
+    assert "resid.post_mlp" in TraceStore(tmp_path / "run_id=command").sites
+    bare = traces(*command, "--run", "alone", "--no-project", "--capture", "none", "-w", tmp_path)
+    assert bare.code == 0 and "projections" not in bare.out
+    none = traces(*command, "--run", "unfit", "--capture", "none", "-w", tmp_path)
+    assert none.code == 0 and "not projected on capitals: " in none.err
 
 
 def capture_tokens(root: Path, run: str) -> int:
