@@ -114,6 +114,9 @@ def open_data(
         )
     if next(source.read(), None) is None:
         raise UsageError(f"{source.origin} holds no text: there is nothing to capture.")
+    if id_column is not None:
+        for _ in source.rows():  # an id that comes twice, however far apart, shows before a model is loaded
+            pass
     return source
 
 

@@ -93,6 +93,8 @@ def test_ids_that_do_not_tell_texts_apart_are_refused_with_their_rows(
     with pytest.raises(UsageError, match=message) as e:
         ids(source)
     assert "\n" not in str(e.value)
+    with pytest.raises(UsageError, match=message):  # before anything is captured
+        open_data(None, source.origin, "validation", None, "text", id_column="key")
     with pytest.raises(UsageError, match=r"^texts\[\d\].*column 'ids'"):
         open_texts(TEXTS, ids=keys)
 
