@@ -65,7 +65,7 @@ class Warehouse(Catalog):
             wh.sql("FROM vectors_smollm2_resid_post_mlp_L15 LIMIT 5")
 
         Raises:
-            TracesError: Where DuckDB's lance extension is not installed.
+            UsageError: Where DuckDB's lance extension is not installed (`trace-warehouse[shell]`).
         """
         from warehouse.vectors.duckdb_macros import statements
         from warehouse.vectors.reconcile import reconcile

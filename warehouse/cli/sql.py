@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from warehouse.cli.options import AnswerOptions, WarehouseOption
 from warehouse.cli.output import format_of, write
 from warehouse.cli.quotes import suggests_quotes
 from warehouse.cli.terminal import note, say
-from warehouse.errors import NotFoundError, TracesError, UsageError
+from warehouse.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from warehouse.warehouse import Warehouse
@@ -104,7 +105,7 @@ def sql(
                 check_readonly(wh.cursor(), text, wh.root)
 
         def print_answer() -> None:
-            if not saved and ("nearest_" in text or "vectors_" in text):
+            if not saved and _names_vector_table(wh, text):
                 wh.load_vectors()
             rows = run_query(wh.cursor(), saved_query, values) if saved else wh.sql(text)
             if rows is not None:  # a statement such as SET has no answer
@@ -112,6 +113,14 @@ def sql(
 
         with suggests_quotes(wh, text):
             wh.attempt(print_answer)
+
+
+def _names_vector_table(wh: Warehouse, text: str) -> bool:
+    """Return whether a query names the view or the macro of a vector table."""
+    if not re.search("(nearest|vectors)_", text, re.IGNORECASE):
+        return False
+    names = "|".join(name for (name,) in wh.sql("SELECT name FROM vector_tables").fetchall())
+    return re.search(f"(nearest|vectors)_({names})", text, re.IGNORECASE) is not None if names else False
 
 
 def _read_standard_input() -> str:
@@ -164,9 +173,9 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
     from warehouse.storage import paths
     from warehouse.warehouse import Warehouse
 
+    program = _duckdb_program()
     with Warehouse(warehouse, every_file=True) as wh:
         path, first = wh.root / paths.CATALOG, _vectors_first(wh) if paths.vector_tables(wh.root) else []
-    program = _duckdb_program()
     sys.stdout.flush()
     os.execv(program, [program, "-readonly", str(path), *first, *context.args])
 
@@ -182,7 +191,11 @@ def _vectors_first(wh: Warehouse) -> list[str]:
 
 
 def _duckdb_program() -> str:
-    """Return the path of the shell's binary, from the package duckdb-cli."""
+    """Return the path of the shell's binary, from the package duckdb-cli.
+
+    Raises:
+        UsageError: It is not installed.
+    """
     import importlib.util
 
     spec = importlib.util.find_spec("duckdb_cli")
@@ -190,7 +203,7 @@ def _duckdb_program() -> str:
         for name in ("duckdb", "duckdb.exe"):
             if (Path(place) / name).is_file():
                 return str(Path(place) / name)
-    raise TracesError("The duckdb shell is not installed: pip install duckdb-cli==1.5.5")
+    raise UsageError("The duckdb shell is not installed: pip install 'trace-warehouse[shell]'")
 
 
 def refresh(warehouse: WarehouseOption = None) -> None:

@@ -10,7 +10,9 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
-from warehouse.errors import TracesError
+import duckdb
+
+from warehouse.errors import UsageError
 from warehouse.schema.columns import EXAMPLE, POS, RUN, SEQ
 from warehouse.schema.quoting import sql_text
 from warehouse.vectors.ann_index import MIN_RECALL
@@ -45,7 +47,7 @@ def statements(tables: Iterable[VectorTable], database: str | None = None) -> li
         SQL statements, to be run in order.
 
     Raises:
-        TracesError: Where the extension is not installed.
+        UsageError: Where the extension is not installed.
     """
     sql = [f"LOAD {sql_text(str(_extension()))}"]
     for table in tables:
@@ -54,12 +56,20 @@ def statements(tables: Iterable[VectorTable], database: str | None = None) -> li
 
 
 def _extension() -> Path:
+    """Return the file of the extension, for the version of DuckDB that is installed.
+
+    Raises:
+        UsageError: There is none.
+    """
     spec = importlib.util.find_spec("duckdb_extension_lance")
     for place in (spec.submodule_search_locations or []) if spec else []:
-        files = sorted(Path(place).glob("extensions/*/lance.duckdb_extension"))
-        if files:
-            return files[-1]
-    raise TracesError("DuckDB's lance extension is not installed: pip install duckdb-extension-lance==1.5.5")
+        file = Path(place) / "extensions" / f"v{duckdb.__version__}" / "lance.duckdb_extension"
+        if file.is_file():
+            return file
+    raise UsageError(
+        f"Vector tables in SQL need DuckDB's lance extension, and there is none for DuckDB {duckdb.__version__}: "
+        "pip install 'trace-warehouse[shell]'"
+    )
 
 
 def _rows(table: VectorTable) -> str:
