@@ -60,6 +60,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'capture' has no attribute '{name}'")
     from importlib import import_module
 
+    from warehouse.progress import import_tqdm
+
+    import_tqdm()  # before transformers and datasets do, and warn of a notebook without ipywidgets
     return getattr(import_module(_MODULES[name]), name)
 
 

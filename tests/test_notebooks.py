@@ -29,8 +29,9 @@ PICTURES = {
     "next_token": "part_of_speech.svg",
     "multiple_choice": "multiple_choice.svg",
 }
+NOTEBOOKS = ("first", *PICTURES)
 RUNS = (
-    "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
+    "first", "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
     *(f"capitals-smollm2-{step}" for step in ("responses", "vectors", "vectors-evaluated", "vectors-steered")),
 )  # fmt: skip
 SECONDS = 1800
@@ -48,7 +49,12 @@ def execute(name: str, folder: Path, root: Path) -> NotebookNode:
         cell.outputs, cell.execution_count = [], None
     here = {"metadata": {"path": str(folder)}}
     client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", record_timing=False, resources=here)
-    client.execute(env={**os.environ, "TRACES_HOME": str(root)})
+    without_bars = {"TRACES_HOME": str(root), "TQDM_DISABLE": "1"}
+    client.execute(env=os.environ | without_bars)
+    for cell in code_cells(notebook):
+        notes = [output for output in cell.outputs if output.get("name") == "stderr"]  # for whoever looks on
+        assert not [note.text for note in notes if "Warning" in note.text]
+        cell.outputs = [output for output in cell.outputs if output not in notes]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -94,7 +100,7 @@ def shown(notebook: NotebookNode) -> list[float]:
     return [abs(float(value)) for value in found if re.fullmatch(r"-?\d+(\.\d+)?", value)]
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_numbers_in_the_text_are_those_shown(name: str) -> None:
     """Of decimals and percentages, each is one of the outputs', rounded, but for ln 5 and the level of an interval."""
     notebook = read(name)
@@ -115,7 +121,7 @@ def test_committed_accuracies_have_wilson_intervals() -> None:
         assert (low, high) == pytest.approx(intervals.wilson(accuracy, n), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_committed_as_run_once_from_the_top(name: str) -> None:
     notebook = read(name)
     nbformat.validate(notebook)
@@ -127,6 +133,12 @@ def test_committed_as_run_once_from_the_top(name: str) -> None:
     assert not [c.id for c in notebook.cells if c.metadata]
     written = (DOCS / f"{name}.ipynb").read_text(encoding="utf-8")
     assert not re.search(r"[\"' (](/|[A-Z]:\\\\)(home|root|tmp|work|Users|var)\b", written)
+
+
+def test_ten_lines_lead_from_a_model_to_the_picture_of_a_probe() -> None:
+    cell = code_cells(read("first"))[0]
+    assert len([line for line in cell.source.splitlines() if line.strip()]) <= 10
+    assert ["image/png" in output.data for output in cell.outputs] == [True]
 
 
 @pytest.mark.parametrize("picture", PICTURES.values())
@@ -159,12 +171,12 @@ def fresh(root: Path) -> Iterator[dict[str, NotebookNode]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(root.parent / "ipython"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(root.parent / "jupyter"))
-        yield {name: execute(name, root.parent, root) for name in PICTURES}
+        yield {name: execute(name, root.parent, root) for name in NOTEBOOKS}
 
 
 @pytest.mark.slow
 def test_no_sentence_of_the_data_is_shown(root: Path) -> None:
-    data = [o.get("data", {"text/plain": o.get("text", "")}) for name in PICTURES for o in outputs(read(name))]
+    data = [o.get("data", {"text/plain": o.get("text", "")}) for name in NOTEBOOKS for o in outputs(read(name))]
     shown = [text for d in data for kind, text in d.items() if kind.startswith("text/")]
     shown += [(DOCS / picture).read_text(encoding="utf-8") for picture in PICTURES.values()]
     plain = " ".join(" ".join(shown).split())
@@ -185,7 +197,8 @@ def test_a_fresh_run_goes_through(fresh: dict[str, NotebookNode], root: Path) ->
             [(o.output_type, sorted(o.get("data", {}))) for o in c.outputs] for c in code_cells(read(name))
         ]
         assert headers(notebook) == headers(read(name))
-        assert ET.parse(root.parent / PICTURES[name]).getroot().tag.endswith("svg")
+    for picture in PICTURES.values():
+        assert ET.parse(root.parent / picture).getroot().tag.endswith("svg")
 
 
 @pytest.mark.slow
@@ -266,6 +279,21 @@ def steered_rows(notebook: NotebookNode) -> list[list[float]]:
 
 
 @pytest.mark.slow
+def test_a_part_of_speech_is_read_off_best_in_the_middle(fresh: dict[str, NotebookNode], root: Path) -> None:
+    """What the text beside the picture says."""
+    with Warehouse(root) as wh:
+        rows = wh.sql(
+            "SELECT p.layer, p.accuracy, p.majority_accuracy, p.shuffled_accuracy "
+            "FROM probes AS p JOIN runs AS r USING (run_id) WHERE r.parents = ['first'] ORDER BY p.layer"
+        ).fetchall()
+    accuracies = {layer: accuracy for layer, accuracy, *_ in rows}
+    assert list(accuracies) == [0, 6, 12, 18, 24, 29]
+    assert all(0.8 < accuracy < 0.95 and max(others) < 0.2 for _, accuracy, *others in rows)
+    assert max(accuracies, key=accuracies.__getitem__) not in (0, 29)
+    assert accuracies[29] < accuracies[12]
+
+
+@pytest.mark.slow
 def test_the_runs_hold_what_the_notebooks_ask_about(fresh: dict[str, NotebookNode], root: Path) -> None:
     with Warehouse(root) as wh:
         (words,) = wh.sql("SELECT count(DISTINCT example_id) FROM word_diagnostics WHERE run_id = 'ewt'").fetchall()
@@ -285,5 +313,5 @@ def test_the_runs_hold_what_the_notebooks_ask_about(fresh: dict[str, NotebookNod
 
 
 if __name__ == "__main__":
-    for name in PICTURES:
+    for name in NOTEBOOKS:
         nbformat.write(execute(name, DOCS, find_root().resolve()), DOCS / f"{name}.ipynb")

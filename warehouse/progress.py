@@ -24,6 +24,18 @@ def has_screen() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
+def import_tqdm() -> Any:
+    """Import tqdm without its warning in a notebook that has no ipywidgets: the bar is text there.
+
+    Returns:
+        The class of the bar that fits a terminal or a notebook.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    return tqdm
+
+
 class ProgressBar:
     """A context manager that shows how far some work has come."""
 
@@ -43,11 +55,7 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         if self._screen:
-            with warnings.catch_warnings():  # of a notebook without ipywidgets, where the bar is text
-                warnings.simplefilter("ignore")
-                from tqdm.auto import tqdm
-
-                self._bar = tqdm(total=self._total, unit=f" {self._unit}", leave=False, dynamic_ncols=True)
+            self._bar = import_tqdm()(total=self._total, unit=f" {self._unit}", leave=False, dynamic_ncols=True)
         return self
 
     def __exit__(
