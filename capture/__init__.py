@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from capture.api.live import record
     from capture.api.models import load, wrap
     from capture.api.sources import open_dataset, open_file, open_prompt_sets
+    from capture.api.steering import steer
     from capture.data.memory import open_texts
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "project",
     "record",
     "run_traits",
+    "steer",
     "wrap",
 ]
 
@@ -43,6 +45,7 @@ _MODULES = {
     "record": "capture.api.live",
     **dict.fromkeys(("load", "wrap"), "capture.api.models"),
     **dict.fromkeys(("open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),
+    "steer": "capture.api.steering",
     "open_texts": "capture.data.memory",
 }
 

@@ -32,6 +32,7 @@ PICTURES = {
 NOTEBOOKS = ("first", *PICTURES)
 RUNS = (
     "first", "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
+    "mean-diff-steered",
     *(f"capitals-smollm2-{step}" for step in ("responses", "vectors", "vectors-evaluated", "vectors-steered")),
 )  # fmt: skip
 SECONDS = 1800
@@ -271,11 +272,11 @@ def test_capital_letters_separate_and_steer(fresh: dict[str, NotebookNode]) -> N
 
 
 def steered_rows(notebook: NotebookNode) -> list[list[float]]:
-    """coefficient, n, capitals and tokens of each row; its last column is a text, which may hold anything."""
+    """coefficient, n, capitals and tokens of each row of mean_diff; its last column is a text, which may hold anything."""
     (cell,) = [c for c in notebook.cells if c.id == "steering-table"]
     (html,) = [o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {})]
     rows = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)]
-    return [[float(v) for v in row[1:5]] for row in rows if row]
+    return [[float(v) for v in row[2:6]] for row in rows if row and row[0] == "mean_diff"]
 
 
 @pytest.mark.slow

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.model.loading import Loaded
-    from capture.traits.steer import SteeringChoice
     from warehouse.storage.manifest import Manifest
 
 _KEEP_MEANS = {"capture": "means", "batch_tokens": 4096, "max_new_tokens": 64}
@@ -188,7 +187,6 @@ def steer(
     with needs_capture_extra():
         from capture.traits import steer as job
     choice = job.choose_vectors(root, trait, vectors, method, component, wanted)
-    _check_best(wanted, method, component, choice)
     with OpenWarehouse(root) as wh:
         for line in choice.lines(wh):
             note(line)
@@ -307,14 +305,3 @@ def _judge(run: str, asking: JudgeOptions, device: str, warehouse: Path | None) 
     manifest = judge_responses(paths.find_root(warehouse), run, None, asking.judge or "", asking, device=device)
     if manifest is not None:
         typer.echo(f"{manifest.run_id}: {manifest.counts.rows['judgements']:,} judgements in {manifest.seconds:.1f} s")
-
-
-def _check_best(wanted: str | list[int], method: str, component: str, choice: SteeringChoice) -> None:
-    """Raise UsageError if `--layers best`, which is the best of one method and component, comes with another of them."""
-    for option, value, usual, best in (
-        ("--method", method, "mean_diff", choice.method), ("--component", component, "residual", choice.component),
-    ):  # fmt: skip
-        if wanted == "best" and value not in (usual, best):
-            raise UsageError(
-                f"{option} {value}: the best vector of {choice.trait['name']} is of {best}. Leave it out, or name its --layers."
-            )

@@ -125,8 +125,11 @@ def choose_vectors(
 
     Raises:
         NotFoundError: A trait, run, method, component or layer has no vector; lists those that have.
-        UsageError: No best layer is known, or it is the embedding, or as `find_latest_run` does.
+        UsageError: `layers` is no such thing, no best layer is known, it is the embedding, or of another method or component than
+            was named; or as `find_latest_run` does.
     """
+    if isinstance(layers, str) and layers not in ("mid", "best"):
+        raise UsageError(f"--layers {layers}: use mid, best, or numbers.")
     with Warehouse(root) as wh:
         vectors_run = vectors_run or find_latest_run(wh, "trait-vectors", trait)
         meta = wh.cached_run(vectors_run).meta
@@ -150,6 +153,13 @@ def choose_vectors(
                 )
             if best.layer is None:
                 raise UsageError(f"The best vector of {trait} is of resid.embed, which no block gives: name --layers.")
+            for option, value, usual, of in (
+                ("--method", method, "mean_diff", best.method), ("--component", component, "residual", best.component),
+            ):  # fmt: skip
+                if value not in (usual, of):
+                    raise UsageError(
+                        f"{option} {value}: the best vector of {trait} is of {of}. Leave it out, or name its --layers."
+                    )
             method, component, layers, reason = best.method, best.component, [best.layer], best.reason
         chosen = [meta.model.n_layers // 2] if isinstance(layers, str) else list(layers)
         for kind, value, place in (("method", method, 0), ("component", component, 1)):

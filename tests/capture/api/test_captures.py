@@ -211,6 +211,14 @@ def test_generating_keeps_the_residual_stream_and_projects_on_the_models_traits(
     assert list(runs) == [
         f"capitals-tiny-{name}" for name in ("responses", "vectors", "vectors-evaluated", "vectors-steered")
     ]
+    again: dict[str, Any] = {"max_new_tokens": 4, "temperature": 0, "coefficients": (0, 1), "root": tmp_path}
+    steered = capture.steer(model, "capitals", layers="best", run="steered", **again)
+    assert rows(steered, "responses") == rows(runs["capitals-tiny-vectors-steered"], "responses")
+    assert capture.steer(model, "capitals", layers=0, run="steered", skip_existing=True, **again).path == steered.path
+    with pytest.raises(RunExistsError):
+        capture.steer(model, "capitals", **again)
+    with pytest.raises(UsageError, match=r"^layers deep: use mid, best, or numbers"):
+        capture.steer(model, "capitals", layers="deep", **again)
     capture.generate(model, ["The lamp"], root=tmp_path, run="answers", max_new_tokens=4)
     capture.generate(model, ["The lamp"], root=tmp_path, run="bare", max_new_tokens=4, project=False)
     with Warehouse(tmp_path) as wh:
