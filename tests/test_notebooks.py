@@ -29,7 +29,8 @@ PICTURES = {
     "next_token": "part_of_speech.svg",
     "multiple_choice": "multiple_choice.svg",
 }
-NOTEBOOKS = ("first", *PICTURES)
+NOTEBOOKS = (*PICTURES, "first")
+"""In the order in which they are run: `first` adds to a vector table whose rows `nearness` shows."""
 RUNS = (
     "first", "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
     "mean-diff-steered",
