@@ -23,6 +23,7 @@ def rows(store: TraceStore, table: str) -> list[tuple[Any, ...]]:
     return store.query(f"SELECT * EXCLUDE (run_id) FROM {table} ORDER BY ALL").fetchall()
 
 
+@pytest.mark.slow
 def test_a_run_from_python_is_the_run_that_the_command_makes(
     tmp_path: Path, tiny_folder: Callable[[str], Path], traces: Callable[..., Any]
 ) -> None:
@@ -185,6 +186,7 @@ def test_labels_of_a_file_and_of_a_list_are_the_same_rows(tmp_path: Path, load_t
     assert rows(from_file, "labels") == rows(from_list, "labels") != []
 
 
+@pytest.mark.slow
 def test_questions_are_put_as_the_model_can_answer_them(
     tmp_path: Path, load_tiny: Callable[..., Loaded], smollm2: Loaded
 ) -> None:
