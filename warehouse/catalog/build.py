@@ -8,9 +8,11 @@ or the new one. No process ever holds it open for writing, since DuckDB would th
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import filelock
@@ -26,6 +28,8 @@ ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
 _STATE_COLUMNS = {
     "state": "A hash of what the texts of the views depend on, and of the folder",
+    "macros": "A hash of the macros that the views call",
+    "texts": "A hash of the text and the comments of each view, as JSON",
     "runs": "What is known of each run, as JSON",
 }
 
@@ -66,18 +70,32 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
 
 
 def _write_catalog(path: Path, root: Path, known: Survey) -> Survey:
-    """Write the file of views, and return what is known of the runs then."""
+    """Write the file of views, from the one that there is where its views stay as they are, and return what is known of the runs."""
     if "?" in str(path.absolute()):  # DuckDB reads from such a path, but does not write to it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
             known = _write_catalog(Path(elsewhere) / path.name, root, known)
             shutil.copyfile(Path(elsewhere) / path.name, path)
         return known
+    if _read_columns(root, "macros") == (_hash(macros(root)),):
+        shutil.copyfile(root / paths.CATALOG, path)
     with attach(str(path)) as con:
         return create_views(con, root, known)
 
 
+def _views(root: Path, known: Survey) -> dict[str, View]:
+    """Return the views over the runs that are known."""
+    return view_texts(root, known, _vector_infos(root))
+
+
+def _hash(texts: Any) -> str:
+    """Return a hash of texts."""
+    return hashlib.sha256(repr(texts).encode(errors="backslashreplace")).hexdigest()[:16]
+
+
 def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> Survey:
-    """Create the views in a database without any, and leave out the runs that DuckDB cannot read.
+    """Create the views in a database that has none or those of this root, and leave out the runs that DuckDB cannot read.
+
+    A view that the database has already is only bound again, which finds what cannot be read: writing comments takes longer.
 
     Args:
         con: A connection to the database.
@@ -101,19 +119,34 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> S
 
 def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> None:
     """Create the views, the macros that they call, and a view that holds what they were made from."""
+    views = _views(root, known)
+    texts, made = {name: _hash(view) for name, view in views.items()}, _made_from(con, "texts")
+    before = json.loads(made[0]) if made is not None else {}
+    con.execute(
+        f"DROP VIEW IF EXISTS {STATE_VIEW}"
+    )  # by it a catalog is known that was moved, and this file is about to be
     for head, text in macros(root).items():
-        con.execute(f"CREATE MACRO {head} AS {text}")
-    views = view_texts(root, known, _vector_infos(root))
+        con.execute(f"CREATE OR REPLACE MACRO {head} AS {text}")
+    described = {}
     for name, view in views.items():
-        con.execute(f"CREATE VIEW {name} AS {view.query}")
+        if before.get(name) == texts[name]:
+            con.execute(f"DESCRIBE {name}")
+        else:
+            con.execute(f"CREATE OR REPLACE VIEW {name} AS {view.query}")
+            described[name] = view
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
-    state = f"SELECT {sql_text(current_state(root))} AS state, {sql_text(to_json(known))} AS runs"
-    views[STATE_VIEW] = View(state, made_in(root), _STATE_COLUMNS)
+    values = {
+        "state": current_state(root),
+        "macros": _hash(macros(root)),
+        "texts": json.dumps(texts),
+        "runs": to_json(known),
+    }
+    state = f"SELECT {', '.join(f'{sql_text(value)} AS {name}' for name, value in values.items())}"
     con.execute(f"CREATE VIEW {STATE_VIEW} AS {state}")
-    for name, view in views.items():
-        con.execute(f"COMMENT ON VIEW {name} IS {sql_text(view.comment)}")
-        for column, comment in view.columns.items():
-            con.execute(f"COMMENT ON COLUMN {name}.{column} IS {sql_text(comment)}")
+    described[STATE_VIEW] = View(state, made_in(root), _STATE_COLUMNS)
+    comments = {f"VIEW {name}": view.comment for name, view in described.items()}
+    comments |= {f"COLUMN {name}.{c}": text for name, view in described.items() for c, text in view.columns.items()}
+    con.execute("; ".join(f"COMMENT ON {thing} IS {sql_text(text)}" for thing, text in comments.items()))
 
 
 def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
@@ -137,7 +170,7 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 def all_view_texts(root: Path) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
     known = survey(root, read_state(root)[1])
-    return {name: view.query for name, view in view_texts(root, known, _vector_infos(root)).items()}
+    return {name: view.query for name, view in _views(root, known).items()}
 
 
 def current_state(root: Path) -> str:
@@ -152,17 +185,33 @@ def current_state(root: Path) -> str:
     folder = root.stat()
     texts[""] = f"{folder.st_dev} {folder.st_ino} {macros(root)}"
     texts["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
-    return hashlib.sha256(repr(sorted(texts.items())).encode(errors="backslashreplace")).hexdigest()[:16]
+    return _hash(sorted(texts.items()))
 
 
 def read_state(root: Path) -> tuple[str, Survey]:
     """Return the hash in the catalog, empty where there is none of this version, and what it knows of the runs."""
+    row = _read_columns(root, "state, runs")
+    try:
+        return (row[0], from_json(row[1])) if row is not None else ("", {})
+    except (ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
+        return "", {}
+
+
+def _read_columns(root: Path, columns: str) -> tuple[str, ...] | None:
+    """Return columns of what a root's catalog was made from; None where there is no catalog, or none that can be read."""
     path = root / paths.CATALOG
     if not path.is_file():
-        return "", {}
+        return None
     try:
         with attach(path) as con:
-            row = con.sql(f"SELECT state, runs FROM {STATE_VIEW}").fetchone()
-        return (row[0], from_json(row[1])) if row is not None else ("", {})
-    except (duckdb.Error, ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
-        return "", {}
+            return _made_from(con, columns)
+    except duckdb.Error:
+        return None
+
+
+def _made_from(con: duckdb.DuckDBPyConnection, columns: str) -> tuple[str, ...] | None:
+    """Return columns of what the views of a connection were made from; None where it has none of this version."""
+    try:
+        return con.sql(f"SELECT {columns} FROM {STATE_VIEW}").fetchone()
+    except duckdb.Error:
+        return None
