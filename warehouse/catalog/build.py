@@ -28,7 +28,7 @@ ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
 _STATE_COLUMNS = {
     "state": "A hash of what the texts of the views depend on, and of the folder",
-    "macros": "A hash of the macros that the views call",
+    "place": "A hash of the folder and of the macros that lead to it",
     "texts": "A hash of the text and the comments of each view, as JSON",
     "runs": "What is known of each run, as JSON",
 }
@@ -76,7 +76,7 @@ def _write_catalog(path: Path, root: Path, known: Survey) -> Survey:
             known = _write_catalog(Path(elsewhere) / path.name, root, known)
             shutil.copyfile(Path(elsewhere) / path.name, path)
         return known
-    if _read_columns(root, "macros") == (_hash(macros(root)),):
+    if _read_columns(root, "place") == (_place(root),):
         shutil.copyfile(root / paths.CATALOG, path)
     with attach(str(path)) as con:
         return create_views(con, root, known)
@@ -137,7 +137,7 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
     values = {
         "state": current_state(root),
-        "macros": _hash(macros(root)),
+        "place": _place(root),
         "texts": json.dumps(texts),
         "runs": to_json(known),
     }
@@ -173,6 +173,12 @@ def all_view_texts(root: Path) -> dict[str, str]:
     return {name: view.query for name, view in _views(root, known).items()}
 
 
+def _place(root: Path) -> str:
+    """Return a hash of a folder's path and place on the disk, which no file that was copied in can tell beforehand."""
+    folder = root.stat()
+    return _hash((folder.st_dev, folder.st_ino, macros(root)))
+
+
 def current_state(root: Path) -> str:
     """Return a hash of what the views' texts depend on beside the runs.
 
@@ -182,8 +188,7 @@ def current_state(root: Path) -> str:
     """
     texts = {name: str(view) for name, view in view_texts(root, {}, ()).items()}
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
-    folder = root.stat()
-    texts[""] = f"{folder.st_dev} {folder.st_ino} {macros(root)}"
+    texts[""] = _place(root)
     texts["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
     return _hash(sorted(texts.items()))
 

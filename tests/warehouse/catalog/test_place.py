@@ -177,3 +177,14 @@ def test_nothing_in_the_file_but_the_macro_of_the_folder_and_its_message_names_a
     with duckdb.connect(str(root / paths.CATALOG), read_only=True) as con:
         texts = con.sql("SELECT sql FROM duckdb_views() WHERE NOT internal AND view_name <> 'catalog_state'").fetchall()
         assert texts and not [text for (text,) in texts if str(root.parent) in text]
+
+
+def test_nothing_of_a_catalog_that_was_copied_into_the_place_of_another_is_kept(root: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    with duckdb.connect(str(copy / paths.CATALOG)) as con:
+        con.execute("CREATE OR REPLACE VIEW labels AS SELECT 'forged' AS run_id")
+    root.rename(tmp_path / "away")
+    copy.rename(root)
+    _add(root, "second")
+    with Warehouse(root) as wh:
+        assert wh.sql("SELECT * FROM labels").fetchall() == []
