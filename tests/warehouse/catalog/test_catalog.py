@@ -120,6 +120,33 @@ def test_a_run_published_while_a_warehouse_is_open_is_seen_by_the_next_one(root:
         assert before.sql("SELECT count(*) FROM tokens").fetchone() == (0,), "the one open keeps its views, whole"
 
 
+def test_a_catalog_that_grew_run_by_run_is_the_one_that_is_made_at_once(root: Path) -> None:
+    """Views that stay as they are are not written again; all texts and comments are those of a catalog made from nothing."""
+
+    def views() -> list[tuple[str, ...]]:
+        with duckdb.connect(str(root / paths.CATALOG), read_only=True) as con:
+            texts = con.sql(
+                "SELECT view_name, sql, comment FROM duckdb_views() WHERE NOT internal AND view_name <> 'catalog_state' ORDER BY ALL"
+            )
+            rows = texts.fetchall()
+            return (
+                rows + con.sql("SELECT table_name, column_name, comment FROM duckdb_columns() ORDER BY ALL").fetchall()
+            )
+
+    build.refresh(root)
+    before = views()
+    add_run(root, "labelled", "encode", {"labels": [{"example_id": "a", "label_id": 1, "label": "sad"}]})
+    build.refresh(root)
+    grown = views()
+    (root / paths.CATALOG).unlink()
+    build.refresh(root)
+    assert grown == views() != before
+    (root / "run_id=labelled" / "labels" / "00000.parquet").write_bytes(b"PAR1")
+    with pytest.warns(LeftOutWarning, match="run 'labelled' is left out"), Warehouse(root, every_file=True) as wh:
+        assert wh.sql("SELECT DISTINCT run_id FROM labels").fetchall() == []
+        assert len(wh.sql("SELECT run_id FROM runs").fetchall()) == 2
+
+
 def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
     build.refresh(root)
     moved = root.rename(tmp_path / "elsewhere")
