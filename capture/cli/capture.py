@@ -257,7 +257,7 @@ def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[st
     if c.truncated:
         see = "--max-len" if c.rows["mcq_predictions"] else "--max-len, --chunk, --stride"
         lines.append(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see {see}")
-    if 0 < c.rows["labels"] <= c.examples and any(s.site == "resid.post_mlp" for s in manifest.sites):
+    if 0 < c.rows.get("labels", 0) <= c.examples and any(s.site == "resid.post_mlp" for s in manifest.sites):
         lines.append(
             'what each layer knows of the labels: traces probe "SELECT run_id, example_id, seq, pos, label AS y FROM labels JOIN tokens '
             f"USING (run_id, example_id) WHERE run_id = '{manifest.run_id}'\" --plot {manifest.run_id}.png"

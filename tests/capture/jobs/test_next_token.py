@@ -89,7 +89,7 @@ def test_deep_validation_finds_what_the_files_alone_do_not_show(
         return {c.name for c in recheck(folder) if not c.passed}
 
     assert failed(lambda m: None) == set()
-    assert failed(lambda m: m["model"]["attention"][1].update(scale=0.5)) == {"deep: formulas", "deep: attention"}
+    assert failed(lambda m: m["model"]["attention"][1].update(scale=2.0)) == {"deep: formulas", "deep: attention"}
     assert failed(lambda m: m["model"]["attention"][2].update(window=3)) == {"deep: formulas", "deep: attention"}
     slightly = failed(lambda m: m["model"]["attention"][1].update(scale=m["model"]["attention"][1]["scale"] * 1.0001))
     assert slightly == {"deep: formulas"}
