@@ -43,6 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, traces: Callable) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_from_questions_to_agreement(
     traces: Callable, root: Path, encoder: Path, tiny_folder: Callable, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def test_bad_questions_end_in_one_line(root: Path, traces: Callable, tiny_folder
     clear(traces("index", "optimize", "nothing", *w), 2, "No vector table 'nothing'")
 
 
+@pytest.mark.slow
 def test_index_add_list_optimize_rebuild_and_drop(copied: Path, traces: Callable) -> None:
     w = ("-w", copied)
     added = traces("index", "add", "a", "--layers", "0,1", *w)

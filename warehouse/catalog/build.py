@@ -122,9 +122,8 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
     views = _views(root, known)
     texts, made = {name: _hash(view) for name, view in views.items()}, _made_from(con, "texts")
     before = json.loads(made[0]) if made is not None else {}
-    con.execute(
-        f"DROP VIEW IF EXISTS {STATE_VIEW}"
-    )  # by it a catalog is known that was moved, and this file is about to be
+    # By this view a catalog is known that was moved, and this one is about to be.
+    con.execute(f"DROP VIEW IF EXISTS {STATE_VIEW}")
     for head, text in macros(root).items():
         con.execute(f"CREATE OR REPLACE MACRO {head} AS {text}")
     described = {}
