@@ -85,6 +85,7 @@ def test_all_that_is_asked_is_looked_at_first(
         run(**{"traits": definition, "model": "/nowhere", "warehouse": tmp_path} | options)
 
 
+@pytest.mark.slow
 def test_from_responses_to_projections(
     tmp_path: Path,
     definition: str,

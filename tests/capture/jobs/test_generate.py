@@ -295,6 +295,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory, traces: Callable[..., Any
     yield root, done
 
 
+@pytest.mark.slow
 def test_the_real_model_answers_on_the_command_line(answered: tuple[Path, Any], traces: Callable[..., Any]) -> None:
     root, done = answered
     assert done.code == 0, done.err
