@@ -155,14 +155,15 @@ def project(
         RunExistsError: A run of that name exists already.
     """
     home, folder = find_source_run(source, root)
-    from capture.traits.directions import Options
+    from capture.traits.directions import Options, choose_directions
 
     options = Options(
         _names(traits), _names(vectors), (layers,) if isinstance(layers, int) else tuple(layers), _names(methods), _names(components),
         dynamics_only, threshold, part,
     )  # fmt: skip
     with Warehouse(home) as wh:
-        manifest = project_run(wh, paths.run_id_of(folder), options, run, screen_note)
+        name = paths.run_id_of(folder)
+        manifest = project_run(wh, name, choose_directions(wh, name, options), options, run, screen_note)
     return TraceStore(paths.run_dir(home, manifest.run_id))
 
 
@@ -172,14 +173,21 @@ def _names(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def project_run(
-    wh: Warehouse, source: str, options: Any, run: str | None, note: Callable[[str], None], say: Any = None
+    wh: Warehouse,
+    source: str,
+    chosen: Sequence[Direction],
+    options: Any,
+    run: str | None,
+    note: Callable[[str], None],
+    say: Any = None,
 ) -> Manifest:
-    """Project a run as the options say, with its progress shown.
+    """Project a run on directions, with the reasons for them and its progress shown.
 
     Args:
         wh: The warehouse.
         source: The run.
-        options: What it is projected on, as `directions.Options`.
+        chosen: What it is projected on, from `choose_directions`.
+        options: What they were chosen by.
         run: The new run's name; None: the source's, and `-traits`.
         note: Receives a line on each vector that is chosen, and why.
         say: Receives lines on the progress, as in `ProgressBar`.
@@ -187,10 +195,8 @@ def project_run(
     Returns:
         The new run's manifest.
     """
-    from capture.traits.directions import choose_directions
     from capture.traits.project import project as project_on
 
-    chosen: list[Direction] = choose_directions(wh, source, options)
     for d in chosen:
         for line in d.lines(wh):
             note(line)
@@ -217,14 +223,14 @@ def project_on_known_traits(root: Path, run: str, note: Callable[[str], None], s
             "SELECT DISTINCT v.trait FROM trait_vectors AS v JOIN runs AS r USING (run_id) WHERE r.body_hash = ? ORDER BY ALL",
             [wh.cached_run(run).meta.model.space],
         )
-        traits = []
+        chosen: list[Direction] = []
         for (trait,) in rows.fetchall():
             try:
-                choose_directions(wh, run, Options((trait,)))
-                traits.append(trait)
+                chosen += choose_directions(wh, run, Options((trait,)))
             except UsageError as e:
                 note(f"not projected on {trait}: {e}")
-        return project_run(wh, run, Options(tuple(traits)), None, note, say) if traits else None
+        options = Options(tuple(dict.fromkeys(d.trait for d in chosen)))
+        return project_run(wh, run, chosen, options, None, note, say) if chosen else None
 
 
 @in_python_terms

@@ -104,7 +104,8 @@ def project(
         dynamics_only, threshold, part.chosen,
     )  # fmt: skip
     with Warehouse(warehouse) as wh, stopped_by_signals():
-        manifest = project_run(wh, run, options, name, note, say=note)
+        chosen = directions.choose_directions(wh, run, options)
+        manifest = project_run(wh, run, chosen, options, name, note, say=note)
     show_projection(manifest)
     if manifest.counts.rows["trait_projections"]:
         typer.echo(f"next: traces sql --query trait_by_token --set run={run}")
