@@ -45,7 +45,7 @@ def set_right(folder: Path, file: Path) -> None:
     alter(folder / paths.MANIFEST, change)
 
 
-_EMPTY = {"VARCHAR": "", "INTEGER": 0, "BIGINT": 0, "FLOAT": 0.0, "BOOLEAN": False}
+_EMPTY = {"VARCHAR": "", "INTEGER": 0, "BIGINT": 0, "FLOAT": 0.0, "DOUBLE": 0.0, "BOOLEAN": False}
 
 
 def add_run(

@@ -19,6 +19,7 @@ def arrow_schema(table: str) -> pa.Schema:
         "INTEGER": pa.int32(),
         "BIGINT": pa.int64(),
         "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
         "BOOLEAN": pa.bool_(),
     }
 

@@ -10,7 +10,11 @@ EXAMPLE = Column(
     "VARCHAR",
     "The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run",
 )
-SEQ = Column("seq", "INTEGER", "Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample")
+SEQ = Column(
+    "seq",
+    "INTEGER",
+    "Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task's pair 0 clean, 1 corrupted",
+)
 POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
 SOURCE = Column("source_run_id", "VARCHAR", "The run that it was made from")
 TRAIT = Column("trait", "VARCHAR", "The trait")

@@ -10,6 +10,18 @@ imported here, so that `traces sql` starts fast; `arrow_schema` imports pyarrow 
 
 from __future__ import annotations
 
+from warehouse.schema.causal_tables import (
+    EFFECTS,
+    IDENTITY_ERRORS,
+    INFLUENCE,
+    INFLUENCE_TARGETS,
+    INTERVENTIONS,
+    LOGIT_PARTS,
+    TASK_PAIRS,
+    TASK_SCORES,
+    TASK_TARGETS,
+    TOKEN_EDGES,
+)
 from warehouse.schema.learning_tables import PROBES, TRAINING
 from warehouse.schema.prediction_tables import CHOICES, LOGIT_LENS, MCQ_PREDICTIONS, NEXT_TOKEN
 from warehouse.schema.tensor_tables import HEADS, TENSORS
@@ -24,7 +36,7 @@ from warehouse.schema.trait_tables import (
 )
 from warehouse.schema.types import Table
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The version of the format on disk that this code writes; it reads older ones."""
 
 _TABLES = (
@@ -47,6 +59,16 @@ _TABLES = (
     TRAIT_EVALUATIONS,
     TRAIT_PROJECTIONS,
     TRAIT_DYNAMICS,
+    TASK_PAIRS,
+    TASK_TARGETS,
+    TASK_SCORES,
+    INTERVENTIONS,
+    EFFECTS,
+    INFLUENCE_TARGETS,
+    LOGIT_PARTS,
+    INFLUENCE,
+    TOKEN_EDGES,
+    IDENTITY_ERRORS,
     TENSORS,
 )
 

@@ -26,7 +26,9 @@ from warehouse.storage.model_info import ModelInfo
 from warehouse.storage.run_options import check_options
 from warehouse.storage.sealed import SealedFile, StrictModel
 
-DERIVED = ("heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation", "trait-projection")
+DERIVED = (
+    "heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation", "trait-projection", "ablation", "patching", "influence",
+)  # fmt: skip
 """Kinds of runs that were made from others, without reading examples of their own."""
 
 
