@@ -1,17 +1,19 @@
-"""Hears what passes transformers' attention interface: queries, keys, values and the options they are used with.
+"""Hears what passes transformers' attention interface, and changes it: queries, keys, values, and what each head gives.
 
 transformers routes attention through a registry of functions (`ALL_ATTENTION_FUNCTIONS`): eager, sdpa, flash, flex. Wrapping the
 registry's entries shows every attention call of every model that uses it, without code per model. A model that computes
 attention on its own shows it through `output_attentions` alone, under `eager_attention`.
+
+Calls are changed (`change_attention`) before they are heard (`listen_to_attention`), whichever was opened first.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -37,6 +39,20 @@ class AttentionCall:
     """(B, H, T, S), where the implementation computes them: eager does."""
 
 
+class AttentionChange(Protocol):
+    """Changes attention calls: what goes into the attention function, and what comes out of it."""
+
+    def before(
+        self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the q (B, H, T, d), k and v (B, H_kv, S, d) that the function is called with."""
+        ...
+
+    def after(self, module: nn.Module, out: torch.Tensor) -> torch.Tensor:
+        """Return what the function is to have returned, (B, T, H, d)."""
+        ...
+
+
 @contextmanager
 def listen_to_attention(model: Any, on_call: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Call `on_call` after every attention call of `model` while the context is open; the calls go on as they would have.
@@ -56,15 +72,40 @@ def listen_to_attention(model: Any, on_call: Callable[[AttentionCall], None]) ->
     """
     names = _attention_implementations(model)
     ours = set(model.modules())
-    if any(getattr(ALL_ATTENTION_FUNCTIONS.get(name), "listens", False) for name in names):
+    if any(entry.listeners for name in names if (entry := _wrapped.get(name))):
         raise RuntimeError("a model is already being recorded in this process")
-    for name in names:
-        ALL_ATTENTION_FUNCTIONS[name] = _wrap(ALL_ATTENTION_FUNCTIONS.get(name), ours, on_call)
-    try:
-        yield
-    finally:
-        for name in names:
-            del ALL_ATTENTION_FUNCTIONS[name]
+    with _wrapped_entries(names) as entries:
+        for entry in entries:
+            entry.listeners.append((ours, on_call))
+        try:
+            yield
+        finally:
+            for entry in entries:
+                entry.listeners.remove((ours, on_call))
+
+
+@contextmanager
+def change_attention(model: Any, change: AttentionChange) -> Iterator[None]:
+    """Have `change` change every attention call of `model` while the context is open, under whichever implementation.
+
+    Several may be open: what was opened first changes first.
+
+    Args:
+        model: A model of transformers.
+        change: Changes its calls.
+
+    Yields:
+        Nothing.
+    """
+    ours = set(model.modules())
+    with _wrapped_entries({"eager", *_attention_implementations(model)}) as entries:
+        for entry in entries:
+            entry.changes.append((ours, change))
+        try:
+            yield
+        finally:
+            for entry in entries:
+                entry.changes.remove((ours, change))
 
 
 def attention_implementation(model: Any) -> str:
@@ -105,15 +146,47 @@ def _attention_implementations(model: Any) -> set[str]:
     return {name for name in names if isinstance(name, str) and name}
 
 
-def _wrap(original: Any, ours: set[nn.Module], on_call: Callable[[AttentionCall], None]) -> Callable[..., Any]:
+@dataclass
+class _Entry:
+    """What one entry of the registry calls before and after its function."""
+
+    changes: list[tuple[set[nn.Module], AttentionChange]] = field(default_factory=list)
+    listeners: list[tuple[set[nn.Module], Callable[[AttentionCall], None]]] = field(default_factory=list)
+
+
+_wrapped: dict[str, _Entry] = {}
+"""The entries of the registry that are wrapped now, by name."""
+
+
+@contextmanager
+def _wrapped_entries(names: Collection[str]) -> Iterator[list[_Entry]]:
+    """Wrap entries of the registry; each is put back when nobody changes it or listens to it any more."""
+    for name in names:
+        if name not in _wrapped:
+            _wrapped[name] = _Entry()
+            ALL_ATTENTION_FUNCTIONS[name] = _wrap(ALL_ATTENTION_FUNCTIONS.get(name), _wrapped[name])
+    try:
+        yield [_wrapped[name] for name in names]
+    finally:
+        for name in names:
+            if (entry := _wrapped.get(name)) and not entry.changes and not entry.listeners:
+                del ALL_ATTENTION_FUNCTIONS[name], _wrapped[name]
+
+
+def _wrap(original: Any, entry: _Entry) -> Callable[..., Any]:
     def wrapped(
         module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kw: Any
     ) -> Any:
         function = original or inspect.getmodule(type(module)).eager_attention_forward  # type: ignore[union-attr]
+        changes = [change for ours, change in entry.changes if module in ours]
+        for change in changes:
+            query, key, value = change.before(module, query, key, value)
         result = function(module, query, key, value, *args, **kw)
-        if module in ours:
-            on_call(AttentionCall(module, query, key, value, kw, result[0], result[1]))
+        for change in changes:
+            result = (change.after(module, result[0]), *result[1:])
+        for ours, on_call in entry.listeners:
+            if module in ours:
+                on_call(AttentionCall(module, query, key, value, kw, result[0], result[1]))
         return result
 
-    wrapped.listens = True  # type: ignore[attr-defined]
     return wrapped
