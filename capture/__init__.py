@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from capture.api.captures import encode, generate, mcq, next_token
     from capture.api.derived import lens, project, run_traits
     from capture.api.finetuning import finetune
+    from capture.api.interventions import intervene
     from capture.api.live import record
     from capture.api.models import load, wrap
     from capture.api.sources import open_dataset, open_file, open_prompt_sets
     from capture.api.steering import steer
     from capture.data.memory import open_texts
+    from capture.interventions.intervention import Intervention
 
 __all__ = [
+    "Intervention",
     "encode",
     "finetune",
     "generate",
+    "intervene",
     "lens",
     "load",
     "mcq",
@@ -42,6 +46,8 @@ _MODULES = {
     **dict.fromkeys(("encode", "generate", "mcq", "next_token"), "capture.api.captures"),
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     "finetune": "capture.api.finetuning",
+    "Intervention": "capture.interventions.intervention",
+    "intervene": "capture.api.interventions",
     "record": "capture.api.live",
     **dict.fromkeys(("load", "wrap"), "capture.api.models"),
     **dict.fromkeys(("open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),

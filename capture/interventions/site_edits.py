@@ -114,7 +114,7 @@ class ForwardState:
             self.cached[side] = 0
         self.begun[side], self.running = 0, None
         cache, mask = options.get("past_key_values"), options.get("attention_mask")
-        if hasattr(cache, "get_seq_length"):
+        if cache is not None and hasattr(cache, "get_seq_length"):
             self.cached[side] = int(cache.get_seq_length())
         if not self.cached[side]:
             self.lengths.pop(side, None)
@@ -146,6 +146,13 @@ class ForwardState:
         places = torch.arange(start, start + columns, device=x.device)[None].expand(batch, columns)
         padding = self.padding.get(side)
         return places if padding is None else places - padding.to(x.device)[:, None]
+
+    def is_real(self, side: str, places: torch.Tensor) -> torch.Tensor:
+        """Return which columns are tokens and not padding, (B, T), from `positions`."""
+        real = places >= 0
+        if not self.cached.get(side) and side in self.lengths:
+            real &= places < self.lengths[side].to(places.device)[:, None]
+        return real
 
 
 @contextmanager

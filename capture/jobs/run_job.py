@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capture.data.example import Source
+from capture.interventions.intervene import check_not_held
 from capture.jobs import run_manifest
 from capture.jobs.head_rows import head_rows
 from capture.jobs.job import Forecast, Generation, Job, Options, Progress, Report, Run, no_note, no_report
@@ -69,6 +70,7 @@ def define_kind(prepare_job: Callable[[loading.Loaded, Source, Any], Job]) -> tu
         report: Report = no_report,
         note: Callable[[str], None] = no_note,
     ) -> Manifest:
+        check_not_held(loaded.model)
         with explain_memory_errors(f"run {loaded.name}", _memory_remedy(options)), in_eval_mode(loaded.model):
             job = prepare_job(loaded, source, options)
             manifest = _run(job, root, run_id, report, note)

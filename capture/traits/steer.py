@@ -10,7 +10,7 @@ what the tokens were drawn from. The last token is only drawn, and nothing reads
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from torch import nn
 
 from capture.data.example import Row, Source
+from capture.interventions.intervene import add_vector
+from capture.interventions.site_edits import Edit, check_editable, edit_sites
 from capture.jobs import generate, job, run_job
 from capture.jobs.generation import Generator, PromptCompleter
 from capture.model import loading
@@ -30,6 +31,7 @@ from capture.sequences.batches import Batch
 from capture.traits.best_vector import choice_lines, find_best_vector
 from capture.traits.latest_run import find_latest_run
 from warehouse.errors import NotFoundError, UsageError
+from warehouse.schema.sites import Key
 from warehouse.storage.model_info import ModelInfo
 from warehouse.warehouse import Warehouse
 
@@ -248,49 +250,46 @@ def define_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
         generator = Generator(loaded, anatomy.body, options.sampling)
-        points = {layer: _find_steering_point(anatomy, layer, options.component, v) for layer, v in vectors.items()}
-        completer = Steered(generator, loaded.tokenizer, options.max_new_tokens, points)
+        steps = {layer: _find_step(anatomy, layer, options.component, v) for layer, v in vectors.items()}
+        completer = Steered(generator, loaded.tokenizer, options.max_new_tokens, anatomy, steps)
         return generate.prepare_generation(KIND, loaded, source, options, anatomy, completer)
 
     return run_job.define_kind(prepare_job)
 
 
+_SITES = {"residual": "resid.post_mlp", "attn_out": "attn_out"}
+
+
 @dataclass(frozen=True)
-class _SteeringPoint:
-    module: nn.Module
-    """The vector is added to its output."""
-    step: torch.Tensor
-    """(D,): what coefficient 1 adds."""
+class _Step:
+    """What coefficient 1 adds."""
+
+    key: Key
+    vector: torch.Tensor
+    """(D,)"""
 
 
-def _find_steering_point(anatomy: Anatomy, layer: int, component: str, vector: SteeringVector) -> _SteeringPoint:
-    """Find the module whose output a vector is added to; raises UsageError where there is none of that width."""
-    layers = anatomy.main.layers
-    if not 0 <= layer < len(layers):
-        raise UsageError(f"Layer {layer}: the model has blocks 0 to {len(layers) - 1}.")
-    if sum(other.block is layers[layer].block for other in layers) > 1:
-        raise UsageError(f"Block {layer} runs as several layers of this model, so that it cannot be steered in one.")
-    module = layers[layer].block
-    if component == "attn_out":
-        tap = layers[layer].hook_points.get("attn_out")
-        if tap is None or tap.end != "output" or tap.factor != 1.0:
-            raise UsageError(
-                f"Layer {layer} has no module whose output is attn_out as it is: steer the residual stream."
-            )
-        module = tap.module
+def _find_step(anatomy: Anatomy, layer: int, component: str, vector: SteeringVector) -> _Step:
+    """Return where a vector is added, and what of it; raises UsageError where the model has no such place of that width."""
+    key = Key(anatomy.main.side, _SITES[component], layer)
+    check_editable(anatomy, key)
+    block = anatomy.main.layers[layer]
+    if component == "attn_out" and block.hook_points[key.site].factor != 1.0:
+        raise UsageError(f"Layer {layer} has no module whose output is attn_out as it is: steer the residual stream.")
     if vector.unit.shape != tuple(anatomy.main.width):
         raise UsageError(f"The vector is {vector.unit.size} wide, and the model {anatomy.main.width[-1]}.")
-    weight = next(module.parameters())
-    step = torch.from_numpy(vector.unit * vector.gap).to(weight.device, weight.dtype)
-    return _SteeringPoint(module, step)
+    weight = next(block.block.parameters())
+    return _Step(key, torch.from_numpy(vector.unit * vector.gap).to(weight.device, weight.dtype))
 
 
 class Steered(PromptCompleter):
     """Completes prompts while adding to each sequence the vector that its example's metadata names."""
 
-    def __init__(self, generator: Generator, tokenizer: Any, growth: int, points: Mapping[int, _SteeringPoint]) -> None:
+    def __init__(
+        self, generator: Generator, tokenizer: Any, growth: int, anatomy: Anatomy, steps: Mapping[int, _Step]
+    ) -> None:
         super().__init__(generator, tokenizer, growth)
-        self._points = points
+        self._anatomy, self._steps = anatomy, steps
 
     def generating(self, batch: Batch) -> AbstractContextManager[Any]:
         """Steer while responses are generated, from each prompt's last token on."""
@@ -318,24 +317,22 @@ class Steered(PromptCompleter):
 
         return self._add_vectors(batch, steered)
 
-    @contextmanager
-    def _add_vectors(self, batch: Batch, mask: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    def _add_vectors(self, batch: Batch, mask: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[Any]:
+        """Add to each sequence the vector of its layer, where `mask` of a state says so."""
         metadata = [s.example.row.metadata for s in batch.sequences]
-        with ExitStack() as stack:
-            for layer, point in self._points.items():
-                coefficients = [m["coefficient"] if m["layer"] == layer else 0.0 for m in metadata]
-                if any(coefficients):
-                    # before the recorder's own hooks, so that they see what the next block reads
-                    hook = point.module.register_forward_hook(_make_hook(point.step, coefficients, mask), prepend=True)
-                    stack.callback(hook.remove)
-            yield
+        edits: dict[Key, Edit] = {}
+        for layer, step in self._steps.items():
+            coefficients = [m["coefficient"] if m["layer"] == layer else 0.0 for m in metadata]
+            if any(coefficients):
+                edits[step.key] = _make_edit(step.vector, coefficients, mask)
+        return edit_sites(self._anatomy, edits)
 
 
-def _make_hook(step: torch.Tensor, coefficients: Sequence[float], mask: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        x = output if isinstance(output, torch.Tensor) else output[0]
+def _make_edit(
+    vector: torch.Tensor, coefficients: Sequence[float], mask: Callable[[torch.Tensor], torch.Tensor]
+) -> Edit:
+    def edit(x: torch.Tensor) -> torch.Tensor:
         each = torch.tensor(coefficients, dtype=x.dtype, device=x.device)[:, None, None]
-        changed = x + mask(x) * each * step.to(x.device)
-        return changed if isinstance(output, torch.Tensor) else (changed, *output[1:])
+        return add_vector(x, vector.to(x.device), mask(x) * each)
 
-    return hook
+    return edit

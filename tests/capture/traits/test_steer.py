@@ -188,7 +188,7 @@ def test_attn_out_is_steered_where_attention_is_added(tmp_path: Path, load_tiny:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        ({7: steer.SteeringVector(np.ones(32, np.float32), 1.0)}, "blocks 0 to 2"),
+        ({7: steer.SteeringVector(np.ones(32, np.float32), 1.0)}, "layers 0 to 2"),
         ({1: steer.SteeringVector(np.ones(16, np.float32), 1.0)}, "16 wide, and the model 32"),
     ],
 )

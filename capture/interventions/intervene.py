@@ -1,0 +1,198 @@
+"""Interventions that hold for every pass of a model while a context is open: the user calls the model, or has it generate.
+
+In go interventions and where runs lie; their values are looked up once, when the context is opened. All sequences of a batch are
+changed alike. `capture.intervene` is this for users, steering uses `add_rows`, and what is measured over a task (`effects`) has
+edits of its own, a different one for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capture.interventions.intervention import Intervention
+from capture.interventions.reference import (
+    check_same_model,
+    find_sequence,
+    position_means,
+    run_sequences,
+    stored_values,
+)
+from capture.interventions.restart import Restart
+from capture.interventions.site_edits import Edit, ForwardState, check_editable, edit_sites, head_count
+from capture.model.anatomy import Anatomy
+from capture.model.loading import Loaded
+from warehouse.errors import UsageError
+from warehouse.schema.sites import Key
+from warehouse.storage.paths import find_run
+from warehouse.storage.trace_store import TraceStore
+
+FindVector = Callable[[str, Intervention], Any]
+"""Finds the vector (D,) that `add:NAME` names."""
+
+_held: list[Any] = []
+"""The models that interventions change now."""
+
+
+@contextmanager
+def hold(
+    loaded: Loaded, interventions: Sequence[Intervention], root: Path, find_vector: FindVector
+) -> Iterator[ForwardState]:
+    """Make interventions in every pass of a model while the context is open.
+
+    Args:
+        loaded: The model.
+        interventions: What is done, in its order where several are at one place.
+        root: The warehouse's folder, for runs that are named.
+        find_vector: Finds the vector of an `add` that names one.
+
+    Yields:
+        Where in a forward pass the model is.
+
+    Raises:
+        UsageError: The model has no such layer or head, a site cannot be changed or was not stored, a run is of another model, or a
+            value does not fit.
+    """
+    anatomy = loaded.anatomy
+    state = ForwardState()
+    edits: dict[Key, list[Edit]] = {}
+    for intervention in interventions:
+        key = find_key(anatomy, intervention)
+        value = _find_value(loaded, intervention, key, root, find_vector)
+        edits.setdefault(key, []).append(_make_edit(intervention, key, value, lambda: state))
+    with ExitStack() as stack:
+        state = stack.enter_context(edit_sites(anatomy, {key: _chain(each) for key, each in edits.items()}))
+        _held.append(loaded.model)
+        stack.callback(_held.remove, loaded.model)
+        yield state
+
+
+def check_not_held(model: Any) -> None:
+    """Raise UsageError where interventions change a model: a run of it would not be what the model computes."""
+    if any(held is model for held in _held):
+        raise UsageError(
+            "capture.intervene changes this model: close it before you capture a run, which could not say what was changed. "
+            "capture.record shows values as they are then."
+        )
+
+
+def find_key(anatomy: Anatomy, intervention: Intervention) -> Key:
+    """Return the site that an intervention changes; raises UsageError where the model has no such layer or head."""
+    key = Key(intervention.side or anatomy.main.side, intervention.site, intervention.layer)
+    check_editable(anatomy, key)
+    n = head_count(anatomy, key)
+    if intervention.head is not None and n is not None and intervention.head >= n:
+        what = "heads" if key.site.endswith("heads") else f"heads of {key.site}"
+        raise UsageError(f"{intervention}: layer {key.layer} has {what} 0 to {n - 1}.")
+    return key
+
+
+def _chain(edits: Sequence[Edit]) -> Edit:
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        for each in edits:
+            x = each(x)
+        return x
+
+    return edit
+
+
+def _find_value(
+    loaded: Loaded, intervention: Intervention, key: Key, root: Path, find_vector: FindVector
+) -> torch.Tensor | None:
+    """Return what is put in place or added, by position (T, *row) or for all (*row); None for zero."""
+    kind, source = intervention.kind, intervention.source
+    if kind == "zero":
+        return None
+    if intervention.value is not None:
+        return torch.as_tensor(intervention.value).detach()
+    if kind == "add":
+        return torch.as_tensor(find_vector(source, intervention)) / _factor(loaded.anatomy, key)
+    if kind == "mean":
+        store = TraceStore(find_run(root, source))
+        check_same_model(store, loaded, "Reference run")
+        sequences = (ids for _, _, ids in run_sequences(store, key.side))
+        return _of_head(intervention, position_means(loaded, sequences, [key], Restart(loaded.anatomy)).mean(key))
+    if kind == "patch" and source:
+        store, example_id, seq = find_sequence(root, source)
+        check_same_model(store, loaded, "Run")
+        stored = stored_values(store, loaded.anatomy, key, example_id, seq)
+        return _of_head(intervention, torch.from_numpy(stored))
+    raise UsageError(
+        f"{intervention}: the other prompt of a pair is known in a task alone: traces ablate, traces patch. Here, name a run: "
+        f"{intervention.place}=patch:RUN"
+    )
+
+
+def _of_head(intervention: Intervention, x: torch.Tensor) -> torch.Tensor:
+    """Return one head's part of (T, H, d), where one is meant."""
+    return x if intervention.head is None else x[:, intervention.head]
+
+
+def _factor(anatomy: Anatomy, key: Key) -> float:
+    """Return what the block multiplies a module's output with before it adds it to the stream."""
+    if key.layer is None:
+        return 1.0
+    point = anatomy.stacks[key.side].layers[key.layer].hook_points.get(key.site)
+    return 1.0 if point is None else point.factor
+
+
+def _make_edit(
+    intervention: Intervention, key: Key, value: torch.Tensor | None, state: Callable[[], ForwardState]
+) -> Edit:
+    """Make the edit of an intervention, the same for every sequence of a batch."""
+
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        places, lengths = state().positions(key.side, x), state().lengths.get(key.side)
+        meant = state().is_real(key.side, places)
+        if intervention.positions is not None:
+            meant &= intervention.positions.mask(places, lengths)
+        part = x if intervention.head is None else x[:, :, intervention.head]
+        new = torch.zeros_like(part) if value is None else _rows(intervention, value, part, places, meant)
+        if intervention.kind == "add":
+            new = add_vector(part, new, torch.tensor(intervention.factor))
+        new = torch.where(meant.view(*meant.shape, *[1] * (new.ndim - 2)), new, part)
+        if intervention.head is None:
+            return new
+        changed = x.clone()
+        changed[:, :, intervention.head] = new
+        return changed
+
+    return edit
+
+
+def add_vector(x: torch.Tensor, vector: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Add a vector to values, a number of times.
+
+    Args:
+        x: (B, T, D), or heads' values.
+        vector: (D,), or by token (B, T, D), in the dtype of `x`.
+        factor: How many times, of a shape that goes with that of `x`; 0 leaves a row as it is.
+
+    Returns:
+        A tensor like `x`.
+    """
+    return x + factor.to(x.device, x.dtype) * vector
+
+
+def _rows(
+    intervention: Intervention, value: torch.Tensor, x: torch.Tensor, places: torch.Tensor, meant: torch.Tensor
+) -> torch.Tensor:
+    """Return a value for every token of `x`, (B, T, *row); raises UsageError where it has none for one that is meant."""
+    value, row = value.to(x.device, x.dtype), x.shape[2:]
+    if value.shape == row:
+        return value.expand(x.shape)
+    if value.ndim != x.ndim - 1 or value.shape[1:] != row:
+        raise UsageError(
+            f"{intervention}: its value has the shape {tuple(value.shape)}; that of a token is {tuple(row)} here."
+        )
+    last = int(places[meant].max()) if bool(meant.any()) else 0
+    if last >= len(value):
+        raise UsageError(
+            f"{intervention}: there is no value for token {last}, as {intervention.source or 'what was given'} has {len(value)} "
+            "tokens. Name the positions, as in [pos=0:5]."
+        )
+    return value[places.clamp(0, len(value) - 1)]
