@@ -46,7 +46,7 @@ moments AS (
     FROM drawn
     GROUP BY resample, is_correct
 ),
-effects AS (
+differences AS (
     SELECT
         resample,
         measure,
@@ -130,7 +130,7 @@ SELECT
     round(any_value(delta), 4) AS cliffs_delta,
     round(any_value(CASE WHEN least(rights, wrongs) > 1 THEN low END), 4) AS delta_low,
     round(any_value(CASE WHEN least(rights, wrongs) > 1 THEN high END), 4) AS delta_high
-FROM effects
+FROM differences
 JOIN deltas USING (measure)
 GROUP BY measure
 ORDER BY list_position(['margin', 'entropy', 'top_two_gap', 'pred_prob'], measure);

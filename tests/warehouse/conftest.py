@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
+import synthetic_causes
 from samples import DATA
 
 from warehouse.storage import paths
@@ -44,22 +45,7 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     synthetic.add_run(root, "projected", "trait-projection", tables)
     synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})
     synthetic.add_run(root, "probe", "probe", {"probes": [{"site": "resid.post_mlp", "layer": 1}]})
-    pair = {"example_id": "e", "task": "made", "corruption": "own", "n_tokens": 2, "n_changed": 1}
-    pairs = [pair | {"role": "clean"}, pair | {"seq": 1, "role": "corrupted"}]
-    signed = [{"example_id": "e", "token_id": 1, "token": "x", "sign": 1}]
-    scored = [{"example_id": "e", "metric": "logit_diff", "clean": 1.0, "corrupted": -1.0, "correct": True}]
-    task = {"task_pairs": pairs, "task_targets": signed, "task_scores": scored}
-    synthetic.add_run(root, "task", "task", task)
-    done = {"spec": "L0H0=zero", "side": "dec", "site": "heads", "head": 0, "layer": 0, "kind": "zero"}
-    effect = {"source_run_id": "task", "example_id": "e", "metric": "logit_diff", "baseline": 1.0, "value": 1.0}
-    synthetic.add_run(root, "ablated", "ablation", {"interventions": [done], "effects": [effect]}, parents=["task"])
-    explained = {"source_run_id": "task", "example_id": "e", "pos": 1}
-    influence = {
-        "influence_targets": [explained | {"logit": 1.0, "parts_sum": 1.0, "quantity": "logit"}],
-        "logit_parts": [explained | {"part": "bias", "logit": 1.0}],
-        "influence": [explained | {"measure": "ifr", "source_pos": 1, "value": 1.0}],
-        "token_edges": [explained | {"target_pos": 1, "source_pos": 1, "share": 1.0, "flow": 1.0}],
-        "identity_errors": [explained | {"identity": "logit = sum of parts", "n": 1, "scale": 1.0}],
-    }
-    synthetic.add_run(root, "explained", "influence", influence, parents=["task"])
+    synthetic_causes.add_task(root)
+    synthetic_causes.add_ablation(root, "ablated", "zero", synthetic_causes.ZERO)
+    synthetic_causes.add_influence(root)
     return root

@@ -43,10 +43,15 @@ _MADE_BY = {
     "trait_dynamics": "see traces trait project --help",
     "trait_projections": "see traces trait project --help",
     "judgements": "see traces trait judge --help",
+    "effects": "see traces ablate --help, and traces patch",
+    "interventions": "see traces ablate --help, and traces patch",
+    "influence_targets": "see traces influence --help",
+    "logit_parts": "see traces influence --help",
+    "token_edges": "see traces influence --help",
 }
 """What to do for rows in a table that not every run has rows in."""
 
-_ABOUT_PARENT = ("heads", "lens", "judge", "trait-projection")
+_ABOUT_PARENT = ("heads", "lens", "judge", "trait-projection", "ablation", "patching", "influence")
 """Kinds of runs whose rows are about the run that they were made from, their first parent, which their source_run_id names."""
 
 # Naming such a run or its parent is naming its rows, so a parent has the tables of the runs about it too.

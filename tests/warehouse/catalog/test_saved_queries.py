@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic_causes
 from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse
@@ -24,7 +25,7 @@ CAPTURED = {"next_token", "heads", "tensors"}
 """Tables that the captured runs of the fixtures have rows in, of those that questions need."""
 
 KINDS = {"first": "mcq-prompt", "second": "mcq-encoder", "third": "mcq-prompt", "tuned": "finetune",
-         "steered": "trait-steering", "evaluated": "trait-evaluation"}  # fmt: skip
+         "steered": "trait-steering", "evaluated": "trait-evaluation", "pairs": "task"}  # fmt: skip
 
 
 @pytest.fixture
@@ -57,6 +58,11 @@ def made_root(tmp_path: Path) -> Path:
     }
     for minute, (run, kind) in enumerate(KINDS.items()):
         add_run(tmp_path / "runs", run, kind, rows, minute=minute)
+    synthetic_causes.add_task(tmp_path / "runs")
+    for minute, kind in enumerate(("zero", "resample")):
+        synthetic_causes.add_ablation(tmp_path / "runs", kind, kind, synthetic_causes.ZERO, minute=minute)
+    synthetic_causes.add_patching(tmp_path / "runs")
+    synthetic_causes.add_influence(tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -195,7 +201,7 @@ def test_heads_of_a_derived_run_are_its_sources_too(tmp_path: Path) -> None:
         assert run_query(wh.connection, find_query("induction_heads"), {}).fetchall() == found[0]
 
 
-@pytest.mark.parametrize("kind", ["lens", "judge", "trait-projection"])
+@pytest.mark.parametrize("kind", ["lens", "judge", "trait-projection", "ablation", "patching", "influence"])
 def test_what_was_made_of_a_run_counts_as_its_own(tmp_path: Path, kind: str) -> None:
     """Its first parent is the run that its rows tell of; a second one, such as the vectors', is not asked about by them."""
     add_run(tmp_path, "a", "generate", {"next_token": [{}]})
