@@ -23,7 +23,14 @@ from capture.interventions.reference import (
     stored_values,
 )
 from capture.interventions.restart import Restart
-from capture.interventions.site_edits import Edit, ForwardState, check_editable, edit_sites, head_count
+from capture.interventions.site_edits import (
+    Edit,
+    ForwardState,
+    chain_edits,
+    check_editable,
+    edit_sites,
+    head_count,
+)
 from capture.model.anatomy import Anatomy
 from capture.model.loading import Loaded
 from warehouse.errors import UsageError
@@ -65,7 +72,7 @@ def hold(
         value = _find_value(loaded, intervention, key, root, find_vector)
         edits.setdefault(key, []).append(_make_edit(intervention, key, value, lambda: state))
     with ExitStack() as stack:
-        state = stack.enter_context(edit_sites(anatomy, {key: _chain(each) for key, each in edits.items()}))
+        state = stack.enter_context(edit_sites(anatomy, {key: chain_edits(each) for key, each in edits.items()}))
         _held.append(loaded.model)
         stack.callback(_held.remove, loaded.model)
         yield state
@@ -89,15 +96,6 @@ def find_key(anatomy: Anatomy, intervention: Intervention) -> Key:
         what = "heads" if key.site.endswith("heads") else f"heads of {key.site}"
         raise UsageError(f"{intervention}: layer {key.layer} has {what} 0 to {n - 1}.")
     return key
-
-
-def _chain(edits: Sequence[Edit]) -> Edit:
-    def edit(x: torch.Tensor) -> torch.Tensor:
-        for each in edits:
-            x = each(x)
-        return x
-
-    return edit
 
 
 def _find_value(

@@ -15,7 +15,7 @@ Where a site is changed:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +88,17 @@ def head_count(anatomy: Anatomy, key: Key) -> int | None:
         return None
     shape = anatomy.stacks[key.side].layers[key.layer].shapes.get(site)
     return None if shape is None else shape[0]
+
+
+def chain_edits(edits: Sequence[Edit]) -> Edit:
+    """Return an edit that makes several at one place, one after the other."""
+
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        for each in edits:
+            x = each(x)
+        return x
+
+    return edit
 
 
 @dataclass
