@@ -16,7 +16,7 @@ NAME = "repeated-words"
 _EXAMPLES = 64
 _WORDS_EACH = 32
 
-_WORDS = [
+WORDS = [
     "apple",
     "arm",
     "army",
@@ -233,7 +233,7 @@ def open_repeats() -> Source:
 
     def rows() -> Iterator[Row]:
         for number in range(_EXAMPLES):
-            words = random.Random(number).sample(_WORDS, _WORDS_EACH)
+            words = random.Random(number).sample(WORDS, _WORDS_EACH)
             yield Row(str(number), " ".join(words + words))
 
     return Source(NAME, None, None, NAME, rows)

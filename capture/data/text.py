@@ -83,17 +83,30 @@ def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
         columns: The columns of the text and of labels.
 
     Returns:
-        The rows. Reading them raises UsageError where the file is missing or unreadable, or has no such column.
+        The rows. Reading them raises UsageError where the file is missing, unreadable or of an unknown kind, or has no such column.
+    """
+    if path.suffix.lower() in (".txt", ""):
+        return _text_rows(file_lines(path))
+    return columns.rows(file_table(path))
+
+
+def file_table(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Read the rows of a file that has columns.
+
+    Args:
+        path: The file.
+
+    Returns:
+        For each row its number, its place as messages name it, and its fields by column. Reading them raises UsageError where the
+        file is missing or unreadable.
 
     Raises:
         UsageError: The file is of an unknown kind.
     """
     table: Iterator[tuple[int, dict[str, Any]]]
     match path.suffix.lower():
-        case ".txt" | "":
-            return _text_rows(file_lines(path))
         case ".parquet":
-            return columns.rows((n, f"{printable_value(path)}, row {n}", fields) for n, fields in parquet_rows(path))
+            return ((n, f"{printable_value(path)}, row {n}", fields) for n, fields in parquet_rows(path))
         case ".jsonl" | ".ndjson":
             table = json_lines(path)
         case ".csv":
@@ -105,7 +118,7 @@ def file_rows(path: Path, columns: Columns) -> Iterator[Row]:
                 f"{printable_value(path)}: texts come from {_KINDS}, not from {printable_value(path.suffix)}. A text a line under another name: "
                 "--text - < FILE"
             )
-    return columns.rows((n, line_location(path, n), fields) for n, fields in table)
+    return ((n, line_location(path, n), fields) for n, fields in table)
 
 
 def _check_columns(columns: Columns, where: str) -> None:

@@ -125,7 +125,7 @@ def prove_batch_rule(job: Job, note: Callable[[str], None]) -> Job:
         The job with its `batch_rule`.
 
     Raises:
-        UsageError: An example's sequences, which belong in one batch, are of several lengths, and a batch cannot hold them.
+        UsageError: An example's sequences belong in one batch, and a batch cannot hold them.
         TracesError: A text gives something else when it is read a second time.
     """
     body, loaded = job.anatomy.body, job.loaded
@@ -139,8 +139,8 @@ def prove_batch_rule(job: Job, note: Callable[[str], None]) -> Job:
     if line := proof.line(loaded.name):
         note(line)
         compared = job.sequencing.keep_together and job.generation is None
-        if compared and any(len(t.sequences) > 1 for t in read_examples(job)):
-            raise UsageError(f"{line}. The choices of a question, which differ in length, cannot be compared.")
+        if compared and any(not batches.may_share_batch(t.sequences, proof.batches) for t in read_examples(job)):
+            raise UsageError(f"{line}. So the choices of a question, or the prompts of a pair, cannot be compared.")
     return replace(job, batch_rule=proof.batches)
 
 

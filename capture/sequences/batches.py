@@ -102,7 +102,7 @@ def make_batches(
             wider = dict(widths)
             for s in unit:
                 wider = {side: max(len(tokens), wider.get(side, 0)) for side, tokens in s.sides.items()}
-            apart = waiting and not _may_share_batch(waiting[0], unit[0], rule)
+            apart = waiting and not may_share_batch([waiting[0], unit[0]], rule)
             if apart or (waiting and (len(waiting) + len(unit)) * (sum(wider.values()) + added_tokens) > batch_tokens):
                 yield Batch(waiting, resume_point, due)
                 waiting, due = [], []
@@ -121,9 +121,10 @@ def _units(window: list[TokenizedExample], keep_together: bool) -> list[list[Tok
     return sorted(units, key=lambda unit: max(s.n_tokens for s in unit), reverse=True)
 
 
-def _may_share_batch(one: TokenSequence, other: TokenSequence, rule: str) -> bool:
-    """Return whether two sequences may share a batch."""
-    return rule == PADDED or (rule == ONE_LENGTH and one.lengths == other.lengths)
+def may_share_batch(sequences: list[TokenSequence], rule: str) -> bool:
+    """Return whether sequences may share a batch."""
+    same_length = all(s.lengths == sequences[0].lengths for s in sequences)
+    return rule == PADDED or len(sequences) < 2 or (rule == ONE_LENGTH and same_length)
 
 
 def split_batch(batch: Batch, rule: str) -> Iterator[Batch]:
@@ -134,7 +135,7 @@ def split_batch(batch: Batch, rule: str) -> Iterator[Batch]:
     due, left = batch.examples, batch.sequences
     while left:
         first = left[0]
-        fitting = [s for s in left if s is first or _may_share_batch(first, s, rule)]
+        fitting = [s for s in left if s is first or may_share_batch([first, s], rule)]
         left = [s for s in left if not any(s is other for other in fitting)]
         yield replace(batch, sequences=fitting, examples=due)
         due = []

@@ -169,7 +169,7 @@ def test_choices_that_depend_on_each_other_are_not_compared(
     tiny: Callable[..., loading.Loaded], tmp_path: Path
 ) -> None:
     questions = open_data("csqa", None, "validation", str(QUESTIONS), "text")
-    with pytest.raises(UsageError, match="The choices of a question, which differ in length, cannot be compared"):
+    with pytest.raises(UsageError, match="choices of a question, or the prompts of a pair, cannot be compared"):
         mcq_prompt.run(tiny(_Mixed), questions, mcq_prompt.Options(score="text"), root=tmp_path, run_id="mine")
 
 

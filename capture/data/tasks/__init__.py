@@ -1,0 +1,1 @@
+"""Tasks: pairs of prompts, one clean and one with something changed, whose answers are known."""
