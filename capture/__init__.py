@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from capture.api.captures import encode, generate, mcq, next_token
     from capture.api.derived import lens, project, run_traits
+    from capture.api.effects import ablate, patch
     from capture.api.finetuning import finetune
     from capture.api.interventions import intervene
     from capture.api.live import record
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Intervention",
+    "ablate",
     "encode",
     "finetune",
     "generate",
@@ -35,6 +37,7 @@ __all__ = [
     "open_file",
     "open_prompt_sets",
     "open_texts",
+    "patch",
     "project",
     "record",
     "run_traits",
@@ -45,6 +48,7 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("encode", "generate", "mcq", "next_token"), "capture.api.captures"),
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
+    **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     "finetune": "capture.api.finetuning",
     "Intervention": "capture.interventions.intervention",
     "intervene": "capture.api.interventions",

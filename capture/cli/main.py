@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capture.cli import generate, lens, nearest, validate
+from capture.cli import effects, generate, lens, nearest, validate
 from capture.cli.capture import capture_app
 from capture.cli.data import data_app
 from capture.cli.derive import derive_app
@@ -45,6 +45,8 @@ app.command("probe")(probe.probe)
 app.add_typer(plot_app, name="plot")
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
+app.command("ablate")(effects.ablate)
+app.command("patch")(effects.patch)
 app.add_typer(trait_app, name="trait")
 app.add_typer(finetune_app, name="finetune")
 
