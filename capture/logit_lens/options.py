@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from capture.jobs.commands import capture_command
 from capture.jobs.job import check_option_values
 from warehouse.errors import UsageError
 from warehouse.schema import sites
@@ -16,9 +17,6 @@ from warehouse.schema.sites import Key
 from warehouse.storage.trace_store import TraceStore
 
 SIDE = "dec"
-
-_COMMANDS = {"trait-responses": "traces trait respond", "trait-steering": "traces trait steer"}
-"""Commands that make kinds of runs which `traces capture` does not."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _raise_not_stored(store: TraceStore, missing: list[Key]) -> None:
     if key.site in stack.missing:
         raise UsageError(f"{meta.model.name} has no {key.site} here: {stack.missing[key.site]}.")
     stored = store.layers_with("resid.post_mlp", SIDE)
-    command = _COMMANDS.get(meta.kind, f"traces capture {meta.kind}")
+    command = capture_command(meta.kind)
     layers = f" only of layers {', '.join(map(str, stored))}" if stored and key.layer is not None else ""
     has = f"has stored {key.site}{layers}" if layers else f"has not stored {key.site}"
     where = "" if key.layer is None else " in every layer that you name and in the last one"

@@ -1,0 +1,204 @@
+"""Influence: which source tokens, through which heads, MLPs and the embedding, made the predictions of a run.
+
+Everything but occlusion is computed from what the run has stored and from the model's weights; its blocks are not run.
+
+`run` reads a captured run and leaves a run of kind `influence` with the tables `influence_targets`, `logit_parts`, `influence`,
+`token_edges` and `identity_errors`; `forecast` says how large that would be. `options` checks what is asked for, `targets` picks the
+predictions and their tokens, `layers` takes the model apart, `logit_parts` and `flows` explain, `occlusion` checks by running the
+model, `rows` makes the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from capture.influences.flows import Edges, follow_ifr, follow_value_norms
+from capture.influences.identities import SHARES, IdentityErrors
+from capture.influences.layers import check_flows, take_apart
+from capture.influences.logit_parts import explain_logit
+from capture.influences.options import Options, check_run
+from capture.influences.rows import Explained, make_tables
+from capture.influences.states import SequenceStates
+from capture.influences.targets import SequenceTargets, TokenChooser, count_targets, group_targets
+from capture.jobs.versions import computing_versions
+from capture.model.examine import examine
+from capture.model.failures import explain_memory_errors
+from capture.model.hashes import body_hash, weights_hash
+from capture.model.loading import Loaded
+from capture.model.logit_direction import LogitReader
+from warehouse.catalog.publish import publish
+from warehouse.errors import UsageError
+from warehouse.storage import paths
+from warehouse.storage.derived_progress import DerivedProgress
+from warehouse.storage.manifest import Manifest, folder_manifest_hash
+from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parquet import to_table
+from warehouse.storage.run_identity import RunIdentity
+from warehouse.storage.run_writer import RunWriter
+from warehouse.storage.trace_store import TraceStore
+
+KIND = "influence"
+
+
+class Forecast(NamedTuple):
+    """What an influence run would explain."""
+
+    predictions: int
+    sequences: int
+
+
+def forecast(folder: Path, options: Options) -> Forecast:
+    """Say what would be explained, without loading a model; raises UsageError as `run` does for run and options."""
+    store = TraceStore(folder)
+    check_run(store)
+    return Forecast(*count_targets(store, options))
+
+
+def run(
+    loaded: Loaded,
+    folder: Path,
+    options: Options,
+    *,
+    root: Path,
+    run_id: str,
+    report: Callable[[DerivedProgress], None] = lambda _: None,
+) -> Manifest:
+    """Explain predictions of a published run, and publish what made them as a run of its own.
+
+    The same call resumes where an earlier one was interrupted.
+
+    Args:
+        loaded: The model that the run was captured with.
+        folder: The captured run.
+        options: What is explained, and how.
+        root: The warehouse's folder.
+        run_id: The new run's name.
+        report: Called after every sequence.
+
+    Returns:
+        The new run's manifest.
+
+    Raises:
+        UsageError: The run has not stored what is needed (the message has the command that stores it) or has no such prediction;
+            the model is another, or cannot be taken apart; a token is several.
+        RunExistsError: The new run exists already.
+        TracesError: The model predicts no tokens.
+    """
+    store = TraceStore(folder)
+    check_run(store)
+    count_targets(store, options)
+    _check_model(store, loaded)
+    explainer = Explainer(loaded, store, options)
+    source = paths.run_id_of(folder)
+    progress = DerivedProgress(run_id)
+    with (
+        explain_memory_errors(f"explain predictions of {loaded.name}", "Choose a --device with more of it."),
+        RunWriter(root, run_id, _identity(folder, loaded, options).to_dict()) as writer,
+    ):
+        errors = IdentityErrors(writer.done[-1].resume_point if writer.done else "")
+        shards = list(group_targets(store, options))
+        for number, shard in enumerate(shards):
+            done = number < len(writer.done)
+            if not done:
+                writer.begin_shard({}, {})
+            for sequence in shard:
+                progress.begun += 1
+                progress.tokens += sequence.positions[-1] + 1
+                if done:
+                    progress.resumed_tokens = progress.tokens
+                else:
+                    tables = make_tables(
+                        source, loaded.tokenizer, explainer.explain(sequence, errors), "logit" in options.measures
+                    )
+                    writer.put(RecordedBatch([], {}, {}, tables))
+                report(progress)
+            if not done:
+                if number == len(shards) - 1:
+                    columns = errors.columns()
+                    columns["source_run_id"] = [source] * len(columns["n"])
+                    writer.put(RecordedBatch([], {}, {}, {"identity_errors": to_table("identity_errors", columns)}))
+                writer.end_shard(errors.to_text())
+        manifest = store.meta.derive
+        return publish(writer, lambda published: manifest(KIND, run_id, [source], asdict(options), published))
+
+
+class Explainer:
+    """Explains the predictions of sequences, one sequence after the other."""
+
+    def __init__(self, loaded: Loaded, store: TraceStore, options: Options) -> None:
+        """Take the model apart; raises UsageError where that cannot be done, or the run has not stored what it takes."""
+        self._store, self._options = store, options
+        anatomy = examine(loaded.model)
+        self._layers = take_apart(anatomy, store)
+        if options.flows:
+            check_flows(self._layers, loaded.name)
+        self._reader = LogitReader(anatomy)
+        self._chooser = TokenChooser(store, options, loaded.tokenizer, self._reader.vocabulary)
+
+    @torch.no_grad()
+    def explain(self, sequence: SequenceTargets, errors: IdentityErrors) -> list[Explained]:
+        """Explain the predictions of a sequence.
+
+        Args:
+            sequence: The sequence and its predictions.
+            errors: Counts how exactly the identities hold.
+
+        Returns:
+            What was found of each prediction.
+        """
+        states = SequenceStates(self._store, sequence.example_id, sequence.seq)
+        measures, positions = self._options.measures, sequence.positions
+        shares: dict[str, np.ndarray] = {}
+        edges: list[Edges] | None = None
+        if "ifr" in measures:
+            shares["ifr"], edges = follow_ifr(states, self._layers, positions, self._options.least_flow)
+        if "value-norm" in measures:
+            shares["value-norm"] = follow_value_norms(states, self._layers, positions).shares
+        for found in shares.values():
+            errors.count(SHARES, found.sum(1), np.ones(len(found)))
+        explained = []
+        for i, (pos, said) in enumerate(zip(positions, sequence.said, strict=True)):
+            row = torch.from_numpy(states.stream("post_mlp", len(self._layers) - 1, pos))
+            logits = self._reader.logits(row[None])[0]
+            tokens = self._chooser.choose(sequence.example_id, said, logits)
+            direction = self._reader.direction(row, logits, *tokens)
+            parts = explain_logit(states, self._layers, direction, pos, errors)
+            explained.append(
+                Explained(
+                    sequence.example_id,
+                    sequence.seq,
+                    pos,
+                    tokens,
+                    direction.logit,
+                    self._reader.quantity,
+                    parts,
+                    {measure: x[i, : pos + 1] for measure, x in shares.items()},
+                    None if edges is None else edges[i],
+                )
+            )
+        return explained
+
+
+def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
+    """Return what must be equal for a second call to resume the first."""
+    return RunIdentity(
+        KIND,
+        {"options": asdict(options), "device": loaded.device, "versions": computing_versions()},
+        parents={paths.run_id_of(folder): folder_manifest_hash(folder)},
+    )
+
+
+def _check_model(store: TraceStore, loaded: Loaded) -> None:
+    """Raise UsageError for another model; a run captured without the head knows only the weights of the body."""
+    m = store.meta.model
+    if m.weights_hash not in (weights_hash(loaded.model), body_hash(loaded.model)):
+        raise UsageError(
+            f"{loaded.name} has other weights than those that run '{store.meta.run_id}' was captured with ({m.name}, "
+            f"{m.dtype}), so that it cannot explain the run's predictions. If that model lies elsewhere now: --model PLACE"
+        )
