@@ -20,7 +20,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _OPTION = re.compile(r"traces [a-z][^;.)]*|--([a-z][a-z-]*)")
-_PYTHON_NAMES = {"capture": "keep", "warehouse": "root", "from": "from_", "project": "projected"}
+_PYTHON_NAMES = {
+    "capture": "keep",
+    "warehouse": "root",
+    "from": "from_",
+    "project": "projected",
+    "measure": "measures",
+}
 
 
 def in_python_terms(function: Callable[P, R]) -> Callable[P, R]:
