@@ -78,7 +78,7 @@ COMMENT ON COLUMN interventions.side IS '''dec'' or ''enc'': the stack of the mo
 COMMENT ON COLUMN interventions.site IS 'Where values were changed: heads, q, k, v, attn_out, mlp_out, resid.post_mlp, …';
 COMMENT ON COLUMN interventions.layer IS 'Layer, 0-based; NULL: resid.embed, which comes before all';
 COMMENT ON COLUMN interventions.head IS 'Query head, at k and v key-value head, 0-based; NULL: all of them';
-COMMENT ON COLUMN interventions.pos IS 'Token position, 0-based; NULL: all of them';
+COMMENT ON COLUMN interventions.pos IS 'Token position, 0-based; -1: the prompt''s last; NULL: all of them';
 COMMENT ON COLUMN interventions.kind IS 'zero; mean: the mean at that position over a reference run; resample, patch: the value of the pair''s other prompt or of another run; add: something added';
 COMMENT ON COLUMN interventions.direction IS 'denoise: the corrupted prompt ran with the clean one''s values; noise: the other way round; NULL: not from the pair';
 COMMENT ON COLUMN interventions.reference_run_id IS 'The run that values came from; NULL: the task''s own, or none';

@@ -85,22 +85,15 @@ def effect(
     } | more  # fmt: skip
 
 
-def add_ablation(
-    root: Path,
-    run_id: str,
-    kind: str,
-    effects: Mapping[str, Sequence[float]],
-    minute: int = 1,
-    more: Sequence[Mapping[str, Any]] = (),
-) -> Path:
-    """Adds an ablation of all heads and MLPs; `more` are other rows of effects."""
+def add_ablation(root: Path, run_id: str, kind: str, effects: Mapping[str, Sequence[float]], minute: int = 1) -> Path:
+    """Adds an ablation of all heads and MLPs."""
     heads = [
         done(i, f"L{layer}H{head}={kind}", site="heads", layer=layer, head=head, kind=kind)
         for i, (layer, head) in enumerate(HEADS)
     ]
     mlps = [done(4 + layer, f"M{layer}={kind}", site="mlp_out", layer=layer, kind=kind) for layer in (0, 1)]
     rows = [effect(i, e, x) for e, values in effects.items() for i, x in enumerate(values)]
-    tables = {"interventions": heads + mlps, "effects": [*rows, *more]}
+    tables = {"interventions": heads + mlps, "effects": rows}
     return _add(root, run_id, "ablation", tables, parents=["task"], minute=minute)
 
 

@@ -62,8 +62,8 @@ def kind_of(options: Options) -> str:
 
 def forecast(loaded: Loaded, folder: Path, options: Options) -> Forecast:
     """Count interventions and rows without running the model; raises UsageError as `run` does for run and options."""
-    pairs = _own_pairs(read_pairs(TraceStore(folder)), options)
-    changes = _list_changes(loaded, pairs, options)
+    every_pair = read_pairs(TraceStore(folder))
+    pairs, changes = _own_pairs(every_pair, options), _list_changes(loaded, every_pair, options)
     return Forecast(len(changes), len(pairs), sum(c.applies(len(p)) for p in pairs for c in changes))
 
 
@@ -104,7 +104,7 @@ def run(
     reference = TraceStore(paths.find_run(root, options.reference)) if options.reference else None
     if reference is not None:
         check_same_model(reference, loaded, "Reference run")
-    changes = _list_changes(loaded, pairs, options)
+    changes = _list_changes(loaded, every_pair, options)  # the same in every part, so that their ids are
     remedy = f"Lower --batch-tokens (now {options.batch_tokens:,})."
     with explain_memory_errors(f"run {loaded.name}", remedy), in_eval_mode(loaded.model):
         restart = Restart(loaded.anatomy)

@@ -1,6 +1,5 @@
 -- Do kinds of ablation agree on what matters? Correlations of their mean effects over the same components.
 -- run (task): the task's run
--- metric: logit_diff, prob_diff, logprob or kl; the task's own if not set
 -- needs: effects
 --
 -- Of the newest ablation of each kind, site by site. pearson is of the effects, which a few large ones rule; spearman of their ranks by
@@ -11,7 +10,6 @@ WITH newest AS (
     JOIN runs AS r ON r.run_id = e.run_id AND r.kind = 'ablation'
     WHERE
         e.source_run_id = getvariable('run')
-        AND CASE WHEN getvariable('metric') IS NULL THEN e.is_default ELSE e.metric = getvariable('metric') END
     QUALIFY
         row_number() OVER (
             PARTITION BY e.side, e.site, e.layer, e.head, e.pos, e.kind, e.metric ORDER BY r.created_at DESC, e.run_id DESC

@@ -1,6 +1,5 @@
 -- Do the heads that attend like induction or previous-token heads matter, and what matters without? Where ranks disagree most.
 -- run: the ablation or patching run asked about, or its task's run; of several about heads the newest
--- metric: logit_diff, prob_diff, logprob or kl; the task's own if not set
 -- needs: effects, interventions
 --
 -- Rank 1 has the largest |effect| or mass, ties share their mean rank; of a head intervened on at several positions the largest effect
@@ -28,7 +27,6 @@ by_head AS (
     WHERE
         run_id IN (SELECT run_id FROM chosen)
         AND head IS NOT NULL
-        AND CASE WHEN getvariable('metric') IS NULL THEN is_default ELSE metric = getvariable('metric') END
     GROUP BY side, layer, head
 ),
 ranked AS (

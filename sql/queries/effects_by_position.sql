@@ -1,6 +1,5 @@
 -- At which positions does an intervention matter? At each position, the layer with the largest mean effect.
 -- run: the ablation or patching run asked about, one position at a time, or its task's run; of several the newest
--- metric: logit_diff, prob_diff, logprob or kl; the task's own if not set
 -- needs: effects, interventions
 --
 -- effect is value - baseline, low and high its 95 % interval over examples, normalised is by clean - corrupted. token is the commonest
@@ -35,7 +34,6 @@ strongest AS (
     WHERE
         run_id IN (SELECT run_id FROM chosen)
         AND pos IS NOT NULL
-        AND CASE WHEN getvariable('metric') IS NULL THEN is_default ELSE metric = getvariable('metric') END
     QUALIFY row_number() OVER (PARTITION BY side, site, kind, direction, metric, pos ORDER BY abs(effect) DESC, layer NULLS FIRST, head) = 1
 ),
 standing AS (

@@ -1,6 +1,5 @@
 -- Which heads matter for a task? Each head's mean effect on the metric, the largest first, beside how it attends.
 -- run: the ablation or patching run asked about, or its task's run; of several about heads the newest
--- metric: logit_diff, prob_diff, logprob or kl; the task's own if not set
 -- needs: effects, interventions
 --
 -- effect is value - baseline, and negative where ablating the head harms; low and high are its 95 % interval over examples.
@@ -31,8 +30,6 @@ SELECT
     round(previous_token_mass, 3) AS previous_token_mass,
     round(first_token_mass, 3) AS first_token_mass
 FROM head_effects
-WHERE
-    run_id IN (SELECT run_id FROM chosen)
-    AND CASE WHEN getvariable('metric') IS NULL THEN is_default ELSE metric = getvariable('metric') END
+WHERE run_id IN (SELECT run_id FROM chosen)
 ORDER BY abs(head_effects.effect) DESC, layer, head, pos
 LIMIT 20;

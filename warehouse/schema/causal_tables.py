@@ -78,7 +78,7 @@ INTERVENTIONS = Table(
         Column("site", "VARCHAR", "Where values were changed: heads, q, k, v, attn_out, mlp_out, resid.post_mlp, …"),
         Column("layer", "INTEGER", "Layer, 0-based; NULL: resid.embed, which comes before all", nullable=True),
         Column("head", "INTEGER", "Query head, at k and v key-value head, 0-based; NULL: all of them", nullable=True),
-        Column("pos", "INTEGER", "Token position, 0-based; NULL: all of them", nullable=True),
+        Column("pos", "INTEGER", "Token position, 0-based; -1: the prompt's last; NULL: all of them", nullable=True),
         Column(
             "kind",
             "VARCHAR",
@@ -96,6 +96,7 @@ INTERVENTIONS = Table(
         ),
         Column("n_reference", "INTEGER", "Sequences that the mean is over; NULL: no mean", nullable=True),
     ),
+    combined={},
 )
 
 EFFECTS = Table(
@@ -249,4 +250,5 @@ IDENTITY_ERRORS = Table(
         Column("max_error", "DOUBLE", "Largest absolute difference between the two sides"),
         Column("scale", "DOUBLE", "Largest absolute value compared with"),
     ),
+    combined={"n": "sum", "max_error": "max", "scale": "max"},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -26,6 +27,9 @@ class Table:
     columns: tuple[Column, ...]
     stored: bool = True
     """Whether the rows are Parquet files in a run's folder. Only `runs` is not: it is read from the manifests."""
+    combined: Mapping[str, str] | None = None
+    """Of a table whose rows tell of a whole run, so that each of its parts has them: the SQL aggregate that makes one value of the parts'
+    values of a column, by column. Rows that are the same otherwise become one. None: no two parts have the same row."""
 
     @property
     def names(self) -> list[str]:

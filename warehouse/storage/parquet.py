@@ -13,6 +13,7 @@ import xxhash
 from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
+from warehouse.schema.types import Table
 from warehouse.storage.files import sync_file
 
 ROW_GROUP = 122_880
@@ -101,10 +102,18 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path, scratch:
     target.parent.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)}
     with duckdb.connect(config=config) as con, pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
-        rows = con.sql(f"SELECT * FROM {sql_parquet(sources)} ORDER BY {', '.join(STORED[name].sort_key)}")
+        rows = con.sql(f"{_combined(STORED[name], sql_parquet(sources))} ORDER BY {', '.join(STORED[name].sort_key)}")
         count = 0
         for batch in rows.to_arrow_reader(ROW_GROUP):
             count += batch.num_rows
             writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=ROW_GROUP)
     sync_file(target)
     return count
+
+
+def _combined(table: Table, rows: str) -> str:
+    """Write the query for a table's rows, those that several parts of a run have being one."""
+    if table.combined is None:
+        return f"SELECT * FROM {rows}"
+    columns = (f"{table.combined[c]}({c}) AS {c}" if c in table.combined else c for c in arrow_schema(table.name).names)
+    return f"SELECT {', '.join(columns)} FROM {rows} GROUP BY ALL"

@@ -23,8 +23,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.add_ablation(root, "older", "zero", {e: [9.0] * 6 for e in made.SCORES}, minute=1)
     made.add_ablation(root, "zero", "zero", made.ZERO, minute=2)
     made.add_patching(root, minute=3)
-    other = [made.effect(2, e, -0.5, metric="prob_diff", effect_normalised=-1.25) for e in made.SCORES]
-    made.add_ablation(root, "resample", "resample", made.RESAMPLE, minute=4, more=other)
+    made.add_ablation(root, "resample", "resample", made.RESAMPLE, minute=4)
+    other = [made.effect(0, e, -0.5, metric="prob_diff", effect_normalised=-1.25) for e in made.SCORES]
+    put = made.done(0, "L1H0=zero", site="heads", layer=1, head=0, kind="zero")
+    add_run(root, "by-prob", "ablation", {"interventions": [put], "effects": other}, parents=["task"], minute=1)
     made.add_influence(root, minute=5)
     return root
 
@@ -112,6 +114,15 @@ def test_effects_at_a_position_have_the_tokens_of_both_prompts(root: Path) -> No
     assert rows(root, "SELECT count(*) FROM effect_tokens") == [(12,)], "only interventions at one position"
 
 
+def test_the_last_position_is_that_of_each_prompt(tmp_path: Path) -> None:
+    made.add_task(tmp_path)
+    put = made.done(0, "L1H0[pos=-1]=zero", site="heads", layer=1, head=0, pos=-1, kind="zero")
+    add_run(
+        tmp_path, "z", "ablation", {"interventions": [put], "effects": [made.effect(0, "a", 1.0)]}, parents=["task"]
+    )
+    assert rows(tmp_path, "SELECT pos, token, other_token FROM effect_tokens") == [(2, " sat", " sat")]
+
+
 def test_influences_has_every_measure_of_a_source_token(root: Path) -> None:
     found = rows(
         root,
@@ -151,7 +162,7 @@ def test_heads_that_matter_are_of_the_newest_run_about_heads(root: Path) -> None
             ("resample", 1, 0, -1.5), ("resample", 1, 1, -1.0), ("resample", 0, 0, 0.0), ("resample", 0, 1, 0.0)
         ]  # fmt: skip
     assert {r["metric"] for r in found} == {"logit_diff"} and found[0]["normalised"] == -0.5
-    (other,) = ask(root, "heads_that_matter", run="resample", metric="prob_diff")
+    (other,) = ask(root, "heads_that_matter", run="by-prob")
     assert (other["metric"], other["effect"]) == ("prob_diff", -0.5)
     assert ask(root, "heads_that_matter", run="zero")[0]["effect"] == -3.0
     assert ask(root, "heads_that_matter", run="patched") == [], "no heads were patched"
@@ -181,7 +192,7 @@ def test_kinds_of_ablation_side_by_side_and_how_well_they_agree(root: Path) -> N
     found = ask(root, "ablation_kinds")
     assert [(r["site"], r["layer"], r["head"], r["zero"], r["mean"], r["resample"]) for r in found] == [
         ("heads", 1, 0, -3.0, None, -1.5), ("heads", 1, 1, -2.0, None, -1.0), ("mlp_out", 1, None, 2.0, None, 0.5),
-        ("mlp_out", 0, None, -1.5, None, -1.0), ("heads", 0, 0, 0.0, None, 0.0), ("heads", 0, 1, 0.0, None, 0.0),
+        ("mlp_out", 0, None, -1.5, None, -1.0), ("heads", 0, 0, 0.0, None, 0.0), ("heads", 0, 1, 0.0, None, 0.0), ("heads", 1, 0, -0.5, None, None),
     ]  # fmt: skip
     agreement = ask(root, "ablation_kinds_agreement")
     assert [tuple(r.values()) for r in agreement] == [
