@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from capture.api.derived import lens, project, run_traits
     from capture.api.effects import ablate, patch
     from capture.api.finetuning import finetune
+    from capture.api.influence import influence
     from capture.api.interventions import intervene
     from capture.api.live import record
     from capture.api.models import load, wrap
     from capture.api.sources import open_dataset, open_file, open_prompt_sets
     from capture.api.steering import steer
+    from capture.api.tasks import prepare_task
     from capture.data.memory import open_texts
     from capture.interventions.intervention import Intervention
 
@@ -28,6 +30,7 @@ __all__ = [
     "encode",
     "finetune",
     "generate",
+    "influence",
     "intervene",
     "lens",
     "load",
@@ -38,6 +41,7 @@ __all__ = [
     "open_prompt_sets",
     "open_texts",
     "patch",
+    "prepare_task",
     "project",
     "record",
     "run_traits",
@@ -51,12 +55,14 @@ _MODULES = {
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     "finetune": "capture.api.finetuning",
     "Intervention": "capture.interventions.intervention",
+    "influence": "capture.api.influence",
     "intervene": "capture.api.interventions",
     "record": "capture.api.live",
     **dict.fromkeys(("load", "wrap"), "capture.api.models"),
     **dict.fromkeys(("open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),
     "steer": "capture.api.steering",
     "open_texts": "capture.data.memory",
+    "prepare_task": "capture.api.tasks",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -12,7 +12,6 @@ from capture.cli.data_options import (
     DataOptions,
     MaxLenOption,
     PrependBosOption,
-    PromptOptions,
     QuestionOptions,
     SequenceOptions,
 )
@@ -25,6 +24,7 @@ from warehouse.errors import RunExistsError
 from warehouse.schema import sites
 
 if TYPE_CHECKING:
+    from capture.data.example import Source
     from capture.jobs.job import Options
     from capture.model.loading import Loaded
     from warehouse.storage.manifest import Manifest
@@ -174,10 +174,18 @@ def _read_template(path: str) -> str:
     return read_text(user_path(path)).rstrip("\n")
 
 
+class Opens(Protocol):
+    """What opens the data of a capture: a group of options."""
+
+    def open(self, root: Path) -> Source:
+        """Open the data; `root` is the warehouse's folder, where prepared data sets are."""
+        ...
+
+
 def run_capture(
     job: Any,
     options: Options,
-    data: DataOptions | QuestionOptions | PromptOptions,
+    data: Opens,
     target: RunOptions,
     model: str,
     load: Callable[[], Loaded],
@@ -254,6 +262,11 @@ def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[st
         lines.append("its mean loss is infinite: tokens came that the model rules out (next_token, loss = 'infinity')")
     if c.rows["mcq_predictions"]:
         lines += _accuracy_lines(manifest.run_id, root)
+    if c.rows["task_scores"]:
+        from capture.api.tasks import score_lines
+        from warehouse import TraceStore
+
+        lines += score_lines(TraceStore(paths.run_dir(root, manifest.run_id)))
     if c.truncated:
         see = "--max-len" if c.rows["mcq_predictions"] else "--max-len, --chunk, --stride"
         lines.append(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see {see}")
@@ -273,7 +286,12 @@ def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[st
     if manifest.option("shard"):
         whole, _, _ = paths.part_of(manifest.run_id) or (manifest.run_id, 0, 0)
         return [*lines, f"next, when all parts are done: traces runs merge {whole}"]
-    return [*lines, f"next: traces runs show {manifest.run_id}"]
+    then = (
+        f"traces ablate {manifest.run_id} --what heads"
+        if c.rows["task_scores"]
+        else f"traces runs show {manifest.run_id}"
+    )
+    return [*lines, f"next: {then}"]
 
 
 def _accuracy_lines(run_id: str, root: Path) -> list[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from capture.cli.data_options import FromOption
+from capture.cli.listing import show_rows
 from capture.cli.values import split_list
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import ReportFormatOption, WarehouseOption
 from warehouse.cli.output import ReportFormat
-from warehouse.cli.terminal import note, table_console
+from warehouse.cli.terminal import note
 from warehouse.errors import TracesError, UsageError, on_one_line
 from warehouse.progress import ProgressBar
 
@@ -40,26 +38,11 @@ def list_data(fmt: ReportFormatOption = ReportFormat.table, warehouse: Warehouse
     """
     from warehouse.storage import paths
 
-    datasets = _describe(paths.find_root(warehouse))
-    if fmt is ReportFormat.json:
-        typer.echo(json.dumps(datasets, indent=1, ensure_ascii=False))
-        return
-    columns = list(datasets[0])
-    rows = [[", ".join(v) if isinstance(v, list) else v for v in row.values()] for row in datasets]
-    if fmt is ReportFormat.tsv:
-        writer = csv.writer(sys.stdout, dialect="excel-tab", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-        return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    table_console(200).print(table)
-    typer.echo("Any other data set of the hub: --data OWNER/NAME --text-column NAME. A file of your own: --text FILE.")
+    show_rows(_describe(paths.find_root(warehouse)), fmt)
+    if fmt is ReportFormat.table:
+        typer.echo(
+            "Any other data set of the hub: --data OWNER/NAME --text-column NAME. A file of your own: --text FILE."
+        )
 
 
 def _describe(root: Path) -> list[dict[str, Any]]:

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from capture.cli import effects, generate, lens, nearest, validate
+from capture.cli import effects, generate, influence, lens, nearest, validate
 from capture.cli.capture import capture_app
 from capture.cli.data import data_app
 from capture.cli.derive import derive_app
 from capture.cli.finetune import finetune_app
 from capture.cli.model import model_app
+from capture.cli.task import task_app
 from capture.cli.trait import trait_app
 from warehouse.cli import probe, sql
 from warehouse.cli.app import App, Refusal, refusal
@@ -45,8 +46,10 @@ app.command("probe")(probe.probe)
 app.add_typer(plot_app, name="plot")
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
+app.command("influence")(influence.influence)
 app.command("ablate")(effects.ablate)
 app.command("patch")(effects.patch)
+app.add_typer(task_app, name="task")
 app.add_typer(trait_app, name="trait")
 app.add_typer(finetune_app, name="finetune")
 
