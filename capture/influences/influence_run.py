@@ -1,6 +1,6 @@
 """Influence: which source tokens, through which heads, MLPs and the embedding, made the predictions of a run.
 
-Everything but occlusion is computed from what the run has stored and from the model's weights; its blocks are not run.
+Everything but occlusion is computed from what the run has stored and from the model's weights; the model's blocks are not run.
 
 `run` reads a captured run and leaves a run of kind `influence` with the tables `influence_targets`, `logit_parts`, `influence`,
 `token_edges` and `identity_errors`; `forecast` says how large that would be. `options` checks what is asked for, `targets` picks the
@@ -22,6 +22,7 @@ from capture.influences.flows import Edges, follow_ifr, follow_value_norms
 from capture.influences.identities import SHARES, IdentityErrors
 from capture.influences.layers import check_flows, take_apart
 from capture.influences.logit_parts import explain_logit
+from capture.influences.occlusion import occlude
 from capture.influences.options import Options, check_run
 from capture.influences.rows import Explained, make_tables
 from capture.influences.states import SequenceStates
@@ -38,7 +39,6 @@ from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
-from warehouse.storage.parquet import to_table
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
@@ -101,10 +101,8 @@ def run(
         explain_memory_errors(f"explain predictions of {loaded.name}", "Choose a --device with more of it."),
         RunWriter(root, run_id, _identity(folder, loaded, options).to_dict()) as writer,
     ):
-        errors = IdentityErrors(writer.done[-1].resume_point if writer.done else "")
-        shards = list(group_targets(store, options))
-        for number, shard in enumerate(shards):
-            done = number < len(writer.done)
+        for number, shard in enumerate(group_targets(store, options)):
+            done, errors = number < len(writer.done), IdentityErrors()
             if not done:
                 writer.begin_shard({}, {})
             for sequence in shard:
@@ -113,17 +111,13 @@ def run(
                 if done:
                     progress.resumed_tokens = progress.tokens
                 else:
-                    tables = make_tables(
-                        source, loaded.tokenizer, explainer.explain(sequence, errors), "logit" in options.measures
-                    )
+                    explained = explainer.explain(sequence, errors)
+                    tables = make_tables(source, loaded.tokenizer, explained, "logit" in options.measures)
                     writer.put(RecordedBatch([], {}, {}, tables))
                 report(progress)
             if not done:
-                if number == len(shards) - 1:
-                    columns = errors.columns()
-                    columns["source_run_id"] = [source] * len(columns["n"])
-                    writer.put(RecordedBatch([], {}, {}, {"identity_errors": to_table("identity_errors", columns)}))
-                writer.end_shard(errors.to_text())
+                writer.put(RecordedBatch([], {}, {}, {"identity_errors": errors.table(source)}))
+                writer.end_shard(str(number))
         manifest = store.meta.derive
         return publish(writer, lambda published: manifest(KIND, run_id, [source], asdict(options), published))
 
@@ -134,7 +128,7 @@ class Explainer:
     def __init__(self, loaded: Loaded, store: TraceStore, options: Options) -> None:
         """Take the model apart; raises UsageError where that cannot be done, or the run has not stored what it takes."""
         self._store, self._options = store, options
-        anatomy = examine(loaded.model)
+        self._anatomy = anatomy = examine(loaded.model)
         self._layers = take_apart(anatomy, store)
         if options.flows:
             check_flows(self._layers, loaded.name)
@@ -169,19 +163,15 @@ class Explainer:
             tokens = self._chooser.choose(sequence.example_id, said, logits)
             direction = self._reader.direction(row, logits, *tokens)
             parts = explain_logit(states, self._layers, direction, pos, errors)
-            explained.append(
-                Explained(
-                    sequence.example_id,
-                    sequence.seq,
-                    pos,
-                    tokens,
-                    direction.logit,
-                    self._reader.quantity,
-                    parts,
-                    {measure: x[i, : pos + 1] for measure, x in shares.items()},
-                    None if edges is None else edges[i],
-                )
-            )
+            own = {measure: x[i, : pos + 1] for measure, x in shares.items()}
+            graph = None if edges is None else edges[i]
+            key = (sequence.example_id, sequence.seq, pos)
+            explained.append(Explained(*key, tokens, direction.logit, self._reader.quantity, parts, own, graph))
+        if "occlusion" in measures:
+            ids = self._store.encodings(sequence.example_id, sequence.seq)["input_ids"]
+            changes = occlude(self._anatomy, self._reader, ids, positions, [e.tokens for e in explained])
+            for e, change in zip(explained, changes, strict=True):
+                e.shares["occlusion"] = change
         return explained
 
 

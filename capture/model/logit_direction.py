@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from capture.model.anatomy import Anatomy
@@ -94,17 +95,30 @@ class LogitReader:
         scale, error = self._fit_scale(row[None].double(), normed[None] - self._norm_bias, self._centred)
         if not error <= self._tolerance:
             raise UsageError(f"{self._name}: {_NOT_A_NORM}, off by {error:.1e} of it.")
-        head, bias = self._head_row(plus), self._mean(self._head_bias, plus)
-        logit = self._mean(logits.double(), plus)
-        if minus:
-            head, bias = head - self._head_row(minus), bias - self._mean(self._head_bias, minus)
-            logit -= self._mean(logits.double(), minus)
+        head, bias = self._head_vector(plus, minus)
         vector = head * self._gain * scale
         if self._centred:
             vector -= vector.mean()
-        if self.quantity != "logit":
+        if self.quantity == "logit":
+            logit = self._mean(logits.double(), plus) - (self._mean(logits.double(), minus) if minus else 0.0)
+        else:
             logit = float(head @ normed) + bias
         return LogitDirection(vector, float(head @ self._norm_bias) + bias, logit)
+
+    def values(self, rows: torch.Tensor, plus: Sequence[int], minus: Sequence[int]) -> np.ndarray:
+        """Return the logit of some tokens, less that of others, as `direction` explains it: (n,) of rows (n, D) of the stream."""
+        with torch.no_grad():
+            normed = self._norm(rows.to(self._device, self._dtype)).double().cpu()
+        head, bias = self._head_vector(plus, minus)
+        values: np.ndarray = (normed @ head + bias).numpy()
+        return values
+
+    def _head_vector(self, plus: Sequence[int], minus: Sequence[int]) -> tuple[torch.Tensor, float]:
+        """Return what the head multiplies a normed state with, (D,), and the bias that it adds."""
+        head, bias = self._head_row(plus), self._mean(self._head_bias, plus)
+        if minus:
+            return head - self._head_row(minus), bias - self._mean(self._head_bias, minus)
+        return head, bias
 
     def _head_row(self, tokens: Sequence[int]) -> torch.Tensor:
         return self._weight[list(tokens)].double().cpu().mean(0) * self._factor
