@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from capture.api.steering import steer
     from capture.api.tasks import prepare_task
     from capture.data.memory import open_texts
-    from capture.interventions.intervention import Intervention
+    from capture.interventions.intervention import Intervention, Positions
 
 __all__ = [
     "Intervention",
+    "Positions",
     "ablate",
     "encode",
     "finetune",
@@ -54,7 +55,7 @@ _MODULES = {
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     "finetune": "capture.api.finetuning",
-    "Intervention": "capture.interventions.intervention",
+    **dict.fromkeys(("Intervention", "Positions"), "capture.interventions.intervention"),
     "influence": "capture.api.influence",
     "intervene": "capture.api.interventions",
     "record": "capture.api.live",

@@ -106,9 +106,9 @@ def _find_value(
     if kind == "zero":
         return None
     if intervention.value is not None:
-        return torch.as_tensor(intervention.value).detach()
+        return _tensor(intervention.value)
     if kind == "add":
-        return torch.as_tensor(find_vector(source, intervention)) / _factor(loaded.anatomy, key)
+        return _tensor(find_vector(source, intervention)) / _factor(loaded.anatomy, key)
     if kind == "mean":
         store = TraceStore(find_run(root, source))
         check_same_model(store, loaded, "Reference run")
@@ -123,6 +123,10 @@ def _find_value(
         f"{intervention}: the other prompt of a pair is known in a task alone: traces ablate, traces patch. Here, name a run: "
         f"{intervention.place}=patch:RUN"
     )
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value)
 
 
 def _of_head(intervention: Intervention, x: torch.Tensor) -> torch.Tensor:
