@@ -129,9 +129,9 @@ COMMENT ON COLUMN influence_targets.example_id IS 'The example: 16 hex digits fr
 COMMENT ON COLUMN influence_targets.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';
 COMMENT ON COLUMN influence_targets.pos IS 'Position that the explained prediction is made from, 0-based';
 COMMENT ON COLUMN influence_targets.target_id IS 'Id of the explained token: the first where there are several';
-COMMENT ON COLUMN influence_targets.target_token IS 'That token, decoded on its own';
-COMMENT ON COLUMN influence_targets.against_id IS 'Id of the token that it is held against; NULL: none';
-COMMENT ON COLUMN influence_targets.against_token IS 'That token, decoded on its own';
+COMMENT ON COLUMN influence_targets.target_token IS 'The explained token, decoded on its own; of several, whose mean logit it is, with '' | '' between';
+COMMENT ON COLUMN influence_targets.against_id IS 'Id of the token that it is held against: the first where there are several; NULL: none';
+COMMENT ON COLUMN influence_targets.against_token IS 'The token that it is held against, likewise';
 COMMENT ON COLUMN influence_targets.logit IS 'The target''s logit, less that of the token that it is held against: the model''s head on the stored final state';
 COMMENT ON COLUMN influence_targets.parts_sum IS 'Sum of logit_parts';
 COMMENT ON COLUMN influence_targets.quantity IS 'logit, or logit before its soft-cap';

@@ -61,17 +61,19 @@ def add_run(
     options: Mapping[str, Any] | None = None,
     body: str = "",
     d_model: int = 4,
+    n_layers: int = 1,
+    n_heads: int = 1,
 ) -> Path:
     """A run with these rows of these tables, where a column left out is NULL if it may be, else 0, '', false or [].
-    `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same; `body` and `d_model`: of which
-    model it is."""
+    `minute`: when it was made; `claims`: tables that its manifest says it has a row in, all the same; `body`, `d_model` and
+    so on: of which model it is."""
     folder = paths.run_dir(root, run_id)
     files = []
     for name, found in rows.items():
         path = folder / paths.table_file(name)
         write_table_file(path, to_table(name, columns(name, found)))
         files.append(FileInfo(path=paths.table_file(name), bytes=path.stat().st_size, checksum=file_checksum(path)))
-    stack = {"n_layers": 1, "d_model": d_model, "n_heads": 1, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
+    stack = {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "n_kv_heads": 1, "d_head": 4, "d_value": 4}
     told = {"architecture": "None", "weights_hash": "", "tokenizer_hash": "", "dtype": "float32", "device": "cpu"}
     Manifest(
         run_id=run_id,

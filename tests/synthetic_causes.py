@@ -164,4 +164,4 @@ def _add(root: Path, run_id: str, kind: str, tables: Mapping[str, Sequence[Mappi
         return [(v is None, v) for v in values]
 
     rows = {name: sorted(found, key=lambda row: place(name, row)) for name, found in tables.items()}
-    return synthetic.add_run(root, run_id, kind, rows, **more)
+    return synthetic.add_run(root, run_id, kind, rows, n_layers=2, n_heads=2, **more)

@@ -2,7 +2,7 @@
 -- run: the ablation or patching run asked about, one position at a time, or its task's run; of several the newest
 -- needs: effects, interventions
 --
--- effect is value - baseline, low and high its 95 % interval over examples, normalised is by clean - corrupted. token is the commonest
+-- pos -1 is each prompt's last. effect is value - baseline, low and high its 95 % interval over examples, normalised is by clean - corrupted. token is the commonest
 -- there among the prompts that ran, changed the part of the pairs whose two prompts differ there. The largest of many layers is
 -- partly luck where intervals are wide. All layers: the view effect_means.
 WITH chosen AS (
@@ -38,16 +38,17 @@ strongest AS (
 ),
 standing AS (
     SELECT
-        t.side,
-        t.site,
-        t.kind,
-        t.direction,
-        t.pos,
+        i.side,
+        i.site,
+        i.kind,
+        i.direction,
+        i.pos,
         mode(t.token) AS token,
         avg(t.changed::INTEGER) AS changed
     FROM effect_tokens AS t
+    JOIN interventions AS i ON i.run_id = t.run_id AND i.intervention_id = t.intervention_id
     WHERE t.run_id IN (SELECT run_id FROM chosen)
-    GROUP BY t.side, t.site, t.kind, t.direction, t.pos
+    GROUP BY i.side, i.site, i.kind, i.direction, i.pos
 )
 SELECT
     s.site,

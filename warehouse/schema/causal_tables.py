@@ -134,9 +134,18 @@ INFLUENCE_TARGETS = Table(
         SEQ,
         _PREDICTION_POS,
         Column("target_id", "INTEGER", "Id of the explained token: the first where there are several"),
-        Column("target_token", "VARCHAR", "That token, decoded on its own"),
-        Column("against_id", "INTEGER", "Id of the token that it is held against; NULL: none", nullable=True),
-        Column("against_token", "VARCHAR", "That token, decoded on its own", nullable=True),
+        Column(
+            "target_token",
+            "VARCHAR",
+            "The explained token, decoded on its own; of several, whose mean logit it is, with ' | ' between",
+        ),
+        Column(
+            "against_id",
+            "INTEGER",
+            "Id of the token that it is held against: the first where there are several; NULL: none",
+            nullable=True,
+        ),
+        Column("against_token", "VARCHAR", "The token that it is held against, likewise", nullable=True),
         Column(
             "logit",
             "DOUBLE",

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from warehouse.errors import TracesError
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.attention_checks import check_attention, check_heads
+from warehouse.validation.causal_checks import check_effects, check_influence, check_task
 from warehouse.validation.check import Check, CheckFunction, ValidationFailure
 from warehouse.validation.file_checks import check_files, check_table_checksums, check_tensor_checksums
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
@@ -55,6 +56,9 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "trait evaluations": check_trait_evaluations,
     "judgements": check_judgements,
     "trait projections": check_projections,
+    "task": check_task,
+    "effects": check_effects,
+    "influence": check_influence,
     "vector tables": check_vectors,
 }
 """Checks of what sound files hold, by name, in order."""

@@ -121,6 +121,8 @@ def test_the_last_position_is_that_of_each_prompt(tmp_path: Path) -> None:
         tmp_path, "z", "ablation", {"interventions": [put], "effects": [made.effect(0, "a", 1.0)]}, parents=["task"]
     )
     assert rows(tmp_path, "SELECT pos, token, other_token FROM effect_tokens") == [(2, " sat", " sat")]
+    (found,) = ask(tmp_path, "effects_by_position")
+    assert (found["pos"], found["token"], found["changed"], found["effect"]) == (-1, " sat", 0.0, 1.0)
 
 
 def test_influences_has_every_measure_of_a_source_token(root: Path) -> None:

@@ -69,9 +69,12 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "trait evaluations",
             "judgements",
             "trait projections",
+            "task",
+            "effects",
+            "influence",
             "vector tables",
         ]
-        assert len(checks) == 21
+        assert len(checks) == 24
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
