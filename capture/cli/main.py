@@ -20,7 +20,7 @@ from capture.cli.finetune import finetune_app
 from capture.cli.model import model_app
 from capture.cli.task import task_app
 from capture.cli.trait import trait_app
-from warehouse.cli import probe, sql
+from warehouse.cli import graph, probe, sql
 from warehouse.cli.app import App, Refusal, refusal
 from warehouse.cli.index import index_app
 from warehouse.cli.option_groups import Panel
@@ -47,6 +47,7 @@ app.add_typer(plot_app, name="plot")
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
 app.command("influence")(influence.influence)
+app.command("graph")(graph.graph)
 app.command("ablate")(effects.ablate)
 app.command("patch")(effects.patch)
 app.add_typer(task_app, name="task")

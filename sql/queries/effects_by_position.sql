@@ -2,7 +2,8 @@
 -- run: the ablation or patching run asked about, one position at a time, or its task's run; of several the newest
 -- needs: effects, interventions
 --
--- pos -1 is each prompt's last. effect is value - baseline, low and high its 95 % interval over examples, normalised is by clean - corrupted. token is the commonest
+-- pos -1 is each prompt's last. effect is value - baseline, low and high its 95 % interval over examples, normalised is by clean -
+-- corrupted. token is the commonest
 -- there among the prompts that ran, changed the part of the pairs whose two prompts differ there. The largest of many layers is
 -- partly luck where intervals are wide. All layers: the view effect_means.
 WITH chosen AS (
