@@ -104,3 +104,20 @@ def made(kind: str, lines: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=KINDS[kind](lines), pad_token="<pad>", unk_token="<unk>", eos_token="</s>", **bos
     )
+
+
+def of_words(texts: list[str], digits: int) -> PreTrainedTokenizerFast:
+    """Bytes as GPT-2 has them: every word of the texts is one token, with the space before it, and so are up to `digits` digits."""
+    t = Tokenizer(models.BPE())
+    pattern = Regex(rf"\d{{1,{digits}}}| ?[^\s\d.,]+|[.,]| ")
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    t.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=20_000, special_tokens=["<pad>"], initial_alphabet=alphabet)
+    t.train_from_iterator([*texts, *(f"{n:0{digits}d}" for n in range(10**digits))], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<pad>")
