@@ -212,6 +212,22 @@ def trait(
     )
 
 
+@plot_app.command("effects")
+@with_groups()
+def effects(run: RunArgument, picture: PictureOptions) -> None:
+    """Draw what ablating or patching does to a task's metric: by layer and head or block, or by layer and position.
+
+    RUN is an ablation or patching run, or the task's run, whose newest is drawn.
+
+    Examples:
+        traces ablate ioi --kind resample --run cut
+        traces plot effects cut -o cut.svg
+    """
+    from warehouse import plots
+
+    _write(picture, f"{run}-effects", lambda wh: plots.effects(wh, run))
+
+
 @plot_app.command("loss-by-position")
 @with_groups()
 def loss_by_position(

@@ -10,10 +10,11 @@ the first picture only (`pip install 'trace-warehouse[plot]'`).
 """
 
 from warehouse.plots.attention_maps import attention
+from warehouse.plots.effect_map import effects
 from warehouse.plots.lens_table import lens
 from warehouse.plots.position_curve import loss_by_position
 from warehouse.plots.probe_curve import probe
 from warehouse.plots.token_text import tokens
 from warehouse.plots.trait_curve import trait
 
-__all__ = ["attention", "lens", "loss_by_position", "probe", "tokens", "trait"]
+__all__ = ["attention", "effects", "lens", "loss_by_position", "probe", "tokens", "trait"]
