@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from capture.influences.options import SIDE, check_stored
+from capture.interventions.site_edits import edit_sites
 from capture.model.anatomy import Anatomy
+from capture.model.forward_trace import probe_tokens
 from capture.model.head_outputs import HeadOutputs, find_head_outputs
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
@@ -54,7 +58,8 @@ def take_apart(anatomy: Anatomy, store: TraceStore) -> list[LayerParts]:
                 f"{type(anatomy.body.model).__name__}: what layer {i} adds to the stream is not known: {reason}."
             )
         heads = found if isinstance(found, HeadOutputs) else None
-        parts.append(LayerParts(heads, "" if isinstance(found, HeadOutputs) else found, halves or mixes, halves))
+        attends = halves or mixes or _reads_other_tokens(anatomy, i)
+        parts.append(LayerParts(heads, "" if isinstance(found, HeadOutputs) else found, attends, halves))
         if halves:
             needed.append(Key(SIDE, "attn_out" if layer.parallel else "resid.post_attn", i))
         if heads is not None:
@@ -64,6 +69,24 @@ def take_apart(anatomy: Anatomy, store: TraceStore) -> list[LayerParts]:
                 needed += [Key(SIDE, name, i) for name in (("q", "k") if derived else ("attn",))]
     check_stored(store, needed)
     return parts
+
+
+def _reads_other_tokens(anatomy: Anatomy, layer: int) -> bool:
+    """Return whether what a layer returns for the last token changes with the state of the first."""
+    seen: list[torch.Tensor] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x[:, -1].clone())
+        return x
+
+    def change_first(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([-x[:, :1], x[:, 1:]], dim=1)
+
+    watched, changed = Key(SIDE, "resid.post_mlp", layer), Key(SIDE, "resid.pre_attn", layer)
+    for edits in ({watched: keep}, {watched: keep, changed: change_first}):
+        with torch.no_grad(), edit_sites(anatomy, edits):
+            anatomy.body(probe_tokens(anatomy.body))
+    return not torch.equal(*seen)
 
 
 def check_flows(layers: list[LayerParts], model: str) -> None:
