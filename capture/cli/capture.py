@@ -262,7 +262,7 @@ def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[st
         lines.append("its mean loss is infinite: tokens came that the model rules out (next_token, loss = 'infinity')")
     if c.rows["mcq_predictions"]:
         lines += _accuracy_lines(manifest.run_id, root)
-    if c.rows["task_scores"]:
+    if c.rows.get("task_scores"):
         from capture.api.tasks import score_lines
         from warehouse import TraceStore
 
@@ -288,7 +288,7 @@ def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[st
         return [*lines, f"next, when all parts are done: traces runs merge {whole}"]
     then = (
         f"traces ablate {manifest.run_id} --what heads"
-        if c.rows["task_scores"]
+        if c.rows.get("task_scores")
         else f"traces runs show {manifest.run_id}"
     )
     return [*lines, f"next: {then}"]
