@@ -1,4 +1,4 @@
-"""`traces model`: what can be recorded of a model."""
+"""`traces model`: what can be recorded of a model, and changed in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from warehouse.cli.options import ReportFormatOption
 from warehouse.cli.output import ReportFormat
 from warehouse.errors import TracesError
 
-model_app = App(no_args_is_help=True, help="Check what can be recorded of a model.")
+model_app = App(no_args_is_help=True, help="Check what can be recorded of a model, and changed in it.")
 
 
 @model_app.command("check")
@@ -24,7 +24,7 @@ def check_model(
     loading: LoadOptions,
     fmt: ReportFormatOption = ReportFormat.table,
 ) -> None:
-    """Try everything that can be recorded of a model, and say how each part was verified.
+    """Try everything that can be recorded of a model, or changed in it, and say how each part was verified.
 
     A few tokens go through the model (random ids where it has no tokenizer). Exit code 0 if every site is right, or rightly
     reported as missing, else 1.
@@ -48,6 +48,4 @@ def check_model(
         for line in report.lines("\t" if fmt is ReportFormat.tsv else None):
             typer.echo(line)
     if not report.passed:
-        raise TracesError(
-            f"{model}: {', '.join(f.site for f in report.findings if f.status == 'wrong')} came out wrong."
-        )
+        raise TracesError(f"{model}: {', '.join(report.wrong)} came out wrong.")

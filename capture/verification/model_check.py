@@ -1,9 +1,9 @@
-"""`traces model check`: does the recorder take from a model what the model computes?
+"""`traces model check`: does the recorder take from a model what it computes, and do interventions change what it computes?
 
 In goes a model; out comes a `ModelReport`. The model runs on a few tokens, as a padded batch. `site_checker` compares every
 site: hidden states with `output_hidden_states`, bit for bit; attention with eager `output_attentions`; what blocks add with
-the identity that it must satisfy; everything with the same sequences alone. This file makes the batch, and adds whether the
-model is undisturbed by the recorder and what a batch may hold.
+the identity that it must satisfy; everything with the same sequences alone. `intervention_check` puts other values in at every site, and sees what follows. This
+file makes the batch, and adds whether the model is undisturbed by the recorder and what a batch may hold.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from capture.model.body import Tokens, padding_id, probe_ids
 from capture.model.examine import examine
 from capture.model.windows import find_window
 from capture.recording import batch_independence
+from capture.verification.intervention_check import check_interventions
 from capture.verification.model_report import Finding, ModelReport
 from capture.verification.site_checker import SiteChecker
 from warehouse.errors import TracesError
@@ -35,7 +36,7 @@ TEXT = (
 
 
 def check(model: Any, tokenizer: Any = None, name: str = "") -> ModelReport:
-    """Check what the recorder takes from a model.
+    """Check what the recorder takes from a model, and that the model goes on with what interventions put in.
 
     Args:
         model: A transformers model, with or without a head.
@@ -43,12 +44,20 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> ModelReport:
         name: What the report calls the model.
 
     Returns:
-        One finding a site and side; `report.passed` says whether all are right.
+        One finding a site and side of what is recorded, and of what is changed; `report.passed` says whether all are right.
 
     Raises:
         TracesError: The model's blocks cannot be found.
     """
     anatomy = examine(model)
+    result = check_recording(anatomy, tokenizer, name)
+    result.interventions = check_interventions(anatomy)
+    return result
+
+
+def check_recording(anatomy: Anatomy, tokenizer: Any = None, name: str = "") -> ModelReport:
+    """Check what the recorder takes from a model, and nothing else; see `check`."""
+    model = anatomy.body.model
     tokens = _tokens(anatomy, tokenizer)
     dtype = str(model.dtype).removeprefix("torch.")
     result = ModelReport(name, type(model).__name__, dtype, "of text" if tokenizer is not None else "random ids")

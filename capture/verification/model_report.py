@@ -1,6 +1,7 @@
 """What `traces model check` found: one `Finding` a site, together a `ModelReport`, and its lines of text.
 
-`site_checker` makes the findings of sites, `model_check` those of the model as a whole, the command prints the lines.
+`site_checker` makes the findings of what is recorded, `intervention_check` those of what can be changed, `model_check` those of the
+model as a whole; the command prints the lines.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class ModelReport:
     convention: dict[str, str] = field(default_factory=dict)
     """By side: where its blocks normalise, and whether attention and MLP are parallel."""
     findings: list[Finding] = field(default_factory=list)
+    """What is recorded."""
+    interventions: list[Finding] = field(default_factory=list)
+    """What can be changed: `edit SITE`; `restart`, from a layer on; `head parts` and `logit parts`, what influence adds up."""
 
     def lines(self, separator: str | None = None) -> Iterator[str]:
         """Yield the report as text: in columns, or with a separator between fields and the findings alone."""
@@ -46,7 +50,7 @@ class ModelReport:
             for side, how in self.convention.items():
                 yield f"{side}: {how}; attention {self.attn[side]}"
         rows = [("side", "site", "status", "error", "layers", "how")]
-        for f in self.findings:
+        for f in (*self.findings, *self.interventions):
             error = "" if f.error is None or f.status == "absent" else f"{f.error:.1e}" if f.error else "0"
             rows.append((f.side, f.site, f.status, error, f.layers or ("" if f.status == "absent" else "all"), f.how))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -56,8 +60,13 @@ class ModelReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no site is wrong."""
-        return all(f.status != "wrong" for f in self.findings)
+        """Whether nothing is wrong."""
+        return not self.wrong
+
+    @property
+    def wrong(self) -> list[str]:
+        """The sites that are wrong, and what else is."""
+        return [f.site for f in (*self.findings, *self.interventions) if f.status == "wrong"]
 
     @property
     def whole(self) -> bool:

@@ -150,7 +150,7 @@ class SiteChecker:
         total = total + self._tensor(stack, added, i)
         tap = layer.hook_points[goal_site]
         if tap.end == "output" and tap.module is not layer.block:
-            normed = _apply(tap.module, total)
+            normed = apply_module(tap.module, total)
             if normed is None:
                 return None
             total = normed
@@ -166,7 +166,7 @@ class SiteChecker:
             if "mlp_act" in layer.shapes:
                 x: torch.Tensor | None = self._tensor(stack, "mlp_act", i)
                 for module in layer.hook_points["mlp_act"].modules_to_output:
-                    x = None if x is None else _apply(module, x)
+                    x = None if x is None else apply_module(module, x)
                 if x is not None:
                     pairs.append((x * layer.hook_points["mlp_out"].factor, self._tensor(stack, "mlp_out", i)))
         if not pairs:
@@ -271,7 +271,7 @@ class SiteChecker:
     def _compare(
         self, stack: Stack, site: str, how: str, pairs: list[tuple[torch.Tensor, torch.Tensor]], allowed: float
     ) -> Finding:
-        error = max((_relative(a, b) for a, b in pairs), default=0.0)
+        error = max((relative_error(a, b) for a, b in pairs), default=0.0)
         exact = all(torch.equal(a, b) for a, b in pairs)
         status = "exact" if exact else "close" if error <= allowed else "wrong"
         layers = "" if site in ("resid.embed", "hidden") else self._where(stack, site)
@@ -287,7 +287,7 @@ class SiteChecker:
                 alone = np.concatenate([recording.tensors[key] for recording in self._alone])
                 worst = max(
                     worst,
-                    _relative(
+                    relative_error(
                         torch.from_numpy(together.astype(np.float32)), torch.from_numpy(alone.astype(np.float32))
                     ),
                 )
@@ -300,7 +300,7 @@ class SiteChecker:
         """Return whether the model computes the same bits while it is recorded."""
         pairs = [(self._last[side], self._pack(x, side)) for side, x in self._expected.last.items()]
         exact = all(torch.equal(a, b) for a, b in pairs)
-        error = max(_relative(a, b) for a, b in pairs)
+        error = max(relative_error(a, b) for a, b in pairs)
         how = "the last hidden state is the same with and without the recorder"
         return Finding("", "model", "exact" if exact else "wrong", how, error, 0.0)
 
@@ -327,7 +327,7 @@ def _sequences(tokens: Tokens) -> Iterator[Tokens]:
         }
 
 
-def _apply(module: Any, x: torch.Tensor) -> torch.Tensor | None:
+def apply_module(module: Any, x: torch.Tensor) -> torch.Tensor | None:
     """Return a norm's or projection's output for rows (N, D); None for a module that takes more than rows."""
     with torch.no_grad():
         try:
@@ -337,7 +337,7 @@ def _apply(module: Any, x: torch.Tensor) -> torch.Tensor | None:
     return y if isinstance(y, torch.Tensor) and y.shape[0] == x.shape[0] else None
 
 
-def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference, relative to the largest value; infinite for other shapes."""
     if actual.shape != expected.shape:
         return float("inf")

@@ -15,7 +15,7 @@ from capture.model.body import Tokens, probe_ids
 from capture.model.examine import examine
 from capture.recording.plan import plan
 from capture.recording.recorder import Recorder, Recording
-from capture.verification.model_check import check
+from capture.verification.model_check import check_recording
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key, row_kind
 from warehouse.storage.attention import per_query_head, probabilities, unpack_pairs
@@ -129,7 +129,7 @@ def test_batched_and_padded_is_what_it_is_alone(family: str) -> None:
 
 @pytest.mark.parametrize("family", [*REGISTERED, *OUTSIDE, *MIXED])
 def test_every_site_is_checked_and_what_is_missing_is_said(family: str) -> None:
-    found = check(zoo.build(family))
+    found = check_recording(examine(zoo.build(family)))
     assert found.passed, [f for f in found.findings if f.status == "wrong"]
     side = "dec" if "dec" in found.attn else "enc"
     absent = {f.site for f in found.findings if f.status == "absent" and f.side == side}
@@ -168,7 +168,7 @@ def test_shared_layers_are_told_apart_by_when_they_run() -> None:
 @pytest.mark.parametrize("family", ["llama", "bert", "gpt_neox", "t5", "bloom", "gpt_oss"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(family: str, dtype: torch.dtype) -> None:
-    found = check(zoo.build(family).to(dtype))
+    found = check_recording(examine(zoo.build(family).to(dtype)))
     assert found.passed, [f for f in found.findings if f.status == "wrong"]
     streams = {f.site: f.status for f in found.findings}
     assert streams["resid.post_mlp"] == streams["hidden"] == "exact"

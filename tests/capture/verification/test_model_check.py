@@ -19,14 +19,14 @@ from capture.model.anatomy import Anatomy
 from capture.model.examine import examine
 from capture.recording import forward_pass
 from capture.verification import model_check as checking
-from capture.verification.model_check import check
+from capture.verification.model_check import check, check_recording
 from warehouse.errors import TracesError
 from warehouse.schema.sites import Key
 
 
 def wrong(model: object) -> set[str]:
-    """The sites that check finds wrong."""
-    found = check(model)
+    """The sites of the recorder that check finds wrong."""
+    found = check_recording(checking.examine(model))
     assert found.passed == (not any(f.status == "wrong" for f in found.findings))
     return {f.site for f in found.findings if f.status == "wrong"}
 
@@ -148,12 +148,13 @@ def test_a_recorder_that_disturbs_the_model_is_found(keeps: Callable) -> None:
 
 
 def test_the_real_model_is_right_at_every_site(smollm2) -> None:
-    found = check(smollm2.model, smollm2.tokenizer, "smollm2")
+    found = check_recording(smollm2.anatomy, smollm2.tokenizer, "smollm2")
     assert found.passed and found.whole and found.attn == {"dec": "derived"}
     exact = {f.site for f in found.findings if f.status == "exact"}
     assert {"resid.embed", "resid.post_attn", "resid.post_mlp", "hidden", "attn_out", "mlp_out", "model"} <= exact
     lines = list(found.lines("\t"))
-    assert len({line.count("\t") for line in lines}) == 1 and len(lines) == len(found.findings) + 1
+    assert len({line.count("\t") for line in lines}) == 1
+    assert len(lines) == len(found.findings) + 1
     assert any("float32" in line for line in found.lines())
 
 
@@ -168,14 +169,15 @@ def test_the_real_model_is_right_at_every_site(smollm2) -> None:
     ],
 )
 def test_what_is_not_there_is_said_with_the_reason(family: str, site: str, reason: str) -> None:
-    found = check(zoo.build(family))
+    found = check_recording(examine(zoo.build(family)))
     assert found.passed and not found.whole
     assert reason in next(f.how for f in found.findings if f.site == site and f.status == "absent")
 
 
 def test_padding_that_matters_is_said() -> None:
     said = {
-        name: [f.how for f in check(zoo.build(name)).findings if f.site == "batches"] for name in ("convbert", "bert")
+        name: [f.how for f in check_recording(examine(zoo.build(name))).findings if f.site == "batches"]
+        for name in ("convbert", "bert")
     }
     assert said["convbert"][0].startswith(
         "what it makes of a text depends on the longest text in its batch: a batch holds texts of one"
@@ -194,7 +196,7 @@ def test_the_command(traces: Callable, tmp_path: Path) -> None:
     done = traces("model", "check", tmp_path / "gpt2", "--format", "json")
     report = json.loads(done.out)
     assert done.code == 0 and report["passed"] and report["tokens"] == "random ids"
-    assert {f["status"] for f in report["findings"]} == {"exact", "close"}
+    assert {f["status"] for f in (*report["findings"], *report["interventions"])} == {"exact", "close"}
     table = traces("model", "check", tmp_path / "gpt2", "--format", "tsv").out.splitlines()
     assert table[0].split("\t") == ["side", "site", "status", "error", "layers", "how"]
     zoo.build("xlm").save_pretrained(tmp_path / "xlm")
