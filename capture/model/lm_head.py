@@ -41,19 +41,27 @@ class LMHead:
         self._buffer: torch.Tensor | None = None
         ids = probe_ids(model, 12)
         mask = torch.ones_like(ids)
-        outputs: list[Any] = []
-        handle = self._replaced.register_forward_hook(lambda _m, _args, output: outputs.append(output))
+        outputs: dict[Any, Any] = {}
+
+        def keep(module: nn.Module, _args: Any, output: Any) -> None:
+            outputs[module] = output
+
+        encoder = model.get_encoder() if self._seq2seq else None
+        handles = [m.register_forward_hook(keep) for m in (self._replaced, encoder) if m is not None]
         with torch.no_grad():
             try:
                 more = {"decoder_input_ids": ids} if self._seq2seq else {}
                 expected = model(input_ids=ids, attention_mask=mask, **more).logits[0]
             finally:
-                handle.remove()
+                for handle in handles:
+                    handle.remove()
+            encoded, output = outputs.get(encoder), outputs[self._replaced]
+            self._encoder_class = type(encoded) if isinstance(encoded, dict) else BaseModelOutput
             if not bool((expected < torch.inf).all()):  # -infinity rules a token out
                 raise TracesError(explain_non_finite(model))
             self.vocabulary = expected.shape[-1]
-            self._output_class = type(outputs[-1])
-            if not torch.equal(self(outputs[-1][0][0]), expected):
+            self._output_class = type(output)
+            if not torch.equal(self(output[0][0]), expected):
                 raise TracesError(
                     f"{type(model).__name__}: its logits don't follow from its last hidden state alone, so that next-token "
                     "diagnostics would not be its own. traces capture encode records it without them."
@@ -72,7 +80,7 @@ class LMHead:
         ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
         inputs: dict[str, Any] = {"input_ids": ids}
         if self._seq2seq:
-            inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=rows[None]), "decoder_input_ids": ids}
+            inputs = {"encoder_outputs": self._encoder_class(last_hidden_state=rows[None]), "decoder_input_ids": ids}
         with ExitStack() as stack:
             stack.enter_context(replace_forward(self._replaced, lambda *args, **kw: body))
             if self._linear is not None:
