@@ -135,7 +135,7 @@ def _draw(panels: Sequence[_Panel], title: str, facts: Sequence[str], metric: st
             np.ma.masked_invalid(table), colormaps[SIGNED], vmin=-most, vmax=most, aspect="auto", origin="lower",
             interpolation="none",
         )  # fmt: skip
-        long = max(map(len, panel.columns)) > 2
+        long = max(map(len, panel.columns)) > 4
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
         axes.set_xticks(range(len(panel.columns)), panel.columns, fontsize=7, **turned, **PLAIN)
         axes.set_xlabel(panel.title if panel.title != "blocks" else "", fontsize=8)
