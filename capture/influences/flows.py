@@ -130,23 +130,25 @@ def _ifr_shares(
     Returns:
         Those of each head and source, (R, H, n), and of the residual stream, (R,).
     """
-    n, count = len(entering), len(heads.weight)
+    n, (count, _, width) = len(entering), heads.weight.shape
     wholes = leaving[rows]
     sizes = wholes.abs().sum(1)
-    values = _on_device(states.values(layer, slice(0, n)), heads)
-    importance = torch.zeros((len(rows), count, n), device=values.device)
-    for some in _head_slices(count, n):
+    values = _on_device(states.values(layer, slice(0, n)), heads).transpose(0, 1)
+    importance = torch.zeros((count, len(rows), n), device=values.device)
+    for some in _head_slices(count, n, max(1, _PIECE_VALUES // (n * width))):
         attention = _on_device(states.attention(layer, n, some)[:, rows], heads)
-        for h in range(count)[some]:
-            read = values[:, h * values.shape[1] // count] @ heads.weight[h]  # (n, D)
-            _add_importance(importance[:, h], attention[h - some.start], read, wholes, sizes, rows)
+        own = [h * len(values) // count for h in range(count)[some]]
+        read = (
+            values[own] @ heads.weight[some]
+        )  # (heads, n, D): what each adds of each source if it attends to that alone
+        _set_importance(importance[some], attention, read, wholes, sizes, rows)
     stays = (sizes - (wholes - entering[rows]).abs().sum(1)).clamp(min=_LEAST)
-    total = importance.sum((1, 2), dtype=torch.float64) + stays
-    shares = importance.double().cpu().numpy() / total.cpu().numpy()[:, None, None]
-    return shares, (stays / total).cpu().numpy()
+    total = (importance.sum((0, 2), dtype=torch.float64) + stays).cpu().numpy()
+    shares = importance.transpose(0, 1).double().cpu().numpy() / total[:, None, None]
+    return shares, stays.double().cpu().numpy() / total
 
 
-def _add_importance(
+def _set_importance(
     importance: torch.Tensor,
     attention: torch.Tensor,
     read: torch.Tensor,
@@ -154,26 +156,25 @@ def _add_importance(
     sizes: torch.Tensor,
     rows: np.ndarray,
 ) -> None:
-    """Write one head's importance for each row and source, (R, n); 0 where nothing is attended to.
+    """Set the importance of G heads for each row and source, 0 where nothing is attended to.
 
     Args:
-        importance: Written to.
-        attention: (R, n)
-        read: (n, D): what the head adds for each source if it attends to that alone.
-        wholes: (R, D): the sums that it is part of.
+        importance: (G, R, n), set here.
+        attention: (G, R, n)
+        read: (G, n, D)
+        wholes: (R, D): the sums that each part is one of.
         sizes: (R,): their L1 norms.
         rows: The rows' positions, in order: none sees a later one.
     """
-    width = read.shape[1]
     start = 0
     while start < len(rows):
-        step = max(1, _PIECE_VALUES // (width * (int(rows[start]) + 1)))
+        step = max(1, _PIECE_VALUES // (len(read) * read.shape[2] * (int(rows[start]) + 1)))
         piece = slice(start, start + step)
         seen = int(rows[piece][-1]) + 1
-        weights = attention[piece, :seen]
-        without = torch.addcmul(wholes[piece, None], weights[..., None], read[None, :seen], value=-1)
+        weights = attention[:, piece, :seen]
+        without = torch.addcmul(wholes[piece, None], weights[..., None], read[:, None, :seen], value=-1)
         found = sizes[piece, None] - without.abs_().sum(-1)  # ten times as fast as torch's L1 norm
-        importance[piece, :seen] = found.clamp_(min=_LEAST).masked_fill_(weights == 0, 0)
+        importance[:, piece, :seen] = found.clamp_(min=_LEAST).masked_fill_(weights == 0, 0)
         start += step
 
 
@@ -181,7 +182,9 @@ def _value_norm_shares(states: SequenceStates, layer: int, heads: HeadOutputs, n
     """Return the shares (n, n) of each source token in each position, by norm."""
     count = len(heads.weight)
     values = _on_device(states.values(layer, slice(0, n)), heads)
-    attention = _on_device(np.concatenate([states.attention(layer, n, s) for s in _head_slices(count, n)]), heads)
+    attention = _on_device(
+        np.concatenate([states.attention(layer, n, s) for s in _head_slices(count, n, count)]), heads
+    )
     per_head = values.repeat_interleave(count // values.shape[1], dim=1)
     read = torch.einsum("nhd,hdw->nhw", per_head, heads.weight)
     products = torch.einsum("nhw,ngw->nhg", read, read)  # of what two heads read from a token
@@ -193,9 +196,9 @@ def _value_norm_shares(states: SequenceStates, layer: int, heads: HeadOutputs, n
     return shares / shares.sum(1, keepdims=True)
 
 
-def _head_slices(count: int, n: int) -> list[slice]:
-    """Cut a layer's heads into slices whose attention among n positions fits in memory."""
-    step = max(1, _ATTENTION_VALUES // (n * n))
+def _head_slices(count: int, n: int, most: int) -> list[slice]:
+    """Cut a layer's heads into slices of at most `most`, whose attention among n positions fits in memory."""
+    step = min(most, max(1, _ATTENTION_VALUES // (n * n)))
     return [slice(h, min(h + step, count)) for h in range(0, count, step)]
 
 
