@@ -57,7 +57,7 @@ def graph(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write the graph to this file: .graphml or .dot; by default its edges are printed.",
+            help="Write the graph to this file: .graphml or .dot; by default its edges through heads are printed.",
             show_default=False,
             rich_help_panel=Panel.WRITTEN,
         ),
@@ -96,7 +96,7 @@ def graph(
             return
         rows = _rows(found)
         if not rows:
-            note(f"no edge carries {least_flow:g} of it")
+            note(f"no head carries {least_flow:g} of it: lower --least-flow")
             return
         import pyarrow as pa
 
@@ -117,13 +117,16 @@ def _describe(graph: nx.MultiDiGraph) -> str:
 
 
 def _rows(graph: nx.MultiDiGraph) -> list[dict[str, Any]]:
-    """Return the edges as rows, the strongest first."""
+    """Return the edges through heads as rows, the strongest first."""
     rows = []
     for source, sink, edge in graph.edges(data=True):
+        if edge["kind"] != "head":
+            continue
         a, b = graph.nodes[source], graph.nodes[sink]
-        place = {"layer": edge["layer"], "head": edge.get("head"), "source_pos": a["pos"], "source": a["token"]}
+        place = {"layer": edge["layer"], "head": edge["head"], "source_pos": a["pos"], "source": a["token"]}
         numbers = {name: value for name, value in edge.items() if name not in ("kind", "layer", "head", "flow")}
         rows.append(place | {"pos": b["pos"], "token": b["token"], "flow": edge["flow"]} | numbers)
     rows.sort(key=lambda row: -row["flow"])
+    rows = [{name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]

@@ -73,14 +73,19 @@ def effects(wh: Warehouse, run: Run) -> Figure:
         "SELECT site, layer, head, pos, effect FROM effect_means WHERE run_id = ? ORDER BY ALL",
         run_id,
     )
-    ((kind, direction, metric, n),) = rows(
+    ((kind, direction, metric, least, n),) = rows(
         wh,
-        "SELECT any_value(kind), any_value(direction), any_value(metric), max(n) FROM effect_means WHERE run_id = ?",
+        "SELECT any_value(kind), any_value(direction), any_value(metric), min(n), max(n) FROM effect_means WHERE run_id = ?",
         run_id,
     )
     panels = _panels([_Effect(*row) for row in found], _tokens(wh, run_id))
     said = kind if direction is None or kind == "resample" else f"{kind}, {direction}"
-    facts = [run_facts(store.meta)[0], f"task {task}", f"run {run_id}", f"mean over {n:,} examples"]
+    facts = [
+        run_facts(store.meta)[0],
+        f"task {task}",
+        f"run {run_id}",
+        f"mean over {n:,} examples" if n == least else f"mean over {least:,} to {n:,} examples",
+    ]
     return _draw(panels, f"Effect on {metric}: {said}", facts, metric)
 
 
@@ -109,7 +114,7 @@ def _panels(found: Sequence[_Effect], tokens: dict[int, str]) -> list[_Panel]:
         panels.append(_Panel("blocks", names, {(e.layer, sites.index(e.site)): e.effect for e in blocks}))
     placed = [e for e in found if e.pos is not None and e.pos >= 0]
     positions = sorted({e.pos for e in placed if e.pos is not None})
-    names = [f"{label(tokens.get(pos, '…'))} {pos}" for pos in positions]
+    names = [f"{label(tokens[pos])} {pos}" if pos in tokens else str(pos) for pos in positions]
     for site in dict.fromkeys(e.site for e in placed):
         strongest = sorted((e for e in placed if e.site == site), key=lambda e: abs(e.effect))
         title = f"{site}, the strongest head" if strongest[0].head is not None else site
