@@ -110,8 +110,7 @@ class Restart:
             The last hidden states (R, T, D).
         """
         side = self._stack.side
-        ids, mask = passed.tokens[side]
-        tokens = {side: (ids[rows], mask[rows])}
+        tokens = {name: (ids[rows], mask[rows]) for name, (ids, mask) in passed.tokens.items()}
         with ExitStack() as stack, torch.no_grad():
             stack.enter_context(edit_sites(self._anatomy, edits))
             if self.works and layer > 0:
