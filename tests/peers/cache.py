@@ -1,8 +1,11 @@
-"""What another library sees inside a model, written to a safetensors file. Runs in that library's environment, not in ours.
+"""What another library sees inside a model, and what the model gives when that library changes it, written to a safetensors file.
+
+Runs in that library's environment, not in ours.
 
     python cache.py transformer_lens|nnsight MODEL_FOLDER IDS.json OUT.safetensors
 
-IDS.json holds `{"input_ids": [...]}`: one sequence of T tokens, run in float32 on the CPU. OUT holds, for each layer:
+IDS.json holds `input_ids` and `other_ids`, sequences of T tokens each, and `vector` (D,). All runs in float32 on the CPU. OUT holds of
+the first sequence, for each layer:
 
     resid.embed            (T, D)       what enters the first block
     resid.post_attn.L00    (T, D)       the residual stream between attention and MLP
@@ -15,6 +18,15 @@ IDS.json holds `{"input_ids": [...]}`: one sequence of T tokens, run in float32 
     mlp_out.L00            (T, D)       what the MLP adds
     logits                 (T, V)
 
+and the logits (T, V) after one change each, at layer 1; "the other" is what the other sequence has there:
+
+    edited.head=zero       head 2's output, before the output projection, is zero
+    edited.head=mean       … is by position the mean of both sequences
+    edited.head=other      … is the other
+    edited.mlp=zero        the MLP adds nothing
+    edited.stream=other    the residual stream after the block is, at token 5, the other
+    edited.stream=add      twice the vector is added to it, at all tokens
+
 Its metadata tells the versions it was made with. What the library has no name for is left out, and printed.
 """
 
@@ -25,15 +37,21 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+LAYER, HEAD, TOKEN = 1, 2, 5
+"""Where the model is changed."""
+
 LAYERED = ("resid.post_attn", "resid.post_mlp", "q", "k", "v", "attn", "attn_out", "mlp_out")
 
 
-def transformer_lens(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def transformer_lens(
+    model: PreTrainedModel, ids: torch.Tensor, other: torch.Tensor, vector: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Its own implementation of the model with the weights as they are: no norm folded in, nothing centered.
 
     Its loader takes only the names of models that it knows, so the configuration is spelt out here; its own conversion
@@ -94,7 +112,7 @@ def transformer_lens(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, tor
     logits, cache = lens.run_with_cache(ids)
 
     rotary = "rot_" if config.positional_embedding_type == "rotary" else ""
-    hooks = {
+    names = {
         "resid.post_attn": "hook_resid_mid",
         "resid.post_mlp": "hook_resid_post",
         "q": f"attn.hook_{rotary}q",
@@ -107,12 +125,36 @@ def transformer_lens(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, tor
     wanted = {
         "resid.embed": "blocks.0.hook_resid_pre",
         f"hidden.L{config.n_layers:02}": "unembed.hook_in",
-        **{f"{site}.L{i:02}": f"blocks.{i}.{hook}" for site, hook in hooks.items() for i in range(config.n_layers)},
+        **{f"{site}.L{i:02}": f"blocks.{i}.{hook}" for site, hook in names.items() for i in range(config.n_layers)},
     }
-    return {name: cache[hook][0] for name, hook in wanted.items() if hook in cache} | {"logits": logits[0]}
+    seen = {name: cache[hook][0] for name, hook in wanted.items() if hook in cache} | {"logits": logits[0]}
+
+    head, stream = f"blocks.{LAYER}.attn.hook_z", f"blocks.{LAYER}.hook_resid_post"
+    _, there = lens.run_with_cache(other)
+    mean = (cache[head] + there[head])[:, :, HEAD] / 2
+    edits = {
+        "head=zero": (head, lambda z: z.index_fill(2, torch.tensor(HEAD), 0)),
+        "head=mean": (head, lambda z: _with(z, (slice(None), slice(None), HEAD), mean)),
+        "head=other": (head, lambda z: _with(z, (slice(None), slice(None), HEAD), there[head][:, :, HEAD])),
+        "mlp=zero": (f"blocks.{LAYER}.hook_mlp_out", torch.zeros_like),
+        "stream=other": (stream, lambda x: _with(x, (slice(None), TOKEN), there[stream][:, TOKEN])),
+        "stream=add": (stream, lambda x: x + 2 * vector),
+    }
+    for name, (place, edit) in edits.items():
+        hooks = [(place, lambda x, hook, edit=edit: edit(x))]
+        seen[f"edited.{name}"] = lens.run_with_hooks(ids, fwd_hooks=hooks)[0]
+    return seen
 
 
-def nnsight(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _with(x: torch.Tensor, where: tuple[slice | int, ...], value: torch.Tensor) -> torch.Tensor:
+    x = x.clone()
+    x[where] = value
+    return x
+
+
+def nnsight(
+    model: PreTrainedModel, ids: torch.Tensor, other: torch.Tensor, vector: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """The model of transformers, traced. Values are asked for in the order in which the model computes them.
 
     q, k and v are arguments of the call of `attention_interface` in the source of the attention's `forward`, where position
@@ -143,19 +185,55 @@ def nnsight(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor
             found[f"resid.post_mlp.L{i:02}"] = block.output[0]
         found[f"hidden.L{n:02}"] = final_norm.output[0]
         found["logits"] = traced.output.logits[0]
+    return found | _nnsight_edited(traced, blocks[LAYER], ids, other, vector)
+
+
+def _nnsight_edited(
+    traced: Any, block: Any, ids: torch.Tensor, other: torch.Tensor, vector: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Heads are changed where the output projection reads them, side by side."""
+    from nnsight import save
+
+    config = traced.config
+    width = config.hidden_size // config.num_attention_heads
+    projection = block.attn.c_proj if config.model_type == "gpt2" else block.self_attn.o_proj
+    head = (slice(None), slice(None), slice(HEAD * width, (HEAD + 1) * width))
+    heads, streams = [], []
+    with torch.no_grad():
+        for tokens in (ids, other):
+            with traced.trace(input_ids=tokens, use_cache=False):
+                z = save(projection.input.clone())
+                stream = save(block.output.clone())
+            heads.append(z[head])
+            streams.append(stream)
+        found = {}
+        for name, value in (("zero", 0), ("mean", (heads[0] + heads[1]) / 2), ("other", heads[1])):
+            with traced.trace(input_ids=ids, use_cache=False):
+                projection.input[head] = value
+                found[f"edited.head={name}"] = save(traced.output.logits[0])
+        with traced.trace(input_ids=ids, use_cache=False):
+            block.mlp.output = torch.zeros_like(block.mlp.output)
+            found["edited.mlp=zero"] = save(traced.output.logits[0])
+        with traced.trace(input_ids=ids, use_cache=False):
+            block.output[:, TOKEN] = streams[1][:, TOKEN]
+            found["edited.stream=other"] = save(traced.output.logits[0])
+        with traced.trace(input_ids=ids, use_cache=False):
+            block.output = block.output + 2 * vector
+            found["edited.stream=add"] = save(traced.output.logits[0])
     return found
 
 
-PEERS: dict[str, Callable[[PreTrainedModel, torch.Tensor], dict[str, torch.Tensor]]] = {
+PEERS: dict[str, Callable[[PreTrainedModel, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]] = {
     "transformer_lens": transformer_lens,
     "nnsight": nnsight,
 }
 
 
 def main(peer: str, folder: str, ids: str, out: str) -> None:
-    input_ids = torch.tensor([json.loads(Path(ids).read_text(encoding="utf-8"))["input_ids"]])
+    given = json.loads(Path(ids).read_text(encoding="utf-8"))
+    sequences = (torch.tensor([given[name]]) for name in ("input_ids", "other_ids"))
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
-    found = PEERS[peer](model, input_ids)
+    found = PEERS[peer](model, *sequences, torch.tensor(given["vector"]))
 
     n = model.config.num_hidden_layers
     names = ["resid.embed", f"hidden.L{n:02}", "logits", *(f"{site}.L{i:02}" for site in LAYERED for i in range(n))]

@@ -1,4 +1,4 @@
-"""What we record against what TransformerLens and nnsight see inside the same model, on the same weights and tokens.
+"""What we record and change against what TransformerLens and nnsight do in the same model, on the same weights and tokens.
 
 TransformerLens (its HookedTransformer) computes the model by code of its own, which shares nothing with transformers but the
 weights: agreement says that a name means the same place in the model here and there. nnsight traces the code of transformers
@@ -62,6 +62,48 @@ def ours(model: PreTrainedModel, ids: list[int]) -> dict[str, np.ndarray]:
     return found
 
 
+LAYER, HEAD, TOKEN = 1, 2, 5
+"""Where cache.py changes the model."""
+
+EFFECT = 1e-4
+"""How far logits under the same change may differ; what the change does to them is more than a hundred times that."""
+
+
+def ours_changed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: list[int], other: list[int], vector: list[float]
+) -> dict[str, np.ndarray]:
+    """The logits under the changes of cache.py, with its names, by `capture.intervene`."""
+    import capture
+    from capture.interventions.intervention import Positions
+    from capture.interventions.restart import Restart
+    from warehouse.schema.sites import Key
+
+    loaded = capture.wrap(model, tokenizer)
+    head, stream = Key("dec", "heads", LAYER), Key("dec", "resid.post_mlp", LAYER)
+    both = torch.tensor([ids, other])
+    values = Restart(loaded.anatomy).read({"dec": (both, torch.ones_like(both))}, [head, stream]).values
+    heads = values[head][:, :, HEAD]
+
+    def at_head(kind: str, value: torch.Tensor) -> capture.Intervention:
+        return capture.Intervention("heads", LAYER, kind, head=HEAD, value=value)
+
+    changes = {
+        "head=zero": f"L{LAYER}H{HEAD}=zero",
+        "head=mean": at_head("mean", heads.mean(0)),
+        "head=other": at_head("patch", heads[1]),
+        "mlp=zero": f"M{LAYER}=zero",
+        "stream=other": capture.Intervention(
+            "resid.post_mlp", LAYER, "patch", positions=Positions(TOKEN, TOKEN + 1), value=values[stream][1]
+        ),
+        "stream=add": capture.Intervention("resid.post_mlp", LAYER, "add", factor=2, value=torch.tensor(vector)),
+    }
+    found = {}
+    for name, change in changes.items():
+        with capture.intervene(loaded, change), torch.no_grad():
+            found[f"edited.{name}"] = model(input_ids=both[:1], use_cache=False).logits[0].numpy()
+    return found
+
+
 @pytest.fixture(params=["gpt2", "llama"])
 def model(request: pytest.FixtureRequest, make_gpt2: Callable, make_llama: Callable) -> PreTrainedModel:
     """A tiny model with noise on all its weights.
@@ -84,15 +126,28 @@ def ids(tokenizer: PreTrainedTokenizerFast, sample_lines: list[str]) -> list[int
 
 
 @pytest.fixture
+def other_ids(ids: list[int]) -> list[int]:
+    """Another sequence, of other tokens from the first on."""
+    return [*ids[7:], *ids[:7]]
+
+
+@pytest.fixture
+def vector(model: PreTrainedModel) -> list[float]:
+    found: list[float] = torch.randn(model.config.hidden_size, generator=torch.Generator().manual_seed(2)).tolist()
+    return found
+
+
+@pytest.fixture
 def theirs(
-    model: PreTrainedModel, ids: list[int], tmp_path: Path
+    model: PreTrainedModel, ids: list[int], other_ids: list[int], vector: list[float], tmp_path: Path
 ) -> Callable[[str], tuple[dict[str, np.ndarray], dict[str, str]]]:
     """Runs the model by a peer: its tensors, and the versions that made them."""
 
     def run(peer: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         folder, tokens, out = tmp_path / "model", tmp_path / "ids.json", tmp_path / f"{peer}.safetensors"
         model.save_pretrained(folder)
-        tokens.write_text(json.dumps({"input_ids": ids}), encoding="utf-8")
+        given = {"input_ids": ids, "other_ids": other_ids, "vector": vector}
+        tokens.write_text(json.dumps(given), encoding="utf-8")
         script = Path(__file__).with_name("cache.py")
         done = subprocess.run(
             [PEERS_PYTHON, "-I", *map(str, (script, peer, folder, tokens, out))],
@@ -129,3 +184,38 @@ def test_nnsight_sees_the_same_bits(model: PreTrainedModel, ids: list[int], thei
             np.testing.assert_array_equal(x, found[name], err_msg=name)
         else:  # other kernels, or for attention our own product of q and k in NumPy
             np.testing.assert_allclose(x, found[name], rtol=RTOL, atol=ATOL, err_msg=name)
+
+
+def test_transformer_lens_finds_the_same_effects(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    ids: list[int],
+    other_ids: list[int],
+    vector: list[float],
+    theirs: Callable,
+) -> None:
+    mine, (found, _) = ours_changed(model, tokenizer, ids, other_ids, vector), theirs("transformer_lens")
+    assert mine.keys() == {name for name in found if name.startswith("edited.")}
+    for name, x in mine.items():
+        assert np.abs(found[name] - found["logits"]).max() > 100 * EFFECT, f"{name} has no effect"
+        np.testing.assert_allclose(x, found[name], rtol=0, atol=EFFECT, err_msg=name)
+
+
+def test_nnsight_finds_the_same_bits_after_a_change(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    ids: list[int],
+    other_ids: list[int],
+    vector: list[float],
+    theirs: Callable,
+) -> None:
+    model.set_attn_implementation("eager")
+    mine, (found, versions) = ours_changed(model, tokenizer, ids, other_ids, vector), theirs("nnsight")
+    assert mine.keys() == {name for name in found if name.startswith("edited.")}
+    same_code = all(versions[package] == version(package) for package in ("torch", "transformers"))
+    for name, x in mine.items():
+        assert np.abs(found[name] - found["logits"]).max() > 100 * EFFECT, f"{name} has no effect"
+        if same_code:
+            np.testing.assert_array_equal(x, found[name], err_msg=name)
+        else:
+            np.testing.assert_allclose(x, found[name], rtol=0, atol=EFFECT, err_msg=name)
