@@ -28,9 +28,10 @@ KINDS = {"first": "mcq-prompt", "second": "mcq-encoder", "third": "mcq-prompt", 
          "steered": "trait-steering", "evaluated": "trait-evaluation", "pairs": "task"}  # fmt: skip
 
 
-@pytest.fixture
-def made_root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of every kind that a question may ask for, with a row of every table that one may need."""
+    root = tmp_path_factory.mktemp("made") / "runs"
     example = {"example_id": "e", "text": "Yes.", "metadata": '{"question_concept": "word"}'}
     token = {"example_id": "e", "token": "Yes", "char_start": 0, "char_end": 3, "word_idx": 0, "side": "dec"}
     rows = {
@@ -57,13 +58,22 @@ def made_root(tmp_path: Path) -> Path:
         ],
     }
     for minute, (run, kind) in enumerate(KINDS.items()):
-        add_run(tmp_path / "runs", run, kind, rows, minute=minute)
-    synthetic_causes.add_task(tmp_path / "runs")
+        add_run(root, run, kind, rows, minute=minute)
+    synthetic_causes.add_task(root)
     for minute, kind in enumerate(("zero", "resample")):
-        synthetic_causes.add_ablation(tmp_path / "runs", kind, kind, synthetic_causes.ZERO, minute=minute)
-    synthetic_causes.add_patching(tmp_path / "runs")
-    synthetic_causes.add_influence(tmp_path / "runs")
-    return tmp_path / "runs"
+        synthetic_causes.add_ablation(root, kind, kind, synthetic_causes.ZERO, minute=minute)
+    synthetic_causes.add_patching(root)
+    synthetic_causes.add_influence(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def rowless_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of every kind whose manifests say that they have rows in every table, and whose tables are empty."""
+    root = tmp_path_factory.mktemp("rowless")
+    for run, kind in KINDS.items():
+        add_run(root, run, kind, dict.fromkeys(STORED, ()), claims=list(STORED))
+    return root
 
 
 @pytest.mark.parametrize("name", list(all_queries()))
@@ -86,13 +96,9 @@ def test_it_answers_on_rows_made_up(made_root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(all_queries()))
-def test_a_run_without_rows_answers_with_none(tmp_path: Path, name: str) -> None:
-    """Its manifest says that it has what is needed, and the tables are empty."""
-    question = find_query(name)
-    for run, kind in KINDS.items():
-        add_run(tmp_path, run, kind, dict.fromkeys(STORED, ()), claims=question.needs)
-    with Warehouse(tmp_path) as wh:
-        rows = run_query(wh.connection, question, {}).fetchall()
+def test_a_run_without_rows_answers_with_none(rowless_root: Path, name: str) -> None:
+    with Warehouse(rowless_root) as wh:
+        rows = run_query(wh.connection, find_query(name), {}).fetchall()
     assert rows == [] or name == "agreement"
 
 

@@ -12,11 +12,12 @@ import synthetic_causes as made
 nx = pytest.importorskip("networkx")
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    made.add_task(tmp_path / "runs")
-    made.add_influence(tmp_path / "runs")
-    return tmp_path / "runs"
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("graph") / "runs"
+    made.add_task(root)
+    made.add_influence(root)
+    return root
 
 
 def test_edges_are_printed_the_strongest_first(traces: Callable, root: Path) -> None:
@@ -49,4 +50,4 @@ def test_a_file_is_written_and_a_wrong_call_is_one_line(traces: Callable, root: 
     ):
         done = traces("graph", "explained", *words, "-w", root)
         assert done.code and says in done.err and done.err.count("\n") == 1, done.err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.graphml", "runs"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.graphml"]
