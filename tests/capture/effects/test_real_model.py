@@ -81,20 +81,28 @@ def test_the_head_that_moves_the_name_is_found_and_patching_the_stream_restores_
     ablated = capture.ablate(task, what="heads", layers=[20, 23, 26], model=smollm2)
     patched = capture.patch(task, layers=[0, 29], model=smollm2)
     with Warehouse(root) as wh:
-        heads = wh.cursor().execute(
-            "SELECT layer, head, effect, effect_normalised FROM head_effects WHERE run_id = ? ORDER BY effect",
-            [ablated.meta.run_id],
-        ).fetchall()
+        heads = (
+            wh.cursor()
+            .execute(
+                "SELECT layer, head, effect, effect_normalised FROM head_effects WHERE run_id = ? ORDER BY effect",
+                [ablated.meta.run_id],
+            )
+            .fetchall()
+        )
         assert len(heads) == 27
         assert {heads[0][:2], heads[1][:2]} == {(20, 0), (23, 3)}
         assert all(effect < -1 and normalised < -0.1 for _, _, effect, normalised in heads[:2])
-        rows = wh.cursor().execute(
-            "SELECT i.layer, e.effect_normalised, e.effect, i.pos = p.n_tokens - 1, i.pos < p.first_changed "
-            "FROM effects AS e JOIN interventions AS i USING (run_id, intervention_id) "
-            "JOIN task_pairs AS p ON p.run_id = e.source_run_id AND p.example_id = e.example_id AND p.seq = 1 "
-            "WHERE e.run_id = ?",
-            [patched.meta.run_id],
-        ).fetchall()
+        rows = (
+            wh.cursor()
+            .execute(
+                "SELECT i.layer, e.effect_normalised, e.effect, i.pos = p.n_tokens - 1, i.pos < p.first_changed "
+                "FROM effects AS e JOIN interventions AS i USING (run_id, intervention_id) "
+                "JOIN task_pairs AS p ON p.run_id = e.source_run_id AND p.example_id = e.example_id AND p.seq = 1 "
+                "WHERE e.run_id = ?",
+                [patched.meta.run_id],
+            )
+            .fetchall()
+        )
     last = {
         layer: [n for at, n, _, is_last, _ in rows if is_last and at == layer and n is not None] for layer in (0, 29)
     }
