@@ -227,7 +227,27 @@ def _run(
     if part.chosen:
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")
     else:
+        typer.echo(_largest(root, run_id))
         typer.echo(f"next: traces sql --query {query} --set run={run_id}")
+
+
+def _largest(root: Path, run_id: str) -> str:
+    """Return a line with the largest mean effects of a run."""
+    from warehouse.warehouse import Warehouse
+
+    with Warehouse(root) as wh:
+        rows = (
+            wh.cursor()
+            .execute(
+                "SELECT split_part(spec, '=', 1), effect, effect_normalised, metric FROM effect_means WHERE run_id = ? "
+                "ORDER BY abs(effect) DESC, intervention_id LIMIT 4",
+                [run_id],
+            )
+            .fetchall()
+        )
+    shown = [f"{place} {effect:+.2f}{'' if part is None else f' ({part:+.0%})'}" for place, effect, part, _ in rows]
+    whole = "" if all(part is None for _, _, part, _ in rows) else " (100%: clean - corrupted)"
+    return f"largest mean effects on {rows[0][3]}{whole}: {', '.join(shown)}"
 
 
 def _check_free(root: Path, run_id: str) -> None:
