@@ -22,7 +22,7 @@ from capture.influences.flows import Edges, follow_ifr, follow_value_norms
 from capture.influences.identities import SHARES, IdentityErrors
 from capture.influences.layers import check_flows, take_apart
 from capture.influences.logit_parts import explain_logit
-from capture.influences.occlusion import occlude
+from capture.influences.occlusion import Occluder
 from capture.influences.options import Options, check_run
 from capture.influences.rows import Explained, make_tables
 from capture.influences.states import SequenceStates
@@ -128,11 +128,12 @@ class Explainer:
     def __init__(self, loaded: Loaded, store: TraceStore, options: Options) -> None:
         """Take the model apart; raises UsageError where that cannot be done, or the run has not stored what it takes."""
         self._store, self._options = store, options
-        self._anatomy = anatomy = examine(loaded.model)
+        anatomy = examine(loaded.model)
         self._layers = take_apart(anatomy, store)
         if options.flows:
             check_flows(self._layers, loaded.name)
         self._reader = LogitReader(anatomy)
+        self._occluder = Occluder(anatomy, self._reader) if "occlusion" in options.measures else None
         self._chooser = TokenChooser(store, options, loaded.tokenizer, self._reader.vocabulary)
 
     @torch.no_grad()
@@ -167,9 +168,9 @@ class Explainer:
             graph = None if edges is None else edges[i]
             key = (sequence.example_id, sequence.seq, pos)
             explained.append(Explained(*key, tokens, direction.logit, self._reader.quantity, parts, own, graph))
-        if "occlusion" in measures:
+        if self._occluder is not None:
             ids = self._store.encodings(sequence.example_id, sequence.seq)["input_ids"]
-            changes = occlude(self._anatomy, self._reader, ids, positions, [e.tokens for e in explained])
+            changes = self._occluder.occlude(ids, positions, [e.tokens for e in explained])
             for e, change in zip(explained, changes, strict=True):
                 e.shares["occlusion"] = change
         return explained
