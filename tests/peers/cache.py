@@ -49,9 +49,7 @@ LAYER, HEAD, TOKEN = 1, 2, 5
 LAYERED = ("resid.post_attn", "resid.post_mlp", "q", "k", "v", "attn", "attn_out", "mlp_out")
 
 
-def transformer_lens(
-    model: PreTrainedModel, ids: torch.Tensor, other: torch.Tensor, vector: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def build_lens(model: PreTrainedModel) -> Any:
     """Its own implementation of the model with the weights as they are: no norm folded in, nothing centered.
 
     Its loader takes only the names of models that it knows, so the configuration is spelt out here; its own conversion
@@ -109,8 +107,17 @@ def transformer_lens(
         fold_value_biases=False,
         refactor_factored_attn_matrices=False,
     )
+    return lens
+
+
+def transformer_lens(
+    model: PreTrainedModel, ids: torch.Tensor, other: torch.Tensor, vector: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What `build_lens` makes of the model, with hooks of its own."""
+    lens = build_lens(model)
     logits, cache = lens.run_with_cache(ids)
 
+    config = lens.cfg
     rotary = "rot_" if config.positional_embedding_type == "rotary" else ""
     names = {
         "resid.post_attn": "hook_resid_mid",
