@@ -4,7 +4,7 @@
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
 # make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
-# make peers   the recorder against TransformerLens and nnsight, in a virtual environment of theirs
+# make peers   recorder and interventions against TransformerLens and nnsight, in a virtual environment of theirs
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
