@@ -117,6 +117,15 @@ def test_what_cannot_be_changed_is_said_with_the_reason(family: str, site: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "bert", "gpt_neox", "t5", "bloom", "gpt_oss", "falcon_h1"])
+def test_half_precision(family: str, dtype: torch.dtype) -> None:
+    report = check_interventions(examine(zoo.build(family).to(dtype)))
+    assert [f for f in report if f.status == "wrong"] == []
+    assert {f.status for f in report if f.site in ("edit resid.embed", "edit resid.post_mlp")} == {"exact"}
+
+
+@pytest.mark.slow
 def test_the_real_model_goes_on_with_what_is_put_in(smollm2) -> None:
     report = check_interventions(smollm2.anatomy)
     assert all(f.status == ("close" if f.site.endswith(" parts") else "exact") and not f.layers for f in report), report
