@@ -56,7 +56,7 @@ class Occluder:
             rows = self._final_rows(ids, some, positions)
             for change, states, wanted in zip(changes, rows, tokens, strict=True):
                 values = self._reader.values(states, *wanted)
-                change[some] = values[-1] - values[:-1]
+                change[some.numpy()] = values[-1] - values[:-1]
         return [change[: pos + 1] for change, pos in zip(changes, positions, strict=True)]
 
     def _final_rows(self, ids: np.ndarray, occluded: torch.Tensor, positions: list[int]) -> list[torch.Tensor]:
