@@ -2,7 +2,7 @@
 
 Each class in the causal, masked and sequence-to-sequence mappings is built with random weights (`tests/zoo.py`) and goes
 through `traces model check`'s own code. A class passes where every site is right, is partial where a site is not there and the
-reason is known, and fails where it cannot be recorded.
+reason is known, and fails where it cannot be recorded. What can be changed in it has a column of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import transformers
 import zoo
 from transformers.utils import logging
 
-from capture.verification.model_check import ModelReport, check
+from capture.verification.model_check import check
+from capture.verification.model_report import Finding, ModelReport
 from warehouse.errors import TracesError
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"
@@ -44,6 +45,7 @@ class Row:
     model: str
     result: str
     attention: str
+    interventions: str
     notes: str
 
 
@@ -59,16 +61,16 @@ def _row(candidate: zoo.Candidate) -> Row:
         with _time_limit(_SECONDS):
             model = zoo.shrunk(candidate)
     except Exception as e:
-        return Row(*names, "not run", "", _line(e))
+        return Row(*names, "not run", "", "", _line(e))
     try:
         with _time_limit(_SECONDS):
             found = check(model)
     except TracesError as e:
-        return Row(*names, "refused", "", _line(e))
+        return Row(*names, "refused", "", "", _line(e))
     except Exception as e:
-        return Row(*names, "not run", "", f"{type(e).__name__}: {_line(e)}")
+        return Row(*names, "not run", "", "", f"{type(e).__name__}: {_line(e)}")
     attention = " / ".join(dict.fromkeys(found.attn.values()))
-    return Row(*names, _result(found), attention, _notes(found))
+    return Row(*names, _result(found), attention, _interventions(found), _notes(found))
 
 
 def _result(found: ModelReport) -> str:
@@ -77,11 +79,26 @@ def _result(found: ModelReport) -> str:
     return "whole" if found.whole else "partial"
 
 
+def _interventions(found: ModelReport) -> str:
+    """`whole`, or what cannot be changed in any layer, whether passes cannot begin at a layer, and what cannot be told apart."""
+    absent = [_name(f, found) for f in found.interventions if f.status == "absent"]
+    sites = [name.replace("edit ", "") for name in absent if "edit " in name]
+    parts = [name.removesuffix(" parts") for name in absent if name.endswith(" parts")]
+    said = [f"all but {', '.join(sites)}"] if sites else []
+    said += ["passes in whole"] if "restart" in absent else []
+    said += [f"no parts by {' or '.join(parts)}"] if parts else []
+    return "; ".join(said) or "whole"
+
+
+def _name(f: Finding, found: ModelReport) -> str:
+    return f"enc.{f.site}" if f.side == "enc" and "dec" in found.attn else f.site
+
+
 def _notes(found: ModelReport) -> str:
     """What is not there, sites with the same reason together."""
     reasons: dict[str, list[str]] = {}
-    for f in found.findings:
-        site = f"enc.{f.site}" if f.side == "enc" and "dec" in found.attn else f.site
+    for f in (*found.findings, *(f for f in found.interventions if f.status == "wrong")):
+        site = _name(f, found)
         if f.status == "wrong":
             reasons.setdefault(f"WRONG by {f.error:.1e} ({f.how})", []).append(site)
         elif f.status == "absent":
@@ -119,17 +136,20 @@ def table(found: list[Row]) -> str:
         "# Models",
         "",
         "Made by `make sweep`, which builds every language model class of transformers small, with random weights, and holds",
-        "every site that is recorded against what the model itself computes (`traces model check`).",
+        "every site that is recorded against what the model itself computes (`traces model check`). Interventions are held against",
+        "what must follow of them: a stream put in from other tokens gives their states, zeros leave the stream as it was. Where",
+        "passes run in whole, ablation takes a forward pass each; parts by head or by logit are what `traces influence` adds up.",
         "",
         f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}: {len(found)} classes, **{recorded} recorded**:",
         "",
         *(f"- {counts[name]} {name}: {meaning}" for name, meaning in RESULTS.items()),
         "",
-        "| model type | class | result | attention | what is not there, and why |",
-        "| --- | --- | --- | --- | --- |",
+        "| model type | class | result | attention | interventions | what is not there, and why |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {r.model_type} | {r.model} | {r.result} | {r.attention} | {r.notes.replace('|', '/')} |" for r in found
+        f"| {r.model_type} | {r.model} | {r.result} | {r.attention} | {r.interventions} | {r.notes.replace('|', '/')} |"
+        for r in found
     ]
     return "\n".join(lines) + "\n"
 
@@ -144,7 +164,10 @@ def main() -> None:
     found = []
     for row in rows(args.only):
         found.append(row)
-        print(f"{row.result:8s} {row.model_type:28s} {row.model:44s} {row.attention:10s} {row.notes}", flush=True)
+        print(
+            f"{row.result:8s} {row.model_type:28s} {row.model:44s} {row.attention:10s} {row.interventions} | {row.notes}",
+            flush=True,
+        )
     if args.only is None:
         DOCS.write_text(table(found), encoding="utf-8")
     print(", ".join(f"{n} {name}" for name, n in Counter(r.result for r in found).items()))
