@@ -65,7 +65,10 @@ def test_the_direction_times_the_stream_is_the_logit(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_of_an_odd_width(family: str) -> None:
     """A vector of ones and minus ones has a mean there."""
-    width = {"llama": {"hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8}, "gpt2": {"n_embd": 33, "n_head": 3}}[family]
+    width = {
+        "llama": {"hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8},
+        "gpt2": {"n_embd": 33, "n_head": 3},
+    }[family]
     check_direction(family, **width)
 
 
