@@ -28,12 +28,13 @@ PICTURES = {
     "nearness": "nearness.svg",
     "next_token": "part_of_speech.svg",
     "multiple_choice": "multiple_choice.svg",
+    "interventions": "interventions.svg",
 }
 NOTEBOOKS = (*PICTURES, "first")
 """In the order in which they are run: `first` adds to a vector table whose rows `nearness` shows."""
 RUNS = (
     "first", "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
-    "mean-diff-steered",
+    "mean-diff-steered", "induction", "induction-resample", "questions", "questions-influence",
     *(f"capitals-smollm2-{step}" for step in ("responses", "vectors", "vectors-evaluated", "vectors-steered")),
 )  # fmt: skip
 SECONDS = 1800
