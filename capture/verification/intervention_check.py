@@ -97,7 +97,8 @@ class _SideChecker:
         self._tokens = _probe(anatomy, ())
         self._own = self._run({}, self._keys)
         self._other = self._run({}, self._keys, _probe(anatomy, (stack.side,)))
-        self._elsewhere = self._run({}, self._keys, _probe(anatomy, anatomy.body.sides))
+        crosses = len(anatomy.body.sides) > 1
+        self._elsewhere = self._run({}, self._keys, _probe(anatomy, anatomy.body.sides)) if crosses else self._other
 
     def findings(self) -> Iterator[Finding]:
         """Yield a finding for each site."""
