@@ -18,7 +18,7 @@ from samples import DATA
 
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
-from capture.influences import influence_run, targets
+from capture.influences import influence_run, occlusion, targets
 from capture.influences.identities import IdentityErrors
 from capture.influences.layers import take_apart
 from capture.influences.options import Options
@@ -275,7 +275,12 @@ def test_stored_attention_gives_what_derived_attention_gives(family: Callable, t
         np.testing.assert_allclose(a[value], b[value], rtol=1e-3, atol=1e-5)
 
 
-def test_occlusion_is_the_model_with_another_embedding(family: Callable) -> None:
+@pytest.mark.parametrize("batch_tokens", [2048, 1])
+def test_occlusion_is_the_model_with_another_embedding(
+    family: Callable, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… whether a pass has all tokens or one, in a row each."""
+    monkeypatch.setattr(occlusion, "_BATCH_TOKENS", batch_tokens)
     root, loaded = family("llama")
     store = TraceStore(run_dir(root, "a"))
     ids = model_ids(store)
