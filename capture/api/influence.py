@@ -24,7 +24,7 @@ def influence(
     target: str | int | Sequence[int] = "last",
     token: str | None = None,
     against: str | None = None,
-    measures: str | Sequence[str] = ("logit", "ifr"),
+    measures: str | Sequence[str] | None = None,
     model: Loaded | None = None,
     examples: str | Sequence[str] = (),
     limit: int | None = None,
@@ -52,6 +52,7 @@ def influence(
         against: The token whose logit is taken away; None: that of the run's own targets, else none.
         measures: `logit`: exact parts of the logit, by head and source token; `ifr`: shares of information flow, with the dependency
             graph; `value-norm`: attention weighted by the norms of what it reads; `occlusion`: what the logit loses without the token.
+            None: `logit`, and `ifr` where the model's heads can be told apart.
         model: The model that the run was captured with; None: it is loaded from where it was.
         examples: Ids of the examples to explain, or beginnings of them; by default all.
         limit: The most examples.
@@ -78,12 +79,12 @@ def influence(
 
     positions = target if isinstance(target, str | int) else ",".join(map(str, target))
     options = job.Options(
-        str(positions), token, against, _names(measures), least_flow, _names(examples), limit, part
+        str(positions), token, against, _names(measures or ()), least_flow, _names(examples), limit, part
     )  # fmt: skip
     job.forecast(folder, options)
     loaded = check_loaded(model) if model is not None else load_captured_model(folder)
-    with capture_progress() as (report, _):
-        manifest = job.run(loaded, folder, options, root=home, run_id=run_id, report=report)
+    with capture_progress() as (report, note):
+        manifest = job.run(loaded, folder, options, root=home, run_id=run_id, report=report, note=note)
     return TraceStore(paths.run_dir(home, manifest.run_id))
 
 

@@ -72,15 +72,16 @@ def influence(
         ),
     ] = None,
     measure: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="A,B,…",
             help="`logit`: exact parts of the logit, by head and source token; `ifr`: shares of information flow, with the "
             "dependency graph; `value-norm`: attention weighted by the norms of what it reads; `occlusion`: what the logit loses "
-            "without a token (it runs the model).",
+            "without a token (it runs the model). By default logit, and ifr where the model's heads can be told apart.",
+            show_default=False,
             rich_help_panel=Panel.COMPUTED,
         ),
-    ] = "logit,ifr",
+    ] = None,
     least_flow: Annotated[
         float,
         typer.Option(
@@ -121,12 +122,14 @@ def influence(
         from capture.api.progress import capture_progress
         from capture.influences import influence_run as job
         from capture.model.loading import find_device
-    measures = tuple(dict.fromkeys(word.strip() for word in measure.split(",")))
+    measures = () if measure is None else tuple(dict.fromkeys(word.strip() for word in measure.split(",")))
     examples = tuple(dict.fromkeys(example or ()))
     options = job.Options(target, token, against, measures, least_flow, examples, limit, part.chosen)
     wanted = job.forecast(folder, options)
     if dry_run:
-        typer.echo(f"{wanted.predictions:,} predictions of {wanted.sequences:,} sequences, by {', '.join(measures)}")
+        typer.echo(
+            f"{wanted.predictions:,} predictions of {wanted.sequences:,} sequences, by {', '.join(measures) or 'logit, and ifr if possible'}"
+        )
         typer.echo("nothing is written")
         return
     find_device(loading.device)
@@ -141,8 +144,8 @@ def influence(
         loaded = load(Manifest.read(folder).model)
     whole = name or f"{run}-influence"
     run_id = partition.part_run_name(whole, part.chosen)
-    with stopped_by_signals(), capture_progress(wanted.sequences, note) as (report, _):
-        manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report)
+    with stopped_by_signals(), capture_progress(wanted.sequences, note) as (report, say):
+        manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
     explained = manifest.counts.rows["influence_targets"]
     typer.echo(f"{manifest.run_id}: {explained:,} predictions explained in {manifest.seconds:.1f} s")
     if part.chosen:

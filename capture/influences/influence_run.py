@@ -20,17 +20,19 @@ import torch
 
 from capture.influences.flows import Edges, follow_ifr, follow_value_norms
 from capture.influences.identities import SHARES, IdentityErrors
-from capture.influences.layers import check_flows, take_apart
+from capture.influences.layers import take_apart, why_no_flows
 from capture.influences.logit_parts import explain_logit
 from capture.influences.occlusion import Occluder
 from capture.influences.options import Options, check_run
 from capture.influences.rows import Explained, make_tables
 from capture.influences.states import SequenceStates
 from capture.influences.targets import SequenceTargets, TokenChooser, count_targets, group_targets
+from capture.interventions.intervene import check_not_held
 from capture.jobs.versions import computing_versions
 from capture.model.examine import examine
 from capture.model.failures import explain_memory_errors
 from capture.model.hashes import body_hash, weights_hash
+from capture.model.in_memory import in_eval_mode
 from capture.model.loading import Loaded
 from capture.model.logit_direction import LogitReader
 from warehouse.catalog.publish import publish
@@ -68,6 +70,7 @@ def run(
     root: Path,
     run_id: str,
     report: Callable[[DerivedProgress], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Explain predictions of a published run, and publish what made them as a run of its own.
 
@@ -80,6 +83,7 @@ def run(
         root: The warehouse's folder.
         run_id: The new run's name.
         report: Called after every sequence.
+        note: Called with lines for the user.
 
     Returns:
         The new run's manifest.
@@ -94,11 +98,16 @@ def run(
     check_run(store)
     count_targets(store, options)
     _check_model(store, loaded)
-    explainer = Explainer(loaded, store, options)
+    check_not_held(loaded.model)
+    with in_eval_mode(loaded.model):
+        explainer = Explainer(loaded, store, options)
+    if explainer.no_flows and not options.measures:
+        note(f"{loaded.name}: {explainer.no_flows}; so only the parts of the logit are kept")
     source = paths.run_id_of(folder)
     progress = DerivedProgress(run_id)
     with (
         explain_memory_errors(f"explain predictions of {loaded.name}", "Choose a --device with more of it."),
+        in_eval_mode(loaded.model),
         RunWriter(root, run_id, _identity(folder, loaded, options).to_dict()) as writer,
     ):
         for number, shard in enumerate(group_targets(store, options)):
@@ -112,7 +121,7 @@ def run(
                     progress.resumed_tokens = progress.tokens
                 else:
                     explained = explainer.explain(sequence, errors)
-                    tables = make_tables(source, loaded.tokenizer, explained, "logit" in options.measures)
+                    tables = make_tables(source, loaded.tokenizer, explained, "logit" in explainer.measures)
                     writer.put(RecordedBatch([], {}, {}, tables))
                 report(progress)
             if not done:
@@ -130,10 +139,13 @@ class Explainer:
         self._store, self._options = store, options
         anatomy = examine(loaded.model)
         self._layers = take_apart(anatomy, store)
-        if options.flows:
-            check_flows(self._layers, loaded.name)
+        self.no_flows = why_no_flows(self._layers)
+        """Why `ifr` and `value-norm` cannot be had; None: they can."""
+        if self.no_flows and {"ifr", "value-norm"} & set(options.measures):
+            raise UsageError(f"{loaded.name}: {self.no_flows}. Use --measure logit or occlusion.")
+        self.measures = options.measures or (("logit",) if self.no_flows else ("logit", "ifr"))
         self._reader = LogitReader(anatomy)
-        self._occluder = Occluder(anatomy, self._reader) if "occlusion" in options.measures else None
+        self._occluder = Occluder(anatomy, self._reader) if "occlusion" in self.measures else None
         self._chooser = TokenChooser(store, options, loaded.tokenizer, self._reader.vocabulary)
 
     @torch.no_grad()
@@ -148,7 +160,7 @@ class Explainer:
             What was found of each prediction.
         """
         states = SequenceStates(self._store, sequence.example_id, sequence.seq)
-        measures, positions = self._options.measures, sequence.positions
+        measures, positions = self.measures, sequence.positions
         shares: dict[str, np.ndarray] = {}
         edges: list[Edges] | None = None
         if "ifr" in measures:

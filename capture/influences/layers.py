@@ -89,11 +89,9 @@ def _reads_other_tokens(anatomy: Anatomy, layer: int) -> bool:
     return not torch.equal(*seen)
 
 
-def check_flows(layers: list[LayerParts], model: str) -> None:
-    """Raise UsageError where a layer mixes tokens and does not show what came from which: then nothing can be followed through it."""
+def why_no_flows(layers: list[LayerParts]) -> str | None:
+    """Say why nothing can be followed through the layers: one mixes tokens and does not show what came from which; None: it can."""
     for i, layer in enumerate(layers):
         if layer.attends and layer.heads is None:
-            raise UsageError(
-                f"{model}: IFR and value norms follow what each head adds, and in layer {i} that is not known: {layer.reason}. Use "
-                "--measure logit or occlusion."
-            )
+            return f"IFR and value norms follow what each head adds, and in layer {i} that is not known: {layer.reason}"
+    return None

@@ -25,7 +25,8 @@ class Options:
     """The token whose logit is explained; None: what the run says (a task's targets, the chosen letter), else the likeliest."""
     against: str | None = None
     """The token whose logit is taken away; None: that of the run's own targets, else none."""
-    measures: tuple[str, ...] = ("logit", "ifr")
+    measures: tuple[str, ...] = ()
+    """Empty: `logit`, and `ifr` where heads can be told apart."""
     least_flow: float = LEAST_FLOW
     """The smallest part of a prediction that must pass an edge of its dependency graph for it to be kept."""
     examples: tuple[str, ...] = ()
@@ -41,15 +42,8 @@ class Options:
         for name in self.measures:
             if name not in MEASURES:
                 raise UsageError(f"--measure {name or 'nothing'}: use {', '.join(MEASURES)}.")
-        if not self.measures:
-            raise UsageError(f"--measure: name at least one of {', '.join(MEASURES)}.")
         if not 0 < self.least_flow <= 1:
             raise UsageError(f"--least-flow {self.least_flow:g}: give a part of the prediction, over 0 and at most 1.")
-
-    @property
-    def flows(self) -> bool:
-        """Whether a measure needs what every head adds at every position."""
-        return "ifr" in self.measures or "value-norm" in self.measures
 
 
 def check_run(store: TraceStore) -> None:

@@ -68,7 +68,7 @@ def tables(root: Path, loaded: Loaded, source: str = "a", **options: Any) -> dic
     explainer = influence_run.Explainer(loaded, store, chosen)
     shards = targets.group_targets(store, chosen)
     found = [e for shard in shards for sequence in shard for e in explainer.explain(sequence, errors)]
-    made = make_tables(source, loaded.tokenizer, found, "logit" in chosen.measures)
+    made = make_tables(source, loaded.tokenizer, found, "logit" in explainer.measures)
     return {name: t.to_pandas() for name, t in (made | {"identity_errors": errors.table(source)}).items()}
 
 
@@ -462,7 +462,7 @@ def test_what_cannot_be_explained_says_so(
             influence_run.forecast(folder, Options(**options))
     for options, told in (
         ({"measures": ("rollout",)}, "--measure rollout: use logit, ifr, value-norm, occlusion"),
-        ({"measures": ()}, "name at least one"),
+        ({"measures": ("",)}, "--measure nothing: use logit"),
         ({"least_flow": 0.0}, "--least-flow 0: give a part"),
         ({"limit": 0}, "--limit 0: at least 1"),
     ):
@@ -515,6 +515,8 @@ def test_models_that_cannot_be_taken_apart_say_so(tmp_path: Path, tokenizer: Any
     root, loaded = family("gemma2")
     with pytest.raises(UsageError, match=r"in layer 0 that is not known: no module .* Use --measure logit"):
         tables(root, loaded, measures=("logit", "ifr"))
+    by_default = tables(root, loaded)
+    assert len(by_default["logit_parts"]) and set(by_default) & {"influence", "token_edges"} == set()
 
 
 @pytest.mark.slow
