@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from capture.interventions.intervention import Intervention, Positions, parse_place
+from capture.interventions.intervention import Intervention, Positions, parse_intervention
 from capture.interventions.site_edits import SITES, check_editable, head_count, why_not
 from capture.jobs.job import check_option_values
 from capture.model.anatomy import Anatomy
@@ -32,7 +32,7 @@ class Options:
     """What is done, and what is measured. All of it identifies a run: resuming compares it."""
 
     what: str = "heads,mlps"
-    """Comma-separated: `heads`, `mlps`, `attns`, a site for all of its layers and heads, or places such as `L12H3`, `M5`."""
+    """Comma-separated: `heads`, `mlps`, `attns`, a site for all of its layers and heads, or places such as `L12H3`, `M5[pos=7]`."""
     kind: str = "resample"
     """`zero`; `mean` by position over other prompts; `resample`, the value in the pair's other prompt; `patch`, the same or a run's."""
     direction: str = "noise"
@@ -108,11 +108,10 @@ def expand(anatomy: Anatomy, options: Options, longest: int) -> list[Change]:
         NotFoundError: There is no such site.
     """
     found: dict[Intervention, Change] = {}
-    kind = "resample" if options.kind == "resample" else options.kind
     for word in filter(None, (w.strip() for w in options.what.split(","))):
-        for base in _bases(anatomy, word, options, kind):
+        for base in _bases(anatomy, word, options):
             key = Key(anatomy.main.side, base.site, base.layer)
-            for pos in _positions(options, longest):
+            for pos in _positions(base, options, longest):
                 positions = None if pos is None else _LAST if pos == -1 else Positions(pos, pos + 1)
                 at = replace(base, positions=positions)
                 found.setdefault(at, Change(at, key, pos))
@@ -121,15 +120,16 @@ def expand(anatomy: Anatomy, options: Options, longest: int) -> list[Change]:
     return sorted(found.values(), key=lambda change: change.first_layer)
 
 
-def _bases(anatomy: Anatomy, word: str, options: Options, kind: str) -> Iterator[Intervention]:
-    """Yield the interventions that a word of `what` names, at all positions."""
+def _bases(anatomy: Anatomy, word: str, options: Options) -> Iterator[Intervention]:
+    """Yield the interventions that a word of `what` names, at all positions or at its own."""
+    kind = options.kind
     source = options.reference if kind in ("mean", "patch") else ""
     if kind == "mean" and not source:
         source = "the task"
     if word not in GROUPS:
         if not re.search(r"[\dA-Z@]", word):
             raise NotFoundError("site to change", word, GROUPS, "Or a place, such as L12H3, M5, resid.post_mlp@5.")
-        base = Intervention(kind=kind, source=source, **parse_place(word))
+        base = replace(parse_intervention(f"{word}=zero"), kind=kind, source=source)
         key = Key(anatomy.main.side, base.site, base.layer)
         check_editable(anatomy, key)
         n = head_count(anatomy, key)
@@ -167,5 +167,10 @@ def _layers(anatomy: Anatomy, text: str) -> list[int]:
     return layers
 
 
-def _positions(options: Options, longest: int) -> list[int | None]:
+def _positions(base: Intervention, options: Options, longest: int) -> list[int | None]:
+    """Return the positions at which a change is made, each by itself; None: all at once. One that is named counts alone."""
+    if (own := base.positions) is not None:
+        if own.start < -1 or str(own) != str(own.start):
+            raise UsageError(f"{base.place}: name one position, as in [pos=7], or [pos=-1] for the last.")
+        return [own.start]
     return {"all": [None], "last": [-1], "each": list(range(longest))}[options.positions]  # type: ignore[return-value]

@@ -151,11 +151,6 @@ def parse_intervention(text: str) -> Intervention:
     )
 
 
-def parse_place(text: str) -> dict[str, Any]:
-    """Parse what is changed, `L12H3`, `M5`, `A5` or `SITE@LAYER.Hn`, into fields of `Intervention`; raises as `parse_intervention`."""
-    return _parse_place(text.strip(), text)
-
-
 def _parse_place(target: str, text: str) -> dict[str, Any]:
     if short := _SHORT.fullmatch(target):
         if short["block"]:

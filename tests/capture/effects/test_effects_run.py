@@ -79,7 +79,7 @@ def effects(store: TraceStore) -> dict[tuple[str, str], tuple[float, float, floa
     return {(spec, example): tuple(numbers) for spec, example, *numbers in rows}
 
 
-@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
+@pytest.mark.parametrize("metric", ["logit_diff", pytest.param("prob_diff", marks=pytest.mark.slow)])
 def test_zeroing_is_what_the_model_gives_without_the_part(
     root: Path, loaded: loading.Loaded, pairs: list[task_pairs.PromptPair], metric: str
 ) -> None:
@@ -97,7 +97,13 @@ def test_zeroing_is_what_the_model_gives_without_the_part(
     assert min(largest.values()) > (1e-4 if metric == "logit_diff" else 1e-6)
 
 
-@pytest.mark.parametrize("site", ["resid.post_mlp", "resid.pre_attn", "resid.embed", "resid.post_attn"])
+@pytest.mark.parametrize(
+    "site",
+    [
+        "resid.post_attn",
+        *(pytest.param(f"resid.{s}", marks=pytest.mark.slow) for s in ("post_mlp", "pre_attn", "embed")),
+    ],
+)
 def test_the_whole_stream_patched_is_the_other_prompt(
     root: Path, loaded: loading.Loaded, pairs: list[task_pairs.PromptPair], site: str
 ) -> None:
@@ -202,6 +208,7 @@ def test_effects_do_not_depend_on_their_batch(root: Path, loaded: loading.Loaded
     assert len({value for _, value, _, _ in alone.values()}) > 30
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_parts_make_the_whole(
     root: Path, loaded: loading.Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +247,18 @@ def test_an_interrupted_run_goes_on_and_parts_make_the_whole(
             assert tables[0] == tables[1] == tables[2]
 
 
+def test_places_may_have_positions_of_their_own(
+    root: Path, loaded: loading.Loaded, pairs: list[task_pairs.PromptPair]
+) -> None:
+    store = capture.ablate("task", what="M1[pos=2],L2H1[pos=-1],M0", kind="zero", model=loaded, root=root, run="places")
+    found = effects(store)
+    assert {spec for spec, _ in found} == {"M1[pos=2]=zero", "L2H1[pos=-1]=zero", "M0=zero"}
+    for (spec, example), (_, value, effect, _) in found.items():
+        pair = next(p for p in pairs if p.example_id == example)
+        assert value == pytest.approx(score(loaded, pair, 0, spec), abs=ATOL)
+        assert abs(effect) > 1e-6
+
+
 def test_a_ratio_to_next_to_nothing_is_null(tmp_path: Path, load_tiny: Callable[..., loading.Loaded]) -> None:
     """A model that finds all of 400 tokens about equally likely: probabilities of 0.0025 are no 0.01 apart."""
     (tmp_path / "pairs.csv").write_text(PAIRS)
@@ -256,6 +275,7 @@ def test_a_ratio_to_next_to_nothing_is_null(tmp_path: Path, load_tiny: Callable[
         (lambda **o: capture.ablate("task", what="L1H9", **o), UsageError, "heads 0 to 3"),
         (lambda **o: capture.ablate("task", what="M7", **o), UsageError, "layers 0 to 2"),
         (lambda **o: capture.ablate("task", what="neurons", **o), NotFoundError, "No site to change 'neurons'"),
+        (lambda **o: capture.ablate("task", what="M1[pos=2:4]", **o), UsageError, "name one position"),
         (lambda **o: capture.ablate("task", what="", **o), UsageError, "Name what to change"),
         (lambda **o: capture.ablate("task", kind="patch", **o), NotFoundError, "No kind of ablation 'patch'"),
         (lambda **o: capture.ablate("task", layers="9", **o), UsageError, "layers 9: use numbers from 0 to 2"),
