@@ -64,7 +64,7 @@ def _text(what: Any) -> str:
 
 def _trait_vector(loaded: Loaded, root: Path, trait: str, intervention: Intervention) -> Any:
     """Return what coefficient 1 of steering adds at a layer: a trait's mean difference, times its gap, (D,)."""
-    from capture.model.hashes import body_hash, weights_hash
+    from capture.model.hashes import has_weights
     from capture.traits.steer import choose_vectors
 
     components = {"resid.post_mlp": "residual", "attn_out": "attn_out"}
@@ -72,6 +72,6 @@ def _trait_vector(loaded: Loaded, root: Path, trait: str, intervention: Interven
         raise UsageError(f"{intervention}: a trait's vectors are of {' or '.join(components)}.")
     layer = intervention.layer
     choice = choose_vectors(root, trait, None, "mean_diff", components[intervention.site], [layer])
-    if choice.model.space not in (body_hash(loaded.model), weights_hash(loaded.model)):
+    if not has_weights(loaded.model, choice.model.space):
         raise UsageError(f"{loaded.name} has other weights than the model that the vectors of {trait} were made from.")
     return choice.vectors[layer].unit * choice.vectors[layer].gap

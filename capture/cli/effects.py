@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,10 +13,6 @@ from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
-
-if TYPE_CHECKING:
-    from capture.model.loading import Loaded
-    from warehouse.storage.manifest import ModelInfo
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's run, from `traces task prepare`.")]
 
@@ -182,18 +177,15 @@ def _run(
 ) -> None:
     """Measure, and print what was done."""
     from warehouse.storage import paths
-    from warehouse.storage.manifest import Manifest
     from warehouse.storage.paths import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, task)
     with needs_capture_extra():
-        from capture.api.derived import load_captured_model
         from capture.api.progress import capture_progress
         from capture.effects import effects_run as job
         from capture.effects.options import Options
         from capture.effects.task_pairs import read_pairs
-        from capture.model.loading import find_device
     options = Options(
         **facts,
         layers=measuring.layers,
@@ -207,13 +199,7 @@ def _run(
     run_id = partition.part_run_name(whole, part.chosen)
     if not dry_run:
         _check_free(root, run_id)
-    find_device(loading.device)
-    load: Callable[[ModelInfo], Loaded] = lambda info: replace(  # noqa: E731
-        loading, dtype=info.dtype, revision=None if measuring.model else info.revision
-    ).load(measuring.model or info.name, "lm")
-    loaded = (
-        load(Manifest.read(folder).model) if measuring.model else load_captured_model(folder, load, "--model PLACE")
-    )
+    loaded = loading.load_of_run(folder, measuring.model)
     wanted = job.forecast(loaded, folder, options)
     if dry_run:
         typer.echo(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,10 +11,6 @@ from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
-
-if TYPE_CHECKING:
-    from capture.model.loading import Loaded
-    from warehouse.storage.manifest import ModelInfo
 
 
 @with_groups(fixed={"revision": None, "dtype": "auto", "device_map": None})
@@ -112,16 +107,13 @@ def influence(
         traces sql --query why_this_token --set run=first-influence
     """
     from warehouse.storage import paths
-    from warehouse.storage.manifest import Manifest
     from warehouse.storage.paths import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)
     with needs_capture_extra():
-        from capture.api.derived import load_captured_model
         from capture.api.progress import capture_progress
         from capture.influences import influence_run as job
-        from capture.model.loading import find_device
     measures = () if measure is None else tuple(dict.fromkeys(word.strip() for word in measure.split(",")))
     examples = tuple(dict.fromkeys(example or ()))
     options = job.Options(target, token, against, measures, least_flow, examples, limit, part.chosen)
@@ -132,16 +124,7 @@ def influence(
         )
         typer.echo("nothing is written")
         return
-    find_device(loading.device)
-
-    def load(info: ModelInfo) -> Loaded:
-        revision = None if model else info.revision
-        return replace(loading, dtype=info.dtype, revision=revision).load(model or info.name, "lm")
-
-    if model is None:
-        loaded = load_captured_model(folder, load, "--model PLACE")
-    else:
-        loaded = load(Manifest.read(folder).model)
+    loaded = loading.load_of_run(folder, model)
     whole = name or f"{run}-influence"
     run_id = partition.part_run_name(whole, part.chosen)
     with stopped_by_signals(), capture_progress(wanted.sequences, note) as (report, say):

@@ -7,7 +7,8 @@ group into a command's signature. Imports nothing heavy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
 
 if TYPE_CHECKING:
     from capture.model.loading import HeadKind, Loaded
+    from warehouse.storage.manifest import ModelInfo
 
 MODEL_HELP = "`smollm2` or `minilm` (packaged), a hub name, a folder, or a .gguf file."
 SITES = "hidden,resid,qkv,attn,q,k,v,attn_out,mlp_out,mlp_act,heads"
@@ -118,6 +120,32 @@ class LoadOptions:
             seed=seed,
             note=note,
         )
+
+    def load_of_run(self, folder: Path, place: str | None) -> Loaded:
+        """Load the model that a run was captured with, in the run's dtype, with its language model's head.
+
+        Args:
+            folder: The run's folder.
+            place: Where the model lies now, if not where it was.
+
+        Returns:
+            The model; whether it has the run's weights is not checked here.
+
+        Raises:
+            UsageError: It is not where it was, or the device is not there.
+        """
+        with needs_capture_extra():
+            from capture.api.derived import load_captured_model
+            from capture.model.loading import find_device
+        from warehouse.storage.manifest import Manifest
+
+        find_device(self.device)
+
+        def load(info: ModelInfo) -> Loaded:
+            revision = None if place else info.revision
+            return replace(self, dtype=info.dtype, revision=revision).load(place or info.name, "lm")
+
+        return load(Manifest.read(folder).model) if place else load_captured_model(folder, load, "--model PLACE")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from capture.interventions.intervene import check_not_held
 from capture.jobs.versions import computing_versions
 from capture.model.examine import examine
 from capture.model.failures import explain_memory_errors
-from capture.model.hashes import body_hash, weights_hash
+from capture.model.hashes import has_weights
 from capture.model.in_memory import in_eval_mode
 from capture.model.loading import Loaded
 from capture.model.logit_direction import LogitReader
@@ -200,7 +200,7 @@ def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
 def _check_model(store: TraceStore, loaded: Loaded) -> None:
     """Raise UsageError for another model; a run captured without the head knows only the weights of the body."""
     m = store.meta.model
-    if m.weights_hash not in (weights_hash(loaded.model), body_hash(loaded.model)):
+    if not has_weights(loaded.model, m.weights_hash):
         raise UsageError(
             f"{loaded.name} has other weights than those that run '{store.meta.run_id}' was captured with ({m.name}, "
             f"{m.dtype}), so that it cannot explain the run's predictions. If that model lies elsewhere now: --model PLACE"

@@ -17,7 +17,7 @@ import torch
 from capture.interventions.restart import Restart
 from capture.model.anatomy import Anatomy
 from capture.model.body import padding_id
-from capture.model.hashes import body_hash, weights_hash
+from capture.model.hashes import has_weights
 from capture.model.loading import Loaded
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.sites import Key
@@ -67,7 +67,7 @@ def run_sequences(store: TraceStore, side: str, seq: int | None = None) -> list[
 def check_same_model(store: TraceStore, loaded: Loaded, what: str) -> None:
     """Raise UsageError where a run is of a model with other weights; `what` names the run's part in it."""
     model = store.meta.model
-    if model.weights_hash not in (weights_hash(loaded.model), body_hash(loaded.model)):
+    if not has_weights(loaded.model, model.weights_hash):
         raise UsageError(
             f"{what} '{store.meta.run_id}' is of {model.name} ({model.dtype}), with other weights than {loaded.name}: its values mean "
             "something else here. Use a run of the same model."

@@ -21,7 +21,7 @@ from capture.logit_lens.options import Options, choose_layers
 from capture.logit_lens.positions import count_positions, group_positions, slice_positions
 from capture.logit_lens.rows import LensRows
 from capture.model.failures import explain_memory_errors
-from capture.model.hashes import body_hash, weights_hash
+from capture.model.hashes import has_weights
 from capture.model.loading import Loaded
 from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
@@ -133,7 +133,7 @@ def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
 def _check_model(store: TraceStore, loaded: Loaded) -> None:
     """Raise UsageError for another model; a run captured without the head knows only the weights of the body."""
     m = store.meta.model
-    if m.weights_hash not in (weights_hash(loaded.model), body_hash(loaded.model)):
+    if not has_weights(loaded.model, m.weights_hash):
         raise UsageError(
             f"{loaded.name} has other weights than those that run '{store.meta.run_id}' was captured with ({m.name}, "
             f"{m.dtype}), so that it cannot read the run's states. If that model lies elsewhere now: --model PLACE"

@@ -23,6 +23,11 @@ def body_hash(model: torch.nn.Module) -> str:
     return weights_hash(getattr(model, "base_model", model))
 
 
+def has_weights(model: torch.nn.Module, known_hash: str) -> bool:
+    """Return whether a model has the weights that a hash is of, with its head or without."""
+    return known_hash in (weights_hash(model), body_hash(model))
+
+
 def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return every weight by name, including those that accelerate keeps off their device."""
     weights = model.state_dict()

@@ -26,7 +26,7 @@ from capture.jobs import generate, job, run_job
 from capture.jobs.generation import Generator, PromptCompleter
 from capture.model import loading
 from capture.model.anatomy import Anatomy
-from capture.model.hashes import body_hash, weights_hash
+from capture.model.hashes import has_weights
 from capture.sequences.batches import Batch
 from capture.traits.best_vector import choice_lines, find_best_vector
 from capture.traits.latest_run import find_latest_run
@@ -245,7 +245,7 @@ def define_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.
 
     def prepare_job(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = generate.examine_decoder(loaded)
-        if space not in (body_hash(loaded.model), weights_hash(loaded.model)):
+        if not has_weights(loaded.model, space):
             raise UsageError(
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
