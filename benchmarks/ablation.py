@@ -1,7 +1,7 @@
 """All heads and MLPs of SmolLM2 cut one by one on one prompt, against a bare forward pass each.
 
 Ours is what `traces ablate` does once the model is loaded and it is known that passes can begin at a layer: both prompts read, every
-head and MLP with the other prompt's values put in, the metric of each. The other is the model called as often on the prompt. Beside it
+head and MLP with the other prompt's values put in, the metric of each. The other is the model called on the prompt. Beside it
 the loop that is written by hand: a PyTorch hook and a forward pass for each, on the same model; it must find the same effects. Where
 the environment of `make peers` is there, TransformerLens' own, against its own forward passes.
 
@@ -36,7 +36,9 @@ CORRUPTED = "When Mary and John went to the store, Mary gave a bottle of milk to
 ANSWERS = {" Mary": 1, " John": -1}
 PEER = HERE.parent / ".venv-peers" / "bin" / "python"
 FORWARDS = 20
-"""Forward passes that a round of the empty context takes."""
+"""Bare forward passes in a round."""
+LENS_LAYERS = 6
+"""The most layers that TransformerLens cuts."""
 
 
 def main() -> None:
@@ -61,41 +63,36 @@ def main() -> None:
 
     def bare() -> None:
         with torch.no_grad():
-            for _ in changes:
+            for _ in range(FORWARDS):
                 loaded.model(input_ids=ids, use_cache=False)
 
     def hooks() -> None:
         effects["hooks"] = cut_by_hand(loaded.model, ids, torch.tensor(both[1])[None], targets, layers)
 
     mine, forwards = in_turns(ours, bare, args.rounds)
-    looped, again = in_turns(hooks, bare, args.rounds)
+    looped, again = in_turns(hooks, bare, 1)
     furthest = max(abs(a - b) for a, b in zip(sorted(effects["ours"]), sorted(effects["hooks"]), strict=True))
     if furthest > 1e-3 or max(map(abs, effects["ours"])) < 0.1:
         raise SystemExit(f"the loop finds other effects, by up to {furthest:.1e}")
-    ratios = [a / b for a, b in zip(mine, forwards, strict=True)]
-    by_hand = statistics.median(a / b for a, b in zip(looped, again, strict=True))
+    ratios = [a / len(changes) / (b / FORWARDS) for a, b in zip(mine, forwards, strict=True)]
+    by_hand = looped[0] / len(changes) / (again[0] / FORWARDS)
     each = statistics.median(mine) / len(changes) * 1e3
-    other_each = statistics.median(forwards) / len(changes) * 1e3
+    other_each = statistics.median(forwards) / FORWARDS * 1e3
     record(
         "ablation",
         f"{len(changes)} heads and MLPs cut one by one on a prompt of {len(pair)} tokens, values from its pair put in",
         "a bare forward pass each; a loop of PyTorch hooks; TransformerLens' loop",
         f"{each:.1f} ms each",
-        f"{other_each:.1f} ms; {by_hand:.2f} of a forward{lens(loaded.model, both, args.layers)}",
+        f"{other_each:.1f} ms; {by_hand:.2f} of a forward{lens(loaded.model, both, min(args.layers, LENS_LAYERS))}",
         f"{statistics.median(ratios):.2f} of a forward each ({min(ratios):.2f} to {max(ratios):.2f} in {args.rounds} rounds)",
         "at most 0.33",
     )
 
-    def run(times: int = FORWARDS) -> None:
-        with torch.no_grad():
-            for _ in range(times):
-                loaded.model(input_ids=ids, use_cache=False)
-
     def empty() -> None:
         with capture.intervene(loaded):
-            run()
+            bare()
 
-    mine, forwards = in_turns(empty, run, args.rounds)
+    mine, forwards = in_turns(empty, bare, args.rounds)
     ratios = [a / b for a, b in zip(mine, forwards, strict=True)]
     record(
         "ablation#empty",
