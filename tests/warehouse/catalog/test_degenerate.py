@@ -13,8 +13,11 @@ from warehouse import Warehouse
 from warehouse.catalog.saved_queries import all_queries, run_query
 from warehouse.storage.paths import data_dir
 
-KINDS = ("mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation")
+KINDS = (
+    "mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation", "task", "ablation", "influence",
+)  # fmt: skip
 RUNS = [f"{kind}-{minute}" for minute, kind in enumerate(KINDS)]
+TASK = RUNS[6]
 
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one example, sure and right": (1, {"correct": True, "loss": 0.0, "pred_prob": 1.0}),
@@ -28,6 +31,8 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     examples = [{"example_id": f"e{i}"} for i in range(n)]
     here = {k: v for k, v in said.items() if k != "kl"}
     trait = {"trait": "a", "method": "probe", "component": "residual"}
+    made = {"source_run_id": TASK}
+    effect = math.inf if here["loss"] == math.inf else 0.0
     top = {"topk_ids": [1], "topk_tokens": ["!"], "topk_probs": [1.0]}
     return {
         "examples": [e | {"text": "Yes.", "metadata": '{"question_concept": "word"}'} for e in examples],
@@ -56,6 +61,30 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             for e in examples
         ],
         "trait_dynamics": [e | trait | {"source_run_id": r, "n_tokens": 1} for r in RUNS for e in examples],
+        "task_pairs": [
+            e | {"seq": q, "role": role, "n_tokens": 2}
+            for e in examples
+            for q, role in enumerate(("clean", "corrupted"))
+        ],
+        "task_targets": [e | {"sign": 1} for e in examples],
+        "task_scores": [
+            e | {"metric": "logit_diff", "is_default": True, "clean": effect, "corrupted": 0.0} for e in examples
+        ],
+        "interventions": [
+            {"intervention_id": i, "side": "dec", "site": "heads", "layer": 0, "head": i, "pos": i, "kind": "zero"}
+            for i in (0, 1)
+        ],
+        "effects": [
+            e | made | {"intervention_id": i, "metric": "logit_diff", "value": effect, "effect": effect}
+            for i in (0, 1)
+            for e in examples
+        ],
+        "influence_targets": [e | made | {"pos": 1} for e in examples],
+        "logit_parts": [
+            e | made | {"pos": 1, "part": "head", "layer": 0, "head": 0, "source_pos": 0} for e in examples
+        ],
+        "influence": [e | made | {"pos": 1, "measure": "ifr", "value": 0.0} for e in examples],
+        "token_edges": [e | made | {"target_pos": 1, "pos": 1, "head": 0} for e in examples],
         "logit_lens": [e | top | {"actual_rank": 1, "kl_to_final": said.get("kl", 0.0)} for e in examples],
     }
 
@@ -69,7 +98,8 @@ def not_numbers(value: Any) -> bool:
 @pytest.mark.parametrize("case", list(CASES))
 def test_no_answer_is_nan(tmp_path: Path, case: str) -> None:
     for minute, (run, kind) in enumerate(zip(RUNS, KINDS, strict=True)):
-        add_run(tmp_path, run, kind, rows(*CASES[case]), minute=minute)
+        parents = [TASK] if kind in ("ablation", "influence") else []
+        add_run(tmp_path, run, kind, rows(*CASES[case]), minute=minute, parents=parents)
     with Warehouse(tmp_path) as wh:
         for name, question in all_queries().items():
             if "tensors" not in question.needs:
