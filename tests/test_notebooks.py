@@ -308,8 +308,11 @@ def test_the_runs_hold_what_the_notebooks_ask_about(fresh: dict[str, NotebookNod
         assert sum(tokens for _, tokens, *_ in parts) == tagged[0]
         assert wh.sql("SELECT n_examples FROM runs WHERE run_id = 'emotions'").fetchall() == [(400,)]
         accuracies = wh.sql("SELECT run_id, n, low <= accuracy AND accuracy <= high FROM mcq_accuracy ORDER BY run_id")
-        assert accuracies.fetchall() == [("decoder", 200, True), ("encoder", 200, True)]
-        assert wh.sql("SELECT count(*), count(DISTINCT example_id) FROM mcq_agreement").fetchall() == [(200, 200)]
+        assert accuracies.fetchall() == [("decoder", 200, True), ("encoder", 200, True), ("questions", 4, True)]
+        agreement = wh.sql(
+            "SELECT count(*), count(DISTINCT example_id) FROM mcq_agreement WHERE decoder_run_id = 'decoder' AND encoder_run_id = 'encoder'"
+        )
+        assert agreement.fetchall() == [(200, 200)]
         assert wh.sql(
             "SELECT e.parents, t.kind FROM runs AS e JOIN runs AS t ON t.run_id = e.parents[1] WHERE e.run_id = 'encoder'"
         ).fetchall() == [(["training"], "finetune")]
