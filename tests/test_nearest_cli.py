@@ -239,6 +239,7 @@ def test_the_extension_and_python_find_the_same_neighbours(tmp_path: Path, kind:
     assert min(hits.values()) >= 0.95 * 20 * k, hits
 
 
+@pytest.mark.slow
 def test_probe_by_command(root: Path, traces: Callable, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "runs")
     w = ("-w", tmp_path / "runs")

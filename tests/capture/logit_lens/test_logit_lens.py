@@ -407,6 +407,7 @@ def test_an_encoder_and_a_model_without_a_head_are_refused(tmp_path: Path, token
         lens_run.run(bare, run_dir(tmp_path, "bare"), lens_run.Options(), root=tmp_path, run_id="x")
 
 
+@pytest.mark.slow
 def test_the_real_model_on_a_few_sentences(tmp_path: Path, smollm2: Loaded, capture_tiny: Callable) -> None:
     """In float32 its last layer is its own, to 1e-6; "Paris" comes first at its end, and not before."""
     text = tmp_path / "texts.txt"

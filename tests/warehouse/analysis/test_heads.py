@@ -115,6 +115,7 @@ def test_a_run_without_attention_says_so(tmp_path: Path, capture_tiny: Callable)
         derive_heads(run_dir(tmp_path / "runs", "a"), root=tmp_path / "runs", run_id="b")
 
 
+@pytest.mark.slow
 def test_the_real_models_induction_heads_stand_out_on_repeated_words(tmp_path: Path, smollm2) -> None:
     """A dozen of its 270 heads find what followed the current word the first time; half of all hardly ever do. What they look
     up is what the model then predicts: it knows most words of the second half, and none of the first."""
