@@ -1,9 +1,9 @@
 """Checks of interventions: does a model go on with what is put in at each site, as if it had computed it itself?
 
-In goes an anatomy; out come `Finding`s, one a site of a side, whether passes can begin at a layer, and those of `parts_check`. Two batches of random tokens of one shape are run,
-and then the first again with values of the second, or zeros, in every layer at once. What arrives behind must be, bit for bit, what
-the second batch has there, or the stream as it was; a change that nothing sees is wrong. The values of the first batch are put back
-further on, so that each layer is seen by itself. `model_check` calls this.
+In goes an anatomy; out come `Finding`s, one a site of a side, whether passes can begin at a layer, and those of `parts_check`. Two
+batches of random tokens of one shape are run, and then the first again with values of the second, or zeros, in every layer at once.
+What arrives behind must be, bit for bit, what the second batch has there, or the stream as it was; a change that nothing sees is
+wrong. The values of the first batch are put back further on, so that each layer is seen by itself. `model_check` calls this.
 """
 
 from __future__ import annotations
