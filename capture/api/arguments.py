@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -116,3 +116,8 @@ def existing_run(root: Path, run: str | None, skip_existing: bool) -> TraceStore
     if not skip_existing:
         raise RunExistsError(run)
     return TraceStore(paths.find_run(root, run))
+
+
+def joined(values: str | int | Iterable[object]) -> str:
+    """Return numbers and names as the commands write them: `0,5,mid`."""
+    return values if isinstance(values, str) else ",".join(map(str, [values] if isinstance(values, int) else values))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms
+from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
 from capture.api.progress import capture_progress, judge_progress, pipeline_progress
 from capture.api.runs import screen_note
 from capture.sequences import partition
@@ -69,17 +69,12 @@ def lens(
         return existing
     from capture.logit_lens import lens_run as job
 
-    options = job.Options(top_k, _joined(layers), _joined(positions), part)
+    options = job.Options(top_k, joined(layers), joined(positions), part)
     job.forecast(folder, options)
     loaded = check_loaded(model) if model is not None else load_captured_model(folder)
     with capture_progress() as (report, _):
         manifest = job.run(loaded, folder, options, root=home, run_id=run_id, report=report)
     return TraceStore(paths.run_dir(home, manifest.run_id))
-
-
-def _joined(values: str | Iterable[object]) -> str:
-    """Return numbers and names as the commands write them: `0,5,mid`."""
-    return values if isinstance(values, str) else ",".join(map(str, [values] if isinstance(values, int) else values))
 
 
 def load_captured_model(

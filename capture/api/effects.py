@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms
+from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
 from capture.api.derived import load_captured_model
 from capture.api.progress import capture_progress
 from capture.sequences import partition
@@ -68,7 +68,7 @@ def ablate(
         NotFoundError: There is no such run, site, kind or metric.
         RunExistsError: The new run exists already.
     """
-    facts = {"what": _joined(what), "kind": kind, "positions": positions, "layers": _joined(layers)}
+    facts = {"what": joined(what), "kind": kind, "positions": positions, "layers": joined(layers)}
     return _measure(
         task,
         facts,
@@ -135,7 +135,7 @@ def patch(
         NotFoundError: There is no such run, site, direction or metric.
         RunExistsError: The new run exists already.
     """
-    facts = {"what": _joined(site), "direction": direction, "positions": positions, "layers": _joined(layers)}
+    facts = {"what": joined(site), "direction": direction, "positions": positions, "layers": joined(layers)}
     return _measure(
         task, facts, "patch", metric, source, model, batch_tokens, run, root, part, skip_existing, ("patch",)
     )
@@ -174,8 +174,3 @@ def _measure(
     with capture_progress(forecast.pairs) as (report, note):
         manifest = job.run(loaded, folder, options, root=home, run_id=run_id, report=report, note=note)
     return TraceStore(paths.run_dir(home, manifest.run_id))
-
-
-def _joined(values: str | Sequence[Any]) -> str:
-    """Return several names or numbers as the commands write them."""
-    return values if isinstance(values, str) else ",".join(map(str, values))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms
+from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
 from capture.api.derived import load_captured_model
 from capture.api.progress import capture_progress
 from capture.sequences import partition
@@ -77,9 +77,8 @@ def influence(
         return existing
     from capture.influences import influence_run as job
 
-    positions = target if isinstance(target, str | int) else ",".join(map(str, target))
     options = job.Options(
-        str(positions), token, against, _names(measures or ()), least_flow, _names(examples), limit, part
+        joined(target), token, against, _names(measures or ()), least_flow, _names(examples), limit, part
     )  # fmt: skip
     job.forecast(folder, options)
     loaded = check_loaded(model) if model is not None else load_captured_model(folder)

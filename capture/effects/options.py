@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from capture.interventions.intervene import find_key
 from capture.interventions.intervention import Intervention, Positions, parse_intervention
-from capture.interventions.site_edits import SITES, check_editable, head_count, why_not
+from capture.interventions.site_edits import SITES, head_count, why_not
 from capture.jobs.job import check_option_values
 from capture.model.anatomy import Anatomy
 from capture.recording.metrics import METRICS
@@ -130,11 +131,7 @@ def _bases(anatomy: Anatomy, word: str, options: Options) -> Iterator[Interventi
         if not re.search(r"[\dA-Z@]", word):
             raise NotFoundError("site to change", word, GROUPS, "Or a place, such as L12H3, M5, resid.post_mlp@5.")
         base = replace(parse_intervention(f"{word}=zero"), kind=kind, source=source)
-        key = Key(anatomy.main.side, base.site, base.layer)
-        check_editable(anatomy, key)
-        n = head_count(anatomy, key)
-        if base.head is not None and n is not None and base.head >= n:
-            raise UsageError(f"{word}: layer {base.layer} has heads 0 to {n - 1} of {base.site}.")
+        find_key(anatomy, base)
         yield base
         return
     site = GROUPS[word]

@@ -18,6 +18,7 @@ from capture.interventions.intervention import Intervention
 from capture.interventions.reference import (
     check_same_model,
     find_sequence,
+    output_factor,
     position_means,
     run_sequences,
     stored_values,
@@ -108,7 +109,7 @@ def _find_value(
     if intervention.value is not None:
         return _tensor(intervention.value)
     if kind == "add":
-        return _tensor(find_vector(source, intervention)) / _factor(loaded.anatomy, key)
+        return _tensor(find_vector(source, intervention)) / output_factor(loaded.anatomy, key)
     if kind == "mean":
         store = TraceStore(find_run(root, source))
         check_same_model(store, loaded, "Reference run")
@@ -132,14 +133,6 @@ def _tensor(value: Any) -> torch.Tensor:
 def _of_head(intervention: Intervention, x: torch.Tensor) -> torch.Tensor:
     """Return one head's part of (T, H, d), where one is meant."""
     return x if intervention.head is None else x[:, intervention.head]
-
-
-def _factor(anatomy: Anatomy, key: Key) -> float:
-    """Return what the block multiplies a module's output with before it adds it to the stream."""
-    if key.layer is None:
-        return 1.0
-    point = anatomy.stacks[key.side].layers[key.layer].hook_points.get(key.site)
-    return 1.0 if point is None else point.factor
 
 
 def _make_edit(

@@ -158,10 +158,15 @@ def stored_values(store: TraceStore, anatomy: Anatomy, key: Key, example_id: str
         rows = store.resid(example_id, site.removeprefix("resid."), key.layer, seq=seq, side=key.side)
     else:
         rows = store.rows(key, example_id, seq)
-    factor = 1.0
-    if key.layer is not None and (point := anatomy.stacks[key.side].layers[key.layer].hook_points.get(key.site)):
-        factor = point.factor
-    return np.asarray(rows, np.float32) / np.float32(factor)
+    return np.asarray(rows, np.float32) / np.float32(output_factor(anatomy, key))
+
+
+def output_factor(anatomy: Anatomy, key: Key) -> float:
+    """Return what the block multiplies a module's output with before it adds it to the stream; 1 for other sites."""
+    if key.layer is None:
+        return 1.0
+    point = anatomy.stacks[key.side].layers[key.layer].hook_points.get(key.site)
+    return 1.0 if point is None else point.factor
 
 
 def find_sequence(root: Path, source: str) -> tuple[TraceStore, str, int]:
