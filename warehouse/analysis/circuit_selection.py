@@ -17,6 +17,11 @@ SELECTIONS = ("abs", "signed", "greedy")
 """By size of the score; the most negative first (that is what helps); by size too, but from the logits upwards."""
 
 
+def number_of_share(share: float, total: int) -> int:
+    """Return how many edges a share of all is: at least 1."""
+    return max(1, round(share * total))
+
+
 def select_edges(
     scores: np.ndarray,
     n: int,
@@ -75,14 +80,14 @@ def prune_edges(
     reached = np.ones(n_nodes, dtype=bool)
     reached[fed_nodes] = False
     before = -1
-    while (now := np.count_nonzero(reached)) != before:
+    while (now := int(reached.sum())) != before:
         before = now
         read = np.zeros(len(feeds), dtype=bool)
         read[edge_sinks[keep & reached[edge_nodes]]] = True
         reached[fed_nodes[read[fed_sinks]]] = True
     useful = np.array([not nodes for nodes in feeds], dtype=bool)
     before = -1
-    while (now := np.count_nonzero(useful)) != before:
+    while (now := int(useful.sum())) != before:
         before = now
         used = np.zeros(n_nodes, dtype=bool)
         used[edge_nodes[keep & useful[edge_sinks]]] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from warehouse.analysis.circuit_selection import prune_edges, random_edges, select_edges
+from warehouse.analysis.circuit_selection import number_of_share, prune_edges, random_edges, select_edges
 
 # embed (0), two heads (1, 2) that share a key head, an MLP (3); sinks: their queries, the shared key, the MLP, the logits
 FEEDS = [(1,), (2,), (1, 2), (3,), ()]
@@ -63,6 +63,10 @@ def test_greedy_circuits_reach_the_logits_and_random_ones_come_again() -> None:
         assert all(sink in useful for (_, sink), c in zip(EDGES, chosen, strict=True) if c)
     assert random_edges(3, 10, 1).sum() == 3 and (random_edges(3, 10, 1) == random_edges(3, 10, 1)).all()
     assert len({tuple(random_edges(3, 10, seed)) for seed in range(5)}) > 1
+
+
+def test_a_share_is_at_least_one_edge() -> None:
+    assert [number_of_share(share, 1000) for share in (0.0001, 0.001, 0.0126, 1)] == [1, 1, 13, 1000]
 
 
 def test_another_way_of_selecting_is_refused() -> None:
