@@ -107,6 +107,8 @@ class LMHead:
         """Multiply (1, n, D) by the linear head's weights into (1, n, V), as the head itself does."""
         assert self._linear is not None
         weight, n = self._linear.weight, x.shape[1]
+        if x.requires_grad:  # a gradient needs a tensor of its own
+            return torch.mm(x[0], weight.t())[None]
         if self._buffer is None or len(self._buffer) < n or self._buffer.device != weight.device:
             self._buffer = torch.empty((n, len(weight)), dtype=weight.dtype, device=weight.device)
         return torch.mm(x[0], weight.t(), out=self._buffer[:n])[None]

@@ -54,7 +54,15 @@ class Targets:
 def metric(
     name: str, logits: torch.Tensor, targets: Targets, clean_log_probs: torch.Tensor | None = None
 ) -> np.ndarray:
-    """Compute a metric of N prompts.
+    """Compute a metric of N prompts, as `metric_tensor` does: (N,) float64."""
+    values: np.ndarray = metric_tensor(name, logits, targets, clean_log_probs).cpu().numpy()
+    return values
+
+
+def metric_tensor(
+    name: str, logits: torch.Tensor, targets: Targets, clean_log_probs: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute a metric of N prompts, differentiable by their logits.
 
     `logit_diff`: the mean logit of the right answers minus that of the wrong ones. `prob_diff`: the summed probability of the right
     answers minus that of the wrong ones. `logprob`: ln of the summed probability of the right answers, nats. `kl`: the
@@ -75,21 +83,20 @@ def metric(
     if name == "kl":
         if clean_log_probs is None:
             raise ValueError("kl compares with a distribution: give clean_log_probs")
-        return _divergence(clean_log_probs, log_probs(logits)).cpu().numpy()
+        return _divergence(clean_log_probs, log_probs(logits))
     ids = targets.ids.to(logits.device)
     if name == "logit_diff":
         given = _widened(logits.gather(1, ids))
         right, wrong = _masks(targets, given.device)
-        difference = _mean(given, right) - _mean(given, wrong)
-        return difference.cpu().numpy()
+        return _mean(given, right) - _mean(given, wrong)
     given = log_probs(logits)
     given = given.gather(1, ids.to(given.device))
     right, wrong = _masks(targets, given.device)
     if name == "prob_diff":
         probs = given.exp()
-        return ((probs * right).sum(1) - (probs * wrong).sum(1)).cpu().numpy()
+        return (probs * right).sum(1) - (probs * wrong).sum(1)
     if name == "logprob":
-        return given.masked_fill(~right, -torch.inf).logsumexp(1).cpu().numpy()
+        return given.masked_fill(~right, -torch.inf).logsumexp(1)
     raise ValueError(f"no metric '{name}'")
 
 
