@@ -21,7 +21,7 @@ from capture.model.forward_trace import probe_tokens
 from capture.model.head_outputs import HeadOutputs, find_head_outputs
 from capture.model.lm_head import LMHead
 from capture.model.tolerances import formula_tolerance
-from warehouse.errors import TracesError, UsageError
+from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 
 _FLOAT_BYTES = 4
@@ -314,13 +314,3 @@ class EdgeModel:
                 f"{self.name}: edges cannot be told apart: its residual stream is not the sum of its embedding and what attention "
                 f"and MLPs add, by {error:.1e} of it."
             )
-
-
-def check_edges(anatomy: Anatomy) -> EdgeModel:
-    """Return a model's edges; raises UsageError for one without a language-model head too, as for one that cannot be taken apart."""
-    try:
-        return EdgeModel(anatomy)
-    except UsageError:
-        raise
-    except TracesError as e:
-        raise UsageError(str(e)) from e

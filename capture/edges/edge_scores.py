@@ -151,7 +151,7 @@ class _Gradients:
             leaves += [((i, site), x) for site, x in layer.marked.items()]
             leaves += [((i, module), x) for module, x in layer.projected.items()]
         found = torch.autograd.grad(value, [x for _, x in leaves], retain_graph=True, allow_unused=True)
-        self.gradients = {
+        self.gradients: dict[Any, torch.Tensor] = {
             name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(leaves, found, strict=True)
         }
         """By ("embed",), ("final",), (layer, site) and (layer, module)."""
@@ -182,9 +182,8 @@ class _Gradients:
 
     def _mark(self, i: int, site: str) -> Edit:
         def edit(x: torch.Tensor) -> torch.Tensor:
-            marked = x.clone()
-            self.layers[i].made[site], self.layers[i].marked[site] = x, marked
-            return marked
+            self.layers[i].made[site], self.layers[i].marked[site] = x, x.clone()
+            return self.layers[i].marked[site].clone()
 
         return edit
 
@@ -214,9 +213,9 @@ class _Gradients:
             y = forward(x, *args, **kwargs)
             if place.running is None:
                 return y
-            layer, y = self.layers[place.running[1]], y.clone()
-            layer.given[module], layer.projected[module] = x, y
-            return y
+            layer = self.layers[place.running[1]]
+            layer.given[module], layer.projected[module] = x, y.clone()
+            return layer.projected[module].clone()  # some models go on to clip it in place
 
         return marked
 

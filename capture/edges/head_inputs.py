@@ -180,7 +180,7 @@ def _find_columns(
                 y = forward(*args, **kwargs).detach().requires_grad_()
                 if state.running is not None:
                     outputs[state.running[1]][module] = y
-                return y
+                return y.clone()  # some models go on to clip it in place
 
             return made
 
