@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from warehouse.schema.columns import EXAMPLE, POS, RUN, SEQ, SOURCE
+from warehouse.schema.columns import EXAMPLE, METRIC, POS, RUN, SEQ, SOURCE, TASK_RUN
 from warehouse.schema.types import Column, Table
 
-_METRIC = Column(
-    "metric",
-    "VARCHAR",
-    "Read at the prompt's last token. logit_diff: mean logit of the tokens of sign +1 less that of those of sign -1; prob_diff: "
-    "summed probability of the first less that of the second; logprob: ln of the summed probability of the first, nats; kl: "
-    "KL(distribution of this prompt by the model as it is || this distribution), nats, in task_scores from the clean prompt's",
-)
-_TASK_RUN = Column("source_run_id", "VARCHAR", "The task's run")
 _PREDICTION_POS = Column("pos", "INTEGER", "Position that the explained prediction is made from, 0-based")
 
 TASK_PAIRS = Table(
@@ -53,7 +45,7 @@ TASK_SCORES = Table(
     (
         RUN,
         EXAMPLE,
-        _METRIC,
+        METRIC,
         Column("is_default", "BOOLEAN", "Whether it is the task's own metric"),
         Column("clean", "DOUBLE", "Its value on the clean prompt"),
         Column("corrupted", "DOUBLE", "Its value on the corrupted prompt, with the same tokens and signs"),
@@ -105,11 +97,11 @@ EFFECTS = Table(
     ("run_id", "source_run_id", "intervention_id", "example_id", "metric"),
     (
         RUN,
-        _TASK_RUN,
+        TASK_RUN,
         Column("intervention_id", "INTEGER", "What was done: interventions of the same run_id"),
         EXAMPLE,
         Column("seq", "INTEGER", "The prompt that ran: 0 clean, 1 corrupted"),
-        _METRIC,
+        METRIC,
         Column("baseline", "DOUBLE", "The metric of that prompt with nothing done"),
         Column("value", "DOUBLE", "The metric of that prompt with it done"),
         Column("effect", "DOUBLE", "value - baseline"),

@@ -17,6 +17,14 @@ SEQ = Column(
 )
 POS = Column("pos", "INTEGER", "Token position in its sequence, 0-based, padding not counted")
 SOURCE = Column("source_run_id", "VARCHAR", "The run that it was made from")
+METRIC = Column(
+    "metric",
+    "VARCHAR",
+    "Read at the prompt's last token. logit_diff: mean logit of the tokens of sign +1 less that of those of sign -1; prob_diff: "
+    "summed probability of the first less that of the second; logprob: ln of the summed probability of the first, nats; kl: "
+    "KL(distribution of this prompt by the model as it is || this distribution), nats, in task_scores from the clean prompt's",
+)
+TASK_RUN = Column("source_run_id", "VARCHAR", "The task's run")
 TRAIT = Column("trait", "VARCHAR", "The trait")
 METHOD = Column("method", "VARCHAR", "How the vector was made: mean_diff, probe, ica, gradient or random")
 COMPONENT = Column("component", "VARCHAR", "What the vector lives in: residual (resid.post_mlp) or attn_out")

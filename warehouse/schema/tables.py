@@ -22,6 +22,13 @@ from warehouse.schema.causal_tables import (
     TASK_TARGETS,
     TOKEN_EDGES,
 )
+from warehouse.schema.circuit_tables import (
+    CIRCUIT_EDGES,
+    CIRCUIT_NODE_SCORES,
+    CIRCUIT_NODES,
+    CIRCUIT_VALUES,
+    CIRCUITS,
+)
 from warehouse.schema.learning_tables import PROBES, TRAINING
 from warehouse.schema.prediction_tables import CHOICES, LOGIT_LENS, MCQ_PREDICTIONS, NEXT_TOKEN
 from warehouse.schema.tensor_tables import HEADS, TENSORS
@@ -36,7 +43,7 @@ from warehouse.schema.trait_tables import (
 )
 from warehouse.schema.types import Table
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """The version of the format on disk that this code writes; it reads older ones."""
 
 _TABLES = (
@@ -69,6 +76,11 @@ _TABLES = (
     INFLUENCE,
     TOKEN_EDGES,
     IDENTITY_ERRORS,
+    CIRCUITS,
+    CIRCUIT_NODES,
+    CIRCUIT_EDGES,
+    CIRCUIT_NODE_SCORES,
+    CIRCUIT_VALUES,
     TENSORS,
 )
 

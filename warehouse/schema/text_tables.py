@@ -15,7 +15,8 @@ RUNS = Table(
             "kind",
             "VARCHAR",
             "What made it: next-token, encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or "
-            "derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence",
+            "derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, "
+            "circuit, circuit-evaluation",
         ),
         Column("parents", "VARCHAR[]", "Runs it was derived from, or whose model it ran"),
         Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),

@@ -28,6 +28,7 @@ from warehouse.storage.sealed import SealedFile, StrictModel
 
 DERIVED = (
     "heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation", "trait-projection", "ablation", "patching", "influence",
+    "circuit", "circuit-evaluation",
 )  # fmt: skip
 """Kinds of runs that were made from others, without reading examples of their own."""
 

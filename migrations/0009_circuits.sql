@@ -1,0 +1,185 @@
+-- Schema version 9: circuits, what scores their edges and nodes, and what they keep of a metric.
+
+CREATE TABLE circuits (
+    run_id VARCHAR NOT NULL,
+    circuit VARCHAR NOT NULL,
+    source_run_id VARCHAR,
+    task VARCHAR,
+    corruption VARCHAR,
+    metric VARCHAR,
+    method VARCHAR NOT NULL,
+    steps INTEGER,
+    level VARCHAR NOT NULL,
+    ablation VARCHAR,
+    n_layers INTEGER NOT NULL,
+    n_heads INTEGER NOT NULL,
+    n_kv_heads INTEGER NOT NULL,
+    parallel BOOLEAN NOT NULL,
+    heads_apart BOOLEAN NOT NULL,
+    n_examples INTEGER,
+    n_templates INTEGER,
+    n_edges INTEGER NOT NULL,
+    n_nodes INTEGER NOT NULL,
+    n_resamples INTEGER,
+    unit VARCHAR,
+    n_selected_edges INTEGER,
+    n_selected_nodes INTEGER,
+    clean DOUBLE,
+    corrupted DOUBLE,
+    completeness_error DOUBLE,
+    seed INTEGER
+);
+COMMENT ON TABLE circuits IS 'One row is a circuit: scores of every edge or node of a model for a task, found by one method';
+COMMENT ON COLUMN circuits.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN circuits.circuit IS 'Its name in the run: the method, with '' 1/2'' behind it where it is of a part of the pairs; imported: read from a file';
+COMMENT ON COLUMN circuits.source_run_id IS 'The task''s run; NULL: imported';
+COMMENT ON COLUMN circuits.task IS 'Name of the task; NULL: imported';
+COMMENT ON COLUMN circuits.corruption IS 'What the pairs'' second prompts changed, with '' | '' between where they differ: part of what the circuit is; NULL: imported';
+COMMENT ON COLUMN circuits.metric IS 'Read at the prompt''s last token. logit_diff: mean logit of the tokens of sign +1 less that of those of sign -1; prob_diff: summed probability of the first less that of the second; logprob: ln of the summed probability of the first, nats; kl: KL(distribution of this prompt by the model as it is || this distribution), nats, in task_scores from the clean prompt''s; NULL: imported';
+COMMENT ON COLUMN circuits.method IS 'eap-ig: gradients averaged on the way from the corrupted to the clean embedding; eap: one gradient, on the clean prompt; gim: one backward pass with norms held and softmax smoothed; exact: patching; random; imported';
+COMMENT ON COLUMN circuits.steps IS 'Gradients that eap-ig averages; NULL: another method';
+COMMENT ON COLUMN circuits.level IS 'What was scored. edge: edges, and the nodes that they leave; node: nodes alone';
+COMMENT ON COLUMN circuits.ablation IS 'What the scores stand for: resample: the corrupted prompt''s values; mean: the mean at that position over the task''s corrupted prompts; zero; NULL: imported';
+COMMENT ON COLUMN circuits.n_layers IS 'Layers of the model';
+COMMENT ON COLUMN circuits.n_heads IS 'Query heads of a layer: the most that one has';
+COMMENT ON COLUMN circuits.n_kv_heads IS 'Key-value heads of a layer: the most that one has';
+COMMENT ON COLUMN circuits.parallel IS 'Whether MLPs read the stream that the attention of their layer reads';
+COMMENT ON COLUMN circuits.heads_apart IS 'Whether every head is a node; else some attention blocks are one node each';
+COMMENT ON COLUMN circuits.n_examples IS 'Pairs that it was found on; NULL: imported';
+COMMENT ON COLUMN circuits.n_templates IS 'Templates that they are from; NULL: none said, or imported';
+COMMENT ON COLUMN circuits.n_edges IS 'All edges of the model''s graph';
+COMMENT ON COLUMN circuits.n_nodes IS 'All nodes of the model''s graph';
+COMMENT ON COLUMN circuits.n_resamples IS 'Resamples of the bootstrap; NULL: none';
+COMMENT ON COLUMN circuits.unit IS 'What is drawn in a resample: pair, or template where there are 5 or more; NULL: none';
+COMMENT ON COLUMN circuits.n_selected_edges IS 'Edges that count as the first in selection_frequency';
+COMMENT ON COLUMN circuits.n_selected_nodes IS 'Nodes that count as the first in selection_frequency';
+COMMENT ON COLUMN circuits.clean IS 'Mean metric of the clean prompts; NULL: imported';
+COMMENT ON COLUMN circuits.corrupted IS 'Mean metric of the corrupted prompts; NULL: imported';
+COMMENT ON COLUMN circuits.completeness_error IS '|Sum over pairs of embed''s score - (corrupted - clean)|, as a share of |corrupted - clean| summed likewise: 0 where the averaged gradients account for all of the change; NULL: not eap-ig, or nothing changed';
+COMMENT ON COLUMN circuits.seed IS 'Chose the pairs, the resamples and what is random; NULL: imported';
+
+CREATE TABLE circuit_nodes (
+    run_id VARCHAR NOT NULL,
+    circuit VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    layer INTEGER,
+    head INTEGER,
+    score DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    rank INTEGER,
+    selection_frequency DOUBLE,
+    exact_effect DOUBLE,
+    in_graph BOOLEAN
+);
+COMMENT ON TABLE circuit_nodes IS 'One row is a node''s score in a circuit';
+COMMENT ON COLUMN circuit_nodes.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN circuit_nodes.circuit IS 'Its name in the run: the method, with '' 1/2'' behind it where it is of a part of the pairs; imported: read from a file';
+COMMENT ON COLUMN circuit_nodes.kind IS 'embed: the embedding; head; attn: an attention block as one, where heads cannot be told apart; mlp';
+COMMENT ON COLUMN circuit_nodes.layer IS 'Its layer, 0-based; NULL: embed';
+COMMENT ON COLUMN circuit_nodes.head IS 'Its query head, 0-based; NULL: not a head';
+COMMENT ON COLUMN circuit_nodes.score IS 'Estimate of the metric with its values corrupted less the metric as it is, mean over pairs: below 0 helps. A score ranks; it is no effect. NULL: the file had none';
+COMMENT ON COLUMN circuit_nodes.low IS 'Lower end of the score''s 95 % interval, by bootstrap over circuits.unit; NULL: not resampled';
+COMMENT ON COLUMN circuit_nodes.high IS 'Upper end';
+COMMENT ON COLUMN circuit_nodes.rank IS 'Its place by size of the score, 1 the largest; NULL: no score';
+COMMENT ON COLUMN circuit_nodes.selection_frequency IS 'Share of resamples in which it is among the first, as many as circuits says; NULL: not resampled';
+COMMENT ON COLUMN circuit_nodes.exact_effect IS 'Mean effect of truly giving it the corrupted values, intervened - baseline; NULL: not measured';
+COMMENT ON COLUMN circuit_nodes.in_graph IS 'Whether the file that it was read from has it in the circuit; NULL: found here';
+
+CREATE TABLE circuit_edges (
+    run_id VARCHAR NOT NULL,
+    circuit VARCHAR NOT NULL,
+    source_kind VARCHAR NOT NULL,
+    source_layer INTEGER,
+    source_head INTEGER,
+    sink_kind VARCHAR NOT NULL,
+    sink_layer INTEGER,
+    sink_head INTEGER,
+    port VARCHAR,
+    score DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    rank INTEGER,
+    selection_frequency DOUBLE,
+    exact_effect DOUBLE,
+    in_graph BOOLEAN
+);
+COMMENT ON TABLE circuit_edges IS 'One row is an edge''s score in a circuit: from what writes to the residual stream to what reads it';
+COMMENT ON COLUMN circuit_edges.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN circuit_edges.circuit IS 'Its name in the run: the method, with '' 1/2'' behind it where it is of a part of the pairs; imported: read from a file';
+COMMENT ON COLUMN circuit_edges.source_kind IS 'What writes. embed: the embedding; head; attn: an attention block as one, where heads cannot be told apart; mlp';
+COMMENT ON COLUMN circuit_edges.source_layer IS 'Its layer, 0-based; NULL: embed';
+COMMENT ON COLUMN circuit_edges.source_head IS 'Its query head, 0-based; NULL: not a head';
+COMMENT ON COLUMN circuit_edges.sink_kind IS 'What reads: head, mlp or logits';
+COMMENT ON COLUMN circuit_edges.sink_layer IS 'Its layer, 0-based; NULL: logits';
+COMMENT ON COLUMN circuit_edges.sink_head IS 'Its query head at port q, its key-value head at k and v, 0-based; NULL: not a head';
+COMMENT ON COLUMN circuit_edges.port IS 'What the head reads it for: q, k or v; NULL: not a head';
+COMMENT ON COLUMN circuit_edges.score IS 'Estimate of the metric with its values corrupted less the metric as it is, mean over pairs: below 0 helps. A score ranks; it is no effect. NULL: the file had none';
+COMMENT ON COLUMN circuit_edges.low IS 'Lower end of the score''s 95 % interval, by bootstrap over circuits.unit; NULL: not resampled';
+COMMENT ON COLUMN circuit_edges.high IS 'Upper end';
+COMMENT ON COLUMN circuit_edges.rank IS 'Its place by size of the score, 1 the largest; NULL: no score';
+COMMENT ON COLUMN circuit_edges.selection_frequency IS 'Share of resamples in which it is among the first, as many as circuits says; NULL: not resampled';
+COMMENT ON COLUMN circuit_edges.exact_effect IS 'Mean effect of truly giving it the corrupted values, intervened - baseline; NULL: not measured';
+COMMENT ON COLUMN circuit_edges.in_graph IS 'Whether the file that it was read from has it in the circuit; NULL: found here';
+
+CREATE TABLE circuit_node_scores (
+    run_id VARCHAR NOT NULL,
+    circuit VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    layer INTEGER,
+    head INTEGER,
+    score DOUBLE NOT NULL
+);
+COMMENT ON TABLE circuit_node_scores IS 'One row is a node''s score on one of the pairs that a circuit was found on';
+COMMENT ON COLUMN circuit_node_scores.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN circuit_node_scores.circuit IS 'Its name in the run: the method, with '' 1/2'' behind it where it is of a part of the pairs; imported: read from a file';
+COMMENT ON COLUMN circuit_node_scores.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN circuit_node_scores.kind IS 'embed: the embedding; head; attn: an attention block as one, where heads cannot be told apart; mlp';
+COMMENT ON COLUMN circuit_node_scores.layer IS 'Its layer, 0-based; NULL: embed';
+COMMENT ON COLUMN circuit_node_scores.head IS 'Its query head, 0-based; NULL: not a head';
+COMMENT ON COLUMN circuit_node_scores.score IS 'Estimate of the metric with its values corrupted less the metric as it is';
+
+CREATE TABLE circuit_values (
+    run_id VARCHAR NOT NULL,
+    circuit_run_id VARCHAR NOT NULL,
+    circuit VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    level VARCHAR NOT NULL,
+    selection VARCHAR NOT NULL,
+    ablation VARCHAR NOT NULL,
+    metric VARCHAR NOT NULL,
+    variant VARCHAR NOT NULL,
+    draw INTEGER NOT NULL,
+    size DOUBLE NOT NULL,
+    example_id VARCHAR NOT NULL,
+    n_asked INTEGER NOT NULL,
+    n_edges INTEGER NOT NULL,
+    held_out BOOLEAN NOT NULL,
+    unit VARCHAR NOT NULL,
+    value DOUBLE NOT NULL,
+    full_value DOUBLE NOT NULL,
+    none_value DOUBLE NOT NULL
+);
+COMMENT ON TABLE circuit_values IS 'One row is a pair''s metric with only a circuit''s edges left as they are';
+COMMENT ON COLUMN circuit_values.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN circuit_values.circuit_run_id IS 'The run of the circuit';
+COMMENT ON COLUMN circuit_values.circuit IS 'The circuit: its name in that run; of one found in parts the method: the mean of the parts; ensemble: the mean of ranks of that run''s methods';
+COMMENT ON COLUMN circuit_values.source_run_id IS 'The task''s run';
+COMMENT ON COLUMN circuit_values.level IS 'What it was chosen by. edge: edges; node: nodes, each with all edges that leave it';
+COMMENT ON COLUMN circuit_values.selection IS 'abs: the largest scores by size; signed: the most negative; greedy: by size, from the logits upwards';
+COMMENT ON COLUMN circuit_values.ablation IS 'What all other edges carry. resample: the corrupted prompt''s values; mean: the mean at that position over the task''s corrupted prompts; zero';
+COMMENT ON COLUMN circuit_values.metric IS 'Read at the prompt''s last token. logit_diff: mean logit of the tokens of sign +1 less that of those of sign -1; prob_diff: summed probability of the first less that of the second; logprob: ln of the summed probability of the first, nats; kl: KL(distribution of this prompt by the model as it is || this distribution), nats, in task_scores from the clean prompt''s';
+COMMENT ON COLUMN circuit_values.variant IS 'circuit; complement: all edges but the circuit''s; random: as many edges, drawn at random';
+COMMENT ON COLUMN circuit_values.draw IS 'Which draw of a random circuit, 0-based; else 0';
+COMMENT ON COLUMN circuit_values.size IS 'Size asked for: share of all edges, or of all nodes';
+COMMENT ON COLUMN circuit_values.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN circuit_values.n_asked IS 'That many edges (nodes)';
+COMMENT ON COLUMN circuit_values.n_edges IS 'Edges left as they are, those dropped that lead from or to nothing in the circuit; of a random circuit as many as are asked';
+COMMENT ON COLUMN circuit_values.held_out IS 'Whether the circuit was found without this pair';
+COMMENT ON COLUMN circuit_values.unit IS 'What a resample draws: the pair''s template where the task has 5 or more, else the example_id';
+COMMENT ON COLUMN circuit_values.value IS 'The metric of the clean prompt with the other edges ablated';
+COMMENT ON COLUMN circuit_values.full_value IS 'The metric of the clean prompt with nothing done: every edge kept';
+COMMENT ON COLUMN circuit_values.none_value IS 'The metric of the clean prompt with every edge ablated';
+
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
