@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -228,12 +229,9 @@ class _Gradients:
         ports = ports_of(self._model.anatomy.main.layers[i])
         if parts.projections is None:
             return [self._through(layer.made[port], layer.stream, self._only(i, port, head)) for port, head in ports]
+        through = self._through_projection
         return [
-            sum(
-                (self._through_projection(i, p, port) for p in parts.projections if port in p.columns),
-                start=torch.zeros_like(layer.stream),
-            )
-            for port in ports
+            reduce(torch.add, [through(i, p, port) for p in parts.projections if port in p.columns]) for port in ports
         ]
 
     def of_mlp(self, i: int) -> torch.Tensor:

@@ -37,7 +37,7 @@ class Projection:
     module: nn.Module
     path: tuple[nn.Module, ...]
     """What the stream goes through before it."""
-    columns: Mapping[Port, torch.Tensor]
+    columns: Mapping[Port, torch.Tensor | slice]
     """The columns of its output that make the q, k or v of a head."""
     weights: Mapping[Port, torch.Tensor]
     """(D, columns) of each, in the model's dtype."""
@@ -215,6 +215,12 @@ def _columns(
     return found if all(any(len(c) for c in columns) for columns in found.values()) else None
 
 
+def _as_slice(columns: torch.Tensor) -> torch.Tensor | slice:
+    """Return sorted columns as a slice where they lie side by side, which costs no copy."""
+    first, last = int(columns[0]), int(columns[-1])
+    return slice(first, last + 1) if last - first + 1 == len(columns) else columns
+
+
 def _projections(
     found: Sequence[tuple[ModuleCall, tuple[nn.Module, ...]]], columns: Mapping[Port, tuple[torch.Tensor, ...]]
 ) -> tuple[Projection, ...]:
@@ -232,7 +238,7 @@ def _projections(
             Projection(
                 call.module,
                 path,
-                own,
+                {port: _as_slice(each) for port, each in own.items()},
                 {port: weight[:, each].contiguous() for port, each in own.items()},
                 {port: bias[each] for port, each in own.items()},
                 weight.shape[1],

@@ -183,7 +183,7 @@ class _MaskedPass:
                 return made
             ports = self._port_numbers(place.running[1])
             inputs = self._projected_inputs(place.running[1], projection)
-            covered = sum(map(len, projection.columns.values()))
+            covered = sum(map(len, projection.biases.values()))
             out = x.new_empty((*self._shape[:2], projection.width)) if covered == projection.width else forward(x)
             for port, columns in projection.columns.items():
                 out[..., columns] = inputs[ports[port]] @ projection.weights[port] + projection.biases[port]
