@@ -9,9 +9,9 @@ A node (layer, pos) is what stands at a position after a block's attention; laye
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from warehouse.analysis.graph_files import check_networkx
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import NotFoundError, UsageError
 
@@ -74,18 +74,13 @@ def dependency_graph(
         UsageError: The run has no dependency graphs, networkx is not installed, or the example's id is ambiguous.
         NotFoundError: There is no such example, sequence or position.
     """
-    _check_networkx()
+    check_networkx()
     if not 0 <= least_flow <= 1:
         raise UsageError(f"least_flow {least_flow}: it is a part of the prediction, from 0 to 1.")
     influence = _find(catalog, run)
     if example is None:
         return _recurring(catalog, influence, pos, least_flow)
     return _of_prompt(catalog, influence, _choose(influence, example, seq, pos), least_flow)
-
-
-def _check_networkx() -> None:
-    if find_spec("networkx") is None:
-        raise UsageError("A graph needs networkx: pip install 'trace-warehouse[plot]'")
 
 
 def _find(catalog: Catalog, run: str) -> _Influence:

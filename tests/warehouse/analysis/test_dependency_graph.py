@@ -109,6 +109,6 @@ def test_what_is_not_there_is_named(wh: Warehouse, tmp_path: Path) -> None:
 
 
 def test_without_networkx_it_says_what_to_install(wh: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warehouse.analysis.dependency_graph.find_spec", lambda name: None)
+    monkeypatch.setattr("warehouse.analysis.graph_files.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs networkx: pip install 'trace-warehouse\[plot\]'"):
         dependency_graph(wh, "explained")
