@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import synthetic
 import synthetic_causes
+import synthetic_circuits
 from samples import DATA
 
 from warehouse.storage import paths
@@ -48,4 +49,6 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     synthetic_causes.add_task(root)
     synthetic_causes.add_ablation(root, "ablated", "zero", synthetic_causes.ZERO)
     synthetic_causes.add_influence(root)
+    synthetic_circuits.add_circuits(root)
+    synthetic_circuits.add_evaluation(root)
     return root
