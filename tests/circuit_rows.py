@@ -57,3 +57,8 @@ def ends(graph: EdgeGraph) -> list[tuple[Node, Sink]]:
     """The ends of every edge, in the graph's order."""
     pairs = zip(graph.edge_nodes.tolist(), graph.edge_sinks.tolist(), strict=True)
     return [(graph.nodes[node], graph.sinks[sink]) for node, sink in pairs]
+
+
+def names(graph: EdgeGraph) -> list[tuple[str, str]]:
+    """The names of the ends of every edge, in the graph's order."""
+    return [(node.name, sink.name) for node, sink in ends(graph)]
