@@ -28,6 +28,7 @@ from capture.edges.modified_gradients import modified_gradients
 from capture.interventions.site_edits import Edit, ForwardState, edit_sites
 from capture.model.body import replace_forward
 from capture.model.failures import error_sentence
+from capture.model.forward_trace import first_input
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 
@@ -115,8 +116,6 @@ class _Layer:
 
     stream: torch.Tensor | None = None
     """What its block was called with."""
-    read: torch.Tensor | None = None
-    """What its MLP's norm was called with."""
     made: dict[str, torch.Tensor] = field(default_factory=dict)
     """By site, before it was marked: q, k, v, mlp_out."""
     marked: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -143,6 +142,7 @@ class _Gradients:
             place = stack.enter_context(edit_sites(model.anatomy, dict(self._edits())))
             for module, forward in self._projections(place):
                 stack.enter_context(replace_forward(module, forward))
+            self._hook_mlps(stack, place)
             last = model.anatomy.body({model.side: (states.ids, states.mask)}).last[model.side]
             value = objective(model.logits(last, ends)).sum()
         leaves: list[tuple[Any, torch.Tensor]] = [(("embed",), self.embed)]
@@ -170,8 +170,6 @@ class _Gradients:
                     yield model.key(port, i), self._mark(i, port)
             if layer.mlp_factor is not None:
                 yield model.key("mlp_out", i), self._mark(i, "mlp_out")
-                if not layer.parallel:
-                    yield model.read_key(i), self._hear(i)
         yield model.final_key, self._end
 
     def _enter(self, i: int) -> Edit:
@@ -188,19 +186,30 @@ class _Gradients:
 
         return edit
 
-    def _hear(self, i: int) -> Edit:
-        def edit(x: torch.Tensor) -> torch.Tensor:
-            whole = (
-                x._base
-            )  # where the block exchanges all tokens in one row, `x` is another view of what its MLP reads
-            self.layers[i].read = whole if whole is not None and whole.numel() == x.numel() else x
-            return x
-
-        return edit
-
     def _end(self, x: torch.Tensor) -> torch.Tensor:
         self._final = x.clone()
         return self._final
+
+    def _hook_mlps(self, stack: ExitStack, place: ForwardState) -> None:
+        """Mark what MLPs read, apart from the stream that goes on beside them; in parallel blocks attention reads it too."""
+        points = {
+            self._model.anatomy.main.layers[i].hook_points["resid.post_attn"].module
+            for i, layer in enumerate(self._model.layers)
+            if layer.mlp_factor is not None and not layer.parallel
+        }
+
+        def mark(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x = first_input(args, kwargs)
+            if place.running is None or x is None:
+                return None
+            marked = x.clone()
+            self.layers[place.running[1]].marked["resid.post_attn"] = marked
+            return tuple(marked if y is x else y for y in args), {
+                name: marked if y is x else y for name, y in kwargs.items()
+            }
+
+        for module in points:
+            stack.callback(module.register_forward_pre_hook(mark, with_kwargs=True).remove)
 
     def _projections(self, place: ForwardState) -> Iterator[tuple[nn.Module, Callable[..., torch.Tensor]]]:
         modules = {p.module for layer in self._model.layers for p in layer.projections or ()}
@@ -237,10 +246,10 @@ class _Gradients:
     def of_mlp(self, i: int) -> torch.Tensor:
         """Return the gradient by the stream of a layer's MLP, (B, T, D)."""
         layer = self.layers[i]
-        read = layer.stream if self._model.layers[i].parallel else layer.read
-        assert read is not None and layer.stream is not None
-        found = self._through(layer.made["mlp_out"], read, self.gradients[i, "mlp_out"])
-        return found.view(layer.stream.shape)
+        assert layer.stream is not None
+        if self._model.layers[i].parallel:
+            return self._through(layer.made["mlp_out"], layer.stream, self.gradients[i, "mlp_out"])
+        return self.gradients[i, "resid.post_attn"].view(layer.stream.shape)
 
     def _only(self, i: int, port: str, head: int) -> torch.Tensor:
         whole = self.gradients[i, port]
