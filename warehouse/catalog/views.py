@@ -96,8 +96,17 @@ def view_texts(root: Path, known: Survey, infos: Sequence[Path]) -> dict[str, Vi
         "One row is a run that is left out of all views, and why",
         {"run_id": RUN.comment, "reason": "What is wrong with it"},
     )
-    for path in sorted((paths.data_dir("sql") / "views").glob("*.sql")):
-        views[path.stem] = from_file(path.read_text(encoding="utf-8"), views)
+    texts = {p.stem: p.read_text(encoding="utf-8") for p in sorted((paths.data_dir("sql") / "views").glob("*.sql"))}
+
+    def read(name: str) -> None:
+        for other in _SOURCE.findall(texts[name]):
+            if other in texts and other not in views:
+                read(other)
+        views[name] = from_file(texts[name], views)
+
+    for name in texts:
+        if name not in views:
+            read(name)
     return views
 
 
