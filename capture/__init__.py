@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from capture.api.captures import encode, generate, mcq, next_token
+    from capture.api.circuit_files import export_circuit, import_circuit
     from capture.api.derived import lens, project, run_traits
     from capture.api.effects import ablate, patch
     from capture.api.finetuning import finetune
@@ -29,8 +30,10 @@ __all__ = [
     "Positions",
     "ablate",
     "encode",
+    "export_circuit",
     "finetune",
     "generate",
+    "import_circuit",
     "influence",
     "intervene",
     "lens",
@@ -52,6 +55,7 @@ __all__ = [
 
 _MODULES = {
     **dict.fromkeys(("encode", "generate", "mcq", "next_token"), "capture.api.captures"),
+    **dict.fromkeys(("export_circuit", "import_circuit"), "capture.api.circuit_files"),
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     "finetune": "capture.api.finetuning",

@@ -12,7 +12,7 @@ edge of its own: where heads are grouped, an edge to a key-value head is one to 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,13 +155,13 @@ def to_json(file: CircuitFile) -> str:
     return json.dumps({"cfg": file.cfg, "nodes": nodes, "edges": edges})
 
 
-def from_circuit(circuit: StoredCircuit, keep: np.ndarray, d_model: int) -> CircuitFile:
+def from_circuit(circuit: StoredCircuit, keep: np.ndarray, cfg: Mapping[str, Any]) -> CircuitFile:
     """Make a file of a circuit.
 
     Args:
         circuit: The circuit.
-        keep: (E,) its edges that are in the graph.
-        d_model: The width of the model's stream.
+        keep: (E,) its edges that are in the graph; nodes and logits that one leads from or to are so too.
+        cfg: What the file says of the model besides its shape, such as `d_model`.
 
     Returns:
         What the file holds.
@@ -196,7 +196,7 @@ def from_circuit(circuit: StoredCircuit, keep: np.ndarray, d_model: int) -> Circ
         used[list(circuit.feeds[sink]) or [-1]] = True
     order = [circuit.nodes.index(node) for node in shape.nodes()]
     return CircuitFile(
-        {"n_layers": shape.n_layers, "n_heads": shape.n_heads, "parallel_attn_mlp": shape.parallel, "d_model": d_model},
+        {"n_layers": shape.n_layers, "n_heads": shape.n_heads, "parallel_attn_mlp": shape.parallel, **cfg},
         used[[*order, -1]],
         np.append(sign * circuit.node_values["score"][order], np.nan),
         sign * circuit.edge_values["score"][taken] / shares,

@@ -136,7 +136,7 @@ def wh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
 def test_a_key_value_head_is_shared_out_among_its_query_heads(wh: Warehouse) -> None:
     circuit = load_circuit(wh, "helps")
     keep = circuit.choose(0.4, "greedy")
-    value = json.loads(to_json(from_circuit(circuit, keep, 64)))
+    value = json.loads(to_json(from_circuit(circuit, keep, {"d_model": 64})))
     assert value["cfg"] == {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 64}
     assert len(value["edges"]) == Shape(2, 4, False).n_edges
     of = dict(
@@ -158,7 +158,7 @@ def test_a_key_value_head_is_shared_out_among_its_query_heads(wh: Warehouse) -> 
 
 
 def test_a_score_there_is_of_a_loss(wh: Warehouse) -> None:
-    files = [from_circuit(c, c.choose(), 64) for c in map(lambda run: load_circuit(wh, run), ("helps", "kl"))]
+    files = [from_circuit(c, c.choose(), {}) for c in map(lambda run: load_circuit(wh, run), ("helps", "kl"))]
     np.testing.assert_array_equal(files[0].scores, -files[1].scores)
     np.testing.assert_array_equal(files[0].in_graph, files[1].in_graph)
 
@@ -167,4 +167,4 @@ def test_a_model_that_the_format_cannot_tell_of_is_refused(wh: Warehouse) -> Non
     for run, says in (("odd", "whose layers are not alike"), ("block", "attention as one node")):
         circuit = load_circuit(wh, run)
         with pytest.raises(UsageError, match=says):
-            from_circuit(circuit, circuit.choose(1), 64)
+            from_circuit(circuit, circuit.choose(1), {})
