@@ -70,12 +70,12 @@ drawn AS (
         list_transform(  -- Poisson's distribution with mean 1, by how far into the range of all hashes this one lies
             units,
             lambda unit: CASE
-                WHEN hash(unit, resample) < 6786177901268885274 THEN 0
-                WHEN hash(unit, resample) < 13572355802537770548 THEN 1
-                WHEN hash(unit, resample) < 16965444753172213185 THEN 2
-                WHEN hash(unit, resample) < 18096474403383694064 THEN 3
-                WHEN hash(unit, resample) < 18379231815936564284 THEN 4
-                WHEN hash(unit, resample) < 18435783298447138328 THEN 5
+                WHEN hash(hash(unit, resample)) < 6786177901268885274 THEN 0
+                WHEN hash(hash(unit, resample)) < 13572355802537770548 THEN 1
+                WHEN hash(hash(unit, resample)) < 16965444753172213185 THEN 2
+                WHEN hash(hash(unit, resample)) < 18096474403383694064 THEN 3
+                WHEN hash(hash(unit, resample)) < 18379231815936564284 THEN 4
+                WHEN hash(hash(unit, resample)) < 18435783298447138328 THEN 5
                 ELSE 6
             END::DOUBLE
         ) AS weights
