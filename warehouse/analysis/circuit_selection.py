@@ -22,6 +22,31 @@ def number_of_share(share: float, total: int) -> int:
     return max(1, round(share * total))
 
 
+def order_edges(
+    scores: np.ndarray, how: str, edge_nodes: np.ndarray, edge_sinks: np.ndarray, feeds: Sequence[tuple[int, ...]]
+) -> np.ndarray:
+    """Order edges, the best first; of equal ones the earlier, and those without a score (NaN) last.
+
+    Args:
+        scores: (E,) the score of each edge: negative where the edge helps.
+        how: `abs`, `signed` or `greedy` (again and again the largest |score| whose sink is the logits or feeds a node that an edge
+            taken before leads from).
+        edge_nodes: (E,) the node that each edge leads from.
+        edge_sinks: (E,) the sink that it leads to.
+        feeds: By sink, the nodes that it is an input of.
+
+    Returns:
+        Edges by their places; of `greedy` those alone that lead on to the logits.
+
+    Raises:
+        ValueError: `how` is none of these.
+    """
+    if how not in SELECTIONS:
+        raise ValueError(f"selection {how!r} is none of {', '.join(SELECTIONS)}")
+    order = np.argsort(scores if how == "signed" else -np.abs(scores), kind="stable")  # NaN goes last
+    return _from_logits(order, edge_nodes, edge_sinks, feeds) if how == "greedy" else order
+
+
 def select_edges(
     scores: np.ndarray,
     n: int,
@@ -30,30 +55,9 @@ def select_edges(
     edge_sinks: np.ndarray,
     feeds: Sequence[tuple[int, ...]],
 ) -> np.ndarray:
-    """Take the n best edges; of equal ones the earlier, and those without a score (NaN) last.
-
-    Args:
-        scores: (E,) the score of each edge: negative where the edge helps.
-        n: How many to take.
-        how: `abs`, `signed` or `greedy` (again and again the largest |score| whose sink is the logits or feeds a node that an edge
-            taken before leads from).
-        edge_nodes: (E,) the node that each edge leads from.
-        edge_sinks: (E,) the sink that it leads to.
-        feeds: By sink, the nodes that it is an input of.
-
-    Returns:
-        (E,) True for the edges taken.
-
-    Raises:
-        ValueError: `how` is none of these.
-    """
-    if how not in SELECTIONS:
-        raise ValueError(f"selection {how!r} is none of {', '.join(SELECTIONS)}")
-    order = np.argsort(scores if how == "signed" else -np.abs(scores), kind="stable")  # NaN goes last
-    if how == "greedy":
-        order = _from_logits(order, edge_nodes, edge_sinks, feeds)
+    """Take the n first edges of `order_edges`: (E,) booleans."""
     taken = np.zeros(len(scores), dtype=bool)
-    taken[order[:n]] = True
+    taken[order_edges(scores, how, edge_nodes, edge_sinks, feeds)[:n]] = True
     return taken
 
 

@@ -6,6 +6,7 @@ of. `choose` says which of its edges are in it, by the selection that evaluation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from warehouse.analysis.circuit_selection import SELECTIONS, number_of_share, prune_edges, select_edges
+from warehouse.analysis.circuit_selection import SELECTIONS, number_of_share, order_edges, prune_edges
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import NotFoundError, UsageError
 
@@ -75,21 +76,17 @@ class StoredCircuit:
     def feeds(self) -> list[tuple[int, ...]]:
         """By sink, the nodes that it is an input of: a key-value head is one of every head of its group."""
         place = {node: i for i, node in enumerate(self.nodes)}
-        heads = {layer: self._heads("q", layer) for layer in {s.layer for s in self.sinks}}
+        heads = Counter((sink.layer, sink.port) for sink in self.sinks)
         found = []
         for sink in self.sinks:
             own = [CircuitNode("mlp", sink.layer)] if sink.kind == "mlp" else []
             if sink.kind == "head" and sink.head is not None:
-                group = 1 if sink.port == "q" else max(1, heads[sink.layer] // self._heads(sink.port, sink.layer))
+                group = max(1, heads[sink.layer, "q"] // heads[sink.layer, sink.port])
                 own = [CircuitNode("head", sink.layer, sink.head * group + h) for h in range(group)]
                 if CircuitNode("attn", sink.layer) in place:
                     own = [CircuitNode("attn", sink.layer)]
             found.append(tuple(place[node] for node in own if node in place))
         return found
-
-    def _heads(self, port: str | None, layer: int | None) -> int:
-        """Count the heads of a layer that read at a port."""
-        return len({s.head for s in self.sinks if s.layer == layer and s.port == port})
 
     def choose(self, size: float | None = None, selection: str = "abs") -> np.ndarray:
         """Say which edges are in the circuit.
@@ -118,12 +115,17 @@ class StoredCircuit:
             )
         share = 0.01 if size is None else size
         n = number_of_share(share, len(self.edge_nodes)) if share <= 1 else int(share)
-        return self.strongest(n, selection)
+        return self.lead_somewhere(self.order(selection)[:n])
 
-    def strongest(self, n: int, selection: str) -> np.ndarray:
-        """Return which edges are left of the n best, (E,) booleans, when those that dangle are dropped."""
-        edges = (self.edge_nodes, self.edge_sinks, self.feeds)
-        return prune_edges(select_edges(self.edge_values["score"], n, selection, *edges), *edges)
+    def order(self, selection: str) -> np.ndarray:
+        """Return the edges by their places, the best first."""
+        return order_edges(self.edge_values["score"], selection, self.edge_nodes, self.edge_sinks, self.feeds)
+
+    def lead_somewhere(self, edges: np.ndarray) -> np.ndarray:
+        """Return which edges are left of some, (E,) booleans, when those that dangle are dropped."""
+        taken = np.zeros(len(self.edge_nodes), dtype=bool)
+        taken[edges] = True
+        return prune_edges(taken, self.edge_nodes, self.edge_sinks, self.feeds)
 
 
 def load_circuit(catalog: Catalog, circuit: str) -> StoredCircuit:

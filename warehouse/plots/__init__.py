@@ -10,6 +10,9 @@ the first picture only (`pip install 'trace-warehouse[plot]'`).
 """
 
 from warehouse.plots.attention_maps import attention
+from warehouse.plots.circuit_curve import curve
+from warehouse.plots.circuit_map import circuit
+from warehouse.plots.dependency_map import graph
 from warehouse.plots.effect_map import effects
 from warehouse.plots.lens_table import lens
 from warehouse.plots.position_curve import loss_by_position
@@ -17,4 +20,6 @@ from warehouse.plots.probe_curve import probe
 from warehouse.plots.token_text import tokens
 from warehouse.plots.trait_curve import trait
 
-__all__ = ["attention", "effects", "lens", "loss_by_position", "probe", "tokens", "trait"]
+__all__ = [
+    "attention", "circuit", "curve", "effects", "graph", "lens", "loss_by_position", "probe", "tokens", "trait",
+]  # fmt: skip
