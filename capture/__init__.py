@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from capture.api.captures import encode, generate, mcq, next_token
     from capture.api.circuit_files import export_circuit, import_circuit
+    from capture.api.circuits import discover_circuit, evaluate_circuit
     from capture.api.derived import lens, project, run_traits
     from capture.api.effects import ablate, patch
     from capture.api.finetuning import finetune
@@ -29,7 +30,9 @@ __all__ = [
     "Intervention",
     "Positions",
     "ablate",
+    "discover_circuit",
     "encode",
+    "evaluate_circuit",
     "export_circuit",
     "finetune",
     "generate",
@@ -56,6 +59,7 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("encode", "generate", "mcq", "next_token"), "capture.api.captures"),
     **dict.fromkeys(("export_circuit", "import_circuit"), "capture.api.circuit_files"),
+    **dict.fromkeys(("discover_circuit", "evaluate_circuit"), "capture.api.circuits"),
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     "finetune": "capture.api.finetuning",

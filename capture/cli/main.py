@@ -14,6 +14,7 @@ import typer
 
 from capture.cli import effects, generate, influence, lens, nearest, validate
 from capture.cli.capture import capture_app
+from capture.cli.circuit import circuit_app
 from capture.cli.data import data_app
 from capture.cli.derive import derive_app
 from capture.cli.finetune import finetune_app
@@ -51,6 +52,7 @@ app.command("graph")(graph.graph)
 app.command("ablate")(effects.ablate)
 app.command("patch")(effects.patch)
 app.add_typer(task_app, name="task")
+app.add_typer(circuit_app, name="circuit")
 app.add_typer(trait_app, name="trait")
 app.add_typer(finetune_app, name="finetune")
 

@@ -34,7 +34,7 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
-from warehouse.storage.files import delete, file_checksum, release_lock, sync_folder
+from warehouse.storage.files import delete, file_checksum, release_lock, sync_file, sync_folder
 from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
@@ -42,6 +42,9 @@ from warehouse.storage.parquet import merge_table_files
 
 _IN_FLIGHT = 3
 """The most pieces of work that the thread has at once: one that it does, and two that wait."""
+
+_SUMS = "sums/"
+"""The folder, beside the run's, of the file that a resumed job goes on from."""
 
 MakeFile = Callable[[Path], None]
 """Writes a file at a path, durable on return."""
@@ -131,7 +134,7 @@ class RunWriter:
         """
         safe: dict[str, StagedFile] = {}
         for entry in self._journal.shards:
-            safe |= entry.files
+            safe = {name: file for name, file in safe.items() if not name.startswith(_SUMS)} | entry.files
         for path in self._staging.rglob("*"):
             relative = path.relative_to(self._staging).as_posix()
             if path.is_file() and path != self._journal.path and relative not in safe:
@@ -155,6 +158,12 @@ class RunWriter:
         """The tensors (by name) with a value that their dtype cannot hold, and the dtype that they are stored in."""
         return dict(self._journal.promoted)
 
+    @property
+    def sums(self) -> Path | None:
+        """The file that the last complete shard was left with; None: it has none."""
+        names = [name for name in (self.done[-1].files if self.done else ()) if name.startswith(_SUMS)]
+        return self._staging / names[0] if names else None
+
     # -- writing: called by the job --------------------------------------------------------------------------------
 
     def begin_shard(self, rows: Mapping[Key, int], tensors: Mapping[Key, TensorSpec]) -> None:
@@ -171,13 +180,17 @@ class RunWriter:
         """Hand a batch over to the thread; waits only while it has `_IN_FLIGHT` others."""
         self._hand_over(lambda: self._current().write(batch))
 
-    def end_shard(self, resume_point: str) -> None:
+    def end_shard(self, resume_point: str, sums: Callable[[Path], None] | None = None) -> None:
         """Complete the shard.
 
         Args:
             resume_point: The job's note of where in its data it stands, for a later process to resume from.
+            sums: Writes what the job has summed over all shards so far to a file, which takes the place of the one before and is no
+                part of the run; waits until it is written.
         """
-        self._hand_over(lambda: self._complete(resume_point))
+        self._hand_over(lambda: self._complete(resume_point, sums))
+        if sums is not None:
+            self._wait()
 
     def adopt(self, resume_point: str, blobs: Mapping[str, MakeFile], tables: Mapping[str, MakeFile]) -> None:
         """Add a complete shard of files that are made elsewhere; not to be mixed with shards that are written here.
@@ -256,8 +269,18 @@ class RunWriter:
             raise ValueError("no shard has begun")
         return self._shard
 
-    def _complete(self, resume_point: str) -> None:
-        self._journal_shard(self._current().complete(), resume_point)
+    def _complete(self, resume_point: str, sums: Callable[[Path], None] | None) -> None:
+        shard, before = self._current(), self.sums
+        written = shard.complete()
+        if sums is not None:
+            path = self._staging / f"{_SUMS}{shard.number}"
+            path.parent.mkdir(exist_ok=True)
+            sums(path)
+            sync_file(path)
+            written.append(path)
+        self._journal_shard(written, resume_point)
+        if before is not None:
+            before.unlink()
         self._shard = None
 
     def _journal_shard(self, written: list[Path], resume_point: str) -> None:
