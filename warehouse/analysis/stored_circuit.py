@@ -17,12 +17,15 @@ import numpy as np
 from warehouse.analysis.circuit_selection import SELECTIONS, number_of_share, order_edges, prune_edges
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import NotFoundError, UsageError
+from warehouse.schema.quoting import sql_text
 
 NUMBERS = ("score", "low", "high", "rank", "selection_frequency", "exact_effect")
 """What nodes and edges have besides their keys and `in_graph`."""
 _VALUES = (*NUMBERS, "in_graph")
 IMPORTED = "imported"
 """The name of a circuit that was read from a file."""
+ENSEMBLE = "ensemble"
+"""The name of the mean of the ranks of a run's methods."""
 
 
 class CircuitNode(NamedTuple):
@@ -119,7 +122,10 @@ class StoredCircuit:
 
     def order(self, selection: str) -> np.ndarray:
         """Return the edges by their places, the best first."""
-        return order_edges(self.edge_values["score"], selection, self.edge_nodes, self.edge_sinks, self.feeds)
+        values = self.edge_values["score"]
+        if self.name == ENSEMBLE:  # the first the largest, with the sign of its mean score
+            values = np.where(values > 0, 1, -1) / self.edge_values["rank"]
+        return order_edges(values, selection, self.edge_nodes, self.edge_sinks, self.feeds)
 
     def lead_somewhere(self, edges: np.ndarray) -> np.ndarray:
         """Return which edges are left of some, (E,) booleans, when those that dangle are dropped."""
@@ -133,7 +139,8 @@ def load_circuit(catalog: Catalog, circuit: str) -> StoredCircuit:
 
     Args:
         catalog: The warehouse.
-        circuit: RUN, or RUN/CIRCUIT where the run has several; of a run in parts a method names the mean of its parts.
+        circuit: RUN, where it has one beside a random one, or RUN/CIRCUIT; of a run in parts a method names the mean of its parts, and
+            `ensemble` is the mean of ranks of the run's methods.
 
     Returns:
         The circuit.
@@ -148,26 +155,31 @@ def load_circuit(catalog: Catalog, circuit: str) -> StoredCircuit:
     known = catalog.attempt(lambda: catalog.cursor().execute(ask, [run_id]).fetchall())
     if not known:
         raise UsageError(f"Run '{run_id}' has no circuits. See traces circuit discover --help")
-    names = [c for c, _ in known]
-    parts = [m for m in dict.fromkeys(m for _, m in known if m) if m not in names]
+    own = [c for c, _ in known]
+    parts = [m for m in dict.fromkeys(m for _, m in known) if m not in own]
+    methods = {m for _, m in known} - {"random"}
     if not name:
-        chosen = parts or names
-        if len(chosen) > 1:
+        names = [c for c in parts or own if c != "random"] or own
+        if len(names) > 1:
             raise UsageError(
-                f"Run '{run_id}' has several circuits: name {' or '.join(f'{run_id}/{c}' for c in chosen)}."
+                f"Run '{run_id}' has several circuits: name {' or '.join(f'{run_id}/{c}' for c in names)}."
             )
-        name = chosen[0]
-    if name not in (*names, *parts):
-        raise NotFoundError("circuit", name, [*parts, *names], f"(run '{run_id}')")
-    return _load(catalog, run_id, name, merged=name in parts)
+        name = names[0]
+    names = [*parts, *own, *([ENSEMBLE] if len(methods) > 1 else [])]
+    if name not in names:
+        raise NotFoundError("circuit", name, names, f"(run '{run_id}')")
+    if name in own:
+        return _load(catalog, run_id, name, "circuit_edges", "circuit_nodes", f"circuit = {sql_text(name)}")
+    if name in parts:
+        return _load(catalog, run_id, name, "circuit_edge_means", "circuit_node_means", f"method = {sql_text(name)}")
+    return _load(catalog, run_id, name, "circuit_edge_ensembles", "circuit_node_ensembles", "TRUE")
 
 
-def _load(catalog: Catalog, run_id: str, name: str, merged: bool) -> StoredCircuit:
-    by = "method" if merged else "circuit"
-    tables = ("circuit_edge_means", "circuit_node_means") if merged else ("circuit_edges", "circuit_nodes")
-    facts = _columns(catalog, "circuits", by, run_id, name, "circuit")
-    edges = _columns(catalog, tables[0], by, run_id, name, _EDGE_ORDER)
-    scored = _columns(catalog, tables[1], by, run_id, name, _NODE_ORDER)
+def _load(catalog: Catalog, run_id: str, name: str, of_edges: str, of_nodes: str, where: str) -> StoredCircuit:
+    """Load the rows of a circuit from two tables or views, of which `where` picks it."""
+    facts = _columns(catalog, "circuits", run_id, "TRUE" if name == ENSEMBLE else where, "circuit")
+    edges = _columns(catalog, of_edges, run_id, where, _EDGE_ORDER)
+    scored = _columns(catalog, of_nodes, run_id, where, _NODE_ORDER)
     sources = list(map(CircuitNode, edges["source_kind"], edges["source_layer"], edges["source_head"]))
     read = list(map(CircuitSink, edges["sink_kind"], edges["sink_layer"], edges["sink_head"], edges["port"]))
     with_scores = list(map(CircuitNode, scored["kind"], scored["layer"], scored["head"]))
@@ -184,7 +196,7 @@ def _load(catalog: Catalog, run_id: str, name: str, merged: bool) -> StoredCircu
     return StoredCircuit(
         run_id,
         name,
-        {column: values[0] for column, values in facts.items()},
+        {column: values[0] for column, values in facts.items()} | ({"method": name} if name == ENSEMBLE else {}),
         nodes,
         sinks,
         np.array([place[n] for n in sources]),
@@ -205,10 +217,10 @@ def _place_in_stream(node: CircuitNode) -> tuple[int, bool, int]:
     return (-1 if node.layer is None else node.layer, node.kind == "mlp", node.head or 0)
 
 
-def _columns(catalog: Catalog, table: str, by: str, run_id: str, name: str, order: str) -> dict[str, list[Any]]:
+def _columns(catalog: Catalog, table: str, run_id: str, where: str, order: str) -> dict[str, list[Any]]:
     """Return rows of a circuit as columns."""
-    query = f"SELECT * FROM {table} WHERE run_id = ? AND {by} = ? ORDER BY {order}"
-    return catalog.attempt(lambda: catalog.cursor().execute(query, [run_id, name]).to_arrow_table().to_pydict())
+    query = f"SELECT * FROM {table} WHERE run_id = ? AND {where} ORDER BY {order}"
+    return catalog.attempt(lambda: catalog.cursor().execute(query, [run_id]).to_arrow_table().to_pydict())
 
 
 def _numbers(columns: Mapping[str, list[Any]], name: str, n: int) -> np.ndarray:

@@ -228,6 +228,119 @@ def effects(run: RunArgument, picture: PictureOptions) -> None:
     _write(picture, f"{run}-effects", lambda wh: plots.effects(wh, run))
 
 
+@plot_app.command("circuit")
+@with_groups()
+def circuit(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[/CIRCUIT]", help="A run with a circuit; of several, the circuit's name behind a /."
+        ),
+    ],
+    picture: PictureOptions,
+    edges: Annotated[
+        int,
+        typer.Option(min=1, help="The most edges that are drawn.", rich_help_panel=Panel.READ),
+    ] = 40,
+    selection: Annotated[
+        str,
+        typer.Option(
+            help="`abs`: the largest scores; `signed`: the most negative, which is what helps; `greedy`: the largest that lead on to "
+            "the logits.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = "abs",
+) -> None:
+    """Draw a circuit, layer above layer: its strongest edges that lie on a path from the embedding to the logits.
+
+    The colour of an edge says for what a head reads it (query, key, value), its width how large its score is; dashed it works against the
+    metric.
+
+    Examples:
+        traces plot circuit ioi-circuit -o circuit.svg
+        traces plot circuit ioi-circuit/eap-ig --edges 20 --selection greedy
+    """
+    from warehouse import plots
+
+    _write(
+        picture,
+        f"{run.replace('/', '-').replace(' ', '-')}-circuit",
+        lambda wh: plots.circuit(wh, run, edges=edges, selection=selection),
+    )
+
+
+@plot_app.command("curve")
+@with_groups()
+def curve(run: RunArgument, picture: PictureOptions) -> None:
+    """Draw what a circuit keeps of a task's metric, by its size, beside random circuits of as many edges.
+
+    RUN is an evaluation of a circuit, or the circuit's run, whose newest is drawn.
+
+    Examples:
+        traces circuit evaluate ioi-circuit --run tried
+        traces plot curve tried -o curve.svg
+    """
+    from warehouse import plots
+
+    _write(picture, f"{run}-curve", lambda wh: plots.curve(wh, run))
+
+
+@plot_app.command("graph")
+@with_groups()
+def graph(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="An influence run, or the run that it explains, for the newest.")
+    ],
+    picture: PictureOptions,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            help="The example, by id or the beginning of one; by default what recurs over all.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    seq: Annotated[
+        int,
+        typer.Option(min=0, help="Its sequence: of a task's pair 0 clean, 1 corrupted.", rich_help_panel=Panel.READ),
+    ] = 0,
+    pos: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="The position that the prediction is made from; by default of an example the last that is explained, of all the one "
+            "that most prompts share.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    least_flow: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The least part of the prediction that an edge carries; of recurring edges, on average.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = 0.05,
+) -> None:
+    """Draw a dependency graph: through which heads which tokens reached a prediction, layer by layer.
+
+    Of one prompt, or without `--example` of the edges that recur over the prompts whose prediction is made from one position.
+
+    Examples:
+        traces influence demo --run why
+        traces plot graph why --example c1e0 -o why.svg
+    """
+    from warehouse import plots
+
+    _write(
+        picture,
+        f"{run}-graph",
+        lambda wh: plots.graph(wh, run, example, seq=seq, pos=pos, least_flow=least_flow),
+    )
+
+
 @plot_app.command("loss-by-position")
 @with_groups()
 def loss_by_position(

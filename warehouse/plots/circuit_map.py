@@ -78,6 +78,7 @@ def _largest(found: StoredCircuit, most: int, selection: str) -> tuple[np.ndarra
     """Return the largest circuit with at most so many edges, (E,) booleans, and how many scores it is of."""
     found.choose(1, selection)  # refuses one without scores
     order = found.order(selection)
+    order = order[np.nan_to_num(found.edge_values["score"][order]) != 0]
     low, high = 0, len(order)  # more scores never make a smaller circuit
     while low < high:
         middle = (low + high + 1) // 2

@@ -65,7 +65,7 @@ def graph(
         title = f"What reached the prediction of {label(facts['target'])} at position {facts['target_pos']}"
     else:
         told = [f"{facts['n_prompts']:,} {facts.get('role', '')} prompts".replace("  ", " ")]
-        title = f"What reached the predictions at position {facts['target_pos']}, again and again"
+        title = f"What reaches the predictions at position {facts['target_pos']}, prompt after prompt"
     return _draw(found, columns, title, [*run_facts(meta), *told, f"edges of {least_flow:g} of the prediction or more"])
 
 

@@ -39,6 +39,8 @@ def wh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     made.add_circuit(root, "odd", ODD, {m: lambda *_: float(random.normal()) for m in ("eap", "gim")})
     made.add_circuit(root, "read", GRAPH, {"imported": lambda *_: None}, kept=[("embed", "L0H1.v"), ("L0H3", "logits")])
     made.add_circuit(root, "nodes", GRAPH, {})
+    halves = {f"eap-ig {i}/2": lambda *e, i=i: SCORES.get(e, 0.0) * i for i in (1, 2)}
+    made.add_circuit(root, "parts", GRAPH, halves | {"random": lambda *_: 9.0})
     with Warehouse(root) as wh:
         yield wh
 
@@ -84,6 +86,19 @@ def test_an_imported_circuit_is_what_its_file_says(wh: Warehouse) -> None:
     assert {(a, b) for a, b, _ in found.edges} == {("embed", "L0H3"), ("L0H3", "logits")}
     with pytest.raises(UsageError, match="No edge of circuit 'read/imported' has a score"):
         circuit_graph(wh, "read", size=0.1)
+
+
+def test_parts_are_one_and_an_ensemble_goes_by_ranks(wh: Warehouse) -> None:
+    whole = load_circuit(wh, "parts/eap-ig")
+    np.testing.assert_allclose(whole.edge_values["score"], load_circuit(wh, "one").edge_values["score"] * 1.5)
+    assert load_circuit(wh, "parts").name == "eap-ig", "what is random is not meant"
+    assert load_circuit(wh, "parts/eap-ig 1/2").edge_values["rank"].min() == 1
+    both = load_circuit(wh, "odd/ensemble")
+    ranks = [load_circuit(wh, f"odd/{method}").edge_values["rank"] for method in ("eap", "gim")]
+    order = both.order("abs")
+    assert (np.diff((ranks[0] + ranks[1])[order]) >= 0).all() and len(order) == ODD.n_edges
+    helps = both.edge_values["score"][both.order("signed")] < 0
+    assert 0 < helps.sum() < len(helps) and (np.diff(helps.astype(int)) <= 0).all(), "what helps comes first"
 
 
 def test_files_say_the_same(wh: Warehouse, tmp_path: Path) -> None:
