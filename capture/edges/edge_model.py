@@ -153,7 +153,8 @@ class EdgeModel:
             The logits, a tensor of their own.
         """
         rows = last[torch.arange(len(last), device=last.device), ends.to(last.device)]
-        logits = self.head(rows).float()
+        with torch.set_grad_enabled(rows.requires_grad and torch.is_grad_enabled()):  # the head's weights may learn
+            logits = self.head(rows).float()
         return logits if logits.requires_grad else logits.clone()
 
     def ablation(self, kind: str, means: PositionMeans | None = None) -> Ablation:
