@@ -29,6 +29,11 @@ parts AS (
     FROM told
     WHERE has_corruptions
 ),
+own AS (
+    SELECT run_id, any_value(source_run_id) AS source_run_id, any_value(metric) AS metric, any_value(ablation) AS ablation
+    FROM circuits
+    GROUP BY run_id
+),
 lists AS (
     SELECT
         v.run_id,
@@ -36,6 +41,7 @@ lists AS (
         v.circuit,
         v.source_run_id,
         p.task,
+        coalesce(v.source_run_id = o.source_run_id AND v.metric = o.metric AND v.ablation = o.ablation, FALSE) AS is_own,
         coalesce(p.part, 'all') AS part,
         v.level,
         v.selection,
@@ -56,6 +62,7 @@ lists AS (
         list(v.value - v.none_value) AS kept,
         list(v.full_value - v.none_value) AS whole
     FROM circuit_values AS v
+    LEFT JOIN own AS o ON o.run_id = v.circuit_run_id
     LEFT JOIN parts AS p ON p.run_id = v.source_run_id AND p.example_id = v.example_id
     WHERE v.held_out
     GROUP BY ALL
@@ -105,6 +112,7 @@ SELECT
     circuit,
     source_run_id,
     task,  -- Name of the task; NULL: its run is not there
+    is_own,  -- Whether the task's run, the metric and the kind of ablation are those that the circuit was found with
     part,  -- all: every pair; or 'template: …' or 'corruption: …', of a task with several
     level,
     selection,
@@ -140,4 +148,4 @@ SELECT
     max(none_value) FILTER (isfinite(none_value)) AS none_value  -- Mean metric with every edge ablated
 FROM ratios
 GROUP BY
-    run_id, circuit_run_id, circuit, source_run_id, task, part, level, selection, ablation, metric, size
+    run_id, circuit_run_id, circuit, source_run_id, task, is_own, part, level, selection, ablation, metric, size

@@ -12,7 +12,8 @@ WITH means AS (
         s.port,
         count(*) AS n_parts,
         sum(c.n_examples)::BIGINT AS n_examples,
-        sum(s.score * coalesce(c.n_examples, 1)) / nullif(sum(coalesce(c.n_examples, 1)) FILTER (s.score IS NOT NULL), 0) AS score
+        sum(s.score * coalesce(c.n_examples, 1)) / nullif(sum(coalesce(c.n_examples, 1)) FILTER (s.score IS NOT NULL), 0) AS score,
+        sum(s.exact_effect * c.n_examples) / nullif(sum(c.n_examples) FILTER (s.exact_effect IS NOT NULL), 0) AS exact_effect
     FROM circuit_edges AS s
     JOIN circuits AS c ON c.run_id = s.run_id AND c.circuit = s.circuit
     GROUP BY s.run_id, c.method, s.source_kind, s.source_layer, s.source_head, s.sink_kind, s.sink_layer, s.sink_head, s.port
@@ -30,6 +31,7 @@ SELECT
     n_parts,  -- Circuits that the mean is over: 1, or the parts of the run
     n_examples,  -- Pairs of all of them; NULL: imported
     score,  -- Mean of their scores, weighed by their pairs
+    exact_effect,  -- Mean effect over those that measured it, weighed likewise; NULL: none did
     CASE
         WHEN score IS NOT NULL
             THEN row_number() OVER (PARTITION BY run_id, method ORDER BY abs(score) DESC NULLS LAST, source_kind, source_layer, source_head, sink_kind, sink_layer, sink_head, port)

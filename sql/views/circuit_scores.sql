@@ -17,7 +17,7 @@ WITH steps AS (
     FROM circuit_curve
     WINDOW
         sizes AS (
-            PARTITION BY run_id, circuit_run_id, circuit, source_run_id, task, part, level, selection, ablation, metric ORDER BY size
+            PARTITION BY run_id, circuit_run_id, circuit, source_run_id, task, is_own, part, level, selection, ablation, metric ORDER BY size
         )
 )
 SELECT
@@ -26,6 +26,7 @@ SELECT
     circuit,
     source_run_id,
     task,
+    is_own,
     part,
     level,
     selection,
@@ -44,4 +45,4 @@ SELECT
     CASE WHEN count(random) = count(*) THEN sum(width * random_gap) END AS random_cmd,  -- cmd of random circuits
     CASE WHEN count(complement) = count(*) THEN sum(width * complement_middle) END AS complement_cpr  -- cpr of the complements
 FROM steps
-GROUP BY run_id, circuit_run_id, circuit, source_run_id, task, part, level, selection, ablation, metric
+GROUP BY run_id, circuit_run_id, circuit, source_run_id, task, is_own, part, level, selection, ablation, metric

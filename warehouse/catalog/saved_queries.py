@@ -48,10 +48,22 @@ _MADE_BY = {
     "influence_targets": "see traces influence --help",
     "logit_parts": "see traces influence --help",
     "token_edges": "see traces influence --help",
+    "circuit_nodes": "see traces circuit discover --help",
+    "circuit_edges": "see traces circuit discover --help",
+    "circuit_values": "see traces circuit evaluate --help",
 }
 """What to do for rows in a table that not every run has rows in."""
 
-_ABOUT_PARENT = ("heads", "lens", "judge", "trait-projection", "ablation", "patching", "influence")
+_ABOUT_PARENT = (
+    "heads",
+    "lens",
+    "judge",
+    "trait-projection",
+    "ablation",
+    "patching",
+    "influence",
+    "circuit-evaluation",
+)
 """Kinds of runs whose rows are about the run that they were made from, their first parent, which their source_run_id names."""
 
 # Naming such a run or its parent is naming its rows, so a parent has the tables of the runs about it too.

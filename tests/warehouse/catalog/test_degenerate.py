@@ -15,9 +15,11 @@ from warehouse.storage.paths import data_dir
 
 KINDS = (
     "mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation", "task", "ablation", "influence",
+    "circuit", "circuit-evaluation", "circuit",
 )  # fmt: skip
 RUNS = [f"{kind}-{minute}" for minute, kind in enumerate(KINDS)]
-TASK = RUNS[6]
+TASK, CIRCUIT = RUNS[6], RUNS[9]
+PARENTS = {"ablation": [TASK], "influence": [TASK], "circuit": [TASK], "circuit-evaluation": [CIRCUIT, TASK]}
 
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one example, sure and right": (1, {"correct": True, "loss": 0.0, "pred_prob": 1.0}),
@@ -85,6 +87,27 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         ],
         "influence": [e | made | {"pos": 1, "measure": "ifr", "value": 0.0} for e in examples],
         "token_edges": [e | made | {"target_pos": 1, "pos": 1, "head": 0} for e in examples],
+        "circuits": [
+            made | {"circuit": c, "method": c, "metric": "logit_diff", "n_examples": 0} for c in ("eap", "exact")
+        ],
+        "circuit_nodes": [
+            {"circuit": c, "kind": "head", "layer": 0, "head": h, "score": 0.0, "rank": h + 1}
+            for c in ("eap", "exact")
+            for h in (0, 1)
+        ],
+        "circuit_edges": [
+            {"circuit": "eap", "source_kind": "head", "source_layer": 0, "source_head": 0, "sink_kind": "logits"}
+        ],
+        "circuit_values": [
+            e
+            | made
+            | {"circuit_run_id": CIRCUIT, "circuit": "eap", "level": "edge", "selection": "abs", "ablation": "resample"}
+            | {"metric": "logit_diff", "variant": variant, "size": size, "held_out": True, "unit": e["example_id"]}
+            | {"value": effect, "full_value": float(n), "none_value": 0.0}
+            for variant in ("circuit", "random")
+            for size in (0.5, 1.0)[:n]
+            for e in examples
+        ],
         "logit_lens": [e | top | {"actual_rank": 1, "kl_to_final": said.get("kl", 0.0)} for e in examples],
     }
 
@@ -98,8 +121,7 @@ def not_numbers(value: Any) -> bool:
 @pytest.mark.parametrize("case", list(CASES))
 def test_no_answer_is_nan(tmp_path: Path, case: str) -> None:
     for minute, (run, kind) in enumerate(zip(RUNS, KINDS, strict=True)):
-        parents = [TASK] if kind in ("ablation", "influence") else []
-        add_run(tmp_path, run, kind, rows(*CASES[case]), minute=minute, parents=parents)
+        add_run(tmp_path, run, kind, rows(*CASES[case]), minute=minute, parents=PARENTS.get(kind, []))
     with Warehouse(tmp_path) as wh:
         for name, question in all_queries().items():
             if "tensors" not in question.needs:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_causes
+import synthetic_circuits
 from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse
@@ -64,6 +65,9 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         synthetic_causes.add_ablation(root, kind, kind, synthetic_causes.ZERO, minute=minute)
     synthetic_causes.add_patching(root)
     synthetic_causes.add_influence(root)
+    for circuit in ("circuit", "other"):
+        synthetic_circuits.add_circuits(root, circuit, parents=["task"])
+    synthetic_circuits.add_evaluation(root)
     return root
 
 
@@ -207,7 +211,9 @@ def test_heads_of_a_derived_run_are_its_sources_too(tmp_path: Path) -> None:
         assert run_query(wh.connection, find_query("induction_heads"), {}).fetchall() == found[0]
 
 
-@pytest.mark.parametrize("kind", ["lens", "judge", "trait-projection", "ablation", "patching", "influence"])
+@pytest.mark.parametrize(
+    "kind", ["lens", "judge", "trait-projection", "ablation", "patching", "influence", "circuit-evaluation"]
+)
 def test_what_was_made_of_a_run_counts_as_its_own(tmp_path: Path, kind: str) -> None:
     """Its first parent is the run that its rows tell of; a second one, such as the vectors', is not asked about by them."""
     add_run(tmp_path, "a", "generate", {"next_token": [{}]})
