@@ -70,7 +70,7 @@ def add_circuits(
     circuits: Mapping[str, np.ndarray] | None = None,
     examples: Mapping[str, int] | None = None,
     minute: int = 5,
-    parents: Sequence[str] = ("pairs",),
+    source: str = "pairs",
 ) -> Path:
     """Adds circuits from the scores of their edges, each by its name; a node's score is the sum of its edges'."""
     tables: dict[str, list[dict[str, Any]]] = {
@@ -81,7 +81,7 @@ def add_circuits(
         method = name.split()[0]
         n = (examples or {}).get(name, len(FOUND_ON))
         facts = {
-            "source_run_id": "pairs",
+            "source_run_id": source,
             "task": "made",
             "corruption": "c0 | c1",
             "metric": "logit_diff",
@@ -111,7 +111,7 @@ def add_circuits(
             for e in FOUND_ON
             for node, score in zip(GRAPH.nodes, nodes, strict=True)
         ]
-    return _add(root, run_id, "circuit", tables, parents=parents, minute=minute)
+    return _add(root, run_id, "circuit", tables, parents=[source], minute=minute)
 
 
 def value_rows(**columns: Any) -> list[dict[str, Any]]:

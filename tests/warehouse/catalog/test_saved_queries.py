@@ -66,7 +66,7 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic_causes.add_patching(root)
     synthetic_causes.add_influence(root)
     for circuit in ("circuit", "other"):
-        synthetic_circuits.add_circuits(root, circuit, parents=["task"])
+        synthetic_circuits.add_circuits(root, circuit, source="task")
     synthetic_circuits.add_evaluation(root)
     return root
 
