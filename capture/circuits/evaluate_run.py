@@ -29,7 +29,7 @@ from capture.model.failures import explain_memory_errors
 from capture.model.in_memory import in_eval_mode
 from capture.model.loading import Loaded
 from capture.sequences import partition
-from warehouse.analysis.circuit_selection import number_of_share, prune_edges, random_edges, select_edges
+from warehouse.analysis.circuit_selection import number_of_share, order_edges, prune_edges, random_edges
 from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.storage import paths
@@ -227,9 +227,10 @@ def make_masks(
         )
     masks = []
     for selection in options.selections:
+        order = _order(graph, scores.values, selection, level)
         for size in sizes:
             n = number_of_share(size, total)
-            keep, n_kept = _choose(graph, scores.values, n, selection, level)
+            keep, n_kept = _keep(graph, order[:n], level)
             masks.append(Mask(selection, size, "circuit", 0, n, keep))
             if options.complement:
                 masks.append(Mask(selection, size, "complement", 0, n, ~keep))
@@ -241,16 +242,20 @@ def make_masks(
     return masks
 
 
-def _choose(graph: EdgeGraph, scores: np.ndarray, n: int, selection: str, level: str) -> tuple[np.ndarray, int]:
-    """Return the edges of a circuit, (E,) booleans without dangling ones, and how many edges, or nodes, they are."""
+def _order(graph: EdgeGraph, scores: np.ndarray, selection: str, level: str) -> np.ndarray:
+    """Return edges, or nodes, by their places, the best first."""
     if level == "edge":
-        taken = select_edges(scores, n, selection, graph.edge_nodes, graph.edge_sinks, graph.feeds)
-    else:
-        order = np.argsort(scores if selection == "signed" else -np.abs(scores), kind="stable")
-        nodes = np.zeros(len(scores), dtype=bool)
-        nodes[order[:n]] = True
-        taken = graph.edges_of_nodes(nodes)
-    keep = prune_edges(taken, graph.edge_nodes, graph.edge_sinks, graph.feeds)
+        return order_edges(scores, selection, graph.edge_nodes, graph.edge_sinks, graph.feeds)
+    order: np.ndarray = np.argsort(scores if selection == "signed" else -np.abs(scores), kind="stable")
+    return order
+
+
+def _keep(graph: EdgeGraph, taken: np.ndarray, level: str) -> tuple[np.ndarray, int]:
+    """Return the edges of a circuit, (E,) booleans without dangling ones, and how many edges, or nodes that they leave, they are."""
+    chosen = np.zeros(graph.n_edges if level == "edge" else len(graph.nodes), dtype=bool)
+    chosen[taken] = True
+    edges = chosen if level == "edge" else graph.edges_of_nodes(chosen)
+    keep = prune_edges(edges, graph.edge_nodes, graph.edge_sinks, graph.feeds)
     return keep, int(keep.sum()) if level == "edge" else len(np.unique(graph.edge_nodes[keep]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +95,20 @@ def _area_lines(row: dict[str, Any]) -> Iterator[str]:
     yield line
 
 
+_VERDICTS = {True: "holds", False: "does not hold", None: "cannot be told"}
+
+
 def _verdicts(wh: Warehouse, run_id: str) -> Iterator[str]:
-    """Yield a line for each row of the saved query that says whether a circuit holds."""
+    """Yield what the saved query `circuit_holds` says of all pairs of each task, and how many of their parts it says it of too."""
     answer = wh.ask("circuit_holds", run=run_id)
-    for row in (dict(zip(answer.columns, values, strict=True)) for values in answer.fetchall()):
-        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[row["holds"]]
-        reasons = f": {row['reasons']}" if row["reasons"] else ""
-        where = f"{row['task_run']}, {row['part']}, {row['ablation']}, {row['selection']}, size {row['size']:g}"
-        yield f"{verdict} ({where}){reasons}"
+    rows = [dict(zip(answer.columns, values, strict=True)) for values in answer.fetchall()]
+    for row in rows:
+        if row["part"] == "all":
+            where = f"{row['task_run']}, size {row['size']:g} by {row['selection']}, {row['ablation']}"
+            yield f"{_VERDICTS[row['holds']]} ({where}): {row['reasons']}"
+    counts = Counter(_VERDICTS[row["holds"]] for row in rows if row["part"] != "all")
+    if counts:
+        yield f"templates and corruptions by themselves: {', '.join(f'{name} {counts[name]:,}' for name in _VERDICTS.values())}"
 
 
 def _rows(wh: Warehouse, query: str, *values: str) -> list[dict[str, Any]]:
