@@ -322,7 +322,7 @@ def graph(
             help="The least part of the prediction that an edge carries; of recurring edges, on average.",
             rich_help_panel=Panel.COMPUTED,
         ),
-    ] = 0.05,
+    ] = 0.02,
 ) -> None:
     """Draw a dependency graph: through which heads which tokens reached a prediction, layer by layer.
 

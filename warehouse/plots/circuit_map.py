@@ -66,7 +66,7 @@ def circuit(wh: Warehouse, run: str, *, edges: int = 40, selection: str = "abs")
     facts = [
         *run_facts(meta),
         *(str(fact) for fact in told if fact),
-        f"{keep.sum():,} of {len(keep):,} edges: what leads somewhere of the {taken:,} {_SAID[selection]}",
+        f"{keep.sum():,} of {len(keep):,} edges: of the {taken:,} {_SAID[selection]}, those on a path to the logits",
     ]
     return _draw(graph_of(found, keep, selection), f"Circuit {found.name}", facts)
 

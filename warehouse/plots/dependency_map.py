@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _NAMED = 12
 """Heads that have their names beside them: the strongest."""
+_BESIDE = 0.12
+"""How far a head that reads its own token stands aside, in columns."""
 _MOST = 60
 """Columns that a picture can show."""
 
@@ -32,7 +34,7 @@ def graph(
     *,
     seq: int = 0,
     pos: int | None = None,
-    least_flow: float = 0.05,
+    least_flow: float = 0.02,
 ) -> Figure:
     """Draw the dependency graph of a prediction, or of what recurs over the predictions made from one position.
 
@@ -62,7 +64,7 @@ def graph(
     meta = wh.run(facts["source_run"]).meta
     if "target" in facts:
         told = [f"example {facts['example_id']}", *([f"sequence {facts['seq']}"] if facts["seq"] else [])]
-        title = f"What reached the prediction of {label(facts['target'])} at position {facts['target_pos']}"
+        title = f"What reached the prediction of {label(facts['target']).strip()} at position {facts['target_pos']}"
     else:
         told = [f"{facts['n_prompts']:,} {facts.get('role', '')} prompts".replace("  ", " ")]
         title = f"What reaches the predictions at position {facts['target_pos']}, prompt after prompt"
@@ -70,19 +72,24 @@ def graph(
 
 
 def _draw(found: nx.MultiDiGraph, columns: list[int], title: str, facts: list[str]) -> Figure:
+    from matplotlib.collections import LineCollection
+
     layers = sorted({node["layer"] for _, node in found.nodes(data=True)})
     tokens = {node["pos"]: node["token"] for _, node in found.nodes(data=True)}
     place = {name: (columns.index(node["pos"]), layers.index(node["layer"])) for name, node in found.nodes(data=True)}
     picture = new_picture(1.4 + max(0.5 * len(columns), 3.6), 1.6 + max(0.24 * len(layers), 1.6), title, facts)
     axes = picture.add_subplot()
-    for a, b, edge in found.edges(data=True):
-        (x0, y0), (x1, y1) = place[a], place[b]
-        width, stream = 0.4 + 4 * edge["flow"], edge["kind"] == "stream"
-        colour = "#CCCCCC" if stream else LINES[0]
-        axes.plot([x0, x1], [y0, y1], color=colour, linewidth=width, solid_capstyle="round", zorder=1 if stream else 2)
-    axes.plot(*zip(*place.values(), strict=True), "o", markersize=2.5, color=GREY, zorder=3, markeredgewidth=0)
-    _name_heads(axes, found, place)
-    axes.set_xlim(-0.6, len(columns) - 0.4)
+    streams = [(a, b, edge) for a, b, edge in found.edges(data=True) if edge["kind"] == "stream"]
+    axes.add_collection(
+        LineCollection(
+            [[place[a], place[b]] for a, b, _ in streams],
+            linewidths=[_width(edge) for *_, edge in streams],
+            colors="#CCCCCC",
+            capstyle="round",
+        )
+    )
+    _draw_heads(axes, found, place)
+    axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(-0.6, len(layers) - 0.4))
     axes.set_xticks(
         range(len(columns)), [f"{label(tokens[pos])} {pos}" for pos in columns], fontsize=7, rotation=45, ha="right",
         rotation_mode="anchor", **PLAIN,
@@ -94,15 +101,25 @@ def _draw(found: nx.MultiDiGraph, columns: list[int], title: str, facts: list[st
     return picture
 
 
-def _name_heads(axes: Axes, found: nx.MultiDiGraph, place: dict[str, tuple[int, int]]) -> None:
-    """Write the names of the strongest heads beside their edges, those of edges that lie on one another in one text."""
-    heads: list[tuple[Any, Any, dict[str, Any]]] = [e for e in found.edges(data=True) if e[2]["kind"] == "head"]
+def _draw_heads(axes: Axes, found: nx.MultiDiGraph, place: dict[str, tuple[int, int]]) -> None:
+    """Draw edges through heads, and write the names of the strongest near the tokens that they read."""
     named: dict[tuple[float, float], list[str]] = {}
-    for a, b, edge in sorted(heads, key=lambda e: -e[2]["flow"])[:_NAMED]:
+    heads: list[tuple[Any, Any, dict[str, Any]]] = [e for e in found.edges(data=True) if e[2]["kind"] == "head"]
+    for number, (a, b, edge) in enumerate(sorted(heads, key=lambda e: -e[2]["flow"])):
         (x0, y0), (x1, y1) = place[a], place[b]
-        named.setdefault((0.25 * x0 + 0.75 * x1, 0.25 * y0 + 0.75 * y1), []).append(f"L{edge['layer']}H{edge['head']}")
+        aside = _BESIDE if x0 == x1 else 0.0  # beside the residual stream, which it would hide
+        axes.plot([x0 + aside, x1 + aside], [y0, y1], color=LINES[0], linewidth=_width(edge), solid_capstyle="round")
+        axes.plot([x0, x1], [y0, y1], "o", markersize=2.5, color=GREY, markeredgewidth=0, zorder=3)
+        if number < _NAMED:
+            at = (x0 + 0.2 * (x1 - x0) + 2.5 * aside, y0 + 0.2 * (y1 - y0) + (0.3 if aside else 0))
+            named.setdefault(at, []).append(f"L{edge['layer']}H{edge['head']}")
     for (x, y), names in named.items():
         axes.text(
-            x, y, ", ".join(names), fontsize=6, ha="center", va="center", zorder=4,
+            x, y, "\n".join(names), fontsize=6, ha="left", va="center", linespacing=1.1, zorder=4,
             bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
+
+
+def _width(edge: dict[str, Any]) -> float:
+    """Return the width of an edge in points."""
+    return 0.4 + 4 * float(edge["flow"])

@@ -52,7 +52,7 @@ def test_a_circuit_has_its_edges_and_the_most_that_may_be_drawn(wh: Warehouse) -
     for edges, selection in ((40, "abs"), (12, "greedy")):
         picture = plots.circuit(wh, "large", edges=edges, selection=selection)
         found = re.search(
-            r"([\d,]+) of ([\d,]+) edges: what leads somewhere of the ([\d,]+)",
+            r"([\d,]+) of ([\d,]+) edges: of the ([\d,]+)",
             " ".join(picture.get_suptitle().split()),
         )
         assert found
@@ -131,10 +131,15 @@ def test_a_dependency_graph_is_drawn_over_tokens_and_layers(wh: Warehouse) -> No
     assert [t.get_text() for t in axes.get_yticklabels()] == ["embed", "0", "1"]
     assert sorted(t.get_text() for t in axes.texts) == ["L0H1", "L1H0"]
     drawn = {
-        tuple(map(tuple, line.get_xydata())): line.get_linewidth() for line in axes.lines if len(line.get_xdata()) == 2
+        tuple(map(tuple, line.get_xydata())): line.get_linewidth() for line in axes.lines if line.get_marker() == "None"
     }
-    assert drawn[(1.0, 1.0), (2.0, 2.0)] == pytest.approx(0.4 + 4 * 0.2)
-    assert drawn[(2.0, 0.0), (2.0, 1.0)] == pytest.approx(0.4 + 4 * 0.8)
+    assert drawn == {((1, 1), (2, 2)): pytest.approx(0.4 + 4 * 0.2), ((0, 0), (1, 1)): pytest.approx(0.4 + 4 * 0.05)}
+    (stream,) = axes.collections
+    widths = {
+        tuple(map(tuple, line)): width
+        for line, width in zip(stream.get_segments(), stream.get_linewidths(), strict=True)
+    }
+    assert widths == {((2, y), (2, y + 1)): pytest.approx(0.4 + 4 * 0.8) for y in (0, 1)}
     recurring = plots.graph(wh, "task")
     assert "2 clean prompts" in recurring.get_suptitle() and [t.get_text() for t in recurring.axes[0].texts] == ["L1H0"]
     with pytest.raises(UsageError, match="No head carries 0.9 of the prediction: lower --least-flow"):
