@@ -18,6 +18,7 @@ from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.attention_checks import check_attention, check_heads
 from warehouse.validation.causal_checks import check_effects, check_influence, check_task
 from warehouse.validation.check import Check, CheckFunction, ValidationFailure
+from warehouse.validation.circuit_checks import check_circuit_values, check_circuits
 from warehouse.validation.file_checks import check_files, check_table_checksums, check_tensor_checksums
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
 from warehouse.validation.row_checks import check_counts, check_data, check_keys
@@ -59,6 +60,8 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "task": check_task,
     "effects": check_effects,
     "influence": check_influence,
+    "circuits": check_circuits,
+    "circuit values": check_circuit_values,
     "vector tables": check_vectors,
 }
 """Checks of what sound files hold, by name, in order."""

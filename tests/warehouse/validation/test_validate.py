@@ -72,9 +72,11 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "task",
             "effects",
             "influence",
+            "circuits",
+            "circuit values",
             "vector tables",
         ]
-        assert len(checks) == 24
+        assert len(checks) == 26
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
