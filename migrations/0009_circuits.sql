@@ -175,7 +175,7 @@ COMMENT ON COLUMN circuit_values.draw IS 'Which draw of a random circuit, 0-base
 COMMENT ON COLUMN circuit_values.size IS 'Size asked for: share of all edges, or of all nodes';
 COMMENT ON COLUMN circuit_values.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
 COMMENT ON COLUMN circuit_values.n_asked IS 'That many edges (nodes)';
-COMMENT ON COLUMN circuit_values.n_edges IS 'Edges left as they are, those dropped that lead from or to nothing in the circuit; of a random circuit as many as are asked';
+COMMENT ON COLUMN circuit_values.n_edges IS 'Edges left as they are: of the circuit without those that lead from or to nothing in it, of a random one as many (at level node all that leave as many nodes), of the complement all others';
 COMMENT ON COLUMN circuit_values.held_out IS 'Whether the circuit was found without this pair';
 COMMENT ON COLUMN circuit_values.unit IS 'What a resample draws: the pair''s template where the task has 5 or more, else the example_id';
 COMMENT ON COLUMN circuit_values.value IS 'The metric of the clean prompt with the other edges ablated';

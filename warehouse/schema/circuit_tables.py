@@ -196,7 +196,8 @@ CIRCUIT_VALUES = Table(
         Column(
             "n_edges",
             "INTEGER",
-            "Edges left as they are, those dropped that lead from or to nothing in the circuit; of a random circuit as many as are asked",
+            "Edges left as they are: of the circuit without those that lead from or to nothing in it, of a random one as many (at level node "
+            "all that leave as many nodes), of the complement all others",
         ),
         Column("held_out", "BOOLEAN", "Whether the circuit was found without this pair"),
         Column(
