@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import synthetic_causes
+import synthetic_circuits
 
 pytest.importorskip("matplotlib")
 
@@ -55,3 +57,24 @@ def test_a_wrong_call_is_one_line(
     done = traces("plot", command, *rest, "-w", "runs")
     assert (done.code, done.out) == (2, "") and message in done.err and done.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["runs"] and not (every_table / "x.svg").exists()
+
+
+@pytest.mark.slow
+def test_pictures_of_circuits_are_written(traces: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("networkx")
+    root = tmp_path / "runs"
+    synthetic_circuits.add_pairs(root)
+    synthetic_circuits.add_circuits(root, circuits={"eap-ig 1/2": synthetic_circuits.edge_scores(0)})
+    synthetic_circuits.add_evaluation(root)
+    synthetic_causes.add_task(root)
+    synthetic_causes.add_influence(root)
+    monkeypatch.chdir(tmp_path)
+    for words, name in (
+        (["circuit", "circuit/eap-ig 1/2", "--edges", "9"], "circuit-eap-ig-1-2-circuit.png"),
+        (["curve", "circuit", "-o", "c.svg"], "c.svg"),
+        (["graph", "task", "--example", "a", "-o", "g.svg"], "g.svg"),
+    ):
+        done = traces("plot", *words, "-w", root)
+        assert (done.code, done.out) == (0, f"{name}\n"), done.err
+    done = traces("plot", "circuit", "circuit", "--selection", "best", "-w", root)
+    assert done.code == 2 and "No selection 'best'" in done.err and done.err.count("\n") == 1

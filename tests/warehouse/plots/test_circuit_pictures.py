@@ -141,6 +141,7 @@ def test_a_dependency_graph_is_drawn_over_tokens_and_layers(wh: Warehouse) -> No
     }
     assert widths == {((2, y), (2, y + 1)): pytest.approx(0.4 + 4 * 0.8) for y in (0, 1)}
     recurring = plots.graph(wh, "task")
-    assert "2 clean prompts" in recurring.get_suptitle() and [t.get_text() for t in recurring.axes[0].texts] == ["L1H0"]
+    assert "2 clean prompts" in recurring.get_suptitle()
+    assert [t.get_text() for t in recurring.axes[0].texts] == ["L1H0", "L0H1"], "the strongest first"
     with pytest.raises(UsageError, match="No head carries 0.9 of the prediction: lower --least-flow"):
         plots.graph(wh, "explained", least_flow=0.9)
