@@ -33,7 +33,7 @@ def test_a_wrong_call_is_one_line(
             "export circuit -o c.dot --size 1.5",
             "--size 1.5: a share of all edges, above 0 and up to 1, or their number.",
         ),
-        ("export pairs -o c.dot", "Run 'pairs' has no circuits."),
+        ("export pairs -o c.dot", "Run 'pairs' is of kind task, and has no circuits."),
         (
             "import bad.json --run new",
             'bad.json is no circuit as EAP-IG and MIB write them: it has no "cfg" in braces.',

@@ -97,7 +97,7 @@ def test_a_circuit_that_cannot_be_drawn_is_told_so(wh: Warehouse) -> None:
         plots.circuit(wh, "path", edges=1)
     with pytest.raises(NotFoundError, match="No selection 'best'"):
         plots.circuit(wh, "path", selection="best")
-    with pytest.raises(UsageError, match="'task' has no circuits"):
+    with pytest.raises(UsageError, match="'task' is of kind task, and has no circuits"):
         plots.circuit(wh, "task")
 
 
