@@ -21,6 +21,7 @@ from capture.circuits.pairs import PairReader, ReadPairs, read_units, split_pair
 from capture.circuits.scorers import MASKED, Scorer, make_scorers, patch_edges
 from capture.circuits.tally import RunningSums, Summary, Tally, Weights
 from capture.edges.edge_model import EdgeModel
+from capture.edges.edge_proof import examine_edges
 from capture.effects.task_pairs import PromptPair, read_pairs
 from capture.interventions.intervene import check_not_held
 from capture.interventions.reference import check_same_model
@@ -76,7 +77,7 @@ def forecast(loaded: Loaded, folder: Path, options: DiscoverOptions) -> Forecast
     every_pair = read_pairs(store)
     pairs = _own_pairs(every_pair, options)
     with in_eval_mode(loaded.model):
-        reader = _reader(EdgeModel(loaded.anatomy), store, options)
+        reader = _reader(examine_edges(loaded.anatomy), store, options)
         passes = sum(scorer.passes for scorer in make_scorers(loaded, reader, options))
     passes += MASKED * 2 * options.verify
     graph = reader.model.graph
@@ -117,7 +118,7 @@ def run(
     check_same_model(store, loaded, "Run")
     remedy = f"Lower --batch-tokens{'' if options.batch_tokens is None else f' (now {options.batch_tokens:,})'}."
     with explain_memory_errors(f"find circuits of {loaded.name}", remedy), in_eval_mode(loaded.model):
-        reader = _reader(EdgeModel(loaded.anatomy), store, options)
+        reader = _reader(examine_edges(loaded.anatomy), store, options)
         for line in reader.model.notes:
             note(line)
         scorers = make_scorers(loaded, reader, options)

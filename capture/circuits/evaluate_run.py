@@ -20,6 +20,7 @@ from capture.circuits.options import EvaluateOptions
 from capture.circuits.pairs import PairReader, ReadPairs, Units, read_units
 from capture.edges.edge_graph import EdgeGraph
 from capture.edges.edge_model import Ablation, EdgeModel
+from capture.edges.edge_proof import examine_edges
 from capture.edges.masked_pass import masked_states
 from capture.effects.task_pairs import CORRUPTED, PromptPair, read_pairs
 from capture.interventions.intervene import check_not_held
@@ -137,7 +138,7 @@ def choose_tasks(circuit: FoundCircuit, folders: Sequence[Path], options: Evalua
 def forecast(loaded: Loaded, circuit: FoundCircuit, tasks: Sequence[TriedTask], options: EvaluateOptions) -> Forecast:
     """Count pairs and passes without running; raises UsageError as `run` does for circuit, model and options."""
     with in_eval_mode(loaded.model):
-        graph = EdgeModel(loaded.anatomy).graph
+        graph = examine_edges(loaded.anatomy).graph
     masks = make_masks(circuit, graph, options)
     once = len({mask.keep.tobytes() for mask in masks}) * len(options.ablations)
     return Forecast(sum(len(task.pairs) for task in tasks), once)
@@ -178,7 +179,7 @@ def run(
         check_same_model(task.store, loaded, "Task")
     remedy = f"Lower --batch-tokens{'' if options.batch_tokens is None else f' (now {options.batch_tokens:,})'}."
     with explain_memory_errors(f"try a circuit of {loaded.name}", remedy), in_eval_mode(loaded.model):
-        model = EdgeModel(loaded.anatomy)
+        model = examine_edges(loaded.anatomy)
         masks = make_masks(circuit, model.graph, options, note)
         stores = [circuit.store, *(task.store for task in tasks)]
         identity = RunIdentity(

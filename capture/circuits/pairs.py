@@ -23,7 +23,7 @@ from warehouse.storage.trace_store import TraceStore
 MOST_TOKENS = 2048
 """Tokens of a batch, at most, where no number is given."""
 
-_MEMORY = 2 << 30
+_MEMORY = 1 << 30
 """Bytes that a batch takes, about, where no number of tokens is given."""
 _LEAST_TEMPLATES = 5
 """Templates that a task has at least for them to be drawn, and not its pairs."""
@@ -96,7 +96,7 @@ class PairReader:
         Args:
             model: The model.
             metric: The metric.
-            batch_tokens: The most tokens of a batch; None: as many as take 2 GB, and at most 2,048.
+            batch_tokens: The most tokens of a batch; None: as many as take 1 GB, and at most 2,048.
             backward: Scores are computed of them.
         """
         self.model, self.metric = model, metric
