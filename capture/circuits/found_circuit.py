@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from capture.circuits.circuit_rows import shape_columns
-from capture.circuits.options import RANDOM
 from capture.edges.edge_graph import EdgeGraph, Node, Sink
+from warehouse.analysis import circuit_name
+from warehouse.analysis.circuit_name import ENSEMBLE, RANDOM, CircuitName
 from warehouse.catalog.catalog import Catalog
-from warehouse.errors import NotFoundError, UsageError
+from warehouse.errors import UsageError
 from warehouse.storage.trace_store import TraceStore
-
-ENSEMBLE, IMPORTED = "ensemble", "imported"
 
 _SHAPE = ("n_layers", "n_heads", "n_kv_heads", "heads_apart", "n_edges", "n_nodes")
 _EDGE = "source_kind, source_layer, source_head, sink_kind, sink_layer, sink_head, port"
@@ -41,23 +40,25 @@ class FoundCircuit:
     """A circuit of a run."""
 
     store: TraceStore
-    name: str
-    """A circuit of the run, a method whose parts are averaged, or `ensemble`."""
+    named: CircuitName
     facts: Mapping[str, Any]
-    """A row of `circuits`: its own, or that of a part."""
-    merged: bool
-    """Its scores are the means of those of several parts."""
+    """A row of `circuits`: its own, that of a part or of a method."""
     catalog: Catalog
 
     @property
     def run_id(self) -> str:
         """The run that has it."""
-        return self.store.meta.run_id
+        return self.named.run_id
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+        return self.named.name
 
     @property
     def place(self) -> str:
         """Its name, with its run's."""
-        return f"{self.run_id}/{self.name}"
+        return self.named.place
 
     def found_on(self) -> set[str]:
         """Return the example_ids of the pairs that any circuit of the run was found on."""
@@ -108,57 +109,27 @@ class FoundCircuit:
 
     def _rows(self, level: str) -> list[tuple[Any, ...]]:
         """Return rows of a key, a score, and whether an imported circuit has it."""
-        columns, noun = (_EDGE, "edge") if level == "edge" else (_NODE, "node")
-        cursor = self.catalog.cursor()
-        if self.name == ENSEMBLE:
-            # the first the largest, with the sign of its mean score
-            query = f"SELECT {columns}, CASE WHEN score > 0 THEN 1 ELSE -1 END / rank, NULL FROM circuit_{noun}_ensembles WHERE run_id = ?"
-            return self.catalog.attempt(lambda: cursor.execute(query, [self.run_id]).fetchall())
-        table, by, given = f"circuit_{noun}s", "circuit", "in_graph"
-        if self.merged:
-            table, by, given = f"circuit_{noun}_means", "method", "NULL"
-        query = f"SELECT {columns}, score, {given} FROM {table} WHERE run_id = ? AND {by} = ?"
-        return self.catalog.attempt(lambda: cursor.execute(query, [self.run_id, self.name]).fetchall())
+        columns, table = (_EDGE, self.named.edges) if level == "edge" else (_NODE, self.named.nodes)
+        score = "score"
+        if self.name == ENSEMBLE:  # the first the largest, with the sign of its mean score
+            score = "CASE WHEN score > 0 THEN 1 ELSE -1 END / rank"
+        given = "in_graph" if table in ("circuit_edges", "circuit_nodes") else "NULL"
+        query = f"SELECT {columns}, {score}, {given} FROM {table} WHERE run_id = ? AND {self.named.where}"
+        return self.catalog.attempt(lambda: self.catalog.cursor().execute(query, [self.run_id]).fetchall())
 
 
 def find_circuit(catalog: Catalog, text: str) -> FoundCircuit:
-    """Find a circuit.
-
-    Args:
-        catalog: The warehouse.
-        text: RUN, where it has one beside a random one, or RUN/NAME.
-
-    Returns:
-        The circuit.
-
-    Raises:
-        UsageError: The run has no circuits, or several and none is named.
-        NotFoundError: There is no such run or circuit.
-    """
-    run, _, name = text.partition("/")
-    store = catalog.run(run)
+    """Find a circuit, named as RUN or RUN/NAME; raises UsageError and NotFoundError as `circuit_name.find_circuit` does."""
+    named = circuit_name.find_circuit(catalog, text)
+    store = catalog.run(named.run_id)
     answer = store.query("SELECT * FROM circuits ORDER BY circuit")
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
-    if not rows:
-        raise UsageError(
-            f"Run '{run}' is of kind {store.meta.kind}, and has no circuits. Find some: traces circuit discover TASK"
-        )
-    own = {row["circuit"]: row for row in rows}
-    parts = {row["method"]: row for row in rows if row["method"] not in own}
-    several = len({row["method"] for row in rows} - {RANDOM}) > 1
-    known = [*parts, *own, *([ENSEMBLE] if several else [])]
-    if not name:
-        names = [n for n in (parts or own) if n != RANDOM] or [*(parts or own)]
-        if len(names) > 1:
-            raise UsageError(f"Run '{run}' has several circuits: name {' or '.join(f'{run}/{n}' for n in names)}.")
-        (name,) = names
-    if name not in known:
-        raise NotFoundError("circuit", name, known, f"(run '{run}')")
-    if name == ENSEMBLE:
+    if named.name == ENSEMBLE:
         levels = {row["level"] for row in rows if row["method"] != RANDOM}
-        facts = rows[0] | {"level": "edge" if levels == {"edge"} else "node"}
-        return FoundCircuit(store, name, facts, False, catalog)
-    return FoundCircuit(store, name, parts.get(name) or own[name], name in parts, catalog)
+        facts = rows[0] | {"level": "edge" if "edge" in levels else "node"}
+    else:
+        facts = next(row for row in rows if named.name in (row["circuit"], row["method"]))
+    return FoundCircuit(store, named, facts, catalog)
 
 
 def _node_places(graph: EdgeGraph, rows: Sequence[tuple[Any, ...]]) -> list[int]:

@@ -21,7 +21,8 @@ from capture.model.in_memory import in_eval_mode
 from capture.model.loading import Loaded
 from capture.model.model_info import model_info
 from warehouse.analysis.circuit_json import CircuitFile, Shape, grouped, loss_sign, read_circuit_file
-from warehouse.analysis.stored_circuit import IMPORTED, CircuitNode, CircuitSink
+from warehouse.analysis.circuit_name import IMPORTED
+from warehouse.analysis.stored_circuit import CircuitNode, CircuitSink
 from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.schema.tables import STORED

@@ -13,8 +13,9 @@ import numpy as np
 from warehouse.analysis import circuit_json
 from warehouse.analysis.circuit_graph import graph_of
 from warehouse.analysis.circuit_json import CircuitFile
+from warehouse.analysis.circuit_name import IMPORTED
 from warehouse.analysis.graph_files import check_graph_file, check_networkx, write_graph
-from warehouse.analysis.stored_circuit import IMPORTED, StoredCircuit, load_circuit
+from warehouse.analysis.stored_circuit import StoredCircuit, load_circuit
 from warehouse.catalog.catalog import Catalog
 from warehouse.catalog.statements import check_target
 from warehouse.errors import UsageError

@@ -14,18 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from warehouse.analysis.circuit_name import ENSEMBLE, IMPORTED, find_circuit
 from warehouse.analysis.circuit_selection import SELECTIONS, number_of_share, order_edges, prune_edges
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import NotFoundError, UsageError
-from warehouse.schema.quoting import sql_text
 
 NUMBERS = ("score", "low", "high", "rank", "selection_frequency", "exact_effect")
 """What nodes and edges have besides their keys and `in_graph`."""
 _VALUES = (*NUMBERS, "in_graph")
-IMPORTED = "imported"
-"""The name of a circuit that was read from a file."""
-ENSEMBLE = "ensemble"
-"""The name of the mean of the ranks of a run's methods."""
 
 
 class CircuitNode(NamedTuple):
@@ -149,34 +145,8 @@ def load_circuit(catalog: Catalog, circuit: str) -> StoredCircuit:
         UsageError: The run has no circuits, several, or this one has scores of nodes alone.
         NotFoundError: There is no such run or circuit.
     """
-    run, _, name = circuit.partition("/")
-    run_id = catalog.run(run).meta.run_id
-    ask = "SELECT circuit, method FROM circuits WHERE run_id = ? ORDER BY ALL"
-    known = catalog.attempt(lambda: catalog.cursor().execute(ask, [run_id]).fetchall())
-    if not known:
-        raise UsageError(f"Run '{run_id}' has no circuits. See traces circuit discover --help")
-    own = [c for c, _ in known]
-    parts = [m for m in dict.fromkeys(m for _, m in known) if m not in own]
-    methods = {m for _, m in known} - {"random"}
-    if not name:
-        names = [c for c in parts or own if c != "random"] or own
-        if len(names) > 1:
-            raise UsageError(
-                f"Run '{run_id}' has several circuits: name {' or '.join(f'{run_id}/{c}' for c in names)}."
-            )
-        name = names[0]
-    names = [*parts, *own, *([ENSEMBLE] if len(methods) > 1 else [])]
-    if name not in names:
-        raise NotFoundError("circuit", name, names, f"(run '{run_id}')")
-    if name in own:
-        return _load(catalog, run_id, name, "circuit_edges", "circuit_nodes", f"circuit = {sql_text(name)}")
-    if name in parts:
-        return _load(catalog, run_id, name, "circuit_edge_means", "circuit_node_means", f"method = {sql_text(name)}")
-    return _load(catalog, run_id, name, "circuit_edge_ensembles", "circuit_node_ensembles", "TRUE")
-
-
-def _load(catalog: Catalog, run_id: str, name: str, of_edges: str, of_nodes: str, where: str) -> StoredCircuit:
-    """Load the rows of a circuit from two tables or views, of which `where` picks it."""
+    found = find_circuit(catalog, circuit)
+    run_id, name, of_edges, of_nodes, where = found
     facts = _columns(catalog, "circuits", run_id, "TRUE" if name == ENSEMBLE else where, "circuit")
     edges = _columns(catalog, of_edges, run_id, where, _EDGE_ORDER)
     scored = _columns(catalog, of_nodes, run_id, where, _NODE_ORDER)
@@ -185,7 +155,7 @@ def _load(catalog: Catalog, run_id: str, name: str, of_edges: str, of_nodes: str
     with_scores = list(map(CircuitNode, scored["kind"], scored["layer"], scored["head"]))
     if not read:
         raise UsageError(
-            f"Circuit '{run_id}/{name}' has scores of nodes alone, and no edges. See traces circuit discover --help (--level)"
+            f"Circuit '{found.place}' has scores of nodes alone, and no edges. See traces circuit discover --help (--level)"
         )
     nodes = sorted({*sources, *with_scores}, key=_place_in_stream)
     sinks = list(dict.fromkeys(read))

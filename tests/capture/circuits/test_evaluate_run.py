@@ -232,7 +232,6 @@ def test_a_circuit_in_a_file_is_the_same_circuit(
         ("circuits", (), {}, UsageError, "has several circuits: name circuits/eap or circuits/eap-ig or"),
         ("circuits/acdc", (), {}, NotFoundError, "No circuit 'acdc'"),
         ("circuits/exact", (), {"level": "edge"}, UsageError, "has scores of nodes alone: level node"),
-        ("circuits/ensemble", (), {"level": "edge"}, UsageError, "has scores of nodes alone"),
         ("circuits/eap-ig", "circuits", {}, UsageError, "is of kind circuit, and interventions"),
         ("circuits/eap-ig", ("task", "task"), {}, UsageError, "Task 'task' is named twice"),
         ("circuits/eap-ig", (), {"sizes": ""}, UsageError, "sizes nothing: give shares"),
