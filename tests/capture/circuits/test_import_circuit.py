@@ -44,37 +44,45 @@ def write(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any]]]:
     return write
 
 
-def test_what_is_imported_is_exported_as_it_was(write: Callable, tmp_path: Path) -> None:
-    for shape, bare in ((LLAMA, False), (Shape(2, 3, True), True)):
-        path, value = write(shape, d_model=32, model_name="tiny")
-        if bare:
-            value["nodes"] = {name: node["in_graph"] for name, node in value["nodes"].items()}
-            path.write_text(json.dumps(value))
-        run = f"read-{bare}"
-        store = capture.import_circuit(path, run=run, root=tmp_path / "runs")
-        assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
-        assert (store.meta.kind, store.meta.model.weights_hash, store.meta.model.n_kv_heads) == (
-            "circuit",
-            "",
-            shape.n_heads,
-        )
-        capture.export_circuit(store, tmp_path / "again.json")
-        assert (tmp_path / "again.json").read_text() == path.read_text()
-
-
-def test_a_score_is_of_the_metric_and_ranked_by_its_size(write: Callable, tmp_path: Path) -> None:
-    path, value = write()
+def test_a_run_of_a_file_is_the_file(write: Callable, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    path, value = write(d_model=32, model_name="tiny")
     value["edges"]["m2->logits"]["score"] = 9.0
     value["edges"]["input->m0"]["score"] = None
     value["nodes"]["m2"]["score"] = 2.0
     path.write_text(json.dumps(value))
-    store = capture.import_circuit(path, run="read", root=tmp_path)
+    store = capture.import_circuit(path, run="read", root=root)
+    assert [(c.name, c.detail) for c in validate(store.path) if c.passed is False] == []
+    assert (store.meta.kind, store.meta.model.weights_hash, store.meta.model.n_kv_heads) == ("circuit", "", 4)
     ask = "SELECT source_layer, sink_kind, score, rank FROM circuit_edges WHERE rank = 1 OR score IS NULL ORDER BY rank"
-    assert store.query(ask).fetchall() == [(2, "logits", -9.0, 1), (None, "mlp", None, None)]
+    assert store.query(ask).fetchall() == [(2, "logits", -9.0, 1), (None, "mlp", None, None)], (
+        "a score here is of no loss"
+    )
     assert store.query("SELECT kind, layer, score FROM circuit_nodes WHERE rank = 1").fetchall() == [("mlp", 2, -2.0)]
     assert store.query("SELECT DISTINCT circuit, method, metric, n_edges, parallel FROM circuits").fetchall() == [
         ("imported", "imported", None, LLAMA.n_edges, False)
     ]  # fmt: skip
+    capture.export_circuit(store, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == path.read_text()
+    assert capture.import_circuit(path, run="read", root=root, skip_existing=True).path == store.path
+    with pytest.raises(RunExistsError):
+        capture.import_circuit(path, run="read", root=root)
+    for name, says in (("c.svg", "End it in .json, .graphml or .dot"), ("runs/c.json", "is in the warehouse")):
+        with pytest.raises(UsageError, match=says):
+            capture.export_circuit(store, tmp_path / name)
+    pytest.importorskip("networkx")
+    graph = capture.export_circuit(store, tmp_path / "c.dot", size=0.1, selection="greedy")
+    assert graph.read_text().startswith("digraph")
+
+
+@pytest.mark.slow
+def test_older_files_of_parallel_models_come_back_too(write: Callable, tmp_path: Path) -> None:
+    path, value = write(Shape(2, 3, True))
+    value["nodes"] = {name: node["in_graph"] for name, node in value["nodes"].items()}
+    path.write_text(json.dumps(value))
+    store = capture.import_circuit(path, run="read", root=tmp_path / "runs")
+    capture.export_circuit(store, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == path.read_text()
 
 
 def test_with_its_model_heads_are_grouped_as_the_model_has_them(
@@ -108,24 +116,3 @@ def test_a_file_of_another_model_is_refused(write: Callable, tmp_path: Path, loa
     with pytest.raises(UsageError, match="No such file"):
         capture.import_circuit(tmp_path / "none.json", run="read", root=tmp_path / "runs")
     assert not list(tmp_path.glob("runs/*")), "nothing is left of it"
-
-
-def test_a_name_is_taken_once(write: Callable, tmp_path: Path) -> None:
-    path, _ = write()
-    first = capture.import_circuit(path, run="read", root=tmp_path / "runs")
-    assert capture.import_circuit(path, run="read", root=tmp_path / "runs", skip_existing=True).path == first.path
-    with pytest.raises(RunExistsError):
-        capture.import_circuit(path, run="read", root=tmp_path / "runs")
-
-
-def test_files_are_checked_before_anything_is_read(write: Callable, tmp_path: Path) -> None:
-    store = capture.import_circuit(write()[0], run="read", root=tmp_path / "runs")
-    for name, says in (("c.svg", "End it in .json, .graphml or .dot"), ("runs/c.json", "is in the warehouse")):
-        with pytest.raises(UsageError, match=says):
-            capture.export_circuit(store, tmp_path / name)
-    pytest.importorskip("networkx")
-    assert (
-        capture.export_circuit(store, tmp_path / "c.dot", size=0.1, selection="greedy")
-        .read_text()
-        .startswith("digraph")
-    )

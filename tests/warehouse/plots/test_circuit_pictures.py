@@ -24,7 +24,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-LARGE = EdgeGraph([LayerShape(6, 2)] * 6)
+LARGE = EdgeGraph([LayerShape(4, 2)] * 5)
 
 
 @pytest.fixture(scope="module")
