@@ -1,8 +1,10 @@
-"""A writer whose caller is interrupted, at whatever line, ends."""
+"""A writer whose caller is interrupted, at whatever line, ends; and what a job has summed goes on from its last complete shard."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+from warehouse.storage.run_writer import RunWriter
 
 _INTERRUPTED = """
 import sys
@@ -49,3 +51,28 @@ def test_an_interrupt_at_any_line_of_handing_over_ends_the_writer(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20, "it was interrupted nowhere"
+
+
+def test_a_job_goes_on_from_the_sums_of_its_last_complete_shard(tmp_path: Path) -> None:
+    def opened() -> RunWriter:
+        return RunWriter(tmp_path, "r", {"made": "up"})
+
+    with opened() as writer:
+        assert writer.sums is None
+        for n in (1, 2):
+            writer.begin_shard({}, {})
+            writer.end_shard(str(n), lambda path, n=n: path.write_text(f"sum of {n}") and None)
+            assert writer.sums is not None and writer.sums.read_text() == f"sum of {n}"
+        folder = writer.sums.parent
+        assert len(list(folder.iterdir())) == 1
+        writer.begin_shard({}, {})
+    (folder / "2").write_text("of a shard that was not noted")
+    (folder / "0").write_text("of one that was gone on from")
+    with opened() as writer:
+        assert writer.sums is not None and writer.sums.read_text() == "sum of 2"
+        assert list(folder.iterdir()) == [writer.sums]
+        writer.begin_shard({}, {})
+        writer.end_shard("3")
+        writer.begin_shard({}, {})  # has waited for the one before
+        writer.discard()
+        assert not folder.exists()
