@@ -81,9 +81,10 @@ def discover_circuit(
     options = DiscoverOptions(
         split_names(method), steps, level or "", metric or "", share, seed, resamples, verify, batch_tokens, part
     )
-    pairs = job.check_task(folder, options)
+    job.check_task(folder, options)
     loaded = check_loaded(model) if model is not None else load_captured_model(folder)
-    with capture_progress(pairs * (1 + bool(verify))) as (report, note):
+    steps = job.forecast(loaded, folder, options).steps
+    with capture_progress(steps, unit="pairs") as (report, note):
         manifest = job.run(loaded, folder, options, root=home, run_id=run_id, report=report, note=note)
     return TraceStore(paths.run_dir(home, manifest.run_id))
 
@@ -164,7 +165,8 @@ def evaluate_circuit(
         named = [tasks] if isinstance(tasks, TraceStore | str) else list(tasks)
         chosen = job.choose_tasks(found, task_folders(found, named, home), options)
         loaded = check_loaded(model) if model is not None else load_captured_model(chosen[0].store.path)
-        with capture_progress(sum(len(task.pairs) for task in chosen)) as (report, note):
+        n = job.forecast(loaded, found, chosen, options).steps
+        with capture_progress(n, unit="passes") as (report, note):
             manifest = job.run(loaded, found, chosen, options, root=home, run_id=run_id, report=report, note=note)
     return TraceStore(paths.run_dir(home, manifest.run_id))
 

@@ -24,19 +24,20 @@ Say = Callable[[str], None] | None
 
 @contextmanager
 def capture_progress(
-    total: int | None = None, say: Say = None
+    total: int | None = None, say: Say = None, unit: str = "examples"
 ) -> Iterator[tuple[Callable[[Progress | DerivedProgress], None], Callable[[str], None]]]:
     """Show the progress of a capture, or of what is derived from one.
 
     Args:
         total: How many examples there are; None: unknown.
         say: Receives lines for the user.
+        unit: What is counted, where it is not examples.
 
     Yields:
         A function to call with the progress so far, and one to call with lines for the user.
     """
     start, resuming_said = time.monotonic(), False
-    with ProgressBar("examples", total, say) as bar:
+    with ProgressBar(unit, total, say) as bar:
 
         def report(p: Progress | DerivedProgress) -> None:
             nonlocal resuming_said

@@ -60,15 +60,17 @@ class Forecast:
 
     pairs: int
     of_pairs: int
+    steps: int
+    """What progress counts: each pair once a method, and once more where edges are patched."""
     edges: int
     nodes: int
     passes: int
     """About as many as this many forward passes of one prompt would cost."""
 
 
-def check_task(folder: Path, options: DiscoverOptions) -> int:
-    """Return how many pairs a circuit would be found on, without a model; raises UsageError where there are none."""
-    return len(_own_pairs(read_pairs(TraceStore(folder)), options))
+def check_task(folder: Path, options: DiscoverOptions) -> None:
+    """Refuse, without a model, a run that is no task, and a part without pairs; raises UsageError."""
+    _own_pairs(read_pairs(TraceStore(folder)), options)
 
 
 def forecast(loaded: Loaded, folder: Path, options: DiscoverOptions) -> Forecast:
@@ -80,8 +82,8 @@ def forecast(loaded: Loaded, folder: Path, options: DiscoverOptions) -> Forecast
         reader = _reader(examine_edges(loaded.anatomy), store, options)
         passes = sum(scorer.passes for scorer in make_scorers(loaded, reader, options))
     passes += MASKED * 2 * options.verify
-    graph = reader.model.graph
-    return Forecast(len(pairs), len(every_pair), graph.n_edges, len(graph.nodes), round(passes * len(pairs)))
+    graph, steps = reader.model.graph, len(pairs) * (len(options.methods) + bool(options.verify))
+    return Forecast(len(pairs), len(every_pair), steps, graph.n_edges, len(graph.nodes), round(passes * len(pairs)))
 
 
 def run(
@@ -102,7 +104,7 @@ def run(
         options: How circuits are found.
         root: The warehouse's folder.
         run_id: The new run's name.
-        report: Called after every group of pairs.
+        report: Called after every group of pairs, by each method.
         note: Called with lines for the user.
 
     Returns:
@@ -176,32 +178,38 @@ class _Finder:
         n_rows = len(self._graph.nodes) * len(self._scorers)
         shards = list(group_by_size(groups, lambda group: len(group) * n_rows, _SHARD_ROWS))
         for shard in shards:
-            self._do(shard, self._score)
+            self._do(shard, self._score, len(self._scorers))
         if self._options.verify:
             edges = self._strongest(pairs)
             for shard in shards:
-                self._do(shard, lambda group: self._patch(group, edges))
+                self._do(shard, lambda group: self._patch(group, edges), 1)
         if self._shards == len(self._writer.done):
             self._writer.begin_shard({}, {})
             self._put_circuits(pairs)
             self._writer.end_shard("tables")
 
-    def _do(self, shard: Sequence[Sequence[PromptPair]], work: Callable[[Sequence[PromptPair]], None]) -> None:
-        """Do one shard, unless an earlier process has."""
+    def _do(
+        self, shard: Sequence[Sequence[PromptPair]], work: Callable[[Sequence[PromptPair]], None], steps: int
+    ) -> None:
+        """Do one shard, unless an earlier process has; `work` tells its progress that many times."""
         done = self._shards < len(self._writer.done)
         if not done:
             self._writer.begin_shard({}, {})
         for group in shard:
             if not done:
                 work(group)
-            self._progress.begun += len(group)
-            self._progress.tokens += 2 * sum(map(len, group))
-            if done:
-                self._progress.resumed_tokens = self._progress.tokens
-            self._report(self._progress)
+            else:
+                self._progress.resumed_tokens += 2 * steps * sum(map(len, group))
+                self._tell(group, steps)
         if not done:
             self._writer.end_shard(str(self._shards), self._sums.save)
         self._shards += 1
+
+    def _tell(self, group: Sequence[PromptPair], steps: int = 1) -> None:
+        """Report that a group has been done by a method, or by several."""
+        self._progress.begun += steps * len(group)
+        self._progress.tokens += 2 * steps * sum(map(len, group))
+        self._report(self._progress)
 
     def _score(self, group: Sequence[PromptPair]) -> None:
         read = self._reader.read(group)
@@ -218,6 +226,7 @@ class _Finder:
             if scorer.method == "eap-ig":
                 self._sums.add("gap", found.gap)
             self._put({"circuit_node_scores": pair_rows(self._name(scorer), self._graph, examples, found.nodes)})
+            self._tell(group)
 
     def _strongest(self, pairs: Sequence[PromptPair]) -> np.ndarray:
         """Return the edges that are patched: the strongest of the first method, and as many random ones of the others."""
@@ -232,6 +241,7 @@ class _Finder:
         effects = np.full(self._graph.n_edges, np.nan)
         effects[edges] = patch_edges(self._reader, read, edges.tolist()).sum(0)
         self._sums.add("patched", effects)
+        self._tell(group)
 
     # -- what follows ------------------------------------------------------------------------------------------------
 

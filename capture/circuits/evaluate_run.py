@@ -59,6 +59,8 @@ class Forecast:
     pairs: int
     passes: int
     """Edge-masked passes of each pair."""
+    steps: int
+    """What progress counts: each pair once a mask and kind of ablation, two of which may be one pass."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,8 @@ def forecast(loaded: Loaded, circuit: FoundCircuit, tasks: Sequence[TriedTask], 
     with in_eval_mode(loaded.model):
         graph = examine_edges(loaded.anatomy).graph
     masks = make_masks(circuit, graph, options)
-    once = len({mask.keep.tobytes() for mask in masks}) * len(options.ablations)
-    return Forecast(sum(len(task.pairs) for task in tasks), once)
+    once, pairs = len({mask.keep.tobytes() for mask in masks}), sum(len(task.pairs) for task in tasks)
+    return Forecast(pairs, once * len(options.ablations), pairs * len(masks) * len(options.ablations))
 
 
 def run(
@@ -164,7 +166,7 @@ def run(
         options: How.
         root: The warehouse's folder.
         run_id: The new run's name.
-        report: Called after every group of pairs.
+        report: Called after every group of pairs, for each mask.
         note: Called with lines for the user.
 
     Returns:
@@ -288,19 +290,23 @@ class _Evaluator:
             if not done:
                 self._writer.begin_shard({}, {})
             for group in shard:
-                if not done:
-                    for rows in self._rows(task, reader, group, ablations):
-                        self._writer.put(
-                            RecordedBatch([], {}, {}, {"circuit_values": to_table("circuit_values", rows)})
-                        )
-                self._progress.begun += len(group)
-                self._progress.tokens += 2 * sum(map(len, group))
                 if done:
-                    self._progress.resumed_tokens = self._progress.tokens
-                self._report(self._progress)
+                    self._progress.resumed_tokens += n_rows * sum(map(len, group))
+                    self._tell(group, n_rows)
+                    continue
+                for rows in self._rows(task, reader, group, ablations):
+                    values = to_table("circuit_values", rows)
+                    self._writer.put(RecordedBatch([], {}, {}, {"circuit_values": values}))
+                    self._tell(group)
             if not done:
                 self._writer.end_shard(str(self._shards))
             self._shards += 1
+
+    def _tell(self, group: Sequence[PromptPair], steps: int = 1) -> None:
+        """Report that a group has been tried with a mask, or with several."""
+        self._progress.begun += steps * len(group)
+        self._progress.tokens += steps * sum(map(len, group))
+        self._report(self._progress)
 
     def _ablation(self, kind: str, task: TriedTask) -> Ablation | None:
         """Return what edges outside of a circuit carry; None: the corrupted prompt's values."""

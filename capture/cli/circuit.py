@@ -156,8 +156,7 @@ def discover(
     if dry_run:
         typer.echo("nothing is written")
         return
-    total = wanted.pairs * (1 + bool(verify))
-    with stopped_by_signals(), capture_progress(total, note) as (report, say):
+    with stopped_by_signals(), capture_progress(wanted.steps, note, "pairs") as (report, say):
         manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
     typer.echo(f"{run_id}: {', '.join(options.methods)} in {manifest.seconds:.1f} s")
     if part.chosen:
@@ -271,7 +270,7 @@ def evaluate(
         if dry_run:
             typer.echo("nothing is written")
             return
-        with stopped_by_signals(), capture_progress(wanted.pairs, note) as (report, say):
+        with stopped_by_signals(), capture_progress(wanted.steps, note, "passes") as (report, say):
             manifest = job.run(loaded, found, chosen, options, root=root, run_id=run_id, report=report, note=say)
     typer.echo(f"{run_id}: {found.place} in {manifest.seconds:.1f} s")
     if part.chosen:

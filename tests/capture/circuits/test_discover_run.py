@@ -180,7 +180,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     folder = run_dir(root, "task")
     discover_run.run(loaded, folder, options, root=root, run_id="undisturbed")
     staging = root / ".staging" / "stopped"
-    for stop in (1, 2, 6):
+    for stop in (3, 3, 5):
         seen: list[int] = []
 
         def interrupt(progress: Any, seen: list[int] = seen, stop: int = stop) -> None:
@@ -190,10 +190,11 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
 
         with pytest.raises(KeyboardInterrupt):
             discover_run.run(loaded, folder, options, root=root, run_id="stopped", report=interrupt)
-        if stop > 1:  # stopped after it was done, and before it was noted
-            (kept,) = (staging / "sums").iterdir()
-            for name in ("0", "99"):
-                (staging / "sums" / name).write_bytes(b"cut short") if name != kept.name else None
+        (kept,) = (staging / "sums").iterdir()
+        for name in {"0", "9"} - {
+            kept.name
+        }:  # what a kill leaves while sums are written, and before the old ones are deleted
+            (staging / "sums" / name).write_bytes(b"cut short")
     resumed: list[int] = []
     discover_run.run(
         loaded, folder, options, root=root, run_id="stopped", report=lambda p: resumed.append(p.resumed_tokens)
@@ -212,14 +213,14 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
 def test_a_killed_run_goes_on(
     root: Path, sharp_folder: Path, loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL in a process of its own, after the second group of pairs."""
+    """SIGKILL in a process of its own, while the second group of pairs is scored."""
     script = tmp_path / "run.py"
     script.write_text(
         "import os, signal, sys\nfrom pathlib import Path\nfrom capture.circuits import discover_run\n"
         "from capture.circuits.options import DiscoverOptions\nfrom capture.model import loading\n"
         "discover_run._SHARD_ROWS = 1\nroot, model, n = Path(sys.argv[1]), sys.argv[2], 0\n"
         "options = DiscoverOptions(('eap-ig', 'eap'), verify=1, resamples=5, batch_tokens=48)\n"
-        "def report(progress):\n    global n\n    n += 1\n    if n == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def report(progress):\n    global n\n    n += 1\n    if n == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "discover_run.run(loading.load(model, device='cpu'), root / 'run_id=task', options, root=root, run_id='killed', report=report)\n"
     )
     assert subprocess.run([sys.executable, script, root, sharp_folder], check=False).returncode == -signal.SIGKILL
