@@ -18,7 +18,7 @@ import pyarrow as pa
 from capture.circuits.circuit_rows import edge_rows, node_rows, pair_rows, shape_columns
 from capture.circuits.options import EXACT, DiscoverOptions
 from capture.circuits.pairs import PairReader, ReadPairs, read_units, split_pairs
-from capture.circuits.scorers import MASKED, Scorer, make_scorers, patch_edges
+from capture.circuits.scorers import MASKED, Scorer, Scores, make_scorers, patch_edges
 from capture.circuits.tally import RunningSums, Summary, Tally, Weights
 from capture.edges.edge_model import EdgeModel
 from capture.edges.edge_proof import examine_edges
@@ -32,7 +32,7 @@ from capture.model.loading import Loaded
 from capture.sequences import partition
 from warehouse.analysis.circuit_selection import random_edges
 from warehouse.catalog.publish import publish
-from warehouse.errors import UsageError
+from warehouse.errors import TracesError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
@@ -220,6 +220,7 @@ class _Finder:
         examples = [pair.example_id for pair in group]
         for scorer in self._scorers:
             found = scorer.score(read)
+            self._check_finite(scorer, found)
             self._sums.nodes[scorer.method].add(found.nodes, weights)
             if found.edges is not None:
                 self._sums.edges[scorer.method].add(found.edges, weights)
@@ -227,6 +228,14 @@ class _Finder:
                 self._sums.add("gap", found.gap)
             self._put({"circuit_node_scores": pair_rows(self._name(scorer), self._graph, examples, found.nodes)})
             self._tell(group)
+
+    def _check_finite(self, scorer: Scorer, found: Scores) -> None:
+        """Raise TracesError where a score is no number: the model's dtype does not hold it."""
+        if not all(np.isfinite(scores).all() for scores in (found.nodes, found.edges) if scores is not None):
+            raise TracesError(
+                f"{scorer.method}: a score is infinite or no number, which {self._store.meta.model.dtype} does not hold. Prepare the task "
+                "again, with --dtype float32."
+            )
 
     def _strongest(self, pairs: Sequence[PromptPair]) -> np.ndarray:
         """Return the edges that are patched: the strongest of the first method, and as many random ones of the others."""

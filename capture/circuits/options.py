@@ -46,7 +46,7 @@ class DiscoverOptions:
 
     def __post_init__(self) -> None:
         """Check values; raises UsageError or NotFoundError for one that its option does not take."""
-        check_option_values(self)
+        check_option_values(self, largest={})
         _check_names("method", self.methods, METHODS)
         _check_name("level", self.level, LEVELS)
         _check_name("metric", self.metric, METRICS)
@@ -81,7 +81,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         """Check values; raises UsageError or NotFoundError for one that its option does not take."""
-        check_option_values(self)
+        check_option_values(self, largest={})
         _check_names("selection", self.selections, SELECTIONS)
         _check_names("kind of ablation", self.ablations, ABLATIONS)
         _check_name("level", self.level, LEVELS)

@@ -270,6 +270,7 @@ def test_parts_make_the_whole(root: Path, loaded: loading.Loaded) -> None:
         ({"share": 0}, UsageError, "share 0: the part of the pairs"),
         ({"share": 1.5}, UsageError, "share 1.5: the part of the pairs"),
         ({"steps": 0}, UsageError, "steps 0: at least 1"),
+        ({"seed": 1 << 31}, UsageError, "seed: at most 2,147,483,647"),
         ({"verify": 3, "level": "node"}, UsageError, "verify 3 patches edges"),
         ({"part": "3/2"}, UsageError, "part 3/2"),
         ({"part": "9/9"}, UsageError, "Part 9/9 has none of the 5 pairs"),
