@@ -2,8 +2,9 @@
 
 In goes a model; out comes a `ModelReport`. The model runs on a few tokens, as a padded batch. `site_checker` compares every
 site: hidden states with `output_hidden_states`, bit for bit; attention with eager `output_attentions`; what blocks add with
-the identity that it must satisfy; everything with the same sequences alone. `intervention_check` puts other values in at every site, and sees what follows. This
-file makes the batch, and adds whether the model is undisturbed by the recorder and what a batch may hold.
+the identity that it must satisfy; everything with the same sequences alone. `intervention_check` puts other values in at every site, and
+sees what follows; `edge_check` does so with edges. This file makes the batch, and adds whether the model is undisturbed by the recorder
+and what a batch may hold.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from capture.model.body import Tokens, padding_id, probe_ids
 from capture.model.examine import examine
 from capture.model.windows import find_window
 from capture.recording import batch_independence
+from capture.verification.edge_check import check_edges
 from capture.verification.intervention_check import check_interventions
 from capture.verification.model_report import Finding, ModelReport
 from capture.verification.site_checker import SiteChecker
@@ -44,7 +46,7 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> ModelReport:
         name: What the report calls the model.
 
     Returns:
-        One finding a site and side of what is recorded, and of what is changed; `report.passed` says whether all are right.
+        One finding a site and side of what is recorded, and of what is changed, and those of edges; `report.passed` says whether all are right.
 
     Raises:
         TracesError: The model's blocks cannot be found.
@@ -52,6 +54,7 @@ def check(model: Any, tokenizer: Any = None, name: str = "") -> ModelReport:
     anatomy = examine(model)
     result = check_recording(anatomy, tokenizer, name)
     result.interventions = check_interventions(anatomy)
+    result.edges = check_edges(anatomy)
     return result
 
 

@@ -1,7 +1,7 @@
 """What `traces model check` found: one `Finding` a site, together a `ModelReport`, and its lines of text.
 
-`site_checker` makes the findings of what is recorded, `intervention_check` those of what can be changed, `model_check` those of the
-model as a whole; the command prints the lines.
+`site_checker` makes the findings of what is recorded, `intervention_check` those of what can be changed, `edge_check` those of edges,
+`model_check` those of the model as a whole; the command prints the lines.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class ModelReport:
     """What is recorded."""
     interventions: list[Finding] = field(default_factory=list)
     """What can be changed: `edit SITE`; `restart`, from a layer on; `head parts` and `logit parts`, what influence adds up."""
+    edges: list[Finding] = field(default_factory=list)
+    """What circuits are made of: `edge scores` and `edge masks`."""
 
     def lines(self, separator: str | None = None) -> Iterator[str]:
         """Yield the report as text: in columns, or with a separator between fields and the findings alone."""
@@ -50,7 +52,7 @@ class ModelReport:
             for side, how in self.convention.items():
                 yield f"{side}: {how}; attention {self.attn[side]}"
         rows = [("side", "site", "status", "error", "layers", "how")]
-        for f in (*self.findings, *self.interventions):
+        for f in (*self.findings, *self.interventions, *self.edges):
             error = "" if f.error is None or f.status == "absent" else f"{f.error:.1e}" if f.error else "0"
             rows.append((f.side, f.site, f.status, error, f.layers or ("" if f.status == "absent" else "all"), f.how))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -66,7 +68,7 @@ class ModelReport:
     @property
     def wrong(self) -> list[str]:
         """The sites that are wrong, and what else is."""
-        return [f.site for f in (*self.findings, *self.interventions) if f.status == "wrong"]
+        return [f.site for f in (*self.findings, *self.interventions, *self.edges) if f.status == "wrong"]
 
     @property
     def whole(self) -> bool:
