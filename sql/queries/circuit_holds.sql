@@ -116,12 +116,12 @@ SELECT
             WHEN is_evaluated AND size < 1 AND faithfulness IS NOT NULL
                 THEN
                     coalesce(
-                        format('random circuits of this size reach {:.2f}', random_high)
+                        format('random circuits of this size reach {:.2f}', round(random_high, 2) + 0)
                         || if(random_high >= faithfulness, ', no less than it', ''),
                         'no random circuits beside it'
                     )
         END,
-        format('the complement keeps {:.2f}', complement) || if(complement >= least, ', so the model does without it', '')
+        format('the complement keeps {:.2f}', round(complement, 2) + 0) || if(complement >= least, ', so the model does without it', '')
     ) AS reasons
 FROM judged
 ORDER BY circuit, level, selection, source_run_id, part <> 'all', part, ablation, metric, judged.run_id;

@@ -91,7 +91,7 @@ drawn AS (
 ),
 sums AS (
     SELECT
-        * EXCLUDE (weights, kept, whole),
+        * EXCLUDE (weights),
         list_inner_product(weights, kept) AS kept_sum,
         list_inner_product(weights, whole) AS whole_sum,
         list_sum(weights) AS weight
@@ -99,7 +99,7 @@ sums AS (
 ),
 ratios AS (
     SELECT
-        *,
+        * EXCLUDE (weight),
         CASE
             WHEN isfinite(kept_sum) AND isfinite(whole_sum) AND weight > 0 AND abs(whole_sum) >= least * weight
                 THEN kept_sum / whole_sum

@@ -5,7 +5,22 @@
 -- them has no faithfulness.
 WITH steps AS (
     SELECT
-        *,
+        run_id,
+        circuit_run_id,
+        circuit,
+        source_run_id,
+        task,
+        is_own,
+        part,
+        level,
+        selection,
+        ablation,
+        metric,
+        n,
+        size,
+        faithfulness,
+        random,
+        complement,
         size - lag(size) OVER sizes AS width,
         CASE WHEN size > 0 THEN ln(size) END AS log_size,
         log_size - lag(log_size) OVER sizes AS log_width,
