@@ -186,7 +186,7 @@ class _Finder:
         if self._shards == len(self._writer.done):
             self._writer.begin_shard({}, {})
             self._put_circuits(pairs)
-            self._writer.end_shard("tables")
+            self._writer.end_shard("tables", self._sums.save)
 
     def _do(
         self, shard: Sequence[Sequence[PromptPair]], work: Callable[[Sequence[PromptPair]], None], steps: int

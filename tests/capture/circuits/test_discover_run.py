@@ -27,6 +27,7 @@ from warehouse import TraceStore, Warehouse
 from warehouse.errors import NotFoundError, RunExistsError, UsageError
 from warehouse.maintenance import merge, merge_plan
 from warehouse.storage.paths import run_dir, table_file
+from warehouse.storage.run_writer import RunWriter
 from warehouse.validation.validate import validate
 
 TABLES = ("circuits", "circuit_nodes", "circuit_edges", "circuit_node_scores")
@@ -170,6 +171,11 @@ def test_the_order_of_the_pairs_does_not_matter(root: Path, loaded: loading.Load
         pd.testing.assert_frame_equal(a, b)
 
 
+def interrupted(writer: RunWriter, describe: Any) -> None:
+    """Publishing that is stopped before it begins; what is left to be written is waited for."""
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     root: Path, loaded: loading.Loaded, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +201,9 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
             kept.name
         }:  # what a kill leaves while sums are written, and before the old ones are deleted
             (staging / "sums" / name).write_bytes(b"cut short")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(discover_run, "publish", interrupted)
+        discover_run.run(loaded, folder, options, root=root, run_id="stopped")
     resumed: list[int] = []
     discover_run.run(
         loaded, folder, options, root=root, run_id="stopped", report=lambda p: resumed.append(p.resumed_tokens)
@@ -290,7 +299,7 @@ def test_what_needs_a_model_to_be_refused_is_refused_in_one_line(
     root: Path, loaded: loading.Loaded, load_tiny: Callable[..., loading.Loaded], circuits: TraceStore
 ) -> None:
     for call, error, message in (
-        (lambda: capture.discover_circuit("circuits", root=root), UsageError, "is of kind circuit, and interventions are measured on"),
+        (lambda: capture.discover_circuit("circuits", root=root), UsageError, "is of kind circuit, and has no pairs of prompts"),
         (lambda: capture.discover_circuit("task", root=root, model=load_tiny(), run="x"), UsageError, "with other weights"),
         (lambda: capture.discover_circuit("task", method="eap", metric="kl", root=root, model=loaded, run="x"), UsageError, "kl has none"),
         (lambda: capture.discover_circuit("task", root=root, model=loaded, run="circuits"), RunExistsError, "already exists"),
