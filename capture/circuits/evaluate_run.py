@@ -362,6 +362,7 @@ class _Evaluator:
 
     def _value(self, reader: PairReader, read: ReadPairs, keep: np.ndarray, ablated: Ablation | None) -> np.ndarray:
         """Return the metric of pairs with only some edges kept."""
-        if ablated is None and not keep.any():
-            return reader.value(read, read.states.corrupted_last)
+        graph = self._model.graph
+        if ablated is None and not prune_edges(keep, graph.edge_nodes, graph.edge_sinks, graph.feeds).any():
+            return reader.value(read, read.states.corrupted_last)  # few random edges make no path to the logits
         return reader.value(read, masked_states(self._model, read.states, keep, ablated))
