@@ -65,8 +65,10 @@ def _make(loaded: Loaded, reader: PairReader, options: DiscoverOptions, method: 
     if method == EXACT:
         measure = ExactNodes(loaded, reader)
         if edges:
-            return Scorer(method, level, lambda read: _exact_edges(reader, measure, read), n_nodes + MASKED * n_edges)
-        return Scorer(method, level, lambda read: Scores(measure(read)), n_nodes)
+            return Scorer(
+                method, level, lambda read: _exact_edges(reader, measure, read), NODE * n_nodes + MASKED * n_edges
+            )
+        return Scorer(method, level, lambda read: Scores(measure(read)), NODE * n_nodes)
     if reader.metric == "kl" and method != "eap-ig":
         raise UsageError(
             f"--method {method} takes one gradient, on the clean prompt, where kl has none: use eap-ig, or another --metric."
@@ -81,8 +83,8 @@ def _make(loaded: Loaded, reader: PairReader, options: DiscoverOptions, method: 
     return Scorer(method, level, score, GRADIENT * (options.steps if method == "eap-ig" else 2))
 
 
-GRADIENT, MASKED = 3, 2
-"""What a gradient and an edge-masked pass cost, about, in forward passes of one prompt."""
+GRADIENT, NODE, MASKED = 3, 0.25, 2
+"""What a gradient, a patched node and an edge-masked pass cost, about, in forward passes of one prompt."""
 
 
 class ExactNodes:

@@ -50,8 +50,8 @@ def read_pairs(store: TraceStore) -> list[PromptPair]:
     meta = store.meta
     if meta.kind != "task":
         raise UsageError(
-            f"Run '{meta.run_id}' is of kind {meta.kind}, and interventions are measured on a task's pairs of prompts. Make one: traces "
-            f"task prepare indirect_object --model {meta.model.name} --run TASK (traces task list names others)"
+            f"Run '{meta.run_id}' is of kind {meta.kind}, and has no pairs of prompts: name a task's run. Make one: traces task prepare "
+            f"indirect_object --model {meta.model.name} --run TASK (traces task list names others)"
         )
     return [
         PromptPair(example_id, (np.array(clean), np.array(corrupted)), dict(zip(tokens, signs, strict=True)))

@@ -73,15 +73,10 @@ judged AS (
     GROUP BY c.run_id, c.circuit, c.level, c.selection, c.source_run_id, c.part, c.ablation, c.metric, s.size, a.least
 )
 SELECT
-    circuit,
-    level,
-    selection,
     source_run_id AS task_run,
     part,
     ablation,
-    metric,
     size,
-    n_edges,
     CASE
         WHEN is_evaluated AND size < 1 AND n_units >= 5 AND faithfulness IS NOT NULL
             THEN
@@ -89,6 +84,11 @@ SELECT
                 AND coalesce(random_high < faithfulness, TRUE)
                 AND coalesce(complement < least, TRUE)
     END AS holds,
+    circuit,
+    level,
+    selection,
+    metric,
+    n_edges,
     concat_ws(
         '; ',
         CASE WHEN NOT is_evaluated THEN format('size {:.3g} was not evaluated, only ', size) || evaluated END,
@@ -124,4 +124,4 @@ SELECT
         format('the complement keeps {:.2f}', round(complement, 2) + 0) || if(complement >= least, ', so the model does without it', '')
     ) AS reasons
 FROM judged
-ORDER BY circuit, level, selection, source_run_id, part <> 'all', part, ablation, metric, judged.run_id;
+ORDER BY part <> 'all', circuit, level, selection, source_run_id, part, ablation, metric, judged.run_id;

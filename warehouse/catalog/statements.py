@@ -63,15 +63,17 @@ def only_reads(con: DuckDBPyConnection, text: str) -> bool:
 
 
 def check_target(path: Path, root: Path) -> None:
-    """Check that a file to be written is outside the warehouse.
+    """Check that a file to be written is outside the warehouse, in a folder that is there.
 
     Raises:
-        UsageError: It is below the root, by whatever name, or in a run that the root links to.
+        UsageError: It is below the root, by whatever name, or in a run that the root links to; or there is no such folder.
     """
     target = path.expanduser().resolve()
     for place in (root, *(p for p in paths.run_folders(root) if p.is_symlink())):
         if target.is_relative_to(place.resolve()):
             raise UsageError(f"{path} is in the warehouse {root}, which queries don't write to: name a file elsewhere.")
+    if not target.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}. Make it first, or name a file elsewhere.")
 
 
 def _check_no_logs(text: str) -> None:
