@@ -15,6 +15,7 @@ from capture.edges.edge_scores import score_batch
 from capture.edges.masked_pass import masked_states
 from capture.model.anatomy import Anatomy
 from capture.model.body import probe_ids
+from capture.model.hashes import weights_hash
 from capture.model.tolerances import states_tolerance
 from warehouse.errors import TracesError, UsageError
 
@@ -35,7 +36,7 @@ class EdgeProof:
 
 
 def examine_edges(anatomy: Anatomy) -> EdgeModel:
-    """Take a model apart into nodes and edges, and prove that they hold.
+    """Take a model apart into nodes and edges, and prove that they hold, once for weights that stay as they are.
 
     Args:
         anatomy: The model's.
@@ -46,6 +47,16 @@ def examine_edges(anatomy: Anatomy) -> EdgeModel:
     Raises:
         UsageError: It cannot be taken apart, has no language-model head, or reads its stream by more than its edges.
     """
+    body = anatomy.body.model
+    weights = weights_hash(body), body.device
+    known, model = anatomy.kept.get("edges", (None, None))
+    if known != weights:
+        model = _proven(anatomy)
+        anatomy.kept["edges"] = weights, model
+    return model
+
+
+def _proven(anatomy: Anatomy) -> EdgeModel:
     try:
         model = EdgeModel(anatomy)
     except UsageError:

@@ -8,7 +8,8 @@ point that the recorder takes it at, and how attention follows from q and k. Cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -91,6 +92,8 @@ class Anatomy:
     body: Body
     stacks: Mapping[str, Stack]
     """By side."""
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What takes seconds to find of it, by name, for who asks again."""
 
     @property
     def main(self) -> Stack:
