@@ -2,7 +2,8 @@
 
 Each class in the causal, masked and sequence-to-sequence mappings is built with random weights (`tests/zoo.py`) and goes
 through `traces model check`'s own code. A class passes where every site is right, is partial where a site is not there and the
-reason is known, and fails where it cannot be recorded. What can be changed in it has a column of its own.
+reason is known, and fails where it cannot be recorded. What can be changed in it has a column of its own, and
+so have its edges.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Row:
     result: str
     attention: str
     interventions: str
+    edges: str
     notes: str
 
 
@@ -61,16 +63,16 @@ def _row(candidate: zoo.Candidate) -> Row:
         with _time_limit(_SECONDS):
             model = zoo.shrunk(candidate)
     except Exception as e:
-        return Row(*names, "not run", "", "", _line(e))
+        return Row(*names, "not run", "", "", "", _line(e))
     try:
         with _time_limit(_SECONDS):
             found = check(model)
     except TracesError as e:
-        return Row(*names, "refused", "", "", _line(e))
+        return Row(*names, "refused", "", "", "", _line(e))
     except Exception as e:
-        return Row(*names, "not run", "", "", f"{type(e).__name__}: {_line(e)}")
+        return Row(*names, "not run", "", "", "", f"{type(e).__name__}: {_line(e)}")
     attention = " / ".join(dict.fromkeys(found.attn.values()))
-    return Row(*names, _result(found), attention, _interventions(found), _notes(found))
+    return Row(*names, _result(found), attention, _interventions(found), _edges(found), _notes(found))
 
 
 def _result(found: ModelReport) -> str:
@@ -90,6 +92,16 @@ def _interventions(found: ModelReport) -> str:
     return "; ".join(said) or "whole"
 
 
+def _edges(found: ModelReport) -> str:
+    """`whole`, where attention is one node, or why edges cannot be told apart."""
+    scores = found.edges[0]
+    if scores.status == "absent":
+        reason = re.sub(r", by [^ ]+ of it", "", scores.how).split(": ")[0]
+        return f"none: {reason}"
+    _, one_node, where = scores.how.partition("attention is one node ")
+    return f"attention is one node {where.split(':')[0]}" if one_node else "whole"
+
+
 def _name(f: Finding, found: ModelReport) -> str:
     return f"enc.{f.site}" if f.side == "enc" and "dec" in found.attn else f.site
 
@@ -97,7 +109,7 @@ def _name(f: Finding, found: ModelReport) -> str:
 def _notes(found: ModelReport) -> str:
     """What is not there, sites with the same reason together."""
     reasons: dict[str, list[str]] = {}
-    for f in (*found.findings, *(f for f in found.interventions if f.status == "wrong")):
+    for f in (*found.findings, *(f for f in (*found.interventions, *found.edges) if f.status == "wrong")):
         site = _name(f, found)
         if f.status == "wrong":
             reasons.setdefault(f"WRONG by {f.error:.1e} ({f.how})", []).append(site)
@@ -139,16 +151,18 @@ def table(found: list[Row]) -> str:
         "every site that is recorded against what the model itself computes (`traces model check`). Interventions are held against",
         "what must follow of them: a stream put in from other tokens gives their states, zeros leave the stream as it was. Where",
         "passes run in whole, ablation takes a forward pass each; parts by head or by logit are what `traces influence` adds up.",
+        "Edges are what circuits are made of (`traces circuit`): whole, they are scored and masked for each q, k and v of each head;",
+        "where attention is one node, its heads are told apart as readers and not as writers.",
         "",
         f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}: {len(found)} classes, **{recorded} recorded**:",
         "",
         *(f"- {counts[name]} {name}: {meaning}" for name, meaning in RESULTS.items()),
         "",
-        "| model type | class | result | attention | interventions | what is not there, and why |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| model type | class | result | attention | interventions | edges | what is not there, and why |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {r.model_type} | {r.model} | {r.result} | {r.attention} | {r.interventions} | {r.notes.replace('|', '/')} |"
+        f"| {r.model_type} | {r.model} | {r.result} | {r.attention} | {r.interventions} | {r.edges} | {r.notes.replace('|', '/')} |"
         for r in found
     ]
     return "\n".join(lines) + "\n"
@@ -165,7 +179,7 @@ def main() -> None:
     for row in rows(args.only):
         found.append(row)
         print(
-            f"{row.result:8s} {row.model_type:28s} {row.model:44s} {row.attention:10s} {row.interventions} | {row.notes}",
+            f"{row.result:8s} {row.model_type:28s} {row.model:44s} {row.attention:10s} {row.interventions} | {row.edges} | {row.notes}",
             flush=True,
         )
     if args.only is None:
