@@ -76,7 +76,6 @@ SELECT
     source_run_id AS task_run,
     part,
     ablation,
-    size,
     CASE
         WHEN is_evaluated AND size < 1 AND n_units >= 5 AND faithfulness IS NOT NULL
             THEN
@@ -84,6 +83,7 @@ SELECT
                 AND coalesce(random_high < faithfulness, TRUE)
                 AND coalesce(complement < least, TRUE)
     END AS holds,
+    size,
     circuit,
     level,
     selection,
