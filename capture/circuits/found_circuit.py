@@ -15,7 +15,7 @@ import numpy as np
 from capture.circuits.circuit_rows import shape_columns
 from capture.edges.edge_graph import EdgeGraph, Node, Sink
 from warehouse.analysis import circuit_name
-from warehouse.analysis.circuit_name import ENSEMBLE, RANDOM, CircuitName
+from warehouse.analysis.circuit_name import ENSEMBLE, IMPORTED, RANDOM, CircuitName
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import UsageError
 from warehouse.storage.trace_store import TraceStore
@@ -88,8 +88,13 @@ class FoundCircuit:
         shape = shape_columns(graph)
         for name in _SHAPE:
             if self.facts[name] != shape[name]:
+                remedy = (
+                    " Import it with --model, which puts shared heads together."
+                    if name == "n_kv_heads" and self.name == IMPORTED
+                    else ""
+                )
                 raise UsageError(
-                    f"Circuit '{self.place}' is of another model: its {name} is {self.facts[name]}, here it is {shape[name]}."
+                    f"Circuit '{self.place}' is of another model: its {name} is {self.facts[name]}, here it is {shape[name]}.{remedy}"
                 )
         rows = self._rows(level)
         places = (_edge_places if level == "edge" else _node_places)(graph, rows)
