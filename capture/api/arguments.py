@@ -118,6 +118,6 @@ def existing_run(root: Path, run: str | None, skip_existing: bool) -> TraceStore
     return TraceStore(paths.find_run(root, run))
 
 
-def joined(values: str | int | Iterable[object]) -> str:
+def joined(values: str | float | Iterable[object]) -> str:
     """Return numbers and names as the commands write them: `0,5,mid`."""
-    return values if isinstance(values, str) else ",".join(map(str, [values] if isinstance(values, int) else values))
+    return values if isinstance(values, str) else ",".join(map(str, [values] if isinstance(values, int | float) else values))

@@ -94,7 +94,7 @@ def evaluate_circuit(
     circuit: TraceStore | str,
     tasks: TraceStore | str | Sequence[TraceStore | str] = (),
     *,
-    sizes: str | Sequence[float] | None = None,
+    sizes: str | float | Sequence[float] | None = None,
     selection: str | Sequence[str] = "abs",
     ablation: str | Sequence[str] = "resample",
     level: str | None = None,
@@ -120,7 +120,7 @@ def evaluate_circuit(
         circuit: A run with a circuit, or its name; with the circuit's behind a / where it has several: `"ioi-circuit/eap-ig"`, or
             `"ioi-circuit/ensemble"` for the mean of the ranks of its methods.
         tasks: Tasks' runs to try it on; by default its own task's pairs that it was not found on.
-        sizes: Shares of all edges: `".001,.01,1"`, or numbers; None: ten from .001 to 1.
+        sizes: Shares of all edges: `".001,.01,1"`, a number or several; None: ten from .001 to 1.
         selection: `abs`: the largest scores by size; `signed`: the most negative, which is what helps; `greedy`: from the logits upwards;
             several with commas.
         ablation: What all other edges carry: `resample`, the corrupted prompt's values; `mean`, the mean by position over the task's

@@ -42,7 +42,7 @@ def ablate(
 
     Example:
         run = capture.ablate("ioi", what="heads", kind="resample")
-        run.query("SELECT layer, head, effect FROM effect_means ORDER BY effect LIMIT 5").df()
+        Warehouse().sql(f"FROM effect_means WHERE run_id = '{run.meta.run_id}' ORDER BY effect LIMIT 5").df()
 
     Args:
         task: A task's run, from `prepare_task`, or its name.
@@ -108,7 +108,7 @@ def patch(
 
     Example:
         run = capture.patch("ioi", site="resid.post_mlp", direction="denoise")
-        run.query("SELECT layer, pos, effect_normalised FROM effect_means ORDER BY ALL").df()
+        Warehouse().sql(f"FROM effect_means WHERE run_id = '{run.meta.run_id}' ORDER BY layer, pos").df()
 
     Args:
         task: A task's run, from `prepare_task`, or its name.
