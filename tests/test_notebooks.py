@@ -29,13 +29,17 @@ PICTURES = {
     "next_token": "part_of_speech.svg",
     "multiple_choice": "multiple_choice.svg",
     "interventions": "interventions.svg",
+    "circuits": "circuits.svg",
 }
 NOTEBOOKS = (*PICTURES, "first")
-"""In the order in which they are run: `first` adds to a vector table whose rows `nearness` shows."""
+"""In the order in which they are run: `first` adds to a vector table whose rows `nearness` shows; `circuits` uses two runs of
+`interventions`."""
 RUNS = (
     "first", "speech", "ewt", "emotions", "decoder", "training", "encoder", "answers", "answers-traits",
     "mean-diff-steered", "induction", "induction-resample", "questions", "questions-influence",
     *(f"capitals-smollm2-{step}" for step in ("responses", "vectors", "vectors-evaluated", "vectors-steered")),
+    *(f"{task}{step}" for task in ("years", "verbs", "words") for step in ("", "-circuit", "-curve", "-elsewhere")),
+    "rephrased", "verbs-signed", "years-cut",
 )  # fmt: skip
 SECONDS = 1800
 """The first cell of a notebook makes its runs: minutes, and several times that where others use the machine."""
@@ -273,6 +277,14 @@ def test_capital_letters_separate_and_steer(fresh: dict[str, NotebookNode]) -> N
     assert kinds["capitals",][1] > max(numbers[1] for kind, numbers in kinds.items() if kind != ("capitals",))
 
 
+def rows(notebook: NotebookNode, cell_id: str) -> list[list[float]]:
+    """The numbers of each row of a table that a cell shows, but for its first column's."""
+    (cell,) = [c for c in notebook.cells if c.id == cell_id]
+    (html,) = [o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {})]
+    found = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)]
+    return [[float(value) for value in row[1:]] for row in found if row]
+
+
 def steered_rows(notebook: NotebookNode) -> list[list[float]]:
     """coefficient, n, capitals and tokens of each row of mean_diff; its last column is a text, which may hold anything."""
     (cell,) = [c for c in notebook.cells if c.id == "steering-table"]
@@ -297,6 +309,24 @@ def test_a_part_of_speech_is_read_off_best_in_the_middle(fresh: dict[str, Notebo
 
 
 @pytest.mark.slow
+def test_circuits_hold_at_home_and_not_on_other_tasks(fresh: dict[str, NotebookNode]) -> None:
+    """What the text says beyond what a few pairs can turn: at a tenth of the edges, and of the heads that count."""
+    tried = table(fresh["circuits"], "elsewhere-table")
+    kept = {(circuit.removesuffix("-circuit"), pairs): numbers[1] for (circuit, pairs), numbers in tried.items()}
+    at_home = {run: kept[run, run] for run in ("years", "verbs", "words")}
+    assert all(0.8 < value < 1.2 for value in (*at_home.values(), kept["years", "rephrased"]))
+    assert all(value < at_home[run] for (run, pairs), value in kept.items() if pairs not in (run, "rephrased"))
+    assert all(value < 0.5 for (run, pairs), value in kept.items() if "verbs" in (run, pairs) and run != pairs)
+    for *_, random_low, random_high, complement, _ in [
+        numbers for numbers in rows(fresh["circuits"], "curve-table") if numbers[0] < 1
+    ]:
+        assert max(abs(random_low), abs(random_high), abs(complement)) < 0.05
+    heads = {name: numbers for (name,), numbers in table(fresh["circuits"], "heads-table").items()}
+    assert {name for name, numbers in heads.items() if max(numbers[4:6]) <= 6} >= {"L29H1", "L23H2", "L18H6", "L18H7"}
+    assert all(heads[name][3] <= 6 < min(heads[name][4:6]) for name in ("L17H3", "L17H4", "L17H5"))
+
+
+@pytest.mark.slow
 def test_the_runs_hold_what_the_notebooks_ask_about(fresh: dict[str, NotebookNode], root: Path) -> None:
     with Warehouse(root) as wh:
         (words,) = wh.sql("SELECT count(DISTINCT example_id) FROM word_diagnostics WHERE run_id = 'ewt'").fetchall()
@@ -313,6 +343,15 @@ def test_the_runs_hold_what_the_notebooks_ask_about(fresh: dict[str, NotebookNod
             "SELECT count(*), count(DISTINCT example_id) FROM mcq_agreement WHERE decoder_run_id = 'decoder' AND encoder_run_id = 'encoder'"
         )
         assert agreement.fetchall() == [(200, 200)]
+        for run, found_on, others in (("years", 8, 8), ("verbs", 12, 12), ("words", 6, 6)):
+            found, tried = (
+                {e for (e,) in wh.sql(f"SELECT DISTINCT example_id FROM {name}").fetchall()}
+                for name in (
+                    f"circuit_node_scores WHERE run_id = '{run}-circuit'",
+                    f"circuit_values WHERE run_id = '{run}-curve'",
+                )
+            )
+            assert (len(found), len(tried), found & tried) == (found_on, others, set())
         assert wh.sql(
             "SELECT e.parents, t.kind FROM runs AS e JOIN runs AS t ON t.run_id = e.parents[1] WHERE e.run_id = 'encoder'"
         ).fetchall() == [(["training"], "finetune")]
