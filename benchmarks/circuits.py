@@ -4,7 +4,7 @@ What scores of all edges and nodes cost by integrated gradients (EAP-IG, 5 steps
 forward pass costs, for SmolLM2 and for two families by other ways; how scores follow the effects of exact patching, of heads, of MLPs
 and of edges; and the memory of ten times as many pairs.
 
-    python benchmarks/circuits.py [--pairs 16] [--rounds 3] [--edges 30] [--many 400]
+    python benchmarks/circuits.py [--pairs 16] [--rounds 3] [--edges 30] [--many 400] [--tasks 2]
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument(
         "--many", type=int, default=400, help="Pairs whose memory is held against that of a tenth of them."
     )
-    args = parsed(parser, pairs=2, rounds=1, edges=2, many=20)
+    parser.add_argument("--tasks", type=int, default=2, help="Tasks on which scores are held against patching.")
+    args = parsed(parser, pairs=2, rounds=1, edges=2, many=10, tasks=1)
     loaded = loading.load("smollm2", device="cpu")
     model = examine_edges(loaded.anatomy)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +63,8 @@ def main() -> None:
             ("an OLMo 2 of 6 layers, run once for each q, k and v", small_olmo2()),
         ):
             masked_cost(name, examine_edges(examine(other)), args.rounds)
-        for name, pairs in (("indirect_object", ioi), ("agreement", task(loaded, "agreement", args.pairs, folder))):
+        for name in ("indirect_object", "agreement")[: args.tasks]:
+            pairs = ioi if name == "indirect_object" else task(loaded, name, args.pairs, folder)
             agreement(loaded, model, name, pairs[: max(2, args.pairs // 2)], args.edges)
         memory(loaded, args.many, folder)
 

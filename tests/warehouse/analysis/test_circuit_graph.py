@@ -121,7 +121,11 @@ def test_what_is_not_there_is_named(wh: Warehouse) -> None:
     for name, kind, says in (
         ("odd", UsageError, "has several circuits: name odd/eap or odd/gim"),
         ("odd/gem", NotFoundError, "No circuit 'gem'. Did you mean gim?"),
-        ("nodes", UsageError, "'nodes' is of kind circuit, and has no circuits. Find some: traces circuit discover TASK"),
+        (
+            "nodes",
+            UsageError,
+            "'nodes' is of kind circuit, and has no circuits. Find some: traces circuit discover TASK",
+        ),
         ("no", NotFoundError, "No run 'no'"),
     ):
         with pytest.raises(kind, match=re.escape(says)):
