@@ -35,7 +35,6 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
-from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
@@ -44,9 +43,6 @@ from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 
 KIND = "circuit-evaluation"
-
-_SHARD_ROWS = 1 << 13
-"""Rows of `circuit_values` in a shard, unless one group has more."""
 
 Report = Callable[[DerivedProgress], None]
 Note = Callable[[str], None]
@@ -281,24 +277,20 @@ class _Evaluator:
         self._shards = 0
 
     def evaluate(self, task: TriedTask) -> None:
-        """Write the shards of a task that are not on disk yet."""
+        """Write the shards of a task that are not on disk yet, one for each group of pairs: it takes as many passes as there are masks."""
         reader = PairReader(self._model, task.metric, self._options.batch_tokens, backward=False)
         ablations = {kind: self._ablation(kind, task) for kind in self._options.ablations}
         n_rows = len(self._masks) * len(ablations)
-        for shard in group_by_size(reader.groups(task.pairs), lambda group: len(group) * n_rows, _SHARD_ROWS):
-            done = self._shards < len(self._writer.done)
-            if not done:
+        for group in reader.groups(task.pairs):
+            if self._shards < len(self._writer.done):
+                self._progress.resumed_tokens += n_rows * sum(map(len, group))
+                self._tell(group, n_rows)
+            else:
                 self._writer.begin_shard({}, {})
-            for group in shard:
-                if done:
-                    self._progress.resumed_tokens += n_rows * sum(map(len, group))
-                    self._tell(group, n_rows)
-                    continue
                 for rows in self._rows(task, reader, group, ablations):
                     values = to_table("circuit_values", rows)
                     self._writer.put(RecordedBatch([], {}, {}, {"circuit_values": values}))
                     self._tell(group)
-            if not done:
                 self._writer.end_shard(str(self._shards))
             self._shards += 1
 

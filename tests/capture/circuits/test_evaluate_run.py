@@ -171,9 +171,8 @@ def test_a_circuit_is_tried_on_pairs_that_it_was_not_found_on(
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_parts_make_the_whole(
-    root: Path, circuits: TraceStore, loaded: loading.Loaded, shuffled: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, circuits: TraceStore, loaded: loading.Loaded, shuffled: str
 ) -> None:
-    monkeypatch.setattr(evaluate_run, "_SHARD_ROWS", 1)
     name = "circuits/eap-ig"
     options = EvaluateOptions(name, sizes=(0.1, 1), ablations=("resample", "mean"), random=1, batch_tokens=48)
     found = find_circuit(Warehouse(root), name)
@@ -232,7 +231,7 @@ def test_a_circuit_in_a_file_is_the_same_circuit(
         ("circuits", (), {}, UsageError, "has several circuits: name circuits/eap or circuits/eap-ig or"),
         ("circuits/acdc", (), {}, NotFoundError, "No circuit 'acdc'"),
         ("circuits/exact", (), {"level": "edge"}, UsageError, "has scores of nodes alone: level node"),
-        ("circuits/eap-ig", "circuits", {}, UsageError, "is of kind circuit, and interventions"),
+        ("circuits/eap-ig", "circuits", {}, UsageError, "is of kind circuit, and has no pairs of prompts"),
         ("circuits/eap-ig", ("task", "task"), {}, UsageError, "Task 'task' is named twice"),
         ("circuits/eap-ig", (), {"sizes": ""}, UsageError, "sizes nothing: give shares"),
         ("circuits/eap-ig", (), {"sizes": "0,1"}, UsageError, "sizes 0,1: give shares of all edges, above 0 and up to 1"),
