@@ -120,4 +120,8 @@ def existing_run(root: Path, run: str | None, skip_existing: bool) -> TraceStore
 
 def joined(values: str | float | Iterable[object]) -> str:
     """Return numbers and names as the commands write them: `0,5,mid`."""
-    return values if isinstance(values, str) else ",".join(map(str, [values] if isinstance(values, int | float) else values))
+    return (
+        values
+        if isinstance(values, str)
+        else ",".join(map(str, [values] if isinstance(values, int | float) else values))
+    )

@@ -51,7 +51,7 @@ class CircuitOptions:
         int | None,
         typer.Option(
             min=1,
-            help="The most tokens of a batch of pairs, both prompts counted; by default as many as 2 GB take.",
+            help="The most tokens of a batch of pairs, both prompts counted; by default as many as 1 GB takes.",
             show_default=False,
             rich_help_panel=Panel.RUNNING,
         ),
