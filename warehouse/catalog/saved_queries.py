@@ -50,6 +50,7 @@ _MADE_BY = {
     "token_edges": "see traces influence --help",
     "circuit_nodes": "see traces circuit discover --help",
     "circuit_edges": "see traces circuit discover --help",
+    "circuits": "see traces circuit discover --help",
     "circuit_values": "see traces circuit evaluate --help",
 }
 """What to do for rows in a table that not every run has rows in."""
