@@ -31,8 +31,6 @@ class EdgeProof:
     """The largest difference of an edge-masked pass: all edges kept from the clean prompt's states, none from the corrupted one's."""
     sums: float
     """The largest difference between a node's score and the sum of its edges' scores."""
-    largest: float
-    """The largest score of a node."""
 
 
 def examine_edges(anatomy: Anatomy) -> EdgeModel:
@@ -92,19 +90,17 @@ def prove_edges(model: EdgeModel) -> EdgeProof:
         _error(masked_states(model, states, np.full(model.graph.n_edges, keep)), last)
         for keep, last in ((True, states.clean_last), (False, states.corrupted_last))
     )
-    sums, largest = _prove_sums(model, states)
-    return EdgeProof(masks, sums, largest)
+    return EdgeProof(masks, _prove_sums(model, states))
 
 
-def _prove_sums(model: EdgeModel, states: PairStates) -> tuple[float, float]:
+def _prove_sums(model: EdgeModel, states: PairStates) -> float:
     ends = torch.tensor([_LENGTH - 1])
     logits = model.logits(states.clean_last, ends)[0]
     best, least = int(logits.argmax()), int(logits.argmin())
     scores = score_batch(model, states, lambda x: (x[:, best] - x[:, least]).double(), ends, method="eap")
     assert scores.edges is not None
     sums = np.bincount(model.graph.edge_nodes, weights=scores.edges[0], minlength=len(model.graph.nodes))
-    largest = float(np.abs(scores.nodes).max())
-    return float(np.abs(sums - scores.nodes[0]).max()) / max(largest, 1e-30), largest
+    return float(np.abs(sums - scores.nodes[0]).max() / max(np.abs(scores.nodes).max(), 1e-30))
 
 
 def _error(found: torch.Tensor, wanted: torch.Tensor) -> float:

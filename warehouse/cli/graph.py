@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warehouse.cli.option_groups import Panel
+from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import FormatOption, WarehouseOption
 from warehouse.cli.output import Format, write
 from warehouse.cli.terminal import note, say
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
-def graph(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="An influence run, or the run that it explains, for the newest.")
-    ],
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """Options that say which dependency graph is meant."""
+
     example: Annotated[
         str | None,
         typer.Option(
@@ -27,11 +28,11 @@ def graph(
             show_default=False,
             rich_help_panel=Panel.READ,
         ),
-    ] = None,
+    ] = None
     seq: Annotated[
         int,
         typer.Option(min=0, help="Its sequence: of a task's pair 0 clean, 1 corrupted.", rich_help_panel=Panel.READ),
-    ] = 0,
+    ] = 0
     pos: Annotated[
         int | None,
         typer.Option(
@@ -41,7 +42,7 @@ def graph(
             show_default=False,
             rich_help_panel=Panel.READ,
         ),
-    ] = None,
+    ] = None
     least_flow: Annotated[
         float,
         typer.Option(
@@ -50,7 +51,15 @@ def graph(
             help="The least part of the prediction that an edge carries; of recurring edges, on average.",
             rich_help_panel=Panel.COMPUTED,
         ),
-    ] = 0.02,
+    ] = 0.02
+
+
+@with_groups()
+def graph(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="An influence run, or the run that it explains, for the newest.")
+    ],
+    chosen: GraphOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -88,7 +97,7 @@ def graph(
         if output is not None:
             check_graph_file(output)
             check_target(output, wh.root)
-        found = dependency_graph(wh, run, example, seq=seq, pos=pos, least_flow=least_flow)
+        found = dependency_graph(wh, run, chosen.example, seq=chosen.seq, pos=chosen.pos, least_flow=chosen.least_flow)
         note(_describe(found))
         if output is not None:
             write_graph(found, output)
@@ -96,7 +105,7 @@ def graph(
             return
         rows = _rows(found)
         if not rows:
-            note(f"no head carries {least_flow:g} of it: lower --least-flow")
+            note(f"no head carries {chosen.least_flow:g} of it: lower --least-flow")
             return
         import pyarrow as pa
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warehouse.cli.app import App
+from warehouse.cli.graph import GraphOptions
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import LayersOption, RunArgument, WarehouseOption, parse_layers
 from warehouse.cli.terminal import say
@@ -291,38 +292,8 @@ def graph(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="An influence run, or the run that it explains, for the newest.")
     ],
+    chosen: GraphOptions,
     picture: PictureOptions,
-    example: Annotated[
-        str | None,
-        typer.Option(
-            help="The example, by id or the beginning of one; by default what recurs over all.",
-            show_default=False,
-            rich_help_panel=Panel.READ,
-        ),
-    ] = None,
-    seq: Annotated[
-        int,
-        typer.Option(min=0, help="Its sequence: of a task's pair 0 clean, 1 corrupted.", rich_help_panel=Panel.READ),
-    ] = 0,
-    pos: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="The position that the prediction is made from; by default of an example the last that is explained, of all the one "
-            "that most prompts share.",
-            show_default=False,
-            rich_help_panel=Panel.READ,
-        ),
-    ] = None,
-    least_flow: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="The least part of the prediction that an edge carries; of recurring edges, on average.",
-            rich_help_panel=Panel.COMPUTED,
-        ),
-    ] = 0.02,
 ) -> None:
     """Draw a dependency graph: through which heads which tokens reached a prediction, layer by layer.
 
@@ -337,7 +308,7 @@ def graph(
     _write(
         picture,
         f"{run}-graph",
-        lambda wh: plots.graph(wh, run, example, seq=seq, pos=pos, least_flow=least_flow),
+        lambda wh: plots.graph(wh, run, chosen.example, seq=chosen.seq, pos=chosen.pos, least_flow=chosen.least_flow),
     )
 
 
