@@ -14,7 +14,7 @@ import duckdb
 
 from warehouse.catalog.build import ATTACHED, attach, create_views, current_state, read_state, refresh
 from warehouse.catalog.statements import only_reads
-from warehouse.catalog.survey import Survey, is_current, survey
+from warehouse.catalog.survey import Survey, file_state, is_current, survey
 from warehouse.errors import LeftOutWarning, UsageError
 from warehouse.storage import paths
 from warehouse.storage.paths import find_run
@@ -60,11 +60,43 @@ class Catalog:
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
             )
+        self._open_views(every_file)
+
+    def _open_views(self, every_file: bool = False) -> None:
+        """Open the views, and make them where they are missing or out of date."""
         then, known = read_state(self.root)
         if then == current_state(self.root) and is_current(self.root, known, every_file):
             self._use_views(known, attach(self.root / paths.CATALOG))
         else:
             self._rebuild_views(known)
+        self._opened_at = self.version()
+
+    def version(self) -> str:
+        """Return what changes whenever a run or a vector table comes or goes, without reading any of them."""
+        folders = (self.root, self.root / paths.CATALOG, paths.vectors_dir(self.root))
+        tables = (paths.vector_info_path(self.root, *names) for names in paths.vector_tables(self.root))
+        return " ".join(file_state(path) for path in (*folders, *tables))
+
+    def reopen_if_stale(self) -> bool:
+        """Open the views again where runs have come or gone since, so that a process that lives long sees them.
+
+        Queries at work in other threads end on the views that they began with.
+
+        Returns:
+            Whether anything had changed.
+
+        Raises:
+            UsageError: The folder itself is gone.
+        """
+        if self.version() == self._opened_at:
+            return False
+        with self._lock:
+            if self.version() == self._opened_at:
+                return False  # another thread was faster
+            if not self.root.is_dir():
+                raise UsageError(f"There is no warehouse at {self.root} any more.")
+            self._open_views()
+        return True
 
     def _rebuild_views(self, known: Survey) -> None:
         """Rebuild the views and open them."""
