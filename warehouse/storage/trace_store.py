@@ -2,7 +2,8 @@
 
 Tensors are slices of memory-mapped shards: asking for one layer of one example reads that and nothing else. What the
 stored tensors determine (`hidden`, `resid.pre_attn`, `attn`) is put together here; the caller never sees the difference.
-Tables come from `RunTables`, places of stored rows from `StoredTensors`, which this class builds on.
+Tables come from `RunTables`, places of stored rows from `StoredTensors`, heads and attention from `StoredAttention`, which this
+class builds on.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import readable
-from warehouse.storage.attention import per_query_head, probabilities, select_heads, unpack_pairs
-from warehouse.storage.model_info import LayerAttention
-from warehouse.storage.stored_tensors import StoredTensors
+from warehouse.storage.stored_attention import StoredAttention
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class TraceStore(StoredTensors):
+class TraceStore(StoredAttention):
     """A published run, opened from its folder alone: no warehouse and no model needed.
 
     T is the number of tokens of the sequence asked for, L the layers, H the query heads, D the width. Arrays come in the
@@ -180,32 +179,6 @@ class TraceStore(StoredTensors):
         site = prefix + which
         return self._layers(site, side, layer, lambda i: self._heads(Key(side, site, i), head, example_id, seq))
 
-    def _heads(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
-        """Return q, k or v of one query head, (T, d_head), or of all, (H, T, d_head)."""
-        rows = self.rows(key, example_id, seq)  # (T, heads, d)
-        if head is not None:
-            return rows[:, self.own_head(key, head)]
-        return per_query_head(rows.swapaxes(0, 1), self._query_heads(key))
-
-    def own_head(self, key: Key, head: int) -> int:
-        """Return which head of a stored tensor a query head reads: its own, or the K/V head of its group.
-
-        Raises:
-            UsageError: The tensor has no heads, or not that many.
-        """
-        shape = self.row_shape(key)
-        if len(shape) != 2:
-            raise UsageError(f"{key.site} has no heads.")
-        n = self._query_heads(key)
-        self._check("head", head, n)
-        return head * shape[0] // n
-
-    def _query_heads(self, key: Key) -> int:
-        """Count a layer's query heads; where heads are grouped, k and v do not show them, but q or the model may."""
-        q = self._sites.get(key._replace(site=sites.beside(key.site, "q")))
-        stack = self.meta.model.stack(key.side)
-        return readable.query_heads(stack, key.layer, self._sites[key].row_shape[0], q.row_shape[0] if q else None)
-
     def attn(
         self,
         example_id: str,
@@ -291,62 +264,6 @@ class TraceStore(StoredTensors):
         """The number of choices of every question."""
         return dict(Counter(example_id for (example_id,) in self._column_rows("choices", ["example_id"])))
 
-    def _attn(self, key: Key, head: int | None, example_id: str, seq: int) -> np.ndarray:
-        """Return attention of one layer, (H, T, S), or of one head of it, (T, S)."""
-        if key in self._sites:
-            pairs = self.rows(key, example_id, seq)  # (pairs, H)
-            if head is not None:
-                self._check("head", head, pairs.shape[1])
-                pairs = pairs[:, head : head + 1]
-            matrices = unpack_pairs(pairs, self._sites[key].rows, self._source_tokens(key, example_id, seq))
-            return matrices if head is None else matrices[0]
-        return self.derived_attn(key, example_id, seq, head)
-
-    def derived_attn(self, key: Key, example_id: str, seq: int = 0, head: int | None = None) -> np.ndarray:
-        """Compute attention from the stored q and k, whether it is stored itself or not.
-
-        Args:
-            key: The attention: `attn` or `cross.attn` of a layer.
-            example_id: The example.
-            seq: Which of its sequences.
-            head: The query head; None for all.
-
-        Returns:
-            float32 (H, T, S), or (T, S) of one head.
-        """
-        formula = self._formula(key)
-        keys = [key._replace(site=key.site.removesuffix("attn") + x) for x in ("q", "k")]
-        q, k = (self._heads(x, head, example_id, seq) for x in keys)
-        if head is None:
-            return probabilities(q, k, formula)
-        return probabilities(q[None], k[None], select_heads(formula, slice(head, head + 1)))[0]
-
-    def _formula(self, key: Key) -> LayerAttention:
-        """Return how q and k of a layer become attention.
-
-        Raises:
-            UsageError: Attention of this model does not follow from q and k, or the layer has none.
-        """
-        assert key.layer is not None
-        stack = self.meta.model.stack(key.side)
-        formulas = stack.cross_attention if key.site == "cross.attn" else stack.attention
-        if formulas is None:
-            if not {(key.side, "q"), (key.side, "k")} <= self._stored:
-                self._refuse(key)
-            raise UsageError(
-                f"Run '{self.meta.run_id}': this model's attention does not follow from q and k. Capture attn itself."
-            )
-        formula = formulas[key.layer]
-        if formula is None:
-            self._refuse(key)
-        return formula
-
-    def _source_tokens(self, key: Key, example_id: str, seq: int) -> int:
-        """Count the encoder's tokens that cross attention is over; 0 for self attention, whose pairs show its width."""
-        if self._sites[key].rows == sites.CROSS:
-            return len(self.encodings(example_id, seq, side="enc")["input_ids"])
-        return 0
-
     def _layers(
         self, site: str, side: str, layer: int | None, one: Callable[[int], np.ndarray], n: int | None = None
     ) -> np.ndarray:
@@ -405,29 +322,3 @@ class TraceStore(StoredTensors):
         if site in ("hidden", "resid.pre_attn"):
             return Key(side, "resid.post_mlp", layer - 1) if layer else Key(side, "resid.embed", None)
         return Key(side, site, layer)
-
-    def _check(self, what: str, index: int, count: int) -> None:
-        """Check the number of a layer or head.
-
-        Raises:
-            UsageError: The model has no such layer or head.
-        """
-        if not 0 <= index < count:
-            raise UsageError(f"{what} {index}: {self.meta.model.name} has {what}s 0 to {count - 1}.")
-
-    def _prefix(self, side: str, kind: str) -> str:
-        """Return the prefix of the sites of a kind of attention.
-
-        Raises:
-            NotFoundError: There is no such kind.
-            UsageError: The model has no cross attention on that side.
-        """
-        if kind not in ("self", "cross"):
-            raise NotFoundError("kind of attention", kind, ("self", "cross"))
-        if kind == "self":
-            return ""
-        if side == "enc" or self.meta.model.encoder is None:
-            raise UsageError(
-                f"Run '{self.meta.run_id}' has no cross attention on that side: only the decoder of an encoder-decoder has."
-            )
-        return "cross."
