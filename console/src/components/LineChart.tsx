@@ -1,0 +1,108 @@
+import { useEffect, useRef } from "react";
+import uPlot from "uplot";
+import "uplot/dist/uPlot.min.css";
+import { scheme } from "../env/scheme";
+import { useStore } from "../env/store";
+
+export interface Line {
+  label: string;
+  values: readonly (number | null)[];
+  /** The name of a colour variable of the style sheet, such as `--line-1`. */
+  colour: string;
+  dashed?: boolean;
+  /** The two ends of a band around it. */
+  band?: { low: readonly (number | null)[]; high: readonly (number | null)[] };
+}
+
+interface Props {
+  x: readonly number[];
+  lines: readonly Line[];
+  xLabel: string;
+  yLabel: string;
+  width: number;
+  height: number;
+  logarithmic?: boolean;
+  /** Where a line stands upright: what is chosen. */
+  mark?: number | undefined;
+  onPoint?: (index: number | null) => void;
+  onChoose?: (index: number) => void;
+}
+
+// uPlot's enum has no values at run time
+const LINEAR = 1 as uPlot.Scale.Distr;
+const LOGARITHMIC = 3 as uPlot.Scale.Distr;
+
+/** Lines over a common axis, with bands. */
+export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic = false, mark, onPoint, onChoose }: Props) {
+  const box = useRef<HTMLDivElement>(null);
+  const colours = useStore(scheme);
+  useEffect(() => {
+    if (!box.current) return;
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name: string) => style.getPropertyValue(name).trim();
+    const axis = { stroke: colour("--ink-2"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    const series: uPlot.Series[] = [{ label: xLabel }];
+    const data: (readonly (number | null)[])[] = [x];
+    const bands: uPlot.Band[] = [];
+    for (const line of lines) {
+      if (line.band) {
+        data.push(line.band.low, line.band.high);
+        series.push({ show: true, points: { show: false }, width: 0 }, { show: true, points: { show: false }, width: 0 });
+        bands.push({ series: [series.length - 1, series.length - 2], fill: `color-mix(in srgb, ${colour(line.colour)} 18%, transparent)` });
+      }
+      data.push(line.values);
+      series.push({ label: line.label, stroke: colour(line.colour), width: 1.75, points: { show: x.length < 60, size: 5 }, ...(line.dashed ? { dash: [5, 4] } : {}) });
+    }
+    const plot = new uPlot(
+      {
+        width,
+        height,
+        series,
+        bands,
+        legend: { show: false },
+        cursor: { y: false },
+        scales: { x: { time: false, distr: logarithmic ? LOGARITHMIC : LINEAR } },
+        axes: [
+          { ...axis, label: xLabel, labelSize: 18, size: 34 },
+          { ...axis, label: yLabel, labelSize: 18, size: 48 },
+        ],
+        hooks: {
+          setCursor: [(self) => onPoint?.(self.cursor.idx ?? null)],
+          draw: [
+            (self) => {
+              if (mark === undefined) return;
+              const at = self.valToPos(mark, "x", true);
+              self.ctx.save();
+              self.ctx.strokeStyle = colour("--chosen");
+              self.ctx.lineWidth = 2 * devicePixelRatio;
+              self.ctx.beginPath();
+              self.ctx.moveTo(at, self.bbox.top);
+              self.ctx.lineTo(at, self.bbox.top + self.bbox.height);
+              self.ctx.stroke();
+              self.ctx.restore();
+            },
+          ],
+        },
+      },
+      data as unknown as uPlot.AlignedData,
+      box.current,
+    );
+    plot.over.addEventListener("click", () => {
+      const index = plot.cursor.idx;
+      if (typeof index === "number") onChoose?.(index);
+    });
+    return () => plot.destroy();
+  }, [x, lines, xLabel, yLabel, width, height, logarithmic, mark, colours, onPoint, onChoose]);
+  return (
+    <figure className="chart">
+      <div ref={box} style={{ width, height }} role="img" aria-label={`${yLabel} over ${xLabel}`} />
+      <figcaption>
+        {lines.map((line) => (
+          <span key={line.label}>
+            <i style={{ borderTop: `2px ${line.dashed ? "dashed" : "solid"} var(${line.colour})` }} /> {line.label}
+          </span>
+        ))}
+      </figcaption>
+    </figure>
+  );
+}

@@ -1,0 +1,28 @@
+import { describe, expect, it } from "vitest";
+import { asText, inShort, percent, visible } from "./numbers";
+
+describe("numbers as text", () => {
+  it.each([
+    [0, "0"],
+    [1234567, "1,234,567"],
+    [0.000012345, "1.23e−5"],
+    [-2.5, "−2.5"],
+    [12.3456, "12.3"],
+    [123456.7, "123456.7"],
+    [Infinity, "∞"],
+    [NaN, "NaN"],
+  ])("%s is %s", (value, text) => expect(inShort(value)).toBe(text));
+
+  it("keeps small parts apart from none", () => {
+    expect([0, 0.0004, 0.034, 0.5, 1].map(percent)).toEqual(["0.0 %", "< 0.1 %", "3.4 %", "50 %", "100 %"]);
+  });
+});
+
+it("shows what a token would hide", () => {
+  expect(visible(" a\n\t\u202e")).toBe("·a↵⇥\\u202e");
+  expect(visible("")).toBe("∅");
+});
+
+it("puts every value on a line", () => {
+  expect(asText([1, null, "x", { a: true }])).toBe('[1, , x, {"a":true}]');
+});

@@ -1,0 +1,42 @@
+// Numbers and tokens as text.
+
+import type { Value } from "../api/rows";
+
+/** A number in at most `digits` significant digits; nothing for null. */
+export function inShort(value: number | null | undefined, digits = 3): string {
+  if (value === null || value === undefined) return "";
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(digits - 1).replace("-", "−");
+  return String(Number(value.toPrecision(Math.max(digits, Math.ceil(Math.log10(size)) + 1)))).replace("-", "−");
+}
+
+export function percent(part: number | null | undefined): string {
+  if (part === null || part === undefined) return "";
+  return part > 0 && part < 0.001 ? "< 0.1 %" : `${(part * 100).toFixed(part >= 0.0995 ? 0 : 1)} %`;
+}
+
+/** A value of any column, as one line. */
+export function asText(value: Value): string {
+  if (value === null) return "";
+  if (typeof value === "number") return inShort(value, 5);
+  if (typeof value === "string") return value;
+  if (typeof value === "boolean") return value ? "true" : "false";
+  if (value instanceof Date) return value.toISOString().replace("T", " ").slice(0, 19);
+  if (Array.isArray(value)) return `[${value.map(asText).join(", ")}]`;
+  return JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? String(part) : part));
+}
+
+/** A token with its white space and control characters made visible. */
+export function visible(token: string): string {
+  return token === "" ? "∅" : Array.from(token, (character) => SHOWN[character] ?? (HIDDEN.test(character) ? escaped(character) : character)).join("");
+}
+
+const SHOWN: Record<string, string> = { "\n": "↵", "\t": "⇥", "\r": "␍", " ": "·" };
+const HIDDEN = /\p{Cc}|\p{Cf}/u;
+
+function escaped(character: string): string {
+  return `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`;
+}

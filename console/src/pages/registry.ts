@@ -1,0 +1,19 @@
+// The pages of the console, in the order of the tabs.
+
+import { type ComponentType } from "react";
+import { LogPage } from "./log/LogPage";
+import { RunsPage } from "./runs/RunsPage";
+
+export interface Page {
+  name: string;
+  title: string;
+  /** How much of what is looked at now goes along to it: nothing, the run, or the run, example and sequence. */
+  keeps: 0 | 1 | 3;
+  component: ComponentType;
+}
+
+export const PAGES: readonly Page[] = [
+  { name: "runs", title: "Runs", keeps: 1, component: RunsPage },
+  { name: "log", title: "Log", keeps: 0, component: LogPage },
+];
+

@@ -1,0 +1,23 @@
+// The run, example and sequence that were looked at last: a tab opens on them.
+
+import { currentPlace } from "./place";
+import type { Place } from "./codec";
+
+/** Pages whose address begins with run, example, sequence. */
+const OF_TEXTS = new Set(["text", "attention", "runs", "heads"]);
+let last: readonly string[] = [];
+
+export function remember(place: Place): void {
+  if (OF_TEXTS.has(place.page) && place.parts.length > 0 && (place.parts[0] !== last[0] || place.parts.length > 1)) last = place.parts;
+}
+
+/** The place that a tab leads to. What is chosen (position, layer, head) and the question go along. */
+export function placeOf(page: { name: string; keeps: number }): Place {
+  const { params } = currentPlace();
+  const kept = ["q", "v", ...(page.keeps > 0 ? ["pos", "l", "h"] : [])];
+  return {
+    page: page.name,
+    parts: last.slice(0, page.keeps),
+    params: Object.fromEntries(kept.flatMap((key) => (params[key] === undefined ? [] : [[key, params[key]]]))),
+  };
+}
