@@ -53,6 +53,8 @@ _FROM_JSON = {
 `body_hash`."""
 
 
+_LARGEST_MANIFEST = 64 * 2**20
+"""Bytes; a manifest of so many names 400,000 files. DuckDB sets aside twice as much for each thread that reads manifests."""
 RUN_ID = "regexp_extract(filename, '/{prefix}([^/]*){below}$', 1)"
 """SQL of a run's name from the path of one of its files."""
 
@@ -87,5 +89,5 @@ def manifest_rows(files: str) -> str:
     names = ",\n".join(columns)
     return (
         f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured', "
-        "hive_partitioning = false, maximum_object_size = 1073741824)\n"
+        f"hive_partitioning = false, maximum_object_size = {_LARGEST_MANIFEST})\n"
     )
