@@ -28,9 +28,10 @@ interface Props {
   onChoose?: (index: number) => void;
 }
 
-// uPlot's enum has no values at run time
+/* eslint-disable @typescript-eslint/no-unsafe-enum-assignment -- uPlot's enum has no values at run time */
 const LINEAR = 1 as uPlot.Scale.Distr;
 const LOGARITHMIC = 3 as uPlot.Scale.Distr;
+/* eslint-enable @typescript-eslint/no-unsafe-enum-assignment */
 
 /** Lines over a common axis, with bands. */
 export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic = false, mark, onPoint, onChoose }: Props) {
