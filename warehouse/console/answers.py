@@ -69,7 +69,7 @@ def etag(request: Request, warehouse: Warehouse) -> str:
     return f'"{xxhash.xxh3_64_hexdigest(repr(known).encode())}"'
 
 
-def rows(table: pa.Table, work: Work | None = None, **notes: Any) -> Response:
+def rows(table: pa.Table, work: Work | None = None, /, **notes: Any) -> Response:
     """Answer with rows, as one Arrow IPC stream.
 
     Args:
@@ -104,9 +104,7 @@ def tile(values: np.ndarray, **about: Any) -> Response:
     """
     about |= {"shape": values.shape, "dtype": values.dtype.name}
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return Response(
-        little.tobytes(), media_type="application/octet-stream", headers={TILE_HEADER: json.dumps(about)}
-    )
+    return Response(little.tobytes(), media_type="application/octet-stream", headers={TILE_HEADER: json.dumps(about)})
 
 
 def as_json(value: Any) -> Response:
@@ -117,6 +115,19 @@ def as_json(value: Any) -> Response:
 def error(message: str, status: int, **more: Any) -> JSONResponse:
     """Answer with an error: `{"error": message, …}`."""
     return JSONResponse({"error": message, **more}, status_code=status)
+
+
+def empty(message: str, hint: str) -> JSONResponse:
+    """Answer that there is nothing to show yet.
+
+    Args:
+        message: What there is none of, one line.
+        hint: The command that makes it, for the page to offer to copy.
+
+    Returns:
+        404 with `{"error": message, "kind": "empty", "hint": hint}`.
+    """
+    return error(message, 404, kind="empty", hint=hint)
 
 
 def error_of(exception: Exception) -> JSONResponse:

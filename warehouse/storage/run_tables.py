@@ -127,7 +127,7 @@ class RunTables:
             `input_ids` (T,); `attention_mask` (T,), all ones; `offset_mapping` (T, 2), characters, -1 where a token has no
             place in the text; `tokens`, a list of T strings; and where the model was given them, `token_type_ids` (T,).
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         columns = ["token_id", "token", "char_start", "char_end", "token_type_id"]
         rows = self._sequence_rows("tokens", columns, example_id, seq, side)
         if not len(rows):
@@ -220,7 +220,7 @@ class RunTables:
         """What to do about a damaged file, as the end of a message."""
         return f" (traces runs validate {paths.run_id_of(self.path)})"
 
-    def _check_side(self, side: str | None) -> str:
+    def check_side(self, side: str | None) -> str:
         """Return `side`, or the model's own side for None.
 
         Raises:

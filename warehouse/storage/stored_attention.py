@@ -56,7 +56,7 @@ class StoredAttention(StoredTensors):
         Returns:
             The matrix, (T, S) of one head, (H, T, S) of all.
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         key = Key(side, self._prefix(side, kind) + "attn", layer)
         self._check("layer", layer, self.meta.model.stack(side).n_layers)
         heads, stored = (None if head is None else slice(head, head + 1)), key in self._sites

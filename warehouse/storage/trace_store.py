@@ -83,7 +83,7 @@ class TraceStore(StoredAttention):
         Raises:
             NotFoundError: There is no stage of that name.
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         if stage not in sites.RESID_STAGES:
             raise NotFoundError("stage of the residual stream", stage, sites.RESID_STAGES)
         if stage == "embed":
@@ -115,7 +115,7 @@ class TraceStore(StoredAttention):
             (T, D) for one state, (L+1, T, D) for all. Where the last one has another width (OPT-350m) they cannot be
             stacked: UsageError says which state has which.
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         states = 1 + self.meta.model.stack(side).n_layers
         return self._layers(
             "hidden", side, layer, lambda i: self.rows(self.key("hidden", i, side), example_id, seq), states
@@ -124,7 +124,7 @@ class TraceStore(StoredAttention):
     def attn_out(self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None,
                  kind: str = "self") -> np.ndarray:  # fmt: skip
         """Return what attention adds to the residual stream: (T, D), or (L, T, D); `kind="cross"` is over the encoder's tokens."""
-        side = self._check_side(side)
+        side = self.check_side(side)
         prefix = self._prefix(side, kind)
         site = prefix + "attn_out"
         return self._layers(site, side, layer, lambda i: self.rows(Key(side, site, i), example_id, seq))
@@ -133,14 +133,14 @@ class TraceStore(StoredAttention):
         self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None
     ) -> np.ndarray:
         """Return what the MLP adds to the residual stream: (T, D), or (L, T, D)."""
-        side = self._check_side(side)
+        side = self.check_side(side)
         return self._layers("mlp_out", side, layer, lambda i: self.rows(Key(side, "mlp_out", i), example_id, seq))
 
     def mlp_act(
         self, example_id: str, layer: int | None = None, *, seq: int = 0, side: str | None = None
     ) -> np.ndarray:
         """Return the MLP's activations, which its last projection reads: (T, D_mlp), or (L, T, D_mlp)."""
-        side = self._check_side(side)
+        side = self.check_side(side)
         return self._layers("mlp_act", side, layer, lambda i: self.rows(Key(side, "mlp_act", i), example_id, seq))
 
     def qkv(
@@ -172,7 +172,7 @@ class TraceStore(StoredAttention):
         Raises:
             NotFoundError: `which` is none of the three.
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         prefix = self._prefix(side, kind)
         if which not in ("q", "k", "v"):
             raise NotFoundError("tensor of attention", which, ("q", "k", "v"))
@@ -203,7 +203,7 @@ class TraceStore(StoredAttention):
             float32 (T, T), row i over what token i sees; (H, T, T) without `head`, (L, …) without `layer`; with
             `kind="cross"` (T, S). Rows sum to 1, or to less in a model with attention sinks.
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         prefix = self._prefix(side, kind)
         site = prefix + "attn"
         return self._layers(site, side, layer, lambda i: self._attn(Key(side, site, i), head, example_id, seq))
@@ -310,7 +310,7 @@ class TraceStore(StoredAttention):
         Raises:
             UsageError: The layer is missing or does not exist.
         """
-        side = self._check_side(side)
+        side = self.check_side(side)
         stack = self.meta.model.stack(side)
         if site == "resid.embed":
             return Key(side, site, None)

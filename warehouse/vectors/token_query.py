@@ -16,8 +16,6 @@ import pyarrow as pa
 from warehouse.activations.gather import KEYS, stored_key
 from warehouse.errors import UsageError
 from warehouse.schema.quoting import sql_texts
-from warehouse.storage.paths import find_run
-from warehouse.storage.trace_store import TraceStore
 from warehouse.vectors import search
 from warehouse.vectors.model_folders import find_folder
 from warehouse.vectors.table import VectorTable
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from warehouse.catalog.catalog import Catalog
+    from warehouse.storage.trace_store import TraceStore
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def for_token(
         UsageError: For a position outside the sequence, an ambiguous example, or a head that the site needs or does not have.
         NotFoundError: For a run, an example or a site that does not exist.
     """
-    store = TraceStore(find_run(catalog.root, run))
+    store = catalog.cached_run(run)
     if pos < 0:
         raise UsageError(f"pos {pos}: positions are counted from 0.")
     example = store.find_example(example)

@@ -21,7 +21,9 @@ _ORDERS = {"place": "idx", "loss": "loss DESC NULLS LAST, idx", "tokens": "n_tok
 @router.get("/runs")
 async def runs(request: Request) -> Response:
     """Answer with a row a run, the newest first."""
-    return await answer(request, lambda work: rows(work.sql("SELECT * FROM runs ORDER BY created_at DESC, run_id"), work))
+    return await answer(
+        request, lambda work: rows(work.sql("SELECT * FROM runs ORDER BY created_at DESC, run_id"), work)
+    )
 
 
 @router.get("/manifest")
@@ -31,11 +33,13 @@ async def manifest(request: Request, run: str) -> Response:
     def make(work: Work) -> Response:
         store = work.warehouse.cached_run(run)
         children = work.sql("SELECT run_id, kind FROM runs WHERE list_contains(parents, ?) ORDER BY created_at", run)
-        return as_json({
-            "manifest": json.loads(store.meta.model_dump_json()),
-            "arrays": store.arrays().to_dict("records"),
-            "children": children.to_pylist(),
-        })
+        return as_json(
+            {
+                "manifest": json.loads(store.meta.model_dump_json()),
+                "arrays": store.arrays().to_dict("records"),
+                "children": children.to_pylist(),
+            }
+        )
 
     return await answer(request, make)
 
