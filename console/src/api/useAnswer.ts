@@ -33,6 +33,7 @@ export function useAnswer<T>(key: string | null, load: (signal: AbortSignal) => 
   });
   const [late, setLate] = useState<string | null>(null);
   const known = full === null ? undefined : (kept.get(full) as T | undefined);
+  if (known !== undefined && state.key !== full) setState({ key: full, data: known, error: undefined }); // stays while the next comes
 
   useEffect(() => {
     if (full === null || kept.has(full)) return;

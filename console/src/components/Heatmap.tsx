@@ -25,6 +25,8 @@ interface Props {
   chosen?: Partial<Cell> | undefined;
   /** Cells of the selection. */
   marked?: readonly Cell[] | undefined;
+  /** The row and column that the pointer is over, here or in a picture beside this one. */
+  pointed?: Partial<Cell> | undefined;
   tell?: (cell: Cell) => ReactNode;
   onChoose?: (cell: Cell) => void;
   onPoint?: (cell: Cell | null) => void;
@@ -32,7 +34,7 @@ interface Props {
 
 /** A matrix as colours, on a canvas: one colour a cell, none mixed with its neighbours. Arrow keys move the chosen cell. */
 export function Heatmap(props: Props) {
-  const { values, rows, cols, scale, label, width, height, upwards = false, chosen, marked, tell, onChoose, onPoint } = props;
+  const { values, rows, cols, scale, label, width, height, upwards = false, chosen, marked, pointed, tell, onChoose, onPoint } = props;
   const canvas = useRef<HTMLCanvasElement>(null);
   const colours = palette(scale.name, useStore(scheme));
 
@@ -92,6 +94,8 @@ export function Heatmap(props: Props) {
         onKeyDown={move}
       />
       {marked?.map((cell) => <span key={`${cell.row} ${cell.col}`} className="marked" style={frame(cell)} />)}
+      {pointed?.row === undefined ? null : <span className="pointed" style={frame({ row: pointed.row })} />}
+      {pointed?.col === undefined ? null : <span className="pointed" style={frame({ col: pointed.col })} />}
       {chosen ? <span className="chosen" style={frame(chosen)} /> : null}
     </div>
   );
@@ -114,25 +118,26 @@ interface Picture {
   upwards: boolean;
 }
 
-/** Draws every cell in its colour; the canvas has as many pixels as the screen. */
+/** Draws every cell in its colour; the canvas has as many pixels as the screen, and `data-painted` counts how often it was drawn. */
 function paint(canvas: HTMLCanvasElement, { values, rows, cols, scale, colours, width, height, upwards }: Picture): void {
-  const pixels = new ImageData(Math.max(cols, 1), Math.max(rows, 1));
+  const picture = new ImageData(Math.max(cols, 1), Math.max(rows, 1));
+  const pixels = new Uint32Array(picture.data.buffer);
+  const steps = new Uint32Array(colours.slice().buffer);
   for (let row = 0; row < rows; row += 1) {
     const line = upwards ? rows - 1 - row : row;
     for (let col = 0; col < cols; col += 1) {
       const value = values[row * cols + col] ?? NaN;
       if (Number.isNaN(value)) continue; // stays transparent
-      const from = stepOf(scale, value) * 4;
-      const to = (line * cols + col) * 4;
-      for (let channel = 0; channel < 4; channel += 1) pixels.data[to + channel] = colours[from + channel] ?? 0;
+      pixels[line * cols + col] = steps[stepOf(scale, value)] ?? 0;
     }
   }
-  const small = new OffscreenCanvas(pixels.width, pixels.height);
-  small.getContext("2d")?.putImageData(pixels, 0, 0);
+  const small = new OffscreenCanvas(picture.width, picture.height);
+  small.getContext("2d")?.putImageData(picture, 0, 0);
   canvas.width = Math.round(width * devicePixelRatio);
   canvas.height = Math.round(height * devicePixelRatio);
   const context = canvas.getContext("2d");
   if (!context) return;
   context.imageSmoothingEnabled = false;
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  canvas.dataset["painted"] = String(Number(canvas.dataset["painted"] ?? 0) + 1);
 }

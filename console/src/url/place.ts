@@ -26,9 +26,9 @@ export function currentPlace(): Place {
   return store.get();
 }
 
-/** Goes to a place: Back comes back from it. */
-export function go(place: Place): void {
-  move(place, "push");
+/** Goes to a place. `push`: Back comes back from it. */
+export function go(place: Place, how: "push" | "replace" = "push"): void {
+  move(place, how);
 }
 
 /** Changes parameters of this place. `replace`: Back does not stop here, as for what is only pointed at. */
