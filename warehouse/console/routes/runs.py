@@ -51,19 +51,24 @@ async def examples(
     order: str = "place",
     after: int = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    find: str = "",
 ) -> Response:
-    """Answer with a row an example: its id, the beginning of its text, tokens, mean loss; `total` says how many there are."""
+    """Answer with a row an example: its id, the beginning of its text, tokens, mean loss; `total` says how many there are.
+
+    `find` keeps those whose text has it, in capitals or not, or whose id begins with it.
+    """
 
     def make(work: Work) -> Response:
         if order not in _ORDERS:
             raise NotFoundError("order", order, _ORDERS)
         work.warehouse.cached_run(run)
-        total = work.sql("SELECT count(*) AS n FROM examples WHERE run_id = ?", run)["n"][0].as_py()
+        kept = "run_id = ? AND (contains(lower(text), lower(?)) OR starts_with(example_id, ?))"
+        total = work.sql(f"SELECT count(*) AS n FROM examples WHERE {kept}", run, find, find)["n"][0].as_py()
         table = work.sql(
             "SELECT e.idx, e.example_id, left(e.text, 200) AS text, e.n_seqs, e.n_tokens, e.truncated, l.loss "
             "FROM examples AS e LEFT JOIN (SELECT example_id, avg(loss) AS loss FROM next_token WHERE run_id = ? "
-            f"GROUP BY example_id) AS l USING (example_id) WHERE e.run_id = ? ORDER BY {_ORDERS[order]} LIMIT ? OFFSET ?",
-            run, run, limit, after,
+            f"GROUP BY example_id) AS l USING (example_id) WHERE {kept} ORDER BY {_ORDERS[order]} LIMIT ? OFFSET ?",
+            run, run, find, find, limit, after,
         )  # fmt: skip
         return rows(table, work, total=total)
 
