@@ -53,10 +53,7 @@ async def examples(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     find: str = "",
 ) -> Response:
-    """Answer with a row an example: its id, the beginning of its text, tokens, mean loss; `total` says how many there are.
-
-    `find` keeps those whose text has it, in capitals or not, or whose id begins with it.
-    """
+    """Answer with a row an example: its id, how its text begins, its loss; `find` keeps texts with it, ids that begin so."""
 
     def make(work: Work) -> Response:
         if order not in _ORDERS:
