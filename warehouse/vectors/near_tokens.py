@@ -69,7 +69,7 @@ placed AS (
     {prompts}
 )
 SELECT
-    substr(f.text, greatest(f.char_start - {characters - 1}, 1), least(f.char_start, {characters})) AS before, f.token,
+    substr(f.text, f.char_start + 1 - least(f.char_start, {characters}), least(f.char_start, {characters})) AS before, f.token,
     substr(f.text, f.char_end + 1, {characters}) AS after, p.pred_token
 FROM placed AS f
 LEFT JOIN (SELECT * FROM next_token WHERE {of}) AS p
