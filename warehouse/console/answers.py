@@ -7,6 +7,7 @@ browser keeps it and a `304` tells that it still holds.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -82,7 +83,7 @@ def rows(table: pa.Table, work: Work | None = None, /, **notes: Any) -> Response
     """
     if work is not None:
         notes["sql"] = work.asked
-    table = table.replace_schema_metadata({NOTES: json.dumps(notes).encode()})
+    table = table.replace_schema_metadata({NOTES: json.dumps(finite(notes)).encode()})
     for place, field in enumerate(table.schema):
         if pa.types.is_decimal(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.float64()))
@@ -90,6 +91,15 @@ def rows(table: pa.Table, work: Work | None = None, /, **notes: Any) -> Response
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return Response(sink.getvalue().to_pybytes(), media_type=ARROW)
+
+
+def finite(value: Any) -> Any:
+    """Return a value of JSON without infinities and NaN, which JSON has no words for: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def tile(values: np.ndarray, **about: Any) -> Response:

@@ -17,7 +17,19 @@ from starlette.responses import JSONResponse
 from warehouse.console import answers
 from warehouse.console.gate import Gate
 from warehouse.console.page import page
-from warehouse.console.routes import attention, nearest, runs, text
+from warehouse.console.routes import (
+    attention,
+    choices,
+    circuits,
+    diff,
+    effects,
+    heads,
+    influence,
+    nearest,
+    patching,
+    runs,
+    text,
+)
 from warehouse.console.work import StoppedError
 from warehouse.errors import TracesError
 
@@ -43,7 +55,7 @@ def create_app(warehouse: Warehouse, token: str, *, hosts: Collection[str] = (),
     """
     app = FastAPI(title="traces console", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.warehouse = warehouse
-    for module in (attention, nearest, runs, text):
+    for module in (attention, choices, circuits, diff, effects, heads, influence, nearest, patching, runs, text):
         app.include_router(module.router, prefix="/api")
     for kind in (TracesError, duckdb.Error):
         app.add_exception_handler(kind, _answer_error)
