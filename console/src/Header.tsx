@@ -4,6 +4,7 @@ import { useStore } from "./env/store";
 import { KeyHelp } from "./keys/KeyHelp";
 import { useKey } from "./keys/keys";
 import { PAGES } from "./pages/registry";
+import { Follow } from "./selection/Follow";
 import { SelectionChip } from "./selection/SelectionChip";
 import { formatPlace, type Place } from "./url/codec";
 import { go } from "./url/place";
@@ -33,6 +34,7 @@ export function Header({ place }: { place: Place }) {
           </a>
         ))}
       </nav>
+      <Follow place={place} />
       <SelectionChip />
       <button type="button" className="quiet" onClick={() => setHelp(true)} aria-label="Keys">
         ?

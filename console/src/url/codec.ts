@@ -9,8 +9,8 @@ export interface Place {
   params: Readonly<Record<string, string>>;
 }
 
-/** The parameters that mean the same on every page. */
-export const COMMON = ["q", "v"] as const;
+/** The parameters that mean the same on every page: the question whose rows are selected, its conditions, the row that is looked at. */
+export const COMMON = ["q", "where", "row", "v"] as const;
 
 export function parsePlace(fragment: string): Place {
   const text = fragment.replace(/^#?\/?/, "");

@@ -1,7 +1,7 @@
 // The run, example and sequence that were looked at last: a tab opens on them.
 
 import { currentPlace } from "./place";
-import type { Place } from "./codec";
+import { COMMON, type Place } from "./codec";
 
 /** Pages whose address begins with run, example, sequence. */
 const OF_TEXTS = new Set(["text", "attention", "runs", "heads"]);
@@ -11,10 +11,10 @@ export function remember(place: Place): void {
   if (OF_TEXTS.has(place.page) && place.parts.length > 0 && (place.parts[0] !== last[0] || place.parts.length > 1)) last = place.parts;
 }
 
-/** The place that a tab leads to. What is chosen (position, layer, head) and the question go along. */
+/** The place that a tab leads to. What is chosen (position, layer, head) and the question with its conditions and row go along. */
 export function placeOf(page: { name: string; keeps: number }): Place {
   const { params } = currentPlace();
-  const kept = ["q", "v", ...(page.keeps > 0 ? ["pos", "l", "h"] : [])];
+  const kept = [...COMMON, ...(page.keeps > 0 ? ["pos", "l", "h"] : [])];
   return {
     page: page.name,
     parts: last.slice(0, page.keeps),
