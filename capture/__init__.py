@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from capture.api.effects import ablate, patch
     from capture.api.finetuning import finetune
     from capture.api.influence import influence
+    from capture.api.intervened import next_token_under
     from capture.api.interventions import intervene
     from capture.api.live import record
     from capture.api.models import load, wrap
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "mcq",
     "next_token",
+    "next_token_under",
     "open_dataset",
     "open_file",
     "open_prompt_sets",
@@ -66,6 +68,7 @@ _MODULES = {
     **dict.fromkeys(("Intervention", "Positions"), "capture.interventions.intervention"),
     "influence": "capture.api.influence",
     "intervene": "capture.api.interventions",
+    "next_token_under": "capture.api.intervened",
     "record": "capture.api.live",
     **dict.fromkeys(("load", "wrap"), "capture.api.models"),
     **dict.fromkeys(("open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),

@@ -22,7 +22,7 @@ def intervene(model: Loaded, *what: str | Intervention, root: str | Path | None 
 
     Every forward pass in the context is changed, on every sequence of its batch; `generate` too, where tokens are counted from the
     beginning of each prompt. `capture.record` inside the context sees the changed values. A run is not captured inside it, as nobody could
-    tell from the run what had been changed.
+    tell from the run what had been changed: `capture.next_token_under` makes one that says it.
 
     Example:
         inputs = model.tokenizer("The lamp", return_tensors="pt")

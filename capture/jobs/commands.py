@@ -1,8 +1,9 @@
-"""Which command makes which kind of captured run, for messages that recommend capturing a run again."""
+"""Which command, or function of Python, makes which kind of captured run, for messages that recommend capturing a run again."""
 
 from __future__ import annotations
 
 _OWN = {
+    "intervened": "capture.next_token_under",
     "task": "traces task prepare",
     "trait-responses": "traces trait respond",
     "trait-steering": "traces trait steer",

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from capture.data.example import Source
 from capture.jobs import job, prepare, run_job
-from capture.jobs.generation import Generator, PromptCompleter, Sampling
+from capture.jobs.generation import Generator, PromptCompleter, Sampling, Watch
 from capture.jobs.next_token import next_token_tables
 from capture.jobs.open_prompts import OpenPromptMaker
 from capture.model import loading
@@ -51,12 +51,20 @@ class Options(job.Options):
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.sample_top_k, self.seed)
 
 
-def define_kind(kind: str) -> tuple[job.Run, job.Forecast]:
-    """Make `run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it."""
+def define_kind(kind: str, watch: Watch | None = None) -> tuple[job.Run, job.Forecast]:
+    """Make `run` and `forecast` of a kind of capture in which the model goes on with prompts, and nothing else is done to it.
+
+    Args:
+        kind: The kind of capture.
+        watch: Called with tokens as they are drawn; None: nobody looks on.
+
+    Returns:
+        Both functions.
+    """
 
     def prepare_job(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
         anatomy = examine_decoder(loaded)
-        generator = Generator(loaded, anatomy.body, options.sampling)
+        generator = Generator(loaded, anatomy.body, options.sampling, watch)
         completer = PromptCompleter(generator, loaded.tokenizer, options.max_new_tokens)
         return prepare_generation(kind, loaded, source, options, anatomy, completer)
 

@@ -11,7 +11,7 @@ gives what each gives alone is tried first; if not, only prompts of one length s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from capture.model import loading
 from capture.model.body import Body, padding_id, probe_ids, vocabulary_size
@@ -70,14 +71,19 @@ class Sampling:
             raise UsageError(f"--sample-top-k {self.top_k}: 0 (all tokens) or more.")
 
 
+Watch = Callable[[np.ndarray], None]
+"""Called with the tokens (B,) of each step as soon as they are drawn; a row that has ended goes on with padding."""
+
+
 class Generator:
     """Has a model go on with prompts.
 
     Tokens are drawn by the inverse of the distribution function, with one number from 0 to 1 each.
     """
 
-    def __init__(self, loaded: loading.Loaded, body: Body, sampling: Sampling) -> None:
+    def __init__(self, loaded: loading.Loaded, body: Body, sampling: Sampling, watch: Watch | None = None) -> None:
         sampling.check()
+        self._watch = watch
         self._model, self._tokenizer, self._sampling = loaded.model, loaded.tokenizer, sampling
         ends = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
         if ends is None:
@@ -120,6 +126,7 @@ class Generator:
                 attention_mask=mask,
                 generation_config=self._config(s.max_new_tokens),
                 logits_processor=processors,
+                streamer=None if self._watch is None else _Streamer(self._watch),
             )
         new = out[:, ids.shape[1] :].cpu().numpy()
         return [row[: self._length(row)] for row in new]
@@ -191,6 +198,22 @@ def _without_generation_config(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
+
+
+class _Streamer(BaseStreamer):
+    """Hands what `generate` draws to a function; the prompt, which it is given first, is left out."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch, self._begun = watch, False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take a step's tokens, the prompt's at first."""
+        if self._begun:
+            self._watch(value.numpy())
+        self._begun = True
+
+    def end(self) -> None:
+        """Do nothing at the end."""
 
 
 class PromptCompleter:

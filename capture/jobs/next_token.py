@@ -37,7 +37,8 @@ class Options(job.Options):
     top_k: int = 5
 
 
-def _prepare(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
+def prepare_job(loaded: loading.Loaded, source: Source, options: Options) -> job.Job:
+    """Prepare a job in which a language model reads texts; raises UsageError where the model predicts no next token."""
     anatomy = examine(loaded.model)
     if anatomy.body.side == "enc":
         raise UsageError(
@@ -105,7 +106,7 @@ def check_score_values(scores: np.ndarray, batch: Batch, anatomy: Anatomy) -> No
         )
 
 
-run, forecast = run_job.define_kind(_prepare)
+run, forecast = run_job.define_kind(prepare_job)
 
 
 def _refusal(progress: Progress) -> str | None:

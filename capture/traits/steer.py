@@ -23,7 +23,7 @@ from capture.data.example import Row, Source
 from capture.interventions.intervene import add_vector
 from capture.interventions.site_edits import Edit, check_editable, edit_sites
 from capture.jobs import generate, job, run_job
-from capture.jobs.generation import Generator, PromptCompleter
+from capture.jobs.generation import Generator, PromptCompleter, Watch
 from capture.model import loading
 from capture.model.anatomy import Anatomy
 from capture.model.hashes import has_weights
@@ -212,32 +212,48 @@ def make_options(
 
 def source(options: Options) -> Source:
     """Make the source of prompts: each question once for every layer and coefficient."""
-    questions = options.trait["questions"]
-
-    def rows() -> Iterator[Row]:
-        for q in options.questions:
-            for layer in options.layers:
-                for c in options.coefficients:
-                    facts = {
-                        "trait": options.trait["name"],
-                        "question_idx": q,
-                        "vectors_run_id": options.vectors_run,
-                        "method": options.method,
-                        "component": options.component,
-                        "layer": layer,
-                        "coefficient": c,
-                    }
-                    yield Row(f"{q}-L{layer}-{c:g}", questions[q], facts)
-
-    return Source("steering", options.trait["name"], None, f"the definition of {options.trait['name']}", rows)
+    asked = [(str(q), options.trait["questions"][q], {"question_idx": q}) for q in options.questions]
+    return Source(
+        "steering",
+        options.trait["name"],
+        None,
+        f"the definition of {options.trait['name']}",
+        lambda: _rows(options, asked),
+    )
 
 
-def define_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.Run, job.Forecast]:
+def prompt_source(options: Options, prompt: str) -> Source:
+    """Make the source of a prompt of the user's own, which is no question of the trait: once for every layer and coefficient."""
+    origin = "a prompt of the user's own"
+    return Source("steering", options.trait["name"], "prompt", origin, lambda: _rows(options, [("prompt", prompt, {})]))
+
+
+def _rows(options: Options, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Row]:
+    """Yield prompts (an id, the text, facts of it), each once for every layer and coefficient."""
+    for name, prompt, facts in asked:
+        for layer in options.layers:
+            for c in options.coefficients:
+                steering = {
+                    "trait": options.trait["name"],
+                    **facts,
+                    "vectors_run_id": options.vectors_run,
+                    "method": options.method,
+                    "component": options.component,
+                    "layer": layer,
+                    "coefficient": c,
+                }
+                yield Row(f"{name}-L{layer}-{c:g}", prompt, steering)
+
+
+def define_kind(
+    vectors: Mapping[int, SteeringVector], space: str, watch: Watch | None = None
+) -> tuple[job.Run, job.Forecast]:
     """Make the functions `run` and `forecast` of this job for some vectors.
 
     Args:
         vectors: What is added, by layer.
         space: `ModelInfo.space` of the model that they were made from.
+        watch: Called with tokens as they are drawn; None: nobody looks on.
 
     Returns:
         Both functions; they raise UsageError for a model with other weights.
@@ -249,7 +265,7 @@ def define_kind(vectors: Mapping[int, SteeringVector], space: str) -> tuple[job.
             raise UsageError(
                 f"{loaded.name} has other weights than the model that the vectors of run '{options.vectors_run}' were made from."
             )
-        generator = Generator(loaded, anatomy.body, options.sampling)
+        generator = Generator(loaded, anatomy.body, options.sampling, watch)
         steps = {layer: _find_step(anatomy, layer, options.component, v) for layer, v in vectors.items()}
         completer = Steered(generator, loaded.tokenizer, options.max_new_tokens, anatomy, steps)
         return generate.prepare_generation(KIND, loaded, source, options, anatomy, completer)

@@ -83,8 +83,8 @@ def recheck(
     """
     store = TraceStore(folder)
     m = store.meta.model
-    if not store.meta.captured or store.meta.kind == "trait-steering":
-        why = "no capture made it" if not store.meta.captured else "its model was steered"
+    if not store.meta.captured or store.meta.kind in ("trait-steering", "intervened"):
+        why = "no capture made it" if not store.meta.captured else "its model was changed while it ran"
         yield Check("deep: model", None, f"a run of kind {store.meta.kind}: {why}, so that there is nothing to repeat")
         return
     note(f"loading {m.name}")  # the run names the model: whoever checks somebody else's run should see which

@@ -14,7 +14,8 @@ RUNS = Table(
         Column(
             "kind",
             "VARCHAR",
-            "What made it: next-token, encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or "
+            "What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, "
+            "task, trait-responses, trait-steering, finetune, or "
             "derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, "
             "circuit, circuit-evaluation",
         ),
