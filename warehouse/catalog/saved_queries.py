@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _HEADER = re.compile(r"-- (\w+)(?: \(([\w-]+)\))?: (.+)")
+_READ = re.compile(r"getvariable\('(\w+)'\)")
 _RUN_VARIABLES = ("run", "other_run")
 
 _MADE_BY = {
@@ -163,10 +164,35 @@ def run_query(
     Args:
         con: A connection to the views.
         query: The query.
-        settings: Values of its variables; runs that are not named are chosen.
+        settings: Values of its variables; runs that are not named are chosen. NotFoundError and UsageError as of `choose_values`.
 
     Returns:
         The answer.
+    """
+    values = choose_values(con, query, settings)
+    cursor = con.cursor()
+    (path,) = con.execute("SELECT current_setting('search_path')").fetchall()[0]
+    cursor.execute(f"SET search_path = {sql_text(path)}")
+    for name, value in values.items():
+        cursor.execute(f"SET VARIABLE {name} = {sql_text(value)}")
+    return cursor.sql(query.text)
+
+
+def fill_in(query: SavedQuery, values: Mapping[str, str]) -> str:
+    """Return the text of a saved query with values in the places of its variables: SQL that asks the same without any."""
+    return _READ.sub(lambda found: sql_text(values[found[1]]) if found[1] in values else "NULL", query.text)
+
+
+def choose_values(con: duckdb.DuckDBPyConnection, query: SavedQuery, settings: Mapping[str, str]) -> dict[str, str]:
+    """Choose the values of a saved query's variables.
+
+    Args:
+        con: A connection to the views.
+        query: The query.
+        settings: The values that are given; runs that are not named are chosen.
+
+    Returns:
+        The values by variable; what is neither given nor a run is left out.
 
     Raises:
         NotFoundError: The query has no such variable, or there is no such run.
@@ -185,12 +211,7 @@ def run_query(
             values[name] = _newest_run(query, name, runs, taken=list(values.values()))
     if query.needs and not query.variables:  # it is about every run that has what it needs
         _newest_run(query, None, runs, taken=[])
-    cursor = con.cursor()
-    (path,) = con.execute("SELECT current_setting('search_path')").fetchall()[0]
-    cursor.execute(f"SET search_path = {sql_text(path)}")
-    for name, value in values.items():
-        cursor.execute(f"SET VARIABLE {name} = {sql_text(value)}")
-    return cursor.sql(query.text)
+    return values
 
 
 def _check_run(query: SavedQuery, variable: str, run_id: str, runs: Sequence[_Run]) -> None:

@@ -6,6 +6,8 @@ process.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -18,6 +20,7 @@ from warehouse.console import answers
 from warehouse.console.gate import Gate
 from warehouse.console.page import page
 from warehouse.console.routes import (
+    ask,
     attention,
     choices,
     circuits,
@@ -28,34 +31,66 @@ from warehouse.console.routes import (
     nearest,
     patching,
     runs,
+    state,
     text,
 )
+from warehouse.console.sql.pool import Pool, SqlError
 from warehouse.console.work import StoppedError
 from warehouse.errors import TracesError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import AsyncIterator, Collection
 
     from starlette.requests import Request
 
     from warehouse.warehouse import Warehouse
 
+_SQL_STATUS = {"refused": 422, "sql": 400, "time": 422, "memory": 422, "cancelled": 499, "busy": 503}
+"""The status of each kind of `SqlError`."""
 
-def create_app(warehouse: Warehouse, token: str, *, hosts: Collection[str] = (), any_address: bool = False) -> FastAPI:
+
+def create_app(
+    warehouse: Warehouse,
+    token: str,
+    *,
+    model: str | None = None,
+    hosts: Collection[str] = (),
+    any_address: bool = False,
+) -> FastAPI:
     """Make the application.
 
     Args:
         warehouse: The warehouse that it shows.
         token: What every request for data must carry.
+        model: The model that live mode loads; None turns live mode off.
         hosts: Names that it answers to beside those of loopback.
         any_address: Whether it answers to any IP address.
 
     Returns:
         The application.
     """
-    app = FastAPI(title="traces console", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="traces console", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     app.state.warehouse = warehouse
-    for module in (attention, choices, circuits, diff, effects, heads, influence, nearest, patching, runs, text):
+    app.state.model = model
+    app.state.stopping = threading.Event()
+    app.state.pool = Pool(warehouse.root)
+    app.state.questions = {}
+    app.state.looked_for_damage = ""
+    for module in (
+        ask,
+        attention,
+        choices,
+        circuits,
+        diff,
+        effects,
+        heads,
+        influence,
+        nearest,
+        patching,
+        runs,
+        state,
+        text,
+    ):
         app.include_router(module.router, prefix="/api")
     for kind in (TracesError, duckdb.Error):
         app.add_exception_handler(kind, _answer_error)
@@ -66,17 +101,27 @@ def create_app(warehouse: Warehouse, token: str, *, hosts: Collection[str] = (),
     return app
 
 
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Leave no process behind."""
+    yield
+    app.state.stopping.set()
+    app.state.pool.close()
+
+
 def _answer_error(request: Request, exception: Exception) -> JSONResponse:
     """Answer with an error that a user can cause."""
     if isinstance(exception, StoppedError):
         return answers.error("dropped", 499)  # nobody reads it
+    if isinstance(exception, SqlError):
+        return answers.error(str(exception), _SQL_STATUS[exception.kind], kind=exception.kind, **exception.place)
     return answers.error_of(exception)
 
 
 def _answer_unreadable(request: Request, exception: Exception) -> JSONResponse:
     """Answer to a request whose parameters are missing or of the wrong type."""
     assert isinstance(exception, RequestValidationError)
-    parts = [f"{e['loc'][-1]}: {e['msg']}" for e in exception.errors()]
+    parts = [f"{e['loc'][-1] if isinstance(e['loc'][-1], str) else 'body'}: {e['msg']}" for e in exception.errors()]
     return answers.error("; ".join(parts), 422, kind="usage")
 
 

@@ -42,6 +42,7 @@ class Work:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._running: duckdb.DuckDBPyConnection | None = None
+        self._at_stop: Callable[[], object] | None = None
 
     def sql(self, query: str, *values: Any) -> pa.Table:
         """Ask the warehouse.
@@ -81,10 +82,18 @@ class Work:
         if self._stopped.is_set():
             raise StoppedError("The request was dropped.")
 
+    def at_stop(self, function: Callable[[], object]) -> None:
+        """Have a function called when the work ends, which stops what is done elsewhere for it."""
+        with self._lock:
+            self.check()
+            self._at_stop = function
+
     def stop(self) -> None:
         """End the work: the query at work is interrupted, the next one is not begun."""
         with self._lock:
             self._stopped.set()
+            if self._at_stop is not None:
+                self._at_stop()
             if self._running is not None:
                 self._running.interrupt()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Annotated
 
+import duckdb
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from warehouse.console.answers import answer, empty, rows
+from warehouse.console.sql.door import check_condition
 from warehouse.console.work import Work
-from warehouse.errors import TracesError, UsageError
+from warehouse.errors import TracesError
 from warehouse.storage.model_info import ModelInfo
 from warehouse.vectors import token_query
 from warehouse.vectors.model_folders import find_folder
@@ -70,14 +72,16 @@ def warm_up(warehouse: Warehouse) -> None:
 
 
 def _checked(where: str) -> str | None:
-    """Return a condition that has been through the door.
+    """Return a condition that has been through the door, or None for an empty one.
 
     Raises:
         UsageError: It is refused.
     """
     if not where.strip():
         return None
-    raise UsageError("Nearest tokens cannot be asked for under a condition here.")
+    with duckdb.connect() as con:
+        check_condition(con, where)
+    return where
 
 
 def _tables_of(warehouse: Warehouse, model: ModelInfo) -> list[VectorTable]:
