@@ -11,7 +11,7 @@ TABLE_FUNCTIONS = frozenset({"generate_series", "range", "unnest"})
 """The functions that may stand in FROM."""
 
 _OPERATORS = """
-! % & && * ** + - ->> -> / // <-> << <=> <@ >> @ @> ^ ^@ | || ~ ~~ ~~* ~~~ !~~ !~~* __postfix
+! % & && * ** + - ->> -> / // <-> << <=> <@ >> @ @> ^ ^@ | || ~ ~~ ~~* ~~~ !~~ !~~* !__postfix
 """
 _NUMBERS = """
 abs acos acosh add asin asinh atan atan2 atanh bit_count cbrt ceil ceiling cos cosh cot degrees divide equi_width_bins even exp
