@@ -100,6 +100,10 @@ class SavedQuery:
         """Return the kind of run that a variable must name; None: any."""
         return self._header[variable][0]
 
+    def meaning(self, variable: str) -> str:
+        """Return what a variable is, in the words of the header."""
+        return self._header[variable][1]
+
     @property
     def needs(self) -> list[str]:
         """The tables that a run must have rows in."""

@@ -38,6 +38,12 @@ def schema(con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def queries() -> list[dict[str, Any]]:
     """Return the saved queries, with the variables that they take and the tables that a run must have rows in."""
     return [
-        {"name": q.name, "title": q.title, "variables": q.variables, "needs": q.needs, "sql": q.text}
+        {
+            "name": q.name,
+            "title": q.title,
+            "variables": [{"name": v, "kind": q.required_kind(v), "says": q.meaning(v)} for v in q.variables],
+            "needs": q.needs,
+            "sql": q.text,
+        }
         for q in all_queries().values()
     ]
