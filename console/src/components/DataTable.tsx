@@ -1,5 +1,5 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useRef, type ReactNode } from "react";
+import { useEffect, useId, useRef, type KeyboardEvent, type ReactNode } from "react";
 import type { Rows, Value } from "../api/rows";
 import { asText, visible } from "./numbers";
 
@@ -23,7 +23,10 @@ const ROW_PX = 24;
 const WIDEST_CH = 60;
 const TOKENS = new Set(["token", "true_token", "pred_token", "top_token"]);
 
-/** Rows as a table of which only the part on the screen is there: ten thousand scroll as ten do. */
+/**
+ * Rows as a table of which only the part on the screen is there: ten thousand scroll as ten do. The whole is one stop of the keyboard;
+ * its arrow keys choose the row.
+ */
 export function DataTable({ rows, label, columns = rows.names, chosen, onChoose, onColumn, render = {}, order }: Props) {
   const frame = useRef<HTMLDivElement>(null);
   const count = order ? order.length : rows.length;
@@ -35,9 +38,28 @@ export function DataTable({ rows, label, columns = rows.names, chosen, onChoose,
   }, [place, virtual]);
   const widths = columns.map((name) => `${widthOf(rows, name)}ch`).join(" ");
   const items = virtual.getVirtualItems();
+  const id = useId();
+  const move = (event: KeyboardEvent) => {
+    const page = Math.max(Math.floor((frame.current?.clientHeight ?? 0) / ROW_PX) - 2, 1);
+    const next = movedTo(event.key, place, count, page);
+    if (!onChoose || next === undefined || event.target !== event.currentTarget || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    onChoose(order ? (order[next] ?? 0) : next);
+  };
 
   return (
-    <div className="table" ref={frame} role="grid" aria-label={label} aria-rowcount={count + 1} aria-colcount={columns.length} tabIndex={0}>
+    <div
+      className="table"
+      ref={frame}
+      role="grid"
+      aria-label={label}
+      aria-rowcount={count + 1}
+      aria-colcount={columns.length}
+      aria-activedescendant={items.some((item) => item.index === place) ? `${id}${place}` : undefined}
+      tabIndex={0}
+      onKeyDown={move}
+    >
       <div className="table-head" role="row" style={{ gridTemplateColumns: widths }} aria-rowindex={1}>
         {columns.map((name) => (
           <span role="columnheader" key={name} className={rows.kind(name) === "number" ? "number" : undefined}>
@@ -58,6 +80,7 @@ export function DataTable({ rows, label, columns = rows.names, chosen, onChoose,
             <div
               key={item.key}
               role="row"
+              id={`${id}${item.index}`}
               aria-rowindex={item.index + 2}
               aria-selected={onChoose ? row === chosen : undefined}
               className={`table-row ${onChoose ? "clickable" : ""}`}
@@ -80,6 +103,13 @@ export function DataTable({ rows, label, columns = rows.names, chosen, onChoose,
       </div>
     </div>
   );
+}
+
+/** The place that a key leads to from another; undefined where it leads nowhere. */
+function movedTo(key: string, place: number, count: number, page: number): number | undefined {
+  const by: Partial<Record<string, number>> = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -count, End: count };
+  const step = by[key];
+  return step === undefined || count === 0 ? undefined : Math.min(Math.max(place + step, 0), count - 1);
 }
 
 /** The width of a column in characters, by its name and its first values. */

@@ -6,5 +6,5 @@ import { Problem } from "./Empty";
 export function Show<T>({ answer, children }: { answer: Answer<T>; children: (data: T) => ReactNode }) {
   if (answer.error) return <Problem error={answer.error} />;
   if (answer.data === undefined) return answer.waiting ? <div className="skeleton" aria-label="loading" role="status" /> : null;
-  return <div className={answer.waiting ? "stale" : undefined}>{children(answer.data)}</div>;
+  return <div className={answer.waiting ? "shown stale" : "shown"}>{children(answer.data)}</div>;
 }

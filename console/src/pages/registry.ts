@@ -1,6 +1,6 @@
 // The pages of the console, in the order of the tabs.
 
-import { type ComponentType } from "react";
+import { lazy, type ComponentType } from "react";
 import { LogPage } from "./log/LogPage";
 import { RunsPage } from "./runs/RunsPage";
 
@@ -14,6 +14,9 @@ export interface Page {
 
 export const PAGES: readonly Page[] = [
   { name: "runs", title: "Runs", keeps: 1, component: RunsPage },
+  { name: "ask", title: "Ask", keeps: 0, component: lazy(() => import("./ask/AskPage").then((m) => ({ default: m.AskPage }))) },
+  { name: "text", title: "Text", keeps: 3, component: lazy(() => import("./text/TextPage").then((m) => ({ default: m.TextPage }))) },
+  { name: "heads", title: "Heads", keeps: 1, component: lazy(() => import("./heads/HeadsPage").then((m) => ({ default: m.HeadsPage }))) },
   { name: "log", title: "Log", keeps: 0, component: LogPage },
 ];
 
