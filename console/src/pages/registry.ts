@@ -17,6 +17,8 @@ export const PAGES: readonly Page[] = [
   { name: "ask", title: "Ask", keeps: 0, component: lazy(() => import("./ask/AskPage").then((m) => ({ default: m.AskPage }))) },
   { name: "text", title: "Text", keeps: 3, component: lazy(() => import("./text/TextPage").then((m) => ({ default: m.TextPage }))) },
   { name: "heads", title: "Heads", keeps: 1, component: lazy(() => import("./heads/HeadsPage").then((m) => ({ default: m.HeadsPage }))) },
+  { name: "diff", title: "Diff", keeps: 1, component: lazy(() => import("./diff/DiffPage").then((m) => ({ default: m.DiffPage }))) },
+  { name: "choices", title: "Choices", keeps: 0, component: lazy(() => import("./choices/ChoicesPage").then((m) => ({ default: m.ChoicesPage }))) },
   { name: "log", title: "Log", keeps: 0, component: LogPage },
 ];
 
