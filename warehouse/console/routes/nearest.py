@@ -12,7 +12,7 @@ from starlette.responses import Response
 from warehouse.console.answers import answer, empty, rows
 from warehouse.console.sql.door import check_condition
 from warehouse.console.work import Work
-from warehouse.errors import TracesError
+from warehouse.errors import TracesError, UsageError, first_line
 from warehouse.storage.model_info import ModelInfo
 from warehouse.vectors import token_query
 from warehouse.vectors.model_folders import find_folder
@@ -79,8 +79,11 @@ def _checked(where: str) -> str | None:
     """
     if not where.strip():
         return None
-    with duckdb.connect() as con:
-        check_condition(con, where)
+    try:
+        with duckdb.connect() as con:
+            check_condition(con, where)
+    except duckdb.Error as e:
+        raise UsageError(f"The condition is not SQL: {first_line(e)}") from None
     return where
 
 

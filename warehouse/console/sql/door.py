@@ -121,7 +121,7 @@ def check_condition(con: duckdb.DuckDBPyConnection, condition: str) -> None:
     )
     alone = _parse(con, "SELECT (true\n)", _Check(set(), CONDITION_FUNCTIONS, _EXPRESSIONS))
     rest, rest_alone = ({k: v for k, v in n.items() if k != "select_list"} for n in (node, alone))
-    if len(node["select_list"]) != 1 or rest != rest_alone:
+    if len(node.get("select_list", ())) != 1 or rest != rest_alone:
         raise RefusedError("One condition is needed here, as what follows WHERE.")
 
 
