@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 2048
 """Rows that are fetched at a time."""
+_BEFORE_CHECKED = "EXPLAIN "
+"""What is put before a query that is only checked."""
 
 
 class Views:
@@ -80,7 +82,7 @@ def main() -> None:
                 assert views is not None
                 _answer(views, request, answers)
         except Exception as e:
-            write_object(answers, _as_error(e, request.get("sql", "")))
+            write_object(answers, _as_error(e, request))
             if isinstance(e, (duckdb.FatalException, duckdb.InternalException, MemoryError)):
                 return  # DuckDB answers nothing after some of its errors
 
@@ -105,7 +107,7 @@ def _answer(views: Views, request: dict[str, Any], answers: IO[bytes]) -> None:
     begun = time.perf_counter()
     query = door.check(views.con, request["sql"], views.names)
     if request["do"] == "check":
-        views.con.execute(f"EXPLAIN {query}").fetchall()
+        views.con.execute(f"{_BEFORE_CHECKED}{query}").fetchall()
         write_object(answers, {"ok": True})
         return
     reader = views.con.execute(query).to_arrow_reader(BATCH_ROWS)
@@ -139,8 +141,9 @@ def _fetch(reader: pa.RecordBatchReader, most_rows: int, most_bytes: int) -> tup
     return kept, None
 
 
-def _as_error(error: Exception, sql: str) -> dict[str, Any]:
+def _as_error(error: Exception, request: dict[str, Any]) -> dict[str, Any]:
     """Return what the page is told of an error: one line, its kind, and the place in the query where that is known."""
+    sql = request.get("sql", "")
     if isinstance(error, door.RefusedError):
         return {"error": str(error), "kind": "refused", **door.place(sql, error.position)}
     text = str(error)
@@ -154,6 +157,8 @@ def _as_error(error: Exception, sql: str) -> dict[str, Any]:
     message = " ".join(str(said.get("exception_message", text)).split())
     position = int(said["position"]) if str(said.get("position", "")).isdigit() else None
     found = {"error": message, "kind": "sql", "type": str(said.get("exception_type", type(error).__name__))}
+    if position is not None and request.get("do") == "check" and not isinstance(error, duckdb.ParserException):
+        position -= len(_BEFORE_CHECKED)  # the query itself has been parsed before, alone
     return found | door.place(sql, position)
 
 
