@@ -24,6 +24,8 @@ interface Props {
   logarithmic?: boolean;
   /** Where a line stands upright: what is chosen. */
   mark?: number | undefined;
+  /** Further upright lines, dashed: places with a name. */
+  marks?: readonly { x: number; label: string; colour: string }[] | undefined;
   onPoint?: (index: number | null) => void;
   onChoose?: (index: number) => void;
 }
@@ -34,7 +36,7 @@ const LOGARITHMIC = 3 as uPlot.Scale.Distr;
 /* eslint-enable @typescript-eslint/no-unsafe-enum-assignment */
 
 /** Lines over a common axis, with bands. */
-export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic = false, mark, onPoint, onChoose }: Props) {
+export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic = false, mark, marks, onPoint, onChoose }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const colours = useStore(scheme);
   useEffect(() => {
@@ -71,16 +73,8 @@ export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic
           setCursor: [(self) => onPoint?.(self.cursor.idx ?? null)],
           draw: [
             (self) => {
-              if (mark === undefined) return;
-              const at = self.valToPos(mark, "x", true);
-              self.ctx.save();
-              self.ctx.strokeStyle = colour("--chosen");
-              self.ctx.lineWidth = 2 * devicePixelRatio;
-              self.ctx.beginPath();
-              self.ctx.moveTo(at, self.bbox.top);
-              self.ctx.lineTo(at, self.bbox.top + self.bbox.height);
-              self.ctx.stroke();
-              self.ctx.restore();
+              if (mark !== undefined) upright(self, mark, colour("--chosen"), []);
+              for (const each of marks ?? []) upright(self, each.x, colour(each.colour), [5, 4]);
             },
           ],
         },
@@ -93,7 +87,7 @@ export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic
       if (typeof index === "number") onChoose?.(index);
     });
     return () => plot.destroy();
-  }, [x, lines, xLabel, yLabel, width, height, logarithmic, mark, colours, onPoint, onChoose]);
+  }, [x, lines, xLabel, yLabel, width, height, logarithmic, mark, marks, colours, onPoint, onChoose]);
   return (
     <figure className="chart">
       <div ref={box} style={{ width, height }} role="img" aria-label={`${yLabel} over ${xLabel}`} />
@@ -103,7 +97,26 @@ export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic
             <i style={{ borderTop: `2px ${line.dashed ? "dashed" : "solid"} var(${line.colour})` }} /> {line.label}
           </span>
         ))}
+        {marks?.map((each) => (
+          <span key={each.label}>
+            <i style={{ borderTop: `2px dashed var(${each.colour})` }} /> {each.label}
+          </span>
+        ))}
       </figcaption>
     </figure>
   );
+}
+
+/** Draws an upright line at a place of the horizontal axis. */
+function upright(plot: uPlot, x: number, colour: string, dash: number[]): void {
+  const at = plot.valToPos(x, "x", true);
+  plot.ctx.save();
+  plot.ctx.strokeStyle = colour;
+  plot.ctx.lineWidth = 2 * devicePixelRatio;
+  plot.ctx.setLineDash(dash);
+  plot.ctx.beginPath();
+  plot.ctx.moveTo(at, plot.bbox.top);
+  plot.ctx.lineTo(at, plot.bbox.top + plot.bbox.height);
+  plot.ctx.stroke();
+  plot.ctx.restore();
 }

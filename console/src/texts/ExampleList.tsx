@@ -34,8 +34,8 @@ export function ExampleList({ run, example }: { run: string; example: string | u
   }, [typed, find]);
 
   return (
-    <div className="examples">
-      <div className="examples-head">
+    <div className="texts">
+      <div className="texts-head">
         <input type="search" value={typed} onChange={(event) => setTyped(event.target.value)} placeholder="Search these texts" aria-label="Search these texts" />
         <Choice<Order> label="order" of={ORDERS} chosen={order} onChoose={(next) => update({ order: next === "place" ? undefined : next, after: undefined }, "replace")} />
       </div>
@@ -55,7 +55,7 @@ export function ExampleList({ run, example }: { run: string; example: string | u
           />
         )}
       </Show>
-      <div className="examples-foot muted">
+      <div className="texts-foot muted">
         {answer.data ? (
           <>
             <button type="button" className="quiet" disabled={after === 0} onClick={() => update({ after: after - PAGE || undefined }, "replace")} aria-label="Earlier texts">
@@ -112,7 +112,7 @@ function List({ name, texts, chosen, onChoose }: ListProps) {
   if (texts.length === 0) return <p className="padded muted">No text has that in it.</p>;
   return (
     <div
-      className="examples-list"
+      className="texts-list"
       role="listbox"
       aria-label="Texts"
       tabIndex={0}
