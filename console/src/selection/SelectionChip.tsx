@@ -8,12 +8,27 @@ export function SelectionChip() {
   const selected = useStore(selection);
   const question = useStore(asked);
   const row = useStore(focus);
+  const close = (
+    <button
+      type="button"
+      className="quiet"
+      aria-label="Let go of the selection"
+      onClick={() => {
+        letGo();
+        update({ q: undefined, where: undefined, row: undefined, col: undefined });
+      }}
+    >
+      ✕
+    </button>
+  );
   if (!selected) {
-    return question?.error && question.error.kind !== "stopped" ? (
+    if (!question?.error) return null;
+    return (
       <span className="chip" title={`${question.sql}\n${question.error.message}`}>
-        <span className="bad">the question failed</span>
+        <span className="bad">{question.error.kind === "stopped" ? "the question was stopped" : "the question failed"}</span>
+        {close}
       </span>
-    ) : null;
+    );
   }
   const { total } = selected.rows.notes;
   const count = selected.rows.length;
@@ -22,17 +37,7 @@ export function SelectionChip() {
       {count.toLocaleString("en-US")} {count === 1 ? "row" : "rows"} selected
       {typeof total === "number" && total > count ? ` of ${total.toLocaleString("en-US")}` : ""}
       {row >= 0 && row < count ? `, at ${(row + 1).toLocaleString("en-US")}` : ""}
-      <button
-        type="button"
-        className="quiet"
-        aria-label="Let go of the selection"
-        onClick={() => {
-          letGo();
-          update({ q: undefined, where: undefined, row: undefined, col: undefined });
-        }}
-      >
-        ✕
-      </button>
+      {close}
     </span>
   );
 }

@@ -3,11 +3,14 @@
 import { ApiError, postJson, postRows } from "../api/client";
 import type { Rows } from "../api/rows";
 import { createStore } from "../env/store";
+import { forgetQuestion } from "../url/remembered";
 import { focus, select, selection } from "./selection";
 
 export interface Asked {
-  /** The whole statement. */
+  /** The whole statement; of a saved query, once it is answered. */
   sql: string;
+  /** The name of the saved query that it comes from. */
+  saved?: string | undefined;
   /** Its rows; of the one before while it is on its way. */
   rows: Rows | undefined;
   error: ApiError | undefined;
@@ -26,28 +29,28 @@ let running: { abort: AbortController; id: string } | null = null;
 /** Asks, and drops the question before; its rows become the selection. */
 export async function ask(sql: string): Promise<void> {
   const id = crypto.randomUUID();
-  await run(sql, id, (signal) => postRows("sql", { sql, limit: MOST_ROWS, id }, signal));
+  await run({ sql }, id, (signal) => postRows("sql", { sql, limit: MOST_ROWS, id }, signal));
 }
 
 /** Runs a saved query. Returns its SQL with the values in it, or undefined where it failed. */
 export async function askSaved(name: string, values: Record<string, string>): Promise<string | undefined> {
   const id = crypto.randomUUID();
-  return run(`saved query ${name}`, id, (signal) => postRows("query", { name, values, limit: MOST_ROWS, id }, signal));
+  return run({ sql: "", saved: name }, id, (signal) => postRows("query", { name, values, limit: MOST_ROWS, id }, signal));
 }
 
-async function run(text: string, id: string, load: (signal: AbortSignal) => Promise<Rows>): Promise<string | undefined> {
+async function run(question: { sql: string; saved?: string }, id: string, load: (signal: AbortSignal) => Promise<Rows>): Promise<string | undefined> {
   stop();
   const abort = new AbortController();
   const mine = { abort, id };
   running = mine;
   const since = performance.now();
-  asked.set({ sql: text, rows: asked.get()?.rows, error: undefined, since, ms: undefined });
+  asked.set({ ...question, rows: asked.get()?.rows, error: undefined, since, ms: undefined });
   try {
     const rows = await load(abort.signal);
     if (running !== mine) return undefined;
     running = null;
-    const sql = text.startsWith("saved query ") ? (rows.notes.sql?.[0] ?? "") : text;
-    asked.set({ sql, rows, error: undefined, since: undefined, ms: performance.now() - since });
+    const sql = question.saved === undefined ? question.sql : (rows.notes.sql?.[0] ?? "");
+    asked.set({ ...question, sql, rows, error: undefined, since: undefined, ms: performance.now() - since });
     select(rows, sql);
     if (focus.get() >= rows.length) focus.set(-1);
     return sql;
@@ -55,7 +58,7 @@ async function run(text: string, id: string, load: (signal: AbortSignal) => Prom
     if (running !== mine) return undefined;
     running = null;
     const error = problem instanceof ApiError ? problem : new ApiError(String(problem), 0, { kind: "page" });
-    asked.set({ sql: text, rows: undefined, error, since: undefined, ms: performance.now() - since });
+    asked.set({ ...question, rows: undefined, error, since: undefined, ms: performance.now() - since });
     selection.set(null);
     return undefined;
   }
@@ -78,6 +81,7 @@ export function stop(): void {
 /** Lets go of the selection. */
 export function letGo(): void {
   stop();
+  forgetQuestion();
   asked.set(null);
   selection.set(null);
   focus.set(-1);

@@ -48,7 +48,8 @@ export function AskPage() {
   const narrow = (changed: readonly string[]) => update({ where: conditionsAsText([...new Set(changed)]), row: undefined });
   useKey("Ctrl+Enter", "ask the question", () => askText(draft));
 
-  const rows = question?.rows;
+  const shown = params["q"] === undefined && question?.saved === undefined ? null : question;
+  const rows = shown?.rows;
   const column = params["col"];
   const chosen = rows && row >= 0 && row < rows.length ? row : undefined;
   const showColumn = rows && column !== undefined && rows.has(column);
@@ -93,11 +94,11 @@ export function AskPage() {
             </>
           }
         >
-          <SqlEditor text={draft} onText={setDraft} onAsk={() => askText(draft)} schema={state.data?.schema ?? []} error={question?.error} />
+          <SqlEditor text={draft} onText={setDraft} onAsk={() => askText(draft)} schema={state.data?.schema ?? []} error={shown?.error} />
         </Panel>
         <Conditions conditions={conditions} onChange={narrow} />
         <RowsPanel
-          asked={question}
+          asked={shown}
           chosen={chosen}
           onChoose={(at) => update({ row: at }, "replace")}
           onColumn={(name) => update({ col: name === column ? undefined : name, log: undefined }, "replace")}

@@ -97,6 +97,9 @@ export function Histogram({ rows, name, logarithmic, onBrush, onNarrow }: Props)
             />
           );
         })}
+        <text x={width} y={11} textAnchor="end">
+          {bins.length > 0 ? `${highest.toLocaleString("en-US")} rows at most` : ""}
+        </text>
         {brush ? <rect x={least * bar} width={(most - least + 1) * bar} y={0} height={HEIGHT} className="brush" /> : null}
         <text x={0} y={HEIGHT + 13}>
           {endText(bins[0]?.low, kind)}

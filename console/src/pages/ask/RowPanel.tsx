@@ -3,6 +3,7 @@ import { Facts } from "../../components/Facts";
 import { asText, visible } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { linksOf } from "../../selection/places";
+import { PREDICTIONS } from "./Cards";
 import { KEYS, keyOf } from "../../selection/selection";
 import { COMMON, formatPlace } from "../../url/codec";
 import { usePlace, update } from "../../url/place";
@@ -37,6 +38,9 @@ export function RowPanel({ rows, row }: { rows: Rows; row: number }) {
         ) : null}
         {named.length > 0 ? <Facts of={named} /> : null}
         <hr />
+        {key.pos !== undefined && PREDICTIONS.some((name) => rows.has(name)) ? (
+          <p className="muted">What is predicted at a position, and the loss there, are of the token after it.</p>
+        ) : null}
         <Facts of={others.map((name) => [name, visibleIn(name, asText(rows.get(row, name)))] as const)} />
       </div>
     </Panel>

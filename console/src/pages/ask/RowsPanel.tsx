@@ -52,7 +52,7 @@ function Found({ rows, chosen, onChoose, onColumn }: { rows: Rows } & Pick<Props
   const cards = rows.length <= MOST_CARDS && partsOfText(keyOf(rows, 0)) !== undefined && rows.has("pos");
   return (
     <>
-      <div className="of-rows">
+      <div className="of-rows" style={cards ? { flex: "none", height: (rows.length + 1) * 24 + 16 } : undefined}>
         <DataTable rows={rows} label="Rows" chosen={chosen} onChoose={onChoose} onColumn={onColumn} />
       </div>
       {cards ? <Cards rows={rows} chosen={chosen} onChoose={onChoose} /> : null}
