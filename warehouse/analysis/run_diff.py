@@ -42,9 +42,8 @@ pairs AS (
     SELECT
         e.example_id, e.idx, left(e.text, 200) AS text, x.tokens = y.tokens AS same_tokens,
         x.n_tokens AS a_tokens, y.n_tokens AS b_tokens, a.loss AS a_loss, b.loss AS b_loss,
-        nullif(a.loss - b.loss, 'NaN') AS loss_difference, a.bits AS a_bits, b.bits AS b_bits,
-        nullif(a.bits - b.bits, 'NaN') AS bits_difference,
-        CASE WHEN x.tokens = y.tokens THEN m.largest END AS largest_token_difference,
+        a.bits AS a_bits, b.bits AS b_bits, bool_and(x.tokens = y.tokens) OVER () AS all_same,
+        CASE WHEN x.tokens = y.tokens THEN m.largest END AS largest,
         CASE WHEN x.tokens = y.tokens THEN m.at_token END AS at_token
     FROM cost AS a
     JOIN cost AS b ON b.example_id = a.example_id AND b.run_id = ?
@@ -55,13 +54,13 @@ pairs AS (
     WHERE a.run_id = ?
 )
 SELECT
-    example_id, idx, same_tokens, a_loss, b_loss, loss_difference, a_bits, b_bits, bits_difference, largest_token_difference,
-    at_token, a_tokens, b_tokens, text, count(*) OVER () AS total, bool_and(same_tokens) OVER () AS all_same
+    example_id, idx, nullif(CASE WHEN all_same THEN a_loss - b_loss ELSE a_bits - b_bits END, 'NaN') AS difference,
+    a_loss, b_loss, a_bits, b_bits, largest, at_token, same_tokens, a_tokens, b_tokens, text, count(*) OVER () AS total, all_same
 FROM pairs
 """
 _ORDERS = {
-    "difference": "abs(CASE WHEN bool_and(same_tokens) OVER () THEN loss_difference ELSE bits_difference END) DESC NULLS LAST, idx",
-    "token": "largest_token_difference DESC NULLS LAST, idx",
+    "difference": "abs(difference) DESC NULLS LAST, idx",
+    "token": "largest DESC NULLS LAST, idx",
     "place": "idx",
 }
 """How the examples can be ordered: by what differs most in the whole, at one token, or as the first run read them."""
@@ -99,7 +98,8 @@ def compared_examples(ask: Ask, a: str, b: str, order: str = "difference", limit
 
     Returns:
         A row an example. Losses are means over its predictions in nats, `bits` by byte of text, which models with different
-        tokenizers share.
+        tokenizers share; `difference` is of the former where all examples were read as the same tokens, else of the latter.
+        `largest` is the largest difference, in nats, of one token of the same ones.
     """
     rows = ask(f"{_EXAMPLES} ORDER BY {_ORDERS[order]} LIMIT {limit}", a, b, a, b, a, b, b, a)
     total = rows["total"][0].as_py() if len(rows) else 0

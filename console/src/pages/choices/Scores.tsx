@@ -32,13 +32,13 @@ export function Scores({ rows, scores }: { rows: Rows; scores: readonly Score[] 
                   <i style={{ width: `${(score.shares[row] ?? 0) * 100}%` }} />
                 </span>
                 <span className="number muted">{percent(score.shares[row])}</span>
-                <span className="best">{score.best === row ? "best" : ""}</span>
+                <span className="best" title={score.best === row ? "the highest" : undefined}>{score.best === row ? "★" : ""}</span>
               </td>
             ))}
           </tr>
         ))}
       </tbody>
-      <caption>Bars: softmax of the score over the choices.</caption>
+      <caption>Bars: softmax of the score over the choices. ★ the highest, the first among equals.</caption>
     </table>
   );
 }

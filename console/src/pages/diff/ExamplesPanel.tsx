@@ -2,7 +2,7 @@ import type { Rows } from "../../api/rows";
 import type { Answer } from "../../api/useAnswer";
 import { Choice } from "../../components/Choice";
 import { DataTable } from "../../components/DataTable";
-import { inShort } from "../../components/numbers";
+import { inShort, visible } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
 import { withParams } from "../../url/codec";
@@ -22,8 +22,8 @@ const ORDERS = [
   ["token", "one token"],
   ["place", "place"],
 ] as const;
-const SAME = ["loss_difference", "a_loss", "b_loss", "largest_token_difference", "at_token", "text"];
-const OTHER = ["bits_difference", "a_bits", "b_bits", "same_tokens", "a_tokens", "b_tokens", "text"];
+const SAME = ["difference", "a_loss", "b_loss", "largest", "at_token", "text"];
+const OTHER = ["difference", "a_bits", "b_bits", "text", "a_tokens", "b_tokens", "same_tokens"];
 
 /** The examples that both runs have, those that differ most first. */
 export function ExamplesPanel({ answer, a, b, example, order }: Props) {
@@ -59,7 +59,7 @@ export function ExamplesPanel({ answer, a, b, example, order }: Props) {
               rows={found}
               label="Examples in both"
               columns={found.notes["all_same"] === true ? SAME : OTHER}
-              render={{ ...NUMBERS, same_tokens: (value) => (value === true ? "yes" : "no") }}
+              render={{ ...NUMBERS, at_token: (value) => (typeof value === "string" ? visible(value) : ""), same_tokens: (value) => (value === true ? "yes" : "no") }}
               chosen={Array.from({ length: found.length }, (_, row) => row).find((row) => found.text(row, "example_id") === example)}
               onChoose={(row) => go(withParams({ ...currentPlace(), parts: [a, b, found.text(row, "example_id")] }, { pos: undefined }))}
             />
@@ -71,7 +71,7 @@ export function ExamplesPanel({ answer, a, b, example, order }: Props) {
 }
 
 const NUMBERS = Object.fromEntries(
-  ["loss_difference", "a_loss", "b_loss", "largest_token_difference", "bits_difference", "a_bits", "b_bits"].map((name) => [
+  ["difference", "a_loss", "b_loss", "a_bits", "b_bits", "largest"].map((name) => [
     name,
     (value: unknown) => (typeof value === "number" ? inShort(value) : ""),
   ]),
@@ -83,6 +83,6 @@ function countOf(rows: Rows): string {
 }
 
 function unitOf(rows: Rows, a: string, b: string): string {
-  const what = rows.notes["all_same"] === true ? "Mean loss, nats a token" : "Bits by byte of text, which models with different tokenizers share";
+  const what = rows.notes["all_same"] === true ? "Mean loss and largest difference of one token, nats" : "Bits by byte of text, which models with different tokenizers share";
   return `${what}; difference: ${a} − ${b}, above 0 where the text costs ${a} more.`;
 }

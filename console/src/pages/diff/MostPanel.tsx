@@ -15,7 +15,7 @@ interface Props {
 
 /** Where two runs differ most in a text. */
 export function MostPanel({ rows, order, measure, chosen, onChoose }: Props) {
-  const columns = ["pos", "text", `${measure}_difference`, `a_${measure}`, `b_${measure}`, "a_pred_token", "b_pred_token"];
+  const columns = ["pos", "text", `${measure}_difference`, "a_pred_token", "b_pred_token", `a_${measure}`, `b_${measure}`];
   const number = (value: Value) => (typeof value === "number" ? (measure === "prob" ? percent(Math.abs(value)) : inShort(value)) : "");
   const token = (value: Value) => (typeof value === "string" ? visible(value) : "");
   return (

@@ -53,7 +53,7 @@ export function StripPanel({ a, b, example, seq, rows, measure, shown, chosen, o
       name="difference by token"
       main
       className="grow"
-      note={same ? `${rows.length.toLocaleString("en-US")} tokens` : `${rows.length.toLocaleString("en-US")} spans that both tokenizers share`}
+      note={same ? `${rows.length.toLocaleString("en-US")} tokens` : `${rows.length.toLocaleString("en-US")} spans`}
       rows={() => rows}
       ways={{
         sql: rows.notes.sql?.[0],
@@ -85,7 +85,8 @@ function segmentsOf(rows: Rows, marked: ReadonlySet<number>): Set<number> {
 /** What the text costs both together, and what could not be compared. */
 function told(rows: Rows, a: string, b: string): string {
   const all = totals(rows);
-  const sums = `On the ${all.segments.toLocaleString("en-US")} that both predict: ${a} ${inShort(all.a, 5)} nats, ${b} ${inShort(all.b, 5)} nats, difference ${inShort(all.a - all.b)}.`;
+  const unit = rows.notes["by"] === "tokens" ? "tokens" : "spans of characters, the smallest that both tokenizers share,";
+  const sums = `On the ${all.segments.toLocaleString("en-US")} ${unit} that both predict: ${a} ${inShort(all.a, 5)} nats, ${b} ${inShort(all.b, 5)} nats, difference ${inShort(all.a - all.b)}.`;
   const bits = rows.notes["by"] === "spans" && all.bytes > 0 ? ` Bits a byte: ${inShort(all.a / Math.LN2 / all.bytes)} and ${inShort(all.b / Math.LN2 / all.bytes)}.` : "";
   const common = rows.notes["common_chars"];
   const texts = typeof common === "number" ? ` The two texts differ after ${common.toLocaleString("en-US")} characters; what they have in common is compared.` : "";
