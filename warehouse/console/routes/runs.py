@@ -1,4 +1,4 @@
-"""`/api/runs`, `/api/manifest` and `/api/examples`: which runs there are, what each is, and the texts of one."""
+"""`/api/runs`, `/api/leftovers`, `/api/manifest` and `/api/examples`: which runs there are, what each is, and the texts of one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from warehouse.console.answers import answer, as_json, rows
-from warehouse.console.work import Work
+from warehouse.console.work import Work, run_work
 from warehouse.errors import NotFoundError
+from warehouse.storage import paths
 
 router = APIRouter()
 
@@ -24,6 +25,17 @@ async def runs(request: Request) -> Response:
     return await answer(
         request, lambda work: rows(work.sql("SELECT * FROM runs ORDER BY created_at DESC, run_id"), work)
     )
+
+
+@router.get("/leftovers")
+async def leftovers(request: Request) -> Response:
+    """Answer with what is there and no run: damaged runs with their faults, and unfinished captures; it changes without a new version."""
+
+    def make(work: Work) -> Response:
+        damaged = [{"run_id": name, "fault": fault} for name, fault in work.warehouse.damaged.items()]
+        return as_json({"damaged": damaged, "unfinished": paths.staged_runs(work.warehouse.root)})
+
+    return await run_work(request, request.app.state.warehouse, make)
 
 
 @router.get("/manifest")
