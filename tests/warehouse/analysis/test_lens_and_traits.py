@@ -10,7 +10,7 @@ from synthetic import add_run
 
 from warehouse import Warehouse
 from warehouse.analysis.lens_matrix import lens_matrix
-from warehouse.analysis.trait_tokens import trait_dynamics, trait_tokens
+from warehouse.analysis.trait_tokens import trait_tokens
 from warehouse.catalog.ask import asker
 
 
@@ -79,21 +79,16 @@ def test_the_newest_lens_that_has_the_sequence(root: Path) -> None:
 
 
 def test_projections_are_those_of_the_views(root: Path) -> None:
-    columns = "trait, vectors_run_id, method, component, layer"
-    of = "source_run_id = 'r' AND seq = 0 AND example_id"
     with Warehouse(root) as wh:
         ask = asker(wh)
-        for example in "ab":
-            found = [tuple(row.values()) for row in trait_tokens(ask, "r", example).to_pylist()]
-            view = f"{columns}, pos, projection, velocity, acceleration FROM newest_trait_projections WHERE {of}"
-            assert found == wh.sql(f"SELECT {view} = '{example}' ORDER BY ALL NULLS FIRST").fetchall()
-            assert len(found) == (6 if example == "a" else 0), (
-                "the newest projection on a trait speaks for the whole run"
-            )
-            told = trait_dynamics(ask, "r", example)
-            view = f"{', '.join(told.column_names)} FROM newest_trait_dynamics WHERE {of}"
-            assert [tuple(row.values()) for row in told.to_pylist()] == wh.sql(
-                f"SELECT {view} = '{example}' ORDER BY ALL NULLS FIRST"
-            ).fetchall()
-        assert [row["mean_projection"] for row in trait_dynamics(ask, "r", "a").to_pylist()] == [5, 3]
-        assert not len(trait_tokens(ask, "other", "a")) and not len(trait_dynamics(ask, "other", "a"))
+        for example, n in (("a", 6), ("b", 0)):  # the newest projection on a trait speaks for the whole run
+            found = trait_tokens(ask, "r", example)
+            assert found is not None and len(found.tokens) == n
+            for table, view in ((found.tokens, "newest_trait_projections"), (found.dynamics, "newest_trait_dynamics")):
+                asked = f"SELECT {', '.join(table.column_names)} FROM {view} WHERE source_run_id = 'r' AND example_id = '{example}'"
+                assert [tuple(row.values()) for row in table.to_pylist()] == wh.sql(
+                    f"{asked} ORDER BY ALL NULLS FIRST"
+                ).fetchall()
+        found = trait_tokens(ask, "r", "a")
+        assert found is not None and [row["mean_projection"] for row in found.dynamics.to_pylist()] == [5, 3]
+        assert trait_tokens(ask, "other", "a") is None

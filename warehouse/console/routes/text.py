@@ -10,7 +10,7 @@ from starlette.responses import Response
 from warehouse.analysis.lens_matrix import lens_matrix
 from warehouse.analysis.token_strip import sequence_text, token_strip
 from warehouse.analysis.token_strip import sequences as sequences_of
-from warehouse.analysis.trait_tokens import trait_dynamics, trait_tokens
+from warehouse.analysis.trait_tokens import trait_tokens
 from warehouse.console.answers import answer, empty, rows
 from warehouse.console.work import Work
 
@@ -64,12 +64,10 @@ async def traits(request: Request, run: str, example: str, seq: int = 0) -> Resp
 
     def make(work: Work) -> Response:
         work.warehouse.cached_run(run).check_sequence(example, seq)
-        table = trait_tokens(work.sql, run, example, seq)
-        dynamics = trait_dynamics(work.sql, run, example, seq)
-        if not len(table) and not len(dynamics):
-            return empty(
-                f"Run '{run}' was not projected on a trait's vector.", f"traces trait project {run} --traits NAME"
-            )
-        return rows(table, work, dynamics=dynamics.to_pylist())
+        found = trait_tokens(work.sql, run, example, seq)
+        if found is None or not len(found.tokens) + len(found.dynamics):
+            message = f"Run '{run}' has no projection of this sequence on a trait's vector."
+            return empty(message, f"traces trait project {run} --traits NAME")
+        return rows(found.tokens, work, dynamics=found.dynamics.to_pylist())
 
     return await answer(request, make)
