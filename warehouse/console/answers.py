@@ -7,7 +7,6 @@ browser keeps it and a `304` tells that it still holds.
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from warehouse.console.work import run_work
 from warehouse.errors import NotFoundError, TracesError, UsageError
+from warehouse.storage.strict_json import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,15 +91,6 @@ def rows(table: pa.Table, work: Work | None = None, /, **notes: Any) -> Response
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return Response(sink.getvalue().to_pybytes(), media_type=ARROW)
-
-
-def finite(value: Any) -> Any:
-    """Return a value of JSON without infinities and NaN, which JSON has no words for: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def tile(values: np.ndarray, **about: Any) -> Response:
