@@ -17,6 +17,7 @@ from warehouse.catalog.build import ATTACHED
 from warehouse.catalog.place import STATE_VIEW
 from warehouse.console.sql.functions import CONDITION_FUNCTIONS, FUNCTIONS, TABLE_FUNCTIONS
 from warehouse.errors import NotFoundError, UsageError
+from warehouse.storage.strict_json import half_pair
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -69,6 +70,8 @@ def check(con: duckdb.DuckDBPyConnection, text: str, tables: Collection[str]) ->
     """
     if len(text) > LONGEST:
         raise RefusedError(f"The query has {len(text):,} characters; {LONGEST:,} are the most.")
+    if half_pair(text):
+        raise RefusedError("The query is not UTF-8 text.")
     if "\0" in text:
         raise RefusedError("The query holds a character that SQL does not have (NUL).", text.index("\0"))
     _parse(con, text, _Check({_lower(name) for name in tables}, FUNCTIONS, _EXPRESSIONS))
@@ -82,21 +85,23 @@ def _parse(con: duckdb.DuckDBPyConnection, text: str, check: _Check) -> dict[str
     Raises:
         RefusedError: It is something else.
     """
-    statements = con.extract_statements(text)
-    if not statements:
-        raise RefusedError("The query is empty.")
-    if len(statements) > 1:
-        pivot = statements[0].type == duckdb.StatementType.CREATE and statements[-1].type == duckdb.StatementType.SELECT
-        hint = " A PIVOT needs its values here: ON column IN (…)." if pivot else ""
-        raise RefusedError(f"One question at a time: these are {len(statements)} statements.{hint}")
     (found,) = con.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0]
     try:
         tree = json.loads(found)
-        if statements[0].type != duckdb.StatementType.SELECT or tree["error"] or len(tree["statements"]) != 1:
+        if tree["error"] and tree["error_type"] == "parser":
+            con.extract_statements(text)  # which raises it, with its place
+        # Not before: to extract the statement IMPORT DATABASE, DuckDB reads the files that it names.
+        if tree["error"]:
             raise RefusedError(
-                "Only questions are asked here: SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW TABLES. "
-                "`traces sql` and `traces shell` can do more."
+                "Only one question is asked here: SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW TABLES, "
+                "and PIVOT with its values (ON column IN (…)). `traces sql` and `traces shell` can do more."
             )
+        if not tree["statements"]:
+            raise RefusedError("The query is empty.")
+        if len(tree["statements"]) > 1:
+            raise RefusedError(f"One question at a time: these are {len(tree['statements'])}.")
+        if [s.type for s in con.extract_statements(text)] != [duckdb.StatementType.SELECT]:
+            raise RefusedError("Only one question is asked here.")
         node: dict[str, Any] = tree["statements"][0]["node"]
         check.walk(node, frozenset())
     except RecursionError:
