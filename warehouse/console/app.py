@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from warehouse.console import answers
 from warehouse.console.gate import Gate
+from warehouse.console.live import LiveModel
 from warehouse.console.page import page
 from warehouse.console.routes import (
     ask,
@@ -28,6 +29,7 @@ from warehouse.console.routes import (
     effects,
     heads,
     influence,
+    live,
     nearest,
     patching,
     runs,
@@ -72,6 +74,7 @@ def create_app(
     app = FastAPI(title="traces console", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     app.state.warehouse = warehouse
     app.state.model = model
+    app.state.live = None if model is None else LiveModel(model, warehouse.root)
     app.state.stopping = threading.Event()
     app.state.pool = Pool(warehouse.root)
     app.state.questions = {}
@@ -85,6 +88,7 @@ def create_app(
         effects,
         heads,
         influence,
+        live,
         nearest,
         patching,
         runs,
@@ -103,10 +107,14 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Leave no process behind."""
+    """Load the model of live mode, and leave no process behind."""
+    if app.state.live is not None:
+        app.state.live.start()
     yield
     app.state.stopping.set()
     app.state.pool.close()
+    if app.state.live is not None:
+        app.state.live.close()
 
 
 def _answer_error(request: Request, exception: Exception) -> JSONResponse:
