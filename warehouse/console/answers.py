@@ -14,7 +14,7 @@ import xxhash
 from starlette.responses import JSONResponse, Response
 
 from warehouse.console.work import run_work
-from warehouse.errors import NotFoundError, TracesError, UsageError
+from warehouse.errors import NotFoundError, TracesError, UsageError, on_one_line
 from warehouse.storage.strict_json import finite
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def as_json(value: Any) -> Response:
 
 
 def error(message: str, status: int, **more: Any) -> JSONResponse:
-    """Answer with an error: `{"error": message, …}`."""
-    return JSONResponse({"error": message, **more}, status_code=status)
+    """Answer with an error, on one line whatever names it holds: `{"error": message, …}`."""
+    return JSONResponse({"error": on_one_line(message), **more}, status_code=status)
 
 
 def empty(message: str, hint: str) -> JSONResponse:
@@ -139,4 +139,4 @@ def error_of(exception: Exception) -> JSONResponse:
         return error(str(exception), 422, kind="usage")
     if isinstance(exception, TracesError):
         return error(str(exception), 409, kind="damaged")
-    return error(str(exception), 400, kind="sql")  # DuckDB's
+    return error(" ".join(str(exception).split()), 400, kind="sql")  # DuckDB's
