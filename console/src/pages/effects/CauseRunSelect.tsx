@@ -1,0 +1,36 @@
+import { currentPlace, go } from "../../url/place";
+import { inWords, type CauseRun } from "./causeRuns";
+
+/** Chooses among the runs that tell of causes, by their task. */
+export function CauseRunSelect({ run, runs }: { run: CauseRun; runs: readonly CauseRun[] }) {
+  const sources = [...new Set(runs.map((each) => each.source))];
+  return (
+    <label className="field">
+      <span className="muted">run</span>
+      <select className="wide" value={run.run} onChange={(event) => go({ page: "effects", parts: [event.target.value], params: kept() })}>
+        {sources.map((source) => (
+          <optgroup key={source} label={nameOf(source, runs)}>
+            {runs
+              .filter((each) => each.source === source)
+              .map((each) => (
+                <option key={each.run} value={each.run}>
+                  {each.run} ({inWords(each)})
+                </option>
+              ))}
+          </optgroup>
+        ))}
+      </select>
+    </label>
+  );
+}
+
+function nameOf(source: string, runs: readonly CauseRun[]): string {
+  const task = runs.find((each) => each.source === source)?.task;
+  return task ? `${task} (${source})` : source;
+}
+
+/** What stays chosen from one run to the next. */
+function kept(): Record<string, string> {
+  const { params } = currentPlace();
+  return Object.fromEntries(["l", "h", "q", "v", "norm"].flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
+}
