@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from warehouse.cli.app import App
+from warehouse.cli.console_export import export
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import WarehouseOption
 from warehouse.cli.terminal import note, say
 from warehouse.errors import UsageError
 
 console_app = App()
+console_app.command("export")(export)
 
 
 @console_app.callback()

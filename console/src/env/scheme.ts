@@ -7,9 +7,28 @@ export type Scheme = "light" | "dark";
 const KEY = "traces-scheme";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+/** What the reader has said; a page that may keep nothing, such as one in a frame, forgets it when it closes. */
+let said: string | null = kept();
+
+function kept(): string | null {
+  try {
+    return localStorage.getItem(KEY);
+  } catch {
+    return null;
+  }
+}
+
+function keep(chosen: Scheme): void {
+  said = chosen;
+  try {
+    localStorage.setItem(KEY, chosen);
+  } catch {
+    // `said` has it
+  }
+}
+
 function current(): Scheme {
-  const chosen = localStorage.getItem(KEY);
-  return chosen === "light" || chosen === "dark" ? chosen : dark.matches ? "dark" : "light";
+  return said === "light" || said === "dark" ? said : dark.matches ? "dark" : "light";
 }
 
 export const scheme = createStore<Scheme>(current());
@@ -25,6 +44,6 @@ export function followScheme(): void {
 }
 
 export function toggleScheme(): void {
-  localStorage.setItem(KEY, scheme.get() === "dark" ? "light" : "dark");
+  keep(scheme.get() === "dark" ? "light" : "dark");
   apply();
 }
