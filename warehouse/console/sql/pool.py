@@ -130,6 +130,7 @@ class Pool:
         self._take_place(question)
         try:
             with self._lock:
+                self._reserve = [process for process in self._reserve if process.is_alive()]
                 process = self._reserve.pop() if self._reserve else _Process(self._root)
                 self._questions[id(question)] = question
             try:
