@@ -29,6 +29,8 @@ Answer = TypeVar("Answer")
 
 IN_MEMORY = "memory"
 """The name of the database in memory that all connections share: it holds the views of vector tables."""
+_MOST_OPEN = 64
+"""Runs that `cached_run` keeps open: those that were used last."""
 _ABOUT_FILES = re.compile("parquet|json|utf|zstd|file|magic|page", re.IGNORECASE)
 """Words in DuckDB's errors over damaged files, among errors of a type that a wrong query can cause too."""
 
@@ -253,16 +255,22 @@ class Catalog:
         return TraceStore(find_run(self.root, run_id))
 
     def cached_run(self, run_id: str) -> TraceStore:
-        """Open one run as `run` does, and keep it open from one call to the next until its manifest changes."""
+        """Open one run as `run` does, and keep it open for the next call: until its manifest changes, or many others come."""
         from warehouse.storage.trace_store import TraceStore
 
         folder = find_run(self.root, run_id)
-        stat = (folder / paths.MANIFEST).stat()
+        try:
+            stat = (folder / paths.MANIFEST).stat()
+        except FileNotFoundError:
+            return self.run(run_id)  # deleted in this moment: it says so
         state = (stat.st_mtime_ns, stat.st_ino)
         with self._lock:
-            if run_id not in self._opened or self._opened[run_id][0] != state:
-                self._opened[run_id] = (state, TraceStore(folder))
-            return self._opened[run_id][1]
+            known = self._opened.pop(run_id, None)
+            opened = known if known is not None and known[0] == state else (state, TraceStore(folder))
+            self._opened[run_id] = opened  # the last in order is the one that was used last
+            while len(self._opened) > _MOST_OPEN:
+                del self._opened[next(iter(self._opened))]
+            return opened[1]
 
     def relation(self, rows: pa.Table) -> duckdb.DuckDBPyRelation:
         """Return rows as a relation, like an answer of `sql`."""

@@ -217,6 +217,11 @@ class Blob:
             raise CorruptRunError(f"{self.path}: {tensor} has {len(view)} rows, not rows {start} to {end}.")
         return view[start:end]
 
+    def release_pages(self) -> None:
+        """Give back the memory that holds what has been read so far; what is read again is fetched from the disk, or its cache."""
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def __enter__(self) -> Blob:
         return self
 

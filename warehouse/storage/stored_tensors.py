@@ -112,6 +112,14 @@ class StoredTensors(RunTables):
             blob = self._blobs.setdefault(name, blob)
         return blob
 
+    def release_pages(self) -> None:
+        """Give back the memory that holds what has been read of the shards, which otherwise grows with every example that is read.
+
+        Arrays that were returned stay as they are: what of them is read again is fetched again.
+        """
+        for blob in list(self._blobs.values()):
+            blob.release_pages()
+
     def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
         """Find a sequence's rows of a stored tensor.
 

@@ -272,3 +272,17 @@ def test_two_captures_at_once_into_one_warehouse(tmp_path: Path, tiny_folder: Ca
         assert wh.sql("SELECT count(*) FROM runs").fetchone() == (2,)
         one, other = wh.run("a"), wh.run("b")
         assert one.tokens.drop(columns=[]).equals(other.tokens)
+
+
+def test_the_runs_that_were_used_last_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warehouse.catalog.catalog._MOST_OPEN", 2)
+    for run in "abc":
+        add_run(tmp_path, run, "encode", {"examples": []})
+    with Warehouse(tmp_path) as wh:
+        a, b = wh.cached_run("a"), wh.cached_run("b")
+        assert wh.cached_run("a") is a
+        wh.cached_run("c")
+        assert wh.cached_run("a") is a and wh.cached_run("b") is not b
+        shutil.rmtree(a.path)
+        with pytest.raises(NotFoundError, match="No run 'a'"):
+            wh.cached_run("a")

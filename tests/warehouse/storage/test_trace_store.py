@@ -197,3 +197,29 @@ def test_states_that_begin_later_elsewhere_say_so(
     for i in (0, 1):
         np.testing.assert_allclose(ours[i + 1], theirs[i][0].detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(ours[3], theirs[3][0].detach().numpy(), atol=1e-5)
+
+
+def test_memory_of_what_was_read_is_given_back_and_read_again(tiny_root: Path) -> None:
+    store = TraceStore(run_dir(tiny_root, "llama"))
+    examples = list(store.tokens.example_id)
+    before = [store.hidden(e) for e in examples]
+    view = store.resid(examples[0], layer=1)
+    kept = view.copy()
+    if Path("/proc/self/smaps").exists():
+        assert _resident(store.path) > 0
+        store.release_pages()
+        assert _resident(store.path) == 0
+    store.release_pages()
+    assert np.array_equal(view, kept), "what was returned stays as it is"
+    assert all(np.array_equal(store.hidden(e), x) for e, x in zip(examples, before, strict=True))
+
+
+def _resident(folder: Path) -> int:
+    """Kilobytes of a run's files that are in this process's memory."""
+    sizes, inside = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            sizes.append(int(line.split()[1]))
+    return sum(sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -41,12 +43,12 @@ async def attention(
     """Answer with a part of a head's attention as bytes, max-pooled to `size`: a row looks at columns; (byte/255)² · scale."""
 
     def make(work: Work) -> Response:
-        store = work.warehouse.cached_run(run)
-        if (nothing := _nothing(store, run, kind)) is not None:
-            return nothing
-        matrix = _matrix(work, store, example, layer, head, seq, side, kind)
-        rows, cols = _part(matrix, -2, row0, row1), _part(matrix, -1, col0, col1)
-        return _picture(matrix, matrix.pooled(size, rows, cols))
+        with _opened(work, run) as store:
+            if (nothing := _nothing(store, run, kind)) is not None:
+                return nothing
+            matrix = _matrix(work, store, example, layer, head, seq, side, kind)
+            rows, cols = _part(matrix, -2, row0, row1), _part(matrix, -1, col0, col1)
+            return _picture(matrix, matrix.pooled(size, rows, cols))
 
     return await answer(request, make)
 
@@ -65,11 +67,11 @@ async def layer_of_heads(
     """Answer with a small picture of each head of a layer, each on its own scale."""
 
     def make(work: Work) -> Response:
-        store = work.warehouse.cached_run(run)
-        if (nothing := _nothing(store, run, kind)) is not None:
-            return nothing
-        matrix = _matrix(work, store, example, layer, None, seq, side, kind)
-        return _picture(matrix, matrix.pooled(size))
+        with _opened(work, run) as store:
+            if (nothing := _nothing(store, run, kind)) is not None:
+                return nothing
+            matrix = _matrix(work, store, example, layer, None, seq, side, kind)
+            return _picture(matrix, matrix.pooled(size))
 
     return await answer(request, make)
 
@@ -90,18 +92,27 @@ async def one_token(
     """Answer with what a token looks at, exactly, float32 (S,), or (H, S) of all heads; `to`: with who looks at it, (T,)."""
 
     def make(work: Work) -> Response:
-        store = work.warehouse.cached_run(run)
-        if (nothing := _nothing(store, run, kind)) is not None:
-            return nothing
-        matrix = _matrix(work, store, example, layer, head, seq, side, kind)
-        axis = -2 if direction == "from" else -1
-        if pos >= matrix.shape[axis]:
-            raise UsageError(f"pos {pos}: the sequence has positions 0 to {matrix.shape[axis] - 1} there.")
-        one = range(pos, pos + 1)
-        values = matrix.tile(rows=one) if direction == "from" else matrix.tile(cols=one)
+        axis, one = -2 if direction == "from" else -1, range(pos, pos + 1)
+        with _opened(work, run) as store:
+            if (nothing := _nothing(store, run, kind)) is not None:
+                return nothing
+            matrix = _matrix(work, store, example, layer, head, seq, side, kind)
+            if pos >= matrix.shape[axis]:
+                raise UsageError(f"pos {pos}: the sequence has positions 0 to {matrix.shape[axis] - 1} there.")
+            values = matrix.tile(rows=one) if direction == "from" else matrix.tile(cols=one)
         return tile(np.ascontiguousarray(values.squeeze(axis)), pos=pos, direction=direction, layer=layer, head=head)
 
     return await answer(request, make)
+
+
+@contextmanager
+def _opened(work: Work, run: str) -> Iterator[TraceStore]:
+    """Open a run, and give back the memory of what is read of it: the server does not grow with every example that is looked at."""
+    store = work.warehouse.cached_run(run)
+    try:
+        yield store
+    finally:
+        store.release_pages()
 
 
 def _nothing(store: TraceStore, run: str, kind: str) -> Response | None:
