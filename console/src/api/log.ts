@@ -26,3 +26,7 @@ export function addToLog(entry: Omit<LogEntry, "id">): void {
   last += 1;
   log.set([{ ...entry, id: last }, ...log.get()].slice(0, MOST));
 }
+
+export function clearLog(): void {
+  log.set([]);
+}

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { asText, inShort, percent, visible } from "./numbers";
+import { asText, inBytes, inShort, percent, visible } from "./numbers";
 
 describe("numbers as text", () => {
   it.each([
@@ -25,4 +25,14 @@ it("shows what a token would hide", () => {
 
 it("puts every value on a line", () => {
   expect(asText([1, null, "x", { a: true }])).toBe('[1, , x, {"a":true}]');
+});
+
+describe("bytes", () => {
+  it.each([
+    [0, "0 B"],
+    [999, "999 B"],
+    [1000, "1.0 KB"],
+    [3_107_311_641, "3.1 GB"],
+    [205_000_000, "205 MB"],
+  ])("%s are told as %s", (bytes, text) => expect(inBytes(bytes)).toBe(text));
 });

@@ -18,6 +18,15 @@ export function percent(part: number | null | undefined): string {
   return part > 0 && part < 0.001 ? "< 0.1 %" : `${(part * 100).toFixed(part >= 0.0995 ? 0 : 1)} %`;
 }
 
+const UNITS = ["B", "KB", "MB", "GB", "TB"];
+
+/** A number of bytes in the unit that fits, by thousands. */
+export function inBytes(bytes: number): string {
+  const unit = Math.min(Math.max(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), 0), UNITS.length - 1);
+  const part = bytes / 1000 ** unit;
+  return `${unit === 0 || part >= 100 ? Math.round(part) : part.toFixed(1)} ${UNITS[unit] ?? ""}`;
+}
+
 /** A value of any column, as one line. */
 export function asText(value: Value): string {
   if (value === null) return "";

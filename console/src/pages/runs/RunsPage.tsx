@@ -1,40 +1,28 @@
-import { getRows } from "../../api/client";
-import { useAnswer } from "../../api/useAnswer";
-import { DataTable } from "../../components/DataTable";
-import { Empty } from "../../components/Empty";
+import { useRows } from "../../api/useRows";
 import { Panel } from "../../components/Panel";
-import { Show } from "../../components/Show";
-import { go, usePlace } from "../../url/place";
+import { Empty } from "../../components/Empty";
+import { usePlace } from "../../url/place";
+import { Missing } from "./Missing";
+import { RunDetail } from "./RunDetail";
+import { RunList } from "./RunList";
 
-const COLUMNS = ["run_id", "kind", "model", "dataset", "n_examples", "n_tokens", "perplexity", "bytes", "created_at"];
-
+/** The runs of the warehouse; of the chosen one what it is, what it was made of, and its texts. */
 export function RunsPage() {
   const place = usePlace();
-  const answer = useAnswer("runs", (signal) => getRows("runs", {}, signal));
+  const [run] = place.parts;
+  const answer = useRows("runs", {});
+  const runs = answer.data;
+  const there = runs !== undefined && run !== undefined && Array.from({ length: runs.length }, (_, row) => runs.text(row, "run_id")).includes(run);
   return (
-    <Panel
-      title="Runs"
-      name="runs"
-      main
-      note={answer.data ? `${answer.data.length}` : null}
-      rows={() => answer.data}
-      ways={{ sql: "SELECT * FROM runs ORDER BY created_at DESC", python: 'wh.sql("FROM runs ORDER BY created_at DESC").df()', command: "traces runs" }}
-    >
-      <Show answer={answer}>
-        {(rows) =>
-          rows.length === 0 ? (
-            <Empty command="traces capture next-token --model smollm2 --text my.txt --capture hidden,resid,qkv,heads --run first">No runs yet.</Empty>
-          ) : (
-            <DataTable
-              rows={rows}
-              label="Runs"
-              columns={COLUMNS}
-              chosen={Array.from({ length: rows.length }, (_, row) => row).find((row) => rows.get(row, "run_id") === place.parts[0])}
-              onChoose={(row) => go({ page: "runs", parts: [rows.text(row, "run_id")], params: {} })}
-            />
-          )
-        }
-      </Show>
-    </Panel>
+    <div className="columns runs-page">
+      <RunList answer={answer} run={run} />
+      {run === undefined || runs === undefined ? null : there ? (
+        <RunDetail key={run} run={run} runs={runs} />
+      ) : (
+        <Panel title="Run" name="run" className="grow">
+          {answer.current ? <Missing run={run} /> : <Empty>…</Empty>}
+        </Panel>
+      )}
+    </div>
   );
 }
