@@ -23,7 +23,7 @@ export function SequenceSelect({ of }: { of: Sequence }) {
           <option key={row} value={row}>
             {data.number(row, "seq")}
             {sides.size > 1 ? ` ${data.text(row, "side")}` : ""} · {data.number(row, "n_tokens")} tokens
-            {data.text(row, "text") ? ` · ${data.text(row, "text").slice(0, 60)}` : ""}
+            {data.text(row, "text") ? ` · ${data.text(row, "text").slice(0, 40)}` : ""}
           </option>
         ))}
       </select>

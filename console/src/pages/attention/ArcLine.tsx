@@ -59,24 +59,26 @@ export function ArcLine({ tokens, pos, sources, targets, onChoose }: Props) {
   };
 
   return (
-    <div className="arcs" ref={frame} tabIndex={0} role="group" aria-label={`Token ${pos} and what it is linked with; the lists beside have the values`}>
-      <div className="arc-line" style={{ width, height: 2 * ARC + LINE }}>
-        <svg width={width} height={2 * ARC + LINE} aria-hidden="true">
-          {sources.map((link) => arc(link, true))}
-          {targets.map((link) => arc(link, false))}
-        </svg>
-        {line.map((place, at) => (
-          <span
-            key={"pos" in place ? place.pos : `gap ${at}`}
-            className={"gap" in place ? "gap" : place.pos === pos ? "chosen-token" : "linked"}
-            style={{ left: lefts[at], width: widths[at], top: ARC, height: LINE }}
-            onClick={"pos" in place ? () => onChoose(place.pos) : undefined}
-          >
-            {texts[at]}
-          </span>
-        ))}
+    <>
+      <div className="arcs" ref={frame} tabIndex={0} role="group" aria-label={`Token ${pos} and what it is linked with; the lists beside have the values`}>
+        <div className="arc-line" style={{ width, height: 2 * ARC + LINE }}>
+          <svg width={width} height={2 * ARC + LINE} aria-hidden="true">
+            {sources.map((link) => arc(link, true))}
+            {targets.map((link) => arc(link, false))}
+          </svg>
+          {line.map((place, at) => (
+            <span
+              key={"pos" in place ? place.pos : `gap ${at}`}
+              className={"gap" in place ? "gap" : place.pos === pos ? "chosen-token" : "linked"}
+              style={{ left: lefts[at], width: widths[at], top: ARC, height: LINE }}
+              onClick={"pos" in place ? () => onChoose(place.pos) : undefined}
+            >
+              {texts[at]}
+            </span>
+          ))}
+        </div>
       </div>
-      <p className="muted">above: what it looks at · below: what looks at it · thickness: square root of the probability</p>
-    </div>
+      <p className="muted arcs-told">above: what it looks at · below: what looks at it · thickness: square root of the probability · ⋯ tokens left out</p>
+    </>
   );
 }

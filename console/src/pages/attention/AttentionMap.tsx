@@ -108,6 +108,9 @@ export function AttentionMap(props: Props) {
         />
         {drag ? <span className="dragged" style={boxOf(drag.from, drag.to)} /> : null}
       </div>
+      <span className="corner" style={{ top: side + 4, width: left - 8 }}>
+        row ↑ looks at column →
+      </span>
       <Names of={colTokens} shown={picture.cols} size={picture.cell[1]} count={across} side={side} chosen={to} className="cols" style={{ left, top: side + 4, width: side, height: below - 4 }} />
     </div>
   );

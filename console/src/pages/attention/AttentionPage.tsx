@@ -9,8 +9,9 @@ import { usePlace } from "../../url/place";
 import { GridPanel } from "./GridPanel";
 import { HeadPanel } from "./HeadPanel";
 import { LayerPanel } from "./LayerPanel";
-import { LinksPanel } from "./LinksPanel";
+import { ArcsPanel, ListsPanel } from "./LinksPanel";
 import type { Head } from "./head";
+import { useLinks } from "./useLinks";
 import { useTokens, type Tokens } from "./useTokens";
 
 /** Where the heads of a model look on one text: all of them in short, those of a layer small, one large, and one token's links. */
@@ -39,6 +40,7 @@ function Heads({ of, tokens, place }: { of: Sequence; tokens: Tokens; place: Pla
   const beside = besideOf(place, head);
   useKey("ArrowRight", "the next token", () => choosePos(Math.min(pos + 1, last), "replace"));
   useKey("ArrowLeft", "the token before", () => choosePos(Math.max(pos - 1, 0), "replace"));
+  const links = useLinks(head, pos);
   if (!model) return null;
   const { side } = tokens.rows.notes;
   return (
@@ -48,8 +50,11 @@ function Heads({ of, tokens, place }: { of: Sequence; tokens: Tokens; place: Pla
         <LayerPanel of={head} />
       </div>
       <div className="stack grow">
-        <HeadPanel of={head} beside={beside} tokens={tokens} pos={pos} />
-        <LinksPanel of={head} tokens={tokens} pos={pos} list />
+        <div className="columns">
+          <HeadPanel of={head} beside={beside} tokens={tokens} pos={pos} />
+          {beside || !links.there ? null : <ListsPanel of={head} tokens={tokens} pos={pos} links={links} />}
+        </div>
+        {links.there ? <ArcsPanel of={head} tokens={tokens} pos={pos} links={links} /> : null}
       </div>
     </div>
   );

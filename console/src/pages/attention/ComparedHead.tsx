@@ -11,7 +11,6 @@ export function ComparedHead({ of, beside }: { of: Head; beside: Head }) {
   const heads = model?.heads(beside.layer) ?? 1;
   return (
     <>
-      <span className="muted">with</span>
       <RunSelect run={beside.run} onChoose={(run) => update({ run2: run === of.run ? undefined : run }, "replace")} />
       <NumberField label="layer" value={beside.layer} most={layers - 1} onChange={(layer) => update({ l2: layer }, "replace")} />
       <NumberField label="head" value={beside.head} most={heads - 1} onChange={(head) => update({ h2: head }, "replace")} />

@@ -30,17 +30,6 @@ export function GridPanel({ of, side }: { of: Head; side: string }) {
       className="attention-grid text-fills"
       rows={() => answer.data}
       ways={{ sql: answer.data?.notes.sql?.at(-1) }}
-      controls={
-        <Choice
-          label="over"
-          of={[
-            ["text", "this text"],
-            ["run", "run"],
-          ]}
-          chosen={over}
-          onChoose={(next) => update({ over: next === "run" ? "run" : undefined }, "replace")}
-        />
-      }
     >
       <div className="attention-told">
         <select aria-label="metric" value={metric.name} onChange={(event) => update({ metric: event.target.value }, "replace")}>
@@ -50,6 +39,15 @@ export function GridPanel({ of, side }: { of: Head; side: string }) {
             </option>
           ))}
         </select>
+        <Choice
+          label="over"
+          of={[
+            ["text", "this text"],
+            ["run", "run"],
+          ]}
+          chosen={over}
+          onChoose={(next) => update({ over: next === "run" ? "run" : undefined }, "replace")}
+        />
         {answer.data ? <Legend scale={scale} label={metric.unit} /> : null}
       </div>
       <Show answer={answer}>{(rows) => <GridMap rows={rows} of={of} side={side} metric={metric} scale={scale} />}</Show>

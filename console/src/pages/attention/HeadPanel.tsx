@@ -1,6 +1,5 @@
 import { useMemo, useState } from "react";
 import { useTile } from "../../api/useRows";
-import { Choice } from "../../components/Choice";
 import type { Cell } from "../../components/Heatmap";
 import { Legend } from "../../components/Legend";
 import { Problem } from "../../components/Empty";
@@ -69,12 +68,12 @@ export function HeadPanel({ of, beside, tokens, pos }: Props) {
   const show = (next: Part) => update({ zoom: formatPart(next, count, count) }, "replace");
 
   const draw = (picture: Picture, label: string, title: string, of_: readonly Head[], rowTokens: Tokens) => (
-    <figure className="head-view" data-head={title}>
+    <figure className="head-view" data-head={title} style={{ width: left + side }}>
       <figcaption>
         <b>{title}</b>
         <Legend
           scale={picture.scale}
-          label={picture.scale.name === "difference" ? "difference of probabilities" : "probability"}
+          label={picture.scale.name === "difference" ? "difference" : "probability"}
           transform={picture.scale.name === "difference" ? undefined : "square root"}
           ends={picture.scale.name === "difference" ? undefined : ["0", inShort(picture.most)]}
         />
@@ -107,8 +106,8 @@ export function HeadPanel({ of, beside, tokens, pos }: Props) {
       title={`Layer ${of.layer}, head ${of.head}`}
       name="attention"
       main
-      className="grow text-fills"
-      note={["a row looks at columns", partText, pooled].filter(Boolean).join(" · ")}
+      className="grow attention-main text-fills"
+      note={[partText, pooled].filter(Boolean).join(" · ")}
       ways={waysOf(of)}
       controls={
         <>
@@ -120,15 +119,13 @@ export function HeadPanel({ of, beside, tokens, pos }: Props) {
           ) : null}
           <NumberField label="layer" value={of.layer} most={layers - 1} onChange={chooseLayer} />
           <NumberField label="head" value={of.head} most={heads - 1} onChange={chooseHead} />
-          <Choice
-            label="compare"
-            of={[
-              ["one", "one head"],
-              ["two", "compare"],
-            ]}
-            chosen={beside ? "two" : "one"}
-            onChoose={(next) => update(next === "two" ? { l2: of.layer, h2: (of.head + 1) % heads } : { l2: undefined, h2: undefined, run2: undefined })}
-          />
+          <button
+            type="button"
+            aria-pressed={beside !== null}
+            onClick={() => update(beside ? { l2: undefined, h2: undefined, run2: undefined } : { l2: of.layer, h2: (of.head + 1) % heads })}
+          >
+            {beside ? "compared with" : "compare"}
+          </button>
           {beside ? <ComparedHead of={of} beside={beside} /> : null}
         </>
       }
