@@ -49,7 +49,7 @@ export function HeadPicture({ head, strip, pos }: { head: Head; strip: Rows; pos
           </>
         )}
       />
-      <Legend scale={BYTES} label="attention of a row's token to a column's" ends={["0", inShort(head.scale)]} transform={high > 1 || wide > 1 ? `square root; each cell the largest of ${high} × ${wide}` : "square root"} />
+      <Legend scale={BYTES} label="row looks at column" ends={["0", inShort(head.scale)]} transform={high > 1 || wide > 1 ? `square root; each cell the largest of ${high} × ${wide}` : "square root"} />
     </figure>
   );
 }
