@@ -22,21 +22,37 @@ export function followEvents(): void {
 
 async function follow(): Promise<never> {
   for (;;) {
-    try {
-      const response = await fetch("/api/events", { headers: authorised() });
-      if (response.ok && response.body) {
-        connected.set(true);
-        await read(response.body);
-      }
-    } catch {
-      // the server is gone; it is asked again below
-    }
-    connected.set(false);
+    await readEvents("/api/events", "version", (data) => change.set(data as Change), connected.set);
     await new Promise((resume) => setTimeout(resume, RETRY_MS));
   }
 }
 
-async function read(stream: ReadableStream<BufferSource>): Promise<void> {
+/**
+ * Reads server-sent events of one kind until the connection ends; `fetch` carries the token, which the browser's own reader cannot.
+ *
+ * @param take Given the data of each event.
+ * @param tell Told whether the server answers.
+ */
+export async function readEvents(
+  path: string,
+  kind: string,
+  take: (data: unknown) => void,
+  tell: (reached: boolean) => void = () => undefined,
+  signal: AbortSignal | null = null,
+): Promise<void> {
+  try {
+    const response = await fetch(path, { headers: authorised(), signal });
+    if (response.ok && response.body) {
+      tell(true);
+      await read(response.body, kind, take);
+    }
+  } catch {
+    // the server is gone, or nobody listens any more
+  }
+  tell(false);
+}
+
+async function read(stream: ReadableStream<BufferSource>, kind: string, take: (data: unknown) => void): Promise<void> {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
   for (;;) {
@@ -45,13 +61,17 @@ async function read(stream: ReadableStream<BufferSource>): Promise<void> {
     pending += value;
     const parts = pending.split("\n\n");
     pending = parts.pop() ?? "";
-    for (const part of parts) take(part);
+    for (const part of parts) {
+      const data = dataOf(part, kind);
+      if (data) take(JSON.parse(data));
+    }
   }
 }
 
-function take(event: string): void {
+/** The data of an event, if it is of a kind. */
+function dataOf(event: string, kind: string): string {
   const lines = event.split("\n");
-  const kind = lines.find((line) => line.startsWith("event:"))?.slice(6).trim() ?? "message";
-  const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
-  if (kind === "version" && data) change.set(JSON.parse(data) as Change);
+  const named = lines.find((line) => line.startsWith("event:"))?.slice(6).trim() ?? "message";
+  const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim());
+  return named === kind ? data.join("\n") : "";
 }

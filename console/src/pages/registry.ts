@@ -19,8 +19,10 @@ export const PAGES: readonly Page[] = [
   { name: "attention", title: "Attention", keeps: 3, component: lazy(() => import("./attention/AttentionPage").then((m) => ({ default: m.AttentionPage }))) },
   { name: "heads", title: "Heads", keeps: 1, component: lazy(() => import("./heads/HeadsPage").then((m) => ({ default: m.HeadsPage }))) },
   { name: "effects", title: "Effects", keeps: 0, component: lazy(() => import("./effects/EffectsPage").then((m) => ({ default: m.EffectsPage }))) },
+  { name: "circuits", title: "Circuits", keeps: 0, component: lazy(() => import("./circuits/CircuitsPage").then((m) => ({ default: m.CircuitsPage }))) },
   { name: "diff", title: "Diff", keeps: 1, component: lazy(() => import("./diff/DiffPage").then((m) => ({ default: m.DiffPage }))) },
   { name: "choices", title: "Choices", keeps: 0, component: lazy(() => import("./choices/ChoicesPage").then((m) => ({ default: m.ChoicesPage }))) },
+  { name: "live", title: "Live", keeps: 3, component: lazy(() => import("./live/LivePage").then((m) => ({ default: m.LivePage }))) },
   { name: "log", title: "Log", keeps: 0, component: LogPage },
 ];
 

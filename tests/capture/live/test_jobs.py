@@ -82,7 +82,7 @@ def test_a_prompt_becomes_the_run_that_python_makes(
             store.query(sql).df().drop(columns=["run_id", "source_run_id"], errors="ignore") for store in (run, same)
         ]
         assert known[0].equals(known[1])
-    assert np.array_equal(run.resid(example, 1), same.resid(example, 1))
+    assert np.array_equal(run.resid(example, layer=1), same.resid(example, layer=1))
     assert opened(tmp_path, "live-1-lens").meta.parents == ["live-1"]
     assert do(model, kind="capture", prompt="Another.", lens=False)["run"] == "live-2"
 

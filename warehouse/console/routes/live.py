@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from warehouse.console.answers import as_json, empty, error
+from warehouse.console.answers import answer, as_json, empty, error, rows
 from warehouse.console.live import BusyError, LiveModel
 from warehouse.console.live_jobs import JOB, AblateJob
 from warehouse.errors import NotFoundError
@@ -44,6 +44,16 @@ async def events(request: Request) -> Response:
         return _off()
     stream = _changes(request, live, request.app.state.stopping)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/traits")
+async def traits(request: Request) -> Response:
+    """Answer with the traits that a model can be steered by, and the layers that have a vector: those that steering takes."""
+    sql = (
+        "SELECT trait, list(DISTINCT layer ORDER BY layer) AS layers FROM trait_vectors "
+        "WHERE method = 'mean_diff' AND component = 'residual' AND layer IS NOT NULL GROUP BY trait ORDER BY trait"
+    )
+    return await answer(request, lambda work: rows(work.sql(sql), work))
 
 
 @router.post("/jobs")
