@@ -17,7 +17,7 @@ export function Header({ place }: { place: Place }) {
   useKey("?", "list the keys", () => setHelp(true));
   return (
     <header className="top">
-      <span className="brand">traces</span>
+      <h1 className="brand">traces</h1>
       <nav aria-label="Pages">
         {PAGES.map((page) => (
           <a

@@ -64,7 +64,7 @@ function Sums({ all, part }: { all: Statistics; part: Statistics | undefined }) 
     <table className="sums">
       <thead>
         <tr>
-          <th />
+          <td />
           <th scope="col">rows</th>
           <th scope="col">brushed</th>
         </tr>
