@@ -13,6 +13,8 @@ export interface Change {
 /** The runs that are there; a new version means that every answer may be another. */
 export const change = createStore<Change>({ version: "", runs: [], came: [], went: [] });
 export const connected = createStore(true);
+/** How often the runs have changed since the page was opened: answers of another count may be others now. */
+export const edition = createStore(0);
 
 const RETRY_MS = 2000;
 
@@ -22,9 +24,16 @@ export function followEvents(): void {
 
 async function follow(): Promise<never> {
   for (;;) {
-    await readEvents("/api/events", "version", (data) => change.set(data as Change), connected.set);
+    await readEvents("/api/events", "version", (data) => take(data as Change), connected.set);
     await new Promise((resume) => setTimeout(resume, RETRY_MS));
   }
+}
+
+/** Takes word of the runs. The first word only tells of which version the answers are that have been asked already. */
+function take(told: Change): void {
+  const before = change.get().version;
+  change.set(told);
+  if (before !== "" && before !== told.version) edition.set(edition.get() + 1);
 }
 
 /**

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "react";
 import { useStore } from "../env/store";
 import { ApiError } from "./client";
-import { change } from "./events";
+import { edition } from "./events";
 
 export interface Answer<T> {
   /** The newest answer; while another is on its way, the one before, so that nothing jumps. */
@@ -24,8 +24,8 @@ const kept = new Map<string, unknown>();
  * @param load Asks it.
  */
 export function useAnswer<T>(key: string | null, load: (signal: AbortSignal) => Promise<T>): Answer<T> {
-  const { version } = useStore(change);
-  const full = key === null ? null : `${version} ${key}`;
+  const counted = useStore(edition);
+  const full = key === null ? null : `${counted} ${key}`;
   const [state, setState] = useState<{ key: string | null; data: T | undefined; error: ApiError | undefined }>({
     key: null,
     data: undefined,
