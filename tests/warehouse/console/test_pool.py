@@ -145,6 +145,22 @@ def test_a_run_that_comes_is_seen(root: Path, pool: Pool) -> None:
         assert value(pool, "SELECT count(*) FROM tokens WHERE run_id = 'later'", wh.version()) == 1
 
 
+def test_runs_are_read_many_times_at_once_within_the_limit_on_memory(pool: Pool) -> None:
+    """DuckDB sets memory aside for the largest manifest that there may be, for each thread and each time `runs` is read."""
+    assert value(pool, "SELECT count(*) FROM runs AS a, runs AS b, runs AS c, runs AS d") in (1, 2**4)
+
+
+def test_a_folder_with_an_odd_name_and_a_run_that_is_a_link(tmp_path: Path) -> None:
+    run = synthetic.add_run(tmp_path / "elsewhere", "linked", "next-token", {"tokens": [{"example_id": "e", "pos": 0}]})
+    root = tmp_path / "it's [a] root?"
+    root.mkdir()
+    (root / run.name).symlink_to(run)
+    pool = Pool(root)
+    with Warehouse(root) as wh:
+        assert value(pool, "SELECT count(*) FROM tokens", wh.version()) == 1
+    pool.close()
+
+
 @pytest.mark.slow
 def test_a_process_makes_the_views_in_memory_where_the_catalog_is_old(tmp_path: Path) -> None:
     """A run that was copied in counts before anybody has written the catalog anew."""

@@ -59,11 +59,18 @@ class Views:
             "autoload_known_extensions = false",
             "allow_community_extensions = false",
             "errors_as_json = true",
-            f"allowed_directories = [{sql_text(f'{root.resolve()}/')}]",
+            f"allowed_directories = [{', '.join(map(sql_text, self._folders(root)))}]",
             "enable_external_access = false",
             "lock_configuration = true",
         ):
             self.con.execute(f"SET {setting}")
+
+    def _folders(self, root: Path) -> list[str]:
+        """Return the folders that DuckDB may read: the root, and runs that the root links to."""
+        linked = [run.resolve() for run in paths.run_folders(root) if run.is_symlink()]
+        # A pattern is held against this list as it is written: a `?` in a folder's name is `[?]` there.
+        (as_pattern,) = self.con.execute("SELECT warehouse_files('')").fetchall()[0]
+        return [as_pattern, *(f"{folder}/" for folder in (root.resolve(), *linked))]
 
 
 def main() -> None:
