@@ -10,6 +10,8 @@ export interface Line {
   /** The name of a colour variable of the style sheet, such as `--line-1`. */
   colour: string;
   dashed?: boolean;
+  /** Whether it goes on over values that are missing. */
+  spans?: boolean;
   /** The two ends of a band around it. */
   band?: { low: readonly (number | null)[]; high: readonly (number | null)[] };
 }
@@ -50,11 +52,12 @@ export function LineChart({ x, lines, xLabel, yLabel, width, height, logarithmic
     for (const line of lines) {
       if (line.band) {
         data.push(line.band.low, line.band.high);
-        series.push({ show: true, points: { show: false }, width: 0 }, { show: true, points: { show: false }, width: 0 });
+        const edge = { show: true, points: { show: false }, width: 0, spanGaps: line.spans ?? false };
+        series.push(edge, { ...edge });
         bands.push({ series: [series.length - 1, series.length - 2], fill: `color-mix(in srgb, ${colour(line.colour)} 18%, transparent)` });
       }
       data.push(line.values);
-      series.push({ label: line.label, stroke: colour(line.colour), width: 1.75, points: { show: x.length < 60, size: 5 }, ...(line.dashed ? { dash: [5, 4] } : {}) });
+      series.push({ label: line.label, stroke: colour(line.colour), width: 1.75, points: { show: x.length < 60, size: 5 }, spanGaps: line.spans ?? false, ...(line.dashed ? { dash: [5, 4] } : {}) });
     }
     const plot = new uPlot(
       {

@@ -6,7 +6,7 @@ import { DataTable } from "../../components/DataTable";
 import { Empty } from "../../components/Empty";
 import { LabelledHeatmap } from "../../components/LabelledHeatmap";
 import { Legend } from "../../components/Legend";
-import { inShort, visible } from "../../components/numbers";
+import { asText, inShort, visible } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
 import { useSize } from "../../components/useSize";
@@ -66,7 +66,7 @@ export function CarryingHeadsPanel({ run, text, measure, source, token }: Props)
                 rows={found}
                 label="Heads by what they carry"
                 columns={["value", "part", "layer", "head", ...(found.has("source_token") ? ["source_pos", "source_token", "pos", "token"] : ["pos"])]}
-                render={{ source_token: (value) => visible(String(value)) }}
+                render={{ source_token: (value) => visible(asText(value)) }}
                 chosen={chosen}
                 onChoose={(row) => update({ l: found.number(row, "layer") ?? undefined, h: found.number(row, "head") ?? undefined })}
               />
