@@ -39,6 +39,8 @@ function take(told: Change): void {
 /**
  * Reads server-sent events of one kind until the connection ends; `fetch` carries the token, which the browser's own reader cannot.
  *
+ * Only a page that is shown listens: a browser has six connections to a server, and a stream in each of six tabs would take them all.
+ *
  * @param take Given the data of each event.
  * @param tell Told whether the server answers.
  */
@@ -49,16 +51,32 @@ export async function readEvents(
   tell: (reached: boolean) => void = () => undefined,
   signal: AbortSignal | null = null,
 ): Promise<void> {
+  await shown();
+  const hidden = new AbortController();
+  const stop = (): void => {
+    if (document.hidden) hidden.abort();
+  };
+  document.addEventListener("visibilitychange", stop);
   try {
-    const response = await fetch(path, { headers: authorised(), signal });
+    const ends = signal ? AbortSignal.any([signal, hidden.signal]) : hidden.signal;
+    const response = await fetch(path, { headers: authorised(), signal: ends });
     if (response.ok && response.body) {
       tell(true);
       await read(response.body, kind, take);
     }
   } catch {
     // the server is gone, or nobody listens any more
+  } finally {
+    document.removeEventListener("visibilitychange", stop);
   }
-  tell(false);
+  if (!hidden.signal.aborted) tell(false);
+}
+
+/** Waits until the page is shown. */
+async function shown(): Promise<void> {
+  while (document.hidden) {
+    await new Promise((resume) => document.addEventListener("visibilitychange", resume, { once: true }));
+  }
 }
 
 async function read(stream: ReadableStream<BufferSource>, kind: string, take: (data: unknown) => void): Promise<void> {
