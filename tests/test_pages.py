@@ -21,8 +21,8 @@ from conftest import SHARED
 from pages import PAGES, TOP, WRITTEN, anchors, blocks, prose
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-NOT_RUN = ("make ", "pip ")
-"""Lines that install something, or are the tests themselves."""
+NOT_RUN = ("make ", "pip ", "traces console")
+"""Lines that install something, are the tests themselves, or need the built page and end with Ctrl-C."""
 REAL_DATA = "wikitext2/validation.txt"
 
 
