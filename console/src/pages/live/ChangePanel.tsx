@@ -8,10 +8,11 @@ import { Show } from "../../components/Show";
 import { Strip } from "../../components/Strip";
 import { TopK } from "../../components/TopK";
 import { TokenTip } from "../../texts/TokenTip";
-import { guessesOf, stripTokens } from "../../texts/tokens";
+import { stripTokens } from "../../texts/tokens";
 import { formatPlace, numberParam } from "../../url/codec";
 import { update, usePlace } from "../../url/place";
-import { byDifference, byColumn } from "../text/colouring";
+import { byColumn, byDifference } from "../text/colouring";
+import { useExpected } from "./useExpected";
 
 interface Props {
   run: string;
@@ -44,13 +45,23 @@ export function ChangePanel({ run, clean, example, interventions }: Props) {
         </>
       }
     >
-      <Show answer={cut}>{(rows) => <Show answer={whole}>{(others) => <Changed rows={rows} others={others} clean={clean} />}</Show>}</Show>
+      <Show answer={cut}>{(rows) => <Show answer={whole}>{(others) => <Changed run={run} clean={clean} example={example} rows={rows} others={others} />}</Show>}</Show>
     </Panel>
   );
 }
 
-function Changed({ rows, others, clean }: { rows: Rows; others: Rows; clean: string }) {
+interface ChangedProps {
+  run: string;
+  clean: string;
+  example: string;
+  rows: Rows;
+  others: Rows;
+}
+
+function Changed({ run, clean, example, rows, others }: ChangedProps) {
   const chosen = Math.min(numberParam(usePlace(), "pos") ?? rows.length - 1, rows.length - 1);
+  const before = useExpected(clean, example, others, chosen);
+  const after = useExpected(run, example, rows, chosen);
   const tokens = useMemo(() => stripTokens(rows), [rows]);
   const colouring = useMemo(() => byDifference(rows, others, clean) ?? byColumn("none", rows), [rows, others, clean]);
   const sum = colouring.values.reduce((total, value) => total + (Number.isNaN(value) ? 0 : value), 0);
@@ -80,11 +91,11 @@ function Changed({ rows, others, clean }: { rows: Rows; others: Rows; clean: str
       <div className="columns live-both">
         <section aria-label="without the cut">
           <h4>as the model is</h4>
-          <TopK guesses={guessesOf(others, chosen, "next_")} actual={came} />
+          <TopK guesses={before} actual={came} />
         </section>
         <section aria-label="with the cut">
           <h4>with the cut</h4>
-          <TopK guesses={guessesOf(rows, chosen, "next_")} actual={came} />
+          <TopK guesses={after} actual={came} />
         </section>
       </div>
     </div>

@@ -1,4 +1,3 @@
-import { useState } from "react";
 import { NumberField } from "../../components/NumberField";
 import { Panel } from "../../components/Panel";
 import { useStore } from "../../env/store";
@@ -16,10 +15,9 @@ interface Props {
 
 /** Parts of the model that are to add nothing while the text at hand is read again. */
 export function CutPanel({ about, model, busy, run, example }: Props) {
-  const { cuts } = useStore(draft);
-  const [what, setWhat] = useState<Cut["what"]>("head");
-  const [layer, setLayer] = useState(0);
-  const [head, setHead] = useState(0);
+  const { cuts, next } = useStore(draft);
+  const { what, layer, head } = next;
+  const set = (part: Partial<typeof next>) => change({ next: { ...next, ...part } });
   const [hand, problem] = useSubmit();
   const cut: Cut = what === "head" ? { what, layer, head } : { what, layer };
   const at = run !== undefined && example !== undefined ? { run, example } : null;
@@ -33,13 +31,13 @@ export function CutPanel({ about, model, busy, run, example }: Props) {
     >
       <div className="padded live-form">
         <div className="live-fields">
-          <select aria-label="what is cut" value={what} onChange={(event) => setWhat(event.target.value as Cut["what"])}>
+          <select aria-label="what is cut" value={what} onChange={(event) => set({ what: event.target.value as Cut["what"] })}>
             <option value="head">head</option>
             <option value="attention">attention</option>
             <option value="mlp">MLP</option>
           </select>
-          <NumberField label="layer" value={layer} most={(about?.layers ?? 10000) - 1} onChange={setLayer} />
-          {what === "head" ? <NumberField label="head" value={head} most={(about?.heads ?? 10000) - 1} onChange={setHead} /> : null}
+          <NumberField label="layer" value={layer} most={(about?.layers ?? 10000) - 1} onChange={(to) => set({ layer: to })} />
+          {what === "head" ? <NumberField label="head" value={head} most={(about?.heads ?? 10000) - 1} onChange={(to) => set({ head: to })} /> : null}
           <button type="button" onClick={() => change({ cuts: withCut(cuts, cut) })}>
             Add
           </button>

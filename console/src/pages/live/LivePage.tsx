@@ -7,6 +7,7 @@ import { CutPanel } from "./CutPanel";
 import { followLive, live, type LiveState } from "./live";
 import { ModelLine } from "./ModelLine";
 import { PromptPanel } from "./PromptPanel";
+import { ResponsePanel } from "./ResponsePanel";
 import { ResultPanels } from "./ResultPanels";
 import { SteerPanel } from "./SteerPanel";
 
@@ -37,6 +38,7 @@ function Page({ first }: { first: LiveState }) {
   const [run, example] = place.parts;
   const vs = place.params["vs"];
   const busy = state.job?.status === "working";
+  const drawn = busy ? state.job?.progress?.text : undefined;
   return (
     <>
       <ModelLine state={state} />
@@ -47,7 +49,7 @@ function Page({ first }: { first: LiveState }) {
           <SteerPanel busy={busy} />
         </div>
         <div className="stack grow live-results">
-          <ResultPanels run={run} example={example} vs={vs} />
+          {drawn ? <ResponsePanel text={drawn} /> : <ResultPanels run={run} example={example} vs={vs} />}
         </div>
       </div>
     </>

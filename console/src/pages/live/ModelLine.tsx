@@ -1,9 +1,9 @@
-import { formatPlace } from "../../url/codec";
-import { cancel, type LiveState } from "./live";
+import { formatPlace, type Place } from "../../url/codec";
+import { cancel, type JobState, type LiveState } from "./live";
 
 /** The model, what it is at, and what came of the last job. */
 export function ModelLine({ state }: { state: LiveState }) {
-  const { about, job, progress } = { ...state, progress: state.job?.progress ?? null };
+  const { about, job } = state;
   return (
     <section className="panel live-model" aria-label="model">
       <p>
@@ -27,13 +27,12 @@ export function ModelLine({ state }: { state: LiveState }) {
           <span className="live-runs">
             {job.runs.map(({ run, what }) => (
               <span key={run}>
-                <a href={formatPlace({ page: "runs", parts: [run], params: {} })}>{run}</a> <span className="muted">{what}</span>
+                <a href={formatPlace(placeOf(run, job))}>{run}</a> <span className="muted">{what}</span>
               </span>
             ))}
           </span>
         ) : null}
       </p>
-      {progress?.text ? <p className="live-text">{progress.text}</p> : null}
       {state.error ?? job?.error ? (
         <p role="alert" className="bad">
           {job?.error ?? state.error}
@@ -41,6 +40,12 @@ export function ModelLine({ state }: { state: LiveState }) {
       ) : null}
     </section>
   );
+}
+
+/** Where a run of a job is seen: on this page what the job shows, among the runs what was derived from it. */
+function placeOf(run: string, { shows }: JobState): Place {
+  if (run !== shows?.run) return { page: "runs", parts: [run], params: {} };
+  return { page: "live", parts: [run, ...shows.examples.slice(0, 1)], params: shows.clean === undefined ? {} : { vs: shows.clean } };
 }
 
 function statusOf({ status, job }: LiveState): string {

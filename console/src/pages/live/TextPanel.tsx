@@ -7,10 +7,11 @@ import { Show } from "../../components/Show";
 import { Strip } from "../../components/Strip";
 import { TopK } from "../../components/TopK";
 import { TokenTip } from "../../texts/TokenTip";
-import { guessesOf, stripTokens } from "../../texts/tokens";
+import { stripTokens } from "../../texts/tokens";
 import { formatPlace } from "../../url/codec";
 import { go } from "../../url/place";
 import { byColumn } from "../text/colouring";
+import { useExpected } from "./useExpected";
 
 interface Props {
   run: string;
@@ -42,12 +43,13 @@ export function TextPanel({ run, example, note, main }: Props) {
         </>
       }
     >
-      <Show answer={answer}>{(rows) => <Shown rows={rows} parts={parts} />}</Show>
+      <Show answer={answer}>{(rows) => <Shown rows={rows} run={run} example={example} />}</Show>
     </Panel>
   );
 }
 
-function Shown({ rows, parts }: { rows: Rows; parts: readonly string[] }) {
+function Shown({ rows, run, example }: { rows: Rows; run: string; example: string }) {
+  const expected = useExpected(run, example, rows, rows.length - 1);
   const tokens = useMemo(() => stripTokens(rows), [rows]);
   const colouring = useMemo(() => byColumn("loss", rows), [rows]);
   return (
@@ -57,12 +59,16 @@ function Shown({ rows, parts }: { rows: Rows; parts: readonly string[] }) {
         tokens={tokens}
         values={colouring.values}
         scale={colouring.scale}
-        label={`Tokens of ${parts[0] ?? ""}, coloured by ${colouring.label}`}
+        label={`Tokens of ${run}, coloured by ${colouring.label}`}
         tell={(pos) => <TokenTip rows={rows} pos={pos} />}
-        onChoose={(pos) => go({ page: "text", parts, params: { pos: String(pos) } })}
+        onChoose={(pos) => go({ page: "text", parts: [run, example, "0"], params: { pos: String(pos) } })}
       />
-      <h3>Expected next</h3>
-      <TopK guesses={guessesOf(rows, rows.length - 1, "next_")} />
+      {expected.length > 0 ? (
+        <>
+          <h3>Expected next</h3>
+          <TopK guesses={expected} />
+        </>
+      ) : null}
     </div>
   );
 }

@@ -7,7 +7,9 @@ export interface Draft extends Sampling {
   chat: boolean;
   prompt: string;
   turns: Turn[];
+  /** What is cut together; `next` alone while nothing was added. */
   cuts: Cut[];
+  next: { what: Cut["what"]; layer: number; head: number };
   trait: string;
   layer: number | null;
   coefficient: number;
@@ -21,6 +23,7 @@ export const draft = createStore<Draft>({
   temperature: 0.7,
   seed: 0,
   cuts: [],
+  next: { what: "head", layer: 0, head: 0 },
   trait: "",
   layer: null,
   coefficient: 2,
