@@ -35,9 +35,10 @@ def example_of(root: Path, run: str, place: int = 0) -> str:
         return wh.sql(f"SELECT example_id FROM examples WHERE run_id = '{run}' AND idx = {place}").fetchone()[0]
 
 
-@pytest.fixture
-def root(tiny_root: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def root(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run `llama`, with a lens of its first example and a projection of its second."""
+    tmp_path = tmp_path_factory.mktemp("texts")
     shutil.copytree(run_dir(tiny_root, "llama"), run_dir(tmp_path, "llama"))
     first, second = (example_of(tmp_path, "llama", i) for i in (0, 1))
     rows = [
@@ -69,7 +70,7 @@ def root(tiny_root: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(root: Path) -> Iterator[TestClient]:
     with Warehouse(root) as wh:
         yield console_client(wh)
@@ -128,10 +129,13 @@ def test_what_is_not_there_is_said_in_one_line(root: Path, client: TestClient, n
     assert client.get(f"/api/{name}", params={"run": "llama", **more}).status_code == 422
 
 
-def test_a_run_that_is_deleted_while_the_page_is_open(root: Path, client: TestClient) -> None:
+def test_a_run_that_is_deleted_while_the_page_is_open(root: Path, tmp_path: Path) -> None:
     asked = {"run": "llama", "example": example_of(root, "llama")}
-    assert client.get("/api/strip", params=asked).status_code == 200
-    shutil.rmtree(run_dir(root, "llama"))
-    for name in ("strip", "lens", "sequences"):
-        response = client.get(f"/api/{name}", params=asked)
-        assert response.status_code == 404 and response.json()["error"].startswith("No run 'llama'.")
+    home = shutil.copytree(root, tmp_path / "runs")
+    with Warehouse(home) as wh:
+        client = console_client(wh)
+        assert client.get("/api/strip", params=asked).status_code == 200
+        shutil.rmtree(run_dir(home, "llama"))
+        for name in ("strip", "lens", "sequences"):
+            response = client.get(f"/api/{name}", params=asked)
+            assert response.status_code == 404 and response.json()["error"].startswith("No run 'llama'.")
