@@ -38,7 +38,7 @@ export function CircuitEdge({ rows, row, into, layout, colours, most, chosen }: 
         stroke={cssOf(colours, stepOfSign(score))}
         strokeWidth={0.6 + 4 * Math.sqrt(part)}
         strokeDasharray={DASHES[rows.text(row, "port")]}
-        opacity={touches ? 0.35 + 0.55 * Math.sqrt(part) : 0.06}
+        opacity={!touches ? 0.06 : chosen === undefined ? 0.35 + 0.55 * Math.sqrt(part) : 0.9}
         onPointerMove={(event) => showTip(event, <EdgeTip rows={rows} row={row} />)}
         onPointerLeave={hideTip}
       />

@@ -19,8 +19,8 @@ export function HoldsPanel({ circuit, size, evaluated }: Props) {
   const answer = useRows("circuit/holds", evaluated ? { run: circuit.run, size } : null);
   if (!evaluated) return null;
   const rows = answer.data;
-  const shown = rows ? rowsOf(rows, circuit.name, parts) : [];
-  const all = rows ? rowsOf(rows, circuit.name, true).length : 0;
+  const shown = rows ? rowsOf(rows, circuit, parts) : [];
+  const all = rows ? rowsOf(rows, circuit, true).length : 0;
   return (
     <Panel
       title="Does it hold?"
@@ -44,7 +44,7 @@ export function HoldsPanel({ circuit, size, evaluated }: Props) {
       <Show answer={answer}>
         {(found) => (
           <ul className="holds">
-            {rowsOf(found, circuit.name, parts).map((row) => (
+            {rowsOf(found, circuit, parts).map((row) => (
               <li key={row}>
                 <Verdict holds={found.get(row, "holds")} />
                 <span>
@@ -67,9 +67,10 @@ function Verdict({ holds }: { holds: unknown }) {
   return holds === false ? <b className="verdict bad">fails</b> : <b className="verdict muted">open</b>;
 }
 
-/** The circuit's own task first, then those that were told of most. */
-function rowsOf(rows: Rows, circuit: string, parts: boolean): number[] {
+/** The circuit's own task first, then those of which something can be said. */
+function rowsOf(rows: Rows, circuit: Circuit, parts: boolean): number[] {
+  const rank = (row: number) => 2 * Number(rows.text(row, "task_run") === circuit.source) + Number(rows.get(row, "holds") !== null);
   return Array.from({ length: rows.length }, (_, row) => row)
-    .filter((row) => rows.text(row, "circuit") === circuit && (parts || rows.text(row, "part") === "all"))
-    .sort((a, b) => Number(rows.get(b, "holds") !== null) - Number(rows.get(a, "holds") !== null));
+    .filter((row) => rows.text(row, "circuit") === circuit.name && (parts || rows.text(row, "part") === "all"))
+    .sort((a, b) => rank(b) - rank(a));
 }

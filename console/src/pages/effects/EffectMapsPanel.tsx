@@ -109,7 +109,7 @@ export function EffectMapsPanel({ run, runs, others, panels, rows, label, normal
               label={`${label} by layer and head, ${panel.kind}, run ${panel.run}`}
               width={56 + (room * panel.columns.length) / Math.max(columns, 1)}
               height={height - 40}
-              most={{ width: 34, height: 24 }}
+              most={{ width: 46, height: 32 }}
               upwards
               chosen={layer === undefined ? undefined : { row: layer - panel.from, ...(head === undefined ? {} : { col: head }) }}
               marked={marked.flatMap((cell) => (cell.row >= panel.from ? [{ row: cell.row - panel.from, col: cell.col }] : []))}
