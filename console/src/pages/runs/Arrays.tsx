@@ -9,7 +9,7 @@ export function Arrays({ run, arrays, fill }: { run: string; arrays: readonly Si
       {arrays.length === 0 ? (
         <Empty>This run keeps no tensors.</Empty>
       ) : (
-        <table className="plain">
+        <table className="plain" tabIndex={0}>
           <thead>
             <tr>
               {["site", "shape", "dtype", "origin", "side", "note"].map((name) => (

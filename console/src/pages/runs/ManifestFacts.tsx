@@ -10,7 +10,7 @@ export function ManifestFacts({ manifest }: { manifest: Manifest }) {
   const { counts } = manifest;
   const made = new Date(manifest.created_at);
   return (
-    <div className="manifest padded">
+    <div className="manifest padded" tabIndex={0}>
       <Facts
         of={[
           ["made", made.toISOString().replace("T", " ").slice(0, 19)],

@@ -1,6 +1,8 @@
+import { change } from "../../api/events";
 import { useRows } from "../../api/useRows";
 import { Panel } from "../../components/Panel";
 import { Empty } from "../../components/Empty";
+import { useStore } from "../../env/store";
 import { usePlace } from "../../url/place";
 import { Missing } from "./Missing";
 import { RunDetail } from "./RunDetail";
@@ -12,7 +14,9 @@ export function RunsPage() {
   const [run] = place.parts;
   const answer = useRows("runs", {});
   const runs = answer.data;
-  const there = runs !== undefined && run !== undefined && Array.from({ length: runs.length }, (_, row) => runs.text(row, "run_id")).includes(run);
+  const known = useStore(change);
+  const gone = run !== undefined && known.version !== "" && !known.runs.includes(run); // heard before the list is asked again
+  const there = !gone && runs !== undefined && run !== undefined && Array.from({ length: runs.length }, (_, row) => runs.text(row, "run_id")).includes(run);
   return (
     <div className="columns runs-page">
       <RunList answer={answer} run={run} />
@@ -20,7 +24,7 @@ export function RunsPage() {
         <RunDetail key={run} run={run} runs={runs} />
       ) : (
         <Panel title="Run" name="run" className="grow">
-          {answer.current ? <Missing run={run} /> : <Empty>…</Empty>}
+          {gone || answer.current ? <Missing run={run} /> : <Empty>…</Empty>}
         </Panel>
       )}
     </div>
