@@ -181,8 +181,8 @@ class _Check:
                 raise RefusedError(_unlisted(part["type"]), part.get("query_location"))
         for name, below in part.items():
             if name == "function" and part.get("type") == "TABLE_FUNCTION":
-                below = below["children"]  # its name has been checked against the shorter list
-            if name != "cte_map":
+                below = list(below.values())  # its name has been checked against the shorter list
+            if name != "cte_map" or part.get("type") not in _NODES:
                 self.walk(below, defined)
 
     def _walk_definitions(self, node: dict[str, Any], defined: frozenset[str]) -> frozenset[str]:
