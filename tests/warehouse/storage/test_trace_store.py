@@ -199,8 +199,12 @@ def test_states_that_begin_later_elsewhere_say_so(
     np.testing.assert_allclose(ours[3], theirs[3][0].detach().numpy(), atol=1e-5)
 
 
-def test_memory_of_what_was_read_is_given_back_and_read_again(tiny_root: Path) -> None:
-    store = TraceStore(run_dir(tiny_root, "llama"))
+def test_memory_of_what_was_read_is_given_back_and_read_again(tiny_root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    store = TraceStore(
+        shutil.copytree(run_dir(tiny_root, "llama"), tmp_path / "alone")
+    )  # nobody else has these files open
     examples = list(store.tokens.example_id)
     before = [store.hidden(e) for e in examples]
     view = store.resid(examples[0], layer=1)
