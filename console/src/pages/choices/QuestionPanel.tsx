@@ -4,6 +4,7 @@ import { Facts } from "../../components/Facts";
 import { inShort, percent } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
+import { SelectedHere } from "../../selection/SelectedHere";
 import { formatPlace } from "../../url/codec";
 import { OtherRuns, type Other } from "./OtherRuns";
 import { Scores } from "./Scores";
@@ -35,7 +36,11 @@ export function QuestionPanel({ run, example }: { run: string; example: string }
       name="question"
       main
       className="grow"
-      note={example}
+      note={
+        <>
+          {example} <SelectedHere place={{ run_id: run, example_id: example }} of="of this question" />
+        </>
+      }
       rows={() => answer.data}
       ways={{
         sql: answer.data?.notes.sql?.[0],

@@ -6,11 +6,13 @@ import { inShort } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Strip } from "../../components/Strip";
 import { useKey } from "../../keys/keys";
+import { SelectedHere } from "../../selection/SelectedHere";
 import { useMarked } from "../../texts/useMarked";
 import { update } from "../../url/place";
 import { AlignedStrip } from "./AlignedStrip";
 import { MEASURES, totals, type Differences, type Measure } from "./difference";
 import { SegmentTip } from "./SegmentTip";
+import { SequenceChoice } from "./SequenceChoice";
 
 interface Props {
   a: string;
@@ -53,7 +55,11 @@ export function StripPanel({ a, b, example, seq, rows, measure, shown, chosen, o
       name="difference by token"
       main
       className="grow"
-      note={same ? `${rows.length.toLocaleString("en-US")} tokens` : `${rows.length.toLocaleString("en-US")} spans`}
+      note={
+        <>
+          {rows.length.toLocaleString("en-US")} {same ? "tokens" : "spans"} <SelectedHere place={{ run_id: a, example_id: example, seq }} />
+        </>
+      }
       rows={() => rows}
       ways={{
         sql: rows.notes.sql?.[0],
@@ -63,6 +69,7 @@ export function StripPanel({ a, b, example, seq, rows, measure, shown, chosen, o
       controls={
         <>
           <Legend scale={shown.scale} label={shown.label} ends={shown.ends} />
+          <SequenceChoice a={a} b={b} example={example} seq={seq} />
           <Choice<Measure> label="colour" of={MEASURES} chosen={measure} onChoose={(next) => update({ color: next }, "replace")} />
         </>
       }
