@@ -20,6 +20,6 @@ export function titleOf(a: Head, beside?: Head): string {
 export function waysOf({ run, example, seq, side, layer, head }: Head): Ways {
   return {
     python: `wh.run("${run}").attn("${example}", layer=${layer}, head=${head}, seq=${seq}${side ? `, side="${side}"` : ""})`,
-    command: `traces plot attention ${run} --example ${example} --layer ${layer} --head ${head}`,
+    command: `traces plot attention ${run} --example ${example} --seq ${seq} --layers ${layer} --head ${head}`,
   };
 }

@@ -30,7 +30,7 @@ export function LensPanel({ of, strip, chosen }: { of: Sequence; strip: Rows; ch
       ways={{
         sql: answer.data?.notes.sql?.at(-1),
         python: `wh.sql("""FROM logit_lens WHERE run_id = '${lensRun}' AND example_id = '${of.example}' AND seq = ${of.seq}""").df()`,
-        command: `traces lens ${of.run}`,
+        command: `traces plot lens ${of.run} --example ${of.example} --seq ${of.seq}`,
       }}
       controls={
         answer.data ? (

@@ -56,7 +56,7 @@ export function StripPanel({ of, rows, chosen }: { of: Sequence; rows: Rows; cho
       ways={{
         sql: rows.notes.sql?.[0],
         python: `wh.sql("""FROM token_diagnostics WHERE run_id = '${of.run}' AND example_id = '${of.example}' AND seq = ${of.seq} ORDER BY pos""").df()`,
-        command: `traces sql "FROM token_diagnostics WHERE run_id = '${of.run}' AND example_id = '${of.example}' AND seq = ${of.seq} ORDER BY pos"`,
+        command: `traces plot tokens ${of.run} --example ${of.example} --seq ${of.seq}`,
       }}
       controls={
         <>

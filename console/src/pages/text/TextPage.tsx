@@ -11,7 +11,7 @@ import { choosePos, chosenOf, goToText, sequenceOf, type Chosen, type Sequence }
 import { go, update, usePlace } from "../../url/place";
 import { LensPanel } from "./LensPanel";
 import { NearestPanel } from "./NearestPanel";
-import { panelName } from "./PanelTabs";
+import { panelName, PanelTabs } from "./PanelTabs";
 import { StripPanel } from "./StripPanel";
 import { TokenPanel } from "./TokenPanel";
 import { TraitsPanel } from "./TraitsPanel";
@@ -52,7 +52,7 @@ function OneText({ of, chosen, panel }: { of: Sequence; chosen: Chosen; panel: R
   useEffect(() => () => pointed.set(null), []);
   if (answer.error) return <Problem error={answer.error} />;
   const rows = answer.data;
-  if (!rows) return <div className="stack grow" />;
+  if (!rows) return <Frames />;
   return (
     <div className="columns grow">
       <div className="stack grow">
@@ -62,6 +62,25 @@ function OneText({ of, chosen, panel }: { of: Sequence; chosen: Chosen; panel: R
         {panel === "traits" ? <TraitsPanel of={of} chosen={chosen} /> : null}
       </div>
       <TokenPanel of={of} rows={rows} pos={chosen.pos} />
+    </div>
+  );
+}
+
+/** The panels before the text is there, so that nothing jumps when it comes. */
+function Frames() {
+  return (
+    <div className="columns grow">
+      <div className="stack grow">
+        <Panel title="Text" name="text" className="text-panel">
+          {null}
+        </Panel>
+        <Panel title={<PanelTabs />} name="below" className="text-below">
+          {null}
+        </Panel>
+      </div>
+      <Panel title="Token" name="token" className="text-side">
+        {null}
+      </Panel>
     </div>
   );
 }
