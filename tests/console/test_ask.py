@@ -23,6 +23,7 @@ def ask(tab, sql: str, more: str = ""):
 
 def test_a_question_that_is_written_is_answered_with_the_rows_of_the_warehouse(tab, server) -> None:
     page = tab.go("runs")
+    page.locator(".table-row").first.wait_for()
     page.keyboard.press("/")
     editor = page.get_by_label("Question in SQL")
     editor.wait_for()

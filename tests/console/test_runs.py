@@ -64,7 +64,7 @@ def test_runs_come_and_go_while_the_page_is_open(serve, open_tab, tmp_path) -> N
     synthetic.add_run(root, "newcomer", "next-token", ROWS, parents=["first"])
     page.get_by_text("Run newcomer came.").wait_for()
     runs.get_by_role("gridcell", name="newcomer", exact=True).click()
-    page.get_by_role("heading", name="newcomer").wait_for()
+    page.get_by_role("grid", name="Texts").get_by_role("gridcell", name="once", exact=True).wait_for()
     remove_run(root, "newcomer")
     refresh(root)
     page.get_by_text("Run newcomer is not here").wait_for()

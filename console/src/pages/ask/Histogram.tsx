@@ -108,8 +108,7 @@ export function Histogram({ rows, name, logarithmic, onBrush, onNarrow }: Props)
           {endText(bins.at(-1)?.high, kind)}
         </text>
         <text x={width / 2} y={HEIGHT + 13} textAnchor="middle">
-          {name}
-          {logarithmic ? " (logarithmic)" : ""}
+          {logarithmic ? "logarithmic" : name}
         </text>
       </svg>
       {missing > 0 ? <p className="muted">{missing.toLocaleString("en-US")} rows have no number here.</p> : null}

@@ -78,9 +78,10 @@ function Note({ asked }: { asked: Asked | null }) {
 function leadingTo(rows: Rows): string {
   const keys = keysOf(rows);
   const missing = ALL_KEYS.filter((name) => !keys.includes(name));
-  if (missing.length === 0) return "";
+  const leads = keys.includes("run_id") && keys.some((name) => name !== "run_id");
+  if (leads) return "";
   if (keys.length === 0) return "· plain rows: with run_id, example_id and pos among their columns they would lead to their tokens";
-  return `· they select by ${keys.join(", ")}; with ${missing.join(" and ")} they would lead to ${missing.includes("example_id") || missing.includes("run_id") ? "texts" : "tokens"}`;
+  return `· they select by ${keys.join(", ")}; with ${missing.join(" and ")} they would lead to tokens`;
 }
 
 function Running({ since }: { since: number }) {
