@@ -1,5 +1,7 @@
 # make demo    everything from a fresh checkout to answers on the screen
 # make test    the test suite              make check   lint, docstrings, types, imports        make docs   regenerate what is generated
+# make console   the page of `traces console`, with the packages of console/package-lock.json: needs Node 20.19 or newer, and nothing else does
+# make console-check   types, lint and tests of the page's source
 # make site    the documentation as pages, in site/: a link that leads nowhere fails
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
@@ -12,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check docs site notebooks sweep accuracy peers bench clean
+.PHONY: demo test slow check console console-check docs site notebooks sweep accuracy peers bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
@@ -46,6 +48,20 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+NODE_READY := console/node_modules/.ready
+
+$(NODE_READY): console/package-lock.json
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null && \
+	command -v npm >/dev/null || { echo "The page of the console is built with Node 20.19 or newer and npm, which are not here: https://nodejs.org"; exit 1; }
+	cd console && npm ci --no-audit --no-fund
+	@touch $@
+
+console: $(NODE_READY)
+	cd console && npm run build
+
+console-check: $(NODE_READY)
+	cd console && npm run check
+
 docs: $(READY)
 	$(BIN)/python -m warehouse.catalog.reference > docs/tables.md
 	$(BIN)/typer capture.cli.main utils docs --name traces --output docs/cli.md
@@ -76,4 +92,4 @@ bench: $(READY)
 	for b in overhead heads model_check words questions zarr_write memory zarr_read many_runs startup lens influence ablation circuits vector_io nearest projection judging resamples; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
-	rm -rf site .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache
