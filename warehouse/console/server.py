@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import duckdb
 import uvicorn
 from fastapi import FastAPI
 
@@ -155,6 +156,6 @@ def _warm_up(app: FastAPI) -> None:
         state.pool.ask(Question("SELECT 1"), state.warehouse.version())
         one_blas_thread()
         nearest.warm_up(state.warehouse)
-    except TracesError as e:
+    except (TracesError, duckdb.Error, OSError) as e:  # the first request that needs it will tell
         if not state.stopping.is_set():
             logger.warning("%s", e)

@@ -134,6 +134,8 @@ def test_the_end_stops_what_is_at_work(root: Path) -> None:
     with pytest.raises(SqlError):
         pool.ask(question, "1")
     assert not pool._reserve
+    with pytest.raises(SqlError, match="ending"):
+        pool.ask(Question("SELECT 1"), "1")
 
 
 def test_a_run_that_comes_is_seen(root: Path, pool: Pool) -> None:

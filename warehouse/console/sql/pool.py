@@ -130,6 +130,8 @@ class Pool:
         self._take_place(question)
         try:
             with self._lock:
+                if self._closed:
+                    raise SqlError({"kind": "cancelled", "error": "The console is ending."})
                 self._reserve = [process for process in self._reserve if process.is_alive()]
                 process = self._reserve.pop() if self._reserve else _Process(self._root)
                 self._questions[id(question)] = question
