@@ -46,6 +46,14 @@ def test_the_examples_and_tokens_that_differ_most_are_first_and_lead_to_both_pre
     page.wait_for_function("location.hash.includes('pos=8')")
 
 
+def test_a_run_alone_lists_the_runs_that_read_its_texts(tab, server) -> None:
+    page = tab.go("diff/lighthouse")
+    page.get_by_role("gridcell", name="other", exact=True).wait_for()
+    page.get_by_role("gridcell", name="later", exact=True).click()
+    page.wait_for_function("location.hash.startsWith('#/diff/lighthouse/later')")
+    wait_for_text(page)
+
+
 def test_a_run_beside_itself_has_nothing_to_tell(tab) -> None:
     page = tab.go("diff/lighthouse/lighthouse")
     page.get_by_text("Nothing differs here.").wait_for()

@@ -78,6 +78,12 @@ def test_examples_come_by_their_difference_and_say_how_many_there_are(client: Te
     assert "?" not in notes["sql"][-1], "the statement can be asked again as it is"
 
 
+def test_runs_to_compare_with_are_those_that_share_examples(client: TestClient) -> None:
+    rows, _ = ask(client, "diff/partners", run="one")
+    assert [(row["run_id"], row["shared"]) for row in rows] == [("two", 5), ("cut", 1)]
+    assert ask(client, "diff/partners", run="elsewhere")[0] == []
+
+
 def test_the_statement_in_the_notes_has_the_same_rows(client: TestClient) -> None:
     rows, notes = ask(client, "diff", a="one", b="two")
     again = client.app.state.warehouse.sql(notes["sql"][-1]).to_arrow_table().to_pylist()

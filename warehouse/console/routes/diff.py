@@ -1,4 +1,4 @@
-"""`/api/diff` and `/api/diff/strip`: where two runs differ on the same texts, by example, and token by token or by span."""
+"""`/api/diff…`: where two runs differ on the same texts, by example, and token by token or by span; which runs a run can be compared with."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ async def diff(
         if found.total > len(found.rows):
             notes["rule"] = f"the first {limit:,} by {order}"
         return rows(found.rows, work, **notes)
+
+    return await answer(request, make)
+
+
+@router.get("/diff/partners")
+async def partners(request: Request, run: str) -> Response:
+    """Answer with a row a run that has predictions of examples that a run has too: how many they share, the most first."""
+
+    def make(work: Work) -> Response:
+        _about(work, run)
+        table = work.sql(
+            "SELECT r.run_id, r.model, r.dtype, r.dataset, count(*) AS shared, r.n_examples FROM examples AS e "
+            "JOIN runs AS r ON r.run_id = e.run_id AND list_contains(r.tables, 'next_token') "
+            "WHERE e.run_id <> ? AND e.example_id IN (SELECT example_id FROM examples WHERE run_id = ?) "
+            "GROUP BY r.run_id, r.model, r.dtype, r.dataset, r.n_examples, r.created_at ORDER BY shared DESC, r.created_at DESC",
+            run, run,
+        )  # fmt: skip
+        return rows(table, work)
 
     return await answer(request, make)
 

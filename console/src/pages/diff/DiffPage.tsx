@@ -1,8 +1,7 @@
-import { Empty } from "../../components/Empty";
 import { usePlace } from "../../url/place";
 import { useRows } from "../../api/useRows";
 import { ExamplesPanel } from "./ExamplesPanel";
-import { RunPair } from "./RunPair";
+import { PartnersPanel } from "./PartnersPanel";
 import { TextDiff } from "./TextDiff";
 
 /** Two runs on the same texts: #/diff/A/B/EXAMPLE/SEQ?pos=…&color=loss|entropy|prob */
@@ -11,22 +10,7 @@ export function DiffPage() {
   const [a, b, named, seq = "0"] = parts;
   const order = params["order"] ?? "difference";
   const answer = useRows("diff", a !== undefined && b !== undefined ? { a, b, order } : null);
-  if (a === undefined || b === undefined) {
-    return (
-      <section className="panel" aria-label="two runs">
-        <header>
-          <h2>Difference of two runs</h2>
-          <span className="controls">
-            <RunPair a={a} b={b} />
-          </span>
-        </header>
-        <Empty command="traces capture next-token --model MODEL --text FILE --run NAME">
-          Choose two runs whose models read the same texts. Where they differ most comes first, by example and by token; models with other tokenizers are compared
-          by the spans of characters that both share.
-        </Empty>
-      </section>
-    );
-  }
+  if (a === undefined || b === undefined) return <PartnersPanel a={a} />;
   const first = answer.current && answer.data && answer.data.length > 0 ? answer.data.text(0, "example_id") : undefined;
   const example = named ?? first;
   return (
