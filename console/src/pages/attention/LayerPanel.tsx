@@ -15,6 +15,7 @@ const BYTES = { name: "mass", low: 0, high: 255 } as const;
 export function LayerPanel({ of }: { of: Head }) {
   const { run, example, seq, side, layer } = of;
   const answer = useTile("attn/layer", { run, example, seq, side, layer, size: SIZE });
+  if (answer.error?.kind === "empty") return null; // the panel of the head says what is missing
   return (
     <Panel
       title={`Layer ${layer}`}

@@ -10,7 +10,7 @@ import { choosePos, type Chosen, type Sequence } from "../../texts/where";
 import { update, usePlace } from "../../url/place";
 import { nameOf, vectorsOf, type Vector } from "./colouring";
 import { PanelTabs } from "./PanelTabs";
-import { dynamicsOf, traitLines, QUANTITIES, type Quantity } from "./traits";
+import { dynamicsOf, firstOf, traitLines, QUANTITIES, type Quantity } from "./traits";
 
 const LEGEND_PX = 26;
 
@@ -49,7 +49,10 @@ export function TraitsPanel({ of, chosen }: { of: Sequence; chosen: Chosen }) {
 
 function Chart({ rows, vector, quantity, chosen }: { rows: Rows; vector: Vector; quantity: Quantity; chosen: Chosen }) {
   const [box, size] = useSize<HTMLDivElement>();
-  const { positions, values } = useMemo(() => traitLines(rows, vector, quantity), [rows, vector, quantity]);
+  const { positions, values } = useMemo(
+    () => traitLines(rows, vector, quantity, firstOf(rows.notes["dynamics"], vector)),
+    [rows, vector, quantity],
+  );
   const lines = useMemo<Line[]>(() => [{ label: `${quantity} on ${nameOf(vector)}`, values, colour: "--line-1" }], [values, vector, quantity]);
   const found = useMemo(() => dynamicsOf(rows.notes["dynamics"], vector), [rows, vector]);
   const choose = useMemo(() => (index: number) => choosePos(positions[index] ?? 0), [positions]);
@@ -59,7 +62,7 @@ function Chart({ rows, vector, quantity, chosen }: { rows: Rows; vector: Vector;
         <LineChart
           x={positions}
           lines={lines}
-          xLabel="position of the token"
+          xLabel="position of the response's token"
           yLabel={quantity}
           width={size.width}
           height={Math.max(size.height - LEGEND_PX, 120)}

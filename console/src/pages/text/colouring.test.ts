@@ -36,6 +36,8 @@ describe("what a strip is coloured by", () => {
     ]);
     const [first] = vectorsOf(rows);
     expect(vectorsOf(rows)).toHaveLength(2);
-    expect(first && [...byTrait(rows, 4, first).values]).toEqual([NaN, 0.25, -1, NaN]);
+    const coloured = first && byTrait(rows, 4, first);
+    expect([...(coloured?.values ?? [])]).toEqual([NaN, 0.25, -1, NaN]);
+    expect(coloured?.scale).toEqual({ name: "difference", low: -0.25, high: 0.25 });
   });
 });

@@ -1,6 +1,7 @@
 // What the strip can be coloured by: a value a token, its scale, and what the legend says. A token's loss is that of the token itself.
 
 import type { Rows } from "../../api/rows";
+import { inShort } from "../../components/numbers";
 import { around0, upTo, type Scale } from "../../colour/palette";
 
 export interface Colouring {
@@ -73,7 +74,19 @@ export function byTrait(traits: Rows, length: number, vector: Vector): Colouring
     const pos = traits.number(row, "pos");
     if (pos !== null && pos < length && nameOf(vectorAt(traits, row)) === nameOf(vector)) values[pos] = traits.number(row, "projection") ?? NaN;
   }
-  return { values, scale: around0(values), label: `projection on ${nameOf(vector)}` };
+  const most = mostOf(values);
+  return {
+    values,
+    scale: { name: "difference", low: -most, high: most },
+    label: `projection on ${nameOf(vector)}`,
+    ends: [`≤ ${inShort(-most)}`, `≥ ${inShort(most)}`],
+  };
+}
+
+/** The size that all but a twentieth of the values stay below: the first token of a text often lies far from all others. */
+function mostOf(values: Float64Array): number {
+  const sizes = values.filter((value) => !Number.isNaN(value)).map(Math.abs).sort();
+  return sizes[Math.floor((sizes.length - 1) * 0.95)] || 1;
 }
 
 /** A trait's vector: of one method and component, in one layer. */

@@ -17,6 +17,7 @@ describe("a response along a trait", () => {
     ]);
     expect(traitLines(rows, vector, "projection")).toEqual({ positions: [7, 8], values: [1, 2] });
     expect(traitLines(rows, vector, "velocity").values).toEqual([null, 1]);
+    expect(traitLines(rows, vector, "projection", 8)).toEqual({ positions: [8], values: [2] });
   });
 
   it("has its named places counted from its first token", () => {

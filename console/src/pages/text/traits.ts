@@ -10,9 +10,10 @@ export const QUANTITIES = [
 ] as const;
 export type Quantity = (typeof QUANTITIES)[number][0];
 
-export function traitLines(rows: Rows, vector: Vector, quantity: Quantity): { positions: number[]; values: (number | null)[] } {
+/** From the position `from`: where the response begins. */
+export function traitLines(rows: Rows, vector: Vector, quantity: Quantity, from = 0): { positions: number[]; values: (number | null)[] } {
   const of = Array.from({ length: rows.length }, (_, row) => row)
-    .filter((row) => nameOf(vectorAt(rows, row)) === nameOf(vector))
+    .filter((row) => nameOf(vectorAt(rows, row)) === nameOf(vector) && (rows.number(row, "pos") ?? 0) >= from)
     .sort((a, b) => (rows.number(a, "pos") ?? 0) - (rows.number(b, "pos") ?? 0));
   return { positions: of.map((row) => rows.number(row, "pos") ?? 0), values: of.map((row) => rows.number(row, quantity)) };
 }
@@ -23,12 +24,23 @@ export interface NamedPlace {
   colour: string;
 }
 
-/** Where a response commits itself and where it peaks, as positions; they are counted from the response's first token. */
-export function dynamicsOf(notes: unknown, vector: Vector): NamedPlace[] {
+/** What is known of a response along a vector; positions in it are counted from the response's first token. */
+function dynamicsRow(notes: unknown, vector: Vector): Record<string, Value> | undefined {
   const all = Array.isArray(notes) ? (notes as Record<string, Value>[]) : [];
-  const own = all.find((row) => row["trait"] === vector.trait && row["method"] === vector.method && row["component"] === vector.component && row["layer"] === vector.layer);
+  return all.find((row) => row["trait"] === vector.trait && row["method"] === vector.method && row["component"] === vector.component && row["layer"] === vector.layer);
+}
+
+/** Where the response begins; 0 where nothing says so. */
+export function firstOf(notes: unknown, vector: Vector): number {
+  const first = dynamicsRow(notes, vector)?.["first_pos"];
+  return typeof first === "number" ? first : 0;
+}
+
+/** Where a response commits itself and where it peaks, as positions. */
+export function dynamicsOf(notes: unknown, vector: Vector): NamedPlace[] {
+  const own = dynamicsRow(notes, vector);
   if (!own) return [];
-  const first = typeof own["first_pos"] === "number" ? own["first_pos"] : 0;
+  const first = firstOf(notes, vector);
   const named = [
     ["commitment_point", "commitment", "--line-3"],
     ["peak_point", "peak", "--line-2"],
