@@ -25,7 +25,7 @@ def intervene(model: Loaded, *what: str | Intervention, root: str | Path | None 
     tell from the run what had been changed: `capture.next_token_under` makes one that says it.
 
     Example:
-        inputs = model.tokenizer("The lamp", return_tensors="pt")
+        inputs = model.tokenizer("The lamp", return_tensors="pt").to(model.hf.device)
         with capture.intervene(model, "L12H3=zero", "resid.post_mlp@5[pos=1]=patch:first/0a1b2c3d4e5f6071"):
             logits = model.hf(**inputs).logits
 

@@ -24,7 +24,7 @@ def record(model: Loaded, sites: str) -> Iterator[dict[tuple[str, int | None], t
 
     Example:
         with capture.record(model, "resid.post_mlp@15,attn@3") as seen:
-            model.hf(**model.tokenizer("The lamp", return_tensors="pt"))
+            model.hf(**model.tokenizer("The lamp", return_tensors="pt").to(model.hf.device))
         seen["resid.post_mlp", 15].shape  # (1, T, D)
 
     Args:

@@ -78,7 +78,10 @@ def forecast(loaded: Loaded, folder: Path, options: DiscoverOptions) -> Forecast
     store = TraceStore(folder)
     every_pair = read_pairs(store)
     pairs = _own_pairs(every_pair, options)
-    with in_eval_mode(loaded.model):
+    with (
+        explain_memory_errors(f"look for circuits in {loaded.name}", "Choose a --device with more of it."),
+        in_eval_mode(loaded.model),
+    ):
         reader = _reader(examine_edges(loaded.anatomy), store, options)
         passes = sum(scorer.passes for scorer in make_scorers(loaded, reader, options))
     passes += MASKED * 2 * options.verify

@@ -135,7 +135,10 @@ def choose_tasks(circuit: FoundCircuit, folders: Sequence[Path], options: Evalua
 
 def forecast(loaded: Loaded, circuit: FoundCircuit, tasks: Sequence[TriedTask], options: EvaluateOptions) -> Forecast:
     """Count pairs and passes without running; raises UsageError as `run` does for circuit, model and options."""
-    with in_eval_mode(loaded.model):
+    with (
+        explain_memory_errors(f"look for circuits in {loaded.name}", "Choose a --device with more of it."),
+        in_eval_mode(loaded.model),
+    ):
         graph = examine_edges(loaded.anatomy).graph
     masks = make_masks(circuit, graph, options)
     once, pairs = len({mask.keep.tobytes() for mask in masks}), sum(len(task.pairs) for task in tasks)

@@ -62,11 +62,12 @@ class _MaskedPass:
         self._shape = (batch, length, width)
         self._changes = torch.zeros((batch, len(model.graph.nodes), length * width), device=self._device)
         """(B, N, T·D): what each node writes now less what is written instead of it."""
-        self._shift: torch.Tensor | None = None
-        """(B, T, D): what all nodes so far write when ablated, less what they write for the corrupted prompts."""
+        self._base: torch.Tensor | None = None
+        """(B, T, D) float32: what all nodes so far write when ablated. A sum of its own: the corrupted prompts' stream less what it is of
+        leaves rounding where nothing is left, and a norm makes that large."""
         embed = model.key("resid.embed")
         self._write(0, (states.clean(embed) - self._instead(embed)).float()[:, None])
-        self._add_shift(embed, lambda x: x.float())
+        self._add_base(embed, lambda x: x.float())
         self._inputs: dict[tuple[int, tuple[nn.Module, ...]], torch.Tensor] = {}
         self._replayed: dict[Key, torch.Tensor] = {}
         self._caught: dict[str, torch.Tensor] | None = None
@@ -96,11 +97,11 @@ class _MaskedPass:
         """Note what nodes from `node` on write: (B, n, T, D) less what is written instead."""
         self._changes[:, node : node + changes.shape[1]] = changes.flatten(2)
 
-    def _add_shift(self, key: Key, added: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Note how far the ablated stream moves away from the corrupted prompts'."""
+    def _add_base(self, key: Key, added: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Note what is added to the ablated stream, where that is not the corrupted prompts'."""
         if self._ablated is not None:
-            moved = added(self._instead(key) - self._states.corrupted(key))
-            self._shift = moved if self._shift is None else self._shift + moved
+            more = added(self._instead(key))
+            self._base = more if self._base is None else self._base + more
 
     def _edits(self) -> Iterator[tuple[Key, Edit]]:
         """Yield the edits that hear what nodes write, and that give sinks their streams."""
@@ -121,7 +122,8 @@ class _MaskedPass:
 
         def edit(x: torch.Tensor) -> torch.Tensor:
             self._write(layer.first_node, self._model.written(i, x - self._instead(key)))
-            self._add_shift(key, lambda change: self._model.written(i, change).sum(1))
+            bias = 0.0 if layer.heads is None else layer.heads.bias
+            self._add_base(key, lambda instead: self._model.written(i, instead).sum(1) + bias)
             return x
 
         return edit
@@ -133,7 +135,7 @@ class _MaskedPass:
             factor = layer.mlp_factor or 1.0
             changes = (x - self._instead(key)).float() * factor
             self._write(layer.first_node + layer.n_attn_nodes, changes[:, None])
-            self._add_shift(key, lambda change: change.float() * factor)
+            self._add_base(key, lambda instead: instead.float() * factor)
             return x
 
         return edit
@@ -150,9 +152,7 @@ class _MaskedPass:
         reads = int(graph.reads[sink])
         first = int(graph.starts[sink])
         keep = self._keep[..., first : first + n * reads].unflatten(-1, (n, reads))
-        base = self._states.corrupted(key).float()
-        if self._shift is not None:
-            base = base + self._shift
+        base = self._states.corrupted(key).float() if self._base is None else self._base
         batch, length, width = self._shape
         kept = keep @ self._changes[:, :reads]
         return base[:, None] + kept.view(batch, n, length, width)

@@ -42,7 +42,7 @@ def find_formula(call: AttentionCall) -> tuple[LayerAttention | None, float]:
 
 
 def sequence_error(call: AttentionCall, formula: LayerAttention, sequence: int, tokens: int, keys: int) -> float:
-    """Return a formula's error on the first head of one sequence of a batch.
+    """Return a formula's error on the first head of one sequence of a batch, whatever its output was then changed to.
 
     Args:
         call: The call of the attention function, over a right-padded batch.
@@ -55,7 +55,7 @@ def sequence_error(call: AttentionCall, formula: LayerAttention, sequence: int, 
         The largest difference, relative to the output's largest value.
     """
     q, k, v = call.q[sequence, :1, :tokens], call.k[sequence, :1, :keys], call.v[sequence, :1, :keys]
-    out = call.out[sequence, :tokens, :1]
+    out = (call.out if call.unchanged is None else call.unchanged)[sequence, :tokens, :1]
     one = AttentionCall(call.module, q[None], k[None], v[None], call.options, out[None], None)
     return _error(one, select_heads(formula, slice(0, 1)))
 

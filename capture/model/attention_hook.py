@@ -37,6 +37,8 @@ class AttentionCall:
     """(B, T, H, d)"""
     probabilities: torch.Tensor | None
     """(B, H, T, S), where the implementation computes them: eager does."""
+    unchanged: torch.Tensor | None = None
+    """(B, T, H, d) what the function itself returned, where a change may have taken its place in `out`."""
 
 
 class AttentionChange(Protocol):
@@ -182,11 +184,12 @@ def _wrap(original: Any, entry: _Entry) -> Callable[..., Any]:
         for change in changes:
             query, key, value = change.before(module, query, key, value)
         result = function(module, query, key, value, *args, **kw)
+        unchanged = result[0] if changes else None
         for change in changes:
             result = (change.after(module, result[0]), *result[1:])
         for ours, on_call in entry.listeners:
             if module in ours:
-                on_call(AttentionCall(module, query, key, value, kw, result[0], result[1]))
+                on_call(AttentionCall(module, query, key, value, kw, result[0], result[1], unchanged))
         return result
 
     return wrapped

@@ -92,7 +92,7 @@ class LogitReader:
         """
         with torch.no_grad():
             normed = self._norm(row[None].to(self._device, self._dtype))[0].double().cpu()
-        scale, error = self._fit_scale(row[None].double(), normed[None] - self._norm_bias, self._centred)
+        scale, error = self._fit_scale(row[None].double().cpu(), normed[None] - self._norm_bias, self._centred)
         if not error <= self._tolerance:
             raise UsageError(f"{self._name}: {_NOT_A_NORM}, off by {error:.1e} of it.")
         head, bias = self._head_vector(plus, minus)

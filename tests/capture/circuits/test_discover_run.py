@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import zoo
 
 import capture
@@ -24,7 +25,7 @@ from capture.edges.masked_pass import masked_states
 from capture.effects.task_pairs import read_pairs
 from capture.model import loading
 from warehouse import TraceStore, Warehouse
-from warehouse.errors import NotFoundError, RunExistsError, UsageError
+from warehouse.errors import NotFoundError, RunExistsError, TracesError, UsageError
 from warehouse.maintenance import merge, merge_plan
 from warehouse.storage.paths import run_dir, table_file
 from warehouse.storage.run_writer import RunWriter
@@ -323,3 +324,16 @@ def test_other_families(tmp_path: Path, family: str, tokenizer: Any, pairs_file:
     assert apart == (family != "gemma2")
     largest = store.query("SELECT circuit, max(abs(score)) FROM circuit_nodes GROUP BY ALL").fetchall()
     assert len(largest) == 5 and all(score > 0 for _, score in largest)
+
+
+def test_too_little_memory_to_take_a_model_apart_is_said(
+    root: Path, loaded: loading.Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is scored, too: edges are found by running the model."""
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(discover_run, "examine_edges", fail)
+    with pytest.raises(TracesError, match="not enough memory to look for circuits"):
+        capture.discover_circuit("task", model=loaded, root=root, run="short")

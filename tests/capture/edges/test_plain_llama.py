@@ -216,6 +216,19 @@ def test_zero_and_the_mean_of_one_prompt_are_kinds_of_resampling(llama: tuple[Ed
     )
 
 
+def test_without_the_embedding_nothing_is_left_of_zeros(llama: tuple[EdgeModel, PlainLlama]) -> None:
+    """Nothing enters this model, which has no biases: not even rounding, which norms would make large."""
+    model, _ = llama
+    clean, corrupted = pair(model)
+    states = model.read(clean, corrupted, torch.ones_like(clean))
+    embed = np.zeros(len(model.graph.nodes), bool)
+    embed[0] = True
+    for keep in (~model.graph.edges_of_nodes(embed), np.zeros(model.graph.n_edges, bool)):
+        assert torch.equal(
+            masked_states(model, states, keep, model.ablation("zero")), torch.zeros_like(states.clean_last)
+        )
+
+
 @pytest.mark.parametrize(
     ("family", "reason"),
     [

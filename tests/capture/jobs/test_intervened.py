@@ -54,6 +54,15 @@ def test_it_is_what_the_changed_model_computes(loaded: loading.Loaded, clean: Tr
     )
 
 
+def test_a_long_text_is_read_with_any_head_cut(loaded: loading.Loaded, tmp_path: Path) -> None:
+    """That attention follows from q and k is proven again where texts are longer than the probe: of what it computes, not of the cut."""
+    keep = "attn,heads,qkv"
+    clean = capture.next_token(loaded, [" ".join(TEXTS * 5)], keep=keep, max_len=100, run="long", root=tmp_path)
+    assert clean.meta.counts.tokens > 64
+    cut = capture.next_token_under(loaded, clean, "L0H0=zero", "L1H0=mean:long", run="cut")
+    assert [(c.name, c.detail) for c in validate(cut.path) if c.passed is False] == []
+
+
 def test_an_example_can_be_read_alone(loaded: loading.Loaded, clean: TraceStore) -> None:
     (second,) = clean.query("SELECT example_id FROM examples WHERE idx = 1").fetchone()
     cut = capture.next_token_under(

@@ -234,7 +234,7 @@ def test_what_fails_in_the_model_itself_names_it_and_the_longest_sequence(
 ) -> None:
     model = make_gpt2()
     loaded = loading.Loaded(model, tokenizer, "broken", None, "cpu", False)
-    job = next_token._prepare(loaded, source(text), next_token.Options())
+    job = next_token.prepare_job(loaded, source(text), next_token.Options())
     model.transformer.wpe.weight.data = model.transformer.wpe.weight.data[:5]  # after it was looked at
     from capture.jobs.run_job import _run
 
@@ -285,7 +285,7 @@ def test_predictions_that_are_not_numbers_are_refused(
     """Whether they show at the first look, or in the data alone."""
     model, root = make_llama(), tmp_path / "runs"
     loaded = loading.Loaded(model, tokenizer, "loud", None, "cpu", False)
-    job = next_token._prepare(loaded, source(text), next_token.Options())
+    job = next_token.prepare_job(loaded, source(text), next_token.Options())
     model.lm_head.weight.data.fill_(3e38)
     from capture.jobs.run_job import _run
 
