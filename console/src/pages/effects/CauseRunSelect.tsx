@@ -7,7 +7,7 @@ export function CauseRunSelect({ run, runs }: { run: CauseRun; runs: readonly Ca
   return (
     <label className="field">
       <span className="muted">run</span>
-      <select className="wide" value={run.run} onChange={(event) => go({ page: "effects", parts: [event.target.value], params: kept() })}>
+      <select className="wide" value={run.run} onChange={(event) => go({ page: "effects", parts: [event.target.value], params: kept(runs.find((each) => each.run === event.target.value)?.view === "influence") })}>
         {sources.map((source) => (
           <optgroup key={source} label={nameOf(source, runs)}>
             {runs
@@ -29,8 +29,8 @@ function nameOf(source: string, runs: readonly CauseRun[]): string {
   return task ? `${task} (${source})` : source;
 }
 
-/** What stays chosen from one run to the next. */
-function kept(): Record<string, string> {
+/** What stays chosen from one run to the next; of influence the strongest heads are looked at first. */
+function kept(influence: boolean): Record<string, string> {
   const { params } = currentPlace();
-  return Object.fromEntries(["l", "h", "q", "v", "norm"].flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
+  return Object.fromEntries(["q", "v", ...(influence ? [] : ["l", "h", "norm"])].flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
 }

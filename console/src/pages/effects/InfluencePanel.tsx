@@ -143,7 +143,7 @@ function InfluenceStrip({ rows, run, text, measure, scale, source }: StripProps)
             ]}
           />
         )}
-        onChoose={(pos) => update({ pos: pos === source ? undefined : pos })}
+        onChoose={(pos) => update({ pos: pos === source ? undefined : pos, l: undefined, h: undefined })}
       />
     </div>
   );

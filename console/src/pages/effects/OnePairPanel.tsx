@@ -10,8 +10,8 @@ import { Strip } from "../../components/Strip";
 import { stripTokens } from "../../texts/tokens";
 import { formatPlace } from "../../url/codec";
 import { usePlace } from "../../url/place";
-import { shownExample } from "../heads/shownExample";
 import type { Intervention } from "./intervention";
+import { shownPair } from "./shownPair";
 
 interface Props {
   of: Intervention;
@@ -24,7 +24,7 @@ interface Props {
 export function OnePairPanel({ of, layer, head, side }: Props) {
   const place = usePlace();
   const pairs = useRows("effects/examples", { run: of.run, intervention: of.intervention, metric: of.metric });
-  const row = pairs.data ? shownExample(place, pairs.data) : undefined;
+  const row = pairs.data ? shownPair(place, pairs.data) : undefined;
   const text = pairs.data && row !== undefined ? { run: of.source, example: pairs.data.text(row, "example_id"), seq: pairs.data.number(row, "seq") ?? 0, side } : null;
   const strip = useRows("strip", text);
   const whole = layer !== undefined && head === undefined;

@@ -4,8 +4,8 @@ import { inShort } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
 import { update, usePlace } from "../../url/place";
-import { shownExample } from "../heads/shownExample";
 import type { Intervention } from "./intervention";
+import { shownPair } from "./shownPair";
 
 /** What one intervention did on each pair. A click shows the pair's prompt below. */
 export function PairsPanel({ of }: { of: Intervention }) {
@@ -27,7 +27,7 @@ export function PairsPanel({ of }: { of: Intervention }) {
             rows={found}
             label="Pairs by size of effect"
             columns={["effect", "effect_normalised", "baseline", "value", "text", "example_id"]}
-            chosen={shownExample(place, found)}
+            chosen={shownPair(place, found)}
             onChoose={(row) => update({ example: found.text(row, "example_id"), s: found.number(row, "seq") ?? 0 })}
           />
         )}
