@@ -45,6 +45,11 @@ export function withParams(place: Place, changes: Record<string, string | number
   return { ...place, params };
 }
 
+/** Those parameters of a place that go along to other pages. */
+export function commonOf(place: Place): Record<string, string> {
+  return Object.fromEntries(COMMON.flatMap((name) => (place.params[name] === undefined ? [] : [[name, place.params[name]]])));
+}
+
 /** A parameter as a whole number that is at least 0; undefined where it is none. */
 export function numberParam(place: Place, key: string): number | undefined {
   const text = place.params[key];

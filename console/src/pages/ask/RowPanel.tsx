@@ -5,13 +5,13 @@ import { Panel } from "../../components/Panel";
 import { linksOf } from "../../selection/places";
 import { PREDICTIONS } from "./Cards";
 import { KEYS, keyOf } from "../../selection/selection";
-import { COMMON, formatPlace } from "../../url/codec";
+import { commonOf, formatPlace } from "../../url/codec";
 import { usePlace, update } from "../../url/place";
 
 /** One row in full, and the pages that its keys lead to. */
 export function RowPanel({ rows, row }: { rows: Rows; row: number }) {
-  const { params } = usePlace();
-  const kept = Object.fromEntries(COMMON.flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
+  const place = usePlace();
+  const kept = commonOf(place);
   const key = keyOf(rows, row);
   const links = linksOf(key, kept);
   const named = KEYS.flatMap((name) => (key[name] === undefined ? [] : [[name, String(key[name])] as const]));

@@ -1,4 +1,4 @@
-import { COMMON, formatPlace } from "../../url/codec";
+import { commonOf, formatPlace } from "../../url/codec";
 import { usePlace } from "../../url/place";
 import type { Lineage as Family, Node } from "./lineage";
 
@@ -10,8 +10,8 @@ const EDGE = 10;
 
 /** The runs around one as boxes, left to right; a click goes there. */
 export function Lineage({ of, run }: { of: Family; run: string }) {
-  const { params } = usePlace();
-  const kept = Object.fromEntries(COMMON.flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
+  const place = usePlace();
+  const kept = commonOf(place);
   const at = new Map(of.nodes.map((node) => [node.run, { x: EDGE + node.column * (WIDTH + APART), y: EDGE + node.line * (HEIGHT + BELOW) }]));
   const box = (node: Node) => (
     <>

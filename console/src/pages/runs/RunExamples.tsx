@@ -3,7 +3,7 @@ import { DataTable } from "../../components/DataTable";
 import { asText } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
-import { COMMON, numberParam } from "../../url/codec";
+import { commonOf, numberParam } from "../../url/codec";
 import { go, update, usePlace } from "../../url/place";
 
 const PAGE = 200;
@@ -12,13 +12,13 @@ const COLUMNS = ["idx", "example_id", "n_tokens", "loss", "text"];
 
 /** The texts of a run, some hundred at a time; a click opens one. */
 export function RunExamples({ run }: { run: string }) {
-  const { params } = usePlace();
-  const order = ORDERS.find((name) => name === params["order"]) ?? "place";
-  const after = numberParam({ page: "", parts: [], params }, "after") ?? 0;
+  const place = usePlace();
+  const order = ORDERS.find((name) => name === place.params["order"]) ?? "place";
+  const after = numberParam(place, "after") ?? 0;
   const answer = useRows("examples", { run, order, after, limit: PAGE });
   const total = answer.data?.notes.total ?? 0;
   const last = Math.min(after + PAGE, total);
-  const kept = Object.fromEntries(COMMON.flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
+  const kept = commonOf(place);
   return (
     <Panel
       title="Texts"

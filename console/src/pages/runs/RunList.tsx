@@ -9,7 +9,7 @@ import { inBytes } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
 import { useStore } from "../../env/store";
-import { COMMON } from "../../url/codec";
+import { commonOf } from "../../url/codec";
 import { go, usePlace } from "../../url/place";
 import { Leftovers, type Left } from "./Leftovers";
 
@@ -23,7 +23,7 @@ const WAYS = {
 
 /** All runs, the newest first: to search, by kind; what is damaged or unfinished; word of what comes and goes. */
 export function RunList({ answer, run }: { answer: Answer<Rows>; run: string | undefined }) {
-  const { params } = usePlace();
+  const place = usePlace();
   const [wanted, setWanted] = useState("");
   const [kind, setKind] = useState("");
   const left = useAnswer("leftovers", (signal) => getJson<Left>("leftovers", {}, signal));
@@ -31,7 +31,7 @@ export function RunList({ answer, run }: { answer: Answer<Rows>; run: string | u
   const rows = runs ? Array.from({ length: runs.length }, (_, row) => row) : [];
   const shown = runs ? rows.filter((row) => fits(runs, row, wanted, kind)) : [];
   const kinds = runs ? [...new Set(rows.map((row) => runs.text(row, "kind")))].sort() : [];
-  const kept = Object.fromEntries(COMMON.flatMap((name) => (params[name] === undefined ? [] : [[name, params[name]]])));
+  const kept = commonOf(place);
   return (
     <Panel
       title="Runs"
