@@ -90,11 +90,8 @@ def is_alive(pid: int) -> bool:
 
 def test_without_a_model_it_says_what_starts_one(opened: Callable[..., Page]) -> None:
     page = opened()
-    for answer in (
-        page.client.get("/api/live/state"),
-        page.submit(kind="capture", prompt="x"),
-        page.client.delete("/api/live/jobs"),
-    ):
+    assert page.state() == {"status": "off", "hint": "traces console --model smollm2"}
+    for answer in (page.submit(kind="capture", prompt="x"), page.client.delete("/api/live/jobs")):
         assert (answer.status_code, answer.json()["kind"]) == (404, "empty")
         assert answer.json()["hint"] == "traces console --model smollm2"
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/live")
 
+_HINT = "traces console --model smollm2"
+"""The command that turns live mode on."""
 _LOOK_SECONDS = 0.05
 """How soon a page hears of a token that was drawn."""
 _PING_SECONDS = 15.0
@@ -31,9 +33,9 @@ _PING_SECONDS = 15.0
 
 @router.get("/state")
 async def state(request: Request) -> Response:
-    """Answer with what the model is at, as JSON."""
+    """Answer with what the model is at, as JSON; `status` is `off` where there is none."""
     live = _model(request)
-    return _off() if live is None else as_json(live.state())
+    return as_json({"status": "off", "hint": _HINT} if live is None else live.state())
 
 
 @router.get("/events")
@@ -88,7 +90,7 @@ def _model(request: Request) -> LiveModel | None:
 
 
 def _off() -> JSONResponse:
-    return empty("No model is loaded.", "traces console --model smollm2")
+    return empty("No model is loaded.", _HINT)
 
 
 def _said(place: tuple[int | str, ...], message: str) -> str:

@@ -1,10 +1,10 @@
-import { useEffect, useRef } from "react";
+import { useEffect, useRef, type ReactNode } from "react";
 import { useJson } from "../../api/useRows";
-import { Problem } from "../../components/Empty";
+import { Empty, Problem } from "../../components/Empty";
 import { useStore } from "../../env/store";
 import { go, usePlace } from "../../url/place";
 import { CutPanel } from "./CutPanel";
-import { followLive, live, type LiveState } from "./live";
+import { followLive, live, type LiveState, type Off } from "./live";
 import { ModelLine } from "./ModelLine";
 import { PromptPanel } from "./PromptPanel";
 import { ResponsePanel } from "./ResponsePanel";
@@ -13,14 +13,28 @@ import { SteerPanel } from "./SteerPanel";
 
 /** A prompt for the model that is loaded, what is changed in it, and the runs that come of both: #/live/RUN/EXAMPLE?vs=RUN */
 export function LivePage() {
-  const first = useJson<LiveState>("live/state", {});
+  const first = useJson<LiveState | Off>("live/state", {});
   if (first.error)
     return (
-      <section className="panel grow" aria-label="live">
+      <Nothing>
         <Problem error={first.error} />
-      </section>
+      </Nothing>
     );
-  return first.data ? <Page first={first.data} /> : null;
+  if (!first.data) return null;
+  if (first.data.status !== "off") return <Page first={first.data} />;
+  return (
+    <Nothing>
+      <Empty command={first.data.hint}>No model is loaded: start the console with one, and a prompt that is typed here becomes a run.</Empty>
+    </Nothing>
+  );
+}
+
+function Nothing({ children }: { children: ReactNode }) {
+  return (
+    <section className="panel grow" aria-label="live">
+      {children}
+    </section>
+  );
 }
 
 function Page({ first }: { first: LiveState }) {

@@ -57,6 +57,12 @@ export interface LiveState {
   version: number;
 }
 
+/** The server has no model. */
+export interface Off {
+  status: "off";
+  hint: string;
+}
+
 export const live = createStore<LiveState | null>(null);
 
 const RETRY_MS = 1000;
