@@ -1,4 +1,4 @@
-import { useEffect, useRef, type ReactNode } from "react";
+import { memo, useEffect, useRef, type ReactNode } from "react";
 import type { Rows } from "../../api/rows";
 import { cssOf, inkOn, palette, stepOf, type Scale } from "../../colour/palette";
 import { running } from "../../components/running";
@@ -54,28 +54,56 @@ export function AlignedStrip({ rows, values, scale, label, chosen, marked, tell,
         {Array.from({ length: rows.length }, (_, segment) => {
           const value = values[segment] ?? NaN;
           const step = stepOf(scale, value);
-          const colour = Number.isNaN(value) ? undefined : { background: cssOf(colours, step), color: inkOn(colours, step) };
           return (
-            <span
+            <Segment
               key={segment}
-              role="gridcell"
-              data-segment={segment}
-              tabIndex={segment === (chosen ?? 0) ? 0 : -1}
-              aria-selected={segment === chosen}
-              className={`segment ${segment === chosen ? "chosen" : ""} ${marked.has(segment) ? "marked" : ""}`}
-            >
-              <span className="segment-text" style={colour}>
-                {running(rows.text(segment, "text"))}
-              </span>
-              <Pieces tokens={rows.get(segment, "a_tokens") as ArrayLike<string>} />
-              <Pieces tokens={rows.get(segment, "b_tokens") as ArrayLike<string>} />
-            </span>
+              segment={segment}
+              text={rows.text(segment, "text")}
+              a={rows.get(segment, "a_tokens") as ArrayLike<string>}
+              b={rows.get(segment, "b_tokens") as ArrayLike<string>}
+              background={Number.isNaN(value) ? "" : cssOf(colours, step)}
+              ink={Number.isNaN(value) ? "" : inkOn(colours, step)}
+              focusable={segment === (chosen ?? 0)}
+              chosen={segment === chosen}
+              marked={marked.has(segment)}
+            />
           );
         })}
       </div>
     </div>
   );
 }
+
+interface SegmentProps {
+  segment: number;
+  text: string;
+  a: ArrayLike<string>;
+  b: ArrayLike<string>;
+  background: string;
+  ink: string;
+  focusable: boolean;
+  chosen: boolean;
+  marked: boolean;
+}
+
+/** One span; drawn again only when something of it changes, so that a long text stays quick. */
+const Segment = memo(function Segment({ segment, text, a, b, background, ink, focusable, chosen, marked }: SegmentProps) {
+  return (
+    <span
+      role="gridcell"
+      data-segment={segment}
+      tabIndex={focusable ? 0 : -1}
+      aria-selected={chosen}
+      className={`segment ${chosen ? "chosen" : ""} ${marked ? "marked" : ""}`}
+    >
+      <span className="segment-text" style={background ? { background, color: ink } : undefined}>
+        {running(text)}
+      </span>
+      <Pieces tokens={a} />
+      <Pieces tokens={b} />
+    </span>
+  );
+});
 
 /** How one run cut a span. */
 function Pieces({ tokens }: { tokens: ArrayLike<string> }) {
