@@ -83,8 +83,11 @@ def test_a_click_chooses_the_row_whose_values_are_listed_exactly(tab, server, ex
     for title, line in (("looks at", values[pos]), ("is looked at by", values[:, pos])):
         order = np.lexsort((np.arange(n), -line.astype(np.float64)))[: min(20, np.count_nonzero(line > 0))]
         items = page.locator(f"[data-links='{title}'] li")
-        items.nth(len(order) - 1).wait_for()
-        assert [int(i.get_attribute("data-pos")) for i in items.all()] == order.tolist()
+        page.wait_for_function(
+            "([title, order]) => JSON.stringify([...document.querySelectorAll(`[data-links='${title}'] li`)]"
+            ".map(li => Number(li.dataset.pos))) === JSON.stringify(order)",
+            arg=[title, order.tolist()],
+        )
         shown = [float(i.locator(".number").last.inner_text().replace("−", "-")) for i in items.all()]
         assert shown == pytest.approx(line[order].tolist(), rel=6e-3)
     page.mouse.move(box["x"] + (to + 0.5) / n * box["width"], box["y"] + (pos + 0.5) / n * box["height"] + 1)
