@@ -37,7 +37,7 @@ export function CurvePanel({ circuit, answer, curves, size, shown }: Props) {
       }}
     >
       <SizeSlider size={size ?? 0.01} edges={circuit.edges} sizes={curves?.sizes ?? []} asked={asNumber(shown?.notes["n_asked"])} left={shown?.notes.total} />
-      <Show answer={answer}>{() => (curves ? <Chart curves={curves} size={size} level={circuit.level} /> : null)}</Show>
+      <Show answer={answer}>{() => (curves ? <Chart curves={curves} size={shareOf(size, circuit.edges)} level={circuit.level} /> : null)}</Show>
     </Panel>
   );
 }
@@ -71,6 +71,11 @@ function told(curves: Curves, size: number | undefined): string {
   if (!line || value === null || value === undefined || !curves.sizes.includes(size ?? 0)) return "";
   const [low, high] = [line.band?.low[at], line.band?.high[at]];
   return `Here ${inShort(value)}${low === null || low === undefined ? "" : ` (${inShort(low)} to ${inShort(high)})`}.`;
+}
+
+/** A size above 1 is a number of edges. */
+function shareOf(size: number | undefined, edges: number): number | undefined {
+  return size === undefined || size <= 1 ? size : size / Math.max(1, edges);
 }
 
 function asNumber(value: unknown): number | undefined {
