@@ -30,7 +30,10 @@ def open_file(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         page = context.new_page()
         page.on("console", lambda m: complaints.append(m.text))
         page.on("pageerror", lambda e: complaints.append(str(e)))
-        page.on("request", lambda r: complaints.append(r.url) if r.url.split("#")[0] != file.as_uri() else None)
+        page.on(
+            "request",
+            lambda r: complaints.append(r.url) if r.url.split("#")[0] not in (file.as_uri(), "about:srcdoc") else None,
+        )
         page.goto(file.as_uri())
         return page
 
@@ -85,3 +88,14 @@ def test_hostile_text_stays_text(open_file) -> None:
     page.get_by_role("tooltip").wait_for()
     assert page.evaluate("window.stolen === undefined && document.images.length === 0")
     assert page.evaluate("document.scripts.length") == 2
+
+
+def test_a_notebook_shows_the_page_in_a_frame_that_reaches_nothing(open_file, server) -> None:
+    wh = server.warehouse
+    (example,) = wh.sql("SELECT example_id FROM examples WHERE run_id = 'lighthouse' ORDER BY idx LIMIT 1").fetchone()
+    page = open_file(f"<!doctype html><title>notebook</title>{export(wh, 'lighthouse', [example])._repr_html_()}")
+    frame = page.frame_locator("iframe")
+    frame.locator(".strip [data-pos='3']").click()
+    frame.get_by_label("chosen token").get_by_text("pos 3").wait_for()
+    frame.get_by_role("button", name="Dark colours").click()
+    frame.get_by_role("button", name="Light colours").wait_for()

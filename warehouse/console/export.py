@@ -28,6 +28,8 @@ BUILT = Path(__file__).with_name("static") / "export"
 NOT_BUILT = (
     "The page is not built: `make console` builds it, for which Node 20 or newer is needed. Installed packages have it."
 )
+_FRAME_PX = 800
+"""How high the page is in a notebook."""
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -48,9 +50,19 @@ _PAGE = """<!doctype html>
 """
 
 
+class Page(str):
+    """An HTML page; a notebook shows it as it is, in a frame that can reach neither the notebook nor a network."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        style = f"width: 100%; height: {_FRAME_PX}px; border: 0"
+        return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(self)}"></iframe>'
+
+
 def export(
     wh: Warehouse, run: str, examples: Sequence[str], *, seq: int = 0, heads: Sequence[Head] | None = None
-) -> str:
+) -> Page:
     """Return a page that shows examples of a run, with all that it needs in it.
 
     Example:
@@ -64,7 +76,7 @@ def export(
         heads: Whose attention is shown; None: a few that stand out.
 
     Returns:
-        HTML.
+        HTML; as the last value of a notebook's cell it is shown.
 
     Raises:
         UsageError: The page is not built, or the run has no attention of the heads that are asked for.
@@ -81,7 +93,7 @@ def export(
     return page_of({"version": version("trace-warehouse"), "run": run_data(wh, run), "examples": shown}, script, style)
 
 
-def page_of(data: dict[str, Any], script: str, style: str) -> str:
+def page_of(data: dict[str, Any], script: str, style: str) -> Page:
     """Return the page with its data, script and style in it.
 
     Args:
@@ -98,7 +110,7 @@ def page_of(data: dict[str, Any], script: str, style: str) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    return _PAGE.format(
+    filled = _PAGE.format(
         policy=policy,
         version=html.escape(str(data.get("version", ""))),
         title=html.escape(f"{data['run']['run_id']} · traces"),
@@ -106,6 +118,7 @@ def page_of(data: dict[str, Any], script: str, style: str) -> str:
         data=_as_data(data),
         script=script,
     )
+    return Page(filled)
 
 
 def _built() -> tuple[str, str]:

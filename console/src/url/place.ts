@@ -40,7 +40,11 @@ function move(place: Place, how: "push" | "replace"): void {
   const address = formatPlace(place);
   if (address === text) return;
   text = address;
-  if (how === "push") history.pushState(null, "", address);
-  else history.replaceState(null, "", address);
+  try {
+    if (how === "push") history.pushState(null, "", address);
+    else history.replaceState(null, "", address);
+  } catch {
+    // a page within a notebook has no address of its own
+  }
   store.set(place);
 }
