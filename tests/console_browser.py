@@ -23,6 +23,9 @@ FLAGS = (
 )  # fmt: skip
 SECONDS = 15
 """For anything that the page should show."""
+SHOWN = """() => document.querySelector('main')?.innerText
+    + [...document.querySelectorAll('canvas')].map((c) => c.dataset.painted).join()"""
+"""What a page shows: its text, and how often its pictures were drawn."""
 AXE = Path(__file__).parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 
 
@@ -71,6 +74,10 @@ class Tab:
         self.page.on("pageerror", lambda e: self.complaints.append(f"page: {e}"))
         self.page.on("response", lambda r: self.complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         self.page.on("request", self._look_at)
+        self._pending: set[Any] = set()
+        self.page.on("request", self._pending.add)
+        for end in ("requestfinished", "requestfailed"):
+            self.page.on(end, self._pending.discard)
         self.page.goto(f"{address}/#token={TOKEN}")
 
     def _look_at(self, request: Any) -> None:
@@ -81,6 +88,17 @@ class Tab:
         """Open a place of the console, such as `text/lighthouse`, as a link would; returns Playwright's page."""
         self.page.goto(f"{self.address}/#/{place}")
         return self.page
+
+    def settle(self, page: Any = None) -> None:
+        """Wait until nothing is on its way, the stream of events apart, and what is shown stays as it is."""
+        page, before, still = page or self.page, "", 0
+        deadline = time.monotonic() + SECONDS
+        while still < 3:
+            assert time.monotonic() < deadline, f"the page does not come to rest: {[r.url for r in self._pending]}"
+            page.wait_for_timeout(100)
+            now = page.evaluate(SHOWN)
+            on_its_way = [r for r in self._pending if not r.url.endswith("/api/events")]
+            still, before = (0 if on_its_way or now != before else still + 1), now
 
     def check(self) -> None:
         unexpected = [c for c in self.complaints if not any(part in c for part in self.expected)]

@@ -147,7 +147,6 @@ def test_two_thousand_tokens_are_shown_in_cells_of_several(serve, open_tab, make
         max_len=2048,
     )
     tab = open_tab(serve(root))
-    tab.expected = ["/api/heads", "status of 404"]
     page = tab.go("attention/long?l=1&h=2")
     canvas = painted(page)
     cell = -(-2048 // int(page.locator(".attention-map .frame").evaluate("f => f.clientWidth")))

@@ -157,7 +157,6 @@ def test_a_response_lies_along_a_trait_with_its_named_places(tab, server) -> Non
 
 
 def test_what_is_missing_says_which_command_makes_it(tab, server) -> None:
-    tab.expected = ["/api/lens", "status of 404"]
     example = server.warehouse.sql("SELECT example_id FROM examples WHERE run_id = 'later' LIMIT 1").fetchone()[0]
     page = tab.go(f"text/later/{example}/0")
     page.get_by_text("traces lens later").wait_for()

@@ -119,16 +119,18 @@ def error(message: str, status: int, **more: Any) -> JSONResponse:
 
 
 def empty(message: str, hint: str) -> JSONResponse:
-    """Answer that there is nothing to show yet.
+    """Answer that there is nothing to show yet, which is no fault: a browser would note one down for a 404.
 
     Args:
         message: What there is none of, one line.
         hint: The command that makes it, for the page to offer to copy.
 
     Returns:
-        404 with `{"error": message, "kind": "empty", "hint": hint}`.
+        200 with `{"error": message, "kind": "empty", "hint": hint}`, and the header `X-Empty`.
     """
-    return error(message, 404, kind="empty", hint=hint)
+    response = error(message, 200, kind="empty", hint=hint)
+    response.headers["X-Empty"] = "1"
+    return response
 
 
 def error_of(exception: Exception) -> JSONResponse:

@@ -85,11 +85,12 @@ async function ask<T>(
     addToLog({ ...entry, ms: performance.now() - began, outcome: "no answer" });
     throw new ApiError("The server does not answer. Is traces console still running?", 0);
   }
-  if (!response.ok) {
+  const empty = response.headers.has("X-Empty");
+  if (!response.ok || empty) {
     const details = await errorOf(response);
     const message = typeof details["error"] === "string" ? details["error"] : `The server answered ${response.status}.`;
     addToLog({ ...entry, ms: performance.now() - began, outcome: message });
-    throw new ApiError(message, response.status, details);
+    throw new ApiError(message, empty ? 404 : response.status, details);
   }
   const answer = await read(response);
   const rows = answer as unknown as Partial<Rows>;

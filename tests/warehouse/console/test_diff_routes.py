@@ -101,10 +101,10 @@ def test_a_text_token_by_token_and_one_that_was_cut_short(client: TestClient) ->
 
 def test_what_cannot_be_compared_says_why(client: TestClient) -> None:
     status, body = refused(client, "diff", a="one", b="elsewhere")
-    assert (status, body["kind"]) == (404, "empty")
+    assert (status, body["kind"]) == (200, "empty")
     assert "no example in common" in body["error"] and "traces capture next-token" in body["hint"]
     status, body = refused(client, "diff", a="one", b="silent")
-    assert (status, body["kind"]) == (404, "empty") and "no next-token predictions" in body["error"]
+    assert (status, body["kind"]) == (200, "empty") and "no next-token predictions" in body["error"]
     assert refused(client, "diff", a="one", b="nobody")[1]["kind"] == "not_found"
     assert refused(client, "diff", a="one", b="two", order="colour")[1]["kind"] == "not_found"
     assert refused(client, "diff/strip", a="one", b="two", example="e9")[0] == 404
@@ -137,4 +137,4 @@ def test_a_question_has_its_choices_and_what_others_answered(client: TestClient)
 def test_a_run_without_questions_says_what_makes_some(client: TestClient) -> None:
     for path, more in (("choices", {}), ("choice", {"example": "e0"})):
         status, body = refused(client, path, run="one", **more)
-        assert (status, body["kind"]) == (404, "empty") and body["hint"].startswith("traces capture mcq-prompt")
+        assert (status, body["kind"]) == (200, "empty") and body["hint"].startswith("traces capture mcq-prompt")

@@ -110,8 +110,8 @@ def test_what_there_is_none_of_comes_with_the_command_that_makes_it(root: Path, 
     asked = {"run": "llama", "example": example_of(root, "llama", 2)}
     found = [client.get(f"/api/{name}", params=asked) for name in ("lens", "traits")]
     assert [(r.status_code, r.json()["kind"], r.json()["hint"]) for r in found] == [
-        (404, "empty", "traces lens llama"),
-        (404, "empty", "traces trait project llama --traits NAME"),
+        (200, "empty", "traces lens llama"),
+        (200, "empty", "traces trait project llama --traits NAME"),
     ]
 
 
