@@ -45,7 +45,7 @@ export function PatternPanel({ of, answer }: { of: ChosenHead; answer: Answer<Ro
         shown
           ? {
               python: `wh.run("${of.run}").attn("${shown.example}", layer=${of.layer}, head=${of.head}, seq=${shown.seq})`,
-              command: `traces plot attention ${of.run} --example ${shown.example} --layer ${of.layer} --head ${of.head}`,
+              command: `traces plot attention ${of.run} --example ${shown.example} --seq ${shown.seq} --layers ${of.layer} --head ${of.head}`,
             }
           : {}
       }
