@@ -25,10 +25,10 @@ export function CircuitEdge({ rows, row, into, layout, colours, most, chosen }: 
   const from = layout.nodes.get(source);
   const score = rows.number(row, "score") ?? 0;
   const part = Math.abs(score) / most;
-  const touches = chosen === undefined || source === chosen || into.includes(chosen);
   if (!from) return null;
   return into.map((sink) => {
     const to = layout.nodes.get(sink);
+    const touches = chosen === undefined || source === chosen || sink === chosen;
     return to ? (
       <path
         key={sink}

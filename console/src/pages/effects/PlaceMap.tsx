@@ -32,7 +32,7 @@ export function PlaceMap({ run, rows, kind, quantity, example }: Props) {
   const layer = numberParam(place, "l");
   const pos = numberParam(place, "pos");
   const seq = rows.length > 0 ? (rows.number(0, "seq") ?? 0) : 0;
-  const named = grid.names.some((name, at) => name !== String(grid.positions[at]));
+  const named = grid.names.filter((name, at) => name !== String(grid.positions[at])).length;
   return (
     <>
       <div className="told">
@@ -41,7 +41,7 @@ export function PlaceMap({ run, rows, kind, quantity, example }: Props) {
           {kind}
           {grid.strongest ? ", the strongest head of each place" : ""}
         </span>
-        {named ? null : <span className="muted">A position has other tokens in other prompts: choose a pair or a template to see them.</span>}
+        {named === grid.names.length ? null : <span className="muted">Positions without a name have other tokens in other prompts: choose a pair to see them.</span>}
         {example ? <a href={formatPlace({ page: "text", parts: [run.source, example, String(seq)], params: pos === undefined ? {} : { pos: String(pos) } })}>the prompt in Text</a> : null}
         <SelectedHere place={{ run_id: run.source, ...(example ? { example_id: example } : {}) }} of={example ? "in this pair" : "in this task"} />
       </div>
@@ -51,7 +51,7 @@ export function PlaceMap({ run, rows, kind, quantity, example }: Props) {
           rowLabels={grid.layers.map((each) => (each < 0 ? "embed" : String(each)))}
           colLabels={grid.names}
           rowTitle="layer"
-          colTitle={named ? `token of the ${seq === 1 ? "corrupted" : "clean"} prompt, which ran (/ of the ${seq === 1 ? "clean" : "corrupted"} one, where it is another), and position` : "position"}
+          colTitle={named > 0 ? `token of the ${seq === 1 ? "corrupted" : "clean"} prompt, which ran (/ of the ${seq === 1 ? "clean" : "corrupted"} one, where it is another), and position` : "position"}
           scale={scale}
           label={`${quantity.label} by layer and position, ${kind}, run ${run.run}`}
           width={width - 30}
