@@ -134,38 +134,36 @@ def test_the_worker_ends_with_the_server(opened: Callable[..., Page]) -> None:
     assert not is_alive(pid)
 
 
-@pytest.mark.parametrize(
-    "job",
-    [
-        {},
-        {"kind": "shell", "prompt": "x"},
-        {"kind": "capture"},
-        {"kind": "capture", "prompt": ""},
-        {"kind": "capture", "prompt": "x" * 20_001},
-        {"kind": "capture", "prompt": "x", "turns": [{"role": "user", "content": "x"}]},
-        {"kind": "capture", "turns": [{"role": "root", "content": "x"}]},
-        {"kind": "capture", "turns": [{"role": "user", "content": "x" * 15_000}] * 2},
-        {"kind": "capture", "prompt": "x", "model": "/etc/passwd"},
-        {"kind": "capture", "prompt": "x", "run": "mine"},
-        {"kind": "capture", "prompt": "x", "warehouse": "/tmp"},
-        {"kind": "generate", "prompt": "x", "max_new_tokens": 513},
-        {"kind": "generate", "prompt": "x", "max_new_tokens": "5"},
-        {"kind": "generate", "prompt": "x", "temperature": -1},
-        {"kind": "generate", "prompt": "x", "seed": 1 << 60},
-        {"kind": "steer", "prompt": "x", "trait": "loud", "coefficient": 0},
-        {"kind": "steer", "prompt": "x", "trait": "loud", "coefficient": 1e6},
-        {"kind": "ablate", "run": "r", "example": "../../x", "cuts": [{"layer": 0, "head": 0}]},
-        {"kind": "ablate", "run": "r", "example": "0" * 16, "cuts": []},
-        {"kind": "ablate", "run": "r", "example": "0" * 16, "cuts": [{"what": "mlp", "layer": 0, "head": 0}]},
-        {"kind": "ablate", "run": "r", "example": "0" * 16, "cuts": [{"layer": -1, "head": 0}]},
-    ],
-)  # fmt: skip
-def test_what_is_no_job_is_refused_before_a_worker_hears_of_it(
-    opened: Callable[..., Page], job: dict[str, Any]
-) -> None:
+NO_JOBS: list[dict[str, Any]] = [
+    {},
+    {"kind": "shell", "prompt": "x"},
+    {"kind": "capture"},
+    {"kind": "capture", "prompt": ""},
+    {"kind": "capture", "prompt": "x" * 20_001},
+    {"kind": "capture", "prompt": "x", "turns": [{"role": "user", "content": "x"}]},
+    {"kind": "capture", "turns": [{"role": "root", "content": "x"}]},
+    {"kind": "capture", "turns": [{"role": "user", "content": "x" * 15_000}] * 2},
+    {"kind": "capture", "prompt": "x", "model": "/etc/passwd"},
+    {"kind": "capture", "prompt": "x", "run": "mine"},
+    {"kind": "capture", "prompt": "x", "warehouse": "/tmp"},
+    {"kind": "generate", "prompt": "x", "max_new_tokens": 513},
+    {"kind": "generate", "prompt": "x", "max_new_tokens": "5"},
+    {"kind": "generate", "prompt": "x", "temperature": -1},
+    {"kind": "generate", "prompt": "x", "seed": 1 << 60},
+    {"kind": "steer", "prompt": "x", "trait": "loud", "coefficient": 0},
+    {"kind": "steer", "prompt": "x", "trait": "loud", "coefficient": 1e6},
+    {"kind": "ablate", "run": "r", "example": "../../x", "cuts": [{"layer": 0, "head": 0}]},
+    {"kind": "ablate", "run": "r", "example": "0" * 16, "cuts": []},
+    {"kind": "ablate", "run": "r", "example": "0" * 16, "cuts": [{"what": "mlp", "layer": 0, "head": 0}]},
+    {"kind": "ablate", "run": "r", "example": "0" * 16, "cuts": [{"layer": -1, "head": 0}]},
+]  # fmt: skip
+
+
+def test_what_is_no_job_is_refused_before_a_worker_hears_of_it(opened: Callable[..., Page]) -> None:
     page = opened(worker=True)
-    answer = page.submit(**job)
-    assert (answer.status_code, answer.json()["kind"]) == (422, "usage")
+    for job in NO_JOBS:
+        answer = page.submit(**job)
+        assert (answer.status_code, answer.json()["kind"]) == (422, "usage"), job
     assert page.state()["status"] == "stopped"
 
 
