@@ -186,7 +186,6 @@ def test_a_place_of_any_of_them_is_the_same_in_a_fresh_browser(open_tab) -> None
 
 
 def test_what_is_not_there_says_the_command_that_makes_it(tab) -> None:
-    tab.expected += ["404"]
     for place, command in (
         ("heads/answers", "traces derive heads answers"),
         ("effects/words", "traces ablate words"),

@@ -130,11 +130,11 @@ def test_the_heads_that_carry_a_token_add_up_to_its_influence(client: TestClient
 @pytest.mark.parametrize(
     ("path", "params", "status", "said"),
     [
-        ("effects", {"run": "task"}, 404, "traces ablate task"),
+        ("effects", {"run": "task"}, 200, "traces ablate task"),
         ("effects", {"run": "zeroed", "metric": "luck"}, 404, "No metric 'luck'"),
         ("effects", {"run": "gone"}, 404, "No run 'gone'"),
-        ("patching", {"run": "zeroed"}, 404, "traces patch task"),
-        ("influence", {"run": "zeroed", "example": "a"}, 404, "traces influence zeroed"),
+        ("patching", {"run": "zeroed"}, 200, "traces patch task"),
+        ("influence", {"run": "zeroed", "example": "a"}, 200, "traces influence zeroed"),
         ("influence", {"run": "explained", "example": "c"}, 404, "No explained example 'c'"),
         ("influence", {"run": "explained", "example": "a", "pos": 1}, 404, "No explained position '1'"),
         ("influence/heads", {"run": "explained", "example": "a", "measure": "luck"}, 404, "No measure 'luck'"),

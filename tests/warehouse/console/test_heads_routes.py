@@ -87,7 +87,7 @@ def test_the_bins_hold_every_finite_value_once() -> None:
 @pytest.mark.parametrize(
     ("path", "params", "status", "said"),
     [
-        ("heads", {"run": "silent"}, 404, "traces derive heads silent"),
+        ("heads", {"run": "silent"}, 200, "traces derive heads silent"),
         ("heads", {"run": "gone"}, 404, "No run 'gone'"),
         ("heads", {"run": "task", "example": "none"}, 404, "No example 'none'"),
         ("heads/examples", {"run": "task", "layer": 0, "head": 0, "metric": "sum(1)"}, 404, "No metric"),

@@ -39,7 +39,7 @@ async function load(runs: readonly string[], metric: string | undefined, signal:
       try {
         return { run, rows: await getRows("effects", { run, metric }, signal) };
       } catch (problem) {
-        if (place > 0 && problem instanceof ApiError && problem.status === 404) return null;
+        if (place > 0 && problem instanceof ApiError && (problem.kind === "empty" || problem.kind === "not_found")) return null;
         throw problem;
       }
     }),
