@@ -75,9 +75,9 @@ class Tab:
         self.page.on("response", lambda r: self.complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         self.page.on("request", self._look_at)
         self._pending: set[Any] = set()
-        self.page.on("request", self._pending.add)
+        self.page.on("request", lambda r: self._pending.add(r))
         for end in ("requestfinished", "requestfailed"):
-            self.page.on(end, self._pending.discard)
+            self.page.on(end, lambda r: self._pending.discard(r))
         self.page.goto(f"{address}/#token={TOKEN}")
 
     def _look_at(self, request: Any) -> None:

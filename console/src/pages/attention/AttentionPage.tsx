@@ -19,12 +19,12 @@ export function AttentionPage() {
   const place = usePlace();
   const of = sequenceOf(place);
   const { data, error } = useTokens(of);
-  useFirstText(place);
+  const missing = useFirstText(place) ?? error;
   const text = data?.rows.notes["text"];
   return (
     <>
       <TextPicker run={place.parts[0]} of={of} text={typeof text === "string" ? text : undefined} />
-      {error ? <Problem error={error} /> : null}
+      {missing ? <Problem error={missing} /> : null}
       {of && data ? <Heads of={of} tokens={data} place={place} /> : null}
     </>
   );
