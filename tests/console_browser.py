@@ -98,7 +98,7 @@ class Tab:
             page.wait_for_timeout(100)
             now = page.evaluate(SHOWN)
             on_its_way = [r for r in self._pending if not r.url.endswith("/api/events")]
-            still, before = (0 if on_its_way or now != before else still + 1), now
+            still, before = (0 if on_its_way or not now.strip() or now != before else still + 1), now
 
     def check(self) -> None:
         unexpected = [c for c in self.complaints if not any(part in c for part in self.expected)]
