@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import quote_plus
 
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "tests"))
@@ -35,13 +36,15 @@ def main(out: Path) -> None:
         texts = capture.open_file(TOP / "tests" / "data" / "lighthouse.txt")
         run = capture.next_token(model, texts, keep="hidden,resid,qkv,heads", run="demo", root=root)
         capture.lens(run, model=model, root=root, run="demo-lens")
-        example = run.query("SELECT example_id FROM examples ORDER BY n_tokens DESC LIMIT 1").fetchall()[0][0]
+        ((example, pos),) = run.query(
+            "SELECT example_id, pos FROM tokens JOIN examples USING (example_id) WHERE text LIKE 'The capital of France%' AND token = ' Paris'"
+        ).fetchall()
         server = Server(root)
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
                 tab = Tab(browser, server.address, width=1280, height=760)
-                page = tab.go(f"text/demo/{example}/0?pos=9&q={SURPRISE.replace(' ', '+')}")
+                page = tab.go(f"text/demo/{example}/0?pos={pos}&q={quote_plus(SURPRISE)}")
                 page.locator("canvas").first.wait_for()
                 page.wait_for_timeout(1500)
                 page.screenshot(path=out)
