@@ -43,14 +43,15 @@ def near_tokens(ask: Ask, catalog: Catalog, near: pa.Table, characters: int = 60
 
 
 def _query(catalog: Catalog, near: pa.Table, characters: int) -> str:
-    """Write the question for some tokens. Runs are named where files are read, so that those of others are not opened."""
+    """Write the question for some tokens. Runs and examples are named where files are read: those of others are not opened, or passed over."""
     rows = ", ".join(
         f"({i}, {sql_text(row['run_id'])}, {sql_text(row['example_id'])}, {row['seq']}, {sql_text(row['side'])}, {row['pos']})"
         for i, row in enumerate(near.select(list(_KEYS)).to_pylist())
     )
     runs = near["run_id"].unique().to_pylist()
     metas = {run: catalog.cached_run(run).meta for run in runs}
-    of = f"run_id IN {sql_texts(runs)}"
+    examples = near["example_id"].unique().to_pylist()
+    of = f"run_id IN {sql_texts(runs)} AND example_id IN {sql_texts(examples)}"
     text, prompts = "e.text", ""
     if any(meta.counts.rows.get("prompts") for meta in metas.values()):
         text = "coalesce(s.text, e.text)"
