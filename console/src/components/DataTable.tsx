@@ -20,6 +20,9 @@ interface Props {
 }
 
 const ROW_PX = 24;
+/** Between columns, and before the first and after the last, as the styles have it. */
+const GAP_PX = 10;
+/** A wider column is cut there; it takes what room the others leave. */
 const WIDEST_CH = 60;
 const TOKENS = new Set(["token", "true_token", "pred_token", "top_token"]);
 
@@ -36,7 +39,11 @@ export function DataTable({ rows, label, columns = rows.names, chosen, onChoose,
   useEffect(() => {
     if (place >= 0) virtual.scrollToIndex(place, { align: "auto" });
   }, [place, virtual]);
-  const widths = columns.map((name) => `${widthOf(rows, name)}ch`).join(" ");
+  const characters = columns.map((name) => widthOf(rows, name));
+  const layout = {
+    gridTemplateColumns: characters.map((width) => (width > WIDEST_CH ? `minmax(${width}ch, 1fr)` : `${width}ch`)).join(" "),
+    minWidth: `calc(${characters.reduce((sum, width) => sum + width, 0)}ch + ${columns.length * GAP_PX + GAP_PX}px)`,
+  };
   const items = virtual.getVirtualItems();
   const id = useId();
   const move = (event: KeyboardEvent) => {
@@ -60,7 +67,7 @@ export function DataTable({ rows, label, columns = rows.names, chosen, onChoose,
       tabIndex={0}
       onKeyDown={move}
     >
-      <div className="table-head" role="row" style={{ gridTemplateColumns: widths }} aria-rowindex={1}>
+      <div className="table-head" role="row" style={layout} aria-rowindex={1}>
         {columns.map((name) => (
           <span role="columnheader" key={name} className={rows.kind(name) === "number" ? "number" : undefined}>
             {onColumn ? (
@@ -85,7 +92,7 @@ export function DataTable({ rows, label, columns = rows.names, chosen, onChoose,
               aria-selected={onChoose ? row === chosen : undefined}
               className={`table-row ${onChoose ? "clickable" : ""}`}
               data-row={row}
-              style={{ gridTemplateColumns: widths, transform: `translateY(${item.start}px)` }}
+              style={{ ...layout, transform: `translateY(${item.start}px)` }}
               onClick={onChoose ? () => onChoose(row) : undefined}
             >
               {columns.map((name) => {

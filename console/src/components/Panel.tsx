@@ -57,7 +57,7 @@ export function Panel({ title, name, note, controls, ways = {}, rows, main = fal
     <section className={`panel ${maximised ? "maximised" : ""} ${className}`} aria-label={name}>
       <header>
         <h2>{title}</h2>
-        {note ? <span className="note">{note}</span> : null}
+        {note ? <span className="note" title={typeof note === "string" ? note : undefined}>{note}</span> : null}
         <span className="controls">{controls}</span>
         <MenuTrigger>
           <Button className="quiet" aria-label={`Copy or save: ${name}`}>

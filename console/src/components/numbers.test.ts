@@ -13,8 +13,8 @@ describe("numbers as text", () => {
     [NaN, "NaN"],
   ])("%s is %s", (value, text) => expect(inShort(value)).toBe(text));
 
-  it("keeps small parts apart from none", () => {
-    expect([0, 0.0004, 0.034, 0.5, 1].map(percent)).toEqual(["0.0 %", "< 0.1 %", "3.4 %", "50 %", "100 %"]);
+  it("keeps small parts apart from none, and nearly all from all", () => {
+    expect([0, 0.0004, 0.034, 0.5, 0.9949, 0.9973, 0.99996, 1].map(percent)).toEqual(["0.0 %", "< 0.1 %", "3.4 %", "50 %", "99 %", "99.7 %", "> 99.9 %", "100 %"]);
   });
 });
 

@@ -13,9 +13,12 @@ export function inShort(value: number | null | undefined, digits = 3): string {
   return String(Number(value.toPrecision(Math.max(digits, Math.ceil(Math.log10(size)) + 1)))).replace("-", "−");
 }
 
+/** A part of 1 in per cent; what is nearly none or nearly all is never told as 0 or 100. */
 export function percent(part: number | null | undefined): string {
   if (part === null || part === undefined) return "";
-  return part > 0 && part < 0.001 ? "< 0.1 %" : `${(part * 100).toFixed(part >= 0.0995 ? 0 : 1)} %`;
+  if (part > 0 && part < 0.001) return "< 0.1 %";
+  if (part > 0.999 && part < 1) return "> 99.9 %";
+  return `${(part * 100).toFixed(part === 1 || (part >= 0.0995 && part < 0.995) ? 0 : 1)} %`;
 }
 
 const UNITS = ["B", "KB", "MB", "GB", "TB"];

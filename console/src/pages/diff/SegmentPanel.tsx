@@ -22,7 +22,7 @@ export function SegmentPanel({ a, b, example, seq, rows, segment }: Props) {
     ["b", b],
   ] as const;
   return (
-    <Panel title={<code>{visible(rows.text(segment, "text"))}</code>} name="chosen token" className="diff-chosen" note={`pos ${positions(rows, segment, "a")} and ${positions(rows, segment, "b")}`}>
+    <Panel title={<code>{visible(rows.text(segment, "text"))}</code>} name="chosen token" className="diff-chosen" note={`pos ${[...new Set([positions(rows, segment, "a"), positions(rows, segment, "b")])].join(" and ")}`}>
       <div className="padded">
         <SegmentTable rows={rows} segment={segment} a={a} b={b} />
         <div className="diff-guesses">
