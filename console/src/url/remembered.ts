@@ -13,6 +13,11 @@ export function remember(place: Place): void {
   if (place.params["q"] !== undefined) question = picked(place.params, COMMON);
 }
 
+/** The run that was looked at last. */
+export function lookedAt(): string | undefined {
+  return last[0];
+}
+
 /** Has tabs open without the question that was asked last. */
 export function forgetQuestion(): void {
   question = {};

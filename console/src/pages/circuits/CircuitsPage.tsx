@@ -1,10 +1,15 @@
-import { useMemo } from "react";
+import { useEffect, useMemo } from "react";
 import type { Rows } from "../../api/rows";
+import { useGone } from "../../api/useGone";
 import { useRows } from "../../api/useRows";
 import { Empty } from "../../components/Empty";
+import { Missing } from "../../components/Missing";
+import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
-import { usePlace } from "../../url/place";
+import { go, usePlace } from "../../url/place";
+import { lookedAt } from "../../url/remembered";
 import { circuitMeant, circuitsOf, selectionNamed, type Circuit } from "./chosenCircuit";
+import { CircuitSelect } from "./CircuitSelect";
 import { CurvePanel } from "./CurvePanel";
 import { curvesOf, firstSize } from "./curves";
 import { GraphPanel } from "./GraphPanel";
@@ -20,14 +25,29 @@ export function CircuitsPage() {
 function OfRun({ rows }: { rows: Rows }) {
   const place = usePlace();
   const circuits = useMemo(() => circuitsOf(rows), [rows]);
-  const run = place.parts[0];
+  const named = place.parts[0];
+  const gone = useGone(named);
+  const run = named ?? lookedAt();
   const runs = useRows("runs", run === undefined || circuits.some((each) => each.run === run) ? null : {});
   const parent = runs.data ? parentOf(runs.data, run) : undefined;
-  const circuit = circuitMeant(circuits, run, place.params["circuit"], parent);
+  const own = circuitMeant(circuits, run, place.params["circuit"], parent);
+  const circuit = own ?? (named === undefined && runs.data ? circuits[0] : undefined);
+  const found = circuit?.run;
+  useEffect(() => {
+    if (named === undefined && found !== undefined) go({ ...place, parts: [found] }, "replace");
+  }, [named, found, place]);
   if (circuits.length === 0) return <Empty command="traces circuit discover TASK">No circuit has been found yet. Of a task's pairs (traces task prepare), this scores every edge of the model:</Empty>;
   if (circuit) return <OfCircuit circuits={circuits} circuit={circuit} />;
   if (!runs.data) return null;
-  return <Empty command={`traces circuit discover ${run ?? ""}`}>Run {run} has no circuit, and none was found for it. If it is a task&apos;s run, this finds one:</Empty>;
+  return (
+    <Panel title="Circuits" name="circuits" controls={<CircuitSelect circuit={undefined} circuits={circuits} />}>
+      {gone && named !== undefined ? (
+        <Missing run={named} />
+      ) : (
+        <Empty command={`traces circuit discover ${named ?? ""}`}>Run {named} has no circuit, and none was found for it. If it is a task&apos;s run, this finds one:</Empty>
+      )}
+    </Panel>
+  );
 }
 
 function OfCircuit({ circuits, circuit }: { circuits: readonly Circuit[]; circuit: Circuit }) {

@@ -6,9 +6,10 @@ import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
 import { useSize } from "../../components/useSize";
 import { SelectedHere } from "../../selection/SelectedHere";
-import { go, update } from "../../url/place";
+import { update } from "../../url/place";
 import { SELECTIONS, type Circuit, type Selection } from "./chosenCircuit";
 import { CircuitGraph } from "./CircuitGraph";
+import { CircuitSelect } from "./CircuitSelect";
 import { GraphLegend } from "./GraphLegend";
 
 interface Props {
@@ -38,23 +39,7 @@ export function GraphPanel({ circuits, circuit, selection, size, answer }: Props
       }}
       controls={
         <>
-          <label className="field">
-            <span className="muted">circuit</span>
-            <select
-              className="wide"
-              value={`${circuit.run}/${circuit.name}`}
-              onChange={(event) => {
-                const [run = "", name = ""] = event.target.value.split("/");
-                go({ page: "circuits", parts: [run], params: { circuit: name } });
-              }}
-            >
-              {circuits.map((each) => (
-                <option key={`${each.run}/${each.name}`} value={`${each.run}/${each.name}`}>
-                  {each.run}/{each.name} ({each.task}, {each.metric})
-                </option>
-              ))}
-            </select>
-          </label>
+          <CircuitSelect circuit={circuit} circuits={circuits} />
           <Choice label="selection" of={SELECTIONS} chosen={selection} onChoose={(name) => update({ selection: name === "abs" ? undefined : name })} />
         </>
       }

@@ -2,12 +2,13 @@ import { currentPlace, go } from "../../url/place";
 import { inWords, type CauseRun } from "./causeRuns";
 
 /** Chooses among the runs that tell of causes, by their task. */
-export function CauseRunSelect({ run, runs }: { run: CauseRun; runs: readonly CauseRun[] }) {
+export function CauseRunSelect({ run, runs }: { run: CauseRun | undefined; runs: readonly CauseRun[] }) {
   const sources = [...new Set(runs.map((each) => each.source))];
   return (
     <label className="field">
       <span className="muted">run</span>
-      <select className="wide" value={run.run} onChange={(event) => go({ page: "effects", parts: [event.target.value], params: kept(runs.find((each) => each.run === event.target.value)?.view === "influence") })}>
+      <select className="wide" value={run?.run ?? ""} onChange={(event) => go({ page: "effects", parts: [event.target.value], params: kept(runs.find((each) => each.run === event.target.value)?.view === "influence") })}>
+        {run ? null : <option value="">choose …</option>}
         {sources.map((source) => (
           <optgroup key={source} label={nameOf(source, runs)}>
             {runs

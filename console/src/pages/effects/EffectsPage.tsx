@@ -1,9 +1,14 @@
-import { useMemo } from "react";
+import { useEffect, useMemo } from "react";
+import { useGone } from "../../api/useGone";
 import { useRows } from "../../api/useRows";
 import { Empty } from "../../components/Empty";
+import { Missing } from "../../components/Missing";
+import { Panel } from "../../components/Panel";
 import { Show } from "../../components/Show";
 import type { Rows } from "../../api/rows";
-import { usePlace } from "../../url/place";
+import { go, usePlace } from "../../url/place";
+import { lookedAt } from "../../url/remembered";
+import { CauseRunSelect } from "./CauseRunSelect";
 import { causeRuns, meant } from "./causeRuns";
 import { HeadEffectsView } from "./HeadEffectsView";
 import { InfluenceView } from "./InfluenceView";
@@ -18,15 +23,27 @@ export function EffectsPage() {
 function OfRun({ rows }: { rows: Rows }) {
   const place = usePlace();
   const runs = useMemo(() => causeRuns(rows), [rows]);
-  const run = meant(runs, place.parts[0]);
+  const named = place.parts[0];
+  const gone = useGone(named);
+  const run = named === undefined ? (meant(runs, lookedAt()) ?? meant(runs, undefined)) : meant(runs, named);
+  const found = run?.run;
+  useEffect(() => {
+    if (named === undefined && found !== undefined) go({ ...place, parts: [found] }, "replace");
+  }, [named, found, place]);
   if (runs.length === 0) {
     return <Empty command="traces task prepare ioi --model smollm2 --capture qkv,heads --run ioi && traces ablate ioi">Nothing was intervened on yet. A task's pairs, and its heads cut one by one:</Empty>;
   }
   if (!run) {
     return (
-      <Empty command={`traces ablate ${place.parts[0] ?? ""}`}>
-        There is no run {place.parts[0]} with effects or influence, and none that was made from it. If it is a task's run, this makes one:
-      </Empty>
+      <Panel title="Effects" name="effects" controls={<CauseRunSelect run={undefined} runs={runs} />}>
+        {gone && named !== undefined ? (
+          <Missing run={named} />
+        ) : (
+          <Empty command={`traces ablate ${named ?? ""}`}>
+            Run {named} has neither effects nor influence, and no run with them was made from it. If it is a task's run, this makes one:
+          </Empty>
+        )}
+      </Panel>
     );
   }
   if (run.view === "influence") return <InfluenceView run={run} runs={runs} />;

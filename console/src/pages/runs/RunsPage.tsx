@@ -1,10 +1,9 @@
-import { change } from "../../api/events";
+import { useGone } from "../../api/useGone";
 import { useRows } from "../../api/useRows";
 import { Panel } from "../../components/Panel";
 import { Empty } from "../../components/Empty";
-import { useStore } from "../../env/store";
+import { Missing } from "../../components/Missing";
 import { usePlace } from "../../url/place";
-import { Missing } from "./Missing";
 import { RunDetail } from "./RunDetail";
 import { RunList } from "./RunList";
 
@@ -14,8 +13,7 @@ export function RunsPage() {
   const [run] = place.parts;
   const answer = useRows("runs", {});
   const runs = answer.data;
-  const known = useStore(change);
-  const gone = run !== undefined && known.version !== "" && !known.runs.includes(run); // heard before the list is asked again
+  const gone = useGone(run);
   const there = !gone && runs !== undefined && run !== undefined && Array.from({ length: runs.length }, (_, row) => runs.text(row, "run_id")).includes(run);
   return (
     <div className="columns runs-page">

@@ -1,6 +1,6 @@
-import { Command } from "../../components/Command";
-import { Empty } from "../../components/Empty";
-import { usePlace } from "../../url/place";
+import { Command } from "./Command";
+import { Empty } from "./Empty";
+import { usePlace } from "../url/place";
 
 /** That a run is not in the warehouse, and the question that the address still holds. */
 export function Missing({ run }: { run: string }) {
