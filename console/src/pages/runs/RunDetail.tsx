@@ -8,6 +8,7 @@ import { lineage } from "./lineage";
 import { ManifestFacts } from "./ManifestFacts";
 import { useManifest } from "./manifest";
 import { RunExamples } from "./RunExamples";
+import { RunLinks } from "./RunLinks";
 
 /** One run: its manifest, what it was made of and what was made of it, its arrays and its texts. */
 export function RunDetail({ run, runs }: { run: string; runs: Rows }) {
@@ -25,7 +26,14 @@ export function RunDetail({ run, runs }: { run: string; runs: Rows }) {
           main
           ways={{ sql: `SELECT * FROM runs WHERE run_id = ${literal(run)}`, python: `wh.run(${JSON.stringify(run)}).meta`, command: `traces runs show ${run}` }}
         >
-          <Show answer={told}>{({ manifest }) => <ManifestFacts manifest={manifest} />}</Show>
+          <Show answer={told}>
+            {(found) => (
+              <>
+                <RunLinks run={run} told={found} />
+                <ManifestFacts manifest={found.manifest} />
+              </>
+            )}
+          </Show>
         </Panel>
       </div>
       <div className="stack grow">
