@@ -109,6 +109,8 @@ def test_a_run_that_is_gone_is_named_on_every_page_that_asks_for_it(serve, open_
         "attention/lighthouse",
         "heads/lighthouse",
         "runs/lighthouse",
+        "effects/lighthouse",
+        "circuits/lighthouse",
         "diff/lighthouse/later",
     ):
         page = tab.go(place)

@@ -43,6 +43,16 @@ def test_the_lineage_of_every_run_is_that_of_the_manifests(tab, server) -> None:
     assert page.url.endswith("#/runs/pairs-curve")
 
 
+def test_a_run_leads_to_the_pages_that_show_something_of_it(tab) -> None:
+    page = tab.go("runs/pairs-patch")
+    links = page.get_by_label("Where this run is shown").get_by_role("link")
+    links.first.wait_for()
+    assert links.all_inner_texts() == ["Effects"]
+    tabs = page.get_by_label("Pages")
+    tabs.get_by_role("link", name="Effects").click()  # opens on the run that was looked at
+    page.wait_for_url("**/#/effects/pairs-patch")
+
+
 def test_the_texts_of_a_run_are_ordered_and_open(tab, server) -> None:
     page = tab.go("runs/lighthouse?order=loss")
     losses = "SELECT example_id FROM next_token WHERE run_id = 'lighthouse' GROUP BY 1 ORDER BY avg(loss) DESC LIMIT 1"

@@ -36,7 +36,7 @@ function OfRun({ rows }: { rows: Rows }) {
   useEffect(() => {
     if (named === undefined && found !== undefined) go({ ...place, parts: [found] }, "replace");
   }, [named, found, place]);
-  if (circuits.length === 0) return <Empty command="traces circuit discover TASK">No circuit has been found yet. Of a task's pairs (traces task prepare), this scores every edge of the model:</Empty>;
+  if (circuits.length === 0 && !gone) return <Empty command="traces circuit discover TASK">No circuit has been found yet. Of a task's pairs (traces task prepare), this scores every edge of the model:</Empty>;
   if (circuit) return <OfCircuit circuits={circuits} circuit={circuit} />;
   if (!runs.data) return null;
   return (

@@ -30,7 +30,7 @@ function OfRun({ rows }: { rows: Rows }) {
   useEffect(() => {
     if (named === undefined && found !== undefined) go({ ...place, parts: [found] }, "replace");
   }, [named, found, place]);
-  if (runs.length === 0) {
+  if (runs.length === 0 && !gone) {
     return <Empty command="traces task prepare ioi --model smollm2 --capture qkv,heads --run ioi && traces ablate ioi">Nothing was intervened on yet. A task's pairs, and its heads cut one by one:</Empty>;
   }
   if (!run) {
