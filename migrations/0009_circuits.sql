@@ -182,4 +182,4 @@ COMMENT ON COLUMN circuit_values.value IS 'The metric of the clean prompt with t
 COMMENT ON COLUMN circuit_values.full_value IS 'The metric of the clean prompt with nothing done: every edge kept';
 COMMENT ON COLUMN circuit_values.none_value IS 'The metric of the clean prompt with every edge ablated';
 
-COMMENT ON COLUMN runs.kind IS 'What made it: next-token, encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
