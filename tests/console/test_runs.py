@@ -79,7 +79,7 @@ def test_runs_come_and_go_while_the_page_is_open(serve, open_tab, tmp_path) -> N
     refresh(root)
     page.get_by_text("Run newcomer is not here").wait_for()
     page.get_by_role("main").get_by_text("SELECT 1 AS one").wait_for()
-    assert runs.get_by_role("gridcell", name="newcomer", exact=True).count() == 0
+    runs.get_by_role("gridcell", name="newcomer", exact=True).wait_for(state="detached")
 
 
 def test_damaged_and_unfinished_runs_are_said(serve, open_tab, console_root, tmp_path) -> None:
