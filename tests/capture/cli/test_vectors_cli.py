@@ -25,6 +25,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -> None:
     done = traces("trait", "extract", "--traits", "loud,terse", "--methods", "mean_diff,gradient", "-w", root)
     assert done.code == 0, done.err
@@ -59,6 +60,7 @@ def test_from_responses_to_a_picture_and_a_table(root: Path, traces: Callable) -
         ]
 
 
+@pytest.mark.slow
 def test_wrong_calls_end_in_a_line(root: Path, traces: Callable) -> None:
     for args, says in (
         (("extract",), "Say which responses: --traits with the traits, or --responses with their runs."),

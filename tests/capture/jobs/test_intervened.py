@@ -16,6 +16,8 @@ from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.sites import Key
 from warehouse.validation.validate import validate
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["Every night the keeper lit the lamp.", "The sea was calm, and the boat came home."]
 
 

@@ -143,6 +143,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: p.read_bytes() for name, p in found.items() if not name.startswith("blobs/")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["next-token", "mcq-prompt", "generate"])
 def test_which_bytes_are_those_of_one_process(
     kind: str,
@@ -286,6 +287,7 @@ def test_what_is_no_shard(tmp_path: Path, load_tiny: Callable[..., loading.Loade
     assert paths.staged_runs(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_runs_derived_in_shards(
     tmp_path: Path, load_tiny: Callable[..., loading.Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -436,6 +436,7 @@ def test_the_real_model_on_a_few_sentences(tmp_path: Path, smollm2: Loaded, capt
     assert ranks[29] == 1 and min(ranks[-1], ranks[0], ranks[15]) > 1
 
 
+@pytest.mark.slow
 def test_the_command(
     tmp_path: Path, tiny_folder: Callable, traces: Callable, load_tiny: Callable, capture_tiny: Callable
 ) -> None:

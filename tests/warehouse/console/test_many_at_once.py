@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from console_client import ADDRESS, TOKEN, console_client
 from starlette.testclient import TestClient
 
 from warehouse import Warehouse
 from warehouse.console.app import create_app
+
+pytestmark = pytest.mark.slow
 
 AT_ONCE, EACH = 4, 20
 

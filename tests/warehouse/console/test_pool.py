@@ -19,6 +19,8 @@ from warehouse import Warehouse
 from warehouse.console.sql import pool as pools
 from warehouse.console.sql.pool import Pool, Question, SqlError
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = "SELECT count(*) FROM range(100000000000) AS a, range(100000) AS b"
 
 

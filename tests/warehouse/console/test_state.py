@@ -109,6 +109,7 @@ def _event(response: HTTPResponse) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_runs_that_come_and_go_are_told_to_every_page(root: Path, port: int) -> None:
     pages = [_listen(port), _listen(port)]
     first = [_event(page) for page in pages]
