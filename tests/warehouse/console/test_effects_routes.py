@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
-import pyarrow as pa
 import pytest
 import synthetic_causes as made
-from console_client import console_client
+from console_client import ask, console_client
 from starlette.testclient import TestClient
 
 from warehouse import Warehouse
@@ -30,13 +27,6 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
 @pytest.fixture(scope="module")
 def client(warehouse: Warehouse) -> TestClient:
     return console_client(warehouse)
-
-
-def ask(client: TestClient, path: str, **params: Any) -> tuple[list[dict], dict[str, Any]]:
-    response = client.get(f"/api/{path}", params=params)
-    assert response.status_code == 200, response.text
-    table = pa.ipc.open_stream(response.content).read_all()
-    return table.to_pylist(), json.loads(table.schema.metadata[b"console"])
 
 
 def test_the_runs_say_which_task_they_are_about(client: TestClient) -> None:

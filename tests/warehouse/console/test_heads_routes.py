@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import synthetic_causes as made
-from console_client import console_client
+from console_client import ask, console_client
 from starlette.testclient import TestClient
 from synthetic import add_run
 
@@ -31,13 +29,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     add_run(root, "silent", "encode", {"examples": [{"example_id": "e0", "text": "abc"}]}, minute=3)
     with Warehouse(root) as wh:
         yield console_client(wh)
-
-
-def ask(client: TestClient, path: str, **params: Any) -> tuple[list[dict], dict[str, Any]]:
-    response = client.get(f"/api/{path}", params=params)
-    assert response.status_code == 200, response.text
-    table = pa.ipc.open_stream(response.content).read_all()
-    return table.to_pylist(), json.loads(table.schema.metadata[b"console"])
 
 
 def test_a_head_has_the_mean_of_its_sequences(client: TestClient) -> None:
