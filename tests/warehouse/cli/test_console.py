@@ -127,7 +127,6 @@ import sys
 from warehouse import Warehouse
 from warehouse.console.server import listen, serve
 
-pytestmark = pytest.mark.slow
 with Warehouse(sys.argv[1]) as wh:
     serve(wh, listen(port=int(sys.argv[2])), None, lambda url: print(url, flush=True))
 print("done", flush=True)
