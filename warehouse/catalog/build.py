@@ -7,6 +7,7 @@ or the new one. No process ever holds it open for writing, since DuckDB would th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -21,6 +22,7 @@ from warehouse.catalog.place import STATE_VIEW, macros, made_in
 from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_json
 from warehouse.catalog.views import View, view_texts
 from warehouse.schema.quoting import sql_text
+from warehouse.schema.tables import TABLES
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
 
@@ -28,7 +30,7 @@ ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
 _STATE_COLUMNS = {
     "state": "A hash of what the texts of the views depend on, and of the folder",
-    "place": "A hash of the folder and of the macros that lead to it",
+    "basis": "A hash of the folder, of the macros that lead to it, and of the texts that the views have without runs",
     "texts": "A hash of the text and the comments of each view, as JSON",
     "runs": "What is known of each run, as JSON",
 }
@@ -57,29 +59,47 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
         delete_stale_temporaries(root / paths.STAGING)
-        runs = survey(root, read_state(root)[1] if known is None else known)
         scratch = temporary_beside(root / paths.STAGING / paths.CATALOG)
         scratch.mkdir()
         try:
             file = scratch / paths.CATALOG
-            runs = _write_catalog(file, root, runs)
+            runs = _write_catalog(file, root, known)
             file.replace(root / paths.CATALOG)
         finally:
             delete(scratch)
     return runs
 
 
-def _write_catalog(path: Path, root: Path, known: Survey) -> Survey:
+def _write_catalog(path: Path, root: Path, known: Survey | None) -> Survey:
     """Write the file of views, from the one that there is where its views stay as they are, and return what is known of the runs."""
     if "?" in str(path.absolute()):  # DuckDB reads from such a path, but does not write to it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            known = _write_catalog(Path(elsewhere) / path.name, root, known)
+            runs = _write_catalog(Path(elsewhere) / path.name, root, known)
             shutil.copyfile(Path(elsewhere) / path.name, path)
-        return known
-    if _read_columns(root, "place") == (_place(root),):
+        return runs
+    con, before = _copy_catalog(path, root)
+    with con:
+        return create_views(con, root, survey(root, before if known is None else known))
+
+
+def _copy_catalog(path: Path, root: Path) -> tuple[duckdb.DuckDBPyConnection, Survey]:
+    """Copy the root's file of views, to be written on.
+
+    Returns:
+        A connection to the copy, which is empty where there is no such file, or none of this software for this folder; and what
+        the file knows of the runs.
+    """
+    known: Survey = {}
+    if (root / paths.CATALOG).is_file():
         shutil.copyfile(root / paths.CATALOG, path)
-    with attach(str(path)) as con:
-        return create_views(con, root, known)
+        with contextlib.suppress(duckdb.Error):  # a file that is damaged, or is no database
+            con = attach(str(path))
+            known = _runs_of(con)
+            if _made_from(con, "basis") == (_basis(root),):
+                return con, known
+            con.close()
+        path.unlink()
+    return attach(str(path)), known
 
 
 def _views(root: Path, known: Survey) -> dict[str, View]:
@@ -95,7 +115,8 @@ def _hash(texts: Any) -> str:
 def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> Survey:
     """Create the views in a database that has none or those of this root, and leave out the runs that DuckDB cannot read.
 
-    A view that the database has already is only bound again, which finds what cannot be read: writing comments takes longer.
+    A view over files that the database has already is only bound again, which finds those that cannot be read. One of
+    `sql/views/` that it has already stays: what it reads has the same columns.
 
     Args:
         con: A connection to the database.
@@ -129,14 +150,15 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
     described = {}
     for name, view in views.items():
         if before.get(name) == texts[name]:
-            con.execute(f"DESCRIBE {name}")
+            if name in TABLES:
+                con.execute(f"DESCRIBE {name}")
         else:
             con.execute(f"CREATE OR REPLACE VIEW {name} AS {view.query}")
             described[name] = view
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
     values = {
         "state": current_state(root),
-        "place": _place(root),
+        "basis": _basis(root),
         "texts": json.dumps(texts),
         "runs": to_json(known),
     }
@@ -172,10 +194,14 @@ def all_view_texts(root: Path) -> dict[str, str]:
     return {name: view.query for name, view in _views(root, known).items()}
 
 
-def _place(root: Path) -> str:
-    """Return a hash of a folder's path and place on the disk, which no file that was copied in can tell beforehand."""
+def _basis(root: Path) -> str:
+    """Return a hash of what views are kept by: the software that wrote them, and a folder's path and place on the disk.
+
+    No file that was copied in can tell the place beforehand.
+    """
     folder = root.stat()
-    return _hash((folder.st_dev, folder.st_ino, macros(root)))
+    texts = {name: str(view) for name, view in view_texts(root, {}, ()).items()}
+    return _hash((folder.st_dev, folder.st_ino, macros(root), sorted(texts.items())))
 
 
 def current_state(root: Path) -> str:
@@ -185,32 +211,30 @@ def current_state(root: Path) -> str:
         16 hex digits over the root, the schema, `sql/views/` and the vector tables. The root's place on the disk is in it
         too, so that a catalog that was copied in is rebuilt, whatever its views say.
     """
-    texts = {name: str(view) for name, view in view_texts(root, {}, ()).items()}
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
-    texts[""] = _place(root)
-    texts["vector_tables"] = " ".join(f"{path} {file_state(path)}" for path in infos)
-    return _hash(sorted(texts.items()))
+    return _hash((_basis(root), [f"{path} {file_state(path)}" for path in infos]))
 
 
 def read_state(root: Path) -> tuple[str, Survey]:
     """Return the hash in the catalog, empty where there is none of this version, and what it knows of the runs."""
-    row = _read_columns(root, "state, runs")
+    path = root / paths.CATALOG
+    if not path.is_file():
+        return "", {}
     try:
-        return (row[0], from_json(row[1])) if row is not None else ("", {})
-    except (ValueError, TypeError, AttributeError):  # a file of another version, or a damaged one
+        with attach(path) as con:
+            state = _made_from(con, "state")
+            return (state[0], _runs_of(con)) if state else ("", {})
+    except duckdb.Error:
         return "", {}
 
 
-def _read_columns(root: Path, columns: str) -> tuple[str, ...] | None:
-    """Return columns of what a root's catalog was made from; None where there is no catalog, or none that can be read."""
-    path = root / paths.CATALOG
-    if not path.is_file():
-        return None
+def _runs_of(con: duckdb.DuckDBPyConnection) -> Survey:
+    """Return what a connection's views know of the runs; nothing where they are damaged, or of another version."""
+    row = _made_from(con, "runs")
     try:
-        with attach(path) as con:
-            return _made_from(con, columns)
-    except duckdb.Error:
-        return None
+        return from_json(row[0]) if row else {}
+    except (ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _made_from(con: duckdb.DuckDBPyConnection, columns: str) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,9 @@ from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
 from warehouse.schema.types import Table
 from warehouse.storage.files import sync_file
+
+if TYPE_CHECKING:
+    import duckdb
 
 ROW_GROUP = 122_880
 """Rows in a row group: DuckDB's own unit of parallel scanning."""
@@ -82,7 +85,14 @@ def examples_hash(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def merge_table_files(name: str, sources: Sequence[Path], target: Path, scratch: Path) -> int:
+def sorter(scratch: Path) -> duckdb.DuckDBPyConnection:
+    """Open a database to sort rows in: in 1 GB of memory, and in the folder `scratch` where they don't fit."""
+    import duckdb
+
+    return duckdb.connect(config={"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)})
+
+
+def merge_table_files(name: str, sources: Sequence[Path], target: Path, con: duckdb.DuckDBPyConnection) -> int:
     """Merge files of a table into one, sorted by the table's key.
 
     DuckDB sorts and Arrow writes, since only Arrow's writer puts the columns' comments in the file.
@@ -91,17 +101,14 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path, scratch:
         name: The table.
         sources: The files to merge.
         target: The file to write, durable on return.
-        scratch: A folder to sort in where the rows don't fit in DuckDB's memory limit.
+        con: What sorts: a `sorter`, which serves any number of tables.
 
     Returns:
         The number of rows.
     """
-    import duckdb
-
     schema = arrow_schema(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)}
-    with duckdb.connect(config=config) as con, pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
+    with pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
         rows = con.sql(f"{_combined(STORED[name], sql_parquet(sources))} ORDER BY {', '.join(STORED[name].sort_key)}")
         count = 0
         for batch in rows.to_arrow_reader(ROW_GROUP):

@@ -38,7 +38,7 @@ from warehouse.storage.files import delete, file_checksum, release_lock, sync_fi
 from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
-from warehouse.storage.parquet import merge_table_files
+from warehouse.storage.parquet import merge_table_files, sorter
 
 _IN_FLIGHT = 3
 """The most pieces of work that the thread has at once: one that it does, and two that wait."""
@@ -323,15 +323,7 @@ class RunWriter:
         self._wait()
         with _explain_write_errors(self.run_id):
             staged = paths.staged_run(self._staging)
-            rows, files = {}, []
-            for name in STORED:
-                shards = range(len(self.done))
-                staged_files = [p for i in shards if (p := paths.staged_table_path(self._staging, name, i)).exists()]
-                rows[name] = 0
-                if staged_files:
-                    target = staged / paths.table_file(name)
-                    rows[name] = merge_table_files(name, staged_files, target, self._staging / "sort")
-                    files.append(_file_info(staged, target, checksum=True))
+            rows, files = self._merge_tables(staged)
             blobs = sorted((staged / paths.BLOBS).iterdir())
             files += [_file_info(staged, p, checksum=False) for p in blobs]
             seconds = sum(s.seconds for s in self.done) + time.monotonic() - self._counted_until
@@ -351,6 +343,18 @@ class RunWriter:
             sync_folder(self.root)
             delete(self._staging)
         return manifest
+
+    def _merge_tables(self, staged: Path) -> tuple[dict[str, int], list[FileInfo]]:
+        """Merge the shards' files of each table into one; return each table's number of rows, and the files."""
+        rows, files = dict.fromkeys(STORED, 0), []
+        with sorter(self._staging / "sort") as con:
+            for name in STORED:
+                sources = [paths.staged_table_path(self._staging, name, i) for i in range(len(self.done))]
+                if sources := [path for path in sources if path.exists()]:
+                    target = staged / paths.table_file(name)
+                    rows[name] = merge_table_files(name, sources, target, con)
+                    files.append(_file_info(staged, target, checksum=True))
+        return rows, files
 
     def __enter__(self) -> RunWriter:
         return self

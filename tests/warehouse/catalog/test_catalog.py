@@ -147,6 +147,19 @@ def test_a_catalog_that_grew_run_by_run_is_the_one_that_is_made_at_once(root: Pa
         assert len(wh.sql("SELECT run_id FROM runs").fetchall()) == 2
 
 
+def test_views_follow_those_that_they_read(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view whose own text stays has the columns of one that another version of the software writes otherwise."""
+    sql = tmp_path / "sql"
+    shutil.copytree(paths.data_dir("sql"), sql)
+    monkeypatch.setattr(paths, "data_dir", lambda name: sql)
+    (sql / "views" / "passed_on.sql").write_text("-- passed_on: a row is a run.\nSELECT * FROM read_first\n")
+    for columns in ("run_id", "run_id, kind"):
+        (sql / "views" / "read_first.sql").write_text(f"-- read_first: a row is a run.\nSELECT {columns} FROM runs\n")
+        with Warehouse(root) as wh:
+            assert wh.sql("FROM passed_on").columns == columns.split(", ")
+            assert len(wh.sql("FROM passed_on").fetchall()) == 2
+
+
 def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
     build.refresh(root)
     moved = root.rename(tmp_path / "elsewhere")

@@ -8,7 +8,7 @@ from typing import Any
 from synthetic import columns
 
 from warehouse.schema.arrow import arrow_schema
-from warehouse.storage.parquet import merge_table_files, to_table, write_table_file
+from warehouse.storage.parquet import merge_table_files, sorter, to_table, write_table_file
 
 
 def merged(folder: Path, table: str, *parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -17,7 +17,8 @@ def merged(folder: Path, table: str, *parts: list[dict[str, Any]]) -> list[dict[
     files = [folder / f"{table}-{i}.parquet" for i in range(len(parts))]
     for file, rows in zip(files, parts, strict=True):
         write_table_file(file, to_table(table, columns(table, rows)))
-    n = merge_table_files(table, files, folder / "one.parquet", folder / "sort")
+    with sorter(folder / "sort") as con:
+        n = merge_table_files(table, files, folder / "one.parquet", con)
     found = pq.read_table(folder / "one.parquet")
     assert len(found) == n and found.schema.equals(arrow_schema(table), check_metadata=True)
     return found.to_pylist()
