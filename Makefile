@@ -37,7 +37,7 @@ demo: $(READY)
 	$(BIN)/traces nearest --text "Every night the keeper lit the" --model smollm2 --layers 15 -k 4
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(READY)
 	$(BIN)/pytest -m slow -n 2 --dist loadfile

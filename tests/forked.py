@@ -1,7 +1,7 @@
-"""The command line many times for one import of torch and transformers, which takes longer than what most calls then do.
+"""The command line many times for one import of the libraries it uses, which takes longer than what most calls then do.
 
-`Commands` starts a process that imports these two and forks for every call. Each call is `python -m capture.cli.main` in a process
-of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew. What the two
+`Commands` starts a process that imports these and forks for every call. Each call is `python -m capture.cli.main` in a process
+of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew. What the
 libraries read of the environment when they are imported (HF_HOME, …) is as at the first call; a call that is about that, or
 about standard input, takes a process from scratch (the fixture `traces`), and so do those that are killed.
 """
@@ -54,7 +54,15 @@ class Commands:
 
 def _serve() -> None:
     """Forks for every line of standard input, and answers with two: the process, and how it ended."""
-    from transformers import (  # noqa: F401  what the commands would each import
+    # What the commands would each import, but for lancedb itself, which starts a thread that a fork would not have.
+    import duckdb  # noqa: F401
+    import lance_namespace  # noqa: F401
+    import rich.progress  # noqa: F401
+    import rich.table  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+    import sqlglot  # noqa: F401
+    import typer  # noqa: F401
+    from transformers import (  # noqa: F401
         AutoModelForCausalLM,
         AutoTokenizer,
         GPT2LMHeadModel,

@@ -18,6 +18,7 @@ import pytest
 import synthetic
 
 from warehouse import TraceStore, Warehouse
+from warehouse.catalog import build
 from warehouse.cli.sql import _vectors_first
 from warehouse.errors import CorruptRunError, LeftOutWarning, NotFoundError, TracesError, UsageError
 from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove_run, sweep_root
@@ -34,14 +35,23 @@ from warehouse.vectors.table_cache import all_tables
 NO_NAMES = ["", ".", "..", "/etc", "a/../../b", "../a", "a/b", "\0"]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two runs with rows in a vector table, and a file beside the root that must survive."""
-    root = tmp_path / "runs"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs with rows in a vector table."""
+    root = tmp_path_factory.mktemp("made") / "runs"
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float16)
     for run in ("one", "two"):
         synthetic.add_vectors(root, run, {1: vectors}, [8, 12])
         ingest.add(root, run, index_spec.parse("resid.post_mlp@1"))
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    """A copy of the two runs with its own catalog, and a file beside it that must survive."""
+    root = tmp_path / "runs"
+    shutil.copytree(made, root)
+    build.refresh(root)
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "keep").write_text("as it was")
     return root
