@@ -117,7 +117,9 @@ def test_the_curve_is_the_view_and_the_verdict_the_saved_query(client: TestClien
             .to_pylist()
         )
         check_same(told, saved)
-        check_same(warehouse.sql(notes["sql"][-1]).to_arrow_table().to_pylist(), saved)  # it can be asked as it is logged
+        check_same(
+            warehouse.sql(notes["sql"][-1]).to_arrow_table().to_pylist(), saved
+        )  # it can be asked as it is logged
 
 
 @pytest.mark.parametrize(
