@@ -70,6 +70,7 @@ def test_capture_show_validate_ask_and_delete(traces: Callable, capture: Callabl
     assert "No runs yet" in traces("runs", "-w", root).out
 
 
+@pytest.mark.slow
 def test_text_from_standard_input_jsonl_and_parquet(capture: Callable, traces: Callable, tmp_path: Path) -> None:
     assert capture("--text", "-", "--run", "in", stdin="the lamp\nthe sea\n").code == 0
     assert capture("--text", TOP / "tests" / "data" / "notes.jsonl", "--run", "notes").code == 0
@@ -145,6 +146,7 @@ def test_refresh_sees_what_was_copied_in(traces: Callable, tiny_root: Path, tmp_
     clear(traces("runs", "validate", "llama", "-w", tmp_path / "r"), 1, f"schema version {newer}")
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_clear_line(
     traces: Callable, capture: Callable, tiny_root: Path, tmp_path: Path, small: Path
 ) -> None:
@@ -222,7 +224,8 @@ def slow_start(tiny_folder: Callable, tmp_path: Path) -> Callable[[], subprocess
     return start
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     slow_start: Callable, traces: Callable, tmp_path: Path, how: signal.Signals
 ) -> None:

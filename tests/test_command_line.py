@@ -62,6 +62,7 @@ def test_commands_in_the_documentation_parse() -> None:
         parse(line)
 
 
+@pytest.mark.slow
 def test_examples_are_printed_as_they_are_typed(traces: Callable) -> None:
     done = traces("capture", "next-token", "--help")
     (long,) = [line for line in done.out.splitlines() if "hidden,resid,qkv,attn" in line and "traces" in line]

@@ -60,6 +60,7 @@ def test_captures_index_the_middle_layer_unless_told_otherwise(root: Path, trace
     assert TABLE in shown and "exact" in shown
 
 
+@pytest.mark.slow
 def test_a_capture_without_a_stream_or_with_none_indexes_nothing(
     traces: Callable, tiny_folder: Callable, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_nearest_to_a_new_text(root: Path, traces: Callable, tiny_folder: Callab
     assert {(r["example_id"], r["pos"]) for r in rows} == {(example, 9)} and rows[0]["distance"] < 1e-3
 
 
+@pytest.mark.slow
 def test_bad_questions_end_in_one_line(root: Path, traces: Callable, tiny_folder: Callable) -> None:
     w = ("-w", root)
     example = TraceStore(paths.run_dir(root, "a")).tokens.example_id[0]

@@ -196,6 +196,7 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(publish: Callable[...,
     assert seen(list(hub.read())) == seen(list(file.read()))
 
 
+@pytest.mark.slow
 def test_the_whole_treebank_as_the_hub_has_it(publish: Callable[..., None], shared: Callable[[str], Path]) -> None:
     path = shared("ud_ewt/dev.conllu")
     publish_treebank(publish, path)

@@ -119,6 +119,7 @@ def undisturbed(start: Callable[..., int], tmp_path_factory: pytest.TempPathFact
     return root
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_still_ends_as_if_nothing_had_happened(
     start, undisturbed: Path, tmp_path: Path
 ) -> None:

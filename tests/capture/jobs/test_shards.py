@@ -94,6 +94,7 @@ def check_same(one: TraceStore, whole: TraceStore) -> None:
     assert [(c.name, c.detail) for c in validate(one.path) if c.passed is False] == []
 
 
+@pytest.mark.slow
 def test_shards_merged_are_the_whole_run(
     tmp_path: Path, load_tiny: Callable[..., loading.Loaded], sample_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

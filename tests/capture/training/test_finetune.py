@@ -168,7 +168,7 @@ def test_a_split_that_was_seen_is_told(tmp_path: Path, base: str) -> None:
         finetune(loaded, colours("train", 4), same, replace(OPTIONS, epochs=1), run_id="ft", **places)
 
 
-@pytest.mark.parametrize("at", [6, 12])
+@pytest.mark.parametrize("at", [6, pytest.param(12, marks=pytest.mark.slow)])
 def test_it_goes_on_after_the_last_whole_epoch(tmp_path: Path, base: str, at: int) -> None:
     undisturbed = trained(base, tmp_path / "a", tmp_path / "runs", run_id="a")
 
@@ -197,6 +197,7 @@ def test_it_goes_on_after_the_last_whole_epoch(tmp_path: Path, base: str, at: in
     assert told[0].equals(told[1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_short_is_not_gone_on_from(tmp_path: Path, base: str) -> None:
     def stop(step: TrainingProgress) -> None:
         if step.step == 6:

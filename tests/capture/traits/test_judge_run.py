@@ -479,6 +479,7 @@ def test_a_fault_before_any_answer_keeps_nothing(tmp_path: Path) -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_judges_and_tells(tmp_path: Path, traces: Callable[..., SimpleNamespace]) -> None:
     responses(tmp_path, 30)
     with serve(answer) as front:
@@ -515,6 +516,7 @@ def judge_command(judge: str, root: Path) -> list[str]:
     return [sys.executable, "-m", "capture.cli.main", *asked]
 
 
+@pytest.mark.slow
 def test_no_ends_it_and_yes_goes_on(tmp_path: Path) -> None:
     responses(tmp_path, 2)
     command = judge_command("openai:m", tmp_path)
@@ -537,6 +539,7 @@ def test_no_ends_it_and_yes_goes_on(tmp_path: Path) -> None:
             assert KEY.encode() not in out + err
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_it_is_as_if_undisturbed(tmp_path: Path) -> None:
     """SIGTERM ends it though the judge never answers; the same command asks for the rest alone."""
     responses(tmp_path, 100)

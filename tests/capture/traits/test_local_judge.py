@@ -158,6 +158,7 @@ def test_a_prompt_that_is_longer_than_the_window_is_not_cut(local: Callable) -> 
     assert not caught.value.retryable
 
 
+@pytest.mark.slow
 def test_the_packaged_model_as_a_local_judge(smollm2: Loaded) -> None:
     """Its numbers are cut digit by digit: 102 states, from one pass."""
     judge = LocalJudge("local:smollm2", smollm2)

@@ -170,6 +170,7 @@ def test_dynamics_are_of_the_response_without_what_is_special(home: Path) -> Non
             assert row[column] == (None if value[0, 0] < 0 else value[0, 0]), column
 
 
+@pytest.mark.slow
 def test_dynamics_only_are_the_same_dynamics(home: Path) -> None:
     with Warehouse(home) as wh:
         whole = made(wh, "llama", Options(("loud",)), "whole")

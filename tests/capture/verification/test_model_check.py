@@ -190,6 +190,7 @@ def test_blocks_that_are_no_modules_are_refused() -> None:
         check(zoo.build("xlm"))
 
 
+@pytest.mark.slow
 def test_the_command(traces: Callable, tmp_path: Path) -> None:
     """Without a tokenizer: random ids."""
     zoo.build("gpt2").save_pretrained(tmp_path / "gpt2")

@@ -118,6 +118,7 @@ def not_numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(not_numbers, value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES))
 def test_no_answer_is_nan(tmp_path: Path, case: str) -> None:
     for minute, (run, kind) in enumerate(zip(RUNS, KINDS, strict=True)):

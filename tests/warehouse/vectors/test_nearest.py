@@ -48,7 +48,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture(scope="module", params=["exact", "ivf_sq", "ivf_pq", "centred", "centred l2"])
+@pytest.fixture(
+    scope="module", params=["exact", "ivf_sq", "ivf_pq", "centred", pytest.param("centred l2", marks=pytest.mark.slow)]
+)
 def near(root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Warehouse]:
     """That warehouse, with tables of every kind."""
     if request.param != "exact":

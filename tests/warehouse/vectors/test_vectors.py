@@ -341,7 +341,9 @@ fill.add(root, "two", index_spec.parse("resid.post_mlp@1,2"), report=report)
 """
 
 
-@pytest.mark.parametrize("place", ["rows", "committed", "training", "trained"])
+@pytest.mark.parametrize(
+    "place", ["rows", *(pytest.param(p, marks=pytest.mark.slow) for p in ("committed", "training", "trained"))]
+)
 def test_a_killed_fill_goes_on_and_ends_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
