@@ -156,9 +156,10 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
             con.execute(f"CREATE OR REPLACE VIEW {name} AS {view.query}")
             described[name] = view
     con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
+    basis = _basis(root)
     values = {
-        "state": current_state(root),
-        "basis": _basis(root),
+        "state": _state(root, basis),
+        "basis": basis,
         "texts": json.dumps(texts),
         "runs": to_json(known),
     }
@@ -211,8 +212,13 @@ def current_state(root: Path) -> str:
         16 hex digits over the root, the schema, `sql/views/` and the vector tables. The root's place on the disk is in it
         too, so that a catalog that was copied in is rebuilt, whatever its views say.
     """
+    return _state(root, _basis(root))
+
+
+def _state(root: Path, basis: str) -> str:
+    """Return `current_state` from what `_basis` says."""
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
-    return _hash((_basis(root), [f"{path} {file_state(path)}" for path in infos]))
+    return _hash((basis, [f"{path} {file_state(path)}" for path in infos]))
 
 
 def read_state(root: Path) -> tuple[str, Survey]:

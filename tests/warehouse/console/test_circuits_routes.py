@@ -102,11 +102,9 @@ def check_same(some: list[dict], others: list[dict]) -> None:
 def test_the_curve_is_the_view_and_the_verdict_the_saved_query(client: TestClient, warehouse: Warehouse) -> None:
     rows, _ = ask(client, "circuit/curve", run="circuit")
     assert [r["size"] for r in rows] == list(made.SIZES)
-    view = warehouse.sql(
-        "SELECT faithfulness, low, random_high, complement FROM circuit_curve WHERE part = 'all' ORDER BY size"
-    ).fetchall()
-    for row, values in zip(rows, view, strict=True):
-        assert [row[c] for c in ("faithfulness", "low", "random_high", "complement")] == pytest.approx(list(values))
+    columns = ("faithfulness", "low", "random_high", "complement")
+    view = warehouse.sql(f"SELECT {', '.join(columns)} FROM circuit_curve WHERE part = 'all' ORDER BY size")
+    check_same([{c: r[c] for c in columns} for r in rows], view.to_arrow_table().to_pylist())
     check_same(ask(client, "circuit/curve", run="evaluation")[0], rows)
     assert len(ask(client, "circuit/curve", run="circuit", parts=True)[0]) > len(rows)
     for setting in ({}, {"size": 0.5}, {"least": 0.5}):
@@ -117,9 +115,8 @@ def test_the_curve_is_the_view_and_the_verdict_the_saved_query(client: TestClien
             .to_pylist()
         )
         check_same(told, saved)
-        check_same(
-            warehouse.sql(notes["sql"][-1]).to_arrow_table().to_pylist(), saved
-        )  # it can be asked as it is logged
+        as_logged = warehouse.sql(notes["sql"][-1])
+        check_same(as_logged.to_arrow_table().to_pylist(), saved)
 
 
 @pytest.mark.parametrize(
