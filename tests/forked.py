@@ -1,9 +1,10 @@
 """The command line many times for one import of the libraries it uses, which takes longer than what most calls then do.
 
 `Commands` starts a process that imports these and forks for every call. Each call is `python -m capture.cli.main` in a process
-of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew. What the
-libraries read of the environment when they are imported (HF_HOME, …) is as at the first call; a call that is about that, or
-about standard input, takes a process from scratch (the fixture `traces`), and so do those that are killed.
+of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew, from bytecode that
+the first call leaves. What the libraries read of the environment when they are imported (HF_HOME, …) is as at the first call; a
+call that is about that, or about standard input, takes a process from scratch (the fixture `traces`), and so do those that are
+killed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,9 +56,12 @@ class Commands:
 
 def _serve() -> None:
     """Forks for every line of standard input, and answers with two: the process, and how it ended."""
-    # What the commands would each import, but for lancedb itself, which starts a thread that a fork would not have.
+    # What the commands would each import.
     import duckdb  # noqa: F401
-    import lance_namespace  # noqa: F401
+    import lancedb  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import matplotlib.backends.backend_svg  # noqa: F401
+    import ml_dtypes  # noqa: F401
     import rich.progress  # noqa: F401
     import rich.table  # noqa: F401
     import sklearn.linear_model  # noqa: F401
@@ -73,13 +78,17 @@ def _serve() -> None:
 
     gc.collect()
     gc.freeze()  # or a forked process would copy what it only looks through
+    # lancedb starts its thread again in a forked process, and warns that another might have been at work: here none is.
+    warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
     fork = multiprocessing.get_context("fork")
-    while line := sys.stdin.readline():
-        process = fork.Process(target=_call, kwargs=json.loads(line))
-        process.start()
-        print(process.pid, flush=True)
-        process.join()
-        print(process.exitcode, flush=True)
+    with tempfile.TemporaryDirectory() as bytecode:
+        sys.pycache_prefix, sys.dont_write_bytecode = bytecode, False
+        while line := sys.stdin.readline():
+            process = fork.Process(target=_call, kwargs=json.loads(line))
+            process.start()
+            print(process.pid, flush=True)
+            process.join()
+            print(process.exitcode, flush=True)
 
 
 def _call(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
