@@ -9,21 +9,36 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
+from catalog_copies import copied_catalogs
+from forked import MODULE, Commands
+
+if TYPE_CHECKING:  # the process that hands tests to others needs neither
+    from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers beside each other: more threads would only wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch
-from forked import MODULE, Commands
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared" / "data"
 SAMPLE = TESTS / "data" / "lighthouse.txt"
+
+
+ABOUT_CATALOGS = (TESTS / "warehouse" / "catalog", TESTS / "warehouse" / "test_hostile.py", TESTS / "test_fuzz.py")
+"""Tests whose catalogs are written from nothing, as those of users are."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def catalogs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """New warehouses begin with a copy of an empty catalog: see catalog_copies.py."""
+    if any(request.path.is_relative_to(path) for path in ABOUT_CATALOGS):
+        yield
+        return
+    with copied_catalogs(tmp_path_factory.getbasetemp() / "empty"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +49,9 @@ def sample_lines() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer(sample_lines: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 400 tokens, trained on the sample."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.decoder = decoders.ByteLevel()
@@ -47,6 +65,8 @@ def tokenizer(sample_lines: list[str]) -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def make_llama(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaForCausalLM]:
     """A random Llama with grouped heads; `seed` and config fields as asked."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     def make(seed: int = 0, **config: object) -> LlamaForCausalLM:
         torch.manual_seed(seed)
@@ -67,6 +87,9 @@ def make_llama(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaForCaus
 
 @pytest.fixture(scope="session")
 def make_gpt2(tokenizer: PreTrainedTokenizerFast) -> Callable[..., GPT2LMHeadModel]:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     def make(seed: int = 0, **config: object) -> GPT2LMHeadModel:
         torch.manual_seed(seed)
         fields = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
