@@ -27,14 +27,25 @@ SHARED = TESTS.parent.parent / "shared" / "data"
 SAMPLE = TESTS / "data" / "lighthouse.txt"
 
 
-ABOUT_CATALOGS = (TESTS / "warehouse" / "catalog", TESTS / "warehouse" / "test_hostile.py", TESTS / "test_fuzz.py")
-"""Tests whose catalogs are written from nothing, as those of users are."""
+LONGEST = (
+    "test_notebooks.py", "test_pages.py", "test_benchmarks.py", "test_hostile.py", "test_influence.py", "test_fuzz.py",
+    "test_everywhere.py", "test_sweep.py", "test_kill.py", "test_nearest.py", "test_next_token.py", "test_logit_lens.py",
+    "test_judge_run.py", "test_saved_queries.py", "test_nearest_cli.py", "test_encode.py", "test_cli.py", "test_finetune.py",
+    "test_vectors.py", "test_bad_models.py", "test_validate.py",
+)  # fmt: skip
+"""The files that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first: a worker that began with one as the last would go on alone."""
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def catalogs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """New warehouses begin with a copy of an empty catalog: see catalog_copies.py."""
-    if any(request.path.is_relative_to(path) for path in ABOUT_CATALOGS):
+    if request.path.is_relative_to(TESTS / "warehouse" / "catalog"):  # written from nothing, as those of users are
         yield
         return
     with copied_catalogs(tmp_path_factory.getbasetemp() / "empty"):
