@@ -174,7 +174,8 @@ def _emptied(root: Path) -> Path:
 def test_deleting_a_run_says_and_deletes_its_vectors(copied: Path, traces: Callable) -> None:
     w = ("-w", copied)
     assert f"in the vector table {TABLE}" in traces("runs", "rm", "b", "--dry-run", *w).out
-    assert traces("runs", "rm", "b", "--yes", *w).code == 0
+    removed = traces("runs", "rm", "b", "--yes", *w)
+    assert removed.code == 0 and "traces index optimize gives back the space" in removed.out
     assert {t.info.sql_name: list(t.info.runs) for t in all_tables(copied)} == {TABLE: ["a"]}
     shutil.rmtree(paths.run_dir(copied, "a"))
     assert "dropped the rows of a" in traces("refresh", *w).out and all_tables(copied) == []

@@ -215,15 +215,17 @@ def remove(
                 else human_bytes(folder_size(folder))
             )
             say(f"{'would delete' if dry_run else 'delete'} {folder} ({what})")
-        for table in all_tables(root):
-            if run in table.info.runs:
-                say(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
+        tables = [t for t in all_tables(root) if run in t.info.runs]
+        for table in tables:
+            say(f"its {table.info.runs[run].rows:,} rows in the vector table {table.info.sql_name}")
         if dry_run:
             return
         if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
             raise TracesError("Nothing was deleted.")
         remove_run(root, run)
     build.refresh(root)
+    if any(len(t.info.runs) > 1 for t in tables):
+        say("traces index optimize gives back the space of those rows")
 
 
 @runs_app.command("merge")

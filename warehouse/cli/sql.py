@@ -232,7 +232,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     for leftover in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
         say(f"deleted {leftover}, which a process had left behind")
     if gone := reconcile(root, note):
-        say(f"vector tables: dropped the rows of {', '.join(gone)}")
+        say(f"vector tables: dropped the rows of {', '.join(gone)}; traces index optimize gives back their space")
     cache = VectorTableCache(root)
     cache.all()
     for damage in cache.damaged.values():

@@ -55,7 +55,9 @@ class IndexInfo(StrictModel):
     refine: Size = 0
     """This many times k candidates are compared again by their whole vectors."""
     recall: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """recall@10 on a sample of the table's rows, against exact search. Below `index.MIN_RECALL` the index is not used."""
+    """recall@10 on a sample of the table's rows, against exact search."""
+    measured_rows: Count = 0
+    """Rows of the table when recall was measured; `ann_index.trusted` says when that is too long ago."""
 
 
 class FileChecksum(StrictModel):

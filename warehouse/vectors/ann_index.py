@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from warehouse.storage.vector_info import METRICS, IndexInfo
+from warehouse.storage.vector_info import METRICS, IndexInfo, TableInfo
 from warehouse.vectors import distances
 from warehouse.vectors.table import VectorTable
 
@@ -33,9 +33,9 @@ _TIE = 1e-6
 _SEARCH_PARAMS = [(nprobes, refine) for nprobes in (5, 10, 20, 40, 80, 160) for refine in (2, 5, 20)]
 """(nprobes, refine), cheapest first."""
 _GROWTH = 4
-"""An index is trained again when its table has this many times the rows that it was trained on."""
+"""An index is trained again when its table has this many times the rows that it was trained on, or that part of them."""
 _STALE = 0.1
-"""Part of the rows that may be outside the index, which searches compare one by one."""
+"""Part of the rows that may be outside the index, which searches compare one by one, or be deleted since recall was measured."""
 
 _SCALARS = {"run_id": "bitmap", "head": "bitmap", "kv_head": "bitmap", "example_id": "btree", "pos": "btree"}
 
@@ -58,7 +58,8 @@ def maintain_index(table: VectorTable, note: Callable[[str], None] = lambda _: N
         return False
     index = info.index
     retrain = index is None or index.kind != kind or index.metric != info.metric
-    retrain = retrain or index is None or info.rows >= _GROWTH * index.trained_rows or _index_is_missing(table)
+    retrain = retrain or index is None or _index_is_missing(table)
+    retrain = retrain or index is None or not index.trained_rows / _GROWTH < info.rows < _GROWTH * index.trained_rows
     if retrain:
         _train(table, kind, note)
     elif _count_unindexed(table) > _STALE * info.rows:
@@ -167,6 +168,7 @@ def measure(table: VectorTable, note: Callable[[str], None] = lambda _: None) ->
         if recall >= _TARGET_RECALL:
             break
     info.index.recall, info.index.nprobes, info.index.refine = round(best[0], 4), best[1], best[2]
+    info.index.measured_rows = info.rows
     table.write_info()
     used = "" if best[0] >= MIN_RECALL else ": too little, so searches are exact"
     note(f"{info.sql_name}: recall@{_K} {best[0]:.3f} by {info.index.metric}{used}")
@@ -194,17 +196,27 @@ def nearest_distances(table: VectorTable, queries: np.ndarray, metric: str, k: i
     """Return the distances of the `k` rows nearest to each query, by comparing with all rows: (n, k), ascending."""
     best = np.full((len(queries), 0), np.inf)
     for rows in distances.scan(table):
+        if best.shape[1] == k:
+            rows = rows[distances.may_be_nearer(queries, rows, metric, best.max(axis=1))]
         candidates = np.concatenate([best, distances.distances(queries, rows, metric)], axis=1)
         best = np.partition(candidates, k - 1, axis=1)[:, :k] if candidates.shape[1] > k else candidates
     return np.sort(best, axis=1)
+
+
+def trusted(info: TableInfo) -> IndexInfo | None:
+    """Return a table's index if it finds enough, and if most of the rows that its recall was measured on are still there."""
+    index = info.index
+    if index is None or index.recall < MIN_RECALL or info.rows < (1 - _STALE) * index.measured_rows:
+        return None
+    return index
 
 
 def recall_by_metric(table: VectorTable) -> dict[str, tuple[float, str]]:
     """Return for each metric which part of the 10 nearest rows searches find, and how they search."""
     recalls: dict[str, tuple[float, str]] = {}
     for metric in METRICS:
-        index = table.info.index
-        if index is not None and index.metric == metric and index.recall >= MIN_RECALL:
+        index = trusted(table.info)
+        if index is not None and index.metric == metric:
             recalls[metric] = (index.recall, index.kind)
         else:
             recalls[metric] = (1.0, "exact")

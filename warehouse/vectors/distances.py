@@ -23,6 +23,9 @@ _MAX_RERANKED = 1000
 _MAX_CANDIDATES = 50_000
 """Most candidates that are fetched to order rows in float64."""
 
+_LOST = 1e-5
+"""Most that a dot product in float32 is wrong, as part of the product of the lengths."""
+
 SearchParams = tuple[int, int]
 """How an index is searched: nprobes and refine."""
 
@@ -52,6 +55,31 @@ def distances(queries: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
+
+
+def may_be_nearer(queries: np.ndarray, rows: np.ndarray, metric: str, limits: np.ndarray) -> np.ndarray:
+    """Tell which rows may be as near to some query as its limit: a look in float32 that leaves few rows for `distances`.
+
+    Args:
+        queries: (q, D).
+        rows: (n, D).
+        metric: `cosine`, `l2` or `dot`.
+        limits: A distance for each query, (q,).
+
+    Returns:
+        (n,), bool: True for every row within a limit, and for some that are a little farther.
+    """
+    q, x = queries.astype(np.float32), rows.astype(np.float32)
+    q_norms, norms = np.linalg.norm(q, axis=1)[:, None], np.linalg.norm(x, axis=1)[None]
+    limit = limits.astype(np.float32)[:, None]
+    if metric == "cosine":
+        least = (1 - limit - _LOST) * q_norms * norms
+    elif metric == "dot":
+        least = -limit - _LOST * q_norms * norms
+    else:
+        least = ((1 - _LOST) * (q_norms**2 + norms**2) - limit**2) / 2
+    near: np.ndarray = (q @ x.T >= least).any(axis=0)
+    return near
 
 
 def nearest_rows(

@@ -15,7 +15,7 @@ import duckdb
 from warehouse.errors import UsageError
 from warehouse.schema.columns import EXAMPLE, POS, RUN, SEQ
 from warehouse.schema.quoting import sql_text
-from warehouse.vectors.ann_index import MIN_RECALL
+from warehouse.vectors.ann_index import trusted
 from warehouse.vectors.table import VectorTable
 
 _DISTANCE = {
@@ -105,9 +105,9 @@ def _comments(table: VectorTable, database: str | None) -> str:
 
 def _macro(table: VectorTable, database: str | None) -> str:
     """Define `nearest_…(q, k := 10)`: by the metric of the table, through its index where that is good enough."""
-    info, index = table.info, table.info.index
+    info, index = table.info, trusted(table.info)
     head = f"{_create('MACRO', f'nearest_{info.sql_name}', database)}(q, k := 10) AS TABLE SELECT "
-    if index is None or index.recall < MIN_RECALL:
+    if index is None:
         distance = _DISTANCE[info.metric].format(q=f"q::FLOAT[{info.width}]")
         return f"{head}{distance} AS distance, {_columns(table)} {_rows(table)} ORDER BY distance LIMIT k"
     query = "q::DOUBLE[]"

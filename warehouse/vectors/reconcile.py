@@ -68,15 +68,13 @@ def remove_run_rows(root: Path, run_id: str, note: Note = lambda _: None) -> Non
 
 
 def drop_runs(table: VectorTable, runs: Iterable[str]) -> None:
-    """Delete the rows of some runs, and unlisted rows, from a table that the caller has locked, and free their space."""
+    """Delete the rows of some runs, and unlisted rows, from a table that the caller has locked; `ann_index.optimize` frees their space."""
     for run in runs:
         table.info.runs.pop(run, None)
     if not table.info.runs:
         table.remove()
         return
     table.lance.delete(f"run_id NOT IN {sql_texts(table.info.runs)}")
-    table.write_info()  # before compacting, which may be killed
-    table.compact()
     table.write_info()
 
 

@@ -250,8 +250,8 @@ class _Search:
 
     def _search_params(self, k: int) -> distances.SearchParams | None:
         """Return how to search the index; None where it cannot be used."""
-        index = self.table.info.index
-        if self.exact or index is None or index.metric != self.metric or index.recall < ann_index.MIN_RECALL:
+        index = ann_index.trusted(self.table.info)
+        if self.exact or index is None or index.metric != self.metric:
             return None
         more = max(1.0, (k / 10) ** 0.5) * (_PROBES_UNDER_FILTER if self.prefilter else 1)
         return (int(index.nprobes * more), index.refine)
