@@ -63,6 +63,17 @@ def next_token(seed: int, ids: np.ndarray) -> pa.Table:
     )
 
 
+def blank(table: str, **columns: pa.Array) -> pa.Table:
+    """Rows with these columns; what they leave out is NULL, or 0, '' and false where it may not be."""
+    rows = len(next(iter(columns.values())))
+    other = {
+        c.name: pa.nulls(rows, c.type) if c.nullable else pa.array(np.zeros(rows, np.int8)).cast(c.type)
+        for c in arrow_schema(table)
+        if c.name not in columns
+    }
+    return to_table(table, columns | other)
+
+
 def publish(
     root: Path,
     name: str,

@@ -1,25 +1,90 @@
 """A group-by over 10 million next_token rows in 100 runs, through the view, against the same over one compacted file;
-and the view filtered to one run.
+the view filtered to one run; and what one run costs among a thousand small ones, against among ten.
 
-    python benchmarks/many_runs.py [--runs 100] [--rows 100000] [--times 7]
+    python benchmarks/many_runs.py [--runs 100] [--rows 100000] [--times 7] [--many 1000]
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import median_ms, parsed, record
-from made_up import EXAMPLE_TOKENS, example_ids, next_token, publish
+from made_up import EXAMPLE_TOKENS, blank, example_ids, next_token, publish
 
 from warehouse import Warehouse
+from warehouse.catalog.build import refresh
 from warehouse.schema.quoting import sql_path
 from warehouse.storage.parquet import ROW_GROUP
+
+FEW = 10
+"""Small runs that many are held against."""
+
+
+def _one_among(many: int, times: int) -> None:
+    """Records what publishing one more run, and asking about one, costs among many small runs."""
+    ids = example_ids(5)
+    predicted = next_token(0, ids)
+    keys = {name: predicted.column(name) for name in ("example_id", "seq", "pos")}
+    small = {
+        "examples": [blank("examples", example_id=pa.array(ids))],
+        "tokens": [blank("tokens", **keys, side=pa.array(["dec"] * len(predicted)))],
+        "next_token": [predicted],
+    }
+    questions = {
+        "one": ("a count of one run through its view", "SELECT count(*) FROM next_token WHERE run_id = 'run-3'", 3),
+        "diagnostics": (
+            "`token_diagnostics` of one run",
+            "SELECT avg(loss) FROM token_diagnostics WHERE run_id = 'run-3'",
+            2,
+        ),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        roots = {size: Path(folder) / str(size) for size in (FEW, many)}
+        for size, root in roots.items():
+            for run in range(size):
+                publish(root, f"run-{run}", small)
+            refresh(root)
+
+        def add(root: Path, number: int) -> None:
+            publish(root, f"more-{number}", small)
+            refresh(root)
+
+        _record_ratio(
+            "publish", "publishing one more small run", many, 2,
+            [[_cpu_ms(lambda root=root, n=n: add(root, n)) for root in roots.values()] for n in range(times)],
+        )  # fmt: skip
+        with Warehouse(roots[FEW]) as few, Warehouse(roots[many]) as other:
+            for name, (claim, query, target) in questions.items():
+                assert few.sql(query).fetchall() == other.sql(query).fetchall()
+                rounds = [
+                    [_cpu_ms(lambda wh=wh, query=query: wh.sql(query).fetchall()) for wh in (few, other)]
+                    for _ in range(times * 3)
+                ]
+                _record_ratio(name, claim, many, target, rounds)
+
+
+def _cpu_ms(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) * 1e3
+
+
+def _record_ratio(name: str, claim: str, many: int, target: int, rounds: list[list[float]]) -> None:
+    few, other = (statistics.median(found) for found in zip(*rounds, strict=True))
+    record(
+        f"many_runs#{name}-among", f"{claim}, among {many:,} runs", f"among {FEW}",
+        f"{other:.1f} ms of CPU", f"{few:.1f} ms of CPU", f"{other / few:.2f} times", f"at most {target} times",
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -27,7 +92,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--times", type=int, default=7)
-    args = parsed(parser, runs=43, rows=200, times=1)
+    parser.add_argument("--many", type=int, default=1_000)
+    args = parsed(parser, runs=43, rows=200, times=1, many=20)
+    _one_among(args.many, args.times)
     with tempfile.TemporaryDirectory() as folder:
         root, compacted = Path(folder) / "runs", Path(folder) / "one.parquet"
         writer: pq.ParquetWriter | None = None

@@ -1,7 +1,7 @@
 """The making of `warehouse.duckdb`, the file of views over all runs.
 
-The file holds views and nothing else: one over each table's Parquet files (from `warehouse.schema.tables`), `runs` over the
-manifests, and those in `sql/views/`. It is made under another name and moved into place, so that a reader sees the old one
+The file holds views, the lists of files that they read, and what the manifests say of each run: a view over each table's Parquet
+files (from `warehouse.schema.tables`), `runs` over what the manifests say, and those in `sql/views/`. It is made under another name and moved into place, so that a reader sees the old one
 or the new one. No process ever holds it open for writing, since DuckDB would then lock every reader out.
 """
 
@@ -18,10 +18,12 @@ from typing import Any
 import duckdb
 import filelock
 
-from warehouse.catalog.place import STATE_VIEW, macros, made_in
+from warehouse.catalog import place
+from warehouse.catalog.manifest_sql import manifest_rows
+from warehouse.catalog.place import STATE_VIEW
 from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_json
-from warehouse.catalog.views import View, view_texts
-from warehouse.schema.quoting import sql_text
+from warehouse.catalog.views import RUNS_TABLE, View, file_lists, view_texts
+from warehouse.schema.quoting import sql_paths, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
@@ -45,12 +47,13 @@ def _vector_infos(root: Path) -> list[Path]:
     return vector_info.sound_infos(root)
 
 
-def refresh(root: Path, known: Survey | None = None) -> Survey:
+def refresh(root: Path, known: Survey | None = None, every_file: bool = False) -> Survey:
     """Rebuild `warehouse.duckdb` from the runs below a root and from `sql/views/`.
 
     Args:
         root: The warehouse.
         known: What is known of the runs; what the catalog itself knows where it is left out.
+        every_file: Whether to notice files that have changed beside an unchanged manifest, too.
 
     Returns:
         What is known of the runs now.
@@ -63,23 +66,23 @@ def refresh(root: Path, known: Survey | None = None) -> Survey:
         scratch.mkdir()
         try:
             file = scratch / paths.CATALOG
-            runs = _write_catalog(file, root, known)
+            runs = _write_catalog(file, root, known, every_file)
             file.replace(root / paths.CATALOG)
         finally:
             delete(scratch)
     return runs
 
 
-def _write_catalog(path: Path, root: Path, known: Survey | None) -> Survey:
+def _write_catalog(path: Path, root: Path, known: Survey | None, every_file: bool) -> Survey:
     """Write the file of views, from the one that there is where its views stay as they are, and return what is known of the runs."""
     if "?" in str(path.absolute()):  # DuckDB reads from such a path, but does not write to it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            runs = _write_catalog(Path(elsewhere) / path.name, root, known)
+            runs = _write_catalog(Path(elsewhere) / path.name, root, known, every_file)
             shutil.copyfile(Path(elsewhere) / path.name, path)
         return runs
     con, before = _copy_catalog(path, root)
     with con:
-        return create_views(con, root, survey(root, before if known is None else known))
+        return create_views(con, root, survey(root, before if known is None else known, every_file))
 
 
 def _copy_catalog(path: Path, root: Path) -> tuple[duckdb.DuckDBPyConnection, Survey]:
@@ -115,8 +118,7 @@ def _hash(texts: Any) -> str:
 def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> Survey:
     """Create the views in a database that has none or those of this root, and leave out the runs that DuckDB cannot read.
 
-    A view over files that the database has already is only bound again, which finds those that cannot be read. One of
-    `sql/views/` that it has already stays: what it reads has the same columns.
+    Views and what is known of runs stay where the database has them already.
 
     Args:
         con: A connection to the database.
@@ -139,23 +141,21 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> S
 
 
 def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> None:
-    """Create the views, the macros that they call, and a view that holds what they were made from."""
-    views = _views(root, known)
-    texts, made = {name: _hash(view) for name, view in views.items()}, _made_from(con, "texts")
-    before = json.loads(made[0]) if made is not None else {}
+    """Create the views, the macros that they call, the rows of `runs`, and a view that holds what they were made from."""
+    made = _made_from(con, "texts, runs")
+    kept, before = (json.loads(made[0]), from_json(made[1])) if made is not None else ({}, {})
     # By this view a catalog is known that was moved, and this one is about to be.
     con.execute(f"DROP VIEW IF EXISTS {STATE_VIEW}")
-    for head, text in macros(root).items():
+    _note_runs(con, root, before, known)
+    lists = {head: place.files(files) for head, files in file_lists(known).items()}
+    for head, text in (place.macros(root) | lists).items():
         con.execute(f"CREATE OR REPLACE MACRO {head} AS {text}")
-    described = {}
+    views = _views(root, known)
+    texts, described = {name: _hash(view) for name, view in views.items()}, {}
     for name, view in views.items():
-        if before.get(name) == texts[name]:
-            if name in TABLES:
-                con.execute(f"DESCRIBE {name}")
-        else:
+        if kept.get(name) != texts[name]:
             con.execute(f"CREATE OR REPLACE VIEW {name} AS {view.query}")
             described[name] = view
-    con.sql("SELECT count(*) FROM (FROM runs)").fetchall()
     basis = _basis(root)
     values = {
         "state": _state(root, basis),
@@ -165,10 +165,34 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
     }
     state = f"SELECT {', '.join(f'{sql_text(value)} AS {name}' for name, value in values.items())}"
     con.execute(f"CREATE VIEW {STATE_VIEW} AS {state}")
-    described[STATE_VIEW] = View(state, made_in(root), _STATE_COLUMNS)
+    described[STATE_VIEW] = View(state, place.made_in(root), _STATE_COLUMNS)
     comments = {f"VIEW {name}": view.comment for name, view in described.items()}
     comments |= {f"COLUMN {name}.{c}": text for name, view in described.items() for c, text in view.columns.items()}
     con.execute("; ".join(f"COMMENT ON {thing} IS {sql_text(text)}" for thing, text in comments.items()))
+
+
+def _note_runs(con: duckdb.DuckDBPyConnection, root: Path, before: Survey, known: Survey) -> None:
+    """Write down what `runs` shows, and have DuckDB look at the files that are new; duckdb.Error over those that it cannot read."""
+    if not con.sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{RUNS_TABLE}'").fetchall():
+        _create_runs_table(con)
+    changed = {name: run for name, run in known.items() if before.get(name) != run}
+    gone = [name for name in before if name in changed or name not in known]
+    con.execute(f"DELETE FROM {RUNS_TABLE} WHERE run_id IN (SELECT unnest(?))", [gone])
+    sound = [paths.run_dir(root, name) for name, run in changed.items() if run.fault is None]
+    if sound:
+        manifests = manifest_rows(folder / paths.MANIFEST for folder in sound)
+        con.execute(f"INSERT INTO {RUNS_TABLE} BY NAME {manifests}")
+    for files in file_lists(changed).values():
+        found = sql_paths(root / file for file in files)
+        con.execute(f"DESCRIBE FROM read_parquet({found}, hive_partitioning = false, union_by_name = true)")
+
+
+def _create_runs_table(con: duckdb.DuckDBPyConnection) -> None:
+    columns = TABLES["runs"].columns
+    con.execute(f"CREATE TABLE {RUNS_TABLE} ({', '.join(f'{c.name} {c.sql}' for c in columns)})")
+    con.execute(f"COMMENT ON TABLE {RUNS_TABLE} IS 'One row is a run: what its manifest says'")
+    for c in columns:
+        con.execute(f"COMMENT ON COLUMN {RUNS_TABLE}.{c.name} IS {sql_text(c.comment)}")
 
 
 def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
@@ -202,7 +226,7 @@ def _basis(root: Path) -> str:
     """
     folder = root.stat()
     texts = {name: str(view) for name, view in view_texts(root, {}, ()).items()}
-    return _hash((folder.st_dev, folder.st_ino, macros(root), sorted(texts.items())))
+    return _hash((folder.st_dev, folder.st_ino, place.macros(root), sorted(texts.items())))
 
 
 def current_state(root: Path) -> str:

@@ -70,7 +70,7 @@ class Catalog:
         if then == current_state(self.root) and is_current(self.root, known, every_file):
             self._use_views(known, attach(self.root / paths.CATALOG))
         else:
-            self._rebuild_views(known)
+            self._rebuild_views(known, every_file)
         self._opened_at = self.version()
 
     def version(self) -> str:
@@ -100,14 +100,14 @@ class Catalog:
             self._open_views()
         return True
 
-    def _rebuild_views(self, known: Survey) -> None:
+    def _rebuild_views(self, known: Survey, every_file: bool = False) -> None:
         """Rebuild the views and open them."""
         try:
-            runs = refresh(self.root, known)
+            runs = refresh(self.root, known, every_file)
             con = attach(self.root / paths.CATALOG)
         except (OSError, UsageError):  # a folder that may only be read: the views are made in memory
             con = attach(":memory:")
-            runs = create_views(con, self.root, survey(self.root, known))
+            runs = create_views(con, self.root, survey(self.root, known, every_file))
         self._use_views(runs, con)
 
     def _use_views(self, known: Survey, con: duckdb.DuckDBPyConnection) -> None:

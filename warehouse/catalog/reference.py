@@ -48,7 +48,8 @@ def meanings() -> dict[str, Meaning]:
         for view, *column in con.sql(
             "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal ORDER BY column_index"
         ).fetchall():
-            found[view].columns.append(ColumnMeaning(*column))
+            if view in found:
+                found[view].columns.append(ColumnMeaning(*column))
     return found
 
 

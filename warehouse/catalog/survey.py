@@ -26,7 +26,9 @@ class Surveyed:
     files: str
     """A signature of all its files."""
     tables: tuple[str, ...]
-    """The tables that it has files of."""
+    """The files of its tables, below its folder."""
+    current: bool = True
+    """Whether they have every column that this version of the schema names."""
     fault: str | None = None
     """Why it is left out of the views; None: it is not."""
 
@@ -35,12 +37,13 @@ Survey = dict[str, Surveyed]
 """What is known of each run, by the run's name."""
 
 
-def survey(root: Path, known: Survey, thorough: bool = False) -> Survey:
+def survey(root: Path, known: Survey, every_file: bool = False, thorough: bool = False) -> Survey:
     """Find out which runs can be read.
 
     Args:
         root: The warehouse.
-        known: What is known already; runs whose files have not changed are taken from here.
+        known: What is known already; runs that have not changed are taken from here.
+        every_file: Whether a run has changed as soon as one of its files has, as in `is_current`.
         thorough: Whether to check every run, and all values of its tables; else only file sizes and the tables' columns.
 
     Returns:
@@ -49,7 +52,7 @@ def survey(root: Path, known: Survey, thorough: bool = False) -> Survey:
     runs = {}
     for folder in paths.run_folders(root):
         before = known.get(paths.run_id_of(folder))
-        unchanged = before is not None and not thorough and before.files == _files_state(folder)
+        unchanged = before is not None and not thorough and _is_unchanged(before, folder, every_file)
         runs[paths.run_id_of(folder)] = before if before and unchanged else _survey_run(folder, thorough)
     return runs
 
@@ -69,12 +72,14 @@ def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
     folders = {paths.run_id_of(folder): folder for folder in paths.run_folders(root)}
     if folders.keys() != known.keys():
         return False
-    return all(
-        s.files == _files_state(folders[name])
-        if every_file or s.fault
-        else s.manifest == file_state(folders[name] / paths.MANIFEST)
-        for name, s in known.items()
-    )
+    return all(_is_unchanged(s, folders[name], every_file) for name, s in known.items())
+
+
+def _is_unchanged(known: Surveyed, folder: Path, every_file: bool) -> bool:
+    """Return whether a run's folder is as it was: every file of it, or where the run is sound, its manifest alone."""
+    if every_file or known.fault:
+        return known.files == _files_state(folder)
+    return known.manifest == file_state(folder / paths.MANIFEST)
 
 
 def to_json(known: Survey) -> str:
@@ -85,7 +90,8 @@ def to_json(known: Survey) -> str:
 def from_json(text: str) -> Survey:
     """Read what `to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
     return {
-        name: Surveyed(m, f, tuple(tables), fault) for name, (m, f, tables, fault) in strict_json.parse(text).items()
+        name: Surveyed(m, f, tuple(tables), current, fault)
+        for name, (m, f, tables, current, fault) in strict_json.parse(text).items()
     }
 
 
@@ -104,21 +110,20 @@ def file_state(path: Path) -> str:
 
 
 def _survey_run(folder: Path, thorough: bool) -> Surveyed:
-    fault: str | None = None
-    tables: tuple[str, ...] = ()
+    manifest, files = file_state(folder / paths.MANIFEST), _files_state(folder)
     try:
-        tables = _check_tables(folder, thorough)
+        return Surveyed(manifest, files, *_check_tables(folder, thorough))
     except (TracesError, OSError) as e:
-        fault = " ".join(str(e).split())
-    return Surveyed(file_state(folder / paths.MANIFEST), _files_state(folder), tables, fault)
+        return Surveyed(manifest, files, (), fault=" ".join(str(e).split()))
 
 
-def _check_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
-    """Return the tables that a run has files of, after checking its manifest and files.
+def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], bool]:
+    """Return the files of a run's tables, and whether they are of this version of the schema, after checking them all.
 
     Raises:
         TracesError: Something is wrong with them.
     """
+    from warehouse.schema.tables import SCHEMA_VERSION
     from warehouse.storage.manifest import Manifest
 
     if half_pair(folder.name):
@@ -137,7 +142,7 @@ def _check_tables(folder: Path, thorough: bool) -> tuple[str, ...]:
         _check_table(file, table, meta.schema_version, info.checksum if thorough else None)
     if thorough:
         _check_sql([folder / path for path in tables], folder / paths.MANIFEST)
-    return tuple(sorted(set(tables.values())))
+    return tuple(sorted(tables)), meta.schema_version == SCHEMA_VERSION
 
 
 def _check_table(file: Path, table: str, version: int, checksum: str | None) -> None:
@@ -176,9 +181,10 @@ def _check_sql(tables: list[Path], manifest: Path) -> None:
     """
     import duckdb
 
-    from warehouse.catalog.file_sql import manifests, parquet_files
+    from warehouse.catalog.manifest_sql import manifest_rows
+    from warehouse.schema.quoting import sql_parquet
 
-    queries = {path: f"FROM {parquet_files([path])}" for path in tables} | {manifest: manifests([manifest])}
+    queries = {path: f"FROM {sql_parquet([path])}" for path in tables} | {manifest: manifest_rows([manifest])}
     with duckdb.connect() as con:
         for path, query in queries.items():
             try:

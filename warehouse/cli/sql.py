@@ -237,7 +237,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     cache.all()
     for damage in cache.damaged.values():
         note(f"warning: a vector table is left out: {damage}")
-    runs = build.refresh(root)
+    runs = build.refresh(root, every_file=True)
     for name, run in runs.items():
         if run.fault is not None:
             note(f"warning: run '{name}' is left out: {run.fault}")

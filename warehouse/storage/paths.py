@@ -69,6 +69,11 @@ def check_run_name(run_id: str) -> str:
     return run_id
 
 
+def is_plain_name(run_id: str) -> bool:
+    """Return whether a run has a name that it could be given, which all tools read from its folder's name as it is."""
+    return bool(_RUN_NAME.fullmatch(run_id)) and not _READ_AS_A_VALUE.fullmatch(run_id)
+
+
 def _safe_name(run_id: str) -> str:
     """Return a run's name that is safe in a path: it stays in the folder that it is put in.
 

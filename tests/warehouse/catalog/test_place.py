@@ -30,8 +30,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def _add(root: Path, run_id: str) -> None:
-    token, predicted = {"example_id": "e", "side": "dec", "token": "so"}, {"example_id": "e", "loss": 1.0}
+def _add(root: Path, run_id: str, word: str = "so") -> None:
+    token, predicted = {"example_id": "e", "side": "dec", "token": word}, {"example_id": "e", "loss": 1.0}
     example = {"example_id": "e", "text": "so"}
     add_run(root, run_id, "next-token", {"tokens": [token], "next_token": [predicted], "examples": [example]})
 
@@ -68,6 +68,8 @@ def _attach(con: duckdb.DuckDBPyConnection, root: Path, name: str) -> None:
 
 def test_a_copy_is_read_where_it_is_from_any_working_directory(root: Path, tmp_path: Path) -> None:
     copy = _copy(root)
+    _add(copy, "first", "other")
+    query = "SELECT token FROM token_diagnostics"
     link = tmp_path / "link"
     link.symlink_to(copy)
     for cwd, file in (
@@ -78,8 +80,34 @@ def test_a_copy_is_read_where_it_is_from_any_working_directory(root: Path, tmp_p
         (root, copy / paths.CATALOG),
         (Path("/"), link / paths.CATALOG),
     ):
-        assert _shell(cwd, "-readonly", file, _RUNS.format("")) == "first second", file
-    assert _shell(root, "-readonly", paths.CATALOG, _RUNS.format("")) == "first", "and so is the original"
+        assert _shell(cwd, "-readonly", file, query) == "other", file
+    assert _shell(root, "-readonly", paths.CATALOG, query) == "so", "and so is the original"
+
+
+def test_a_warehouse_moved_below_a_folder_that_reads_as_a_value_answers_after_a_refresh(root: Path) -> None:
+    """DuckDB would read `loss=9` as a column of every file, in place of the file's own."""
+    moved = root.rename(root.parent / "loss=9")
+    with (
+        duckdb.connect(str(moved / paths.CATALOG), read_only=True) as con,
+        pytest.raises(duckdb.Error, match="traces refresh --warehouse"),
+    ):
+        con.sql("SELECT loss FROM next_token").fetchall()
+    build.refresh(moved)
+    with duckdb.connect(str(moved / paths.CATALOG), read_only=True) as con:
+        assert con.sql("SELECT run_id, loss FROM next_token").fetchall() == [("first", 1.0)]
+        assert con.sql("SELECT loss FROM next_token WHERE run_id = 'no such'").fetchall() == []
+
+
+def test_names_that_read_as_other_values_are_names(root: Path) -> None:
+    names = ["first"]
+    for name in ("null", "a%20b", "x=y", "1"):
+        paths.run_dir(root, "first").rename(paths.run_dir(root, name))
+        _add(root, "first")
+        names.append(name)
+        build.refresh(root)
+        with duckdb.connect(str(root / paths.CATALOG), read_only=True) as con:
+            assert con.sql(_RUNS.format("")).fetchall() == con.sql(_TOKENS.format("")).fetchall()
+            assert {run for (run,) in con.sql(_TOKENS.format("")).fetchall()} == set(names)
 
 
 @pytest.mark.parametrize("query", [_RUNS, _TOKENS, "SELECT list_sort(list(run_id)) FROM {}tokens"])

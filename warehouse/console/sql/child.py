@@ -68,9 +68,7 @@ class Views:
     def _folders(self, root: Path) -> list[str]:
         """Return the folders that DuckDB may read: the root, and runs that the root links to."""
         linked = [run.resolve() for run in paths.run_folders(root) if run.is_symlink()]
-        # A pattern is held against this list as it is written: a `?` in a folder's name is `[?]` there.
-        (as_pattern,) = self.con.execute("SELECT warehouse_files('')").fetchall()[0]
-        return [as_pattern, *(f"{folder}/" for folder in (root.resolve(), *linked))]
+        return [f"{folder}/" for folder in (root.resolve(), *linked)]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""SQL for the rows that files hold: Parquet files of tables, and manifests as rows of `runs`."""
+"""SQL for the rows of `runs` that manifests make."""
 
 from __future__ import annotations
 
@@ -55,39 +55,22 @@ _FROM_JSON = {
 
 _LARGEST_MANIFEST = 64 * 2**20
 """Bytes; a manifest of so many names 400,000 files. DuckDB sets aside twice as much for each thread that reads manifests."""
-RUN_ID = "regexp_extract(filename, '/{prefix}([^/]*){below}$', 1)"
-"""SQL of a run's name from the path of one of its files."""
 
 
-def parquet_files(files: Iterable[Path]) -> str:
-    """Write SQL for the rows of Parquet files that exist."""
-    return parquet_rows(sql_paths(files))
-
-
-def manifests(files: Iterable[Path]) -> str:
+def manifest_rows(files: Iterable[Path]) -> str:
     """Write SQL for the rows of `runs` that these manifests, which exist, make."""
-    return manifest_rows(sql_paths(files))
-
-
-def parquet_rows(files: str) -> str:
-    """Write SQL for the rows of Parquet files, given as SQL: a list of names, or a pattern."""
-    return f"read_parquet({files}, hive_partitioning = false, union_by_name = true)"
-
-
-def manifest_rows(files: str) -> str:
-    """Write SQL for the rows of `runs` that manifests make, given as SQL: a list of names, or a pattern."""
     groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
     nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}
     types = {c.name: c.sql for c in TABLES["runs"].columns}
     plain = {g: types[g] for g in groups if g not in nested}
     spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in (plain | nested).items())
-    columns = [f"    {RUN_ID.format(prefix=paths.RUN_PREFIX, below='/[^/]*')} AS run_id"]
+    columns = [f"    regexp_extract(filename, '/{paths.RUN_PREFIX}([^/]*)/[^/]*$', 1) AS run_id"]
     for name, path in _MANIFEST_COLUMNS.items():
         group, _, leaf = path.partition(".")
         value = _FROM_JSON.get(name, f"({{group}} ->> '$.{{leaf}}')::{types[name]}").format(group=group, leaf=leaf)
         columns.append(f"    {value} AS {name}" if leaf else f"    {name}")
     names = ",\n".join(columns)
     return (
-        f"SELECT\n{names}\nFROM read_json({files}, columns = {{{spec}}}, format = 'unstructured', "
+        f"SELECT\n{names}\nFROM read_json({sql_paths(files)}, columns = {{{spec}}}, format = 'unstructured', "
         f"hive_partitioning = false, maximum_object_size = {_LARGEST_MANIFEST})\n"
     )
