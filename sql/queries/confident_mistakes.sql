@@ -1,6 +1,13 @@
 -- Where was the model surest and wrong?
 -- run: the run asked about
 -- needs: next_token
+WITH chosen AS (
+    SELECT example_id, seq, pos, pred_prob, pred_token, true_token, true_prob, true_rank
+    FROM next_token
+    WHERE run_id = getvariable('run') AND NOT correct
+    ORDER BY pred_prob DESC, example_id, seq, pos
+    LIMIT 20
+)
 SELECT
     round(p.pred_prob, 3) AS pred_prob,
     p.pred_token,
@@ -10,10 +17,9 @@ SELECT
     coalesce(s.text, e.text)[greatest(t.char_end - 60, 1) : t.char_end] AS before,
     p.example_id,
     p.pos
-FROM next_token AS p
-JOIN tokens AS t USING (run_id, example_id, seq, pos)
+FROM chosen AS p
+JOIN tokens AS t USING (example_id, seq, pos)
 JOIN examples AS e USING (run_id, example_id)
 LEFT JOIN prompts AS s USING (run_id, example_id, seq)
-WHERE p.run_id = getvariable('run') AND t.side = 'dec' AND NOT p.correct
-ORDER BY p.pred_prob DESC, p.example_id, p.pos
-LIMIT 20;
+WHERE t.run_id = getvariable('run') AND t.side = 'dec'
+ORDER BY p.pred_prob DESC, p.example_id, p.seq, p.pos;

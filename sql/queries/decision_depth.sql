@@ -6,42 +6,27 @@
 -- all layers is exact, another sees the layers that it has. decided counts those at this layer, decided_by those up to it, as a
 -- part of all; layer NULL is the embedding. lens_ranks has it token by token.
 -- Tokens of one text resemble each other: these parts are of the texts in the run, and of others only as far as those are like them.
-WITH tops AS (
+WITH by_token AS (
     SELECT
-        example_id,
-        seq,
-        pos,
-        coalesce(layer, -1) AS depth,
-        actual_rank,
-        entropy,
-        topk_ids[1] = last_value(topk_ids[1]) OVER whole AS is_final
-    FROM logit_lens AS l
-    JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
-    WINDOW whole AS (
-        PARTITION BY example_id, seq, pos ORDER BY layer NULLS FIRST
-        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
-    )
+        list({'depth': coalesce(layer, -1), 'id': topk_ids[1]}) AS tops,
+        arg_max_null(topk_ids[1], coalesce(layer, -1)) AS final_id,
+        arg_max(actual_rank, coalesce(layer, -1)) AS final_rank,
+        arg_max(entropy, coalesce(layer, -1)) AS final_entropy
+    FROM logit_lens
+    WHERE run_id IN (SELECT lens_run_id FROM lens_runs WHERE run_id = getvariable('run'))
+    GROUP BY example_id, seq, pos
+),
+with_other AS (
+    SELECT
+        [top.depth FOR top IN tops] AS depths,
+        coalesce(list_max([top.depth FOR top IN tops IF top.id <> final_id]), -2) AS last_other,
+        final_rank,
+        final_entropy
+    FROM by_token
 ),
 decided AS (
-    SELECT
-        example_id,
-        seq,
-        pos,
-        min(depth) FILTER (depth > coalesce(last_other, -2)) AS depth,
-        arg_max(actual_rank, depth) AS final_rank,
-        arg_max(entropy, depth) AS final_entropy
-    FROM (
-        SELECT
-            example_id,
-            seq,
-            pos,
-            depth,
-            actual_rank,
-            entropy,
-            max(depth) FILTER (NOT is_final) OVER (PARTITION BY example_id, seq, pos) AS last_other
-        FROM tops
-    )
-    GROUP BY example_id, seq, pos
+    SELECT list_min([depth FOR depth IN depths IF depth > last_other]) AS depth, final_rank, final_entropy
+    FROM with_other
 )
 SELECT
     nullif(depth, -1) AS layer,

@@ -4,17 +4,27 @@
 --
 -- Over the tokens that have a prediction: a text's first has one only where sequences begin with a BOS (--prepend-bos), and is then the
 -- dearest of all, which short texts show most.
+WITH chosen AS (
+    SELECT
+        example_id,
+        count(*) AS predictions,
+        avg(loss) AS loss,
+        avg(CAST(correct AS INTEGER)) AS accuracy
+    FROM next_token
+    WHERE run_id = getvariable('run')
+    GROUP BY example_id
+    HAVING count(*) >= 10
+    ORDER BY round(avg(loss), 3) DESC, example_id
+    LIMIT 20
+)
 SELECT
     p.example_id,
-    count(*) AS predictions,
-    round(avg(p.loss), 3) AS mean_loss,
-    round(exp(avg(p.loss)), 1) AS perplexity,
-    round(avg(CAST(p.correct AS INTEGER)), 3) AS accuracy,
-    any_value(e.text)[:80] AS text
-FROM next_token AS p
-JOIN examples AS e USING (run_id, example_id)
-WHERE p.run_id = getvariable('run')
-GROUP BY p.example_id
-HAVING count(*) >= 10
-ORDER BY mean_loss DESC, p.example_id
-LIMIT 20;
+    p.predictions,
+    round(p.loss, 3) AS mean_loss,
+    round(exp(p.loss), 1) AS perplexity,
+    round(p.accuracy, 3) AS accuracy,
+    e.text[:80] AS text
+FROM chosen AS p
+JOIN examples AS e USING (example_id)
+WHERE e.run_id = getvariable('run')
+ORDER BY mean_loss DESC, p.example_id;

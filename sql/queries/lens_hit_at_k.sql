@@ -12,8 +12,7 @@ SELECT
     CAST(median(actual_rank) AS INTEGER) AS median_rank,
     round(avg(entropy), 3) AS entropy,
     round(avg(kl_to_final), 3) AS kl_to_final
-FROM logit_lens AS l
-JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
-WHERE actual_rank IS NOT NULL
+FROM logit_lens
+WHERE run_id IN (SELECT lens_run_id FROM lens_runs WHERE run_id = getvariable('run')) AND actual_rank IS NOT NULL
 GROUP BY layer
 ORDER BY layer NULLS FIRST;

@@ -5,7 +5,14 @@
 --
 -- ranks has one rank a layer, in their order, the embedding first where the lens has it; 1 is the likeliest. decided_at is the first
 -- layer from which on every layer predicts what the last one predicts, which is prediction; NULL is the embedding.
-WITH chosen AS (
+WITH asked AS (
+    SELECT min(example_id) AS example_id
+    FROM logit_lens
+    WHERE
+        run_id IN (SELECT lens_run_id FROM lens_runs WHERE run_id = getvariable('run'))
+        AND starts_with(example_id, coalesce(getvariable('example'), ''))
+),
+chosen AS (
     SELECT
         source_run_id,
         example_id,
@@ -17,14 +24,10 @@ WITH chosen AS (
         actual_prob,
         topk_tokens[1] AS first_token,
         topk_ids[1] = last_value(topk_ids[1]) OVER whole AS is_final
-    FROM logit_lens AS l
-    JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
-    WHERE example_id = (
-        SELECT min(example_id)
-        FROM logit_lens AS l
-        JOIN lens_runs AS n ON n.lens_run_id = l.run_id AND n.run_id = getvariable('run')
-        WHERE starts_with(example_id, coalesce(getvariable('example'), ''))
-    )
+    FROM logit_lens
+    WHERE
+        run_id IN (SELECT lens_run_id FROM lens_runs WHERE run_id = getvariable('run'))
+        AND example_id IN (SELECT example_id FROM asked)
     WINDOW whole AS (
         PARTITION BY example_id, seq, pos ORDER BY layer NULLS FIRST
         ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
@@ -55,7 +58,10 @@ SELECT
     round(arg_max(c.actual_prob, c.depth), 4) AS final_prob,
     list(c.actual_rank ORDER BY c.depth) AS ranks
 FROM with_other AS c
-LEFT JOIN tokens AS t
-    ON t.run_id = c.source_run_id AND t.example_id = c.example_id AND t.seq = c.seq AND t.pos = c.pos AND t.side = 'dec'
+LEFT JOIN (
+    SELECT run_id, seq, pos, token
+    FROM tokens
+    WHERE example_id IN (SELECT example_id FROM asked) AND side = 'dec'
+) AS t ON t.run_id = c.source_run_id AND t.seq = c.seq AND t.pos = c.pos
 GROUP BY c.seq, c.pos
 ORDER BY c.seq, c.pos;

@@ -3,33 +3,36 @@
 -- needs: words, next_token
 --
 -- tokens counts the predicted tokens that begin in such a word, and all but word_loss are means over those; word_loss is the
--- mean surprisal of a whole word, over the words of word_diagnostics that have one (words of them).
-WITH by_token AS (
+-- mean surprisal of a whole word, over the words that have one (words of them), as in word_diagnostics.
+WITH by_word AS (
     SELECT
-        true_upos AS upos,
-        count(*) AS tokens,
-        avg(loss) AS mean_loss,
-        avg(entropy) AS mean_entropy,
-        avg(CAST(correct AS INTEGER)) AS accuracy
-    FROM token_diagnostics
-    WHERE run_id = getvariable('run') AND true_upos IS NOT NULL
-    GROUP BY true_upos
-),
-by_word AS (
-    SELECT upos, count(loss) AS words, avg(loss) AS word_loss
-    FROM word_diagnostics
-    WHERE run_id = getvariable('run')
-    GROUP BY upos
+        w.upos,
+        count(p.loss) AS tokens,
+        sum(p.loss) AS loss,
+        sum(p.entropy) AS entropy,
+        sum(CAST(p.correct AS INTEGER)) AS correct,
+        count(p.loss) = count(*) AND max(t.char_end) >= any_value(w.char_end) AS is_whole
+    FROM tokens AS t
+    JOIN words AS w USING (run_id, example_id, word_idx)
+    LEFT JOIN next_token AS p
+        ON p.run_id = t.run_id AND p.example_id = t.example_id AND p.seq = t.seq AND p.pos = t.pos - 1
+    WHERE
+        t.run_id = getvariable('run')
+        AND t.side = 'dec'
+        AND NOT coalesce(t.is_context, false)
+        AND w.upos IS NOT NULL
+    GROUP BY t.example_id, t.word_idx, w.upos
 )
 SELECT
-    t.upos,
-    w.words,
-    t.tokens,
-    round(t.mean_loss, 3) AS mean_loss,
-    round(w.word_loss, 3) AS word_loss,
-    round(t.mean_entropy, 3) AS mean_entropy,
-    round(exp(t.mean_loss), 2) AS perplexity,
-    round(t.accuracy, 3) AS accuracy
-FROM by_token AS t
-JOIN by_word AS w USING (upos)
-ORDER BY t.mean_loss DESC, t.upos;
+    upos,
+    count(*) FILTER (is_whole) AS words,
+    sum(tokens)::BIGINT AS tokens,
+    round(sum(loss) / sum(tokens), 3) AS mean_loss,
+    round(avg(loss) FILTER (is_whole), 3) AS word_loss,
+    round(sum(entropy) / sum(tokens), 3) AS mean_entropy,
+    round(exp(sum(loss) / sum(tokens)), 2) AS perplexity,
+    round(sum(correct) / sum(tokens), 3) AS accuracy
+FROM by_word
+GROUP BY upos
+HAVING sum(tokens) > 0
+ORDER BY sum(loss) / sum(tokens) DESC, upos;

@@ -4,6 +4,13 @@
 --
 -- Where sequences begin with a BOS (--prepend-bos), a text's first token is among them, which nothing could tell; where they don't, it
 -- has no prediction, and the second is predicted from it alone.
+WITH chosen AS (
+    SELECT example_id, seq, pos, loss, true_token, pred_token, pred_prob, true_rank
+    FROM next_token
+    WHERE run_id = getvariable('run')
+    ORDER BY loss DESC, example_id, seq, pos
+    LIMIT 20
+)
 SELECT
     round(p.loss, 2) AS loss,
     p.true_token,
@@ -13,10 +20,9 @@ SELECT
     coalesce(s.text, e.text)[greatest(t.char_end - 60, 1) : t.char_end] AS before,
     p.example_id,
     p.pos
-FROM next_token AS p
-JOIN tokens AS t USING (run_id, example_id, seq, pos)
+FROM chosen AS p
+JOIN tokens AS t USING (example_id, seq, pos)
 JOIN examples AS e USING (run_id, example_id)
 LEFT JOIN prompts AS s USING (run_id, example_id, seq)
-WHERE p.run_id = getvariable('run') AND t.side = 'dec'
-ORDER BY p.loss DESC
-LIMIT 20;
+WHERE t.run_id = getvariable('run') AND t.side = 'dec'
+ORDER BY p.loss DESC, p.example_id, p.seq, p.pos;

@@ -6,19 +6,25 @@
 -- has an interval: tokens of one text resemble each other, so that a few texts say little however many tokens they have.
 WITH by_tag AS (
     SELECT
-        t.trait,
-        t.method,
-        t.component,
-        t.layer,
-        t.upos,
+        p.trait,
+        p.method,
+        p.component,
+        p.layer,
+        w.upos,
         count(*) AS n,
-        sum(CAST(t.projection AS DOUBLE)) AS total,
-        sum(CAST(t.projection AS DOUBLE) * t.projection) AS squares,
-        avg(t.cosine) AS cosine,
-        avg(abs(t.velocity)) AS speed
-    FROM trait_tokens AS t
-    WHERE t.run_id = getvariable('run') AND t.upos IS NOT NULL
-    GROUP BY t.trait, t.method, t.component, t.layer, t.upos
+        sum(CAST(p.projection AS DOUBLE)) AS total,
+        sum(CAST(p.projection AS DOUBLE) * p.projection) AS squares,
+        avg(p.projection / nullif(p.token_norm, 0)) AS cosine,
+        avg(abs(p.velocity)) AS speed
+    FROM newest_trait_projections AS p
+    JOIN (
+        SELECT t.example_id, t.seq, t.pos, v.upos
+        FROM tokens AS t
+        JOIN words AS v USING (run_id, example_id, word_idx)
+        WHERE t.run_id = getvariable('run') AND t.side = 'dec' AND v.upos IS NOT NULL
+    ) AS w USING (example_id, seq, pos)
+    WHERE p.source_run_id = getvariable('run')
+    GROUP BY p.trait, p.method, p.component, p.layer, w.upos
 ),
 with_overall AS (
     SELECT

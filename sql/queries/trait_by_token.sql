@@ -6,27 +6,38 @@
 --
 -- The response's tokens, or all where the run generated none. loss and entropy are of the prediction of the token itself, made
 -- one position before it; projection, cosine and velocity of the state that the model is in having read it.
+WITH asked AS (
+    SELECT min(example_id) AS example_id
+    FROM trait_dynamics
+    WHERE source_run_id = getvariable('run') AND starts_with(example_id, coalesce(getvariable('example'), ''))
+)
 SELECT
-    t.example_id,
-    t.seq,
-    t.pos,
+    p.example_id,
+    p.seq,
+    p.pos,
     t.token,
-    t.trait,
-    t.method,
-    t.layer,
-    round(t.projection, 3) AS projection,
-    round(t.cosine, 4) AS cosine,
-    round(t.velocity, 3) AS velocity,
-    round(t.own_loss, 3) AS loss,
-    round(t.own_entropy, 3) AS entropy
-FROM trait_tokens AS t
+    p.trait,
+    p.method,
+    p.layer,
+    round(p.projection, 3) AS projection,
+    round(p.projection / nullif(p.token_norm, 0), 4) AS cosine,
+    round(p.velocity, 3) AS velocity,
+    round(b.loss, 3) AS loss,
+    round(b.entropy, 3) AS entropy
+FROM newest_trait_projections AS p
+JOIN (
+    SELECT seq, pos, token, is_response
+    FROM tokens
+    WHERE run_id = getvariable('run') AND example_id IN (SELECT example_id FROM asked) AND side = 'dec'
+) AS t ON t.seq = p.seq AND t.pos = p.pos
+LEFT JOIN (
+    SELECT seq, pos, loss, entropy
+    FROM next_token
+    WHERE run_id = getvariable('run') AND example_id IN (SELECT example_id FROM asked)
+) AS b ON b.seq = p.seq AND b.pos = p.pos - 1
 WHERE
-    t.run_id = getvariable('run')
-    AND t.example_id = (
-        SELECT min(example_id)
-        FROM trait_dynamics
-        WHERE source_run_id = getvariable('run') AND starts_with(example_id, coalesce(getvariable('example'), ''))
-    )
-    AND t.trait = coalesce(getvariable('trait'), t.trait)
+    p.source_run_id = getvariable('run')
+    AND p.example_id IN (SELECT example_id FROM asked)
+    AND p.trait = coalesce(getvariable('trait'), p.trait)
 QUALIFY t.is_response OR NOT bool_or(t.is_response) OVER ()
-ORDER BY t.seq, t.trait, t.method, t.component, t.layer NULLS FIRST, t.pos;
+ORDER BY p.seq, p.trait, p.method, p.component, p.layer NULLS FIRST, p.pos;

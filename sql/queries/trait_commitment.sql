@@ -9,25 +9,32 @@
 -- which most responses commit. A run that generated nothing is looked at whole.
 WITH looked AS (
     SELECT
-        t.trait,
-        t.method,
-        t.component,
-        t.layer,
+        p.trait,
+        p.method,
+        p.component,
+        p.layer,
         t.token,
-        t.own_loss,
-        t.own_entropy,
-        t.acceleration,
+        b.loss AS own_loss,
+        b.entropy AS own_entropy,
+        p.acceleration,
         row_number() OVER (
-            PARTITION BY t.trait, t.method, t.component, t.layer, t.example_id, t.seq ORDER BY t.pos
+            PARTITION BY p.trait, p.method, p.component, p.layer, p.example_id, p.seq ORDER BY p.pos
         ) - 1 AS place,
         d.commitment_point,
         d.commitment_point_relative
-    FROM trait_tokens AS t
+    FROM newest_trait_projections AS p
     JOIN trait_dynamics AS d
-        ON d.run_id = t.projection_run_id AND d.source_run_id = t.run_id AND d.example_id = t.example_id AND d.seq = t.seq
-        AND d.trait = t.trait AND d.method = t.method AND d.component = t.component
-        AND d.layer IS NOT DISTINCT FROM t.layer
-    WHERE t.run_id = getvariable('run') AND (t.velocity IS NOT NULL OR t.pos = d.first_pos)
+        ON d.run_id = p.run_id AND d.source_run_id = p.source_run_id AND d.example_id = p.example_id AND d.seq = p.seq
+        AND d.trait = p.trait AND d.method = p.method AND d.component = p.component
+        AND d.layer IS NOT DISTINCT FROM p.layer
+    JOIN tokens AS t
+        ON t.run_id = p.source_run_id AND t.example_id = p.example_id AND t.seq = p.seq AND t.pos = p.pos
+    LEFT JOIN next_token AS b
+        ON b.run_id = p.source_run_id AND b.example_id = p.example_id AND b.seq = p.seq AND b.pos = p.pos - 1
+    WHERE
+        p.source_run_id = getvariable('run')
+        AND t.side = 'dec'
+        AND (p.velocity IS NOT NULL OR p.pos = d.first_pos)
 ),
 by_threshold AS (
     SELECT trait, method, component, layer, token, own_loss, own_entropy, place, 'absolute' AS threshold, commitment_point AS point

@@ -11,9 +11,11 @@ SELECT
     round(avg(CAST(p.correct AS INTEGER)), 3) AS accuracy
 FROM next_token AS p
 JOIN tokens AS here USING (run_id, example_id, seq, pos)
-JOIN tokens AS after
-    ON after.run_id = p.run_id AND after.example_id = p.example_id AND after.seq = p.seq AND after.pos = p.pos + 1
-    AND after.side = here.side
+JOIN (
+    SELECT run_id, example_id, seq, pos - 1 AS pos, word_idx
+    FROM tokens
+    WHERE side = 'dec'
+) AS after USING (run_id, example_id, seq, pos)
 WHERE p.run_id = getvariable('run') AND here.side = 'dec'
 GROUP BY true_token_is
 ORDER BY true_token_is;
