@@ -89,7 +89,7 @@ peers: $(READY) .venv-peers/.ready
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs startup lens influence ablation circuits vector_io nearest projection judging resamples; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

@@ -189,27 +189,32 @@ class Batches:
         stores, key = _stores_with_site(catalog, site, layer, model, side)
         stored_head = None if head is None else stores[0].own_head(key, head)
         runs = [paths.run_id_of(s.path) for s in stores]
-        rows, shards = [], dict[tuple[str, str], int]()
-        sequences: dict[str, list[Any]] = {"run_id": [], "example_id": [], "seq": []}
+        shards, stored_dtypes = list[tuple[str, str]](), set[np.dtype]()
+        columns, tables = list[tuple[np.ndarray, ...]](), list[pa.Table]()
+        n = 0
         for run, store in zip(runs, stores, strict=True):
-            for s in store.slices(key):
-                shard = shards.setdefault((run, s.blob), len(shards))
-                rows.append((len(sequences["seq"]), shard, s.start, s.end - s.start, 0))
-                for name, value in (("run_id", run), ("example_id", s.example_id), ("seq", s.seq)):
-                    sequences[name].append(value)
-        spans = _Spans(*np.array(rows, np.int64).reshape(-1, 5).T)
-        names = pa.table(sequences)
+            p = store.places(key)
+            columns.append(
+                (np.arange(n, n + len(p.seq)), p.blob + len(shards), p.start, p.end - p.start, np.zeros_like(p.start))
+            )
+            tables.append(
+                pa.table(
+                    {"run_id": pa.repeat(run, len(p.seq)), "example_id": p.example_id, "seq": p.seq.astype(np.int64)}
+                )
+            )
+            shards += [(run, name) for name in p.blobs]
+            stored_dtypes |= {store.blob(name).tensor(sites.tensor_name(*key)).dtype for name in p.blobs}
+            n += len(p.seq)
+        spans = _Spans(*(np.concatenate(c).astype(np.int64) for c in zip(*columns, strict=True)))
+        names = pa.concat_tables(tables).combine_chunks()
         if where is not None and where.strip():
             spans = _filter_spans(catalog, names, spans, runs, key.side, where)
         if not spans.length.sum():
             raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
         if dtype is None:
-            dtypes = {
-                s.blob(b).tensor(sites.tensor_name(*key)).dtype for s in stores for b in {x.blob for x in s.slices(key)}
-            }
-            dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
+            dtype = stored_dtypes.pop() if len(stored_dtypes) == 1 else np.float32
         return cls(
-            catalog.root.absolute(), runs, key, names, list(shards), spans, size, shuffle, seed, buffer, stored_head,
+            catalog.root.absolute(), runs, key, names, shards, spans, size, shuffle, seed, buffer, stored_head,
             np.dtype(dtype),
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import xxhash
 
 from warehouse.catalog import build
@@ -42,6 +43,7 @@ from warehouse.storage.parquet import rewrite_table_file
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import MakeFile, RunWriter
 from warehouse.storage.sealed import SealedFile
+from warehouse.storage.sequence_checksums import SequenceSums, from_hex, slice_digests, to_hex
 from warehouse.vectors import index_spec, ingest
 from warehouse.vectors.reconcile import remove_run_rows
 
@@ -157,9 +159,7 @@ def _adopt(writer: RunWriter, planned: MergePlan, part: RunPart, first: int) -> 
         source = part.folder / paths.table_file(name)
         tables[name] = partial(link_or_copy, source)
         if name == "tensors":
-            tables[name] = partial(
-                rewrite_table_file, source, change=partial(_update_index, names=names, wider=wider, folder=staging)
-            )
+            tables[name] = partial(_rewrite_index, part=part, names=names, wider=wider, staged=staging)
         elif part.meta.captured and "source_run_id" in STORED[name].names:
             tables[name] = partial(rewrite_table_file, source, change=partial(_set_source_run, run_id=planned.run_id))
     writer.adopt(part.run_id, blobs, tables)
@@ -184,21 +184,53 @@ def _widen(source: Path, target: Path, wider: Mapping[str, str]) -> None:
         out.close()
 
 
-def _update_index(
-    rows: pa.Table, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], folder: Path
-) -> pa.Table:
-    """Give the rows of the tensor index the blobs' new names, and the new dtypes and checksums of what was widened."""
-    columns = {name: rows[name].to_pylist() for name in ("blob", "dtype", "checksum")} if wider else {}
-    if columns:
-        blobs = {old: Blob(folder / names[old]) for old in wider}
-        places = zip(*(rows[c].to_pylist() for c in ("tensor", "row_start", "row_end")), strict=True)
-        for at, (old, (tensor, start, end)) in enumerate(zip(columns["blob"], places, strict=True)):
-            if tensor in wider.get(old, ()):
-                octets = blobs[old].rows(tensor, start, end).reshape(-1).view(np.uint8)
-                columns["dtype"][at], columns["checksum"][at] = wider[old][tensor], xxhash.xxh3_64_hexdigest(octets)
-        rows = _set_columns(rows, {name: pa.array(columns[name], pa.string()) for name in ("dtype", "checksum")})
-    numbers = pc.index_in(rows["blob"], value_set=pa.array(list(names)))
-    return _set_columns(rows, {"blob": pa.chunked_array([pa.array(list(names.values()))]).take(numbers)})
+def _rewrite_index(
+    target: Path, part: RunPart, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], staged: Path
+) -> None:
+    """Write a part's tensor index with the blobs' new names, and the new dtypes and checksums of what was widened.
+
+    Args:
+        target: The file to write.
+        part: The part.
+        names: The blobs' old and new names.
+        wider: For each blob with widened tensors, their new dtypes.
+        staged: The folder with the new blobs.
+    """
+    source = part.folder / paths.table_file("tensors")
+    changes = _checksum_changes(source, part, names, wider, staged) if wider else {}
+
+    def change(rows: pa.Table) -> pa.Table:
+        if wider:
+            columns = [rows[c].to_pylist() for c in ("blob", "tensor", "dtype", "example_id", "seq", "checksum")]
+            dtypes, checksums = [], []
+            for blob, tensor, dtype, example_id, seq, checksum in zip(*columns, strict=True):
+                dtypes.append(wider.get(blob, {}).get(tensor, dtype))
+                checksums.append(from_hex([checksum])[0] + changes.get((example_id, seq), np.uint64(0)))
+            rows = _set_columns(rows, {"dtype": pa.array(dtypes, pa.string()), "checksum": to_hex(np.array(checksums))})
+        numbers = pc.index_in(rows["blob"], value_set=pa.array(list(names)))
+        return _set_columns(rows, {"blob": pa.chunked_array([pa.array(list(names.values()))]).take(numbers)})
+
+    rewrite_table_file(source, target, change)
+
+
+def _checksum_changes(
+    source: Path, part: RunPart, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], staged: Path
+) -> dict[tuple[str, int], np.ndarray]:
+    """Return what widening adds to the checksum of every sequence that it touches, (2,) uint64."""
+    changes: dict[tuple[str, int], np.ndarray] = {}
+    index = pq.read_table(source, partitioning=None)
+    for name, tensors in wider.items():
+        old, new = Blob(part.folder / name), Blob(staged / names[name])
+        for tensor in tensors:
+            rows = index.filter((pc.field("blob") == name) & (pc.field("tensor") == tensor))
+            place = rows["row_start"].to_numpy(), rows["row_end"].to_numpy()
+            added = SequenceSums(len(rows))
+            added.add(tensor, slice_digests(new.tensor(tensor), *place) - slice_digests(old.tensor(tensor), *place))
+            for sequence, change in zip(
+                zip(rows["example_id"].to_pylist(), rows["seq"].to_pylist(), strict=True), added.values, strict=True
+            ):
+                changes[sequence] = changes.get(sequence, np.uint64(0)) + change
+    return changes
 
 
 def _set_source_run(rows: pa.Table, run_id: str) -> pa.Table:

@@ -218,7 +218,7 @@ def _short(value: Any) -> str:
 
 
 def _check_files(part: RunPart) -> None:
-    """Check that no file of a part was altered, since merging gives files new checksums; slices of tensors keep theirs."""
+    """Check that no file of a part was altered, since merging gives files new checksums; sequences of tensors keep theirs."""
     for f in part.meta.files:
         path = part.folder / f.path
         if not path.is_file() or path.stat().st_size != f.bytes or (f.checksum and file_checksum(path) != f.checksum):

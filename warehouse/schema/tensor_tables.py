@@ -22,7 +22,12 @@ TENSORS = Table(
         Column("row_end", "BIGINT", "One past its last row"),
         Column("dtype", "VARCHAR", "As safetensors names it: F16, BF16, F32"),
         Column("shape", "BIGINT[]", "Shape of the slice: rows first"),
-        Column("checksum", "VARCHAR", "xxh3-64 of the slice's bytes, in hex"),
+        Column(
+            "checksum",
+            "VARCHAR",
+            "Of all slices of its sequence, the same in their rows, in hex: the sum of their xxh3-64, and the sum of each times the xxh3-64 of its "
+            "tensor's name, modulo 2^64. Before schema version 9: xxh3-64 of the slice's bytes",
+        ),
     ),
 )
 

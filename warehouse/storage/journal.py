@@ -40,7 +40,7 @@ class StagedFile(StrictModel):
 
     bytes: NonNegativeInt
     checksum: str | None = None
-    """xxh3-128; None for a safetensors file, whose slices have checksums of their own in the shard's rows of `tensors`."""
+    """xxh3-128; None for a safetensors file, whose sequences have checksums of their own in the shard's rows of `tensors`."""
 
 
 class ShardEntry(StrictModel):

@@ -107,7 +107,7 @@ class FileInfo(StrictModel):
     """In the run's folder."""
     bytes: Count
     checksum: str | None = None
-    """xxh3-128. The safetensors files of a capture have none: every slice of them has its own, in `tensors`."""
+    """xxh3-128. The safetensors files of a capture have none: every sequence in them has its own, in `tensors`."""
 
 
 def _check_tensor(model: ModelInfo, key: Key, shape: list[int], shapes: Mapping[Key, list[int]]) -> None:

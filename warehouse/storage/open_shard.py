@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from warehouse.schema import sites
+from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.sites import Key
-from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import ShardFile, TensorSpec
 from warehouse.storage.parquet import to_table, write_table_file
+from warehouse.storage.sequence_checksums import SequenceSums, slice_digests, to_hex
 
 
 def _do_nothing() -> None:
@@ -112,27 +111,34 @@ class OpenShard:
             self._blob.abandon()
 
     def _index_rows(self, batch: RecordedBatch) -> pa.Table:
-        """Return the `tensors` rows of a batch: where each slice lies, and its checksum."""
-        columns: dict[str, list[Any]] = {c.name: [] for c in STORED["tensors"].file_columns}
+        """Return the `tensors` rows of a batch: where each slice lies, and the checksum of its sequence's slices."""
+        n, schema = len(batch.sequences), arrow_schema("tensors")
+        sums, parts = SequenceSums(n), list[dict[str, pa.Array]]()
         for key, array in batch.tensors.items():
             name, spec, first = sites.tensor_name(*key), self._tensors[key], self._rows_written[key]
-            octets, start = array.reshape(len(array), -1).view(np.uint8), 0
-            for (example_id, seq), n in zip(batch.sequences, batch.rows[key], strict=True):
-                values = {
-                    "example_id": example_id,
-                    "seq": seq,
-                    "side": key.side,
-                    "site": key.site,
-                    "layer": key.layer,
-                    "blob": paths.blob_file(self.number),
-                    "tensor": name,
-                    "row_start": first + start,
-                    "row_end": first + start + n,
-                    "dtype": spec.dtype,
-                    "shape": [n, *spec.row_shape],
-                    "checksum": xxhash.xxh3_64_hexdigest(octets[start : start + n]),
+            rows = np.array(batch.rows[key], np.int64)
+            ends = np.cumsum(rows)
+            sums.add(name, slice_digests(array, ends - rows, ends))
+            shape = np.array([(k, *spec.row_shape) for k in rows.tolist()], np.int64)
+            offsets = pa.array(np.arange(n + 1) * shape.shape[1], pa.int32())
+            parts.append(
+                {
+                    "side": pa.repeat(key.side, n),
+                    "site": pa.repeat(key.site, n),
+                    "layer": pa.repeat(pa.scalar(key.layer, pa.int32()), n),
+                    "blob": pa.repeat(paths.blob_file(self.number), n),
+                    "tensor": pa.repeat(name, n),
+                    "row_start": pa.array(first + ends - rows),
+                    "row_end": pa.array(first + ends),
+                    "dtype": pa.repeat(spec.dtype, n),
+                    "shape": pa.ListArray.from_arrays(offsets, shape.ravel(), type=schema.field("shape").type),
                 }
-                for column, value in values.items():
-                    columns[column].append(value)
-                start += n
+            )
+        columns = {name: pa.chunked_array([part[name] for part in parts]) for name in parts[0]}
+        of_sequence = {
+            "example_id": pa.array([e for e, _ in batch.sequences], pa.string()),
+            "seq": pa.array([s for _, s in batch.sequences], pa.int32()),
+            "checksum": to_hex(sums.values),
+        }
+        columns |= {name: pa.chunked_array([values] * len(parts)) for name, values in of_sequence.items()}
         return to_table("tensors", columns)

@@ -107,13 +107,16 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path, con: duc
         The number of rows.
     """
     schema = arrow_schema(name)
+    size = (
+        ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
+    )  # one sequence is looked for at a time, and a row group read for it
     target.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
         rows = con.sql(f"{_combined(STORED[name], sql_parquet(sources))} ORDER BY {', '.join(STORED[name].sort_key)}")
         count = 0
         for batch in rows.to_arrow_reader(ROW_GROUP):
             count += batch.num_rows
-            writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=ROW_GROUP)
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=size)
     sync_file(target)
     return count
 

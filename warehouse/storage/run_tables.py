@@ -7,7 +7,7 @@ read raises CorruptRunError, whichever library noticed. Tensors are for `StoredT
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from warehouse.errors import CorruptRunError, NotFoundError, UsageError, first_line
 from warehouse.schema import sites
@@ -25,11 +24,15 @@ from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_parquet, 
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.sorted_table import SortedTable
 from warehouse.storage.token_frame import token_frame_sql
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
+
+_NEAR = 100
+"""Ids on either side of one that is not there, among which the nearest are looked for."""
 
 
 class RunTables:
@@ -47,6 +50,7 @@ class RunTables:
         """
         self.path = Path(folder)
         self.meta = Manifest.read(self.path)
+        self._sorted: dict[str, SortedTable] = {}
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
@@ -83,7 +87,7 @@ class RunTables:
             self.meta.model.side,
             predictions=bool(self._table_files("next_token")),
             questions=choices,
-            sequence_per_choice=choices and max(self._sequence_counts.values(), default=0) > 1,
+            sequence_per_choice=choices and self.query("SELECT max(n_seqs) > 1 FROM examples").fetchall()[0][0],
         )
         answer = self.query(query)
         with self._damage_as_error("tables"):
@@ -148,12 +152,12 @@ class RunTables:
             UsageError: Several ids begin so.
             NotFoundError: None does; the message lists the nearest ids.
         """
-        known = self._sequence_counts
-        matches = [beginning] if beginning in known else [e for e in known if e.startswith(beginning)]
-        if len(matches) > 1:
-            raise UsageError(f"Several examples begin with {beginning}: {', '.join(matches[:5])}.")
+        with self._damage_as_error("examples"):
+            matches = [e for e in self._table("examples").ids_near(beginning, 0, 5) if e.startswith(beginning)]
         if not matches:
-            raise NotFoundError("example", beginning, known, f"(run '{self.meta.run_id}')")
+            raise self._no_example(beginning)
+        if len(matches) > 1 and matches[0] != beginning:
+            raise UsageError(f"Several examples begin with {beginning}: {', '.join(matches)}.")
         return matches[0]
 
     def check_sequence(self, example_id: str, seq: int) -> None:
@@ -162,16 +166,32 @@ class RunTables:
         Raises:
             NotFoundError: It has not; the message lists the nearest ids.
         """
-        n = self._sequence_counts.get(example_id)
-        if n is None:
-            raise NotFoundError("example", example_id, self._sequence_counts, f"(run '{self.meta.run_id}')")
+        n = self._count_sequences(example_id)
         if not 0 <= seq < n:
             raise NotFoundError("seq", seq, range(min(n, 1000)), f"(example {example_id})")
 
-    @cached_property
-    def _sequence_counts(self) -> dict[str, int]:
-        """The number of sequences of every example, at least 1."""
-        return {e: max(n, 1) for e, n in self._column_rows("examples", ["example_id", "n_seqs"])}
+    def _count_sequences(self, example_id: str) -> int:
+        """Return the number of an example's sequences, at least 1.
+
+        Raises:
+            NotFoundError: The run does not have the example; the message lists the nearest ids.
+        """
+        rows = self._example_rows("examples", ["n_seqs"], example_id)
+        if not len(rows):
+            raise self._no_example(example_id)
+        return max(1, rows["n_seqs"][0].as_py())
+
+    def _no_example(self, example_id: str) -> NotFoundError:
+        """Return the error for an example that the run does not have, with ids near to it."""
+        with self._damage_as_error("examples"):
+            near = self._table("examples").ids_near(example_id, _NEAR, _NEAR)
+        return NotFoundError("example", example_id, near, f"(run '{self.meta.run_id}')")
+
+    def _table(self, name: str) -> SortedTable:
+        """Return a table whose first key is the example, to be read by example."""
+        if name not in self._sorted:
+            self._sorted[name] = SortedTable(self._table_files(name), arrow_schema(name))
+        return self._sorted[name]
 
     def _table_files(self, table: str) -> list[Path]:
         """Return the files with a table's rows.
@@ -185,34 +205,22 @@ class RunTables:
                 raise CorruptRunError(f"{file} is missing{self._advice}")
         return files
 
+    def _example_rows(self, table: str, columns: list[str], example_id: str) -> pa.Table:
+        """Return an example's rows of a table."""
+        with self._damage_as_error(table):
+            return self._table(table).rows(example_id, columns)
+
     def _sequence_rows(self, table: str, columns: list[str], example_id: str, seq: int, side: str) -> pa.Table:
         """Return a sequence's rows of a table."""
-        files = self._table_files(table)
-        if not files:
-            return arrow_schema(table).empty_table()
-        wanted = (pc.field("example_id") == example_id) & (pc.field("seq") == seq) & (pc.field("side") == side)
-        with self._damage_as_error(table):
-            return pq.read_table(files, columns=columns, filters=wanted, partitioning=None)
-
-    def _column_rows(
-        self, table: str, names: list[str], where: pc.Expression | None = None
-    ) -> Iterable[tuple[Any, ...]]:
-        """Return some columns of a table, a tuple a row."""
-        files = self._table_files(table)
-        if not files:
-            return iter(())
-        with self._damage_as_error(table):
-            rows = pq.read_table(files, columns=names, filters=where, partitioning=None)
-            return zip(*(rows[name].to_pylist() for name in names), strict=True)
+        rows = self._example_rows(table, ["seq", "side", *columns], example_id)
+        return rows.filter((pc.field("seq") == seq) & (pc.field("side") == side))
 
     @contextmanager
     def _damage_as_error(self, table: str) -> Iterator[None]:
         """Raise CorruptRunError in place of what a library raises over a damaged file."""
-        import duckdb
-
         try:
             yield
-        except (OSError, pa.ArrowException, UnicodeDecodeError, duckdb.Error) as e:
+        except _reader_errors() as e:
             raise CorruptRunError(f"{self.path / table} cannot be read: {first_line(e)}{self._advice}") from None
 
     @property
@@ -236,3 +244,10 @@ class RunTables:
         if chosen == "enc" and model.side == "dec" and model.encoder is None:
             raise UsageError(f"Run '{self.meta.run_id}' has no encoder side: {model.architecture} is a decoder.")
         return chosen
+
+
+def _reader_errors() -> tuple[type[Exception], ...]:
+    """Return what libraries raise over a damaged file; called when something was raised, since DuckDB takes a while to import."""
+    import duckdb
+
+    return (OSError, pa.ArrowException, UnicodeDecodeError, duckdb.Error)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-import pyarrow.compute as pc
 
 from warehouse.errors import CorruptRunError, UsageError
 from warehouse.schema import sites
@@ -19,6 +18,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import Blob
 from warehouse.storage.run_tables import RunTables
+from warehouse.storage.tensor_index import Place, Places, TensorIndex
 
 
 class Slice(NamedTuple):
@@ -51,7 +51,7 @@ class StoredTensors(RunTables):
         self._sites = {Key(s.side, s.site, layer): s for s in self.meta.sites for layer in s.layers}
         self._stored = {(s.side, s.site) for s in self.meta.sites}
         self._blobs: dict[str, Blob] = {}
-        self._places: dict[tuple[str, str], dict[tuple[str, int], tuple[str, int, int]]] = {}
+        self._indexes: dict[tuple[str, str], TensorIndex] = {}
 
     def has(self, key: Key) -> bool:
         """Return whether a tensor is stored."""
@@ -120,7 +120,7 @@ class StoredTensors(RunTables):
         for blob in list(self._blobs.values()):
             blob.release_pages()
 
-    def place(self, key: Key, example_id: str, seq: int = 0) -> tuple[str, int, int]:
+    def place(self, key: Key, example_id: str, seq: int = 0) -> Place:
         """Find a sequence's rows of a stored tensor.
 
         Args:
@@ -134,7 +134,11 @@ class StoredTensors(RunTables):
         Raises:
             CorruptRunError: The tensor index lacks the sequence, or names rows that the shard does not hold.
         """
-        place = self._places_of(key).get((example_id, seq))
+        index = self._index_of(key)
+        place = index.known(example_id, seq)
+        if place is None:
+            with self._damage_as_error("tensors"):
+                place = index.find(example_id, seq)
         if place is None:
             self.check_sequence(example_id, seq)
             if len(self._sequence_rows("tokens", ["pos"], example_id, seq, key.side)):
@@ -145,37 +149,43 @@ class StoredTensors(RunTables):
         self._check_rows(key, *place)
         return place
 
-    def slices(self, key: Key) -> list[Slice]:
-        """Return where every sequence's rows of a stored tensor lie, in the order of the shards."""
-        places = self._places_of(key).items()
-        spans: dict[str, tuple[int, int]] = {}
-        for _, (blob, start, end) in places:
-            low, high = spans.get(blob, (start, end))
-            spans[blob] = min(low, start, end), max(high, start, end)
-        for blob, (low, high) in spans.items():
-            self._check_rows(key, blob, low, high)
-        return sorted((Slice(b, i, j, e, s) for (e, s), (b, i, j) in places if j > i), key=lambda x: (x.blob, x.start))
+    def places(self, key: Key) -> Places:
+        """Return where every sequence's rows of a stored tensor lie, as columns, in the order of the shards.
 
-    def _places_of(self, key: Key) -> dict[tuple[str, int], tuple[str, int, int]]:
-        """Return (example_id, seq) → shard and rows, read once for all tensors whose rows are the same things.
+        Raises:
+            CorruptRunError: The tensor index names rows that a shard does not hold.
+        """
+        index = self._index_of(key)
+        with self._damage_as_error("tensors"):
+            places = index.places()
+        for span in places.spans():
+            self._check_rows(key, *span)
+        return places
+
+    def slices(self, key: Key) -> list[Slice]:
+        """Return what `places` does, as an object a sequence."""
+        p = self.places(key)
+        blobs = (p.blobs[i] for i in p.blob.tolist())
+        return [
+            Slice(*place)
+            for place in zip(
+                blobs, p.start.tolist(), p.end.tolist(), p.example_id.to_pylist(), p.seq.tolist(), strict=True
+            )
+        ]
+
+    def _index_of(self, key: Key) -> TensorIndex:
+        """Return the index of a tensor, one for all tensors whose rows are the same things.
 
         `validate` proves that those tensors agree, so one of them speaks for all.
-
-        Returns:
-            The place of every sequence that has rows.
         """
         if key not in self._sites:
             self._refuse(key)
         kind = (key.side, self._sites[key].rows)
-        if kind not in self._places:
-            site, layer = next((k.site, k.layer) for k, s in self._sites.items() if (k.side, s.rows) == kind)
-            one_tensor = (pc.field("side") == key.side) & (pc.field("site") == site)
-            if layer is not None:
-                one_tensor &= pc.field("layer") == layer
-            names = ["example_id", "seq", "blob", "row_start", "row_end"]
-            rows = self._column_rows("tensors", names, one_tensor)
-            self._places[kind] = {(e, s): (blob, start, end) for e, s, blob, start, end in rows}
-        return self._places[kind]
+        index = self._indexes.get(kind)
+        if index is None:
+            first = next(k for k, s in self._sites.items() if (k.side, s.rows) == kind)
+            index = self._indexes[kind] = TensorIndex(self._table("tensors"), sites.tensor_name(*first))
+        return index
 
     def _check_rows(self, key: Key, blob: str, start: int, end: int) -> None:
         """Check that a shard holds these rows of a tensor.

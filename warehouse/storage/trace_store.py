@@ -8,9 +8,7 @@ class builds on.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -248,21 +246,15 @@ class TraceStore(StoredAttention):
             UsageError: The run has no questions, or the question has no such choice.
             NotFoundError: The run does not have the question.
         """
-        if not self._choices:
+        if not self._table_files("choices"):
             raise UsageError(
                 f"Run '{self.meta.run_id}' is of kind {self.meta.kind}: it has no multiple-choice questions."
             )
-        n = self._choices.get(example_id)
-        if n is None:
-            raise NotFoundError("example", example_id, self._choices, f"(run '{self.meta.run_id}')")
+        n_seqs = self._count_sequences(example_id)
+        n = len(self._example_rows("choices", ["choice_idx"], example_id))
         if not 0 <= choice_idx < n:
             raise UsageError(f"choice {choice_idx}: example {example_id} has choices 0 to {n - 1}.")
-        return choice_idx if choice_idx < self._sequence_counts.get(example_id, 0) else 0
-
-    @cached_property
-    def _choices(self) -> dict[str, int]:
-        """The number of choices of every question."""
-        return dict(Counter(example_id for (example_id,) in self._column_rows("choices", ["example_id"])))
+        return choice_idx if choice_idx < n_seqs else 0
 
     def _layers(
         self, site: str, side: str, layer: int | None, one: Callable[[int], np.ndarray], n: int | None = None

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 from safetensors import safe_open
 
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
+from warehouse.storage.sequence_checksums import (
+    SEQUENCE_CHECKSUMS_SINCE,
+    SequenceSums,
+    altered_tensors,
+    from_hex,
+    slice_digests,
+)
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import expect
 
@@ -63,19 +71,60 @@ def check_tensor_checksums(store: TraceStore) -> str | None:
 
 
 def _check_slices(store: TraceStore, blob: str, opened: Any) -> int:
-    answer = store.query(
+    """Check the slices of a blob against the index, and return their number."""
+    index = store.query(
         "SELECT tensor, row_start, row_end, checksum, example_id, seq FROM tensors WHERE blob = ? ORDER BY tensor, row_start",
         [blob],
-    )
-    count, rows, name = 0, np.empty(0), ""
-    while slices := answer.fetchmany(4096):
-        for tensor, start, end, checksum, example_id, seq in slices:
-            if tensor != name:
-                name, rows = tensor, opened.get_tensor(tensor)
-            octets = np.ascontiguousarray(rows[start:end]).reshape(-1).view(np.uint8)
-            expect(
-                xxhash.xxh3_64_hexdigest(octets) == checksum,
-                f"{blob}: {tensor} of example {example_id}, seq {seq} is altered",
-            )
-        count += len(slices)
-    return count
+    ).to_arrow_table()
+    if not len(index):
+        return 0
+    tensor, start, end, checksum, example_id, seq = (column.to_numpy() for column in index.columns)
+    first = np.flatnonzero(np.concatenate([[True], tensor[1:] != tensor[:-1]])).tolist()
+    parts = [(tensor[a], slice(a, b)) for a, b in pairwise([*first, len(index)])]
+    digests = np.empty(len(index), np.uint64)
+    for name, part in parts:
+        digests[part] = slice_digests(np.ascontiguousarray(opened.get_tensor(name)), start[part], end[part])
+    if store.meta.schema_version < SEQUENCE_CHECKSUMS_SINCE:
+        wrong = np.flatnonzero(digests != np.array([int(c, 16) for c in checksum], np.uint64)).tolist()
+        found = [(tensor[i], i) for i in wrong[:1]]
+    else:
+        found = _find_altered(parts, digests, from_hex(checksum), _number_sequences(index))
+    for name, at in found:
+        expect(False, f"{blob}: {name} of example {example_id[at]}, seq {seq[at]} is altered")
+    return len(index)
+
+
+def _find_altered(
+    parts: list[tuple[str, slice]], digests: np.ndarray, checksums: np.ndarray, sequence: np.ndarray
+) -> list[tuple[str, int]]:
+    """Find a sequence whose slices do not have its checksum; one that lacks a slice is for `check_keys`.
+
+    Args:
+        parts: Every tensor, and its rows of the index.
+        digests: Every slice's digest, (n,).
+        checksums: The checksum that the index has in each row, (n, 2).
+        sequence: The number of each row's sequence, (n,).
+
+    Returns:
+        What was altered, in words, and a row of the index; nothing where all is as it was.
+    """
+    n = int(sequence.max()) + 1
+    sums, known = SequenceSums(n), np.empty((n, 2), np.uint64)
+    known[sequence] = checksums
+    for name, part in parts:
+        sums.add(name, digests[part], sequence[part])
+    whole = np.bincount(sequence, minlength=n) == len(parts)
+    differs = (sums.values != known).any(axis=1)[sequence] | (checksums != known[sequence]).any(axis=1)
+    wrong = np.flatnonzero(differs & whole[sequence])
+    if not len(wrong):
+        return []
+    at = int(wrong[0])
+    names = altered_tensors(sums.values[sequence[at]] - checksums[at], (name for name, _ in parts))
+    return [(names[0] if len(names) == 1 else "some of the tensors", at)]
+
+
+def _number_sequences(index: pa.Table) -> np.ndarray:
+    """Return a number for each row of the index that its sequence has in all its rows, from 0 on."""
+    example = index["example_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    numbers: np.ndarray = np.unique(example << 32 | index["seq"].to_numpy(), return_inverse=True)[1]
+    return numbers

@@ -111,7 +111,8 @@ def _check_rows(table: VectorTable, store: TraceStore) -> int:
         number = shard[locations.shard] << 40 | locations.row
         seen.append(number * (info.heads or 1) + (heads if info.head_column else 0))
     numbers = np.concatenate(seen) if seen else np.empty(0, np.int64)
-    wanted = sum(s.end - s.start for s in store.slices(key)) * (info.heads or 1)
+    places = store.places(key)
+    wanted = int((places.end - places.start).sum()) * (info.heads or 1)
     expect(
         len(numbers) == wanted == info.runs[run_id].rows,
         f"{info.sql_name} has {len(numbers)} rows of run '{run_id}', not {wanted}",

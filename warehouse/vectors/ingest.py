@@ -196,7 +196,7 @@ def _append(table: VectorTable, run_id: str, store: TraceStore, report: Report) 
 
 
 def _run_rows(table: VectorTable, store: TraceStore, run_id: str, rows: int) -> RunRows:
-    last = max((s.seq for s in store.slices(table.key)), default=0)
+    last = int(store.places(table.key).seq.max(initial=0))
     return RunRows(manifest=manifest_hash(table.root, run_id), rows=rows, last_seq=last)
 
 

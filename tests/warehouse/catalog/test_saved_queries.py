@@ -112,7 +112,13 @@ def test_the_header_names_what_is_read(name: str) -> None:
     assert set(question.variables) == set(re.findall(r"getvariable\('(\w+)'\)", question.text))
     assert question.needs and set(question.needs) <= set(STORED)
     tables = set(re.findall(r"(?:FROM|JOIN) (\w+)", question.text)) & set(STORED)
-    beside = {"examples", "tokens", "next_token", "prompts", "mcq_predictions"}  # every run has them, or they are left-joined
+    beside = {
+        "examples",
+        "tokens",
+        "next_token",
+        "prompts",
+        "mcq_predictions",
+    }  # every run has them, or they are left-joined
     assert tables <= {*question.needs, *beside}
 
 

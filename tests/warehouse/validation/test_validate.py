@@ -12,11 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic
+import xxhash
 
+from warehouse import TraceStore
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage.blobs import Blob
 from warehouse.storage.files import file_checksum
 from warehouse.storage.paths import run_dir
+from warehouse.storage.sequence_checksums import SequenceSums, slice_digests, to_hex
+from warehouse.validation.check import ValidationFailure
+from warehouse.validation.file_checks import check_tensor_checksums
 from warehouse.validation.validate import validate
 
 
@@ -95,6 +100,51 @@ def test_one_altered_bit_of_a_tensor_is_found_and_named(folder: Path) -> None:
     assert list(found) == ["tensor checksums"] and "of example" in found["tensor checksums"]
 
 
+def test_every_slice_that_is_altered_is_named(folder: Path) -> None:
+    path = sorted((folder / "blobs").iterdir())[0]
+    whole = path.read_bytes()
+    index = pq.read_table(folder / "tensors" / "00000.parquet", partitioning=None).to_pylist()
+    with Blob(path) as blob:
+        begins = {t: blob._starts[t] for t in blob.tensors}
+        sizes = {t: blob.tensor(t)[:1].nbytes for t in blob.tensors}
+    chosen = [r for r in index if r["blob"] == f"blobs/{path.name}"][::97]
+    for r in chosen:
+        at = begins[r["tensor"]] + sizes[r["tensor"]] * r["row_start"]
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        told = check_tensor_checksums_of(folder)
+        assert f"{r['tensor']} of example {r['example_id']}, seq {r['seq']} is altered" in told
+    other = chosen[0] | {"tensor": next(t for t in begins if t != chosen[0]["tensor"])}
+    data = bytearray(whole)
+    for r in (chosen[0], other):
+        data[begins[r["tensor"]] + sizes[r["tensor"]] * r["row_start"]] ^= 1
+    path.write_bytes(data)
+    assert f"some of the tensors of example {other['example_id']}" in check_tensor_checksums_of(folder)
+
+
+def check_tensor_checksums_of(folder: Path) -> str:
+    with pytest.raises(ValidationFailure) as e:
+        check_tensor_checksums(TraceStore(folder))
+    return str(e.value)
+
+
+def test_a_run_with_a_checksum_a_slice_is_checked_as_before(folder: Path) -> None:
+    """As all runs before format 9 are."""
+
+    def one_a_slice(columns: dict[str, list]) -> None:
+        places = zip(*(columns[c] for c in ("blob", "tensor", "row_start", "row_end")), strict=True)
+        blobs = {name: Blob(folder / name) for name in set(columns["blob"])}
+        columns["checksum"] = [
+            xxhash.xxh3_64_hexdigest(np.ascontiguousarray(blobs[b].rows(t, i, j)).view(np.uint8))
+            for b, t, i, j in places
+        ]
+
+    edit(folder, "tensors", one_a_slice)
+    synthetic.alter(folder / "run.json", lambda m: m.update(schema_version=8))
+    assert not failed(folder)
+    overwrite(folder, "resid.post_mlp.L01", 2, np.full(32, 7.0))
+    assert "resid.post_mlp.L01 of example" in failed(folder)["tensor checksums"]
+
+
 @pytest.mark.parametrize("what", ["blobs/00000.safetensors", "tokens/00000.parquet"])
 def test_a_file_cut_short_or_gone_is_found(folder: Path, what: str) -> None:
     data = (folder / what).read_bytes()
@@ -117,16 +167,14 @@ def test_nan_is_found(folder: Path) -> None:
     assert "tensor checksums" in failed(folder)
 
     def forget(columns: dict[str, list]) -> None:  # and its checksum made to fit: only the value is wrong
-        import xxhash
-
-        with Blob(folder / "blobs" / "00000.safetensors") as blob:
-            for i, (b, t, s, e) in enumerate(
-                zip(columns["blob"], columns["tensor"], columns["row_start"], columns["row_end"], strict=True)
-            ):
-                if b == "blobs/00000.safetensors" and t == "resid.post_mlp.L01":
-                    columns["checksum"][i] = xxhash.xxh3_64_hexdigest(
-                        np.ascontiguousarray(blob.rows(t, s, e)).view(np.uint8)
-                    )
+        sequences = sorted({*zip(columns["example_id"], columns["seq"], strict=True)})
+        sums = SequenceSums(len(sequences))
+        blobs = {name: Blob(folder / name) for name in set(columns["blob"])}
+        numbers = [sequences.index(s) for s in zip(columns["example_id"], columns["seq"], strict=True)]
+        names = ("blob", "tensor", "row_start", "row_end")
+        for n, b, t, i, j in zip(numbers, *(columns[c] for c in names), strict=True):
+            sums.add(t, slice_digests(blobs[b].tensor(t), np.array([i]), np.array([j])), np.array([n]))
+        columns["checksum"] = [to_hex(sums.values)[n].as_py() for n in numbers]
 
     edit(folder, "tensors", forget)
     assert "resid.post_mlp.L01 (F32) holds NaN" in failed(folder)["finite"]

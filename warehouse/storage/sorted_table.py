@@ -1,0 +1,103 @@
+"""SortedTable: the rows of one example in a table whose files are sorted by example, without reading the others.
+
+In go the files of a table of a published run, whose first key is `example_id`. Parquet notes the least and the greatest id of every row
+group; those say which row group has an example, and no other is read. Nothing is kept but the files' footers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from warehouse.errors import CorruptRunError
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroup:
+    """Some consecutive rows of a file, which Parquet reads at once."""
+
+    file: Path
+    footer: pq.FileMetaData
+    number: int
+    least: str
+    """The first of its example ids."""
+    greatest: str
+    """The last of its example ids."""
+
+    def read(self, columns: Sequence[str], as_codes: Sequence[str] = ()) -> pa.Table:
+        """Return some columns of its rows; of those `as_codes`, each value once and for every row a number, which takes less time."""
+        file = pq.ParquetFile(self.file, metadata=self.footer, read_dictionary=list(as_codes))
+        return file.read_row_group(self.number, columns=list(columns), use_threads=False).combine_chunks()
+
+
+class SortedTable:
+    """A table of a published run, read by example."""
+
+    def __init__(self, files: Sequence[Path], schema: pa.Schema) -> None:
+        """Take the table's files, in order, and the schema of its rows; nothing is read yet."""
+        self._files, self._schema = files, schema
+
+    @cached_property
+    def row_groups(self) -> list[RowGroup]:
+        """The row groups of all files, in the order of the rows.
+
+        Raises:
+            CorruptRunError: A file does not say which examples its row groups have.
+        """
+        found = []
+        for file in self._files:
+            footer = pq.read_metadata(file)
+            column = footer.schema.names.index("example_id")
+            for number in range(footer.num_row_groups):
+                group = footer.row_group(number)
+                if group.num_rows:
+                    ids = group.column(column).statistics
+                    if ids is None or not ids.has_min_max:
+                        raise CorruptRunError(f"{file} does not say which examples its rows are of.")
+                    found.append(RowGroup(file, footer, number, ids.min, ids.max))
+        return found
+
+    def groups_with(self, example_id: str) -> Iterator[RowGroup]:
+        """Return the row groups that can have an example: one, or several where its rows go on from one to the next."""
+        return takewhile(lambda g: g.least <= example_id, self.row_groups[self._first(example_id) :])
+
+    def rows(self, example_id: str, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of an example's rows, in order."""
+        found = [pa.schema([self._schema.field(c) for c in columns]).empty_table()]
+        for group in self.groups_with(example_id):
+            at = pc.indices_nonzero(pc.equal(group.read(["example_id"])["example_id"], example_id))
+            if len(at):
+                found.append(group.read(columns).take(at))
+        return pa.concat_tables(found[1:] or found)
+
+    def ids_near(self, example_id: str, before: int, after: int) -> list[str]:
+        """Return the ids around the place that an id has or would have.
+
+        Args:
+            example_id: The id, or the beginning of one.
+            before: The most ids that are less.
+            after: The most ids that are not less.
+
+        Returns:
+            The ids, in order.
+        """
+        found: dict[str, None] = {}
+        for group in self.row_groups[max(0, self._first(example_id) - 1) :]:
+            found |= dict.fromkeys(pc.unique(group.read(["example_id"])["example_id"]).to_pylist())
+            if len(found) - bisect_left(list(found), example_id) >= after:
+                break
+        ids = list(found)
+        at = bisect_left(ids, example_id)
+        return ids[max(0, at - before) : at + after]
+
+    def _first(self, example_id: str) -> int:
+        """Return the number of the first row group that does not end before an example."""
+        return bisect_left(self.row_groups, example_id, key=lambda g: g.greatest)
