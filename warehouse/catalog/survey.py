@@ -76,10 +76,15 @@ def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
 
 
 def _is_unchanged(known: Surveyed, folder: Path, every_file: bool) -> bool:
-    """Return whether a run's folder is as it was: every file of it, or where the run is sound, its manifest alone."""
+    """Return whether a run's folder is as it was: every file of it, or where the run is sound, its manifest.
+
+    The files of a sound run's tables are looked for in any case: DuckDB would wait for a named pipe in the place of one.
+    """
     if every_file or known.fault:
         return known.files == _files_state(folder)
-    return known.manifest == file_state(folder / paths.MANIFEST)
+    return known.manifest == file_state(folder / paths.MANIFEST) and all(
+        (folder / file).is_file() for file in known.tables
+    )
 
 
 def to_json(known: Survey) -> str:
