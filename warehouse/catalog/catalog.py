@@ -205,6 +205,9 @@ class Catalog:
     def attempt(self, work: Callable[[], Answer]) -> Answer:
         """Do some work with the views; where a damaged run stops it, leave that run out and do it again.
 
+        Runs that have come or gone since are seen, but by a thread that has a `connection` of its own: its variables and
+        temporary tables go with the views that they were made beside.
+
         Args:
             work: Reads the views.
 
@@ -214,6 +217,8 @@ class Catalog:
         Raises:
             duckdb.Error: DuckDB fails, and not over the file of a run.
         """
+        if self._session is None:
+            self.reopen_if_stale()
         base = self._base
         try:
             return work()

@@ -2,7 +2,7 @@
 
 A view's files are a list, in a macro of its own, so that a query looks for none and opens those of the runs that it asks about. A
 pattern would be looked up in every run's folder at every query. A run that was copied in or deleted by hand counts after a refresh,
-which whatever opens a warehouse makes, beside the duckdb shell.
+which a Warehouse makes by itself; the bare duckdb shell needs `traces refresh`.
 
 A run's name is that of its folder, as it is: DuckDB's own reading of `key=value` takes any folder above, decodes `%20` and reads
 `null` as NULL, and is used where none of these can be.

@@ -103,22 +103,29 @@ def test_a_run_copied_in_or_deleted_by_hand_is_seen(root: Path, tmp_path: Path) 
     with Warehouse(empty) as wh:  # the views knew of no rows; opening sees that this has changed
         assert wh.sql("SELECT run_id, count(*) > 0 FROM next_token GROUP BY 1").fetchall() == [("llama", True)]
         shutil.copytree(paths.run_dir(root, "gpt2"), paths.run_dir(empty, "gpt2"))
-        assert wh.reopen_if_stale()
-        assert wh.sql("SELECT count(DISTINCT run_id) FROM tokens").fetchone() == (2,)
+        assert wh.sql("SELECT count(DISTINCT run_id) FROM tokens").fetchone() == (2,), (
+            "an open warehouse sees it at once"
+        )
     shutil.rmtree(paths.run_dir(empty, "llama"))
     shutil.rmtree(paths.run_dir(empty, "gpt2"))
     with Warehouse(empty) as wh:
         assert wh.sql("SELECT * FROM token_diagnostics").fetchall() == []
 
 
-def test_a_run_published_while_a_warehouse_is_open_is_seen_by_the_next_one(root: Path, tmp_path: Path) -> None:
+def test_a_run_published_while_a_warehouse_is_open_is_seen_but_by_a_connection_of_its_own(
+    root: Path, tmp_path: Path
+) -> None:
     empty = tmp_path / "new"
     empty.mkdir()
-    with Warehouse(empty) as before:
+    with Warehouse(empty) as wh, Warehouse(empty) as session:
+        session.sql("SET VARIABLE kept = 1")
+        begun = wh.sql("SELECT count(*) FROM tokens")
         shutil.copytree(paths.run_dir(root, "llama"), paths.run_dir(empty, "llama"))
-        with Warehouse(empty) as after:
-            assert after.sql("SELECT DISTINCT run_id FROM tokens").fetchall() == [("llama",)]
-        assert before.sql("SELECT count(*) FROM tokens").fetchone() == (0,), "the one open keeps its views, whole"
+        assert wh.sql("SELECT DISTINCT run_id FROM tokens").fetchall() == [("llama",)]
+        assert begun.fetchone() == (0,), "an answer that was begun keeps its views, whole"
+        assert session.sql("SELECT count(*), getvariable('kept') FROM tokens").fetchone() == (0, 1)
+        shutil.rmtree(paths.run_dir(empty, "llama"))
+        assert wh.sql("SELECT DISTINCT run_id FROM tokens").fetchall() == []
 
 
 def test_a_catalog_that_grew_run_by_run_is_the_one_that_is_made_at_once(root: Path) -> None:
