@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from warehouse.activations.batches import Batches
+    from warehouse.catalog.survey import Survey
     from warehouse.errors import TracesError
     from warehouse.vectors.table import VectorTable
     from warehouse.vectors.table_cache import VectorTableCache
@@ -36,6 +37,8 @@ class Warehouse(Catalog):
     """
 
     _vectors: VectorTableCache | None = None
+    _vectors_defined = False
+    """Whether `load_vectors` has been called."""
 
     @property
     def vectors(self) -> VectorTableCache:
@@ -67,15 +70,25 @@ class Warehouse(Catalog):
         Raises:
             UsageError: Where DuckDB's lance extension is not installed (`trace-warehouse[shell]`).
         """
-        from warehouse.vectors.duckdb_macros import statements
         from warehouse.vectors.reconcile import reconcile
 
         with contextlib.suppress(OSError):  # a folder that we may only read
             reconcile(self.root)
         with self._lock:
-            con = self.cursor()
-            for statement in statements(self.vector_tables, IN_MEMORY):
-                con.execute(statement)
+            self._define_vectors()
+            self._vectors_defined = True
+
+    def _define_vectors(self) -> None:
+        from warehouse.vectors.duckdb_macros import statements
+
+        con = self._cursor()
+        for statement in statements(self.vector_tables, IN_MEMORY):
+            con.execute(statement)
+
+    def _use_views(self, known: Survey, con: duckdb.DuckDBPyConnection) -> None:
+        super()._use_views(known, con)
+        if self._vectors_defined:  # they lie beside the views that were open
+            self._define_vectors()
 
     def nearest(
         self,

@@ -121,7 +121,20 @@ class Catalog:
             warnings.warn(f"run '{name}' is left out: {fault}", LeftOutWarning, stacklevel=5)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """Open another connection to the views, for the caller alone."""
+        """Open another connection to the views, for the caller alone.
+
+        Runs that have come or gone since are seen, but by a thread that has a `connection` of its own: its variables and
+        temporary tables go with the views that they were made beside.
+
+        Returns:
+            The connection.
+        """
+        if self._session is None:
+            self.reopen_if_stale()
+        return self._cursor()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """Open another connection to the views as they are open."""
         con = self._base.cursor()
         con.execute(f"SET search_path = '{ATTACHED},{IN_MEMORY}'")  # a cursor does not know what its connection uses
         return con
@@ -205,9 +218,6 @@ class Catalog:
     def attempt(self, work: Callable[[], Answer]) -> Answer:
         """Do some work with the views; where a damaged run stops it, leave that run out and do it again.
 
-        Runs that have come or gone since are seen, but by a thread that has a `connection` of its own: its variables and
-        temporary tables go with the views that they were made beside.
-
         Args:
             work: Reads the views.
 
@@ -217,8 +227,6 @@ class Catalog:
         Raises:
             duckdb.Error: DuckDB fails, and not over the file of a run.
         """
-        if self._session is None:
-            self.reopen_if_stale()
         base = self._base
         try:
             return work()

@@ -400,6 +400,19 @@ def test_rows_of_a_deleted_run_are_not_found_through_the_index_nor_counted(tmp_p
     assert check_vectors(TraceStore(paths.run_dir(home, "kept"))) == f"{N:,} rows in made_resid_post_mlp_L01"
 
 
+@pytest.mark.slow
+def test_views_of_vector_tables_stay_when_runs_come(root: Path, tmp_path: Path) -> None:
+    home = tmp_path / "runs"
+    shutil.copytree(root, home)
+    with Warehouse(home) as wh:
+        wh.load_vectors()
+        name = next(name for (name,) in wh.sql("SELECT name FROM vector_tables").fetchall())
+        count = wh.sql(f"SELECT count(*) FROM vectors_{name}").fetchone()
+        synthetic.add_run(home, "come", "encode", {"labels": []})
+        assert wh.sql("SELECT count(*) FROM runs WHERE run_id = 'come'").fetchone() == (1,)
+        assert wh.sql(f"SELECT count(*) FROM vectors_{name}").fetchone() == count != (0,)
+
+
 def test_a_search_goes_on_while_the_table_is_optimised_and_a_run_deleted(root: Path, tmp_path: Path) -> None:
     home = tmp_path / "runs"
     shutil.copytree(root, home)
