@@ -18,10 +18,11 @@ from typing import Any
 import duckdb
 import filelock
 
-from warehouse.catalog import place
+from warehouse.catalog import compaction, place
+from warehouse.catalog.groups import Groups, groups_from_json, groups_to_json, valid_groups
 from warehouse.catalog.manifest_sql import manifest_rows
 from warehouse.catalog.place import STATE_VIEW
-from warehouse.catalog.survey import Survey, file_state, from_json, survey, to_json
+from warehouse.catalog.survey import Survey, Surveyed, file_state, from_json, survey, to_json
 from warehouse.catalog.views import RUNS_TABLE, View, file_lists, view_texts
 from warehouse.schema.quoting import sql_paths, sql_text
 from warehouse.schema.tables import TABLES
@@ -35,6 +36,7 @@ _STATE_COLUMNS = {
     "basis": "A hash of the folder, of the macros that lead to it, and of the texts that the views have without runs",
     "texts": "A hash of the text and the comments of each view, as JSON",
     "runs": "What is known of each run, as JSON",
+    "groups": "Which runs' tables are read from a compacted file, as JSON",
 }
 
 
@@ -66,23 +68,31 @@ def refresh(root: Path, known: Survey | None = None, every_file: bool = False) -
         scratch.mkdir()
         try:
             file = scratch / paths.CATALOG
-            runs = _write_catalog(file, root, known, every_file)
+            runs, groups = _write_catalog(file, root, known, every_file)
             file.replace(root / paths.CATALOG)
+            compaction.mark_unused(root, groups)
         finally:
             delete(scratch)
     return runs
 
 
-def _write_catalog(path: Path, root: Path, known: Survey | None, every_file: bool) -> Survey:
-    """Write the file of views, from the one that there is where its views stay as they are, and return what is known of the runs."""
+def _write_catalog(path: Path, root: Path, known: Survey | None, every_file: bool) -> tuple[Survey, Groups]:
+    """Write the file of views, from the one that there is where its views stay as they are.
+
+    Returns:
+        What is known of the runs, and the groups whose compacted tables the views read.
+    """
     if "?" in str(path.absolute()):  # DuckDB reads from such a path, but does not write to it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            runs = _write_catalog(Path(elsewhere) / path.name, root, known, every_file)
+            made = _write_catalog(Path(elsewhere) / path.name, root, known, every_file)
             shutil.copyfile(Path(elsewhere) / path.name, path)
-        return runs
+        return made
     con, before = _copy_catalog(path, root)
     with con:
-        return create_views(con, root, survey(root, before if known is None else known, every_file))
+        known = survey(root, before if known is None else known, every_file)
+        groups = compaction.compact(root, path.parent, _groups_of(con), known, every_file)
+        known = create_views(con, root, known, groups)
+        return known, valid_groups(groups, known)
 
 
 def _copy_catalog(path: Path, root: Path) -> tuple[duckdb.DuckDBPyConnection, Survey]:
@@ -105,9 +115,9 @@ def _copy_catalog(path: Path, root: Path) -> tuple[duckdb.DuckDBPyConnection, Su
     return attach(str(path)), known
 
 
-def _views(root: Path, known: Survey) -> dict[str, View]:
+def _views(root: Path, known: Survey, groups: Groups) -> dict[str, View]:
     """Return the views over the runs that are known."""
-    return view_texts(root, known, _vector_infos(root))
+    return view_texts(root, known, groups, _vector_infos(root))
 
 
 def _hash(texts: Any) -> str:
@@ -115,7 +125,7 @@ def _hash(texts: Any) -> str:
     return hashlib.sha256(repr(texts).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
-def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> Survey:
+def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey, groups: Groups | None = None) -> Survey:
     """Create the views in a database that has none or those of this root, and leave out the runs that DuckDB cannot read.
 
     Views and what is known of runs stay where the database has them already.
@@ -124,33 +134,34 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> S
         con: A connection to the database.
         root: The warehouse.
         known: What is known of its runs.
+        groups: The groups of them whose tables are compacted.
 
     Returns:
         What is known of the runs then.
     """
     try:
         con.execute("BEGIN")
-        _create_views(con, root, known)
+        _create_views(con, root, known, groups or {})
     except duckdb.Error:
         con.execute("ROLLBACK")
         known = survey(root, known, thorough=True)
         con.execute("BEGIN")
-        _create_views(con, root, known)
+        _create_views(con, root, known, valid_groups(groups or {}, known))
     con.execute("COMMIT")
     return known
 
 
-def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> None:
+def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey, groups: Groups) -> None:
     """Create the views, the macros that they call, the rows of `runs`, and a view that holds what they were made from."""
     made = _made_from(con, "texts, runs")
     kept, before = (json.loads(made[0]), from_json(made[1])) if made is not None else ({}, {})
     # By this view a catalog is known that was moved, and this one is about to be.
     con.execute(f"DROP VIEW IF EXISTS {STATE_VIEW}")
     _note_runs(con, root, before, known)
-    lists = {head: place.files(files) for head, files in file_lists(known).items()}
+    lists = {head: place.files(files) for head, files in file_lists(known, groups).items()}
     for head, text in (place.macros(root) | lists).items():
         con.execute(f"CREATE OR REPLACE MACRO {head} AS {text}")
-    views = _views(root, known)
+    views = _views(root, known, groups)
     texts, described = {name: _hash(view) for name, view in views.items()}, {}
     for name, view in views.items():
         if kept.get(name) != texts[name]:
@@ -162,6 +173,7 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey) -> 
         "basis": basis,
         "texts": json.dumps(texts),
         "runs": to_json(known),
+        "groups": groups_to_json(groups),
     }
     state = f"SELECT {', '.join(f'{sql_text(value)} AS {name}' for name, value in values.items())}"
     con.execute(f"CREATE VIEW {STATE_VIEW} AS {state}")
@@ -182,7 +194,7 @@ def _note_runs(con: duckdb.DuckDBPyConnection, root: Path, before: Survey, known
     if sound:
         manifests = manifest_rows(folder / paths.MANIFEST for folder in sound)
         con.execute(f"INSERT INTO {RUNS_TABLE} BY NAME {manifests}")
-    for files in file_lists(changed).values():
+    for files in file_lists(changed, {}).values():
         found = sql_paths(root / file for file in files)
         con.execute(f"DESCRIBE FROM read_parquet({found}, hive_partitioning = false, union_by_name = true)")
 
@@ -216,7 +228,8 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 def all_view_texts(root: Path) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
     known = survey(root, read_state(root)[1])
-    return {name: view.query for name, view in _views(root, known).items()}
+    groups = valid_groups(read_groups(root), known)
+    return {name: view.query for name, view in _views(root, known, groups).items()}
 
 
 def _basis(root: Path) -> str:
@@ -225,8 +238,9 @@ def _basis(root: Path) -> str:
     No file that was copied in can tell the place beforehand.
     """
     folder = root.stat()
-    texts = {name: str(view) for name, view in view_texts(root, {}, ()).items()}
-    return _hash((folder.st_dev, folder.st_ino, place.macros(root), sorted(texts.items())))
+    texts = {name: str(view) for name, view in view_texts(root, {}, {}, ()).items()}
+    kept = (*_STATE_COLUMNS, *Surveyed.__annotations__)
+    return _hash((folder.st_dev, folder.st_ino, place.macros(root), sorted(texts.items()), kept))
 
 
 def current_state(root: Path) -> str:
@@ -242,7 +256,7 @@ def current_state(root: Path) -> str:
 def _state(root: Path, basis: str) -> str:
     """Return `current_state` from what `_basis` says."""
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
-    return _hash((basis, [f"{path} {file_state(path)}" for path in infos]))
+    return _hash((basis, [f"{path} {file_state(path)}" for path in (*infos, *compaction.files(root))]))
 
 
 def read_state(root: Path) -> tuple[str, Survey]:
@@ -258,11 +272,30 @@ def read_state(root: Path) -> tuple[str, Survey]:
         return "", {}
 
 
+def read_groups(root: Path) -> Groups:
+    """Return the groups whose compacted tables the views read; none where there is no catalog of this version."""
+    path = root / paths.CATALOG
+    try:
+        with attach(path if path.is_file() else ":memory:") as con:
+            return _groups_of(con)
+    except duckdb.Error:
+        return {}
+
+
 def _runs_of(con: duckdb.DuckDBPyConnection) -> Survey:
     """Return what a connection's views know of the runs; nothing where they are damaged, or of another version."""
     row = _made_from(con, "runs")
     try:
         return from_json(row[0]) if row else {}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _groups_of(con: duckdb.DuckDBPyConnection) -> Groups:
+    """Return the groups whose compacted tables a connection's views read; none where that is damaged, or of another version."""
+    row = _made_from(con, "groups")
+    try:
+        return groups_from_json(row[0]) if row else {}
     except (ValueError, TypeError, AttributeError):
         return {}
 

@@ -239,7 +239,7 @@ class Catalog:
         """Leave out the damaged runs that an error over the views of `base` may be about.
 
         Returns:
-            Whether the views leave out more runs than `base` did.
+            Whether the views leave out more runs than `base` did, or read no compacted files that were altered.
         """
         if isinstance(error, duckdb.InvalidInputException):
             about_files = _ABOUT_FILES.search(str(error)) is not None
@@ -255,9 +255,10 @@ class Catalog:
             _, known = read_state(self.root)
             quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
             runs = quick if _damaged(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
-            if not _damaged(runs) > self.damaged.keys():
+            compacted = f"/{paths.compacted_dir(Path()).name}/" in str(error)
+            if not _damaged(runs) > self.damaged.keys() and not compacted:
                 return False
-            self._rebuild_views(runs)
+            self._rebuild_views(runs, every_file=compacted)
             base.close()
         return True
 

@@ -27,6 +27,8 @@ class Surveyed:
     """A signature of all its files."""
     tables: tuple[str, ...]
     """The files of its tables, below its folder."""
+    bytes: int = 0
+    """Their sizes together."""
     current: bool = True
     """Whether they have every column that this version of the schema names."""
     fault: str | None = None
@@ -95,8 +97,8 @@ def to_json(known: Survey) -> str:
 def from_json(text: str) -> Survey:
     """Read what `to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
     return {
-        name: Surveyed(m, f, tuple(tables), current, fault)
-        for name, (m, f, tables, current, fault) in strict_json.parse(text).items()
+        name: Surveyed(m, f, tuple(tables), size, current, fault)
+        for name, (m, f, tables, size, current, fault) in strict_json.parse(text).items()
     }
 
 
@@ -122,8 +124,8 @@ def _survey_run(folder: Path, thorough: bool) -> Surveyed:
         return Surveyed(manifest, files, (), fault=" ".join(str(e).split()))
 
 
-def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], bool]:
-    """Return the files of a run's tables, and whether they are of this version of the schema, after checking them all.
+def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], int, bool]:
+    """Return the files of a run's tables, their bytes, and whether they are of this version of the schema, after checking them all.
 
     Raises:
         TracesError: Something is wrong with them.
@@ -147,7 +149,8 @@ def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], bool]:
         _check_table(file, table, meta.schema_version, info.checksum if thorough else None)
     if thorough:
         _check_sql([folder / path for path in tables], folder / paths.MANIFEST)
-    return tuple(sorted(tables)), meta.schema_version == SCHEMA_VERSION
+    size = sum(meta.file_infos[path].bytes for path in tables)
+    return tuple(sorted(tables)), size, meta.schema_version == SCHEMA_VERSION
 
 
 def _check_table(file: Path, table: str, version: int, checksum: str | None) -> None:

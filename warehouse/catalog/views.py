@@ -23,6 +23,7 @@ from warehouse.schema.types import Column, Table
 from warehouse.storage import paths
 
 if TYPE_CHECKING:
+    from warehouse.catalog.groups import Groups
     from warehouse.catalog.survey import Survey
 
 
@@ -33,7 +34,11 @@ _SOURCE = re.compile(r"^[^-\n]*\b(?:FROM|JOIN) (\w+)", re.MULTILINE)
 
 RUNS_TABLE = "catalog_runs"
 """The table that holds the rows of the view `runs`."""
-_FILES, _OLDER_FILES = "files_of_{table}()", "older_files_of_{table}()"
+_FILES, _OLDER_FILES, _COMPACTED_FILES = (
+    "files_of_{table}()",
+    "older_files_of_{table}()",
+    "compacted_files_of_{table}()",
+)
 _RUN_ID = f"regexp_extract(filename, '/{paths.RUN_PREFIX}([^/]*)/[^/]*/[^/]*$', 1)"
 """SQL of a run's name from the path of a file of one of its tables."""
 
@@ -73,19 +78,20 @@ class View(NamedTuple):
     """What each column means, in order."""
 
 
-def view_texts(root: Path, known: Survey, infos: Sequence[Path]) -> dict[str, View]:
+def view_texts(root: Path, known: Survey, groups: Groups, infos: Sequence[Path]) -> dict[str, View]:
     """Write the texts of all views.
 
     Args:
         root: The warehouse.
         known: What is known of its runs.
+        groups: The groups of runs whose tables are compacted.
         infos: The info files of the vector tables that can be read.
 
     Returns:
         The views by name, each after those that it reads.
     """
     views = {}
-    lists = file_lists(known)
+    lists = file_lists(known, groups)
     values = place.has_values(root) or not all(map(paths.is_plain_name, known))
     for table in TABLES.values():
         text = _table(table, lists.keys(), values) if table.stored else _runs(table)
@@ -139,21 +145,27 @@ def from_file(text: str, views: Mapping[str, View]) -> View:
     )
 
 
-def file_lists(known: Survey) -> dict[str, list[str]]:
+def file_lists(known: Survey, groups: Groups) -> dict[str, list[str]]:
     """List the files that the views of tables read.
 
     Args:
         known: What is known of the runs.
+        groups: The groups of them whose tables are compacted.
 
     Returns:
         Head of a macro → the paths below the root that it stands for. `files_of_tokens()` are files with all columns that the
-        table has now, `older_files_of_tokens()` those of older runs; only lists that are not empty.
+        table has now, `older_files_of_tokens()` those of older runs, `compacted_files_of_tokens()` those with the rows of many
+        runs; only lists that are not empty.
     """
     lists: dict[str, list[str]] = {}
+    compacted = {run_id for group in groups.values() for run_id in group.runs}
     for run_id, run in known.items():
-        for file in run.tables:
+        for file in run.tables if run_id not in compacted else ():
             head = (_FILES if run.current else _OLDER_FILES).format(table=file.partition("/")[0])
             lists.setdefault(head, []).append(f"{paths.RUN_PREFIX}{run_id}/{file}")
+    for name, group in groups.items():
+        for table in group.checksums:
+            lists.setdefault(_COMPACTED_FILES.format(table=table), []).append(paths.compacted_file(name, table))
     return lists
 
 
@@ -172,18 +184,38 @@ def _table(table: Table, lists: Collection[str], values: bool) -> str:
     Returns:
         The text.
     """
-    # DuckDB leaves out the files of other runs before it opens any: three times as fast by its own reading of run_id=….
-    files, named = _FILES.format(table=table.name), _columns(table, f"{_RUN_ID} AS run_id")
     parts = []
-    if files in lists and not values:
+    if (files := _COMPACTED_FILES.format(table=table.name)) in lists:
+        parts.append(f"SELECT\n{_columns(table, 'run_id')}\nFROM read_parquet({files}, hive_partitioning = false)\n")
+    # DuckDB leaves out the files of other runs before it opens any: three times as fast by its own reading of run_id=….
+    if (files := _FILES.format(table=table.name)) in lists and not values:
         options = f"hive_partitioning = true, hive_types = {{{sql_text('run_id')}: VARCHAR}}"
         parts.append(f"SELECT\n{_columns(table, 'run_id')}\nFROM read_parquet({files}, {options})\n")
     elif files in lists:
-        parts.append(f"SELECT\n{named}\nFROM read_parquet({files}, hive_partitioning = false, filename = true)\n")
+        parts.append(rows_with_run_id(table, files))
     if (files := _OLDER_FILES.format(table=table.name)) in lists:
         rows = f"read_parquet({files}, hive_partitioning = false, filename = true, union_by_name = true)"
-        parts.append(f"SELECT\n{named}\nFROM ({sql_all_columns(table.columns, rows)})\n")
-    return "UNION ALL\n".join(f"{part}WHERE {place.IN_PLACE}\n" for part in parts) or sql_no_rows(table.columns)
+        parts.append(_with_run_id(table, f"({sql_all_columns(table.columns, rows)})"))
+    if len(parts) > 1:
+        parts = ["SELECT * FROM (\n" + "UNION ALL\n".join(parts) + ")\n"]
+    return f"{parts[0]}WHERE {place.IN_PLACE}\n" if parts else sql_no_rows(table.columns)
+
+
+def rows_with_run_id(table: Table, files: str) -> str:
+    """Write SQL for the rows of a table's files in the runs' folders, each beside the name of its run.
+
+    Args:
+        table: The table.
+        files: SQL of the list of files.
+
+    Returns:
+        SQL of a query.
+    """
+    return _with_run_id(table, f"read_parquet({files}, hive_partitioning = false, filename = true)")
+
+
+def _with_run_id(table: Table, rows: str) -> str:
+    return f"SELECT\n{_columns(table, f'{_RUN_ID} AS run_id')}\nFROM {rows}\n"
 
 
 def _columns(table: Table, run_id: str) -> str:

@@ -7,6 +7,7 @@
 <root>/run_id=<run>/run.json        a published run's manifest
 <root>/run_id=<run>/<table>/*.parquet
 <root>/run_id=<run>/blobs/00000.safetensors
+<root>/compacted/<group>/<table>.parquet  copies of small runs' tables, which the views read (an index: rebuilt at any time)
 <root>/data/<name>/<split>.parquet  a data set prepared for captures
 <root>/vectors/<model>/<site>.L15.lance  a vector table; beside it .info.json, what is known of it
 <root>/vectors/<model>/traits.lance  the vectors of all the model's traits
@@ -25,6 +26,7 @@ STAGING = ".staging"
 MANIFEST = "run.json"
 BLOBS = "blobs"
 _JOURNAL = "journal.jsonl"
+_COMPACTED = "compacted"
 _PREPARED = "data"
 _VECTORS = "vectors"
 _INFO = ".info.json"
@@ -226,6 +228,21 @@ def table_of_file(path: str) -> str | None:
 def table_file(table: str) -> str:
     """Return the path of the file with all rows of a table, in a published run's folder."""
     return f"{table}/00000.parquet"
+
+
+def compacted_dir(root: Path) -> Path:
+    """Return the folder of all compacted tables."""
+    return root / _COMPACTED
+
+
+def compacted_group(name: str) -> str:
+    """Return the path of a group of compacted tables, below the root."""
+    return f"{_COMPACTED}/{name}"
+
+
+def compacted_file(name: str, table: str) -> str:
+    """Return the path of a compacted table, below the root."""
+    return f"{compacted_group(name)}/{table}.parquet"
 
 
 def prepared_path(root: Path, data: str, split: str) -> Path:

@@ -27,10 +27,29 @@ class RowGroup:
     file: Path
     footer: pq.FileMetaData
     number: int
-    least: str
-    """The first of its example ids."""
-    greatest: str
-    """The last of its example ids."""
+
+    @property
+    def least(self) -> str:
+        """The first of its example ids."""
+        return self._ends[0]
+
+    @property
+    def greatest(self) -> str:
+        """The last of its example ids."""
+        return self._ends[1]
+
+    @cached_property
+    def _ends(self) -> tuple[str, str]:
+        """The first and the last of its example ids.
+
+        Raises:
+            CorruptRunError: The file does not say.
+        """
+        column = self.footer.schema.names.index("example_id")
+        ids = self.footer.row_group(self.number).column(column).statistics
+        if ids is None or not ids.has_min_max:
+            raise CorruptRunError(f"{self.file} does not say which examples its rows are of.")
+        return ids.min, ids.max
 
     def read(self, columns: Sequence[str], as_codes: Sequence[str] = ()) -> pa.Table:
         """Return some columns of its rows; of those `as_codes`, each value once and for every row a number, which takes less time."""
@@ -47,22 +66,11 @@ class SortedTable:
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:
-        """The row groups of all files, in the order of the rows.
-
-        Raises:
-            CorruptRunError: A file does not say which examples its row groups have.
-        """
+        """The row groups of all files, in the order of the rows."""
         found = []
         for file in self._files:
             footer = pq.read_metadata(file)
-            column = footer.schema.names.index("example_id")
-            for number in range(footer.num_row_groups):
-                group = footer.row_group(number)
-                if group.num_rows:
-                    ids = group.column(column).statistics
-                    if ids is None or not ids.has_min_max:
-                        raise CorruptRunError(f"{file} does not say which examples its rows are of.")
-                    found.append(RowGroup(file, footer, number, ids.min, ids.max))
+            found += [RowGroup(file, footer, number) for number in range(footer.num_row_groups if footer.num_rows else 0)]
         return found
 
     def groups_with(self, example_id: str) -> Iterator[RowGroup]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
+from warehouse.catalog import build
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
@@ -54,6 +55,21 @@ def check_table_checksums(store: TraceStore) -> str:
         schema = pq.read_schema(store.path / f.path)
         expect(schema.equals(arrow_schema(name)), f"{f.path} has other columns than table {name}")
     return f"{len(tables)} tables"
+
+
+def check_compacted(store: TraceStore) -> str | None:
+    """Check the compacted files that the views read in the place of the run's own tables, if they do."""
+    root, run_id = store.path.parent, paths.run_id_of(store.path)
+    for name, group in build.read_groups(root).items():
+        if run_id in group.runs:
+            for table, checksum in group.checksums.items():
+                file = paths.compacted_file(name, table)
+                whole = (root / file).is_file() and file_checksum(root / file) == checksum
+                expect(
+                    whole, f"{file}, a copy that the views read, is missing or altered: traces refresh makes it again"
+                )
+            return f"{len(group.checksums)} copies of tables, with those of {len(group.runs)} runs"
+    return None
 
 
 def check_tensor_checksums(store: TraceStore) -> str | None:

@@ -80,8 +80,9 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "circuits",
             "circuit values",
             "vector tables",
+            "compacted",
         ]
-        assert len(checks) == 26
+        assert len(checks) == 27
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:

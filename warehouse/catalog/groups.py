@@ -1,0 +1,44 @@
+"""Groups of runs whose tables are compacted: what the catalog keeps of them, and which of them hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from warehouse.catalog.survey import Survey, Surveyed
+from warehouse.storage import strict_json
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose tables are in one file each."""
+
+    runs: dict[str, str]
+    """Run → a signature of its files."""
+    checksums: dict[str, str]
+    """Table → the checksum of its file."""
+
+
+Groups = dict[str, Group]
+"""The groups of a warehouse, by the names of their folders."""
+
+
+def groups_to_json(groups: Groups) -> str:
+    """Write groups as JSON."""
+    return json.dumps({name: asdict(group) for name, group in groups.items()})
+
+
+def groups_from_json(text: str) -> Groups:
+    """Read what `groups_to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
+    return {name: Group(**group) for name, group in strict_json.parse(text).items()}
+
+
+def valid_groups(groups: Groups, known: Survey) -> Groups:
+    """Return the groups whose runs are all as they were when they were copied."""
+    now = {run_id: signature(run) for run_id, run in known.items() if run.fault is None}
+    return {name: group for name, group in groups.items() if group.runs.items() <= now.items()}
+
+
+def signature(run: Surveyed) -> str:
+    """Return a signature of a run's files, as far as they are known."""
+    return f"{run.manifest} {run.files}"
