@@ -70,7 +70,9 @@ class SortedTable:
         found = []
         for file in self._files:
             footer = pq.read_metadata(file)
-            found += [RowGroup(file, footer, number) for number in range(footer.num_row_groups if footer.num_rows else 0)]
+            found += [
+                RowGroup(file, footer, number) for number in range(footer.num_row_groups if footer.num_rows else 0)
+            ]
         return found
 
     def groups_with(self, example_id: str) -> Iterator[RowGroup]:
