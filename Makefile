@@ -6,6 +6,7 @@
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
 # make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
+# make bench   every figure of benchmarks/README.md on this machine, in hours; what lacks something here is left out, and said
 # make peers   recorder and interventions against TransformerLens and nnsight, in a virtual environment of theirs
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
@@ -88,8 +89,12 @@ peers: $(READY) .venv-peers/.ready
 	@touch $@
 
 bench: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	-$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@left=; failed=; for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index gpu; do \
+		echo "== $$b"; $(BIN)/python benchmarks/$$b.py; \
+		case $$? in 0) ;; 3) left="$$left $$b" ;; 130) exit 130 ;; *) failed="$$failed $$b" ;; esac; done; \
+	test -z "$$left" || echo "Left out, for what is not here:$$left"; \
+	test -z "$$failed" || { echo "Failed:$$failed"; exit 1; }
 
 clean:
 	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache

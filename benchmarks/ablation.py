@@ -81,7 +81,7 @@ def main() -> None:
     record(
         "ablation",
         f"{len(changes)} heads and MLPs cut one by one on a prompt of {len(pair)} tokens, values from its pair put in",
-        "a bare forward pass each; a loop of PyTorch hooks; TransformerLens' loop",
+        f"a bare forward pass each; a loop of PyTorch hooks{'; that of TransformerLens' if PEER.exists() else ''}",
         f"{each:.1f} ms each",
         f"{other_each:.1f} ms; {by_hand:.2f} of a forward{lens(loaded.model, both, min(args.layers, LENS_LAYERS))}",
         f"{statistics.median(ratios):.2f} of a forward each ({min(ratios):.2f} to {max(ratios):.2f} in {args.rounds} rounds)",

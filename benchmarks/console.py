@@ -25,7 +25,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import residuals
-from common import median_ms, parsed, record, texts
+from common import left_out, median_ms, parsed, record
+from inputs import texts
 
 from warehouse import TraceStore, Warehouse
 from warehouse.console.page import is_built
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, choices=(1_000_000,), default=1_000_000)
     args = parsed(parser, times=2, examples=20, rows=5_000)
     if CHROMIUM is None or find_spec("playwright") is None or not is_built():
-        raise SystemExit("this benchmark needs Chromium, Playwright's Python package and the built page (make console)")
+        left_out("Chromium, Playwright's Python package and the built page (make console)")
     from playwright.sync_api import sync_playwright
 
     if args.small:
@@ -87,7 +88,7 @@ def main() -> None:
 
 def captured(count: int, length: int) -> tuple[Path, str]:
     """The warehouse of 200 paragraphs and one long text, captured once; the long text's example."""
-    root = residuals.ROOT / "console"
+    root = residuals.root() / "console"
     if not paths.run_dir(root, "long").is_dir():
         import capture
 

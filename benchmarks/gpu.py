@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import in_turns, long_texts, parsed, record
+from common import in_turns, left_out, parsed, record
+from inputs import long_texts
 
 from capture.data.text import open_text
 from capture.jobs import next_token
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parsed(parser, sequences=2, batch=2, rounds=1)
     if not torch.cuda.is_available():
-        raise SystemExit("this benchmark needs a CUDA device, and there is none here")
+        left_out("a CUDA device")
     loaded = loading.load("smollm2", device="cuda")
     texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     ids = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts])

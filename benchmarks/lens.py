@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import in_turns, long_texts, parsed, record
+from common import in_turns, parsed, record
+from inputs import long_texts
 
 from capture.data.text import open_text
 from capture.jobs import next_token

@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import parsed, record, texts
+from common import parsed, record
+from inputs import texts
 
 
 def peak_mb(limit: int, path: Path, root: str) -> float:

@@ -4,7 +4,7 @@ Every one is asked for the 10 nearest by cosine of the same 100 rows (5 for thos
 of its own settings that finds at least 0.95 of them. Ours is the whole call, the answer with its keys fetched; the others
 get their vectors in memory and answer with row numbers. Then the same under filters that keep about 1 %.
 
-    pip install -r benchmarks/requirements.txt; python benchmarks/nearest.py [--rows 1000000] [--skip-hnsw]
+    pip install -r benchmarks/requirements.txt; python benchmarks/nearest.py [--real] [--skip-hnsw]
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from common import parsed, record
+from common import left_out, parsed, record
 from residuals import KEY, LAYER, million, real, rows_of, shrink
 
 from warehouse import Warehouse
 from warehouse.vectors import index_spec, ingest
 
 K, QUERIES, FEW, ENOUGH = 10, 100, 5, 0.95
+INSTALLED = all(map(find_spec, ("faiss", "usearch")))
 TARGET = "under 10 ms at the median at one million, 20 times faster than flat"
 
 
@@ -87,19 +88,23 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, choices=(158_870, 1_000_000), default=1_000_000)
+    parser.add_argument(
+        "--real", action="store_true", help="the residuals as they were captured, not a million made of them"
+    )
     parser.add_argument("--skip-hnsw", action="store_true", help="leave out what takes minutes to build")
-    args = parsed(parser, rows=5_000, skip_hnsw=False)
+    args = parsed(parser)
     if args.small:
-        shrink(args.rows)
-    store = real() if args.rows == 158_870 else million()
+        shrink()
+    elif not INSTALLED:
+        left_out("faiss and usearch, to compare with: pip install -r benchmarks/requirements.txt")
+    store = real() if args.real else million()
     root = store.path.parent
     started = time.time()
     ingest.add(root, store.meta.run_id, [index_spec.IndexSpec(None, KEY.site, (LAYER,))], note=print)
     print(f"filled and indexed in {time.time() - started:.0f} s")
     x = rows_of(store)
     chosen = np.sort(np.random.default_rng(1).choice(len(x), QUERIES, replace=False))
-    judge = Judge(x, chosen)
+    judge, row = Judge(x, chosen), f"nearest#{'real' if args.real else 'million'}"
     number = numbers(store)
     results: dict[str, tuple[float, float]] = {}
     with Warehouse(root) as wh:
@@ -112,15 +117,15 @@ def main() -> None:
 
         results["ours"] = judge.asked(ours, places)
         results["Lance flat"] = judge.asked(lambda i: ours(i, exact=True), places, FEW)
-        for name, found in others(judge, args.skip_hnsw, without=args.small):
+        for name, found in others(judge, args.skip_hnsw):
             results[name] = found
             print(f"{name}: {found[0]:.2f} ms, recall {found[1]:.3f}", flush=True)
-        filtered(wh, judge, args.rows)
+        filtered(wh, judge, row, len(x))
     mine, flat = results.pop("ours"), results["Lance flat"]
     told = "; ".join(f"{name} {ms:.2f} ms ({r:.3f})" for name, (ms, r) in results.items())
     faster = ", ".join(n for n, (ms, r) in results.items() if ms < mine[0] and r >= ENOUGH)
     record(
-        f"nearest#{args.rows}", f"10 nearest of {args.rows:,} residuals by cosine, one query, median (recall@10)",
+        row, f"10 nearest of {len(x):,} residuals by cosine, one query, median (recall@10)",
         "faiss, usearch, DuckDB, Lance flat", f"{mine[0]:.1f} ms ({mine[1]:.3f})", told,
         f"{flat[0] / mine[0]:.0f} times faster than flat; {faster + ' faster, in memory' if faster else 'none faster'}",
         TARGET,
@@ -137,15 +142,12 @@ def numbers(store: Any) -> dict[tuple[str, int], int]:
     return found
 
 
-def others(judge: Judge, skip_hnsw: bool, without: bool) -> Iterable[tuple[str, tuple[float, float]]]:
-    """`without`: go on without those that are not installed."""
-    if all(map(find_spec, ("faiss", "usearch"))):
+def others(judge: Judge, skip_hnsw: bool) -> Iterable[tuple[str, tuple[float, float]]]:
+    if INSTALLED:
         yield "faiss IVF", _faiss_ivf(judge)
         if not skip_hnsw:
             yield "faiss HNSW", _faiss_hnsw(judge)
             yield "usearch", _usearch(judge)
-    elif not without:
-        raise SystemExit("faiss and usearch are compared with: pip install -r benchmarks/requirements.txt")
     yield "DuckDB", _duckdb(judge)
 
 
@@ -208,7 +210,7 @@ def _duckdb(judge: Judge) -> tuple[float, float]:
     )
 
 
-def filtered(wh: Warehouse, judge: Judge, rows: int) -> None:
+def filtered(wh: Warehouse, judge: Judge, row: str, rows: int) -> None:
     """By a column of the diagnostics, and by a key: ours, and comparing with every row that the same filter leaves."""
     low = 3.0
     (below,) = wh.sql(f"SELECT avg((loss < {low})::INTEGER) FROM next_token").fetchone()  # type: ignore[misc]
@@ -249,7 +251,7 @@ def filtered(wh: Warehouse, judge: Judge, rows: int) -> None:
         a, b = statistics.median(mine), statistics.median(theirs)
         other = "Lance flat under the same filter" if name == "pos" else "DuckDB: the same join, and every row compared"
         record(
-            f"nearest#{rows}-{name}", f"the same under a filter on {name} that keeps {n / rows:.1%}", other,
+            f"{row}-{name}", f"the same under a filter on {name} that keeps {n / rows:.1%}", other,
             f"{a:.1f} ms ({hits / 20 / K:.3f})", f"{b:.0f} ms", f"{b / a:.1f} times faster, {K} rows always",
             "no slower, recall 0.95, k rows always",
         )  # fmt: skip

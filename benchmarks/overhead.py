@@ -28,7 +28,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from common import long_texts, parsed, record
+from common import parsed, record
+from inputs import long_texts
 
 from capture.data.example import Source
 from capture.data.text import open_text

@@ -13,15 +13,14 @@ import argparse
 import statistics
 from itertools import islice
 
-from common import DATA, in_turns, parsed, record
+from common import in_turns, parsed, record
+from inputs import opened
 
-from capture.data.registry import open_data
 from capture.model import loading
 from capture.model.continuations import ContinuationReader
 from capture.model.examine import examine
 from capture.sequences.question_prompts import PromptMaker
 
-FILE = DATA / "csqa" / "validation.jsonl"
 BATCH_TOKENS = 1024
 
 
@@ -30,11 +29,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=48)
     args = parsed(parser, rounds=1, questions=2)
-    if not FILE.is_file():
-        raise SystemExit(f"this benchmark reads {FILE}, which is not here")
     loaded = loading.load("smollm2", device="cpu")
-    source = open_data("csqa", None, "validation", str(FILE), "text")
-    asked = PromptMaker(loaded.tokenizer, "smollm2").choices(list(islice(source.read(), args.questions)))
+    asked = PromptMaker(loaded.tokenizer, "smollm2").choices(list(islice(opened("csqa").read(), args.questions)))
     once = ContinuationReader(examine(loaded.model), BATCH_TOKENS)
     whole = ContinuationReader(examine(loaded.model), BATCH_TOKENS)
     if not once.reads_prompts_once:

@@ -1,6 +1,7 @@
 """Real residuals for the benchmarks of vectors, kept in runs/benchmarks from one to the next.
 
-`real()`: SmolLM2 over the first 1,100 paragraphs of the WikiText-2 validation part, 158,870 tokens, all layers: some five minutes
+`real()`: SmolLM2 over the first 1,100 paragraphs of the WikiText-2 validation part, 158,870 tokens (where that is not
+here, of the tests' sample), all layers: some five minutes
 to capture. `million()`: layer 15 of it seven times over, six of them with noise of a tenth of each dimension's spread, cut at a
 million tokens, with the tokens and predictions of the originals.
 """
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import DATA, HERE
+from common import HERE
+from inputs import is_sample, opened
 
 from warehouse import TraceStore
 from warehouse.catalog.publish import publish
@@ -41,26 +43,28 @@ def shrink(rows: int = 5_000) -> None:
     ROOT, _PARAGRAPHS, _ROWS = Path(kept.name), 12, rows
 
 
+def root() -> Path:
+    """The folder that all is kept in: another where the texts are others."""
+    return ROOT / "sample" if is_sample("wikitext2") else ROOT
+
+
 def real() -> TraceStore:
-    folder = paths.run_dir(ROOT, "wt2")
+    folder = paths.run_dir(root(), "wt2")
     if not folder.is_dir():
-        from capture.data.registry import open_data
         from capture.jobs import next_token
         from capture.model import loading
 
         print("capturing the paragraphs, once", flush=True)
-        source = open_data("wikitext2", None, "validation", str(DATA / "wikitext2"), "text")
         options = next_token.Options(capture="hidden", limit=_PARAGRAPHS, max_len=512)
-        next_token.run(loading.load("smollm2"), source, options, root=ROOT, run_id="wt2")
+        next_token.run(loading.load("smollm2"), opened("wikitext2"), options, root=root(), run_id="wt2")
     return TraceStore(folder)
 
 
 def million() -> TraceStore:
-    root = ROOT / "million"
-    folder = paths.run_dir(root, "million")
+    folder = paths.run_dir(root() / "million", "million")
     if not folder.is_dir():
         print("making the vectors, once", flush=True)
-        _make(root, real())
+        _make(root() / "million", real())
     return TraceStore(folder)
 
 
@@ -84,6 +88,8 @@ def _make(root: Path, source: TraceStore) -> None:
                     break
                 chosen.append(s)
                 n += s.end - s.start
+            if not chosen:
+                break
             left, examples, tokens = left - n, examples + len(chosen), tokens + n
             noise = 0 if copy == 0 else rng.standard_normal((n, x.shape[1]), np.float32) * spread
             vectors = (x[:n].astype(np.float32) + noise).astype(np.float16)

@@ -77,7 +77,7 @@ def matrix() -> None:
         number[s.example_id] = n
     starts = np.cumsum([0] + [s.end - s.start for s in store.slices(KEY)])
     query = (
-        "SELECT run_id, example_id, seq, pos FROM tokens WHERE run_id = 'wt2' AND hash(example_id, pos) % 158870 < 100000 "
+        f"SELECT run_id, example_id, seq, pos FROM tokens WHERE run_id = 'wt2' AND hash(example_id, pos) % {len(x)} < 100000 "
         "ORDER BY example_id, pos LIMIT 100000"
     )
     with tempfile.TemporaryDirectory() as folder, Warehouse(store.path.parent) as wh:
@@ -97,7 +97,7 @@ def matrix() -> None:
     a, b, c, d = (statistics.median(t) * 1e3 for t in (mine, theirs, whole, asking))
     ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
     record(
-        "vector_io#matrix", f"`matrix` of {len(rows):,} tokens scattered over a run of 158,870, their query and its answer included",
+        "vector_io#matrix", f"`matrix` of {len(rows):,} tokens scattered over a run of {len(x):,}, their query and its answer included",
         "those rows in order, from one .npy of them alone", f"{a:.0f} ms, of which the query {d:.0f} ms",
         f"{b:.0f} ms ({c:.0f} ms from a .npy of the layer, by row numbers that are known)",
         f"{a / b:.1f} times its time ({spread(ratios)})", "at most 3 times",

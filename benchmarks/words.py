@@ -16,14 +16,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from common import DATA, in_turns, parsed, record
+from common import in_turns, parsed, record
+from inputs import opened, origin
 
 from capture.data.example import Source
-from capture.data.registry import open_data
 from capture.jobs import next_token
 from capture.model import loading
-
-FILE = DATA / "ud_ewt" / "dev.conllu"
 
 
 def main() -> None:
@@ -31,8 +29,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sentences", type=int, default=500)
     args = parsed(parser, rounds=1, sentences=4)
-    if not FILE.is_file():
-        raise SystemExit(f"this benchmark reads {FILE}, which is not here")
     with tempfile.TemporaryDirectory() as folder:
         _prepare(Path(folder), args.rounds)
         _capture(Path(folder), args.rounds, args.sentences)
@@ -44,12 +40,12 @@ def _prepare(folder: Path, rounds: int) -> None:
     def run(*more: str) -> None:
         subprocess.run([*command, *more], check=True, capture_output=True, timeout=120)
 
-    mine, other = in_turns(
-        lambda: run("ud_ewt", "--from", str(FILE), "-w", str(folder / "prepared")), lambda: run("--help"), rounds
-    )
+    path, sentences = origin("ud_ewt"), sum(1 for _ in opened("ud_ewt").read())
+    ask = ["ud_ewt", "--split", "validation", *(("--from", path) if path else ()), "-w", str(folder / "prepared")]
+    mine, other = in_turns(lambda: run(*ask), lambda: run("--help"), rounds)
     record(
         "words#prepare",
-        "`traces data prepare ud_ewt`, 2,001 sentences",
+        f"`traces data prepare ud_ewt`, {sentences:,} sentences",
         "the same command with `--help`",
         f"{statistics.median(mine):.2f} s",
         f"{statistics.median(other):.2f} s",
@@ -60,7 +56,7 @@ def _prepare(folder: Path, rounds: int) -> None:
 
 def _capture(folder: Path, rounds: int, sentences: int) -> None:
     loaded = loading.load("smollm2", device="cpu")
-    annotated = open_data("ud_ewt", None, "validation", str(FILE), "text")
+    annotated = opened("ud_ewt")
     plain = Source("plain", None, None, "plain", lambda: (replace(r, words=()) for r in annotated.rows()))
     options, runs = next_token.Options(limit=sentences), list[str]()
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import padded_zarr
 import zarr
-from common import long_texts, median_ms, parsed, record
+from common import median_ms, parsed, record
+from inputs import long_texts
 
 from capture.data.text import open_text
 from capture.jobs import next_token

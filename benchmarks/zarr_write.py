@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 
 import padded_zarr
-from common import in_turns, long_texts, parsed, record
-from common import texts as all_texts
+from common import in_turns, parsed, record
+from inputs import long_texts
+from inputs import texts as all_texts
 
 from capture.data.text import open_text
 from capture.jobs import next_token

@@ -16,7 +16,7 @@ def test_what_storing_costs(tmp_path: Path, tiny_folder: Callable, monkeypatch: 
 
     page = tmp_path / "accuracy.md"
     accuracy.main(["--texts", "1", "--length", "24", "--model", str(tiny_folder("llama")), "--out", str(page)])
-    for module in ("accuracy", "common"):
+    for module in ("accuracy", "inputs", "common"):
         del sys.modules[module]
     text = page.read_text(encoding="utf-8")
     attention = re.search(r"attention probabilities \| (\S+) \S+ \| (\S+) \S+ \| (\S+)", text)
