@@ -107,6 +107,19 @@ def test_who_has_the_views_open_reads_on_after_a_group_has_gone(root: Path, monk
     assert counted(root) == [(f"r{n}", 1, 10 if n == 1 else n) for n in range(7)]
 
 
+def test_a_refresh_that_dies_after_it_has_copied_is_made_up_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [*counted(root), ("r7", 1, 7), ("r8", 1, 8)]
+    for n in (7, 8):
+        add_run(root, f"r{n}", "next-token", {"next_token": [{"loss": n}]})
+    with monkeypatch.context() as dying:
+        dying.setattr(build, "create_views", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build.refresh(root)
+    assert len(folders(root)) == 3
+    assert counted(root) == expected
+    assert folders(root) == build.read_groups(root).keys()
+
+
 def test_missing_files_are_made_again(root: Path) -> None:
     expected = counted(root)
     for folder in paths.compacted_dir(root).iterdir():
