@@ -22,7 +22,7 @@ _SLICE_BYTES = 128 << 20
 """Bytes of float32 logits that exist at a time."""
 _PIECE_BYTES = 12 << 20
 """Bytes of logits that fit a processor's cache."""
-_BLOCK = 32
+_BLOCK = 8
 """Width of the blocks whose maxima narrow down the search for the k largest logits."""
 
 
@@ -104,11 +104,12 @@ def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tens
         true_ids: (n,), the tokens that came.
         k: How many of the most probable tokens to keep.
         probs: (n or more, V), whose first n rows become the probabilities.
-        scratch: Memory of the same size; may be `probs` if the probabilities are not needed.
+        scratch: Memory of the same size; is `probs` if the probabilities are not needed.
 
     Returns:
         What the distributions say, in nats where a logarithm is taken.
     """
+    keeps = probs is not scratch
     probs, scratch = probs[: len(logits)], scratch[: len(logits)]
     true_logit = logits.gather(1, true_ids[:, None])
     # Counted as floats, exact up to 2^24 of them: several times faster than summing booleans.
@@ -116,12 +117,15 @@ def read(logits: torch.Tensor, true_ids: torch.Tensor, k: int, probs: torch.Tens
     top_logits, top_ids = _top(logits, k)
     peak = top_logits[:, :1]
     logits.sub_(peak)
-    p = torch.softmax(logits, 1, out=probs)
-    # ln p = (logit - peak) - ln Σ exp(logit - peak), and that sum is 1 / p at the peak, where the exponent is 0.
-    log_sum = p.gather(1, top_ids[:, :1]).log().abs()
+    weights = torch.exp(logits, out=probs)
+    total = weights.sum(1, keepdim=True)  # 1 or more: the peak's is 1
+    log_sum = total.log()
     true_log = (true_logit - peak - log_sum)[:, 0]
     top_probs = (top_logits - peak - log_sum).exp()
-    entropy = log_sum[:, 0] + _expected(p, logits, scratch).abs()  # no logit is above the peak's, which is 0
+    # ln p = (logit - peak) - ln Σ exp(logit - peak), and no logit is above the peak's, which is 0.
+    entropy = log_sum[:, 0] + (_expected(weights, logits, scratch) / total[:, 0]).abs()
+    if keeps:
+        weights /= total
     return Reading(true_log.exp(), true_log, true_rank, entropy, log_sum[:, 0], top_ids.to(torch.int32), top_probs)
 
 
@@ -144,43 +148,77 @@ def divergence(
 
 
 def _expected(p: torch.Tensor, logits: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    """Return Σ p · logit, (n,), for logits up to 0."""
-    products = torch.mul(p, logits, out=scratch)
-    sums = products.sum(1)
+    """Return Σ p · logit, (n,), for logits up to 0.
+
+    As a product of two halves with two halves, of which the two that belong together are used: BLAS reads p and logits once, and
+    writes nothing.
+    """
+    half = logits.shape[1] // 2
+    ours, theirs = (x[:, : 2 * half].unflatten(1, (2, half)) for x in (p, logits))
+    sums = torch.bmm(ours, theirs.transpose(1, 2)).diagonal(dim1=1, dim2=2).sum(1)
+    sums += (p[:, 2 * half :] * logits[:, 2 * half :]).sum(1)
     if bool(sums.isnan().any()):  # a token that cannot come adds nothing, but 0 times its infinite logit is NaN
-        sums = products.nan_to_num_(nan=0.0, neginf=-torch.inf).sum(1)
+        sums = torch.mul(p, logits, out=scratch).nan_to_num_(nan=0.0, neginf=-torch.inf).sum(1)
     return sums
 
 
 def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the k largest logits of each row and their ids.
 
-    They lie in the k blocks with the largest maxima, the first of equal ones, or in the rest that fills no block. Only those few
-    hundred candidates, in order of their ids, are looked at; the vocabulary is read once.
-
     Returns:
         Values and ids, (n, k) each, sorted; among equals the lower id first.
     """
-    n, vocabulary = logits.shape
-    blocks = vocabulary // _BLOCK
-    if blocks <= 2 * k:
-        ordered = logits.sort(dim=1, descending=True, stable=True)
-        return ordered.values[:, :k], ordered.indices[:, :k]
-    maxima = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).amax(2)
-    chosen = _largest(maxima, k)[1].sort(dim=1).values
-    within = torch.arange(_BLOCK, device=logits.device)
-    rest = torch.arange(blocks * _BLOCK, vocabulary, device=logits.device).expand(n, -1)
-    candidates = torch.cat([(chosen[:, :, None] * _BLOCK + within).flatten(1), rest], dim=1)
-    values, at = _largest(logits.gather(1, candidates), k)
-    return values, candidates.gather(1, at)
+    more = min(k + 1, logits.shape[1])  # a tie across the border is one too
+    top, ids = _largest(logits, more)
+    tied = (top[:, 1:] == top[:, :-1]).any(1).nonzero()[:, 0]
+    if len(tied):
+        top[tied], ids[tied] = _first_largest(logits[tied], more)
+    return top[:, :k], ids[:, :k]
 
 
 def _largest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k largest of each row of more than k and their indices, (n, k) each, sorted, the first index first of equals."""
-    top, at = values.topk(k + 1, dim=1)  # one more: a tie across the border is one too
-    # topk leaves the order of equal values open. They are rare, and sorting all values takes many times as long.
-    tied = (top[:, 1:] == top[:, :-1]).any(1).nonzero()[:, 0]
-    if len(tied):
-        ordered = values[tied].sort(dim=1, descending=True, stable=True)
-        top[tied], at[tied] = ordered.values[:, : k + 1], ordered.indices[:, : k + 1]
-    return top[:, :k], at[:, :k]
+    """Find the k largest of each row, sorted, and their indices; among equals any.
+
+    They lie in the k blocks with the largest maxima, or in the rest that fills no block. A block is every so manieth value, so that
+    maxima are taken of whole stretches of memory at a time. Blocks are found in the same way, and only their values looked at.
+
+    Returns:
+        Values and indices, (n, k) each.
+    """
+    width = values.shape[1]
+    blocks = width // _BLOCK
+    if blocks <= 2 * k:
+        top, at = values.topk(k, dim=1)
+        return top, at
+    within = torch.arange(0, blocks * _BLOCK, blocks, device=values.device)
+    chosen = _largest(values[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks)).amax(1), k)[1]
+    candidates = _with_rest((chosen[:, None, :] + within[:, None]).flatten(1), blocks * _BLOCK, width)
+    top, at = values.gather(1, candidates).topk(k, dim=1)
+    return top, candidates.gather(1, at)
+
+
+def _first_largest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the k largest of each row, sorted, and their indices; among equals the first.
+
+    A block is a stretch of values here, and blocks stay in their order: takes longer than `_largest`.
+
+    Returns:
+        Values and indices, (n, k) each.
+    """
+    blocks = values.shape[1] // _BLOCK
+    if blocks <= 2 * k:
+        ordered = values.sort(dim=1, descending=True, stable=True)
+        return ordered.values[:, :k], ordered.indices[:, :k]
+    within = torch.arange(_BLOCK, device=values.device)
+    chosen = (
+        _first_largest(values[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).amax(2), k)[1].sort(dim=1).values
+    )
+    candidates = _with_rest((chosen[:, :, None] * _BLOCK + within).flatten(1), blocks * _BLOCK, values.shape[1])
+    top, at = _first_largest(values.gather(1, candidates), k)
+    return top, candidates.gather(1, at)
+
+
+def _with_rest(candidates: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """Return candidates (n, c) and after them, in each row, the indices from `start` to `end`."""
+    rest = torch.arange(start, end, device=candidates.device).expand(len(candidates), -1)
+    return torch.cat([candidates, rest], dim=1)
