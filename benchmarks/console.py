@@ -195,10 +195,10 @@ def clicks(browser: Any, address: str, example: str, times: int) -> None:
         token = tab.locator(f'.strip [data-pos="{n + 3}"]')
         chosen = "() => document.querySelector('.strip [aria-selected=true]')?.dataset.pos"
         found.setdefault("a token", []).append(page.timed(token.click, chosen))
-    rows = tab.locator('[aria-label="Texts"] [role=row], [aria-label="Texts"] [role=option]')
-    for n in range(min(times, rows.count() - 1)):
-        first = "() => document.querySelector('.strip')?.getAttribute('aria-label')"
-        found.setdefault("another text", []).append(page.timed(rows.nth(n + 1).click, first))
+    rows = tab.locator('[aria-label="Texts"] :is([role=row], [role=option]):not([aria-selected=true])')
+    for n in range(min(times, rows.count())):
+        words = "() => document.querySelector('.strip')?.textContent"
+        found.setdefault("another text", []).append(page.timed(rows.nth(n).click, words))
     page.go(f"attention/wt2/{example}/0?l=10&h=0", ".heatmap canvas")
     large = "() => document.querySelector('canvas[aria-label*=\"each row looks\"]')?.dataset.painted"
     grid = tab.locator('canvas[aria-label*="by layer and head"]')
