@@ -88,20 +88,20 @@ def find_extremes(batches: Iterable[Batch]) -> ExtremeSequences | None:
         The extremes of their lengths; None where there are no sequences.
     """
     overall: list[TokenSequence] = []
-    shared: dict[int, TokenSequence] = {}
+    shared: list[TokenSequence] = []
+    by_size: dict[int, TokenSequence] = {}
+    """One of each size in powers of two, however much data there is."""
     for batch in batches:
         overall = _longest_and_shortest([*overall, *batch.sequences])
         if len(batch.sequences) > 1:
-            longest, shortest = _longest_and_shortest([*shared.values(), *batch.sequences])
-            # one of each size in powers of two, however much data there is
-            sizes = {s.n_tokens.bit_length(): s for s in batch.sequences}
-            shared = sizes | shared | {-1: longest, 0: shortest}
+            shared = _longest_and_shortest([*shared, *batch.sequences])
+            by_size = {s.n_tokens.bit_length(): s for s in batch.sequences} | by_size
     if not overall:
         return None
     if not shared:
         return ExtremeSequences(overall[0], overall[1], ())
-    long, short = shared.pop(-1), shared.pop(0)
-    middle = min((*shared.values(), short), key=lambda s: abs(s.n_tokens - long.n_tokens / 2))
+    long, short = shared
+    middle = min((*by_size.values(), short), key=lambda s: abs(s.n_tokens - long.n_tokens / 2))
     return ExtremeSequences(
         overall[0], overall[1], (long, *([middle] if short.n_tokens < middle.n_tokens < long.n_tokens else []), short)
     )
@@ -117,7 +117,8 @@ def _longest_and_shortest(sequences: list[TokenSequence]) -> list[TokenSequence]
 def prove(body: Body, extremes: ExtremeSequences, name: str, growth: int = 0, window: int | None = None) -> Proof:
     """Prove what batches may hold.
 
-    The longest and the shortest sequence are read alone, those that share a batch together, and the shortest again.
+    The longest and the shortest sequence are read alone, then those that share a batch together, and the shortest again unless it
+    has been read a second time among those and gave the same.
 
     Args:
         body: The model.
@@ -133,14 +134,19 @@ def prove(body: Body, extremes: ExtremeSequences, name: str, growth: int = 0, wi
         TracesError: A text that is read a second time gives something else than before.
     """
     prover = _Prover(body)
-    longest, shortest = (_lengthen(s, growth, window) for s in (extremes.longest, extremes.shortest))
+    asked = (extremes.longest, extremes.shortest, *extremes.shared)
+    lengthened = {id(s): _lengthen(s, growth, window) for s in asked}
+    longest, shortest, *shared = (lengthened[id(s)] for s in asked)
     for s in (longest, shortest):
         prover.states_alone(s)
     proof = Proof(known_rule(body))
-    if extremes.shared:
-        proof = prover.prove_shared([_lengthen(s, growth, window) for s in extremes.shared])
-    # a difference beside others may come from reading a second time, not from them: then the longest is read again too
-    for s in (shortest,) if extremes.shared and not proof.error else (shortest, longest):
+    if shared:
+        proof = prover.prove_shared(shared)
+    if shared and proof.batches == PADDED:
+        again = [] if any(s is shortest for s in shared) else [shortest]
+    else:  # a difference beside others may come from reading a second time, not from them: the longest is read again too
+        again = [shortest] if shared and not proof.error else [shortest, longest]
+    for s in again:
         if (error := prover.error_beyond_noise(prover.last_states([s])[0], prover.states_alone(s))) is not None:
             raise TracesError(
                 f"{name} makes something else of a text of {s.n_tokens} tokens when it reads it again (by {error:.0e} of its last "

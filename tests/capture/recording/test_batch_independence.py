@@ -21,6 +21,8 @@ from capture.jobs import encode, mcq_prompt, next_token
 from capture.model import loading
 from capture.model.body import Body, probe_ids
 from capture.model.unchanged import unchanged
+from capture.recording.batch_independence import find_extremes, make_sequence
+from capture.sequences.batches import Batch
 from capture.verification.model_check import check
 from capture.verification.replay_check import recheck
 from warehouse import TraceStore
@@ -297,3 +299,11 @@ def test_validate_deep_has_room_for_the_kernels_of_another_kind_of_device(
     assert all(c.passed for c in checks), checks
     swap_heads(store)
     assert {c.name for c in recheck(store.path) if c.passed is False} >= {"deep: tensors"}
+
+
+def test_texts_of_one_length_are_proven_on_two_of_them() -> None:
+    texts = [make_sequence({"dec": np.arange(n, n + 5)}) for n in range(6)]
+    extremes = find_extremes([Batch(texts[:3], ""), Batch(texts[3:], "")])
+    assert extremes is not None
+    assert extremes.longest is extremes.shared[0] is texts[0]
+    assert extremes.shortest is extremes.shared[-1] is texts[-1]
