@@ -73,8 +73,8 @@ def examine(model: Any) -> Anatomy:
     Raises:
         TracesError: The model's blocks cannot be made out, or it reads fewer than 12 tokens: then nothing of it can be recorded.
     """
-    longest = min((n for n in find_window(model) if n is not None), default=_MIN_TOKENS)
-    if longest < _MIN_TOKENS:
+    longest = min((n for n in find_window(model) if n is not None), default=None)
+    if longest is not None and longest < _MIN_TOKENS:
         raise TracesError(
             f"{type(model).__name__} reads at most {longest} tokens; {_MIN_TOKENS} are needed to find out what it is made of."
         )
@@ -82,7 +82,7 @@ def examine(model: Any) -> Anatomy:
     trace = trace_forward(body)
     factors = (1.0, *_possible_factors(model.config.to_dict()))
     stacks = {side: _find_stack(body, side, trace, factors) for side in body.sides}
-    return Anatomy(body, {side: _prove_formulas(body, stack) for side, stack in stacks.items()})
+    return Anatomy(body, {side: _prove_formulas(body, stack, longest) for side, stack in stacks.items()})
 
 
 def _find_stack(body: Body, side: str, trace: ForwardTrace, factors: tuple[float, ...]) -> Stack:
@@ -296,13 +296,22 @@ def _find_formulas(layer: Layer, trace: ForwardTrace, block: ModuleCall) -> tupl
     return formula(layer.attention), formula(layer.cross_attention)
 
 
-def _prove_formulas(body: Body, stack: Stack) -> Stack:
-    """Find the formulas again on a longer input, which reaches past windows and past what sparse attention selects."""
+def _prove_formulas(body: Body, stack: Stack, longest: int | None) -> Stack:
+    """Find the formulas again on a longer input, which reaches past windows and past what sparse attention selects.
+
+    Args:
+        body: The model.
+        stack: One side of it, with the formulas found so far.
+        longest: The most tokens that every side can read; None: any number.
+
+    Returns:
+        The stack with what the formulas are on the longer input.
+    """
     if not any(x.formula is not None for x in stack.layers):
         return stack
     windows = [x.formula.window for x in stack.layers if x.formula is not None and x.formula.window is not None]
     length = max(PROVEN_TOKENS, *(w + 9 for w in windows if w <= _PROVEN_WINDOW), 0)
-    calls = attention_calls(body, min((length, *(n for n in find_window(body.model) if n is not None))))
+    calls = attention_calls(body, length if longest is None else min(length, longest))
     layers, worst = [], stack.attention_error
     for layer in stack.layers:
         if layer.formula is not None and layer.attention in calls:

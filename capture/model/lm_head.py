@@ -36,7 +36,6 @@ class LMHead:
         if model.get_output_embeddings() is None:
             raise TracesError(f"{type(model).__name__} predicts no tokens: it has no language-model head.")
         self._seq2seq = body.encoder_decoder
-        self._replaced = model.get_decoder() if self._seq2seq else _find_body_module(body)
         self._linear = _plain_linear(model.get_output_embeddings())
         self._buffer: torch.Tensor | None = None
         ids = probe_ids(model, 12)
@@ -47,7 +46,9 @@ class LMHead:
             outputs[module] = output
 
         encoder = model.get_encoder() if self._seq2seq else None
-        handles = [m.register_forward_hook(keep) for m in (self._replaced, encoder) if m is not None]
+        inner = model.get_decoder()
+        watched = dict.fromkeys((inner, encoder) if self._seq2seq else (body.module, inner))
+        handles = [m.register_forward_hook(keep) for m in watched if isinstance(m, nn.Module)]
         with torch.no_grad():
             try:
                 more = {"decoder_input_ids": ids} if self._seq2seq else {}
@@ -55,6 +56,9 @@ class LMHead:
             finally:
                 for handle in handles:
                     handle.remove()
+            # What the forward calls for its body: some models bypass the module that wraps it (OPT).
+            bypassed = self._seq2seq or (body.module not in outputs and inner in outputs)
+            self._replaced = inner if bypassed else body.module
             encoded, output = outputs.get(encoder), outputs[self._replaced]
             self._encoder_class = type(encoded) if isinstance(encoded, dict) else BaseModelOutput
             if not bool((expected < torch.inf).all()):  # -infinity rules a token out
@@ -112,21 +116,6 @@ class LMHead:
         if self._buffer is None or len(self._buffer) < n or self._buffer.device != weight.device:
             self._buffer = torch.empty((n, len(weight)), dtype=weight.dtype, device=weight.device)
         return torch.mm(x[0], weight.t(), out=self._buffer[:n])[None]
-
-
-def _find_body_module(body: Body) -> nn.Module:
-    """Find the module that the model's forward calls for its body: some models bypass the module that wraps it (OPT)."""
-    ran: list[nn.Module] = []
-    inner = body.model.get_decoder()
-    candidates = [m for m in dict.fromkeys((body.module, inner)) if isinstance(m, nn.Module)]
-    handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in candidates]
-    try:
-        with torch.no_grad():
-            body.model(input_ids=probe_ids(body.model, 2))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return body.module if body.module in ran or inner not in ran else inner
 
 
 def _plain_linear(head: Any) -> nn.Linear | None:
