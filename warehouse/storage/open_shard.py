@@ -112,33 +112,41 @@ class OpenShard:
 
     def _index_rows(self, batch: RecordedBatch) -> pa.Table:
         """Return the `tensors` rows of a batch: where each slice lies, and the checksum of its sequence's slices."""
-        n, schema = len(batch.sequences), arrow_schema("tensors")
-        sums, parts = SequenceSums(n), list[dict[str, pa.Array]]()
-        for key, array in batch.tensors.items():
-            name, spec, first = sites.tensor_name(*key), self._tensors[key], self._rows_written[key]
-            rows = np.array(batch.rows[key], np.int64)
-            ends = np.cumsum(rows)
-            sums.add(name, slice_digests(array, ends - rows, ends))
-            shape = np.array([(k, *spec.row_shape) for k in rows.tolist()], np.int64)
-            offsets = pa.array(np.arange(n + 1) * shape.shape[1], pa.int32())
-            parts.append(
-                {
-                    "side": pa.repeat(key.side, n),
-                    "site": pa.repeat(key.site, n),
-                    "layer": pa.repeat(pa.scalar(key.layer, pa.int32()), n),
-                    "blob": pa.repeat(paths.blob_file(self.number), n),
-                    "tensor": pa.repeat(name, n),
-                    "row_start": pa.array(first + ends - rows),
-                    "row_end": pa.array(first + ends),
-                    "dtype": pa.repeat(spec.dtype, n),
-                    "shape": pa.ListArray.from_arrays(offsets, shape.ravel(), type=schema.field("shape").type),
-                }
-            )
-        columns = {name: pa.chunked_array([part[name] for part in parts]) for name in parts[0]}
+        n, sums = len(batch.sequences), SequenceSums(len(batch.sequences))
+        names = [sites.tensor_name(*key) for key in batch.tensors]
+        rows = np.array([batch.rows[key] for key in batch.tensors], np.int64)
+        ends = np.cumsum(rows, axis=1)
+        first = np.array([self._rows_written[key] for key in batch.tensors])[:, None]
+        shapes = []
+        for name, (key, array), counts, end in zip(names, batch.tensors.items(), rows, ends, strict=True):
+            sums.add(name, slice_digests(array, end - counts, end))
+            row_shape = self._tensors[key].row_shape
+            shapes.append(np.column_stack([counts, np.tile(np.array(row_shape, np.int64), (n, 1))]))
+        lengths = np.repeat([shape.shape[1] for shape in shapes], n)
+        shape = pa.ListArray.from_arrays(
+            pa.array(np.append(0, np.cumsum(lengths)), pa.int32()),
+            np.concatenate([shape.ravel() for shape in shapes]),
+            type=arrow_schema("tensors").field("shape").type,
+        )
+        of_tensor = {
+            "side": pa.array([key.side for key in batch.tensors], pa.string()),
+            "site": pa.array([key.site for key in batch.tensors], pa.string()),
+            "layer": pa.array([key.layer for key in batch.tensors], pa.int32()),
+            "tensor": pa.array(names, pa.string()),
+            "dtype": pa.array([self._tensors[key].dtype for key in batch.tensors], pa.string()),
+        }
         of_sequence = {
             "example_id": pa.array([e for e, _ in batch.sequences], pa.string()),
             "seq": pa.array([s for _, s in batch.sequences], pa.int32()),
             "checksum": to_hex(sums.values),
         }
-        columns |= {name: pa.chunked_array([values] * len(parts)) for name, values in of_sequence.items()}
+        tensor, sequence = np.repeat(np.arange(len(names)), n), np.tile(np.arange(n), len(names))
+        columns = {
+            **{name: values.take(pa.array(tensor)) for name, values in of_tensor.items()},
+            **{name: values.take(pa.array(sequence)) for name, values in of_sequence.items()},
+            "blob": pa.repeat(paths.blob_file(self.number), len(tensor)),
+            "row_start": pa.array((first + ends - rows).ravel()),
+            "row_end": pa.array((first + ends).ravel()),
+            "shape": shape,
+        }
         return to_table("tensors", columns)
