@@ -30,7 +30,7 @@ _SAMPLE = 100
 _K = 10
 _TIE = 1e-6
 """Relative difference up to which two distances, both computed in float64, count as equal."""
-_SEARCH_PARAMS = [(nprobes, refine) for nprobes in (5, 10, 20, 40, 80, 160) for refine in (2, 5, 20)]
+_SEARCH_PARAMS = [(nprobes, refine) for nprobes in (5, 10, 20, 40, 80, 160) for refine in (1, 2, 5, 20)]
 """(nprobes, refine), cheapest first."""
 _GROWTH = 4
 """An index is trained again when its table has this many times the rows that it was trained on, or that part of them."""

@@ -9,13 +9,17 @@ not enough to order them: more than `k` candidates are fetched, and ordered by t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from warehouse.errors import TracesError, first_line
 from warehouse.vectors.table import VectorTable
+
+if TYPE_CHECKING:
+    from lancedb.query import AsyncQueryBase as AsyncQuery
+    from lancedb.table import AsyncTable
 
 _MAX_RERANKED = 1000
 """Up to this many rows are ordered in float64; more keep Lance's order."""
@@ -27,7 +31,7 @@ _LOST = 1e-5
 """Most that a dot product in float32 is wrong, as part of the product of the lengths."""
 
 SearchParams = tuple[int, int]
-"""How an index is searched: nprobes and refine."""
+"""How an index is searched: nprobes, and how many times as many candidates are fetched as are ordered (refine)."""
 
 
 def distances(queries: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
@@ -162,12 +166,17 @@ def _search_reranked(
 ) -> pa.Table:
     """Return the `k` nearest rows by distance in float64.
 
-    Candidates are fetched until the farthest is farther than the k-th nearest by more than Lance's distances can be wrong: no row
-    that was left out can then be among the nearest.
+    Comparing with every row, candidates are fetched until the farthest is farther than the k-th nearest by more than Lance's distances
+    can be wrong: no row that was left out can then be among the nearest. From an index, which knows vectors by a byte a number,
+    `refine` times as many candidates are fetched.
     """
     fetch = k + max(8, k // 4)
+    if params is not None:
+        nprobes, refine = params
+        rows = _candidates(table, query, metric, refine * fetch, (nprobes, 0), [*columns, "vector"], prefilter)
+        return _sort_by(rows, distances(query[None], to_array(rows["vector"]), metric)[0], k)
     while True:
-        rows = _candidates(table, query, metric, fetch, params, [*columns, "vector"], prefilter)
+        rows = _candidates(table, query, metric, fetch, None, [*columns, "vector"], prefilter)
         vectors = to_array(rows["vector"])
         exact = distances(query[None], vectors, metric)[0]
         if len(rows) < fetch or fetch >= min(table.count, _MAX_CANDIDATES):
@@ -187,10 +196,19 @@ def _candidates(
     columns: list[str],
     prefilter: str,
 ) -> pa.Table:
-    search: Any = table.lance.search(_scaled_query(query, metric), vector_column_name="vector")
-    search = search.distance_type(metric).limit(k).select([*columns, "_distance"])
-    search = search.bypass_vector_index() if params is None else search.nprobes(params[0]).refine_factor(params[1])
-    return (search.where(prefilter, prefilter=True) if prefilter else search).to_arrow()
+    """Return the `k` rows nearest to a query by Lance's distances; by those of the index itself where `params` have no refine."""
+
+    def question(lance: AsyncTable) -> AsyncQuery:
+        search = lance.query().nearest_to(_scaled_query(query, metric)).column("vector").distance_type(metric)
+        search = search.limit(k).select([*columns, "_distance"])
+        if params is None:
+            search = search.bypass_vector_index()
+        else:
+            search = search.nprobes(params[0])
+            search = search.refine_factor(params[1]) if params[1] else search
+        return search.where(prefilter) if prefilter else search
+
+    return table.ask(question)
 
 
 def _lance_distances(rows: pa.Table, metric: str) -> np.ndarray:
