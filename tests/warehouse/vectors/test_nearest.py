@@ -270,7 +270,8 @@ def test_an_index_that_finds_too_little_is_not_used(
     """L2 with scalar quantisation, where one dimension is large and a few rows are larger still: what residual streams are like."""
     home = tmp_path / "runs"
     shutil.copytree(root, home)
-    monkeypatch.setattr(ann_index, "_SEARCH_PARAMS", [(1, 1)])
+    monkeypatch.setattr(ann_index, "_PROBES", (1,))
+    monkeypatch.setattr(ann_index, "_REFINES", (1,))
     table = all_tables(home)[0]
     ingest.rebuild(home, table, ingest.Settings(kind="ivf_sq", metric="l2"))
     assert table.info.index is not None and table.info.index.recall < ann_index.MIN_RECALL
