@@ -17,12 +17,10 @@ SELECT
     p.pred_token,
     round(p.pred_prob, 3) AS pred_prob,
     p.true_rank,
-    coalesce(s.text, e.text)[greatest(t.char_end - 60, 1) : t.char_end] AS before,
+    t.text[greatest(t.char_end - 60, 1) : t.char_end] AS before,
     p.example_id,
     p.pos
 FROM chosen AS p
-JOIN tokens AS t USING (example_id, seq, pos)
-JOIN examples AS e USING (run_id, example_id)
-LEFT JOIN prompts AS s USING (run_id, example_id, seq)
+JOIN token_texts AS t USING (example_id, seq, pos)
 WHERE t.run_id = getvariable('run') AND t.side = 'dec'
 ORDER BY p.loss DESC, p.example_id, p.seq, p.pos;

@@ -10,6 +10,14 @@ WITH asked AS (
     SELECT min(example_id) AS example_id
     FROM trait_dynamics
     WHERE source_run_id = getvariable('run') AND starts_with(example_id, coalesce(getvariable('example'), ''))
+),
+projected AS (
+    SELECT example_id, seq, pos, trait, method, component, layer, projection, token_norm, velocity
+    FROM newest_trait_projections
+    WHERE
+        source_run_id = getvariable('run')
+        AND example_id IN (SELECT example_id FROM asked)
+        AND trait = coalesce(getvariable('trait'), trait)
 )
 SELECT
     p.example_id,
@@ -24,7 +32,7 @@ SELECT
     round(p.velocity, 3) AS velocity,
     round(b.loss, 3) AS loss,
     round(b.entropy, 3) AS entropy
-FROM newest_trait_projections AS p
+FROM projected AS p
 JOIN (
     SELECT seq, pos, token, is_response
     FROM tokens
@@ -35,9 +43,5 @@ LEFT JOIN (
     FROM next_token
     WHERE run_id = getvariable('run') AND example_id IN (SELECT example_id FROM asked)
 ) AS b ON b.seq = p.seq AND b.pos = p.pos - 1
-WHERE
-    p.source_run_id = getvariable('run')
-    AND p.example_id IN (SELECT example_id FROM asked)
-    AND p.trait = coalesce(getvariable('trait'), p.trait)
 QUALIFY t.is_response OR NOT bool_or(t.is_response) OVER ()
 ORDER BY p.seq, p.trait, p.method, p.component, p.layer NULLS FIRST, p.pos;

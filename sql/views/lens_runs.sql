@@ -3,9 +3,10 @@
 -- The newest lens of a captured run answers for it, and a lens answers for itself: the saved queries about lenses join this view on
 -- their variable run, so that either may be named.
 WITH lenses AS (
-    SELECT l.run_id, l.source_run_id, r.created_at
-    FROM (SELECT DISTINCT run_id, source_run_id FROM logit_lens) AS l
-    JOIN runs AS r ON r.run_id = l.run_id
+    -- From the manifests: the rows of logit_lens, of which there are many, say the same.
+    SELECT run_id, parents[1] AS source_run_id, created_at
+    FROM runs
+    WHERE list_contains(tables, 'logit_lens')
 )
 SELECT
     source_run_id AS run_id,  -- A captured run, or a run of kind lens

@@ -8,23 +8,34 @@ WITH predicted AS (
     FROM next_token
     GROUP BY run_id, example_id, seq
 ),
-placed AS (
-    SELECT run_id, example_id, seq, pos, char_start, char_end, is_special
+ends AS (
+    SELECT run_id, example_id, seq, min(char_start) AS char_start, max(char_end) AS char_end, bool_and(is_special) AS is_special
     FROM tokens
     WHERE side = 'dec'
+    GROUP BY run_id, example_id, seq
+),
+read_before AS (
+    SELECT run_id, example_id, seq, max(t.char_end) AS char_end
+    FROM predicted AS p
+    JOIN tokens AS t USING (run_id, example_id, seq)
+    WHERE
+        t.side = 'dec'
+        AND t.pos <= p.first_pos
+        AND t.pos <= (SELECT max(first_pos) FROM predicted)  -- few rows are left to join
+    GROUP BY run_id, example_id, seq
 ),
 spans AS (
     SELECT
-        p.run_id,
-        p.example_id,
-        p.seq,
+        run_id,
+        example_id,
+        seq,
         p.predictions,
         p.loss,
-        coalesce(max(t.char_end) FILTER (t.pos <= p.first_pos), min(t.char_start)) AS char_start,
-        coalesce(max(t.char_end), CASE WHEN bool_and(t.is_special) THEN 0 END) AS char_end
+        coalesce(b.char_end, e.char_start) AS char_start,
+        coalesce(e.char_end, CASE WHEN e.is_special THEN 0 END) AS char_end
     FROM predicted AS p
-    JOIN placed AS t USING (run_id, example_id, seq)
-    GROUP BY p.run_id, p.example_id, p.seq, p.predictions, p.loss
+    JOIN ends AS e USING (run_id, example_id, seq)
+    LEFT JOIN read_before AS b USING (run_id, example_id, seq)
 ),
 texts AS (
     SELECT

@@ -5,6 +5,9 @@
 -- those columns are NULL there. So are they before a token with is_context: a run with --stride read that again, and an earlier
 -- sequence has it with its prediction, so that tokens are counted without those.
 --
+-- Everything is joined to every token, whatever a query uses of it. Over a large run, choose rows of next_token or tokens first;
+-- token_texts has the texts of those that are left.
+--
 -- The columns about words are NULL where the data set has no annotated words, and for a token that is of none. A token that several
 -- words share counts for the first of them: token_words has them all. trait_tokens has the rest of what is known of projections.
 SELECT

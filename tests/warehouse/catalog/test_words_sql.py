@@ -295,6 +295,9 @@ def test_text_is_what_the_offsets_count_in(tmp_path: Path) -> None:
         assert wh.sql("SELECT bool_and(text[char_start + 1 : char_end] = token) FROM token_diagnostics").fetchone() == (
             True,
         )
+        shared = "run_id, example_id, seq, side, pos, token, char_start, char_end, text"
+        texts = wh.sql(f"SELECT {shared} FROM token_texts ORDER BY pos").fetchall()
+        assert texts == wh.sql(f"SELECT {shared} FROM token_diagnostics ORDER BY pos").fetchall()
         surprising = run_query(wh.connection, find_query("most_surprising_tokens"), {}).df()
         assert list(surprising.before) == ["Q: Why?", "Q:"]
         assert len(run_query(wh.connection, find_query("confident_mistakes"), {}).fetchall()) == 2
