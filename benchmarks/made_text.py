@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-from common import texts
+from inputs import texts
 from made_up import EXAMPLE_TOKENS, example_ids, next_token, publish
 
 from warehouse.schema.arrow import arrow_schema
