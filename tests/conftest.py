@@ -52,6 +52,22 @@ def catalogs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsigned_extensions() -> Iterator[None]:
+    """DuckDB checks the signature of its Lance extension whenever a database loads it, over 254 MB: here it does only in commands."""
+    import duckdb
+
+    connect = duckdb.connect
+
+    def connect_quickly(database: str | Path = ":memory:", *args: object, config: dict | None = None, **more: object):
+        config = {"allow_unsigned_extensions": "true"} | (config or {})
+        return connect(database, *args, config=config, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duckdb, "connect", connect_quickly)
+        yield
+
+
 @pytest.fixture(scope="session")
 def sample_lines() -> list[str]:
     return [line for line in SAMPLE.read_text(encoding="utf-8").splitlines() if line.strip()]

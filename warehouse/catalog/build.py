@@ -12,8 +12,9 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import filelock
@@ -22,12 +23,14 @@ from warehouse.catalog import compaction, place
 from warehouse.catalog.groups import Groups, groups_from_json, groups_to_json, valid_groups
 from warehouse.catalog.manifest_sql import manifest_rows
 from warehouse.catalog.place import STATE_VIEW
-from warehouse.catalog.survey import Survey, Surveyed, file_state, from_json, survey, to_json
+from warehouse.catalog.survey import Survey, Surveyed, file_state, from_json, is_current, survey, to_json
 from warehouse.catalog.views import RUNS_TABLE, View, file_lists, view_texts
 from warehouse.schema.quoting import sql_paths, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
+
+Known = TypeVar("Known")
 
 ATTACHED = "warehouse"
 """The name of the file of views in the database that it is attached to."""
@@ -227,7 +230,7 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 
 def all_view_texts(root: Path) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
-    known = survey(root, read_state(root)[1])
+    known = survey(root, read_known(root))
     groups = valid_groups(read_groups(root), known)
     return {name: view.query for name, view in _views(root, known, groups).items()}
 
@@ -259,25 +262,47 @@ def _state(root: Path, basis: str) -> str:
     return _hash((basis, [f"{path} {file_state(path)}" for path in (*infos, *compaction.files(root))]))
 
 
-def read_state(root: Path) -> tuple[str, Survey]:
-    """Return the hash in the catalog, empty where there is none of this version, and what it knows of the runs."""
+def open_current(root: Path, every_file: bool = False) -> tuple[duckdb.DuckDBPyConnection | None, Survey]:
+    """Open a root's file of views where they are what would be made now.
+
+    Args:
+        root: The warehouse.
+        every_file: Whether to notice files that have changed beside an unchanged manifest, too.
+
+    Returns:
+        A connection, None where the file is missing, damaged or out of date; and what it knows of the runs.
+    """
     path = root / paths.CATALOG
     if not path.is_file():
-        return "", {}
+        return None, {}
     try:
-        with attach(path) as con:
-            state = _made_from(con, "state")
-            return (state[0], _runs_of(con)) if state else ("", {})
+        con = attach(path)
     except duckdb.Error:
-        return "", {}
+        return None, {}
+    state = _made_from(con, "state")
+    known = _runs_of(con) if state else {}
+    if state == (current_state(root),) and is_current(root, known, every_file):
+        return con, known
+    con.close()
+    return None, known
+
+
+def read_known(root: Path) -> Survey:
+    """Return what the catalog knows of the runs; nothing where there is none of this version."""
+    return _read(root, _runs_of)
 
 
 def read_groups(root: Path) -> Groups:
     """Return the groups whose compacted tables the views read; none where there is no catalog of this version."""
+    return _read(root, _groups_of)
+
+
+def _read(root: Path, part: Callable[[duckdb.DuckDBPyConnection], dict[str, Known]]) -> dict[str, Known]:
+    """Return a part of what the catalog keeps; nothing where there is no catalog that can be opened."""
     path = root / paths.CATALOG
     try:
         with attach(path if path.is_file() else ":memory:") as con:
-            return _groups_of(con)
+            return part(con)
     except duckdb.Error:
         return {}
 

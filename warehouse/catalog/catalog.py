@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
 
-from warehouse.catalog.build import ATTACHED, attach, create_views, current_state, read_state, refresh
+from warehouse.catalog.build import ATTACHED, attach, create_views, open_current, read_known, refresh
 from warehouse.catalog.statements import only_reads
-from warehouse.catalog.survey import Survey, file_state, is_current, survey
+from warehouse.catalog.survey import Survey, file_state, survey
 from warehouse.errors import LeftOutWarning, UsageError
 from warehouse.storage import paths
 from warehouse.storage.paths import find_run
@@ -66,9 +66,9 @@ class Catalog:
 
     def _open_views(self, every_file: bool = False) -> None:
         """Open the views, and make them where they are missing or out of date."""
-        then, known = read_state(self.root)
-        if then == current_state(self.root) and is_current(self.root, known, every_file):
-            self._use_views(known, attach(self.root / paths.CATALOG))
+        con, known = open_current(self.root, every_file)
+        if con is not None:
+            self._use_views(known, con)
         else:
             self._rebuild_views(known, every_file)
         self._opened_at = self.version()
@@ -252,7 +252,7 @@ class Catalog:
         with self._lock:
             if self._base is not base:
                 return True  # another thread has left one out meanwhile
-            _, known = read_state(self.root)
+            known = read_known(self.root)
             quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
             runs = quick if _damaged(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
             compacted = f"/{paths.compacted_dir(Path()).name}/" in str(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,7 +110,7 @@ def view_texts(root: Path, known: Survey, groups: Groups, infos: Sequence[Path])
     texts = {p.stem: p.read_text(encoding="utf-8") for p in sorted((paths.data_dir("sql") / "views").glob("*.sql"))}
 
     def read(name: str) -> None:
-        for other in _SOURCE.findall(texts[name]):
+        for other in _sources(texts[name]):
             if other in texts and other not in views:
                 read(other)
         views[name] = from_file(texts[name], views)
@@ -133,16 +134,28 @@ def from_file(text: str, views: Mapping[str, View]) -> View:
     Returns:
         The view.
     """
-    sources = [views[name].columns for name in _SOURCE.findall(text) if name in views]
+    sources = [views[name].columns for name in _sources(text) if name in views]
     columns = {}
-    for line in text.partition("\nSELECT\n")[2].partition("\nFROM ")[0].splitlines():
-        if column := _COLUMN.fullmatch(line):
-            name, said = column["name"], column["comment"]
-            passed_on = next((s[name] for s in sources if name in s), "") if column["plain"] is not None else ""
-            columns[name] = said or passed_on
+    for name, said, plain in _listed(text):
+        passed_on = next((s[name] for s in sources if name in s), "") if plain else ""
+        columns[name] = said or passed_on
     return View(
         text.rstrip().rstrip(";"), f"One row is{text.splitlines()[0].partition(': a row is')[2].rstrip('.')}", columns
     )
+
+
+@cache
+def _sources(text: str) -> list[str]:
+    """Return the names of what the text of a file of `sql/views/` reads."""
+    return _SOURCE.findall(text)
+
+
+@cache
+def _listed(text: str) -> list[tuple[str, str, bool]]:
+    """Return the columns that such a text lists: name, what is said of it, and whether it is passed on as it is."""
+    lines = text.partition("\nSELECT\n")[2].partition("\nFROM ")[0].splitlines()
+    found = filter(None, map(_COLUMN.fullmatch, lines))
+    return [(column["name"], column["comment"], column["plain"] is not None) for column in found]
 
 
 def file_lists(known: Survey, groups: Groups) -> dict[str, list[str]]:

@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalog.build import attach, create_views, current_state, read_state
-from warehouse.catalog.survey import is_current, survey
+from warehouse.catalog.build import attach, create_views, open_current
+from warehouse.catalog.survey import survey
 from warehouse.console.sql import door, limits
 from warehouse.console.sql.frames import read_object, write_frame, write_object
 from warehouse.schema.quoting import sql_text
@@ -42,12 +42,11 @@ class Views:
     """The views over the runs, in a connection that can do nothing but read them."""
 
     def __init__(self, root: Path) -> None:
-        state, known = read_state(root)
-        if state == current_state(root) and is_current(root, known):
-            self.con = attach(root / paths.CATALOG)
-        else:
-            self.con = attach(":memory:")
-            create_views(self.con, root, survey(root, known))
+        con, known = open_current(root)
+        if con is None:
+            con = attach(":memory:")
+            create_views(con, root, survey(root, known))
+        self.con = con
         self.names = door.readable(self.con)
         """What a query may name."""
         for setting in (
