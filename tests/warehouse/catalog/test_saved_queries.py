@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,30 +81,36 @@ def rowless_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Callable[[Path], Warehouse]]:
+    """Warehouses that are opened once for all questions."""
+    warehouses: dict[Path, Warehouse] = {}
+    yield lambda root: warehouses.get(root) or warehouses.setdefault(root, Warehouse(root))
+    for warehouse in warehouses.values():
+        warehouse.close()
+
+
 @pytest.mark.parametrize("name", list(all_queries()))
-def test_it_answers(tiny_root: Path, real_root: Path, name: str) -> None:
+def test_it_answers(tiny_root: Path, real_root: Path, opened: Callable[[Path], Warehouse], name: str) -> None:
     question = find_query(name)
     assert question.title.endswith((".", "?")) or "?" in question.title
     if not CAPTURED.issuperset(question.needs):
         return  # test_it_answers_on_rows_made_up does
-    with Warehouse(tiny_root) as wh:
-        assert run_query(wh.connection, question, {}).fetchall(), "no rows"
+    assert opened(tiny_root).ask(name).fetchall(), "no rows"
     if "other_run" not in question.variables:
-        with Warehouse(real_root) as wh:
-            assert run_query(wh.connection, question, {}).fetchall(), "no rows on the real model"
+        assert opened(real_root).ask(name).fetchall(), "no rows on the real model"
 
 
 @pytest.mark.parametrize("name", [n for n, q in all_queries().items() if not CAPTURED.issuperset(q.needs)])
-def test_it_answers_on_rows_made_up(made_root: Path, name: str) -> None:
-    with Warehouse(made_root) as wh:
-        assert run_query(wh.connection, find_query(name), {}).fetchall(), "no rows"
+def test_it_answers_on_rows_made_up(made_root: Path, opened: Callable[[Path], Warehouse], name: str) -> None:
+    assert opened(made_root).ask(name).fetchall(), "no rows"
 
 
 @pytest.mark.parametrize("name", list(all_queries()))
-def test_a_run_without_rows_answers_with_none(rowless_root: Path, name: str) -> None:
-    with Warehouse(rowless_root) as wh:
-        rows = run_query(wh.connection, find_query(name), {}).fetchall()
-    assert rows == [] or name == "agreement"
+def test_a_run_without_rows_answers_with_none(
+    rowless_root: Path, opened: Callable[[Path], Warehouse], name: str
+) -> None:
+    assert opened(rowless_root).ask(name).fetchall() == [] or name == "agreement"
 
 
 @pytest.mark.parametrize("name", list(all_queries()))
