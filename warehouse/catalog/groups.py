@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from warehouse.catalog.survey import Survey, Surveyed
 from warehouse.storage import strict_json
@@ -25,7 +25,7 @@ Groups = dict[str, Group]
 
 def groups_to_json(groups: Groups) -> str:
     """Write groups as JSON."""
-    return json.dumps({name: asdict(group) for name, group in groups.items()})
+    return json.dumps({name: vars(group) for name, group in groups.items()})
 
 
 def groups_from_json(text: str) -> Groups:

@@ -7,7 +7,7 @@ run is kept in the catalog, with a signature of its files, so that each run is r
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
@@ -91,7 +91,7 @@ def _is_unchanged(known: Surveyed, folder: Path, every_file: bool) -> bool:
 
 def to_json(known: Survey) -> str:
     """Write what is known of runs as JSON."""
-    return json.dumps({name: astuple(x) for name, x in known.items()})
+    return json.dumps({name: tuple(vars(x).values()) for name, x in known.items()})
 
 
 def from_json(text: str) -> Survey:

@@ -116,7 +116,8 @@ def run_folders(root: Path) -> list[Path]:
     """Return the folders that are named as runs, sorted; what is in them is not looked at."""
     if not root.is_dir():
         return []
-    return sorted(p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.is_dir())
+    folders = (p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.is_dir())
+    return sorted(folders, key=lambda p: p.name)
 
 
 def is_published(root: Path, run_id: str) -> bool:
