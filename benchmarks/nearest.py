@@ -10,6 +10,7 @@ get their vectors in memory and answer with row numbers. Then the same under fil
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -27,7 +28,7 @@ from warehouse.vectors import index_spec, ingest
 
 K, QUERIES, FEW, ENOUGH = 10, 100, 5, 0.95
 INSTALLED = all(map(find_spec, ("faiss", "usearch")))
-TARGET = "under 10 ms at the median at one million, 20 times faster than flat"
+TARGET = "5 ms at one million, at a recall of 0.95, 20 times faster than flat"
 
 
 class Judge:
@@ -102,6 +103,7 @@ def main() -> None:
     started = time.time()
     ingest.add(root, store.meta.run_id, [index_spec.IndexSpec(None, KEY.site, (LAYER,))], note=print)
     print(f"filled and indexed in {time.time() - started:.0f} s")
+    os.sync()  # the index is not written while it is asked
     x = rows_of(store)
     chosen = np.sort(np.random.default_rng(1).choice(len(x), QUERIES, replace=False))
     judge, row = Judge(x, chosen), f"nearest#{'real' if args.real else 'million'}"
@@ -116,6 +118,7 @@ def main() -> None:
             return np.array([number[row[2], row[4]] for row in answer], int)
 
         results["ours"] = judge.asked(ours, places)
+        alone = judge.asked(lambda i: found_by_index(wh, judge.raw[i]), lambda _: np.zeros(0, int))[0]
         results["Lance flat"] = judge.asked(lambda i: ours(i, exact=True), places, FEW)
         for name, found in others(judge, args.skip_hnsw):
             results[name] = found
@@ -126,9 +129,19 @@ def main() -> None:
     faster = ", ".join(n for n, (ms, r) in results.items() if ms < mine[0] and r >= ENOUGH)
     record(
         row, f"10 nearest of {len(x):,} residuals by cosine, one query, median (recall@10)",
-        "faiss, usearch, DuckDB, Lance flat", f"{mine[0]:.1f} ms ({mine[1]:.3f})", told,
+        "faiss, usearch, DuckDB, Lance flat", f"{mine[0]:.1f} ms ({mine[1]:.3f}), {alone:.1f} of it Lance's search of its index, without vectors or keys", told,
         f"{flat[0] / mine[0]:.0f} times faster than flat; {faster + ' faster, in memory' if faster else 'none faster'}",
         TARGET,
+    )  # fmt: skip
+
+
+def found_by_index(wh: Warehouse, vector: np.ndarray) -> pa.Table:
+    """Numbers of the rows that Lance finds in its index, and nothing else of them."""
+    (table,) = (t for t in wh.vector_tables if t.info.layer == LAYER)
+    nprobes = table.info.index.nprobes if table.info.index else 1
+    return table.ask(
+        lambda lance: lance.query().nearest_to(vector).column("vector").distance_type("cosine").limit(K).nprobes(nprobes)
+        .select(["_rowid", "_distance"])
     )  # fmt: skip
 
 

@@ -8,9 +8,9 @@ cheapest search parameters that reach the recall aimed for. An index that finds 
 
 from __future__ import annotations
 
-import bisect
 import functools
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -167,23 +167,20 @@ def measure(table: VectorTable, note: Callable[[str], None] = lambda _: None) ->
     metric = info.index.metric
 
     @functools.cache
-    def recall(params: distances.SearchParams) -> float:
-        return _recall(table, queries, exact, metric, params)
+    def recall(refine: int, nprobes: int) -> float:
+        return _recall(table, queries, exact, metric, (nprobes, refine))
 
-    # More of either finds no less, so that the first that is enough is found by bisection: probes under the finest refinement first.
-    nprobes = _first(_PROBES, lambda n: recall((n, _REFINES[-1])) >= _TARGET_RECALL)
-    refine = _first(_REFINES, lambda r: recall((nprobes, r)) >= _TARGET_RECALL)
-    found = recall((nprobes, refine))
+    for refine in _REFINES:
+        # More probes find no less, so that the first number that is enough is found by bisection; the last where none is.
+        nprobes = _PROBES[bisect_left(_PROBES[:-1], _TARGET_RECALL, key=functools.partial(recall, refine))]
+        found = recall(refine, nprobes)
+        if found >= _TARGET_RECALL:
+            break
     info.index.recall, info.index.nprobes, info.index.refine = round(found, 4), nprobes, refine
     info.index.measured_rows = info.rows
     table.write_info()
     used = "" if found >= MIN_RECALL else ": too little, so searches are exact"
     note(f"{info.sql_name}: recall@{_K} {found:.3f} by {metric}{used}")
-
-
-def _first(values: Sequence[int], is_enough: Callable[[int], bool]) -> int:
-    """Return the first of ascending values that is enough; the last where none is."""
-    return values[bisect.bisect_left(values[:-1], True, key=is_enough)]
 
 
 def _sample_vectors(table: VectorTable) -> np.ndarray:
