@@ -117,5 +117,5 @@ def _macro(table: VectorTable, database: str | None) -> str:
     return (
         f"{head}{_OURS[index.metric]} AS distance, {_columns(table)} FROM lance_vector_search("
         f"{sql_text(str(table.path.absolute()))}, 'vector', {query}, k := k, use_index := true, nprobs := {probes}, "
-        f"refine_factor := {index.refine}) ORDER BY distance"
+        f"refine_factor := {2 * index.refine}) ORDER BY distance"  # of k rows, where ours is of k and eight more
     )
