@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
+BUILT = ["warehouse/console/static/"]
+"""What `make console` builds: not there where there is no Node."""
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
@@ -16,7 +18,7 @@ def test_files_that_are_named_are_there(page: str) -> None:
     text = (TOP / page).read_text(encoding="utf-8")
     paths = re.findall(r"`((?:capture|warehouse|sql|tests|migrations|benchmarks|docs)/[\w./]*)`", text)
     assert len(paths) > 5
-    assert [p for p in paths if not (TOP / p).exists()] == []
+    assert [p for p in paths if not (TOP / p).exists() and p not in BUILT] == []
     links = re.findall(r"\]\(([^)#]+)\)", text)
     assert [p for p in links if not (TOP / page).parent.joinpath(p).exists()] == []
 
