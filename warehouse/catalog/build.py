@@ -308,19 +308,20 @@ def _read(root: Path, part: Callable[[duckdb.DuckDBPyConnection], dict[str, Know
 
 
 def _runs_of(con: duckdb.DuckDBPyConnection) -> Survey:
-    """Return what a connection's views know of the runs; nothing where they are damaged, or of another version."""
-    row = _made_from(con, "runs")
-    try:
-        return from_json(row[0]) if row else {}
-    except (ValueError, TypeError, AttributeError):
-        return {}
+    """Return what a connection's views know of the runs."""
+    return _kept(con, "runs", from_json)
 
 
 def _groups_of(con: duckdb.DuckDBPyConnection) -> Groups:
-    """Return the groups whose compacted tables a connection's views read; none where that is damaged, or of another version."""
-    row = _made_from(con, "groups")
+    """Return the groups whose compacted tables a connection's views read."""
+    return _kept(con, "groups", groups_from_json)
+
+
+def _kept(con: duckdb.DuckDBPyConnection, column: str, read: Callable[[str], dict[str, Known]]) -> dict[str, Known]:
+    """Return what a connection's views keep in a column; nothing where they are damaged, or of another version."""
+    row = _made_from(con, column)
     try:
-        return groups_from_json(row[0]) if row else {}
+        return read(row[0]) if row else {}
     except (ValueError, TypeError, AttributeError):
         return {}
 
