@@ -105,9 +105,10 @@ class Tab:
         assert not unexpected, unexpected
 
     def violations(self) -> list[str]:
-        """What axe finds fault with on the page as it is."""
+        """What axe finds fault with on the page once it is at rest: rows that are asked again are pale until they have come."""
         if not AXE.is_file():
             pytest.skip("axe-core is not installed (make console)")
+        self.settle()
         self.page.evaluate(AXE.read_text(encoding="utf-8"))
         found = self.page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
         return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found]
