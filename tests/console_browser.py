@@ -90,14 +90,14 @@ class Tab:
         return self.page
 
     def settle(self, page: Any = None) -> None:
-        """Wait until nothing is on its way, the stream of events apart, and what is shown stays as it is."""
+        """Wait until nothing is on its way, streams of events apart, and what is shown stays as it is."""
         page, before, still = page or self.page, "", 0
         deadline = time.monotonic() + SECONDS
         while still < 3:
             assert time.monotonic() < deadline, f"the page does not come to rest: {[r.url for r in self._pending]}"
             page.wait_for_timeout(100)
             now = page.evaluate(SHOWN)
-            on_its_way = [r for r in self._pending if not r.url.endswith("/api/events")]
+            on_its_way = [r for r in self._pending if not r.url.endswith("/events")]
             still, before = (0 if on_its_way or not now.strip() or now != before else still + 1), now
 
     def check(self) -> None:

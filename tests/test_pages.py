@@ -66,11 +66,18 @@ def test_what_is_shown_is_true(page: Path, place: Path, traces: Callable) -> Non
 
 def agree(shown: str, given: str) -> bool:
     """Whether a block's answer is what was given: `...` stands for anything, white space is all one, see NUMBER."""
-    parts = [re.escape(part) for part in NUMBER.split(" ".join(shown.split()))]
-    found = re.fullmatch(f"({NUMBER.pattern})".join(parts).replace(r"\.\.\.", ".*?"), " ".join(given.split()))
-    if found is None:
-        return False
-    return all(near(a, b) for a, b in zip(NUMBER.findall(shown), found.groups(), strict=True))
+    pieces, given, at = " ".join(shown.split()).split("..."), " ".join(given.split()), 0
+    for i, piece in enumerate(pieces):
+        first, last = i == 0, i == len(pieces) - 1
+        numbers = [m for m in NUMBER.finditer(piece) if (first or m.start()) and (last or m.end() < len(piece))]
+        ends = [0, *(end for m in numbers for end in m.span()), len(piece)]
+        between = (re.escape(piece[a:b]) for a, b in zip(ends[::2], ends[1::2], strict=True))
+        pattern = re.compile(f"({NUMBER.pattern})".join(between) + (r"\Z" if last else ""))
+        places = pattern.finditer(given, at) if i else filter(None, [pattern.match(given)])
+        found = (m.end() for m in places if all(near(a[0], b) for a, b in zip(numbers, m.groups(), strict=True)))
+        if (at := next(found, -1)) < 0:
+            return False
+    return True
 
 
 def near(a: str, b: str) -> bool:
@@ -87,6 +94,11 @@ def near(a: str, b: str) -> bool:
         ("kl 0.000", "kl -0.001", True),
         ("kl 0.0", "kl 0.012", False),
         ("kl 17.55", "kl 17.549", True),
+        ("L20H0 -4.6... (-42%)\nend", "L20H0 -4.63 (-42%)\nend", True),
+        ("L20H0 -4.6... (-42%)\nend", "L20H0 -4.73 (-42%)\nend", False),
+        ("...\nend", "begin\nend\nend", True),
+        ("...\nend", "begin\nend\nfin", False),
+        ("a ... 0.50 ...\nend", "a 0.70 0.51 0.30\nend", True),
         ("a 9.99 ... c", "a 10.00 b\nc", True),
         ("14 tokens", "15 tokens", False),
         ("SmolLM2 1.5", "SmolLM3 1.5", False),
