@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def check_loaded(model: Any) -> Loaded:
     raise UsageError(f"A {type(model).__name__} is no loaded model: see capture.load and capture.wrap.")
 
 
-def find_source_run(run: TraceStore | str, root: str | Path | None) -> tuple[Path, Path]:
+def find_source_run(run: TraceStore | str, root: str | AnyPath | None) -> tuple[Path, Path]:
     """Find a run that is named or open.
 
     Args:
@@ -97,7 +98,7 @@ def find_source_run(run: TraceStore | str, root: str | Path | None) -> tuple[Pat
     return found, paths.find_run(found, run)
 
 
-def existing_run(root: Path, run: str | None, skip_existing: bool) -> TraceStore | None:
+def existing_run(root: AnyPath, run: str | None, skip_existing: bool) -> TraceStore | None:
     """Return a run that exists already and is to be returned as it is.
 
     Args:

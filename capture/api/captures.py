@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.api.arguments import check_loaded, in_python_terms
 from capture.api.capture_options import shared_options
 from capture.api.runs import Texts, capture_run, screen_note
 from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def next_token(
     *,
     keep: str = "none",
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     limit: int | None = None,
     max_len: int | None = None,
     chunk: bool = False,
@@ -96,7 +96,7 @@ def encode(
     *,
     keep: str = "hidden",
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     limit: int | None = None,
     max_len: int | None = None,
     chunk: bool = False,
@@ -163,7 +163,7 @@ def mcq(
     *,
     keep: str = "none",
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     limit: int | None = None,
     max_len: int | None = None,
     score: str | None = None,
@@ -246,7 +246,7 @@ def generate(
     *,
     keep: str = "resid",
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     limit: int | None = None,
     max_new_tokens: int = 50,
     temperature: float = 0.7,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from capture.api.arguments import check_loaded, existing_run, in_python_terms
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
@@ -21,7 +22,7 @@ def export_circuit(
     *,
     size: float | None = None,
     selection: str = "abs",
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
 ) -> Path:
     """Write a circuit to a file that other programs read.
 
@@ -60,7 +61,7 @@ def import_circuit(
     *,
     run: str,
     model: Loaded | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Make a run of a circuit that EAP-IG wrote, or that was handed in to the Mechanistic Interpretability Benchmark.

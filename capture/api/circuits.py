@@ -12,6 +12,7 @@ from capture.api.progress import capture_progress
 from capture.sequences import partition
 from warehouse.errors import UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def discover_circuit(
     model: Loaded | None = None,
     batch_tokens: int | None = None,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
     skip_existing: bool = False,
 ) -> TraceStore:
@@ -104,7 +105,7 @@ def evaluate_circuit(
     model: Loaded | None = None,
     batch_tokens: int | None = None,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
     skip_existing: bool = False,
 ) -> TraceStore:
@@ -181,7 +182,7 @@ def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(word.strip() for word in joined(names).split(",") if word.strip())
 
 
-def task_folders(circuit: FoundCircuit, named: Sequence[TraceStore | str], root: Path) -> list[Path]:
+def task_folders(circuit: FoundCircuit, named: Sequence[TraceStore | str], root: AnyPath) -> list[Path]:
     """Find the tasks that a circuit is tried on.
 
     Args:

@@ -13,6 +13,7 @@ from capture.api.runs import screen_note
 from capture.sequences import partition
 from warehouse.errors import TracesError, UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
@@ -32,7 +33,7 @@ def lens(
     positions: str | Sequence[int] = "all",
     top_k: int = 50,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
     skip_existing: bool = False,
 ) -> TraceStore:
@@ -117,7 +118,7 @@ def project(
     threshold: float = 0.1,
     dynamics_only: bool = False,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
 ) -> TraceStore:
     """Project every token of a run on traits' vectors, from its stored tensors, without a model.
@@ -199,7 +200,7 @@ def project_run(
         return project_on(wh, source, chosen, options, run, report)
 
 
-def project_on_known_traits(root: Path, run: str, note: Callable[[str], None], say: Any = None) -> Manifest | None:
+def project_on_known_traits(root: AnyPath, run: str, note: Callable[[str], None], say: Any = None) -> Manifest | None:
     """Project a run on every trait that has vectors of its model.
 
     Args:
@@ -242,7 +243,7 @@ def run_traits(
     temperature: float = 0.7,
     seed: int = 0,
     projected: Sequence[str | TraceStore] = (),
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
 ) -> dict[str, TraceStore]:
     """Make and try the vectors of traits: respond, judge, extract, evaluate, steer at the best layer, project.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
@@ -10,6 +9,7 @@ from capture.api.derived import load_captured_model
 from capture.api.progress import capture_progress
 from capture.sequences import partition
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def ablate(
     model: Loaded | None = None,
     batch_tokens: int = 2048,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
     skip_existing: bool = False,
 ) -> TraceStore:
@@ -98,7 +98,7 @@ def patch(
     model: Loaded | None = None,
     batch_tokens: int = 2048,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
     skip_existing: bool = False,
 ) -> TraceStore:
@@ -150,7 +150,7 @@ def _measure(
     model: Loaded | None,
     batch_tokens: int,
     run: str | None,
-    root: str | Path | None,
+    root: str | AnyPath | None,
     part: str,
     skip_existing: bool,
     kinds: tuple[str, ...],

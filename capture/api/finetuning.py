@@ -9,6 +9,7 @@ from capture.api.arguments import check_loaded, existing_run, in_python_terms
 from capture.api.progress import training_progress
 from capture.data.example import Source
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def finetune(
     limit: int | None = None,
     max_len: int | None = None,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Fine-tune an encoder on multiple-choice questions, and measure it on a split that it has not seen.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
@@ -11,6 +10,7 @@ from capture.api.derived import load_captured_model
 from capture.api.progress import capture_progress
 from capture.sequences import partition
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def influence(
     limit: int | None = None,
     least_flow: float = 0.01,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     part: str = "",
     skip_existing: bool = False,
 ) -> TraceStore:

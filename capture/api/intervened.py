@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms
 from capture.api.progress import capture_progress
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def next_token_under(
     examples: Sequence[str] | None = None,
     keep: str | None = None,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Read the texts of a next-token run again while interventions change the model.

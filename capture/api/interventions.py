@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.api.arguments import check_loaded
 from warehouse.errors import UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.interventions.intervention import Intervention
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def intervene(model: Loaded, *what: str | Intervention, root: str | Path | None = None) -> Iterator[None]:
+def intervene(model: Loaded, *what: str | Intervention, root: str | AnyPath | None = None) -> Iterator[None]:
     """Change values inside a model while it is called: cut a head, put in another run's state, add a vector.
 
     Every forward pass in the context is changed, on every sequence of its batch; `generate` too, where tokens are counted from the
@@ -62,7 +62,7 @@ def _text(what: Any) -> str:
     return what
 
 
-def _trait_vector(loaded: Loaded, root: Path, trait: str, intervention: Intervention) -> Any:
+def _trait_vector(loaded: Loaded, root: AnyPath, trait: str, intervention: Intervention) -> Any:
     """Return what coefficient 1 of steering adds at a layer: a trait's mean difference, times its gap, (D,)."""
     from capture.model.hashes import has_weights
     from capture.traits.steer import choose_vectors

@@ -15,6 +15,7 @@ from warehouse.errors import UsageError
 from warehouse.progress import has_screen
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 Texts = Source | Iterable[str]
@@ -62,7 +63,7 @@ def run_job(
     source: Source,
     options: Any,
     *,
-    root: Path,
+    root: AnyPath,
     run_id: str | None,
     say: Say = None,
 ) -> Manifest:
@@ -91,7 +92,7 @@ def capture_run(
     model: Any,
     data: Texts,
     options: Any,
-    root: str | Path | None,
+    root: str | AnyPath | None,
     run: str | None,
     skip_existing: bool,
     open_list: Callable[[list[str]], Source] | None = None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from capture.api.arguments import in_python_terms
 from capture.data.example import Source
+from warehouse.storage.objects import AnyPath
 
 
 @in_python_terms
@@ -45,7 +46,7 @@ def open_dataset(
     headings: bool = False,
     text_column: str = "text",
     label_column: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
 ) -> Source:
     """Open a data set.
 

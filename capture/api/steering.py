@@ -6,13 +6,13 @@ In go a model and the name of a trait that has vectors in the warehouse, from `r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.api.arguments import check_loaded, existing_run, in_python_terms
 from capture.api.progress import capture_progress
 from capture.api.runs import screen_note
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
@@ -35,7 +35,7 @@ def steer(
     temperature: float = 0.7,
     seed: int = 0,
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Add a trait's vector to a block's output while the model answers.

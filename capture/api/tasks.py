@@ -11,6 +11,7 @@ from capture.api.capture_options import shared_options
 from capture.api.runs import run_job, screen_note
 from capture.sequences import partition
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def prepare_task(
     seed: int = 0,
     keep: str = "resid,qkv",
     run: str | None = None,
-    root: str | Path | None = None,
+    root: str | AnyPath | None = None,
     prepend_bos: str = "auto",
     top_k: int = 5,
     index: str | Sequence[str] | None = None,

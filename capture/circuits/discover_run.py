@@ -37,6 +37,7 @@ from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.run_identity import RunIdentity
@@ -94,7 +95,7 @@ def run(
     folder: Path,
     options: DiscoverOptions,
     *,
-    root: Path,
+    root: AnyPath,
     run_id: str,
     report: Report = lambda _: None,
     note: Note = lambda _: None,

@@ -36,6 +36,7 @@ from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.run_identity import RunIdentity
@@ -151,7 +152,7 @@ def run(
     tasks: Sequence[TriedTask],
     options: EvaluateOptions,
     *,
-    root: Path,
+    root: AnyPath,
     run_id: str,
     report: Report = lambda _: None,
     note: Note = lambda _: None,

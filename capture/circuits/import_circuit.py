@@ -30,6 +30,7 @@ from warehouse.storage import strict_json
 from warehouse.storage.files import read_file
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
 from warehouse.storage.model_info import ModelInfo
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.run_identity import RunIdentity
@@ -38,7 +39,7 @@ from warehouse.storage.run_writer import RunWriter
 KIND = "circuit"
 
 
-def run(path: Path, loaded: Loaded | None, *, root: Path, run_id: str) -> Manifest:
+def run(path: Path, loaded: Loaded | None, *, root: AnyPath, run_id: str) -> Manifest:
     """Read a file of a circuit, and publish it as a run.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -22,6 +21,7 @@ from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.errors import RunExistsError
 from warehouse.schema import sites
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.data.example import Source
@@ -177,7 +177,7 @@ def _read_template(path: str) -> str:
 class Opens(Protocol):
     """What opens the data of a capture: a group of options."""
 
-    def open(self, root: Path) -> Source:
+    def open(self, root: AnyPath) -> Source:
         """Open the data; `root` is the warehouse's folder, where prepared data sets are."""
         ...
 
@@ -242,7 +242,7 @@ def run_capture(
     return manifest
 
 
-def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[str]:
+def summary_lines(manifest: Manifest, root: AnyPath, length: int | None) -> list[str]:
     """Return what a user should know of a capture that is done, line by line.
 
     Args:
@@ -294,7 +294,7 @@ def summary_lines(manifest: Manifest, root: Path, length: int | None) -> list[st
     return [*lines, f"next: {then}"]
 
 
-def _accuracy_lines(run_id: str, root: Path) -> list[str]:
+def _accuracy_lines(run_id: str, root: AnyPath) -> list[str]:
     """Return how many questions a run answered right, in one line."""
     from warehouse import TraceStore
     from warehouse.analysis.intervals import accuracy_text

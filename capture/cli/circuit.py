@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from capture.sequences import partition
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
+from warehouse.storage.objects import AnyPath
 
 circuit_app = App(
     no_args_is_help=True, help="Find which edges of a model carry a task, and see whether they hold on other pairs."
@@ -286,7 +286,7 @@ circuit_app.command("export")(export_circuit)
 circuit_app.command("import")(import_circuit)
 
 
-def _check_free(root: Path, run_id: str) -> None:
+def _check_free(root: AnyPath, run_id: str) -> None:
     from capture.api.arguments import existing_run
 
     existing_run(root, run_id, skip_existing=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from warehouse.cli.output import ReportFormat
 from warehouse.cli.terminal import note
 from warehouse.errors import TracesError, UsageError, on_one_line
 from warehouse.progress import ProgressBar
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.data.dataset_spec import DatasetSpec
@@ -45,7 +45,7 @@ def list_data(fmt: ReportFormatOption = ReportFormat.table, warehouse: Warehouse
         )
 
 
-def _describe(root: Path) -> list[dict[str, Any]]:
+def _describe(root: AnyPath) -> list[dict[str, Any]]:
     """Return a row for each known data set."""
     from capture.data.registry import DATASETS, REPEATS
     from warehouse.storage import paths
@@ -135,7 +135,7 @@ def prepare(
         raise TracesError(f"{len(failed)} of {len(DATASETS)} data sets could not be prepared. {reasons}")
 
 
-def _prepare_split(root: Path, dataset: DatasetSpec, split: str, origin: str | None) -> None:
+def _prepare_split(root: AnyPath, dataset: DatasetSpec, split: str, origin: str | None) -> None:
     """Write one split under the warehouse root, and print a line about it."""
     from capture.data import prepared
     from capture.data.registry import split_reader

@@ -7,7 +7,6 @@ reads. Imports nothing heavy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from capture.cli.terminal import needs_capture_extra
 from capture.data.files import printable_value
 from warehouse.cli.option_groups import Panel
 from warehouse.errors import NotFoundError, UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.data.example import Source
@@ -137,7 +137,7 @@ class DataOptions:
     ] = None
     limit: LimitOption = None
 
-    def open(self, root: Path) -> Source:
+    def open(self, root: AnyPath) -> Source:
         """Open the data set or file.
 
         Args:
@@ -173,7 +173,7 @@ class QuestionOptions:
     from_: FromOption = None
     limit: LimitOption = None
 
-    def open(self, root: Path) -> Source:
+    def open(self, root: AnyPath) -> Source:
         """Open the questions.
 
         Args:
@@ -220,7 +220,7 @@ class PromptOptions:
     ] = False
     limit: LimitOption = None
 
-    def open(self, root: Path) -> Source:
+    def open(self, root: AnyPath) -> Source:
         """Open the prompts.
 
         Args:

@@ -13,6 +13,7 @@ from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
+from warehouse.storage.objects import AnyPath
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's run, from `traces task prepare`.")]
 
@@ -217,7 +218,7 @@ def _run(
         typer.echo(f"next: traces sql --query {query} --set run={run_id}")
 
 
-def _largest(root: Path, run_id: str) -> str:
+def _largest(root: AnyPath, run_id: str) -> str:
     """Return a line with the largest mean effects of a run."""
     from warehouse.warehouse import Warehouse
 
@@ -236,7 +237,7 @@ def _largest(root: Path, run_id: str) -> str:
     return f"largest mean effects on {rows[0][3]}{whole}: {', '.join(shown)}"
 
 
-def _check_free(root: Path, run_id: str) -> None:
+def _check_free(root: AnyPath, run_id: str) -> None:
     from capture.api.arguments import existing_run
 
     existing_run(root, run_id, skip_existing=False)

@@ -15,6 +15,7 @@ from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import WarehouseOption
 from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from warehouse.storage.manifest import Manifest
@@ -125,7 +126,7 @@ def mcq(
     typer.echo(f"loss and accuracy: traces sql --query training_curve --set run={manifest.run_id}")
 
 
-def _summary_lines(manifest: Manifest, split: str, root: Path) -> list[str]:
+def _summary_lines(manifest: Manifest, split: str, root: AnyPath) -> list[str]:
     """Return which epoch was kept and why, and how many questions of the split it answers right."""
     from capture.training.finetune import SET_ASIDE
     from warehouse import TraceStore

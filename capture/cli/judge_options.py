@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel
 from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.traits.judge import Judge
@@ -77,7 +77,7 @@ class JudgeOptions(AskingOptions):
 
 
 def judge_responses(
-    root: Path,
+    root: AnyPath,
     run: str,
     name: str | None,
     judge: str,

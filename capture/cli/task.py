@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import ReportFormatOption
 from warehouse.cli.output import ReportFormat
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.data.example import Source
@@ -100,6 +100,6 @@ class _Pairs:
 
     open_pairs: Callable[[], Source]
 
-    def open(self, root: Path | None) -> Source:
+    def open(self, root: AnyPath | None) -> Source:
         """Open them; they do not depend on the warehouse."""
         return self.open_pairs()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +28,7 @@ from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import FormatOption, WarehouseOption, dry_run_option
 from warehouse.cli.output import Format
 from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.model.loading import Loaded
@@ -143,7 +143,7 @@ def run(
 class _Terminal:
     """Shows a pipeline on the terminal: progress and notes on standard error, results on standard output."""
 
-    root: Path
+    root: AnyPath
     fmt: Format
 
     def note(self, line: str) -> None:

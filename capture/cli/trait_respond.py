@@ -26,6 +26,7 @@ from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import FormatOption
 from warehouse.cli.output import Format
 from warehouse.errors import RunExistsError, UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,7 +224,7 @@ def show_responses(manifest: Manifest) -> None:
     )
 
 
-def show_effects(root: Path, run: str, fmt: Format) -> None:
+def show_effects(root: AnyPath, run: str, fmt: Format) -> None:
     """Print a steered run's table: what each coefficient did.
 
     Args:

@@ -13,6 +13,7 @@ from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import FormatOption, WarehouseOption, run_option
 from warehouse.cli.output import Format, write
 from warehouse.errors import NotFoundError, UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from warehouse.storage.manifest import Manifest
@@ -247,7 +248,7 @@ def evaluate(
     show_evaluation(root, name, fmt)
 
 
-def show_evaluation(root: Path, name: str, fmt: Format) -> None:
+def show_evaluation(root: AnyPath, name: str, fmt: Format) -> None:
     """Print an evaluation's best layers, and note each trait's best vector.
 
     Args:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from capture.data import csqa, go_emotions, prepared, ud_ewt, wikitext
 from capture.data.dataset_spec import DatasetSpec, ReadRows
@@ -19,6 +18,7 @@ from capture.data.repeated_words import open_repeats
 from capture.data.text import open_text
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 DATASETS = {known.name: known for known in (ud_ewt.DATASET, go_emotions.DATASET, csqa.DATASET, *wikitext.DATASETS)}
 DATASET_NAMES = (*DATASETS, REPEATS)
@@ -32,7 +32,7 @@ def open_data(
     split: str,
     origin: str | None,
     text_column: str,
-    root: Path | None = None,
+    root: AnyPath | None = None,
     config: str | None = None,
     headings: bool = False,
     label_column: str | None = None,
@@ -150,7 +150,7 @@ def split_reader(dataset: DatasetSpec, split: str, origin: str | None) -> tuple[
     return rows, dataset.hub_name
 
 
-def _open_dataset(known: DatasetSpec, split: str, origin: str | None, root: Path | None, headings: bool) -> Source:
+def _open_dataset(known: DatasetSpec, split: str, origin: str | None, root: AnyPath | None, headings: bool) -> Source:
     split = known.resolve_split(split)
     path = None if origin or root is None else paths.prepared_path(root, known.name, split)
     if path is not None and path.exists():

@@ -40,6 +40,7 @@ from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
@@ -67,7 +68,7 @@ def run(
     folder: Path,
     options: Options,
     *,
-    root: Path,
+    root: AnyPath,
     run_id: str,
     report: Callable[[DerivedProgress], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from capture.model.anatomy import Anatomy
 from capture.model.loading import Loaded
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
 
@@ -48,7 +48,7 @@ _held: list[Any] = []
 
 @contextmanager
 def hold(
-    loaded: Loaded, interventions: Sequence[Intervention], root: Path, find_vector: FindVector
+    loaded: Loaded, interventions: Sequence[Intervention], root: AnyPath, find_vector: FindVector
 ) -> Iterator[ForwardState]:
     """Make interventions in every pass of a model while the context is open.
 
@@ -100,7 +100,7 @@ def find_key(anatomy: Anatomy, intervention: Intervention) -> Key:
 
 
 def _find_value(
-    loaded: Loaded, intervention: Intervention, key: Key, root: Path, find_vector: FindVector
+    loaded: Loaded, intervention: Intervention, key: Key, root: AnyPath, find_vector: FindVector
 ) -> torch.Tensor | None:
     """Return what is put in place or added, by position (T, *row) or for all (*row); None for zero."""
     kind, source = intervention.kind, intervention.source

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from capture.model.hashes import has_weights
 from capture.model.loading import Loaded
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.sites import Key
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 _MOST_SEQUENCES = 512
@@ -169,7 +169,7 @@ def output_factor(anatomy: Anatomy, key: Key) -> float:
     return 1.0 if point is None else point.factor
 
 
-def find_sequence(root: Path, source: str) -> tuple[TraceStore, str, int]:
+def find_sequence(root: AnyPath, source: str) -> tuple[TraceStore, str, int]:
     """Find the sequence of a run that a patch names.
 
     Args:

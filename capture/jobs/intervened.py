@@ -8,7 +8,6 @@ two rows with the same keys differ by the interventions alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from capture.data.example import Source
@@ -18,6 +17,7 @@ from capture.interventions.reference import check_same_model
 from capture.jobs import job, next_token, run_job
 from capture.model import loading
 from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
 
@@ -57,7 +57,7 @@ class Options(next_token.Options):
         return parsed
 
 
-def define_kind(root: Path) -> tuple[job.Run, job.Forecast]:
+def define_kind(root: AnyPath) -> tuple[job.Run, job.Forecast]:
     """Make the functions `run` and `forecast` of this job.
 
     Args:

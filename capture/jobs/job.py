@@ -28,6 +28,7 @@ from capture.sequences.tokenize import SequenceMaker
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage.manifest import Batches, Manifest
+from warehouse.storage.objects import AnyPath
 
 _LARGEST = {"seed": (1 << 63) - 1}
 _LARGEST_DEFAULT = (1 << 31) - 1
@@ -214,7 +215,7 @@ class Run(Protocol):
         source: Source,
         options: Any,
         *,
-        root: Path,
+        root: AnyPath,
         run_id: str | None = None,
         report: Report = no_report,
         note: Callable[[str], None] = no_note,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_writer import RunWriter
 from warehouse.vectors import index_spec, ingest
@@ -65,7 +65,7 @@ def define_kind(prepare_job: Callable[[loading.Loaded, Source, Any], Job]) -> tu
         source: Source,
         options: Any,
         *,
-        root: Path,
+        root: AnyPath,
         run_id: str | None = None,
         report: Report = no_report,
         note: Callable[[str], None] = no_note,
@@ -86,7 +86,7 @@ def define_kind(prepare_job: Callable[[loading.Loaded, Source, Any], Job]) -> tu
     return run_kind, forecast_kind
 
 
-def _run(job: Job, root: Path, run_id: str | None, report: Report, note: Callable[[str], None]) -> Manifest:
+def _run(job: Job, root: AnyPath, run_id: str | None, report: Report, note: Callable[[str], None]) -> Manifest:
     """Run a job from its first batch to its published run."""
     with job.model_context, eager_attention(job.loaded.model) if job.plan.eager else nullcontext():
         job = prove_batch_rule(job, note)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
 KEPT = "hidden,resid,qkv,heads"
@@ -39,7 +39,7 @@ Tell = Callable[..., None]
 """Called with an event's name and facts."""
 
 
-def remove_unfinished(root: Path) -> None:
+def remove_unfinished(root: AnyPath) -> None:
     """Delete what killed workers have left of their runs; what another process is writing now stays."""
     for name in paths.staged_runs(root):
         if _OWN.fullmatch(name) and not paths.is_published(root, name):
@@ -53,7 +53,7 @@ def remove_unfinished(root: Path) -> None:
 class Model:
     """A model that stays loaded."""
 
-    def __init__(self, loaded: Loaded, root: Path, tell: Tell) -> None:
+    def __init__(self, loaded: Loaded, root: AnyPath, tell: Tell) -> None:
         """Take a model.
 
         Args:

@@ -42,6 +42,7 @@ from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning
 from warehouse.storage import paths
 from warehouse.storage.files import delete, write_atomically
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.run_identity import RunIdentity
@@ -60,7 +61,7 @@ def finetune(
     options: Options,
     *,
     out: Path,
-    root: Path,
+    root: AnyPath,
     run_id: str | None = None,
     report: Report = lambda _: None,
 ) -> Manifest:

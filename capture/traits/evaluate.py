@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, RunExistsError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
@@ -74,7 +74,7 @@ class _TraitData:
 
 
 def evaluate(
-    root: Path,
+    root: AnyPath,
     vectors_run: str,
     run_id: str | None = None,
     options: Options | None = None,
@@ -148,7 +148,7 @@ def default_run_name(vectors_run: str) -> str:
     return f"{vectors_run}-evaluated"
 
 
-def open_vectors_run(root: Path, run_id: str) -> TraceStore:
+def open_vectors_run(root: AnyPath, run_id: str) -> TraceStore:
     """Open a run of traits' vectors.
 
     Args:
@@ -323,7 +323,7 @@ BEST_LAYERS_SQL = """
 """The best layer of each method, ordered as in the view `trait_best`, from one evaluation's own tables (`TraceStore.query`)."""
 
 
-def is_published(root: Path, run_id: str, vectors_run: str, options: Options) -> bool:
+def is_published(root: AnyPath, run_id: str, vectors_run: str, options: Options) -> bool:
     """Tell whether this very evaluation is published under that name; raises RunExistsError if another run is."""
     if run_id not in paths.published_runs(root):
         return False

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -20,6 +19,7 @@ from capture.traits.response_activations import COMPONENTS, FILTERS, ResponseMea
 from warehouse.catalog.publish import publish
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.run_identity import RunIdentity
@@ -74,7 +74,7 @@ class LayerBlock:
 
 
 def extract(
-    root: Path,
+    root: AnyPath,
     responses_runs: Sequence[str],
     options: Options,
     run_id: str | None = None,
@@ -252,7 +252,7 @@ def _requested_layers(means: ResponseMeans, options: Options) -> dict[str, list[
 
 
 def _manifest_options(
-    root: Path,
+    root: AnyPath,
     options: Options,
     stores: Sequence[TraceStore],
     selected: Sequence[SelectedResponses],

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
@@ -32,6 +31,7 @@ from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
 from warehouse.storage.paths import find_run
@@ -125,7 +125,7 @@ def default_run_name(run_id: str) -> str:
     return f"{run_id}-judged"
 
 
-def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
+def estimate(root: AnyPath, run_id: str, name: str, shard: str = "") -> Estimate:
     """Estimate what judging a run will ask for, less what an interrupted process has been answered.
 
     Args:
@@ -151,7 +151,7 @@ def estimate(root: Path, run_id: str, name: str, shard: str = "") -> Estimate:
 
 
 def judge_run(
-    root: Path,
+    root: AnyPath,
     run_id: str,
     judge: Judge,
     *,
@@ -235,7 +235,7 @@ def judge_run(
         return publish(writer, lambda published: store.meta.derive("judge", name, [run_id], options, published))
 
 
-def _load_responses(root: Path, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
+def _load_responses(root: AnyPath, run_id: str, shard: str) -> tuple[TraceStore, Definition, list[Response]]:
     """Load a run to judge: its store, the definition of its trait, and its responses in order."""
     store = TraceStore(find_run(root, run_id))
     trait = store.meta.options.get("trait")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from capture.model.loading import Loaded
@@ -20,6 +19,7 @@ from capture.traits.definition import Definition
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest, ModelInfo
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.warehouse import Warehouse
 
@@ -68,7 +68,7 @@ class Observer(Protocol):
         """Take the manifest of a run that a step has made."""
 
 
-def plan_steps(root: Path, definitions: Sequence[Definition], model: str, *, with_judge: bool) -> Iterator[Step]:
+def plan_steps(root: AnyPath, definitions: Sequence[Definition], model: str, *, with_judge: bool) -> Iterator[Step]:
     """Plan the runs of all traits but projections, in the order in which they are made.
 
     Args:
@@ -103,7 +103,7 @@ def plan_steps(root: Path, definitions: Sequence[Definition], model: str, *, wit
 
 
 def run_pipeline(
-    root: Path,
+    root: AnyPath,
     definitions: Sequence[Definition],
     model: str,
     options: Options,
@@ -153,7 +153,7 @@ def _vectors_run(definition: Definition, model: str) -> str:
     return f"{definition.name}-{respond.model_stem(model)}-vectors"
 
 
-def _check_definition(root: Path, run: str, definition: Definition) -> None:
+def _check_definition(root: AnyPath, run: str, definition: Definition) -> None:
     """Raise UsageError if a run of responses was made from another definition."""
     folder = paths.run_dir(root, run)
     if folder.is_dir() and Manifest.read(folder).options.get("trait") != definition.model_dump():
@@ -167,7 +167,7 @@ def _check_definition(root: Path, run: str, definition: Definition) -> None:
 
 
 class _Context(NamedTuple):
-    root: Path
+    root: AnyPath
     options: Options
     observer: Observer
     load: Callable[[ModelInfo | None], Loaded]

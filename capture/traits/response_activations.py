@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import MEAN, Key
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
@@ -92,7 +92,7 @@ class SelectedResponses:
         return f"{self.trait}: {text}{f' (left out: {left_out})' if left_out else ''}; {self.filtered}"
 
 
-def open_responses_run(root: Path, run_id: str) -> TraceStore:
+def open_responses_run(root: AnyPath, run_id: str) -> TraceStore:
     """Open a run of a trait's responses.
 
     Args:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from capture.traits.latest_run import find_latest_run
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage.model_info import ModelInfo
+from warehouse.storage.objects import AnyPath
 from warehouse.warehouse import Warehouse
 
 KIND = "trait-steering"
@@ -110,7 +110,7 @@ class SteeringChoice:
 
 
 def choose_vectors(
-    root: Path, trait: str, vectors_run: str | None, method: str, component: str, layers: str | Sequence[int] = "mid"
+    root: AnyPath, trait: str, vectors_run: str | None, method: str, component: str, layers: str | Sequence[int] = "mid"
 ) -> SteeringChoice:
     """Choose the vectors that a trait is steered by.
 

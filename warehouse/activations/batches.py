@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from warehouse.schema import sites
 from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.storage.trace_store import TraceStore
 
@@ -116,7 +116,7 @@ class Batches:
     number of the pass. `capture.training.torch_batches` presents the same vectors to PyTorch and to the library datasets.
     """
 
-    root: Path
+    root: AnyPath
     runs: list[str]
     key: Key
     sequences: pa.Table

@@ -20,6 +20,7 @@ from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import RunWriter
@@ -40,7 +41,7 @@ class _Sequence:
 
 
 def derive_heads(
-    folder: Path, *, root: Path, run_id: str, report: Callable[[DerivedProgress], None] = lambda _: None
+    folder: Path, *, root: AnyPath, run_id: str, report: Callable[[DerivedProgress], None] = lambda _: None
 ) -> Manifest:
     """Publish the table `heads` of a published run as a run of its own.
 

@@ -29,6 +29,7 @@ from warehouse.schema.quoting import sql_paths, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
+from warehouse.storage.objects import AnyPath
 
 Known = TypeVar("Known")
 
@@ -43,7 +44,7 @@ _STATE_COLUMNS = {
 }
 
 
-def _vector_infos(root: Path) -> list[Path]:
+def _vector_infos(root: AnyPath) -> list[Path]:
     """Return the info files of the vector tables that can be read."""
     if not paths.vector_tables(root):
         return []
@@ -52,7 +53,7 @@ def _vector_infos(root: Path) -> list[Path]:
     return vector_info.sound_infos(root)
 
 
-def refresh(root: Path, known: Survey | None = None, every_file: bool = False) -> Survey:
+def refresh(root: AnyPath, known: Survey | None = None, every_file: bool = False) -> Survey:
     """Rebuild `warehouse.duckdb` from the runs below a root and from `sql/views/`.
 
     Args:
@@ -79,7 +80,7 @@ def refresh(root: Path, known: Survey | None = None, every_file: bool = False) -
     return runs
 
 
-def _write_catalog(path: Path, root: Path, known: Survey | None, every_file: bool) -> tuple[Survey, Groups]:
+def _write_catalog(path: Path, root: AnyPath, known: Survey | None, every_file: bool) -> tuple[Survey, Groups]:
     """Write the file of views, from the one that there is where its views stay as they are.
 
     Returns:
@@ -98,7 +99,7 @@ def _write_catalog(path: Path, root: Path, known: Survey | None, every_file: boo
         return known, valid_groups(groups, known)
 
 
-def _copy_catalog(path: Path, root: Path) -> tuple[duckdb.DuckDBPyConnection, Survey]:
+def _copy_catalog(path: Path, root: AnyPath) -> tuple[duckdb.DuckDBPyConnection, Survey]:
     """Copy the root's file of views, to be written on.
 
     Returns:
@@ -118,7 +119,7 @@ def _copy_catalog(path: Path, root: Path) -> tuple[duckdb.DuckDBPyConnection, Su
     return attach(str(path)), known
 
 
-def _views(root: Path, known: Survey, groups: Groups) -> dict[str, View]:
+def _views(root: AnyPath, known: Survey, groups: Groups) -> dict[str, View]:
     """Return the views over the runs that are known."""
     return view_texts(root, known, groups, _vector_infos(root))
 
@@ -128,7 +129,7 @@ def _hash(texts: Any) -> str:
     return hashlib.sha256(repr(texts).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
-def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey, groups: Groups | None = None) -> Survey:
+def create_views(con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, groups: Groups | None = None) -> Survey:
     """Create the views in a database that has none or those of this root, and leave out the runs that DuckDB cannot read.
 
     Views and what is known of runs stay where the database has them already.
@@ -154,7 +155,7 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey, grou
     return known
 
 
-def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey, groups: Groups) -> None:
+def _create_views(con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, groups: Groups) -> None:
     """Create the views, the macros that they call, the rows of `runs`, and a view that holds what they were made from."""
     made = _made_from(con, "texts, runs")
     kept, before = (json.loads(made[0]), from_json(made[1])) if made is not None else ({}, {})
@@ -186,7 +187,7 @@ def _create_views(con: duckdb.DuckDBPyConnection, root: Path, known: Survey, gro
     con.execute("; ".join(f"COMMENT ON {thing} IS {sql_text(text)}" for thing, text in comments.items()))
 
 
-def _note_runs(con: duckdb.DuckDBPyConnection, root: Path, before: Survey, known: Survey) -> None:
+def _note_runs(con: duckdb.DuckDBPyConnection, root: AnyPath, before: Survey, known: Survey) -> None:
     """Write down what `runs` shows, and have DuckDB look at the files that are new; duckdb.Error over those that it cannot read."""
     if not con.sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{RUNS_TABLE}'").fetchall():
         _create_runs_table(con)
@@ -228,14 +229,14 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def all_view_texts(root: Path) -> dict[str, str]:
+def all_view_texts(root: AnyPath) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
     known = survey(root, read_known(root))
     groups = valid_groups(read_groups(root), known)
     return {name: view.query for name, view in _views(root, known, groups).items()}
 
 
-def _basis(root: Path) -> str:
+def _basis(root: AnyPath) -> str:
     """Return a hash of what views are kept by: the software that wrote them, and a folder's path and place on the disk.
 
     No file that was copied in can tell the place beforehand.
@@ -246,7 +247,7 @@ def _basis(root: Path) -> str:
     return _hash((folder.st_dev, folder.st_ino, place.macros(root), sorted(texts.items()), kept))
 
 
-def current_state(root: Path) -> str:
+def current_state(root: AnyPath) -> str:
     """Return a hash of what the views' texts depend on beside the runs.
 
     Returns:
@@ -256,13 +257,13 @@ def current_state(root: Path) -> str:
     return _state(root, _basis(root))
 
 
-def _state(root: Path, basis: str) -> str:
+def _state(root: AnyPath, basis: str) -> str:
     """Return `current_state` from what `_basis` says."""
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
     return _hash((basis, [f"{path} {file_state(path)}" for path in (*infos, *compaction.files(root))]))
 
 
-def open_current(root: Path, every_file: bool = False) -> tuple[duckdb.DuckDBPyConnection | None, Survey]:
+def open_current(root: AnyPath, every_file: bool = False) -> tuple[duckdb.DuckDBPyConnection | None, Survey]:
     """Open a root's file of views where they are what would be made now.
 
     Args:
@@ -287,17 +288,17 @@ def open_current(root: Path, every_file: bool = False) -> tuple[duckdb.DuckDBPyC
     return None, known
 
 
-def read_known(root: Path) -> Survey:
+def read_known(root: AnyPath) -> Survey:
     """Return what the catalog knows of the runs; nothing where there is none of this version."""
     return _read(root, _runs_of)
 
 
-def read_groups(root: Path) -> Groups:
+def read_groups(root: AnyPath) -> Groups:
     """Return the groups whose compacted tables the views read; none where there is no catalog of this version."""
     return _read(root, _groups_of)
 
 
-def _read(root: Path, part: Callable[[duckdb.DuckDBPyConnection], dict[str, Known]]) -> dict[str, Known]:
+def _read(root: AnyPath, part: Callable[[duckdb.DuckDBPyConnection], dict[str, Known]]) -> dict[str, Known]:
     """Return a part of what the catalog keeps; nothing where there is no catalog that can be opened."""
     path = root / paths.CATALOG
     try:

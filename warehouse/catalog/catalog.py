@@ -17,6 +17,7 @@ from warehouse.catalog.statements import only_reads
 from warehouse.catalog.survey import Survey, file_state, survey
 from warehouse.errors import LeftOutWarning, UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Catalog:
     Several threads may ask at once, and each gets what it would get alone: every query has a DuckDB connection of its own.
     """
 
-    def __init__(self, root: str | Path | None = None, *, every_file: bool = False) -> None:
+    def __init__(self, root: str | AnyPath | None = None, *, every_file: bool = False) -> None:
         """Open a warehouse, and make its views where they are missing or out of date.
 
         Damaged runs are left out of the views, with a LeftOutWarning for each.

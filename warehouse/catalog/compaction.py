@@ -26,6 +26,7 @@ from warehouse.schema.quoting import sql_path, sql_paths
 from warehouse.schema.tables import TABLES
 from warehouse.storage import paths
 from warehouse.storage.files import delete, file_checksum, sync_file, sync_folder
+from warehouse.storage.objects import AnyPath
 
 RUNS = 100
 """Runs in a group."""
@@ -37,7 +38,7 @@ _UNUSED = "unused"
 """A file in the folder of such a group, which says since when."""
 
 
-def compact(root: Path, scratch: Path, groups: Groups, known: Survey, check: bool) -> Groups:
+def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: bool) -> Groups:
     """Compact the small runs that are in no group, once there are enough of them.
 
     Args:
@@ -67,7 +68,7 @@ def compact(root: Path, scratch: Path, groups: Groups, known: Survey, check: boo
     return groups
 
 
-def mark_unused(root: Path, groups: Groups) -> None:
+def mark_unused(root: AnyPath, groups: Groups) -> None:
     """Mark the folders of groups that the catalog no longer reads, so that they are deleted later."""
     for folder in _folders(root):
         mark = folder / _UNUSED
@@ -77,12 +78,12 @@ def mark_unused(root: Path, groups: Groups) -> None:
             mark.touch()
 
 
-def files(root: Path) -> list[Path]:
+def files(root: AnyPath) -> list[Path]:
     """Return the files of all groups, sorted."""
     return sorted(file for folder in _folders(root) for file in folder.glob("*.parquet"))
 
 
-def _write_group(root: Path, scratch: Path, runs: Survey) -> tuple[str, Group]:
+def _write_group(root: AnyPath, scratch: Path, runs: Survey) -> tuple[str, Group]:
     """Copy the tables of runs into a folder of a new group."""
     signatures = {run_id: signature(run) for run_id, run in runs.items()}
     name = xxhash.xxh3_64_hexdigest(json.dumps(signatures).encode())
@@ -108,7 +109,7 @@ def _write_group(root: Path, scratch: Path, runs: Survey) -> tuple[str, Group]:
     return name, group
 
 
-def _is_whole(root: Path, name: str, group: Group, check: bool) -> bool:
+def _is_whole(root: AnyPath, name: str, group: Group, check: bool) -> bool:
     """Return whether the files of a group are there, and are what was written if that is to be checked."""
     files = {table: root / paths.compacted_file(name, table) for table in group.checksums}
     if not all(file.is_file() for file in files.values()):
@@ -116,7 +117,7 @@ def _is_whole(root: Path, name: str, group: Group, check: bool) -> bool:
     return not check or all(file_checksum(file) == group.checksums[table] for table, file in files.items())
 
 
-def _delete_unused(root: Path) -> None:
+def _delete_unused(root: AnyPath) -> None:
     """Delete the folders that no catalog has read for long."""
     for folder in _folders(root):
         with contextlib.suppress(OSError):
@@ -124,7 +125,7 @@ def _delete_unused(root: Path) -> None:
                 delete(folder)
 
 
-def _folders(root: Path) -> list[Path]:
+def _folders(root: AnyPath) -> list[Path]:
     folder = paths.compacted_dir(root)
     if folder.is_symlink() or not folder.is_dir():
         return []

@@ -11,10 +11,10 @@ DuckDB opens a file in two ways. As its own (`duckdb runs/warehouse.duckdb`): it
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 STATE_VIEW = "catalog_state"
 MADE_OF = "One row: what these views were made from"
@@ -30,12 +30,12 @@ _WOULD_MIX = (
 )
 
 
-def made_in(root: Path) -> str:
+def made_in(root: AnyPath) -> str:
     """Write the comment of the view `catalog_state`: by it a catalog is known, also among others, and in another place."""
     return f"{MADE_OF}, in {_folder(root)}"
 
 
-def macros(root: Path) -> dict[str, str]:
+def macros(root: AnyPath) -> dict[str, str]:
     """Write the macros that the views call.
 
     Args:
@@ -75,7 +75,7 @@ def macros(root: Path) -> dict[str, str]:
     }
 
 
-def has_values(root: Path) -> bool:
+def has_values(root: AnyPath) -> bool:
     """Return whether DuckDB could read a folder of the path, other than a run's, as a column and its value."""
     return "=" in _folder(root)
 
@@ -86,6 +86,6 @@ def files(below: Iterable[str]) -> str:
     return f"list_transform(string_split({sql_text('//'.join(below))}, '//'), lambda name: warehouse_folder() || name)"
 
 
-def _folder(root: Path) -> str:
+def _folder(root: AnyPath) -> str:
     """Return the folder as DuckDB tells the paths of databases, absolute and without symbolic links, and a slash."""
     return f"{str(root.resolve()).rstrip('/')}/"

@@ -16,6 +16,7 @@ import duckdb
 
 from warehouse.errors import UsageError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement
@@ -25,7 +26,7 @@ WRITES_LOGS = "enable_logging"
 """A table function that writes files, whatever the settings."""
 
 
-def check_readonly(con: DuckDBPyConnection, text: str, root: Path) -> None:
+def check_readonly(con: DuckDBPyConnection, text: str, root: AnyPath) -> None:
     """Check that SQL only reads, sets variables, makes temporary tables, views or macros, or copies to a file outside the root.
 
     Args:
@@ -62,7 +63,7 @@ def only_reads(con: DuckDBPyConnection, text: str) -> bool:
     return all(s.type in reading or _is_made_by_pivot(s) for s in con.extract_statements(text))
 
 
-def check_target(path: Path, root: Path) -> None:
+def check_target(path: Path, root: AnyPath) -> None:
     """Check that a file to be written is outside the warehouse, in a folder that is there.
 
     Raises:
@@ -86,7 +87,7 @@ def _check_no_logs(text: str) -> None:
         raise UsageError(f"{WRITES_LOGS} writes files, which a query may not do.")
 
 
-def _check_statement(statement: Statement, root: Path) -> None:
+def _check_statement(statement: Statement, root: AnyPath) -> None:
     """Check that a statement only does what `check_readonly` allows.
 
     Raises:

@@ -14,6 +14,7 @@ import xxhash
 
 from warehouse.errors import TracesError, first_line
 from warehouse.storage import paths, strict_json
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.strict_json import half_pair
 
 
@@ -39,7 +40,7 @@ Survey = dict[str, Surveyed]
 """What is known of each run, by the run's name."""
 
 
-def survey(root: Path, known: Survey, every_file: bool = False, thorough: bool = False) -> Survey:
+def survey(root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False) -> Survey:
     """Find out which runs can be read.
 
     Args:
@@ -59,7 +60,7 @@ def survey(root: Path, known: Survey, every_file: bool = False, thorough: bool =
     return runs
 
 
-def is_current(root: Path, known: Survey, every_file: bool = False) -> bool:
+def is_current(root: AnyPath, known: Survey, every_file: bool = False) -> bool:
     """Return whether the runs below a root are those that are known.
 
     Args:

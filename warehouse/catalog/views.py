@@ -22,6 +22,7 @@ from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.schema.types import Column, Table
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from warehouse.catalog.groups import Groups
@@ -79,7 +80,7 @@ class View(NamedTuple):
     """What each column means, in order."""
 
 
-def view_texts(root: Path, known: Survey, groups: Groups, infos: Sequence[Path]) -> dict[str, View]:
+def view_texts(root: AnyPath, known: Survey, groups: Groups, infos: Sequence[Path]) -> dict[str, View]:
     """Write the texts of all views.
 
     Args:
@@ -247,7 +248,7 @@ def _escaped(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _vector_tables(root: Path, infos: Sequence[Path]) -> str:
+def _vector_tables(root: AnyPath, infos: Sequence[Path]) -> str:
     if not infos:
         return sql_no_rows(Column(name, kind, "") for name, (kind, _, _) in _VECTOR_COLUMNS.items())
     columns = ",\n".join(f"    {source} AS {name}" for name, (_, source, _) in _VECTOR_COLUMNS.items())

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +17,7 @@ from warehouse.cli.output import Format, human_bytes, write
 from warehouse.cli.terminal import note, say, table_console
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.progress import ProgressBar
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from warehouse.vectors.table import VectorTable
@@ -246,7 +246,7 @@ def drop(
     _refresh(root)
 
 
-def _named_tables(root: Path, names: list[str] | None) -> list[VectorTable]:
+def _named_tables(root: AnyPath, names: list[str] | None) -> list[VectorTable]:
     """Return the vector tables of these names, or all of them.
 
     Raises:
@@ -266,7 +266,7 @@ def _named_tables(root: Path, names: list[str] | None) -> list[VectorTable]:
     return [tables[n] for n in dict.fromkeys(names)] if names else list(tables.values())
 
 
-def _refresh(root: Path) -> None:
+def _refresh(root: AnyPath) -> None:
     """Make the views of the warehouse again."""
     from warehouse.catalog import build
 

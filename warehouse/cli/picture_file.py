@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from warehouse.catalog.statements import check_target
 from warehouse.plots.formats import check_format, check_matplotlib
 from warehouse.storage.files import temporary_beside
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_picture(target: Path, root: Path) -> None:
+def check_picture(target: Path, root: AnyPath) -> None:
     """Check that a picture can be drawn, and written to a file of that name and place; raises UsageError.
 
     Args:

@@ -15,10 +15,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from warehouse.errors import TracesError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -36,7 +36,7 @@ class BusyError(TracesError):
 class LiveModel:
     """A model in a process of its own, and what is known of it. Any thread may call this."""
 
-    def __init__(self, model: str, root: Path, command: Sequence[str] = (sys.executable, *_WORKER)) -> None:
+    def __init__(self, model: str, root: AnyPath, command: Sequence[str] = (sys.executable, *_WORKER)) -> None:
         """Describe a worker; `start` starts it.
 
         Args:

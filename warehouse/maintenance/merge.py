@@ -39,6 +39,7 @@ from warehouse.storage.blobs import DTYPES, Blob, ShardFile, TensorSpec
 from warehouse.storage.files import delete, link_or_copy
 from warehouse.storage.losses import mean_loss, perplexity
 from warehouse.storage.manifest import BATCHES, Counts, Manifest, StagedRun, manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.parquet import rewrite_table_file
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import MakeFile, RunWriter
@@ -54,7 +55,7 @@ Note = Callable[[str], None]
 """Takes a line that says what is being done."""
 
 
-def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambda _: None) -> Manifest:
+def merge(root: AnyPath, planned: MergePlan, keep: bool = False, note: Note = lambda _: None) -> Manifest:
     """Publish the run, make it searchable as its options ask, and delete the parts.
 
     If it is killed, either the parts are as they were, or the whole run is published; the same call, or `finish_merge`, does the
@@ -93,7 +94,7 @@ def merge(root: Path, planned: MergePlan, keep: bool = False, note: Note = lambd
     return manifest
 
 
-def finish_merge(root: Path, run_id: str, note: Note = lambda _: None) -> Manifest | None:
+def finish_merge(root: AnyPath, run_id: str, note: Note = lambda _: None) -> Manifest | None:
     """Finish a merge that has published its run: add the run to vector tables, and delete the parts.
 
     Args:

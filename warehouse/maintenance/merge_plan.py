@@ -19,6 +19,7 @@ from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.parquet import examples_hash
 from warehouse.storage.run_writer import differences
 
@@ -56,7 +57,7 @@ class MergePlan:
     """Runs that were derived from one of the parts."""
 
 
-def find_parts(root: Path, run_id: str) -> list[str]:
+def find_parts(root: AnyPath, run_id: str) -> list[str]:
     """Find the parts of a run by their names.
 
     Args:
@@ -90,7 +91,7 @@ def find_parts(root: Path, run_id: str) -> list[str]:
     return parts
 
 
-def plan_merge(root: Path, runs: Sequence[str], run_id: str) -> MergePlan:
+def plan_merge(root: AnyPath, runs: Sequence[str], run_id: str) -> MergePlan:
     """Check that runs are the parts of one run.
 
     Args:
@@ -234,7 +235,7 @@ def _check_data(parts: list[RunPart]) -> None:
         )
 
 
-def _derived_runs(root: Path, parts: set[str]) -> list[str]:
+def _derived_runs(root: AnyPath, parts: set[str]) -> list[str]:
     """Return the runs that have one of the parts as a parent."""
     derived = []
     for run in paths.published_runs(root):

@@ -17,11 +17,12 @@ import filelock
 from warehouse.errors import UsageError
 from warehouse.storage import paths
 from warehouse.storage.files import delete, delete_stale_temporaries, release_lock, sync_folder
+from warehouse.storage.objects import AnyPath
 from warehouse.vectors.reconcile import remove_run_rows
 
 
 @contextmanager
-def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
+def locked_for_removal(root: AnyPath, run_id: str) -> Iterator[None]:
     """Hold a run's lock, so that no process writes it.
 
     Args:
@@ -47,7 +48,7 @@ def locked_for_removal(root: Path, run_id: str) -> Iterator[None]:
         release_lock(lock)
 
 
-def folders_of(root: Path, run_id: str) -> list[Path]:
+def folders_of(root: AnyPath, run_id: str) -> list[Path]:
     """Return the folders that `remove_run` deletes.
 
     Args:
@@ -67,7 +68,7 @@ def folders_of(root: Path, run_id: str) -> list[Path]:
     return [p for p in folders if os.path.lexists(p)]
 
 
-def remove_run(root: Path, run_id: str) -> None:
+def remove_run(root: AnyPath, run_id: str) -> None:
     """Delete a published run, the staged one of that name, and their rows in vector tables.
 
     Args:
@@ -83,7 +84,7 @@ def remove_run(root: Path, run_id: str) -> None:
     remove_run_rows(root, run_id)
 
 
-def empty_trash(root: Path) -> list[Path]:
+def empty_trash(root: AnyPath) -> list[Path]:
     """Delete what is in the trash, also what killed processes left there, and return the deleted paths."""
     trash = paths.trash_dir(root)
     if (root / paths.STAGING).is_symlink() or trash.is_symlink() or not trash.is_dir():
@@ -94,7 +95,7 @@ def empty_trash(root: Path) -> list[Path]:
     return gone
 
 
-def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list[str]:
+def sweep_root(root: AnyPath, note: Callable[[str], None] = lambda _: None) -> list[str]:
     """Delete what killed processes have left below a warehouse's root. Unfinished captures stay, since they can go on.
 
     Args:
@@ -116,7 +117,7 @@ def sweep_root(root: Path, note: Callable[[str], None] = lambda _: None) -> list
     return [str(path.relative_to(root)) for path in deleted]
 
 
-def _remove_dead_staging(root: Path) -> Iterator[Path]:
+def _remove_dead_staging(root: AnyPath) -> Iterator[Path]:
     """Delete staging folders that no capture can resume, and yield them: those of published runs, or without a journal."""
     for folder in sorted((root / paths.STAGING).iterdir()):
         run_id = folder.name

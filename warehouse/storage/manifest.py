@@ -23,6 +23,7 @@ from warehouse.storage import paths
 from warehouse.storage.field_types import Count, Dtype, Layer, Site, Size, TensorName
 from warehouse.storage.files import file_checksum, read_file
 from warehouse.storage.model_info import ModelInfo
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.run_options import check_options
 from warehouse.storage.sealed import SealedFile, StrictModel
 
@@ -265,7 +266,7 @@ class Manifest(SealedFile):
             raise CorruptRunError(f"{folder} is not a run: it has no {paths.MANIFEST}.") from None
 
 
-def manifest_hash(root: Path, run_id: str) -> str:
+def manifest_hash(root: AnyPath, run_id: str) -> str:
     """Return the hash of a run's manifest, which tells the run from another that has taken its name."""
     return folder_manifest_hash(paths.run_dir(root, run_id))
 

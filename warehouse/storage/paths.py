@@ -20,6 +20,7 @@ import re
 from pathlib import Path
 
 from warehouse.errors import NotFoundError, UsageError
+from warehouse.storage.objects import AnyPath
 
 CATALOG = "warehouse.duckdb"
 STAGING = ".staging"
@@ -102,7 +103,7 @@ def part_of(run_id: str) -> tuple[str, int, int] | None:
     return (match[1], int(match[2]), int(match[3])) if match else None
 
 
-def run_dir(root: Path, run_id: str) -> Path:
+def run_dir(root: AnyPath, run_id: str) -> Path:
     """Return the folder of a run, whether it exists or not; raise UsageError for what is not the name of one."""
     return root / f"{RUN_PREFIX}{_safe_name(run_id)}"
 
@@ -112,7 +113,7 @@ def run_id_of(folder: Path) -> str:
     return folder.name.removeprefix(RUN_PREFIX)
 
 
-def run_folders(root: Path) -> list[Path]:
+def run_folders(root: AnyPath) -> list[Path]:
     """Return the folders that are named as runs, sorted; what is in them is not looked at."""
     if not root.is_dir():
         return []
@@ -120,17 +121,17 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda p: p.name)
 
 
-def is_published(root: Path, run_id: str) -> bool:
+def is_published(root: AnyPath, run_id: str) -> bool:
     """Return whether there is a run of this name: a folder with a manifest, which is written last."""
     return (run_dir(root, run_id) / MANIFEST).is_file()
 
 
-def published_runs(root: Path) -> list[str]:
+def published_runs(root: AnyPath) -> list[str]:
     """Return the names of the published runs: folders with a manifest in them."""
     return [name for p in run_folders(root) if (name := run_id_of(p)) and (p / MANIFEST).is_file()]
 
 
-def _in_staging(root: Path, name: str) -> Path:
+def _in_staging(root: AnyPath, name: str) -> Path:
     """Return a path in `.staging`.
 
     Raises:
@@ -144,7 +145,7 @@ def _in_staging(root: Path, name: str) -> Path:
     return root / STAGING / name
 
 
-def staging_dir(root: Path, run_id: str) -> Path:
+def staging_dir(root: AnyPath, run_id: str) -> Path:
     """Return the folder where a run is written.
 
     Raises:
@@ -155,7 +156,7 @@ def staging_dir(root: Path, run_id: str) -> Path:
     return _in_staging(root, run_id)
 
 
-def is_staged(root: Path, run_id: str) -> bool:
+def is_staged(root: AnyPath, run_id: str) -> bool:
     """Return whether there is a folder of an unfinished capture of that name."""
     return bool(_RUN_NAME.fullmatch(run_id)) and staging_dir(root, run_id).is_dir()
 
@@ -175,28 +176,28 @@ def staged_table_path(staging: Path, table: str, shard: int) -> Path:
     return staging / "parts" / table / f"{shard:05d}.parquet"
 
 
-def staged_runs(root: Path) -> list[str]:
+def staged_runs(root: AnyPath) -> list[str]:
     """Return the names of the unfinished captures, sorted."""
     names = (p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
     return sorted(name for name in names if _RUN_NAME.fullmatch(name))
 
 
-def lock_path(root: Path, run_id: str) -> Path:
+def lock_path(root: AnyPath, run_id: str) -> Path:
     """Return the lock that the one process writing a run holds; a dead process holds nothing."""
     return _in_staging(root, _LOCKS) / f"run.{_safe_name(run_id)}.lock"
 
 
-def catalog_lock_path(root: Path) -> Path:
+def catalog_lock_path(root: AnyPath) -> Path:
     """Return the lock that the one process making the catalog holds."""
     return _in_staging(root, _LOCKS) / "catalog.lock"
 
 
-def merged_path(root: Path, run_id: str) -> Path:
+def merged_path(root: AnyPath, run_id: str) -> Path:
     """Return the note of what is left to do after a run has been merged: which parts to delete."""
     return _in_staging(root, _MERGED) / f"{_safe_name(run_id)}.json"
 
 
-def trash_dir(root: Path) -> Path:
+def trash_dir(root: AnyPath) -> Path:
     """Return the folder that a run is moved to, in one rename, before its files are deleted; all in it may be deleted."""
     return _in_staging(root, _TRASH)
 
@@ -231,7 +232,7 @@ def table_file(table: str) -> str:
     return f"{table}/00000.parquet"
 
 
-def compacted_dir(root: Path) -> Path:
+def compacted_dir(root: AnyPath) -> Path:
     """Return the folder of all compacted tables."""
     return root / _COMPACTED
 
@@ -246,12 +247,12 @@ def compacted_file(name: str, table: str) -> str:
     return f"{compacted_group(name)}/{table}.parquet"
 
 
-def prepared_path(root: Path, data: str, split: str) -> Path:
+def prepared_path(root: AnyPath, data: str, split: str) -> Path:
     """Return the file of a prepared data set's split."""
     return root / _PREPARED / data / f"{split}.parquet"
 
 
-def prepared_dirs(root: Path) -> list[Path]:
+def prepared_dirs(root: AnyPath) -> list[Path]:
     """Return the folders of prepared data sets; symbolic links are left out."""
     data = root / _PREPARED
     if data.is_symlink() or not data.is_dir():
@@ -259,37 +260,37 @@ def prepared_dirs(root: Path) -> list[Path]:
     return [p for p in data.iterdir() if p.is_dir() and not p.is_symlink()]
 
 
-def prepared_splits(root: Path, data: str) -> list[str]:
+def prepared_splits(root: AnyPath, data: str) -> list[str]:
     """Return the names of a data set's prepared splits, sorted."""
     return sorted(p.stem for p in (root / _PREPARED / data).glob("*.parquet"))
 
 
-def vectors_dir(root: Path) -> Path:
+def vectors_dir(root: AnyPath) -> Path:
     """Return the folder of all vector tables."""
     return root / _VECTORS
 
 
-def vector_model_path(root: Path, model: str) -> Path:
+def vector_model_path(root: AnyPath, model: str) -> Path:
     """Return the file that says which weights made the vectors in a model's folder."""
     return _vector_folder(root, model) / "model.json"
 
 
-def vector_lance_path(root: Path, model: str, table: str) -> Path:
+def vector_lance_path(root: AnyPath, model: str, table: str) -> Path:
     """Return the Lance folder of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}.lance"
 
 
-def vector_info_path(root: Path, model: str, table: str) -> Path:
+def vector_info_path(root: AnyPath, model: str, table: str) -> Path:
     """Return the info file of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}{_INFO}"
 
 
-def vector_files_path(root: Path, model: str, table: str) -> Path:
+def vector_files_path(root: AnyPath, model: str, table: str) -> Path:
     """Return the file with the checksums of all files of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}.files.json"
 
 
-def _vector_folder(root: Path, model: str) -> Path:
+def _vector_folder(root: AnyPath, model: str) -> Path:
     """Return the folder of a model's vector tables.
 
     Raises:
@@ -305,7 +306,7 @@ def is_vector_folder(name: str) -> bool:
     return bool(_VECTOR_FOLDER.fullmatch(name))
 
 
-def vector_folders(root: Path) -> list[str]:
+def vector_folders(root: AnyPath) -> list[str]:
     """Return the names of the models' folders of vector tables, sorted; symbolic links, whose targets may not be changed, are left out."""
     if vectors_dir(root).is_symlink() or not vectors_dir(root).is_dir():
         return []
@@ -313,7 +314,7 @@ def vector_folders(root: Path) -> list[str]:
     return sorted(p.name for p in folders if is_vector_folder(p.name))
 
 
-def vector_tables(root: Path) -> list[tuple[str, str]]:
+def vector_tables(root: AnyPath) -> list[tuple[str, str]]:
     """Return (model, table) of every vector table, sorted."""
     return [
         (model, path.name.removesuffix(_INFO))
@@ -322,17 +323,17 @@ def vector_tables(root: Path) -> list[tuple[str, str]]:
     ]
 
 
-def trait_table_folders(root: Path) -> list[str]:
+def trait_table_folders(root: AnyPath) -> list[str]:
     """Return the names of the models' folders that have a table of traits, sorted."""
     return [model for model in vector_folders(root) if vector_lance_path(root, model, TRAITS_TABLE).is_dir()]
 
 
-def vector_lock_path(root: Path, model: str, table: str) -> Path:
+def vector_lock_path(root: AnyPath, model: str, table: str) -> Path:
     """Return the lock that the one process changing a vector table holds."""
     return _in_staging(root, _LOCKS) / f"vectors.{_safe_name(model)}.{_safe_name(table)}.lock"
 
 
-def vector_folders_lock_path(root: Path) -> Path:
+def vector_folders_lock_path(root: AnyPath) -> Path:
     """Return the lock that the one process giving a model its folder of vector tables holds."""
     return _in_staging(root, _LOCKS) / "vectors.lock"
 
@@ -353,7 +354,7 @@ def data_dir(name: str) -> Path:
     return package / name if (package / name).is_dir() else package.parent / name
 
 
-def find_run(root: Path, run_id: str) -> Path:
+def find_run(root: AnyPath, run_id: str) -> Path:
     """Return the folder of a published run.
 
     Raises:

@@ -37,6 +37,7 @@ from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.files import delete, file_checksum, release_lock, sync_file, sync_folder
 from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
 from warehouse.storage.parquet import merge_table_files, sorter
 
@@ -53,7 +54,7 @@ MakeFile = Callable[[Path], None]
 class RunWriter:
     """A run being written. Use it as a context manager: leaving early keeps what is complete, for the same job to resume."""
 
-    def __init__(self, root: Path, run_id: str, job: dict[str, Any]) -> None:
+    def __init__(self, root: AnyPath, run_id: str, job: dict[str, Any]) -> None:
         """Open a new capture, or one that was interrupted.
 
         Args:

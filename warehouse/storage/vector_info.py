@@ -16,6 +16,7 @@ from warehouse.errors import CorruptRunError, TracesError, UsageError
 from warehouse.schema import sites
 from warehouse.storage import paths
 from warehouse.storage.field_types import Count, Layer, Site, Size
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.sealed import SealedFile, StrictModel
 
 METRICS = ("cosine", "l2", "dot")
@@ -153,7 +154,7 @@ class TableInfo(SealedFile):
         )
 
 
-def read_info(root: Path, model: str, table: str) -> TableInfo:
+def read_info(root: AnyPath, model: str, table: str) -> TableInfo:
     """Read what is known of a vector table, and check that the file, which may have been copied in, is of this table.
 
     Args:
@@ -179,7 +180,7 @@ def read_info(root: Path, model: str, table: str) -> TableInfo:
     return info
 
 
-def sound_infos(root: Path) -> list[Path]:
+def sound_infos(root: AnyPath) -> list[Path]:
     """Return the info files of all vector tables that can be read."""
     infos = []
     for model, table in paths.vector_tables(root):

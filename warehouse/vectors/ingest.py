@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.paths import find_run
 from warehouse.storage.stored_tensors import Slice
 from warehouse.storage.trace_store import TraceStore
@@ -72,7 +72,7 @@ class _DtypeOverflow(Exception):
 
 
 def add(
-    root: Path,
+    root: AnyPath,
     run_id: str,
     specs: Iterable[index_spec.IndexSpec],
     settings: Settings | None = None,
@@ -227,7 +227,7 @@ def _stream(
 
 
 def rebuild(
-    root: Path, table: VectorTable, settings: Settings, report: Report = _quiet, note: Note = _quiet
+    root: AnyPath, table: VectorTable, settings: Settings, report: Report = _quiet, note: Note = _quiet
 ) -> VectorTable:
     """Rebuild a table and its index from the runs that it lists.
 

@@ -12,16 +12,17 @@ from warehouse.errors import CorruptRunError, NotFoundError, TracesError, UsageE
 from warehouse.storage import paths
 from warehouse.storage.files import delete
 from warehouse.storage.model_info import ModelInfo
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.vector_info import ModelFolder, read_info
 
 
-def remove_if_empty(root: Path, model: str) -> None:
+def remove_if_empty(root: AnyPath, model: str) -> None:
     """Delete the folder of a model that has no vector tables any more."""
     if model not in {m for m, _ in paths.vector_tables(root)} | set(paths.trait_table_folders(root)):
         delete(paths.vectors_dir(root) / model)
 
 
-def model_folders(root: Path) -> dict[str, ModelFolder]:
+def model_folders(root: AnyPath) -> dict[str, ModelFolder]:
     """Return the folders of vector tables by name; where model.json is lost or damaged, the tables say which weights it was."""
     folders: dict[str, ModelFolder] = {}
     for model in paths.vector_folders(root):
@@ -34,7 +35,7 @@ def model_folders(root: Path) -> dict[str, ModelFolder]:
     return folders
 
 
-def _spaces(root: Path, model: str) -> Iterator[str]:
+def _spaces(root: AnyPath, model: str) -> Iterator[str]:
     """Yield the weights that a folder's readable tables name."""
     for folder, table in paths.vector_tables(root):
         if folder == model:
@@ -42,12 +43,12 @@ def _spaces(root: Path, model: str) -> Iterator[str]:
                 yield read_info(root, model, table).space
 
 
-def find_folder(root: Path, model: ModelInfo) -> str | None:
+def find_folder(root: AnyPath, model: ModelInfo) -> str | None:
     """Find the folder with vectors of these weights, whatever the model is called."""
     return next((f for f, m in model_folders(root).items() if m.space == model.space), None)
 
 
-def folder_named(root: Path, model: str) -> str:
+def folder_named(root: AnyPath, model: str) -> str:
     """Find the folder that a user means.
 
     Args:
@@ -77,7 +78,7 @@ def default_folder_name(model: ModelInfo) -> str:
     return paths.sql_name(Path(model.name).name.removesuffix(".gguf"))[:100]
 
 
-def claim_folder(root: Path, model: ModelInfo) -> str:
+def claim_folder(root: AnyPath, model: ModelInfo) -> str:
     """Return the folder for a model's vectors, creating it if need be: the same weights share a folder, others never do."""
     lock = paths.vector_folders_lock_path(root)
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from warehouse.errors import TracesError
 from warehouse.schema.quoting import sql_texts
+from warehouse.storage.objects import AnyPath
 from warehouse.vectors import trait_table
 from warehouse.vectors.table import VectorTable
 from warehouse.vectors.table_cache import all_tables
@@ -21,7 +21,7 @@ Note = Callable[[str], None]
 """Takes a line that says what is being done, or what is wrong."""
 
 
-def reconcile(root: Path, note: Note = lambda _: None) -> list[str]:
+def reconcile(root: AnyPath, note: Note = lambda _: None) -> list[str]:
     """Delete the rows of runs that were deleted or replaced by hand, and rows that no table lists.
 
     Args:
@@ -50,7 +50,7 @@ def reconcile_table(table: VectorTable) -> list[str]:
     return stale
 
 
-def remove_run_rows(root: Path, run_id: str, note: Note = lambda _: None) -> None:
+def remove_run_rows(root: AnyPath, run_id: str, note: Note = lambda _: None) -> None:
     """Delete a run's rows from all vector tables, and the tables that are then empty.
 
     Args:

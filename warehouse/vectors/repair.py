@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from warehouse.errors import TracesError
@@ -15,13 +14,14 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.files import delete
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.vector_info import ModelFolder, read_info
 from warehouse.vectors import index_spec, ingest, trait_table
 from warehouse.vectors.model_folders import default_folder_name, model_folders, remove_if_empty
 from warehouse.vectors.table import open_lance, remove_files
 
 
-def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> None:
+def repair(root: AnyPath, report: ingest.Report, note: Callable[[str], None]) -> None:
     """Drop tables that cannot be read, and add every run to the tables that it has, had, or was captured for.
 
     Args:
@@ -49,7 +49,7 @@ def repair(root: Path, report: ingest.Report, note: Callable[[str], None]) -> No
     trait_table.reconcile(root, rebuild=True)
 
 
-def _repair_folders(root: Path) -> None:
+def _repair_folders(root: AnyPath) -> None:
     """Write lost or damaged model.json files again from what the folder's tables say, or delete them where no table says it."""
     known = model_folders(root)
     for folder in paths.vector_folders(root):
@@ -62,7 +62,7 @@ def _repair_folders(root: Path) -> None:
                 known[folder].write_to(path)
 
 
-def _index_specs(root: Path, run: str) -> list[index_spec.IndexSpec]:
+def _index_specs(root: AnyPath, run: str) -> list[index_spec.IndexSpec]:
     """Return the specs that a run was captured with; none for a run that cannot be read."""
     try:
         return index_spec.for_run_options(Manifest.read(paths.run_dir(root, run)))
@@ -70,7 +70,7 @@ def _index_specs(root: Path, run: str) -> list[index_spec.IndexSpec]:
         return []
 
 
-def _damaged(root: Path) -> list[tuple[str, str]]:
+def _damaged(root: AnyPath) -> list[tuple[str, str]]:
     """Return model and table of those that cannot be read, or that an interrupted first fill left without their info."""
     damaged = []
     for model in paths.vector_folders(root):
@@ -87,7 +87,7 @@ def _damaged(root: Path) -> list[tuple[str, str]]:
     return damaged
 
 
-def _runs_listed(root: Path, model: str, table: str) -> list[str]:
+def _runs_listed(root: AnyPath, model: str, table: str) -> list[str]:
     """Return the published runs that a damaged table's info names, or else its rows."""
     published = set(paths.published_runs(root))
     try:
@@ -103,7 +103,7 @@ def _runs_listed(root: Path, model: str, table: str) -> list[str]:
     return sorted(runs & published)
 
 
-def _runs_that_stored(root: Path, model: str, key: Key) -> list[str]:
+def _runs_that_stored(root: AnyPath, model: str, key: Key) -> list[str]:
     """Return all runs of a model that stored a tensor, for a table of which nothing is left to say which runs it held."""
     space = {m.space for folder, m in model_folders(root).items() if folder == model}
     runs = []

@@ -23,6 +23,7 @@ from warehouse.activations.filters import Filter
 from warehouse.activations.gather import KEYS, RowLocations, check_keys, filter_errors
 from warehouse.errors import NotFoundError, UsageError, first_line
 from warehouse.schema.quoting import sql_texts
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.vector_info import METRICS
 from warehouse.vectors import ann_index, distances
 from warehouse.vectors.model_folders import folder_named
@@ -30,8 +31,6 @@ from warehouse.vectors.table import VectorTable
 from warehouse.vectors.table_cache import VectorTableCache
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from warehouse.catalog.catalog import Catalog
 
 MAX_COMPARED = 20_000
@@ -86,7 +85,7 @@ def nearest_in_table(
 
 def choose_tables(
     tables: VectorTableCache,
-    root: Path,
+    root: AnyPath,
     site: str,
     layer: int | Sequence[int] | None,
     model: str | None,

@@ -27,6 +27,7 @@ from warehouse.storage import paths
 from warehouse.storage.files import delete, file_checksum
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.model_info import ModelInfo
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.vector_info import (
     _CENTRE,
     FileChecksum,
@@ -57,7 +58,7 @@ FORMAT = {"new_table_data_storage_version": "2.2"}
 class VectorTable:
     """A vector table, which need not exist yet. Its info is read when it is opened; `locked` reads it again."""
 
-    def __init__(self, root: Path, info: TableInfo) -> None:
+    def __init__(self, root: AnyPath, info: TableInfo) -> None:
         self.root, self.info = root, info
         self._opened: LanceTable | None = None
         self._opened_async: AsyncTable | None = None
@@ -274,7 +275,7 @@ def connect(folder: Path) -> LanceConnection:
     return lancedb.connect(folder)
 
 
-def remove_files(root: Path, model: str, table: str) -> None:
+def remove_files(root: AnyPath, model: str, table: str) -> None:
     """Delete the files of a vector table."""
     delete(paths.vector_info_path(root, model, table))
     delete(paths.vector_files_path(root, model, table))
@@ -311,7 +312,7 @@ def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, 
     )
 
 
-def table_of(root: Path, model: str, key: Key) -> VectorTable | None:
+def table_of(root: AnyPath, model: str, key: Key) -> VectorTable | None:
     """Open a model's table of a tensor; None where it has none."""
     try:
         return VectorTable(root, read_info(root, model, sites.tensor_name(*key)))

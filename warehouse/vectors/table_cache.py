@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from pathlib import Path
 
 from warehouse.errors import LeftOutWarning, TracesError
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.vector_info import read_info
 from warehouse.vectors.table import VectorTable
 
@@ -19,7 +19,7 @@ from warehouse.vectors.table import VectorTable
 class VectorTableCache:
     """The vector tables of a warehouse, kept open from one search to the next, and opened again when they have changed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         self._root = root
         self._known: dict[tuple[str, str], tuple[tuple[int, int], VectorTable]] = {}
         self._lock = threading.Lock()
@@ -57,6 +57,6 @@ class VectorTableCache:
         return sorted(tables, key=lambda t: (t.info.model, t.info.side, t.info.site, t.info.layer or 0))
 
 
-def all_tables(root: Path) -> list[VectorTable]:
+def all_tables(root: AnyPath) -> list[VectorTable]:
     """Return every vector table that can be read, by model, site and layer."""
     return VectorTableCache(root).all()

@@ -23,6 +23,7 @@ from warehouse.errors import CorruptRunError, TracesError
 from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete
 from warehouse.storage.manifest import Manifest, manifest_hash
+from warehouse.storage.objects import AnyPath
 from warehouse.vectors.model_folders import claim_folder, remove_if_empty
 from warehouse.vectors.table import FORMAT, connect, open_lance
 
@@ -32,7 +33,7 @@ _TABLE = "trait_vectors"
 _NAMES = ("trait", "method", "component")
 
 
-def reconcile(root: Path, rebuild: bool = False) -> list[str]:
+def reconcile(root: AnyPath, rebuild: bool = False) -> list[str]:
     """Bring every model's table up to date with its runs.
 
     Args:
@@ -58,7 +59,7 @@ def reconcile(root: Path, rebuild: bool = False) -> list[str]:
     return sorted(gone)
 
 
-def _wanted(root: Path) -> dict[str, dict[str, str]]:
+def _wanted(root: AnyPath) -> dict[str, dict[str, str]]:
     """Return by folder the runs whose vectors belong there, with the hashes of their manifests."""
     wanted: dict[str, dict[str, str]] = {}
     for folder in paths.run_folders(root):
@@ -71,7 +72,7 @@ def _wanted(root: Path) -> dict[str, dict[str, str]]:
     return wanted
 
 
-def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
+def _runs_of(root: AnyPath, folder: str) -> dict[str, str] | None:
     """Return the runs that a folder's table holds; None where it does not exist or cannot be read."""
     path = paths.vector_lance_path(root, folder, paths.TRAITS_TABLE)
     if not path.is_dir():
@@ -85,7 +86,7 @@ def _runs_of(root: Path, folder: str) -> dict[str, str] | None:
     return {str(run): str(manifest) for run, manifest in runs.items()} if isinstance(runs, dict) else None
 
 
-def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None:
+def _write(root: AnyPath, folder: str, runs: dict[str, str], damaged: bool) -> None:
     """Write all rows in one commit, so that readers see the old table or the new."""
     path = paths.vector_lance_path(root, folder, paths.TRAITS_TABLE)
     if damaged:
@@ -99,7 +100,7 @@ def _write(root: Path, folder: str, runs: dict[str, str], damaged: bool) -> None
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
 
-def _rows(root: Path, run: str) -> pa.Table:
+def _rows(root: AnyPath, run: str) -> pa.Table:
     path = paths.run_dir(root, run) / paths.table_file(_TABLE)
     try:
         rows = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
@@ -119,7 +120,7 @@ def _rows(root: Path, run: str) -> pa.Table:
     return pa.table(columns)
 
 
-def remove(root: Path, folder: str) -> None:
+def remove(root: AnyPath, folder: str) -> None:
     """Delete a model's table of traits; `reconcile` makes it again from the runs."""
     delete(paths.vector_lance_path(root, folder, paths.TRAITS_TABLE))
     remove_if_empty(root, folder)

@@ -28,6 +28,7 @@ from warehouse.console.sql import door, limits
 from warehouse.console.sql.frames import read_object, write_frame, write_object
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ _BEFORE_CHECKED = "EXPLAIN "
 class Views:
     """The views over the runs, in a connection that can do nothing but read them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         con, known = open_current(root)
         if con is None:
             con = attach(":memory:")
@@ -64,7 +65,7 @@ class Views:
         ):
             self.con.execute(f"SET {setting}")
 
-    def _folders(self, root: Path) -> list[str]:
+    def _folders(self, root: AnyPath) -> list[str]:
         """Return the folders that DuckDB may read: the root, and runs that the root links to."""
         linked = [run.resolve() for run in paths.run_folders(root) if run.is_symlink()]
         return [f"{folder}/" for folder in (root.resolve(), *linked)]

@@ -21,9 +21,10 @@ import pyarrow as pa
 from warehouse.console.sql import limits
 from warehouse.console.sql.frames import read_frame, read_object, write_object
 from warehouse.errors import TracesError, UsageError
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 SECONDS, MOST_SECONDS = 10.0, 60.0
 """How long a query may take where nothing is said, and at most."""
@@ -98,7 +99,7 @@ class Rows:
 class Pool:
     """The processes over one warehouse; several threads may ask at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         self._root = root.absolute()
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(AT_ONCE)
@@ -190,7 +191,7 @@ class Pool:
 class _Process:
     """A process that answers one question at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "warehouse.console.sql.child", str(root)],
