@@ -18,7 +18,7 @@ import pytest
 
 from warehouse import TraceStore
 from warehouse.schema.tables import SCHEMA_VERSION
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 
 TOP = Path(__file__).parents[1]
 
@@ -270,7 +270,7 @@ def test_a_full_disk_stops_with_the_cause_and_nothing_is_lost(
     ballast = tiny_disk / "ballast"
     ballast.write_bytes(bytes(2_300_000))
     clear(traces(*args), 1, "The disk is full", "run the same command again")
-    assert paths.published_runs(tiny_disk / "runs") == []
+    assert run_list.published_runs(tiny_disk / "runs") == []
     ballast.unlink()
     again = traces(*args)
     assert again.code == 0, again

@@ -26,7 +26,7 @@ from capture.data.registry import find_dataset
 from warehouse.errors import TracesError
 from warehouse.maintenance import merge
 from warehouse.schema.tables import STORED
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
@@ -153,7 +153,7 @@ def test_no_altered_file_acts_or_stops_the_others(
         assert capsys.readouterr().out == "n\n20\n", told
         assert {p.name: p.read_text() for p in (place / "outside").iterdir()} == {"keep": "as it was"}, told
         assert sorted(p.name for p in place.iterdir()) == ["outside", "runs"], told
-        assert paths.published_runs(root)[-2:] == ["traits", "two"], told
+        assert run_list.published_runs(root)[-2:] == ["traits", "two"], told
 
 
 def _call(call: Any, root: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:

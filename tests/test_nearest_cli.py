@@ -14,7 +14,7 @@ from samples import DATA
 
 from warehouse import TraceStore, Warehouse
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.vectors import index_spec, ingest
 from warehouse.vectors.duckdb_macros import statements
 from warehouse.vectors.table_cache import all_tables
@@ -74,7 +74,7 @@ def test_a_capture_without_a_stream_or_with_none_indexes_nothing(
         "in layer 5, but in 0, 1, 2",
     )
     clear(traces(*command, "--run", "c", "--capture", "hidden", "--index", "resid.mlp@5"), 2, "Did you mean")
-    assert all_tables(tmp_path) == [] and paths.published_runs(tmp_path) == ["a", "b"]
+    assert all_tables(tmp_path) == [] and run_list.published_runs(tmp_path) == ["a", "b"]
 
 
 def test_nearest_tokens_in_their_sentences(root: Path, traces: Callable) -> None:
@@ -255,7 +255,7 @@ def test_probe_by_command(root: Path, traces: Callable, tmp_path: Path) -> None:
     (warned,) = (line for line in done.err.splitlines() if line.startswith("warning: "))
     assert "fewer than 50: the 95 % interval of the first accuracy is" in warned
     assert (tmp_path / "p.svg").is_file() and "layer 2 (2 of 2), accuracy" in done.err
-    run = next(name for name in paths.published_runs(tmp_path / "runs") if name.startswith("probe-"))
+    run = next(name for name in run_list.published_runs(tmp_path / "runs") if name.startswith("probe-"))
     assert traces("runs", "validate", run, *w).code == 0 and "probe" in traces("runs", *w).out
     clear(traces("probe", "SELECT 1", *w), 2, "gives no run_id")
     clear(traces("probe", query, "--layers", "x", *w), 2, "--layers x")

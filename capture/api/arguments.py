@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from warehouse.errors import RunExistsError, TracesError, UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
@@ -76,7 +76,7 @@ def check_loaded(model: Any) -> Loaded:
     raise UsageError(f"A {type(model).__name__} is no loaded model: see capture.load and capture.wrap.")
 
 
-def find_source_run(run: TraceStore | str, root: str | AnyPath | None) -> tuple[Path, Path]:
+def find_source_run(run: TraceStore | str, root: str | AnyPath | None) -> tuple[AnyPath, AnyPath]:
     """Find a run that is named or open.
 
     Args:
@@ -95,7 +95,7 @@ def find_source_run(run: TraceStore | str, root: str | AnyPath | None) -> tuple[
     if not isinstance(run, str):
         raise UsageError(f"Name a run, or give a TraceStore, not a {type(run).__name__}.")
     found = paths.find_root(root)
-    return found, paths.find_run(found, run)
+    return found, run_list.find_run(found, run)
 
 
 def existing_run(root: AnyPath, run: str | None, skip_existing: bool) -> TraceStore | None:
@@ -116,7 +116,7 @@ def existing_run(root: AnyPath, run: str | None, skip_existing: bool) -> TraceSt
         return None
     if not skip_existing:
         raise RunExistsError(run)
-    return TraceStore(paths.find_run(root, run))
+    return TraceStore(run_list.find_run(root, run))
 
 
 def joined(values: str | float | Iterable[object]) -> str:

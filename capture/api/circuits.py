@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
@@ -11,7 +10,7 @@ from capture.api.derived import load_captured_model
 from capture.api.progress import capture_progress
 from capture.sequences import partition
 from warehouse.errors import UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 
@@ -182,7 +181,7 @@ def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(word.strip() for word in joined(names).split(",") if word.strip())
 
 
-def task_folders(circuit: FoundCircuit, named: Sequence[TraceStore | str], root: AnyPath) -> list[Path]:
+def task_folders(circuit: FoundCircuit, named: Sequence[TraceStore | str], root: AnyPath) -> list[AnyPath]:
     """Find the tasks that a circuit is tried on.
 
     Args:
@@ -204,7 +203,7 @@ def task_folders(circuit: FoundCircuit, named: Sequence[TraceStore | str], root:
                 f"Circuit '{circuit.place}' was read from a file, and has no task of its own: name one to try it on."
             )
         named = [own]
-    folders = [task.path if isinstance(task, TraceStore) else paths.find_run(root, task) for task in named]
+    folders = [task.path if isinstance(task, TraceStore) else run_list.find_run(root, task) for task in named]
     if twice := [folder for i, folder in enumerate(folders) if folder in folders[:i]]:
         raise UsageError(f"Task '{paths.run_id_of(twice[0])}' is named twice.")
     return folders

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
@@ -79,7 +78,7 @@ def lens(
 
 
 def load_captured_model(
-    folder: Path, load: Callable[[ModelInfo], Loaded] | None = None, remedy: str = "model=…"
+    folder: AnyPath, load: Callable[[ModelInfo], Loaded] | None = None, remedy: str = "model=…"
 ) -> Loaded:
     """Load the model that a run was captured with.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,12 +68,12 @@ class Forecast:
     """About as many as this many forward passes of one prompt would cost."""
 
 
-def check_task(folder: Path, options: DiscoverOptions) -> None:
+def check_task(folder: AnyPath, options: DiscoverOptions) -> None:
     """Refuse, without a model, a run that is no task, and a part without pairs; raises UsageError."""
     _own_pairs(read_pairs(TraceStore(folder)), options)
 
 
-def forecast(loaded: Loaded, folder: Path, options: DiscoverOptions) -> Forecast:
+def forecast(loaded: Loaded, folder: AnyPath, options: DiscoverOptions) -> Forecast:
     """Count pairs, edges and passes without scoring; raises UsageError as `run` does for run, model and options."""
     store = TraceStore(folder)
     every_pair = read_pairs(store)
@@ -92,7 +91,7 @@ def forecast(loaded: Loaded, folder: Path, options: DiscoverOptions) -> Forecast
 
 def run(
     loaded: Loaded,
-    folder: Path,
+    folder: AnyPath,
     options: DiscoverOptions,
     *,
     root: AnyPath,

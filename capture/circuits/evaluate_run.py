@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ class Mask:
     """(E,) booleans."""
 
 
-def choose_tasks(circuit: FoundCircuit, folders: Sequence[Path], options: EvaluateOptions) -> list[TriedTask]:
+def choose_tasks(circuit: FoundCircuit, folders: Sequence[AnyPath], options: EvaluateOptions) -> list[TriedTask]:
     """Choose the pairs of each task that a circuit is tried on, without a model.
 
     Args:

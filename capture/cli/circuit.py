@@ -120,11 +120,11 @@ def discover(
         traces circuit discover ioi
         traces circuit evaluate ioi-circuit
     """
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
     from warehouse.warehouse import Warehouse
 
     root = paths.find_root(warehouse)
-    folder = paths.find_run(root, task)
+    folder = run_list.find_run(root, task)
     with needs_capture_extra():
         from capture.api.circuits import split_names
         from capture.api.progress import capture_progress

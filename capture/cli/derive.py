@@ -33,7 +33,7 @@ def derive_heads(
     from capture.api.progress import capture_progress
     from warehouse.analysis.derive_heads import derive_heads as derive
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)

@@ -178,7 +178,7 @@ def _run(
 ) -> None:
     """Measure, and print what was done."""
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, task)

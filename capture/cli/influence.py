@@ -107,7 +107,7 @@ def influence(
         traces sql --query why_this_token --set run=first-influence
     """
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)

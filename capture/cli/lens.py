@@ -69,7 +69,7 @@ def lens(
         traces sql --query decision_depth --set run=first
     """
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)

@@ -8,7 +8,6 @@ group into a command's signature. Imports nothing heavy.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from capture.cli.values import parse_max_len
 from capture.data.files import check_not_empty, printable_value
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     from capture.model.loading import HeadKind, Loaded
@@ -121,7 +121,7 @@ class LoadOptions:
             note=note,
         )
 
-    def load_of_run(self, folder: Path, place: str | None) -> Loaded:
+    def load_of_run(self, folder: AnyPath, place: str | None) -> Loaded:
         """Load the model that a run was captured with, in the run's dtype, with its language model's head.
 
         Args:

@@ -93,7 +93,7 @@ def run(
         UsageError: No trait is named.
     """
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
 
     root = paths.find_root(warehouse)
     sources = split_list(projected)

@@ -219,7 +219,7 @@ def evaluate(
         from capture.traits import evaluate as job
         from capture.traits.latest_run import find_latest_run
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
     from warehouse.storage.trace_store import TraceStore
     from warehouse.warehouse import Warehouse as OpenWarehouse
 
@@ -258,7 +258,7 @@ def show_evaluation(root: AnyPath, name: str, fmt: Format) -> None:
     """
     from capture.traits.best_vector import find_best_vector, weak_vector_warnings
     from capture.traits.evaluate import BEST_LAYERS_SQL
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
     from warehouse.storage.trace_store import TraceStore
     from warehouse.warehouse import Warehouse as OpenWarehouse
 

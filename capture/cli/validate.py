@@ -42,7 +42,7 @@ def validate(
     from dataclasses import asdict
 
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
     from warehouse.validation.check import Check
     from warehouse.validation.validate import validate as run_checks
 

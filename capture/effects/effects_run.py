@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from capture.effects.measure import Measurer, StoredValues, by_name, check_reference_length
@@ -31,7 +30,7 @@ from capture.model.loading import Loaded
 from capture.sequences import partition
 from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
 from warehouse.storage.objects import AnyPath
@@ -61,7 +60,7 @@ def kind_of(options: Options) -> str:
     return PATCHING if options.kind == "patch" else ABLATION
 
 
-def forecast(loaded: Loaded, folder: Path, options: Options) -> Forecast:
+def forecast(loaded: Loaded, folder: AnyPath, options: Options) -> Forecast:
     """Count interventions and rows without running the model; raises UsageError as `run` does for run and options."""
     every_pair = read_pairs(TraceStore(folder))
     pairs, changes = _own_pairs(every_pair, options), _list_changes(loaded, every_pair, options)
@@ -70,7 +69,7 @@ def forecast(loaded: Loaded, folder: Path, options: Options) -> Forecast:
 
 def run(
     loaded: Loaded,
-    folder: Path,
+    folder: AnyPath,
     options: Options,
     *,
     root: AnyPath,
@@ -102,7 +101,7 @@ def run(
     every_pair = read_pairs(store)
     pairs = _own_pairs(every_pair, options)
     check_same_model(store, loaded, "Run")
-    reference = TraceStore(paths.find_run(root, options.reference)) if options.reference else None
+    reference = TraceStore(run_list.find_run(root, options.reference)) if options.reference else None
     if reference is not None:
         check_same_model(reference, loaded, "Reference run")
     changes = _list_changes(loaded, every_pair, options)  # the same in every part, so that their ids are
@@ -233,7 +232,7 @@ def _intervention_columns(
     }
 
 
-def _identity(folder: Path, loaded: Loaded, options: Options, reference: TraceStore | None) -> RunIdentity:
+def _identity(folder: AnyPath, loaded: Loaded, options: Options, reference: TraceStore | None) -> RunIdentity:
     """Return what must be equal for a second call to resume the first."""
     parents = {paths.run_id_of(folder): folder_manifest_hash(folder)}
     if reference is not None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +55,7 @@ class Forecast(NamedTuple):
     sequences: int
 
 
-def forecast(folder: Path, options: Options) -> Forecast:
+def forecast(folder: AnyPath, options: Options) -> Forecast:
     """Say what would be explained, without loading a model; raises UsageError as `run` does for run and options."""
     store = TraceStore(folder)
     check_run(store)
@@ -65,7 +64,7 @@ def forecast(folder: Path, options: Options) -> Forecast:
 
 def run(
     loaded: Loaded,
-    folder: Path,
+    folder: AnyPath,
     options: Options,
     *,
     root: AnyPath,
@@ -189,7 +188,7 @@ class Explainer:
         return explained
 
 
-def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
+def _identity(folder: AnyPath, loaded: Loaded, options: Options) -> RunIdentity:
     """Return what must be equal for a second call to resume the first."""
     return RunIdentity(
         KIND,

@@ -36,7 +36,7 @@ from capture.model.loading import Loaded
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.storage.trace_store import TraceStore
 
 FindVector = Callable[[str, Intervention], Any]

@@ -183,7 +183,7 @@ def find_sequence(root: AnyPath, source: str) -> tuple[TraceStore, str, int]:
         UsageError: The run has several sequences, and none is named.
         NotFoundError: There is no such run or sequence.
     """
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
 
     name, _, sequence = source.partition("/")
     store = TraceStore(find_run(root, name))

@@ -18,7 +18,7 @@ from capture.jobs import job, next_token, run_job
 from capture.model import loading
 from warehouse.errors import UsageError
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.storage.trace_store import TraceStore
 
 KIND = "intervened"

@@ -25,7 +25,7 @@ from warehouse.console.live_jobs import AblateJob, CaptureJob, GenerateJob, Stee
 from warehouse.errors import TracesError, UsageError
 from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
@@ -42,7 +42,7 @@ Tell = Callable[..., None]
 def remove_unfinished(root: AnyPath) -> None:
     """Delete what killed workers have left of their runs; what another process is writing now stays."""
     for name in paths.staged_runs(root):
-        if _OWN.fullmatch(name) and not paths.is_published(root, name):
+        if _OWN.fullmatch(name) and not run_list.is_published(root, name):
             try:
                 with locked_for_removal(root, name):
                     remove_run(root, name)
@@ -131,7 +131,7 @@ class Model:
         return self._shown(run)
 
     def _ablate(self, job: AblateJob) -> dict[str, Any]:
-        clean = TraceStore(paths.find_run(self._root, job.run))
+        clean = TraceStore(run_list.find_run(self._root, job.run))
         source, options = plan_intervened(clean, [str(cut) for cut in job.cuts], [job.example])
         start, _ = intervened.define_kind(self._root)
         run = self._publish(start, source, options, "with the cut")
@@ -171,7 +171,7 @@ class Model:
 
     def _free_name(self) -> str:
         """Return the next name of a run that no run has or is being written under."""
-        taken = [*paths.published_runs(self._root), *paths.staged_runs(self._root)]
+        taken = [*run_list.published_runs(self._root), *paths.staged_runs(self._root)]
         return f"live-{1 + max((int(m[1]) for name in taken if (m := _OWN.fullmatch(name))), default=0)}"
 
     def _watch(self, total: int) -> Callable[[np.ndarray], None]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple
 
 from capture.jobs.versions import computing_versions
@@ -53,7 +52,7 @@ class Forecast(NamedTuple):
         return self.layers * self.positions
 
 
-def forecast(folder: Path, options: Options) -> Forecast:
+def forecast(folder: AnyPath, options: Options) -> Forecast:
     """Forecast the size of a run's lens without loading a model; raises UsageError as `run` does for run and options."""
     store = TraceStore(folder)
     layers, n = len(choose_layers(store, options)), count_positions(store, options)
@@ -62,7 +61,7 @@ def forecast(folder: Path, options: Options) -> Forecast:
 
 def run(
     loaded: Loaded,
-    folder: Path,
+    folder: AnyPath,
     options: Options,
     *,
     root: AnyPath,
@@ -122,7 +121,7 @@ def run(
         return publish(writer, lambda published: manifest(KIND, run_id, [source], asdict(options), published))
 
 
-def _identity(folder: Path, loaded: Loaded, options: Options) -> RunIdentity:
+def _identity(folder: AnyPath, loaded: Loaded, options: Options) -> RunIdentity:
     """Return what must be equal for a second call to resume the first."""
     return RunIdentity(
         KIND,

@@ -35,6 +35,7 @@ from capture.model.unchanged import unchanged
 from capture.model.windows import Window, find_window
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.storage import paths, strict_json
+from warehouse.storage.objects import AnyPath
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -306,7 +307,7 @@ def _check_untrained(name: str, model: Any, missing: set[str], head: HeadKind) -
     return tuple(sorted(untrained))
 
 
-def _read_finetuned(folder: Path) -> Finetuned | None:
+def _read_finetuned(folder: AnyPath) -> Finetuned | None:
     """Read what a model's folder says of the run that made it; None where it says nothing valid."""
     try:
         contents = strict_json.parse((folder / FINETUNED).read_bytes())

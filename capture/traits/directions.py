@@ -19,7 +19,7 @@ from warehouse.errors import NotFoundError, UsageError
 from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:

@@ -30,11 +30,11 @@ from capture.traits.response_activations import ResponseMeans, SelectedResponses
 from warehouse.analysis.intervals import clopper_pearson_by_group
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError, RunExistsError, UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
 from warehouse.storage.run_identity import RunIdentity
+from warehouse.storage.run_list import find_run
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
@@ -325,7 +325,7 @@ BEST_LAYERS_SQL = """
 
 def is_published(root: AnyPath, run_id: str, vectors_run: str, options: Options) -> bool:
     """Tell whether this very evaluation is published under that name; raises RunExistsError if another run is."""
-    if run_id not in paths.published_runs(root):
+    if run_id not in run_list.published_runs(root):
         return False
     meta = TraceStore(paths.run_dir(root, run_id)).meta
     wanted = {**asdict(options), "vectors": manifest_hash(root, open_vectors_run(root, vectors_run).meta.run_id)}

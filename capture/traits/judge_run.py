@@ -34,8 +34,8 @@ from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
-from warehouse.storage.paths import find_run
 from warehouse.storage.run_identity import RunIdentity
+from warehouse.storage.run_list import find_run
 from warehouse.storage.run_writer import RunWriter
 from warehouse.storage.trace_store import TraceStore
 

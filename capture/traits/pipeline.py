@@ -17,10 +17,10 @@ from capture.model.loading import Loaded
 from capture.traits import directions, evaluate, extract, judge_run, project, respond, steer
 from capture.traits.definition import Definition
 from warehouse.errors import UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.manifest import Manifest, ModelInfo
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.warehouse import Warehouse
 
 StepKind = Literal["respond", "judge", "extract", "evaluate", "steer", "project"]
@@ -85,7 +85,7 @@ def plan_steps(root: AnyPath, definitions: Sequence[Definition], model: str, *, 
     """
 
     def step(kind: StepKind, definition: Definition, source: str, run_id: str) -> Step:
-        return Step(kind, definition, source, run_id, paths.is_published(root, run_id))
+        return Step(kind, definition, source, run_id, run_list.is_published(root, run_id))
 
     for definition in definitions:
         _check_definition(root, respond.default_run_name(definition.name, model), definition)

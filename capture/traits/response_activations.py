@@ -19,7 +19,7 @@ from warehouse.schema import sites
 from warehouse.schema.sites import MEAN, Key
 from warehouse.storage import paths
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from capture.model import loading
 from capture.model.anatomy import Anatomy
@@ -30,6 +29,7 @@ from capture.model.tolerances import EAGER_PROBABILITIES_COMPUTED, PROBABILITIES
 from capture.verification.replay import ON_AVERAGE, Replay
 from capture.verification.score_check import check_scores
 from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import Check, sample_sequences
 
@@ -67,7 +67,7 @@ _MOST_ON_AVERAGE = 0.1
 
 
 def recheck(
-    folder: Path, trust_remote_code: bool = False, note: Callable[[str], None] = lambda _: None
+    folder: AnyPath, trust_remote_code: bool = False, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[Check]:
     """Check a run against its model, which is loaded and run again.
 

@@ -22,7 +22,7 @@ from warehouse.catalog import build
 from warehouse.cli.sql import _vectors_first
 from warehouse.errors import CorruptRunError, LeftOutWarning, NotFoundError, TracesError, UsageError
 from warehouse.maintenance.remove import empty_trash, folders_of, locked_for_removal, remove_run, sweep_root
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest
@@ -68,7 +68,7 @@ def rows(root: Path) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_text_that_is_not_a_name_leads_nowhere(root: Path, name: str) -> None:
     calls: list[Callable[[], object]] = [
-        lambda: paths.find_run(root, name),
+        lambda: run_list.find_run(root, name),
         lambda: folders_of(root, name),
         lambda: remove_run(root, name),
         lambda: paths.staging_dir(root, name),
@@ -102,7 +102,7 @@ def test_a_run_is_called_as_its_folder_is(root: Path, name: str) -> None:
         assert wh.connection.execute("SELECT count(*) FROM token_diagnostics WHERE run_id = ?", [name]).fetchone() == (
             20,
         )
-    assert TraceStore(paths.find_run(root, name)).query("SELECT DISTINCT run_id FROM tokens").fetchall() == [(name,)]
+    assert TraceStore(run_list.find_run(root, name)).query("SELECT DISTINCT run_id FROM tokens").fetchall() == [(name,)]
     with locked_for_removal(root, name):
         remove_run(root, name)
     assert rows(root) == [("two", 20)]

@@ -26,9 +26,9 @@ from warehouse.errors import UsageError
 from warehouse.schema import sites
 from warehouse.schema.quoting import sql_texts
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ def _stores_with_site(
     """Find the runs that stored a site in a layer, all of one model, and the tensor's key."""
     by_weights: dict[str, list[tuple[TraceStore, Key]]] = {}
     errors: list[UsageError] = []
-    for run in paths.published_runs(catalog.root):
+    for run in run_list.published_runs(catalog.root):
         store = TraceStore(find_run(catalog.root, run))
         if not store.meta.sites or model not in (None, store.meta.model.name, paths.sql_name(store.meta.model.name)):
             continue

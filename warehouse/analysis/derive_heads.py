@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -41,7 +40,7 @@ class _Sequence:
 
 
 def derive_heads(
-    folder: Path, *, root: AnyPath, run_id: str, report: Callable[[DerivedProgress], None] = lambda _: None
+    folder: AnyPath, *, root: AnyPath, run_id: str, report: Callable[[DerivedProgress], None] = lambda _: None
 ) -> Manifest:
     """Publish the table `heads` of a published run as a run of its own.
 

@@ -30,7 +30,7 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import UncertainResultWarning, UsageError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.blobs import TensorSpec
 from warehouse.storage.open_shard import RecordedBatch
 from warehouse.storage.parquet import to_table
@@ -130,7 +130,7 @@ def probe(
     parents = sorted(set(picked.answer["run_id"].to_pylist()))
     facts = {"parents": parents, "rows": _hash_rows(picked.answer), **asdict(options)}
     name = run_id or f"probe-{options.site}-{RunIdentity('probe', facts).digest(12)}"
-    if run_id is None and paths.is_published(catalog.root, name):
+    if run_id is None and run_list.is_published(catalog.root, name):
         return _warn_of_doubts(TraceStore(paths.run_dir(catalog.root, name)))
     split = _split(picked.answer, options)
     key = stored_key(picked.store, options.site, layers[0], options.side)

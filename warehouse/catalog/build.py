@@ -21,15 +21,17 @@ import filelock
 
 from warehouse.catalog import compaction, place
 from warehouse.catalog.groups import Groups, groups_from_json, groups_to_json, valid_groups
+from warehouse.catalog.listed import listed_groups, listed_rows, listed_runs, relist, rows_sql
 from warehouse.catalog.manifest_sql import manifest_rows
 from warehouse.catalog.place import STATE_VIEW
-from warehouse.catalog.survey import Survey, Surveyed, file_state, from_json, is_current, survey, to_json
+from warehouse.catalog.survey import Survey, Surveyed, file_state, from_json, is_current, survey, survey_run, to_json
 from warehouse.catalog.views import RUNS_TABLE, View, file_lists, view_texts
 from warehouse.schema.quoting import sql_paths, sql_text
 from warehouse.schema.tables import TABLES
-from warehouse.storage import paths
+from warehouse.storage import object_log, paths
+from warehouse.storage.duckdb_session import connect
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 
 Known = TypeVar("Known")
 
@@ -44,7 +46,7 @@ _STATE_COLUMNS = {
 }
 
 
-def _vector_infos(root: AnyPath) -> list[Path]:
+def _vector_infos(root: AnyPath) -> list[AnyPath]:
     """Return the info files of the vector tables that can be read."""
     if not paths.vector_tables(root):
         return []
@@ -67,13 +69,13 @@ def refresh(root: AnyPath, known: Survey | None = None, every_file: bool = False
     lock = paths.catalog_lock_path(root)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
-        delete_stale_temporaries(root / paths.STAGING)
-        scratch = temporary_beside(root / paths.STAGING / paths.CATALOG)
+        delete_stale_temporaries(paths.staging_root(root))
+        scratch = temporary_beside(paths.staging_root(root) / paths.CATALOG)
         scratch.mkdir()
         try:
             file = scratch / paths.CATALOG
             runs, groups = _write_catalog(file, root, known, every_file)
-            file.replace(root / paths.CATALOG)
+            file.replace(paths.catalog_path(root))
             compaction.mark_unused(root, groups)
         finally:
             delete(scratch)
@@ -93,10 +95,31 @@ def _write_catalog(path: Path, root: AnyPath, known: Survey | None, every_file: 
         return made
     con, before = _copy_catalog(path, root)
     with con:
-        known = survey(root, before if known is None else known, every_file)
-        groups = compaction.compact(root, path.parent, _groups_of(con), known, every_file)
+        known = look_at_runs(root, before if known is None else known, every_file)
+        before_groups = listed_groups(root) if isinstance(root, ObjectPath) else _groups_of(con)
+        groups = compaction.compact(root, path.parent, before_groups, known, every_file)
         known = create_views(con, root, known, groups)
         return known, valid_groups(groups, known)
+
+
+def look_at_runs(root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False) -> Survey:
+    """Find out which runs can be read, as `survey` does; the runs of a root in an object store are those of its list.
+
+    Args:
+        root: The warehouse.
+        known: What is known already.
+        every_file: Whether to look at every file; at every manifest, in an object store.
+        thorough: Whether to check all values of the tables; in an object store, whether to look at the tables' files.
+
+    Returns:
+        What is known of each run now.
+    """
+    if not isinstance(root, ObjectPath):
+        return survey(root, known, every_file, thorough)
+    if every_file:
+        relist(root)
+    runs = listed_runs(root, {} if every_file else known)
+    return {name: survey_run(paths.run_dir(root, name), thorough=False) for name in runs} if thorough else runs
 
 
 def _copy_catalog(path: Path, root: AnyPath) -> tuple[duckdb.DuckDBPyConnection, Survey]:
@@ -107,16 +130,16 @@ def _copy_catalog(path: Path, root: AnyPath) -> tuple[duckdb.DuckDBPyConnection,
         the file knows of the runs.
     """
     known: Survey = {}
-    if (root / paths.CATALOG).is_file():
-        shutil.copyfile(root / paths.CATALOG, path)
+    if paths.catalog_path(root).is_file():
+        shutil.copyfile(paths.catalog_path(root), path)
         with contextlib.suppress(duckdb.Error):  # a file that is damaged, or is no database
-            con = attach(str(path))
+            con = attach(str(path), root)
             known = _runs_of(con)
             if _made_from(con, "basis") == (_basis(root),):
                 return con, known
             con.close()
         path.unlink()
-    return attach(str(path)), known
+    return attach(str(path), root), known
 
 
 def _views(root: AnyPath, known: Survey, groups: Groups) -> dict[str, View]:
@@ -148,7 +171,7 @@ def create_views(con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, g
         _create_views(con, root, known, groups or {})
     except duckdb.Error:
         con.execute("ROLLBACK")
-        known = survey(root, known, thorough=True)
+        known = look_at_runs(root, known, thorough=True)
         con.execute("BEGIN")
         _create_views(con, root, known, valid_groups(groups or {}, known))
     con.execute("COMMIT")
@@ -195,6 +218,10 @@ def _note_runs(con: duckdb.DuckDBPyConnection, root: AnyPath, before: Survey, kn
     gone = [name for name in before if name in changed or name not in known]
     con.execute(f"DELETE FROM {RUNS_TABLE} WHERE run_id IN (SELECT unnest(?))", [gone])
     sound = [paths.run_dir(root, name) for name, run in changed.items() if run.fault is None]
+    if isinstance(root, ObjectPath):
+        rows = listed_rows(root, [paths.run_id_of(folder) for folder in sound])
+        con.execute(f"INSERT INTO {RUNS_TABLE} BY NAME {rows_sql('?')}", [json.dumps(rows)])
+        return  # their files were looked at where they were written
     if sound:
         manifests = manifest_rows(folder / paths.MANIFEST for folder in sound)
         con.execute(f"INSERT INTO {RUNS_TABLE} BY NAME {manifests}")
@@ -211,7 +238,7 @@ def _create_runs_table(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"COMMENT ON COLUMN {RUNS_TABLE}.{c.name} IS {sql_text(c.comment)}")
 
 
-def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
+def attach(path: Path | str, root: AnyPath | None = None) -> duckdb.DuckDBPyConnection:
     """Open a file of views as it is now, read-only, or a new database in a file or in memory.
 
     The file is attached, not connected to: a process that has connected to a file goes on getting that one for its path, long
@@ -219,11 +246,12 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 
     Args:
         path: The file, to be read; or, as a str, one to be written, or `:memory:`.
+        root: The warehouse, where its files are to be read.
 
     Returns:
         A connection, whose views need no prefix.
     """
-    con = duckdb.connect()
+    con = connect(root)
     con.execute(f"ATTACH {sql_text(str(path))} AS {ATTACHED} {'(READ_ONLY)' if isinstance(path, Path) else ''}")
     con.execute(f"USE {ATTACHED}")
     return con
@@ -231,7 +259,7 @@ def attach(path: Path | str) -> duckdb.DuckDBPyConnection:
 
 def all_view_texts(root: AnyPath) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
-    known = survey(root, read_known(root))
+    known = look_at_runs(root, read_known(root))
     groups = valid_groups(read_groups(root), known)
     return {name: view.query for name, view in _views(root, known, groups).items()}
 
@@ -241,10 +269,17 @@ def _basis(root: AnyPath) -> str:
 
     No file that was copied in can tell the place beforehand.
     """
-    folder = root.stat()
     texts = {name: str(view) for name, view in view_texts(root, {}, {}, ()).items()}
     kept = (*_STATE_COLUMNS, *Surveyed.__annotations__)
-    return _hash((folder.st_dev, folder.st_ino, place.macros(root), sorted(texts.items()), kept))
+    return _hash((*_place(root), place.macros(root), sorted(texts.items()), kept))
+
+
+def _place(root: AnyPath) -> tuple[int | str, ...]:
+    """Return what tells a root from every other."""
+    if isinstance(root, ObjectPath):
+        return (str(root),)
+    folder = root.stat()
+    return folder.st_dev, folder.st_ino
 
 
 def current_state(root: AnyPath) -> str:
@@ -259,6 +294,9 @@ def current_state(root: AnyPath) -> str:
 
 def _state(root: AnyPath, basis: str) -> str:
     """Return `current_state` from what `_basis` says."""
+    if isinstance(root, ObjectPath):
+        listing = object_log.read(root)
+        return _hash((basis, listing.number, listing.id))
     infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
     return _hash((basis, [f"{path} {file_state(path)}" for path in (*infos, *compaction.files(root))]))
 
@@ -273,19 +311,24 @@ def open_current(root: AnyPath, every_file: bool = False) -> tuple[duckdb.DuckDB
     Returns:
         A connection, None where the file is missing, damaged or out of date; and what it knows of the runs.
     """
-    path = root / paths.CATALOG
+    path = paths.catalog_path(root)
     if not path.is_file():
         return None, {}
     try:
-        con = attach(path)
+        con = attach(path, root)
     except duckdb.Error:
         return None, {}
     state = _made_from(con, "state")
     known = _runs_of(con) if state else {}
-    if state == (current_state(root),) and is_current(root, known, every_file):
+    if state == (current_state(root),) and _is_current(root, known, every_file):
         return con, known
     con.close()
     return None, known
+
+
+def _is_current(root: AnyPath, known: Survey, every_file: bool) -> bool:
+    """Return whether the runs are those that are known; of a root in an object store, `current_state` says it."""
+    return not every_file if isinstance(root, ObjectPath) else is_current(root, known, every_file)
 
 
 def read_known(root: AnyPath) -> Survey:
@@ -300,7 +343,7 @@ def read_groups(root: AnyPath) -> Groups:
 
 def _read(root: AnyPath, part: Callable[[duckdb.DuckDBPyConnection], dict[str, Known]]) -> dict[str, Known]:
     """Return a part of what the catalog keeps; nothing where there is no catalog that can be opened."""
-    path = root / paths.CATALOG
+    path = paths.catalog_path(root)
     try:
         with attach(path if path.is_file() else ":memory:") as con:
             return part(con)

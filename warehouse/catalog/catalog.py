@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
 
-from warehouse.catalog.build import ATTACHED, attach, create_views, open_current, read_known, refresh
+from warehouse.catalog.build import ATTACHED, attach, create_views, look_at_runs, open_current, read_known, refresh
 from warehouse.catalog.statements import only_reads
-from warehouse.catalog.survey import Survey, file_state, survey
+from warehouse.catalog.survey import Survey, file_state
 from warehouse.errors import LeftOutWarning, UsageError
-from warehouse.storage import paths
-from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage import object_log, paths, run_list
+from warehouse.storage.objects import AnyPath, ObjectPath
+from warehouse.storage.run_list import find_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ class Catalog:
         self._lock = threading.RLock()
         """Held while the views are rebuilt, where a run turns out damaged, and while a run is opened."""
         self._opened: dict[str, tuple[tuple[int, int], TraceStore]] = {}
-        if not self.root.is_dir():
+        if not run_list.exists(self.root):
             raise UsageError(
                 f"There is no warehouse at {self.root}. Capture something (traces capture next-token --help), "
                 "or name another folder: --warehouse DIR or $TRACES_HOME."
@@ -76,7 +76,10 @@ class Catalog:
 
     def version(self) -> str:
         """Return what changes whenever a run or a vector table comes or goes, without reading any of them."""
-        folders = (self.root, self.root / paths.CATALOG, paths.vectors_dir(self.root))
+        if isinstance(self.root, ObjectPath):
+            listing = object_log.read(self.root)
+            return f"{listing.number} {listing.id}"
+        folders = (self.root, paths.catalog_path(self.root), paths.vectors_dir(self.root))
         tables = (paths.vector_info_path(self.root, *names) for names in paths.vector_tables(self.root))
         return " ".join(file_state(path) for path in (*folders, *tables))
 
@@ -96,7 +99,7 @@ class Catalog:
         with self._lock:
             if self.version() == self._opened_at:
                 return False  # another thread was faster
-            if not self.root.is_dir():
+            if not run_list.exists(self.root):
                 raise UsageError(f"There is no warehouse at {self.root} any more.")
             self._open_views()
         return True
@@ -105,10 +108,10 @@ class Catalog:
         """Rebuild the views and open them."""
         try:
             runs = refresh(self.root, known, every_file)
-            con = attach(self.root / paths.CATALOG)
+            con = attach(paths.catalog_path(self.root), self.root)
         except (OSError, UsageError):  # a folder that may only be read: the views are made in memory
-            con = attach(":memory:")
-            runs = create_views(con, self.root, survey(self.root, known, every_file))
+            con = attach(":memory:", self.root)
+            runs = create_views(con, self.root, look_at_runs(self.root, known, every_file))
         self._use_views(runs, con)
 
     def _use_views(self, known: Survey, con: duckdb.DuckDBPyConnection) -> None:
@@ -254,8 +257,8 @@ class Catalog:
             if self._base is not base:
                 return True  # another thread has left one out meanwhile
             known = read_known(self.root)
-            quick = survey(self.root, {n: s for n, s in known.items() if s.fault is not None})
-            runs = quick if _damaged(quick) > self.damaged.keys() else survey(self.root, known, thorough=True)
+            quick = look_at_runs(self.root, {n: s for n, s in known.items() if s.fault is not None})
+            runs = quick if _damaged(quick) > self.damaged.keys() else look_at_runs(self.root, known, thorough=True)
             compacted = f"/{paths.compacted_dir(Path()).name}/" in str(error)
             if not _damaged(runs) > self.damaged.keys() and not compacted:
                 return False

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 
 import duckdb
@@ -24,9 +25,10 @@ from warehouse.catalog.survey import Survey
 from warehouse.catalog.views import rows_with_run_id
 from warehouse.schema.quoting import sql_path, sql_paths
 from warehouse.schema.tables import TABLES
-from warehouse.storage import paths
+from warehouse.storage import object_log, paths
+from warehouse.storage.duckdb_session import connect
 from warehouse.storage.files import delete, file_checksum, sync_file, sync_folder
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 
 RUNS = 100
 """Runs in a group."""
@@ -51,9 +53,10 @@ def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: 
     Returns:
         The groups that hold now.
     """
-    if paths.compacted_dir(root).is_symlink():
-        return {}  # the warehouse writes into folders of its own
-    _delete_unused(root)
+    if isinstance(root, Path):
+        if paths.compacted_dir(root).is_symlink():
+            return {}  # the warehouse writes into folders of its own
+        _delete_unused(root)
     groups = {name: group for name, group in valid_groups(groups, known).items() if _is_whole(root, name, group, check)}
     compacted = {run_id for group in groups.values() for run_id in group.runs}
     small = [
@@ -70,6 +73,8 @@ def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: 
 
 def mark_unused(root: AnyPath, groups: Groups) -> None:
     """Mark the folders of groups that the catalog no longer reads, so that they are deleted later."""
+    if isinstance(root, ObjectPath):
+        return  # others may read them still, whose catalogs are not known here
     for folder in _folders(root):
         mark = folder / _UNUSED
         if folder.name in groups:
@@ -79,7 +84,7 @@ def mark_unused(root: AnyPath, groups: Groups) -> None:
 
 
 def files(root: AnyPath) -> list[Path]:
-    """Return the files of all groups, sorted."""
+    """Return the files of all groups of a local warehouse, sorted."""
     return sorted(file for folder in _folders(root) for file in folder.glob("*.parquet"))
 
 
@@ -87,24 +92,31 @@ def _write_group(root: AnyPath, scratch: Path, runs: Survey) -> tuple[str, Group
     """Copy the tables of runs into a folder of a new group."""
     signatures = {run_id: signature(run) for run_id, run in runs.items()}
     name = xxhash.xxh3_64_hexdigest(json.dumps(signatures).encode())
-    sources: dict[str, list[Path]] = {}
+    if isinstance(root, ObjectPath):
+        name += f"-{uuid.uuid4().hex[:8]}"  # another writer may make the same group now
+    sources: dict[str, list[AnyPath]] = {}
     for run_id, run in runs.items():
         for file in run.tables:
             sources.setdefault(file.partition("/")[0], []).append(paths.run_dir(root, run_id) / file)
     written = scratch / name
     written.mkdir()
-    with duckdb.connect() as con:
+    with connect(root) as con:
         for table, of_runs in sources.items():
             target = written / f"{table}.parquet"
             rows = rows_with_run_id(TABLES[table], sql_paths(of_runs))
             con.execute(f"COPY ({rows}) TO {sql_path(target)} (FORMAT parquet, COMPRESSION zstd)")
             sync_file(target)
     group = Group(signatures, {table: file_checksum(written / f"{table}.parquet") for table in sources})
+    if isinstance(root, ObjectPath):
+        for copy in written.iterdir():
+            (root / paths.compacted_group(name) / copy.name).upload(copy)
+        object_log.append(root, {object_log.GROUPS: {name: vars(group)}})
+        return name, group
     sync_folder(written)
     folder = root / paths.compacted_group(name)
     delete(folder)
     folder.parent.mkdir(exist_ok=True)
-    written.rename(folder)
+    written.rename(str(folder))
     sync_folder(folder.parent)
     return name, group
 
@@ -112,6 +124,8 @@ def _write_group(root: AnyPath, scratch: Path, runs: Survey) -> tuple[str, Group
 def _is_whole(root: AnyPath, name: str, group: Group, check: bool) -> bool:
     """Return whether the files of a group are there, and are what was written if that is to be checked."""
     files = {table: root / paths.compacted_file(name, table) for table in group.checksums}
+    if isinstance(root, ObjectPath) and not check:
+        return True
     if not all(file.is_file() for file in files.values()):
         return False
     return not check or all(file_checksum(file) == group.checksums[table] for table, file in files.items())
@@ -127,6 +141,6 @@ def _delete_unused(root: AnyPath) -> None:
 
 def _folders(root: AnyPath) -> list[Path]:
     folder = paths.compacted_dir(root)
-    if folder.is_symlink() or not folder.is_dir():
+    if not isinstance(folder, Path) or folder.is_symlink() or not folder.is_dir():
         return []
     return [p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from warehouse.catalog.survey import Survey, Surveyed
 from warehouse.storage import strict_json
@@ -30,13 +31,23 @@ def groups_to_json(groups: Groups) -> str:
 
 def groups_from_json(text: str) -> Groups:
     """Read what `groups_to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
-    return {name: Group(**group) for name, group in strict_json.parse(text).items()}
+    return groups_from_values(strict_json.parse(text))
+
+
+def groups_from_values(values: dict[str, Any]) -> Groups:
+    """Read groups from JSON values."""
+    return {name: Group(**group) for name, group in values.items()}
 
 
 def valid_groups(groups: Groups, known: Survey) -> Groups:
-    """Return the groups whose runs are all as they were when they were copied."""
+    """Return the groups whose runs are all as they were when they were copied, and of two with a run in common the first."""
     now = {run_id: signature(run) for run_id, run in known.items() if run.fault is None}
-    return {name: group for name, group in groups.items() if group.runs.items() <= now.items()}
+    valid, taken = {}, set[str]()
+    for name, group in groups.items():
+        if group.runs.items() <= now.items() and taken.isdisjoint(group.runs):
+            valid[name] = group
+            taken |= group.runs.keys()
+    return valid
 
 
 def signature(run: Surveyed) -> str:

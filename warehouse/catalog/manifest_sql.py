@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from warehouse.schema.quoting import sql_paths, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.storage import paths
+from warehouse.storage.objects import AnyPath
 
 _MANIFEST_COLUMNS = {
     "kind": "kind",
@@ -57,7 +57,7 @@ _LARGEST_MANIFEST = 64 * 2**20
 """Bytes; a manifest of so many names 400,000 files. DuckDB sets aside twice as much for each thread that reads manifests."""
 
 
-def manifest_rows(files: Iterable[Path]) -> str:
+def manifest_rows(files: Iterable[AnyPath]) -> str:
     """Write SQL for the rows of `runs` that these manifests, which exist, make."""
     groups = sorted({path.split(".")[0] for path in _MANIFEST_COLUMNS.values()})
     nested = {g: "JSON" for g in groups if any(p.startswith(f"{g}.") for p in _MANIFEST_COLUMNS.values())}

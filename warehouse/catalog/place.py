@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 
 STATE_VIEW = "catalog_state"
 MADE_OF = "One row: what these views were made from"
@@ -45,6 +45,8 @@ def macros(root: AnyPath) -> dict[str, str]:
         Head of a macro → its text.
     """
     folder = _folder(root)
+    if isinstance(root, ObjectPath):  # an address is the same everywhere
+        return {"warehouse_folder()": sql_text(folder), IN_PLACE: "true"}
     own_folder = f"coalesce(nullif(left({_OPENED}, -{len(_OWN_TMP)}), ''), './')"
     elsewhere = (
         f"{sql_text(f'This warehouse was made in {folder} and is now in ')} || here || {sql_text('. Open ')} || here || "

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from warehouse.catalog.build import refresh
+from warehouse.catalog.listed import list_run
 from warehouse.storage.manifest import Manifest, StagedRun
+from warehouse.storage.objects import ObjectPath
 from warehouse.storage.run_writer import RunWriter
 
 
@@ -20,5 +22,7 @@ def publish(writer: RunWriter, describe: Callable[[StagedRun], Manifest]) -> Man
         The manifest.
     """
     manifest = writer.publish(describe)
+    if isinstance(writer.root, ObjectPath):
+        list_run(writer.root, manifest)
     refresh(writer.root)
     return manifest

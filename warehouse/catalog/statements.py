@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from warehouse.errors import UsageError
-from warehouse.storage import paths
-from warehouse.storage.objects import AnyPath
+from warehouse.storage import run_list
+from warehouse.storage.objects import AnyPath, local_side
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement
@@ -70,8 +70,8 @@ def check_target(path: Path, root: AnyPath) -> None:
         UsageError: It is below the root, by whatever name, or in a run that the root links to; or there is no such folder.
     """
     target = path.expanduser().resolve()
-    for place in (root, *(p for p in paths.run_folders(root) if p.is_symlink())):
-        if target.is_relative_to(place.resolve()):
+    for place in (local_side(root), *(p for p in run_list.run_folders(root) if p.is_symlink())):
+        if isinstance(place, Path) and target.is_relative_to(place.resolve()):
             raise UsageError(f"{path} is in the warehouse {root}, which queries don't write to: name a file elsewhere.")
     if not target.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}. Make it first, or name a file elsewhere.")

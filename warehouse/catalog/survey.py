@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import xxhash
 
 from warehouse.errors import TracesError, first_line
-from warehouse.storage import paths, strict_json
-from warehouse.storage.objects import AnyPath
+from warehouse.storage import paths, run_list, strict_json
+from warehouse.storage.objects import AnyPath, ObjectPath, below
 from warehouse.storage.strict_json import half_pair
 
 
@@ -53,10 +52,10 @@ def survey(root: AnyPath, known: Survey, every_file: bool = False, thorough: boo
         What is known of each run now.
     """
     runs = {}
-    for folder in paths.run_folders(root):
+    for folder in run_list.run_folders(root):
         before = known.get(paths.run_id_of(folder))
         unchanged = before is not None and not thorough and _is_unchanged(before, folder, every_file)
-        runs[paths.run_id_of(folder)] = before if before and unchanged else _survey_run(folder, thorough)
+        runs[paths.run_id_of(folder)] = before if before and unchanged else survey_run(folder, thorough)
     return runs
 
 
@@ -72,13 +71,13 @@ def is_current(root: AnyPath, known: Survey, every_file: bool = False) -> bool:
     Returns:
         True where no run has come, gone or changed.
     """
-    folders = {paths.run_id_of(folder): folder for folder in paths.run_folders(root)}
+    folders = {paths.run_id_of(folder): folder for folder in run_list.run_folders(root)}
     if folders.keys() != known.keys():
         return False
     return all(_is_unchanged(s, folders[name], every_file) for name, s in known.items())
 
 
-def _is_unchanged(known: Surveyed, folder: Path, every_file: bool) -> bool:
+def _is_unchanged(known: Surveyed, folder: AnyPath, every_file: bool) -> bool:
     """Return whether a run's folder is as it was: every file of it, or where the run is sound, its manifest.
 
     The files of a sound run's tables are looked for in any case: DuckDB would wait for a named pipe in the place of one.
@@ -103,12 +102,14 @@ def from_json(text: str) -> Survey:
     }
 
 
-def _files_state(folder: Path) -> str:
-    stats = sorted(f"{p.relative_to(folder)} {file_state(p)}" for p in folder.rglob("*"))
+def _files_state(folder: AnyPath) -> str:
+    if isinstance(folder, ObjectPath):  # no object is ever changed but the manifest, where it is put again
+        return file_state(folder / paths.MANIFEST)
+    stats = sorted(f"{below(p, folder)} {file_state(p)}" for p in folder.rglob("*"))
     return xxhash.xxh3_64_hexdigest(" ".join(stats).encode(errors="surrogateescape"))
 
 
-def file_state(path: Path) -> str:
+def file_state(path: AnyPath) -> str:
     """Return a signature of a file, which changes when the file does, or is replaced."""
     try:
         s = path.stat()
@@ -117,7 +118,16 @@ def file_state(path: Path) -> str:
     return f"{s.st_mtime_ns:x}.{s.st_size:x}.{s.st_ino:x}"
 
 
-def _survey_run(folder: Path, thorough: bool) -> Surveyed:
+def survey_run(folder: AnyPath, thorough: bool) -> Surveyed:
+    """Find out whether a run can be read.
+
+    Args:
+        folder: The run's folder.
+        thorough: Whether to check all values of its tables.
+
+    Returns:
+        What is known of it.
+    """
     manifest, files = file_state(folder / paths.MANIFEST), _files_state(folder)
     try:
         return Surveyed(manifest, files, *_check_tables(folder, thorough))
@@ -125,7 +135,7 @@ def _survey_run(folder: Path, thorough: bool) -> Surveyed:
         return Surveyed(manifest, files, (), fault=" ".join(str(e).split()))
 
 
-def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], int, bool]:
+def _check_tables(folder: AnyPath, thorough: bool) -> tuple[tuple[str, ...], int, bool]:
     """Return the files of a run's tables, their bytes, and whether they are of this version of the schema, after checking them all.
 
     Raises:
@@ -139,7 +149,7 @@ def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], int, b
     if folder.name == paths.RUN_PREFIX:
         raise TracesError(f"{folder} has no name of a run after '{paths.RUN_PREFIX}'. Rename it.")
     meta = Manifest.read(folder)
-    unknown = {p.relative_to(folder).as_posix() for p in folder.glob("*/*.parquet")} - meta.file_infos.keys()
+    unknown = {below(p, folder) for p in folder.glob("*/*.parquet")} - meta.file_infos.keys()
     if unknown:
         raise TracesError(f"{folder} has files that its manifest does not name: {', '.join(sorted(unknown))}.")
     tables = {path: table for path in meta.file_infos if (table := paths.table_of_file(path))}  # rows don't need blobs
@@ -154,7 +164,7 @@ def _check_tables(folder: Path, thorough: bool) -> tuple[tuple[str, ...], int, b
     return tuple(sorted(tables)), size, meta.schema_version == SCHEMA_VERSION
 
 
-def _check_table(file: Path, table: str, version: int, checksum: str | None) -> None:
+def _check_table(file: AnyPath, table: str, version: int, checksum: str | None) -> None:
     """Check that a file has the columns of its table, and the checksum if one is given.
 
     Raises:
@@ -165,10 +175,10 @@ def _check_table(file: Path, table: str, version: int, checksum: str | None) -> 
 
     from warehouse.schema.arrow import arrow_schema
     from warehouse.schema.tables import SCHEMA_VERSION
-    from warehouse.storage.files import file_checksum
+    from warehouse.storage.files import file_checksum, parquet_source
 
     try:
-        schema = pq.read_schema(file)
+        schema = pq.read_schema(parquet_source(file))
     except (OSError, pa.ArrowException) as e:
         raise TracesError(f"{file} is damaged: {first_line(e)}") from None
     expected = arrow_schema(table)
@@ -182,7 +192,7 @@ def _check_table(file: Path, table: str, version: int, checksum: str | None) -> 
         raise TracesError(f"{file} is altered: its checksum is not the manifest's.")
 
 
-def _check_sql(tables: list[Path], manifest: Path) -> None:
+def _check_sql(tables: list[AnyPath], manifest: AnyPath) -> None:
     """Check that DuckDB can read every value of the tables, and the manifest, since one that it cannot read stops a view.
 
     Raises:
@@ -192,9 +202,10 @@ def _check_sql(tables: list[Path], manifest: Path) -> None:
 
     from warehouse.catalog.manifest_sql import manifest_rows
     from warehouse.schema.quoting import sql_parquet
+    from warehouse.storage.duckdb_session import connect
 
     queries = {path: f"FROM {sql_parquet([path])}" for path in tables} | {manifest: manifest_rows([manifest])}
-    with duckdb.connect() as con:
+    with connect(manifest) as con:
         for path, query in queries.items():
             try:
                 con.sql(f"SELECT count(COLUMNS(*)) FROM ({query})").fetchall()

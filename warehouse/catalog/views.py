@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from warehouse.catalog import place
@@ -22,7 +21,7 @@ from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_text
 from warehouse.schema.tables import TABLES
 from warehouse.schema.types import Column, Table
 from warehouse.storage import paths
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, below
 
 if TYPE_CHECKING:
     from warehouse.catalog.groups import Groups
@@ -80,7 +79,7 @@ class View(NamedTuple):
     """What each column means, in order."""
 
 
-def view_texts(root: AnyPath, known: Survey, groups: Groups, infos: Sequence[Path]) -> dict[str, View]:
+def view_texts(root: AnyPath, known: Survey, groups: Groups, infos: Sequence[AnyPath]) -> dict[str, View]:
     """Write the texts of all views.
 
     Args:
@@ -248,7 +247,7 @@ def _escaped(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _vector_tables(root: AnyPath, infos: Sequence[Path]) -> str:
+def _vector_tables(root: AnyPath, infos: Sequence[AnyPath]) -> str:
     if not infos:
         return sql_no_rows(Column(name, kind, "") for name, (kind, _, _) in _VECTOR_COLUMNS.items())
     columns = ",\n".join(f"    {source} AS {name}" for name, (_, source, _) in _VECTOR_COLUMNS.items())
@@ -257,6 +256,6 @@ def _vector_tables(root: AnyPath, infos: Sequence[Path]) -> str:
     }
     spec = ", ".join(f"{sql_text(k)}: {sql_text(v)}" for k, v in read.items())
     return (
-        f"SELECT\n{columns}\nFROM read_json({place.files(p.relative_to(root).as_posix() for p in infos)}, columns = {{{spec}}}, "
+        f"SELECT\n{columns}\nFROM read_json({place.files(below(p, root) for p in infos)}, columns = {{{spec}}}, "
         f"format = 'unstructured', hive_partitioning = false)\nWHERE {place.IN_PLACE}\n"
     )

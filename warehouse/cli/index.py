@@ -106,13 +106,13 @@ def add(
     Raises:
         UsageError: A layer was named where a run belongs.
     """
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
     from warehouse.vectors import index_spec, ingest
 
     root = paths.find_root(warehouse)
     settings = ingest.Settings(table.kind, table.metric, table.centre)
     specs = [index_spec.from_options(site, layers)]
-    if numbers := [r for r in runs if r.isdecimal() and r not in paths.published_runs(root)]:
+    if numbers := [r for r in runs if r.isdecimal() and r not in run_list.published_runs(root)]:
         raise UsageError(f"No run '{numbers[0]}'. If it is a layer: --layers takes a list with commas, as in 4,15.")
     with _progress_bar() as (report, note):
         results = {run: ingest.add(root, run, specs, settings, report, note) for run in dict.fromkeys(runs)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from warehouse.errors import UsageError
 from warehouse.schema.quoting import sql_text
-from warehouse.storage import paths
+from warehouse.storage import run_list
 
 if TYPE_CHECKING:
     from warehouse.warehouse import Warehouse
@@ -51,4 +51,4 @@ def _comparison(wh: Warehouse, query: str, word: str) -> str | None:
     match = re.search(rf'(\w+)\s*(==?|<>|!=|i?like)\s*"?({re.escape(word)}[\w./-]*)', query, re.IGNORECASE)
     if match and match[1].lower() in texts:
         return f"{match[1]} {match[2]} {sql_text(match[3])}"
-    return f"run_id = {sql_text(word)}" if word in paths.published_runs(wh.root) else None
+    return f"run_id = {sql_text(word)}" if word in run_list.published_runs(wh.root) else None

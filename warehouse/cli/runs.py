@@ -92,7 +92,7 @@ def show_run(
         traces runs show wt2
     """
     from warehouse.storage import paths
-    from warehouse.storage.paths import find_run
+    from warehouse.storage.run_list import find_run
     from warehouse.storage.trace_store import TraceStore
 
     store = TraceStore(find_run(paths.find_root(warehouse), run))
@@ -199,14 +199,14 @@ def remove(
     """
     from warehouse.catalog import build
     from warehouse.maintenance.remove import folders_of, locked_for_removal, remove_run
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
     from warehouse.storage.files import folder_size
     from warehouse.vectors.table_cache import all_tables
 
     root = paths.find_root(warehouse)
     folders = folders_of(root, run)
     if not folders:
-        raise NotFoundError("run", run, [*paths.published_runs(root), *paths.staged_runs(root)])
+        raise NotFoundError("run", run, [*run_list.published_runs(root), *paths.staged_runs(root)])
     with locked_for_removal(root, run):
         for folder in folders:
             what = (

@@ -170,14 +170,20 @@ def shell(context: typer.Context, warehouse: WarehouseOption = None) -> None:
         traces shell -- -c "FROM runs"
         traces shell -- -c "FROM vector_tables"
     """
+    from warehouse.schema.quoting import sql_text
     from warehouse.storage import paths
+    from warehouse.storage.duckdb_session import extension, s3_environment
+    from warehouse.storage.objects import ObjectPath
     from warehouse.warehouse import Warehouse
 
     program = _duckdb_program()
     with Warehouse(warehouse, every_file=True) as wh:
-        path, first = wh.root / paths.CATALOG, _vectors_first(wh) if paths.vector_tables(wh.root) else []
+        path, first = paths.catalog_path(wh.root), _vectors_first(wh) if paths.vector_tables(wh.root) else []
+        if isinstance(wh.root, ObjectPath):
+            first = ["-cmd", f"LOAD {sql_text(str(extension('httpfs')))}; SET s3_url_style = 'path'", *first]
+        environment = os.environ | (s3_environment() if isinstance(wh.root, ObjectPath) else {})
     sys.stdout.flush()
-    os.execv(program, [program, "-readonly", str(path), *first, *context.args])
+    os.execve(program, [program, "-readonly", str(path), *first, *context.args], environment)
 
 
 def _vectors_first(wh: Warehouse) -> list[str]:
@@ -219,14 +225,14 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     """
     from warehouse.catalog import build
     from warehouse.maintenance.remove import sweep_root
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
     from warehouse.storage.files import delete_stale_temporaries
     from warehouse.storage.manifest import Manifest
     from warehouse.vectors.reconcile import reconcile
     from warehouse.vectors.table_cache import VectorTableCache
 
     root = paths.find_root(warehouse)
-    if not root.is_dir():
+    if not run_list.exists(root):
         raise UsageError(f"There is no warehouse at {root}.")
 
     for leftover in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
@@ -244,4 +250,4 @@ def refresh(warehouse: WarehouseOption = None) -> None:
         elif (captured_as := Manifest.read(folder := paths.run_dir(root, name)).run_id) != name:
             note(f"warning: {folder} holds a run that was captured as '{captured_as}'")
     count = sum(run.fault is None for run in runs.values())
-    say(f"{root / paths.CATALOG}: {count} {'run' if count == 1 else 'runs'}")
+    say(f"{paths.catalog_path(root)}: {count} {'run' if count == 1 else 'runs'}")

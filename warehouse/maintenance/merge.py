@@ -36,7 +36,7 @@ from warehouse.schema.sites import tensor_name
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES, Blob, ShardFile, TensorSpec
-from warehouse.storage.files import delete, link_or_copy
+from warehouse.storage.files import delete, link_or_copy, parquet_source
 from warehouse.storage.losses import mean_loss, perplexity
 from warehouse.storage.manifest import BATCHES, Counts, Manifest, StagedRun, manifest_hash
 from warehouse.storage.objects import AnyPath
@@ -149,10 +149,8 @@ def _adopt(writer: RunWriter, planned: MergePlan, part: RunPart, first: int) -> 
     staging = paths.staged_run(paths.staging_dir(writer.root, writer.run_id))
     names = {old: paths.blob_file(first + k) for k, old in enumerate(part.blobs)}
     wider = {old: w for old in part.blobs if (w := _tensors_to_widen(part, old, planned.promoted))}
-    blobs: dict[str, MakeFile] = {
-        new: partial(_widen, part.folder / old, wider=wider[old])
-        if old in wider
-        else partial(link_or_copy, part.folder / old)
+    blobs: dict[str, MakeFile | AnyPath] = {
+        new: partial(_widen, part.folder / old, wider=wider[old]) if old in wider else part.folder / old
         for old, new in names.items()
     }
     tables: dict[str, MakeFile] = {}
@@ -172,7 +170,7 @@ def _tensors_to_widen(part: RunPart, blob: str, promoted: Mapping[str, str]) -> 
         return {t: promoted[t] for t, (dtype, _) in opened.tensors.items() if promoted.get(t, dtype) != dtype}
 
 
-def _widen(source: Path, target: Path, wider: Mapping[str, str]) -> None:
+def _widen(source: AnyPath, target: Path, wider: Mapping[str, str]) -> None:
     """Write a copy of a blob with some tensors in wider dtypes."""
     with Blob(source) as blob:
         specs = {t: TensorSpec(wider.get(t, dtype), shape[1:]) for t, (dtype, shape) in blob.tensors.items()}
@@ -215,11 +213,11 @@ def _rewrite_index(
 
 
 def _checksum_changes(
-    source: Path, part: RunPart, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], staged: Path
+    source: AnyPath, part: RunPart, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], staged: Path
 ) -> dict[tuple[str, int], np.ndarray]:
     """Return what widening adds to the checksum of every sequence that it touches, (2,) uint64."""
     changes: dict[tuple[str, int], np.ndarray] = {}
-    index = pq.read_table(source, partitioning=None)
+    index = pq.read_table(parquet_source(source), partitioning=None)
     for name, tensors in wider.items():
         old, new = Blob(part.folder / name), Blob(staged / names[name])
         for tensor in tensors:

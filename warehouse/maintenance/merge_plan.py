@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import AnyPath
@@ -29,7 +28,7 @@ class RunPart:
     """The published run of one part."""
 
     run_id: str
-    folder: Path
+    folder: AnyPath
     meta: Manifest
 
     @property
@@ -71,7 +70,7 @@ def find_parts(root: AnyPath, run_id: str) -> list[str]:
         NotFoundError: Where there are no parts of that name.
         UsageError: Where a part is missing or unfinished, or the parts are of different numbers.
     """
-    published, staged = set(paths.published_runs(root)), set(paths.staged_runs(root))
+    published, staged = set(run_list.published_runs(root)), set(paths.staged_runs(root))
     all_parts = {name: part for name in sorted(published | staged) if (part := paths.part_of(name))}
     names = {(i, n): name for name, (whole, i, n) in all_parts.items() if whole == run_id}
     if not names:
@@ -111,10 +110,10 @@ def plan_merge(root: AnyPath, runs: Sequence[str], run_id: str) -> MergePlan:
     paths.check_run_name(run_id)
     if paths.run_dir(root, run_id).exists():
         raise RunExistsError(run_id)
-    _check_finished(runs, set(paths.staged_runs(root)) - set(paths.published_runs(root)))
+    _check_finished(runs, set(paths.staged_runs(root)) - set(run_list.published_runs(root)))
     if repeated := sorted({r for r in runs if runs.count(r) > 1}):
         raise UsageError(f"{repeated[0]} is named twice.")
-    parts = [RunPart(r, folder, Manifest.read(folder)) for r in runs for folder in [paths.find_run(root, r)]]
+    parts = [RunPart(r, folder, Manifest.read(folder)) for r in runs for folder in [run_list.find_run(root, r)]]
     by_number = _by_number(parts)
     parts = [by_number[i] for i in sorted(by_number)]
     for other in parts[1:]:
@@ -238,7 +237,7 @@ def _check_data(parts: list[RunPart]) -> None:
 def _derived_runs(root: AnyPath, parts: set[str]) -> list[str]:
     """Return the runs that have one of the parts as a parent."""
     derived = []
-    for run in paths.published_runs(root):
+    for run in run_list.published_runs(root):
         try:
             parents = Manifest.read(paths.run_dir(root, run)).parents
         except TracesError:  # a run that cannot be read is for traces runs validate

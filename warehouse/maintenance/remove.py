@@ -14,10 +14,11 @@ from pathlib import Path
 
 import filelock
 
+from warehouse.catalog.listed import unlist_run
 from warehouse.errors import UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete, delete_stale_temporaries, release_lock, sync_folder
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath, below, local_side
 from warehouse.vectors.reconcile import remove_run_rows
 
 
@@ -42,13 +43,18 @@ def locked_for_removal(root: AnyPath, run_id: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise UsageError(f"A process is capturing run '{run_id}' now: stop it first.") from None
+    claim = paths.writer_path(root, run_id)
+    if isinstance(root, ObjectPath):
+        claim.write_bytes(uuid.uuid4().bytes)  # a capture of that name that is alive elsewhere then cannot publish
     try:
         yield
     finally:
+        if isinstance(root, ObjectPath):
+            claim.unlink()
         release_lock(lock)
 
 
-def folders_of(root: AnyPath, run_id: str) -> list[Path]:
+def folders_of(root: AnyPath, run_id: str) -> list[AnyPath]:
     """Return the folders that `remove_run` deletes.
 
     Args:
@@ -62,10 +68,12 @@ def folders_of(root: AnyPath, run_id: str) -> list[Path]:
     Raises:
         UsageError: For what cannot be a run's name.
     """
-    folders = [paths.run_dir(root, run_id)]
+    folders: list[AnyPath] = [paths.run_dir(root, run_id)]
+    if isinstance(root, ObjectPath):
+        folders = [p for p in (*folders, paths.writer_path(root, run_id)) if p.exists()]
     if paths.is_staged(root, run_id):
         folders.append(paths.staging_dir(root, run_id))
-    return [p for p in folders if os.path.lexists(p)]
+    return [p for p in folders if isinstance(p, ObjectPath) or os.path.lexists(p)]
 
 
 def remove_run(root: AnyPath, run_id: str) -> None:
@@ -77,9 +85,14 @@ def remove_run(root: AnyPath, run_id: str) -> None:
     """
     folders, trash = folders_of(root, run_id), paths.trash_dir(root)
     trash.mkdir(parents=True, exist_ok=True)
+    if isinstance(root, ObjectPath):
+        (paths.run_dir(root, run_id) / paths.MANIFEST).unlink()  # from here on it is no run
+        unlist_run(root, run_id)
+        delete(paths.run_dir(root, run_id))
     for folder in folders:
-        folder.rename(trash / uuid.uuid4().hex)
-        sync_folder(folder.parent)
+        if isinstance(folder, Path):
+            folder.rename(trash / uuid.uuid4().hex)
+            sync_folder(folder.parent)
     empty_trash(root)
     remove_run_rows(root, run_id)
 
@@ -87,7 +100,7 @@ def remove_run(root: AnyPath, run_id: str) -> None:
 def empty_trash(root: AnyPath) -> list[Path]:
     """Delete what is in the trash, also what killed processes left there, and return the deleted paths."""
     trash = paths.trash_dir(root)
-    if (root / paths.STAGING).is_symlink() or trash.is_symlink() or not trash.is_dir():
+    if paths.staging_root(root).is_symlink() or trash.is_symlink() or not trash.is_dir():
         return []
     gone = sorted(trash.iterdir())
     for path in gone:
@@ -106,24 +119,40 @@ def sweep_root(root: AnyPath, note: Callable[[str], None] = lambda _: None) -> l
         The deleted paths, relative to the root.
     """
     folders = [root, *paths.prepared_dirs(root), *(paths.vectors_dir(root) / m for m in paths.vector_folders(root))]
-    deleted = [path for folder in folders for path in delete_stale_temporaries(folder)]
-    staging = root / paths.STAGING
+    deleted: list[AnyPath] = [path for folder in folders for path in delete_stale_temporaries(folder)]
+    if isinstance(root, ObjectPath):
+        deleted += _remove_dead_uploads(root)
+    staging = paths.staging_root(root)
     if staging.is_dir() and not staging.is_symlink():
         deleted += [*delete_stale_temporaries(staging), *_remove_dead_staging(root)]
     try:
         deleted += empty_trash(root)
     except OSError as e:
         note(f"warning: {paths.trash_dir(root)} cannot be emptied: {e}")
-    return [str(path.relative_to(root)) for path in deleted]
+    return [below(path, root if isinstance(path, ObjectPath) else local_side(root)) for path in deleted]
+
+
+def _remove_dead_uploads(root: ObjectPath) -> Iterator[ObjectPath]:
+    """Delete what removals that were killed have left of runs, and yield its folders: without a manifest, and nobody writes it."""
+    for folder in root.iterdir():
+        run_id = paths.run_id_of(folder)
+        if not folder.name.startswith(paths.RUN_PREFIX) or (folder / paths.MANIFEST).is_file():
+            continue
+        claim = paths.writer_path(root, run_id)
+        if isinstance(claim, ObjectPath) and claim.put_new(uuid.uuid4().bytes):
+            if not (folder / paths.MANIFEST).is_file():
+                delete(folder)
+                yield folder
+            claim.unlink()
 
 
 def _remove_dead_staging(root: AnyPath) -> Iterator[Path]:
     """Delete staging folders that no capture can resume, and yield them: those of published runs, or without a journal."""
-    for folder in sorted((root / paths.STAGING).iterdir()):
+    for folder in sorted(paths.staging_root(root).iterdir()):
         run_id = folder.name
         if not paths.is_staged(root, run_id) or folder.is_symlink():
             continue
-        published = paths.is_published(root, run_id) and not paths.staged_run(folder).exists()
+        published = run_list.is_published(root, run_id) and not paths.staged_run(folder).exists()
         if not published and paths.journal_path(folder).is_file():
             continue
         try:

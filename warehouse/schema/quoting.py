@@ -21,12 +21,12 @@ def sql_texts(texts: Iterable[str]) -> str:
     return f"({', '.join(map(sql_text, texts)) or 'NULL'})"
 
 
-def sql_path(path: Path) -> str:
-    """Quote the path of an existing file for table functions; DuckDB takes a name that no file has for a pattern."""
+def sql_path(path: object) -> str:
+    """Quote the path of an existing file, local or in an object store, for table functions; DuckDB takes a name that no file has for a pattern."""
     return sql_text(str(path))
 
 
-def sql_paths(paths: Iterable[Path]) -> str:
+def sql_paths(paths: Iterable[object]) -> str:
     """Write a list of existing files for table functions such as read_parquet."""
     return f"[{', '.join(map(sql_path, paths))}]"
 
@@ -37,7 +37,7 @@ def sql_pattern(folder: Path, pattern: str) -> str:
     return sql_text(f"{literal}/{pattern}")
 
 
-def sql_parquet(paths: Iterable[Path]) -> str:
+def sql_parquet(paths: Iterable[object]) -> str:
     """Write SQL for the rows of Parquet files, without the columns that DuckDB would make of folders named `key=value`."""
     return f"read_parquet({sql_paths(paths)}, hive_partitioning = false)"
 

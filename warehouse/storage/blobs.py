@@ -27,6 +27,7 @@ from warehouse.errors import CorruptRunError
 from warehouse.schema.sites import TOKEN
 from warehouse.storage import strict_json
 from warehouse.storage.files import open_file
+from warehouse.storage.objects import AnyPath, ObjectPath
 
 DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
@@ -39,6 +40,10 @@ NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 """safetensors' names of those dtypes, by torch's names."""
 
 _MAX_HEADER = 100_000_000  # safetensors' own limit
+_FIRST = 1 << 16
+"""Bytes of an object that are asked for first: the header, mostly."""
+_AHEAD = 4 << 20
+"""Bytes of an object that are asked for at once where rows follow each other."""
 
 
 @dataclass(frozen=True)
@@ -140,34 +145,46 @@ def _write_at(fd: int, data: memoryview, offset: int) -> None:
 
 
 class Blob:
-    """A shard open for reading: its rows are read-only views of a memory map."""
+    """A shard open for reading: its rows are read-only views of a memory map, or of an object's bytes, asked for as they are needed."""
 
-    def __init__(self, path: Path) -> None:
-        """Map the file and read its header.
+    def __init__(self, path: AnyPath) -> None:
+        """Map the file and read its header; of an object, only the header is read.
 
         Raises:
             CorruptRunError: The file is missing, cut short, or not safetensors.
         """
         self.path = path
+        self._map: mmap.mmap | None = None
         try:
-            with open_file(path) as f:
-                size = os.fstat(f.fileno()).st_size
-                if size < 8:
-                    raise CorruptRunError(f"{path} is cut short: {size} bytes.")
-                self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            if isinstance(path, ObjectPath):
+                start, size = path.read_start(_FIRST)
+            else:
+                with open_file(path) as f:
+                    size = os.fstat(f.fileno()).st_size
+                    if size >= 8:
+                        self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+                        start = memoryview(self._map)
         except FileNotFoundError:
             raise CorruptRunError(f"{path} is missing.") from None
         except OSError as e:
             raise CorruptRunError(f"{path} cannot be read: {e.strerror}.") from None
-        length = int.from_bytes(self._map[:8], "little")
+        if size < 8:
+            raise CorruptRunError(f"{path} is cut short: {size} bytes.")
+        length = int.from_bytes(start[:8], "little")
         if length > min(_MAX_HEADER, size - 8):
             raise CorruptRunError(f"{path} is cut short or not safetensors: it announces a header of {length} bytes.")
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
         """Every tensor's dtype and shape."""
         self._starts: dict[str, int] = {}
         self._views: dict[str, np.ndarray] = {}
+        self._ahead: dict[str, tuple[int, np.ndarray]] = {}
+        """For tensors of an object that are read from end to end: rows that came with others, and the number of the first."""
+        self._next: dict[str, int] = {}
+        """For tensors of an object, the row after those that were read last."""
+        if isinstance(path, ObjectPath) and len(start) < 8 + length:
+            start = path.read_range(0, 8 + length)
         try:
-            header = strict_json.parse(self._map[8 : 8 + length])
+            header = strict_json.parse(bytes(start[8 : 8 + length]))
             header.pop("__metadata__", None)
             end = max((t["data_offsets"][1] for t in header.values()), default=0)
             whole = size == 8 + length + end
@@ -202,6 +219,8 @@ class Blob:
             if name not in self.tensors:
                 raise CorruptRunError(f"{self.path} has no tensor {name}.")
             dtype, shape = self.tensors[name]
+            if self._map is None:
+                return self._fetch(name, 0, shape[0])
             flat = np.frombuffer(self._map, DTYPES[dtype], math.prod(shape), self._starts[name])
             self._views[name] = flat.reshape(shape)
         return self._views[name]
@@ -212,14 +231,50 @@ class Blob:
         Raises:
             CorruptRunError: The tensor does not have those rows.
         """
-        view = self.tensor(tensor)
-        if not 0 <= start <= end <= len(view):
-            raise CorruptRunError(f"{self.path}: {tensor} has {len(view)} rows, not rows {start} to {end}.")
-        return view[start:end]
+        if tensor not in self.tensors:
+            raise CorruptRunError(f"{self.path} has no tensor {tensor}.")
+        n = self.tensors[tensor][1][0]
+        if not 0 <= start <= end <= n:
+            raise CorruptRunError(f"{self.path}: {tensor} has {n} rows, not rows {start} to {end}.")
+        return self.tensor(tensor)[start:end] if self._map is not None else self._rows_of_object(tensor, start, end)
+
+    def _rows_of_object(self, tensor: str, start: int, end: int) -> np.ndarray:
+        """Return rows of a tensor of an object: these alone, but where they follow those before, more come in the same request."""
+        first, ahead = self._ahead.get(tensor, (0, np.empty(0)))
+        if not first <= start <= end <= first + len(ahead):
+            first, last = start, end
+            if self._next.get(tensor) == start and start < end:
+                dtype, (n, *row_shape) = self.tensors[tensor]
+                last = min(n, max(end, start + _AHEAD // TensorSpec(dtype, tuple(row_shape)).row_bytes))
+            ahead = self._fetch(tensor, first, last)
+            self._ahead.pop(tensor, None)
+            if last > end:
+                self._ahead[tensor] = first, ahead
+        self._next[tensor] = end
+        return ahead[start - first : end - first]
+
+    def _fetch(self, tensor: str, start: int, end: int) -> np.ndarray:
+        """Return rows of a tensor of an object, in one request.
+
+        Raises:
+            CorruptRunError: The object cannot be read.
+        """
+        dtype, (_, *row_shape) = self.tensors[tensor]
+        row_bytes = TensorSpec(dtype, tuple(row_shape)).row_bytes
+        if start == end:
+            return np.empty((0, *row_shape), DTYPES[dtype])
+        assert isinstance(self.path, ObjectPath)
+        base = self._starts[tensor]
+        try:
+            octets = self.path.read_range(base + start * row_bytes, base + end * row_bytes)
+        except OSError as e:
+            raise CorruptRunError(f"{self.path} cannot be read: {e.strerror}.") from None
+        return np.frombuffer(octets, DTYPES[dtype]).reshape(end - start, *row_shape)
 
     def release_pages(self) -> None:
         """Give back the memory that holds what has been read so far; what is read again is fetched from the disk, or its cache."""
-        if hasattr(self._map, "madvise"):
+        self._ahead.clear()
+        if self._map is not None and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def __enter__(self) -> Blob:

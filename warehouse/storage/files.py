@@ -16,6 +16,8 @@ from typing import BinaryIO
 import filelock
 import xxhash
 
+from warehouse.storage.objects import AnyPath, ObjectPath, delete_objects
+
 _HOST = xxhash.xxh32_hexdigest(platform.node().encode())
 _NUMBERS = itertools.count()
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp", re.DOTALL)
@@ -23,8 +25,11 @@ _LONG_AGO = 24 * 3600
 """Seconds after which a temporary file of another host, whose processes cannot be seen from here, counts as left behind."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: AnyPath, content: bytes) -> None:
     """Write a file whole or not at all: beside `path`, fsynced, then renamed over it."""
+    if isinstance(path, ObjectPath):
+        path.write_bytes(content)
+        return
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as f:
@@ -43,9 +48,9 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}.tmp")
 
 
-def delete_stale_temporaries(folder: Path) -> list[Path]:
-    """Delete the temporary files and folders in `folder` whose process has died, and return their paths."""
-    if folder.is_symlink() or not folder.is_dir():
+def delete_stale_temporaries(folder: AnyPath) -> list[Path]:
+    """Delete the temporary files and folders in `folder` whose process has died, and return their paths; a store has none."""
+    if isinstance(folder, ObjectPath) or folder.is_symlink() or not folder.is_dir():
         return []
     stale = [p for p in folder.iterdir() if _is_left_behind(p)]
     for path in stale:
@@ -72,11 +77,14 @@ def _is_left_behind(path: Path) -> bool:
     return False
 
 
-def delete(path: Path) -> None:
+def delete(path: AnyPath) -> None:
     """Delete a file, a folder with all that is in it, or a symbolic link, but never the target of a link.
 
     It is no error if another process is deleting the same at the same time.
     """
+    if isinstance(path, ObjectPath):
+        delete_objects([path, *path.rglob("*")])
+        return
     for _ in range(100):
         try:
             if path.is_dir() and not path.is_symlink():
@@ -103,15 +111,18 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: AnyPath) -> None:
     """Make the names in a folder durable: a rename or a new file is only safe once its folder is synced."""
-    if os.name == "posix":
+    if isinstance(path, Path) and os.name == "posix":
         sync_file(path)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: AnyPath, target: Path) -> None:
     """Link a file under another name, or copy it where the file system has no links; durable but for the name."""
     target.unlink(missing_ok=True)
+    if isinstance(source, ObjectPath):
+        source.download(target)
+        return
     try:
         os.link(source.resolve(), target)
     except OSError:
@@ -119,7 +130,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     sync_file(target)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: AnyPath) -> BinaryIO:
     """Open a file to read its bytes.
 
     Returns:
@@ -128,6 +139,8 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
         OSError: It cannot be opened, or is not a file; opening a named pipe would wait without end.
     """
+    if isinstance(path, ObjectPath):
+        return path.open()
     f = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
         f.close()
@@ -135,13 +148,20 @@ def open_file(path: Path) -> BinaryIO:
     return f
 
 
-def read_file(path: Path) -> bytes:
+def parquet_source(path: AnyPath) -> Path | BinaryIO:
+    """Return what pyarrow reads a Parquet file from: its path, or an object as an open file."""
+    return path.open() if isinstance(path, ObjectPath) else path
+
+
+def read_file(path: AnyPath) -> bytes:
     """Return a file's bytes; raise OSError as `open_file` does."""
+    if isinstance(path, ObjectPath):
+        return path.read_bytes()
     with open_file(path) as f:
         return f.read()
 
 
-def file_checksum(path: Path) -> str:
+def file_checksum(path: AnyPath) -> str:
     """Return the xxh3-128 of a file's bytes, in hex."""
     digest = xxhash.xxh3_128()
     with open_file(path) as f:
@@ -150,6 +170,8 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def folder_size(folder: Path) -> int:
+def folder_size(folder: AnyPath) -> int:
     """Return the size of all files below `folder`, in bytes."""
+    if isinstance(folder, ObjectPath):
+        return sum(found.st_size for _, found in folder.walk())
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-
-import duckdb
 
 from warehouse.schema.quoting import sql_no_rows, sql_parquet, sql_text
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths, strict_json
+from warehouse.storage.duckdb_session import connect
+from warehouse.storage.objects import AnyPath
 
 _LARGEST_EXPONENT = 709.0
 """The largest whole number whose exponential a float64 can hold."""
 
 
-def mean_loss(folder: Path) -> float | None:
+def mean_loss(folder: AnyPath) -> float | None:
     """Return the mean loss, nats, over all predictions of a run that is about to be published; None where it is infinite."""
-    with duckdb.connect() as con:
+    with connect(folder) as con:
         file = sql_parquet([folder / paths.table_file("next_token")])
         row = con.sql(f"SELECT avg(loss::DOUBLE) FROM {file}").fetchone()
     assert row is not None
@@ -25,7 +24,7 @@ def mean_loss(folder: Path) -> float | None:
     return mean
 
 
-def predicted_bytes(folder: Path, target_column: str | None) -> int | None:
+def predicted_bytes(folder: AnyPath, target_column: str | None) -> int | None:
     """Count the bytes of text that a run predicted, as the view `sequence_losses` does.
 
     Args:
@@ -36,7 +35,7 @@ def predicted_bytes(folder: Path, target_column: str | None) -> int | None:
         Bytes in UTF-8; None where the tokenizer gives no offsets.
     """
     text = (paths.data_dir("sql") / "views" / "sequence_losses.sql").read_text(encoding="utf-8")
-    with duckdb.connect() as con:
+    with connect(folder) as con:
         for name in ("examples", "prompts", "tokens", "next_token"):
             file = folder / paths.table_file(name)
             rows = sql_parquet([file]) if file.is_file() else f"({sql_no_rows(STORED[name].file_columns)})"

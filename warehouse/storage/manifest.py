@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -205,7 +205,11 @@ class Manifest(SealedFile):
             A manifest with this run's model and data.
         """
         files = [
-            f if f.checksum else f.model_copy(update={"checksum": file_checksum(staged.folder / f.path)})
+            f
+            if f.checksum
+            else f.model_copy(
+                update={"checksum": staged.checksums.get(f.path) or file_checksum(staged.folder / f.path)}
+            )
             for f in staged.files
         ]
         return self.model_copy(
@@ -242,12 +246,12 @@ class Manifest(SealedFile):
         """The run's files by their paths in its folder."""
         return {f.path: f for f in self.files}
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: AnyPath) -> None:
         """Write run.json into `folder`, whole or not at all."""
         self.write_to(folder / paths.MANIFEST)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: AnyPath) -> Manifest:
         """Read run.json of a run's folder.
 
         Args:
@@ -271,7 +275,7 @@ def manifest_hash(root: AnyPath, run_id: str) -> str:
     return folder_manifest_hash(paths.run_dir(root, run_id))
 
 
-def folder_manifest_hash(folder: Path) -> str:
+def folder_manifest_hash(folder: AnyPath) -> str:
     """Return what `manifest_hash` returns of a run in any folder."""
     return xxhash.xxh3_128_hexdigest(read_file(folder / paths.MANIFEST))
 
@@ -289,3 +293,5 @@ class StagedRun:
     """Time spent on it, all processes together."""
     promoted: dict[str, str]
     """Tensors (by name) with a value that their dtype cannot hold, and the dtype that they are stored in."""
+    checksums: dict[str, str] = field(default_factory=dict)
+    """The xxh3-128 of safetensors files, by path, that are in an object store and no longer in `folder`."""

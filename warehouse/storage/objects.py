@@ -1,8 +1,450 @@
-"""Places that a warehouse can lie in."""
+"""ObjectPath: a place in an object store, used as a `pathlib.Path` is, for warehouses that lie at `s3://…`, `gs://…` or `az://…`.
+
+An object is written whole or not at all, and a folder is nothing but the beginning of its objects' names. What a local warehouse
+does by a rename, one in a store does by `put_new`, of which exactly one of many succeeds. Requests are tried again a few times over
+errors that may pass; what remains is an OSError with the store's own words.
+
+Credentials come from the environment and the provider's own files; nothing of them is kept.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-AnyPath = Path
+import xxhash
+
+from warehouse.errors import UsageError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer, Sequence
+
+SCHEMES = ("s3://", "gs://", "az://", "memory://")
+"""Beginnings of the addresses of object stores."""
+
+_PIECE = 8 << 20
+"""Bytes of an object that are uploaded, or read ahead, at a time."""
+_TRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+"""How often, and for how long, the store is asked again over an error of its own or a connection that broke."""
+
+
+@dataclass(frozen=True, order=True)
+class ObjectPath:
+    """An object, or a folder of objects: its bucket, such as `s3://bucket`, and its name there."""
+
+    bucket: str
+    key: PurePosixPath
+
+    @classmethod
+    def parse(cls, address: str) -> ObjectPath:
+        """Read an address such as `s3://bucket/folder`.
+
+        Returns:
+            The place.
+
+        Raises:
+            UsageError: It names no bucket, or a folder that leads elsewhere.
+        """
+        scheme, _, rest = address.partition("://")
+        bucket, _, key = rest.partition("/")
+        if not bucket or ".." in key.split("/"):
+            raise UsageError(f"'{address}' is no place in an object store: write {scheme}://BUCKET/FOLDER.")
+        return cls(f"{scheme}://{bucket}", PurePosixPath(key.strip("/")))
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self._name}".rstrip("/")
+
+    def __truediv__(self, name: str | PurePosixPath) -> ObjectPath:
+        return ObjectPath(self.bucket, self.key / name)
+
+    @property
+    def _name(self) -> str:
+        """Its name in the bucket; empty for the bucket itself."""
+        return "" if self.key == PurePosixPath() else str(self.key)
+
+    @property
+    def name(self) -> str:
+        """The last part of its name."""
+        return self.key.name
+
+    @property
+    def stem(self) -> str:
+        """`name` without its suffix."""
+        return self.key.stem
+
+    @property
+    def suffix(self) -> str:
+        """The end of its name, such as `.parquet`."""
+        return self.key.suffix
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The folder that it is in."""
+        return ObjectPath(self.bucket, self.key.parent)
+
+    def with_name(self, name: str) -> ObjectPath:
+        """Return the place of another name in the same folder."""
+        return ObjectPath(self.bucket, self.key.with_name(name))
+
+    def relative_to(self, folder: ObjectPath) -> PurePosixPath:
+        """Return its path below a folder; ValueError where it is not there."""
+        if self.bucket != folder.bucket:
+            raise ValueError(f"{self} is not below {folder}")
+        return self.key.relative_to(folder.key)
+
+    def as_posix(self) -> str:
+        """Return its address."""
+        return str(self)
+
+    def absolute(self) -> ObjectPath:
+        """Return itself: addresses are whole."""
+        return self
+
+    resolve = expanduser = absolute
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def stat(self) -> ObjectStat:
+        """Return an object's size, time and signature; FileNotFoundError where there is none."""
+        with _os_errors(self):
+            import obstore
+
+            return _stat(obstore.head(_store(self.bucket), self._name))
+
+    lstat = stat
+
+    def is_file(self) -> bool:
+        """Return whether there is such an object."""
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Return whether there is an object below."""
+        return next(self.rglob("*"), None) is not None
+
+    def exists(self) -> bool:
+        """Return whether there is such an object, or one below."""
+        return self.is_file() or self.is_dir()
+
+    def is_symlink(self) -> bool:
+        """Return False: a store has no links."""
+        return False
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """Return what is in a folder, objects and folders."""
+        with _os_errors(self):
+            import obstore
+
+            found = obstore.list_with_delimiter(_store(self.bucket), f"{self._name}/" if self._name else None)
+        names = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
+        return iter([ObjectPath(self.bucket, PurePosixPath(name)) for name in sorted(names)])
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Return what is in a folder and has a name of this pattern."""
+        return (p for p in self.iterdir() if fnmatchcase(p.name, pattern))
+
+    def rglob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Return all objects below whose name is of this pattern."""
+        return (path for path, _ in self.walk() if fnmatchcase(path.name, pattern))
+
+    def walk(self) -> Iterator[tuple[ObjectPath, ObjectStat]]:
+        """Return all objects below, with what `stat` says of them, in one request a thousand."""
+        with _os_errors(self):
+            import obstore
+
+            prefix = f"{self._name}/" if self._name else None
+            for some in obstore.list(_store(self.bucket), prefix, chunk_size=1000):
+                for found in some:
+                    yield ObjectPath(self.bucket, PurePosixPath(found["path"])), _stat(found)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def read_bytes(self) -> bytes:
+        """Return an object's bytes."""
+        with _os_errors(self):
+            import obstore
+
+            return bytes(obstore.get(_store(self.bucket), self._name).bytes())
+
+    def read_start(self, most: int) -> tuple[memoryview, int]:
+        """Return the first bytes of an object, `most` at most, and its size, in one request."""
+        with _os_errors(self):
+            import obstore
+
+            answer = obstore.get(_store(self.bucket), self._name, options={"range": (0, most)})
+            return memoryview(answer.bytes()), answer.meta["size"]
+
+    def read_range(self, start: int, end: int) -> memoryview:
+        """Return an object's bytes from `start` to `end`, in one request."""
+        with _os_errors(self):
+            import obstore
+
+            return memoryview(obstore.get_range(_store(self.bucket), self._name, start=start, end=end))
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """Open an object to read its bytes, piece by piece."""
+        assert mode == "rb"
+        return io.BufferedReader(_Reader(self))
+
+    def download(self, target: Path) -> None:
+        """Write an object's bytes to a local file, durable on return but for its name."""
+        with _os_errors(self):
+            import obstore
+
+            with target.open("wb") as f:
+                for piece in obstore.get(_store(self.bucket), self._name).stream(min_chunk_size=_PIECE):
+                    f.write(piece)
+                f.flush()
+                os.fsync(f.fileno())
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write_bytes(self, content: Buffer) -> None:
+        """Write an object, in the place of the one that there is."""
+        with _os_errors(self):
+            import obstore
+
+            obstore.put(_store(self.bucket), self._name, content, use_multipart=False)
+
+    def put_new(self, content: bytes) -> bool:
+        """Write an object where there is none; of many who do so at once, one succeeds.
+
+        Args:
+            content: Bytes that no other writer's are equal to: by them an object is known for this writer's own where the
+                answer to writing it was lost.
+
+        Returns:
+            Whether the object is this writer's.
+        """
+        with _os_errors(self):
+            import obstore
+            from obstore.exceptions import AlreadyExistsError
+
+            try:
+                obstore.put(_store(self.bucket), self._name, content, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return self.read_bytes() == content
+        return True
+
+    def upload(self, source: Path) -> None:
+        """Write a local file's bytes, a few pieces in memory at a time."""
+        with _os_errors(self):
+            import obstore
+
+            obstore.put(_store(self.bucket), self._name, source, chunk_size=_PIECE, max_concurrency=4)
+
+    def copy_to(self, target: ObjectPath) -> None:
+        """Copy an object within its bucket, without the bytes coming here."""
+        with _os_errors(self):
+            import obstore
+
+            obstore.copy(_store(self.bucket), self._name, target._name)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete an object; no store says whether there was one."""
+        delete_objects([self])
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: a folder is there as soon as something is in it."""
+
+
+AnyPath = Path | ObjectPath
 """A file or a folder of a warehouse, wherever the warehouse lies."""
+
+
+@dataclass(frozen=True)
+class ObjectStat:
+    """What a store says of an object, by the names of `os.stat_result`."""
+
+    st_size: int
+    st_mtime_ns: int
+    st_ino: int
+    """A signature of its content."""
+    st_mode: int = stat.S_IFREG
+
+    @property
+    def st_mtime(self) -> float:
+        """When it was written, in seconds."""
+        return self.st_mtime_ns / 1e9
+
+
+class _Reader(io.RawIOBase):
+    """An object as a file, read in the pieces that are asked for."""
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path, self._at = path, 0
+        self._size = path.stat().st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, target: Any) -> int:
+        piece = (
+            self._path.read_range(self._at, min(self._at + len(target), self._size)) if self._at < self._size else b""
+        )
+        target[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+
+def any_path(place: str | AnyPath) -> AnyPath:
+    """Return a place in an object store for its address, and a local path for anything else."""
+    if isinstance(place, str) and place.startswith(SCHEMES):
+        return ObjectPath.parse(place)
+    return Path(place) if isinstance(place, str) else place
+
+
+def sorted_paths(paths: Iterable[AnyPath]) -> list[AnyPath]:
+    """Return paths in the order of their texts."""
+    return sorted(paths, key=str)
+
+
+def below(path: AnyPath, folder: AnyPath) -> str:
+    """Return a path below a folder, its parts divided by slashes; ValueError where it is not there."""
+    if isinstance(path, ObjectPath) and isinstance(folder, ObjectPath):
+        return path.relative_to(folder).as_posix()
+    if isinstance(path, Path) and isinstance(folder, Path):
+        return path.relative_to(folder).as_posix()
+    raise ValueError(f"{path} is not below {folder}")
+
+
+def local_side(root: AnyPath) -> Path:
+    """Return the local folder of a root: itself, or for one in an object store, a folder of the cache.
+
+    It holds what only this machine needs: what is being written, locks, and the file of views.
+    """
+    if isinstance(root, Path):
+        return root
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    readable = "".join(c if c.isalnum() else "-" for c in str(root).partition("://")[2])[:60]
+    return cache_folder / "trace-warehouse" / "roots" / f"{readable}-{xxhash.xxh3_64_hexdigest(str(root).encode())[:8]}"
+
+
+def delete_objects(objects: Sequence[ObjectPath]) -> None:
+    """Delete objects of one bucket, a thousand in a request; it is no error where they are gone."""
+    if objects:
+        with _os_errors(objects[0]), contextlib.suppress(FileNotFoundError):
+            import obstore
+
+            obstore.delete(_store(objects[0].bucket), [o._name for o in objects])
+
+
+@cache
+def _store(bucket: str) -> Any:
+    """Return the connection to a bucket.
+
+    Raises:
+        UsageError: The packages for object stores are not installed.
+    """
+    try:
+        from obstore.store import from_url
+    except ModuleNotFoundError:
+        raise UsageError(f"Warehouses at {bucket} need more packages: pip install 'trace-warehouse[s3]'") from None
+    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    retry: Any = {"retry_config": _TRIES, "client_options": {"timeout": "120s", "allow_http": plain}}
+    if bucket.startswith("s3://"):
+        return from_url(bucket, credential_provider=_s3_credentials(), **retry)
+    return from_url(bucket) if bucket.startswith("memory://") else from_url(bucket, **retry)
+
+
+def _s3_credentials() -> Any:
+    """Return what asks boto3 for credentials, which knows the environment, AWS's own files, and the machine's role; None: it has none."""
+    try:
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ModuleNotFoundError:
+        return None
+    session = boto3.Session()
+    return Boto3CredentialProvider(session) if session.get_credentials() else None
+
+
+def s3_options() -> dict[str, str]:
+    """Return credentials and endpoint of S3, as DuckDB names them: from the environment, AWS's own files, or the machine's role.
+
+    Raises:
+        UsageError: The packages for object stores are not installed.
+    """
+    try:
+        import boto3
+    except ModuleNotFoundError:
+        raise UsageError("Warehouses at s3:// need more packages: pip install 'trace-warehouse[s3]'") from None
+    session, options = boto3.Session(), dict[str, str]()
+    if credentials := session.get_credentials():
+        frozen = credentials.get_frozen_credentials()
+        options |= {"KEY_ID": frozen.access_key or "", "SECRET": frozen.secret_key or ""}
+        if frozen.token:
+            options["SESSION_TOKEN"] = frozen.token
+    if region := os.environ.get("AWS_REGION") or session.region_name:
+        options["REGION"] = region
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        scheme, _, host = endpoint.partition("://")
+        options |= {"ENDPOINT": host.rstrip("/"), "USE_SSL": str(scheme == "https").lower(), "URL_STYLE": "path"}
+    return options
+
+
+def lance_options(place: AnyPath) -> dict[str, str]:
+    """Return credentials and endpoint as Lance names them; none for a local path."""
+    if not isinstance(place, ObjectPath) or not place.bucket.startswith("s3://"):
+        return {}
+    names = {
+        "KEY_ID": "aws_access_key_id",
+        "SECRET": "aws_secret_access_key",
+        "SESSION_TOKEN": "aws_session_token",
+        "REGION": "aws_region",
+    }
+    options = s3_options()
+    found = {names[name]: value for name, value in options.items() if name in names}
+    if "ENDPOINT" in options:
+        plain = options["USE_SSL"] == "false"
+        found |= {
+            "aws_endpoint": f"http{'' if plain else 's'}://{options['ENDPOINT']}",
+            "allow_http": str(plain).lower(),
+        }
+    return found
+
+
+def _stat(meta: Any) -> ObjectStat:
+    written = int(meta["last_modified"].timestamp() * 1e9)
+    tag = str(meta["e_tag"] or written)
+    return ObjectStat(meta["size"], written, xxhash.xxh3_64_intdigest(tag.encode()))
+
+
+@contextlib.contextmanager
+def _os_errors(path: ObjectPath) -> Iterator[None]:
+    """Raise OSError in place of what obstore raises; FileNotFoundError where there is no such object."""
+    try:
+        yield
+    except FileNotFoundError as e:  # obstore's own is a page long
+        if "NoSuchBucket" in str(e):
+            raise OSError(errno.ENODEV, f"there is no bucket {path.bucket}", str(path)) from None
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path)) from None
+    except Exception as e:
+        kind = type(e).__name__
+        if not type(e).__module__.startswith("obstore"):
+            raise
+        if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+            raise PermissionError(errno.EACCES, "the credentials that there are do not allow it", str(path)) from None
+        raise OSError(errno.EIO, first_line(e)[:300], str(path)) from None

@@ -14,7 +14,8 @@ from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
 from warehouse.schema.types import Table
-from warehouse.storage.files import sync_file
+from warehouse.storage.files import parquet_source, sync_file
+from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,16 +57,16 @@ def write_table_file(path: Path, rows: pa.Table) -> None:
     sync_file(path)
 
 
-def rewrite_table_file(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+def rewrite_table_file(source: AnyPath, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Write the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
-    file = pq.ParquetFile(source)
+    file = pq.ParquetFile(parquet_source(source))
     with pq.ParquetWriter(target, file.schema_arrow, **_OPTIONS) as writer:
         for batch in file.iter_batches(ROW_GROUP):
             writer.write_table(change(pa.Table.from_batches([batch])))
     sync_file(target)
 
 
-def examples_hash(files: Iterable[Path]) -> str:
+def examples_hash(files: Iterable[AnyPath]) -> str:
     """Return the xxh3-128 over every example's id and text, in the order of the data, in hex.
 
     Args:
@@ -74,10 +75,11 @@ def examples_hash(files: Iterable[Path]) -> str:
     Returns:
         32 hex digits: `DataInfo.hash`.
     """
-    import duckdb
+    from warehouse.storage.duckdb_session import connect
 
     digest = xxhash.xxh3_128()
-    with duckdb.connect(config={"memory_limit": "1GB"}) as con:
+    files = list(files)
+    with connect(files[0] if files else None, memory_limit="1GB") as con:
         answer = con.sql(f"SELECT example_id, text FROM {sql_parquet(files)} ORDER BY idx")
         while rows := answer.fetchmany(4096):
             for example_id, text in rows:

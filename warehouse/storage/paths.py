@@ -11,6 +11,11 @@
 <root>/data/<name>/<split>.parquet  a data set prepared for captures
 <root>/vectors/<model>/<site>.L15.lance  a vector table; beside it .info.json, what is known of it
 <root>/vectors/<model>/traits.lance  the vectors of all the model's traits
+
+A root in an object store has these too, and keeps its .staging/, data/ and warehouse.duckdb in a local folder (`objects.local_side`):
+
+<root>/list/00000000000000000001.json  the first change of the list of runs; list/latest.json names the newest checkpoint of it
+<root>/writers/<run>.json           who is writing a run: held until the run is published
 """
 
 from __future__ import annotations
@@ -19,8 +24,8 @@ import os
 import re
 from pathlib import Path
 
-from warehouse.errors import NotFoundError, UsageError
-from warehouse.storage.objects import AnyPath
+from warehouse.errors import UsageError
+from warehouse.storage.objects import AnyPath, any_path, local_side, sorted_paths
 
 CATALOG = "warehouse.duckdb"
 STAGING = ".staging"
@@ -28,6 +33,8 @@ MANIFEST = "run.json"
 BLOBS = "blobs"
 _JOURNAL = "journal.jsonl"
 _COMPACTED = "compacted"
+_LIST = "list"
+_WRITERS = "writers"
 _PREPARED = "data"
 _VECTORS = "vectors"
 _INFO = ".info.json"
@@ -49,9 +56,9 @@ _BLOB_FILE = re.compile(rf"{BLOBS}/\d{{5,}}\.safetensors")
 _VECTOR_FOLDER = re.compile(r"[A-Za-z0-9_]{1,200}")
 
 
-def find_root(explicit: str | Path | None = None) -> Path:
+def find_root(explicit: str | AnyPath | None = None) -> AnyPath:
     """Return the warehouse root: `explicit`, else `$TRACES_HOME`, else `./runs`; it need not exist yet."""
-    return Path(explicit or os.environ.get("TRACES_HOME") or "runs").expanduser()
+    return any_path(explicit or os.environ.get("TRACES_HOME") or "runs").expanduser()
 
 
 def check_run_name(run_id: str) -> str:
@@ -103,32 +110,14 @@ def part_of(run_id: str) -> tuple[str, int, int] | None:
     return (match[1], int(match[2]), int(match[3])) if match else None
 
 
-def run_dir(root: AnyPath, run_id: str) -> Path:
+def run_dir(root: AnyPath, run_id: str) -> AnyPath:
     """Return the folder of a run, whether it exists or not; raise UsageError for what is not the name of one."""
     return root / f"{RUN_PREFIX}{_safe_name(run_id)}"
 
 
-def run_id_of(folder: Path) -> str:
+def run_id_of(folder: AnyPath) -> str:
     """Return the run's name from its folder: `wt2` of `run_id=wt2`; a folder renamed by hand keeps its own name."""
     return folder.name.removeprefix(RUN_PREFIX)
-
-
-def run_folders(root: AnyPath) -> list[Path]:
-    """Return the folders that are named as runs, sorted; what is in them is not looked at."""
-    if not root.is_dir():
-        return []
-    folders = (p for p in root.iterdir() if p.name.startswith(RUN_PREFIX) and p.is_dir())
-    return sorted(folders, key=lambda p: p.name)
-
-
-def is_published(root: AnyPath, run_id: str) -> bool:
-    """Return whether there is a run of this name: a folder with a manifest, which is written last."""
-    return (run_dir(root, run_id) / MANIFEST).is_file()
-
-
-def published_runs(root: AnyPath) -> list[str]:
-    """Return the names of the published runs: folders with a manifest in them."""
-    return [name for p in run_folders(root) if (name := run_id_of(p)) and (p / MANIFEST).is_file()]
 
 
 def _in_staging(root: AnyPath, name: str) -> Path:
@@ -137,12 +126,22 @@ def _in_staging(root: AnyPath, name: str) -> Path:
     Raises:
         UsageError: It, or `.staging` itself, is a symbolic link, whose target is not the warehouse's to write to.
     """
-    for path in (root / STAGING, root / STAGING / name):
+    for path in (staging_root(root), staging_root(root) / name):
         if path.is_symlink():
             raise UsageError(
                 f"{path} is a symbolic link, where the warehouse writes into a folder of its own. Remove it."
             )
-    return root / STAGING / name
+    return staging_root(root) / name
+
+
+def catalog_path(root: AnyPath) -> Path:
+    """Return the file of views, which is local wherever the root is."""
+    return local_side(root) / CATALOG
+
+
+def staging_root(root: AnyPath) -> Path:
+    """Return the folder of all that is not published yet, which is local wherever the root is."""
+    return local_side(root) / STAGING
 
 
 def staging_dir(root: AnyPath, run_id: str) -> Path:
@@ -178,7 +177,7 @@ def staged_table_path(staging: Path, table: str, shard: int) -> Path:
 
 def staged_runs(root: AnyPath) -> list[str]:
     """Return the names of the unfinished captures, sorted."""
-    names = (p.parent.name for p in (root / STAGING).glob(f"*/{_JOURNAL}"))
+    names = (p.parent.name for p in staging_root(root).glob(f"*/{_JOURNAL}"))
     return sorted(name for name in names if _RUN_NAME.fullmatch(name))
 
 
@@ -200,6 +199,31 @@ def merged_path(root: AnyPath, run_id: str) -> Path:
 def trash_dir(root: AnyPath) -> Path:
     """Return the folder that a run is moved to, in one rename, before its files are deleted; all in it may be deleted."""
     return _in_staging(root, _TRASH)
+
+
+def list_entry(root: AnyPath, number: int) -> AnyPath:
+    """Return the object with a change of the list of runs, numbered from 1, of a root in an object store."""
+    return root / _LIST / f"{number:020d}.json"
+
+
+def list_checkpoint(root: AnyPath, number: int) -> AnyPath:
+    """Return the object with the whole list of runs as it is after a change."""
+    return root / _LIST / f"{number:020d}.checkpoint.json"
+
+
+def list_latest(root: AnyPath) -> AnyPath:
+    """Return the object that says which checkpoint of the list of runs is the newest, or was a moment ago."""
+    return root / _LIST / "latest.json"
+
+
+def list_copy(root: AnyPath) -> Path:
+    """Return the local file that keeps the list of runs of a root in an object store, as it was last read."""
+    return local_side(root) / "list.json"
+
+
+def writer_path(root: AnyPath, run_id: str) -> AnyPath:
+    """Return the object that says who is writing a run of a root in an object store."""
+    return root / _WRITERS / f"{_safe_name(run_id)}.json"
 
 
 def blob_file(shard: int) -> str:
@@ -232,7 +256,7 @@ def table_file(table: str) -> str:
     return f"{table}/00000.parquet"
 
 
-def compacted_dir(root: AnyPath) -> Path:
+def compacted_dir(root: AnyPath) -> AnyPath:
     """Return the folder of all compacted tables."""
     return root / _COMPACTED
 
@@ -249,12 +273,12 @@ def compacted_file(name: str, table: str) -> str:
 
 def prepared_path(root: AnyPath, data: str, split: str) -> Path:
     """Return the file of a prepared data set's split."""
-    return root / _PREPARED / data / f"{split}.parquet"
+    return local_side(root) / _PREPARED / data / f"{split}.parquet"
 
 
 def prepared_dirs(root: AnyPath) -> list[Path]:
     """Return the folders of prepared data sets; symbolic links are left out."""
-    data = root / _PREPARED
+    data = local_side(root) / _PREPARED
     if data.is_symlink() or not data.is_dir():
         return []
     return [p for p in data.iterdir() if p.is_dir() and not p.is_symlink()]
@@ -262,35 +286,35 @@ def prepared_dirs(root: AnyPath) -> list[Path]:
 
 def prepared_splits(root: AnyPath, data: str) -> list[str]:
     """Return the names of a data set's prepared splits, sorted."""
-    return sorted(p.stem for p in (root / _PREPARED / data).glob("*.parquet"))
+    return sorted(p.stem for p in (local_side(root) / _PREPARED / data).glob("*.parquet"))
 
 
-def vectors_dir(root: AnyPath) -> Path:
+def vectors_dir(root: AnyPath) -> AnyPath:
     """Return the folder of all vector tables."""
     return root / _VECTORS
 
 
-def vector_model_path(root: AnyPath, model: str) -> Path:
+def vector_model_path(root: AnyPath, model: str) -> AnyPath:
     """Return the file that says which weights made the vectors in a model's folder."""
     return _vector_folder(root, model) / "model.json"
 
 
-def vector_lance_path(root: AnyPath, model: str, table: str) -> Path:
+def vector_lance_path(root: AnyPath, model: str, table: str) -> AnyPath:
     """Return the Lance folder of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}.lance"
 
 
-def vector_info_path(root: AnyPath, model: str, table: str) -> Path:
+def vector_info_path(root: AnyPath, model: str, table: str) -> AnyPath:
     """Return the info file of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}{_INFO}"
 
 
-def vector_files_path(root: AnyPath, model: str, table: str) -> Path:
+def vector_files_path(root: AnyPath, model: str, table: str) -> AnyPath:
     """Return the file with the checksums of all files of a vector table."""
     return _vector_folder(root, model) / f"{_safe_name(table)}.files.json"
 
 
-def _vector_folder(root: AnyPath, model: str) -> Path:
+def _vector_folder(root: AnyPath, model: str) -> AnyPath:
     """Return the folder of a model's vector tables.
 
     Raises:
@@ -319,7 +343,7 @@ def vector_tables(root: AnyPath) -> list[tuple[str, str]]:
     return [
         (model, path.name.removesuffix(_INFO))
         for model in vector_folders(root)
-        for path in sorted((vectors_dir(root) / model).glob(f"*{_INFO}"))
+        for path in sorted_paths((vectors_dir(root) / model).glob(f"*{_INFO}"))
     ]
 
 
@@ -352,16 +376,3 @@ def data_dir(name: str) -> Path:
     """Return `sql/` or `migrations/`: in the package `warehouse` of an installed wheel, at the top level of a checkout."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parent / name
-
-
-def find_run(root: AnyPath, run_id: str) -> Path:
-    """Return the folder of a published run.
-
-    Raises:
-        NotFoundError: There is none of that name; the message lists the nearest.
-    """
-    folder = run_dir(root, run_id)
-    if not (folder / MANIFEST).is_file():
-        hint = "It is unfinished: run its capture again to go on." if run_id in staged_runs(root) else ""
-        raise NotFoundError("run", run_id, published_runs(root), hint)
-    return folder

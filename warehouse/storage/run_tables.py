@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_parquet, 
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.objects import AnyPath, any_path
 from warehouse.storage.sorted_table import SortedTable
 from warehouse.storage.token_frame import token_frame_sql
 
@@ -38,7 +38,7 @@ _NEAR = 100
 class RunTables:
     """The manifest and the tables of a published run."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | AnyPath) -> None:
         """Open a run from its folder.
 
         Args:
@@ -48,7 +48,7 @@ class RunTables:
             CorruptRunError: The folder is not a run, or its manifest is damaged.
             NewerSchemaError: A newer version of this package wrote the run.
         """
-        self.path = Path(folder)
+        self.path = any_path(folder)
         self.meta = Manifest.read(self.path)
         self._sorted: dict[str, SortedTable] = {}
 
@@ -108,9 +108,9 @@ class RunTables:
     @cached_property
     def _database(self) -> duckdb.DuckDBPyConnection:
         """A database of views over the run's tables."""
-        import duckdb
+        from warehouse.storage.duckdb_session import connect
 
-        con = duckdb.connect()
+        con = connect(self.path)
         run_id = sql_text(paths.run_id_of(self.path.absolute()))
         for name, table in STORED.items():
             files, columns = self._table_files(name), table.file_columns
@@ -193,7 +193,7 @@ class RunTables:
             self._sorted[name] = SortedTable(self._table_files(name), arrow_schema(name))
         return self._sorted[name]
 
-    def _table_files(self, table: str) -> list[Path]:
+    def _table_files(self, table: str) -> list[AnyPath]:
         """Return the files with a table's rows.
 
         Raises:

@@ -8,7 +8,8 @@ What lives how long:
     RecordedBatch   from `put` until the thread has written it, which has at most `_IN_FLIGHT` of them
 
 An error in the thread (a full disk, say) stops the capture: the job's next call raises it. A kill loses only the shard in
-progress. `publish` merges the shards' tables, writes the manifest last, and renames the folder into place.
+progress. `publish` merges the shards' tables, writes the manifest last, and renames the folder into place; where the warehouse
+lies in an object store, `RunUpload` brings it there and puts the manifest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,18 +36,22 @@ from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import TensorSpec
-from warehouse.storage.files import delete, file_checksum, release_lock, sync_file, sync_folder
+from warehouse.storage.files import delete, file_checksum, link_or_copy, release_lock, sync_file, sync_folder
 from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
 from warehouse.storage.parquet import merge_table_files, sorter
+from warehouse.storage.run_upload import RunUpload
 
 _IN_FLIGHT = 3
 """The most pieces of work that the thread has at once: one that it does, and two that wait."""
 
 _SUMS = "sums/"
 """The folder, beside the run's, of the file that a resumed job goes on from."""
+
+_RUN = "run/"
+"""The folder that becomes the run's, in its staging folder."""
 
 MakeFile = Callable[[Path], None]
 """Writes a file at a path, durable on return."""
@@ -69,6 +75,7 @@ class RunWriter:
         """
         self.root, self.run_id = root, paths.check_run_name(run_id)
         self._staging = paths.staging_dir(root, run_id)
+        self._upload = RunUpload(root, run_id) if isinstance(root, ObjectPath) else None
         lock = paths.lock_path(root, run_id)
         self._created_folders = [p for p in lock.parents if not p.exists()]
         self._lock = filelock.FileLock(lock)
@@ -85,7 +92,7 @@ class RunWriter:
                 self._open(job)
         except BaseException:
             if new:
-                delete(self._staging)
+                self._delete_staged()
             self._release_name()
             raise
         # Queues written in C: Ctrl-C in the midst of a `queue.Queue`'s own Python leaves its thread waiting for ever.
@@ -111,8 +118,9 @@ class RunWriter:
         for path in self._staging.rglob("*"):
             if path.is_symlink():  # the file that it leads to is not ours to write
                 path.unlink()
-        if os.path.lexists(paths.run_dir(self.root, self.run_id)):
-            delete(self._staging)  # left by a kill between the rename and the clean-up
+        folder = paths.run_dir(self.root, self.run_id)
+        if self._upload.is_published if self._upload is not None else os.path.lexists(str(folder)):
+            delete(self._staging)  # left by a kill between the commit and the clean-up
             raise RunExistsError(self.run_id)
         staged = paths.staged_run(self._staging)
         (staged / paths.BLOBS).mkdir(parents=True, exist_ok=True)
@@ -125,6 +133,8 @@ class RunWriter:
                 f"An unfinished capture named '{self.run_id}' differs in {', '.join(differing)}. Finish it with its own "
                 f"options, choose another --run, or drop it: traces runs rm {self.run_id}"
             )
+        if self._upload is not None:
+            self._upload.claim(self._journal.path)
         self._drop_incomplete()
 
     def _drop_incomplete(self) -> None:
@@ -142,6 +152,11 @@ class RunWriter:
                 path.unlink()
         for relative, known in safe.items():
             path = self._staging / relative
+            if self._upload is not None and path.suffix == ".safetensors":
+                if path.is_file():
+                    self._upload.add(relative.removeprefix(_RUN), path)  # perhaps again
+                elif self._upload.size(relative.removeprefix(_RUN)) == known.bytes:
+                    continue
             whole = path.is_file() and path.stat().st_size == known.bytes
             if not whole or (known.checksum and file_checksum(path) != known.checksum):
                 raise TracesError(
@@ -193,24 +208,30 @@ class RunWriter:
         if sums is not None:
             self._wait()
 
-    def adopt(self, resume_point: str, blobs: Mapping[str, MakeFile], tables: Mapping[str, MakeFile]) -> None:
+    def adopt(self, resume_point: str, blobs: Mapping[str, MakeFile | AnyPath], tables: Mapping[str, MakeFile]) -> None:
         """Add a complete shard of files that are made elsewhere; not to be mixed with shards that are written here.
 
         Args:
             resume_point: As for `end_shard`.
-            blobs: What makes each safetensors file, by its path in the run's folder.
+            blobs: What makes each safetensors file, by its path in the run's folder; or the file that it is to equal.
             tables: What makes the Parquet file of each table.
         """
         self._wait()
         with _explain_write_errors(self.run_id):
             staged, files = paths.staged_run(self._staging), dict[Path, MakeFile]()
-            files |= {staged / name: make for name, make in blobs.items()}
+            copied = {}
+            for name, blob in blobs.items():
+                if self._upload is not None and isinstance(blob, ObjectPath):
+                    self._upload.copy(name, blob)
+                    copied[f"{_RUN}{name}"] = StagedFile(bytes=self._upload.size(name), checksum=None)
+                else:
+                    files[staged / name] = partial(link_or_copy, blob) if isinstance(blob, AnyPath) else blob
             number = len(self._journal.shards)
             files |= {paths.staged_table_path(self._staging, name, number): make for name, make in tables.items()}
             for path, make in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make(path)
-            self._journal_shard(list(files), resume_point)
+            self._journal_shard(list(files), resume_point, copied)
 
     def promote(self, tensors: dict[str, str]) -> None:
         """Drop the shard in progress, and store these tensors in wider dtypes from its start on.
@@ -226,6 +247,13 @@ class RunWriter:
         """Drop the capture and delete all that is staged of it."""
         self._hand_over(self._abandon)
         self._wait()
+        self._delete_staged()
+
+    def _delete_staged(self) -> None:
+        """Delete all that is staged, and what of it is in an object store already."""
+        if self._upload is not None:
+            self._upload.close()
+            self._upload.discard()
         delete(self._staging)
 
     def _hand_over(self, work: Callable[[], None]) -> None:
@@ -284,22 +312,28 @@ class RunWriter:
             before.unlink()
         self._shard = None
 
-    def _journal_shard(self, written: list[Path], resume_point: str) -> None:
-        """Journal that these files are a complete shard."""
+    def _journal_shard(
+        self, written: list[Path], resume_point: str, copied: Mapping[str, StagedFile] | None = None
+    ) -> None:
+        """Journal that these files are a complete shard, with those that were copied within an object store."""
         for folder in {p.parent for p in written}:
             sync_folder(folder)
+        stays = self._upload is None
         files = {
             p.relative_to(self._staging).as_posix(): StagedFile(
-                bytes=p.stat().st_size, checksum=None if p.suffix == ".safetensors" else file_checksum(p)
+                bytes=p.stat().st_size, checksum=None if stays and p.suffix == ".safetensors" else file_checksum(p)
             )
             for p in written
-        }
+        } | dict(copied or {})
         now = time.monotonic()
         number = len(self._journal.shards)
         self._journal.complete(
             ShardEntry(shard=number, resume_point=resume_point, seconds=now - self._counted_until, files=files)
         )
         self._counted_until = now
+        for path in written if self._upload is not None else ():
+            if self._upload is not None and path.suffix == ".safetensors":
+                self._upload.add(path.relative_to(paths.staged_run(self._staging)).as_posix(), path)
 
     def _abandon(self) -> None:
         if self._shard is not None:
@@ -325,17 +359,27 @@ class RunWriter:
         with _explain_write_errors(self.run_id):
             staged = paths.staged_run(self._staging)
             rows, files = self._merge_tables(staged)
-            blobs = sorted((staged / paths.BLOBS).iterdir())
-            files += [_file_info(staged, p, checksum=False) for p in blobs]
+            blobs = {
+                name.removeprefix(_RUN): file
+                for entry in self.done
+                for name, file in sorted(entry.files.items())
+                if name.startswith(f"{_RUN}{paths.BLOBS}/")
+            }
+            files += [FileInfo(path=name, bytes=file.bytes) for name, file in blobs.items()]
+            checksums = {name: file.checksum for name, file in blobs.items() if file.checksum}
             seconds = sum(s.seconds for s in self.done) + time.monotonic() - self._counted_until
             created = self._journal.created_at
             assert created is not None  # the journal has begun
-            manifest = describe(StagedRun(staged, rows, files, created, seconds, self.promoted))
+            manifest = describe(StagedRun(staged, rows, files, created, seconds, self.promoted, checksums))
+            if self._upload is not None:
+                self._upload.publish(staged, {f.path: f.bytes for f in files}, manifest.to_bytes())
+                delete(self._staging)
+                return manifest
             manifest.write(staged)
             for folder in {(staged / f.path).parent for f in files}:
                 sync_folder(folder)
             try:
-                staged.rename(paths.run_dir(self.root, self.run_id))
+                staged.rename(str(paths.run_dir(self.root, self.run_id)))
             except OSError as e:
                 if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
@@ -366,8 +410,10 @@ class RunWriter:
         self._work.put(None)
         self._thread.join()
         self._abandon()
+        if self._upload is not None:
+            self._upload.close()
         if error is not None and not self.done:
-            delete(self._staging)  # there is nothing to resume from
+            self._delete_staged()  # there is nothing to resume from
         self._release_name()
 
     def _release_name(self) -> None:

@@ -7,7 +7,6 @@ A seal is not a signature: anybody who writes the file can seal it.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Self
 
 import xxhash
@@ -17,6 +16,7 @@ from warehouse.errors import CorruptRunError, NewerSchemaError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import strict_json
 from warehouse.storage.files import read_file, write_atomically
+from warehouse.storage.objects import AnyPath
 
 SEALED_SINCE = 6
 """The first schema version whose files have a seal."""
@@ -51,12 +51,12 @@ class SealedFile(StrictModel):
         """Return the file's content, its seal included."""
         return seal(self.model_dump_json(indent=1).encode())
 
-    def write_to(self, path: Path) -> None:
+    def write_to(self, path: AnyPath) -> None:
         """Write the file, whole or not at all."""
         write_atomically(path, self.to_bytes())
 
     @classmethod
-    def read_from(cls, path: Path) -> Self:
+    def read_from(cls, path: AnyPath) -> Self:
         """Read a file of this type.
 
         Args:

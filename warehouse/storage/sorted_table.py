@@ -11,20 +11,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.errors import CorruptRunError
+from warehouse.storage.files import parquet_source
+from warehouse.storage.objects import AnyPath
 
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
     """Some consecutive rows of a file, which Parquet reads at once."""
 
-    file: Path
+    file: AnyPath
     footer: pq.FileMetaData
     number: int
 
@@ -53,14 +54,14 @@ class RowGroup:
 
     def read(self, columns: Sequence[str], as_codes: Sequence[str] = ()) -> pa.Table:
         """Return some columns of its rows; of those `as_codes`, each value once and for every row a number, which takes less time."""
-        file = pq.ParquetFile(self.file, metadata=self.footer, read_dictionary=list(as_codes))
+        file = pq.ParquetFile(parquet_source(self.file), metadata=self.footer, read_dictionary=list(as_codes))
         return file.read_row_group(self.number, columns=list(columns), use_threads=False).combine_chunks()
 
 
 class SortedTable:
     """A table of a published run, read by example."""
 
-    def __init__(self, files: Sequence[Path], schema: pa.Schema) -> None:
+    def __init__(self, files: Sequence[AnyPath], schema: pa.Schema) -> None:
         """Take the table's files, in order, and the schema of its rows; nothing is read yet."""
         self._files, self._schema = files, schema
 
@@ -69,7 +70,7 @@ class SortedTable:
         """The row groups of all files, in the order of the rows."""
         found = []
         for file in self._files:
-            footer = pq.read_metadata(file)
+            footer = pq.read_metadata(parquet_source(file))
             found += [
                 RowGroup(file, footer, number) for number in range(footer.num_row_groups if footer.num_rows else 0)
             ]

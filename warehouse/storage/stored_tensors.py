@@ -7,7 +7,6 @@ and are held against the shards' own headers. What is derived when read is for `
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -17,6 +16,7 @@ from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import Blob
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.run_tables import RunTables
 from warehouse.storage.tensor_index import Place, Places, TensorIndex
 
@@ -45,7 +45,7 @@ class Slice(NamedTuple):
 class StoredTensors(RunTables):
     """The stored tensors of a published run."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | AnyPath) -> None:
         """Open a run from its folder. Raises as `RunTables` does."""
         super().__init__(folder)
         self._sites = {Key(s.side, s.site, layer): s for s in self.meta.sites for layer in s.layers}

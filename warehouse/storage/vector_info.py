@@ -180,7 +180,7 @@ def read_info(root: AnyPath, model: str, table: str) -> TableInfo:
     return info
 
 
-def sound_infos(root: AnyPath) -> list[Path]:
+def sound_infos(root: AnyPath) -> list[AnyPath]:
     """Return the info files of all vector tables that can be read."""
     infos = []
     for model, table in paths.vector_tables(root):
@@ -190,7 +190,7 @@ def sound_infos(root: AnyPath) -> list[Path]:
     return infos
 
 
-def _check_is_of(info: TableInfo, path: Path, model: str, table: str) -> None:
+def _check_is_of(info: TableInfo, path: AnyPath, model: str, table: str) -> None:
     """Check that an info is of the table that it stands beside.
 
     Raises:
@@ -200,13 +200,13 @@ def _check_is_of(info: TableInfo, path: Path, model: str, table: str) -> None:
         raise CorruptRunError(f"{path} is of another table than {model}/{table}.")
 
 
-def _check_no_links(path: Path) -> None:
+def _check_no_links(path: AnyPath) -> None:
     """Check that a Lance table is made of files and folders: Lance writes and deletes through links, and waits for named pipes.
 
     Raises:
         CorruptRunError: Something else is in it.
     """
-    for entry in (path, *path.rglob("*")):
+    for entry in (path, *path.rglob("*")) if isinstance(path, Path) else ():
         try:
             mode = entry.lstat().st_mode
         except FileNotFoundError:  # another process compacts the table

@@ -14,6 +14,7 @@ from warehouse.catalog import build
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
+from warehouse.storage.objects import below
 from warehouse.storage.sequence_checksums import (
     SEQUENCE_CHECKSUMS_SINCE,
     SequenceSums,
@@ -33,9 +34,7 @@ def check_files(store: TraceStore) -> str:
         size = path.stat().st_size
         expect(size == f.bytes, f"{f.path} has {size} bytes, not {f.bytes}: it is cut short or altered")
     known = {*store.meta.file_infos, paths.MANIFEST}
-    unlisted = sorted(
-        p for p in store.path.rglob("*") if not p.is_dir() and p.relative_to(store.path).as_posix() not in known
-    )
+    unlisted = sorted(p for p in store.path.rglob("*") if not p.is_dir() and below(p, store.path) not in known)
     expect(not unlisted, f"{unlisted[0] if unlisted else ''} is not one of the files that were written")
     total = sum(f.bytes for f in store.meta.files)
     expect(total == store.meta.bytes, f"its files have {total} bytes together, not {store.meta.bytes}")

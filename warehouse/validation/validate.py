@@ -7,13 +7,13 @@ again). Cheap checks come first. Where files are missing or altered, the checks 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 from safetensors import SafetensorError
 
 from warehouse.errors import TracesError
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.attention_checks import check_attention, check_heads
 from warehouse.validation.causal_checks import check_effects, check_influence, check_task
@@ -73,7 +73,7 @@ _READER_ERRORS = (
 """What readers raise for a file that is not what was written."""
 
 
-def validate(folder: Path) -> Iterator[Check]:
+def validate(folder: AnyPath) -> Iterator[Check]:
     """Run all checks of a run.
 
     Args:

@@ -13,6 +13,7 @@ from warehouse.errors import TracesError
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
+from warehouse.storage.objects import below
 from warehouse.storage.trace_store import TraceStore
 from warehouse.storage.vector_info import TableFiles
 from warehouse.validation.check import expect
@@ -74,7 +75,7 @@ def _check_files(table: VectorTable) -> None:
         known = TableFiles.read_from(path).files
     except FileNotFoundError:
         raise TracesError(f"{path} is missing: traces index rebuild makes the vector table again.") from None
-    files = {p.relative_to(table.path).as_posix(): p for p in table.path.rglob("*") if p.is_file()}
+    files = {below(p, table.path): p for p in table.path.rglob("*") if p.is_file()}
     for name in sorted(known.keys() ^ files.keys()):
         expect(
             False, f"{table.path / name} is {'missing' if name in known else 'not one of the files that were written'}"

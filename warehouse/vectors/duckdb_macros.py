@@ -6,15 +6,11 @@ a view over Lance means nothing where the extension is not loaded.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
-from pathlib import Path
 
-import duckdb
-
-from warehouse.errors import UsageError
 from warehouse.schema.columns import EXAMPLE, POS, RUN, SEQ
 from warehouse.schema.quoting import sql_text
+from warehouse.storage.duckdb_session import extension
 from warehouse.vectors.ann_index import trusted
 from warehouse.vectors.table import VectorTable
 
@@ -49,27 +45,10 @@ def statements(tables: Iterable[VectorTable], database: str | None = None) -> li
     Raises:
         UsageError: Where the extension is not installed.
     """
-    sql = [f"LOAD {sql_text(str(_extension()))}"]
+    sql = [f"LOAD {sql_text(str(extension('lance')))}"]
     for table in tables:
         sql += [_view(table, database), _macro(table, database), _comments(table, database)]
     return sql
-
-
-def _extension() -> Path:
-    """Return the file of the extension, for the version of DuckDB that is installed.
-
-    Raises:
-        UsageError: There is none.
-    """
-    spec = importlib.util.find_spec("duckdb_extension_lance")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        file = Path(place) / "extensions" / f"v{duckdb.__version__}" / "lance.duckdb_extension"
-        if file.is_file():
-            return file
-    raise UsageError(
-        f"Vector tables in SQL need DuckDB's lance extension, and there is none for DuckDB {duckdb.__version__}: "
-        "pip install 'trace-warehouse[shell]'"
-    )
 
 
 def _rows(table: VectorTable) -> str:

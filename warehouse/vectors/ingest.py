@@ -19,11 +19,11 @@ import pyarrow as pa
 from warehouse.errors import CorruptRunError, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import run_list
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 from warehouse.storage.stored_tensors import Slice
 from warehouse.storage.trace_store import TraceStore
 from warehouse.storage.vector_info import RunRows
@@ -245,8 +245,8 @@ def rebuild(
         TracesError: Where a run is damaged; the table is then as it was. Otherwise as `add` does.
     """
     with table.locked(note):
-        stale = [r for r in table.info.runs if not paths.is_published(root, r)]
-        runs = [r for r in table.info.runs if paths.is_published(root, r)]
+        stale = [r for r in table.info.runs if not run_list.is_published(root, r)]
+        runs = [r for r in table.info.runs if run_list.is_published(root, r)]
         runs = [r for r in runs if TraceStore(find_run(root, r)).meta.model.space == table.info.space]
         if not runs:
             table.remove()

@@ -11,10 +11,10 @@ from typing import Any
 from warehouse.errors import TracesError
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, sorted_paths
 from warehouse.storage.vector_info import ModelFolder, read_info
 from warehouse.vectors import index_spec, ingest, trait_table
 from warehouse.vectors.model_folders import default_folder_name, model_folders, remove_if_empty
@@ -30,7 +30,7 @@ def repair(root: AnyPath, report: ingest.Report, note: Callable[[str], None]) ->
         note: Called with what is being done.
     """
     _repair_folders(root)
-    wanted = {run: specs for run in paths.published_runs(root) if (specs := _index_specs(root, run))}
+    wanted = {run: specs for run in run_list.published_runs(root) if (specs := _index_specs(root, run))}
     for model, table in _damaged(root):
         key = sites.key_of(table)
         for run in _runs_listed(root, model, table) or _runs_that_stored(root, model, key):
@@ -74,7 +74,7 @@ def _damaged(root: AnyPath) -> list[tuple[str, str]]:
     """Return model and table of those that cannot be read, or that an interrupted first fill left without their info."""
     damaged = []
     for model in paths.vector_folders(root):
-        for path in sorted((paths.vectors_dir(root) / model).glob("*.lance")):
+        for path in sorted_paths((paths.vectors_dir(root) / model).glob("*.lance")):
             table = path.name.removesuffix(".lance")
             if table != paths.TRAITS_TABLE and not paths.vector_info_path(root, model, table).is_file():
                 damaged.append((model, table))
@@ -89,7 +89,7 @@ def _damaged(root: AnyPath) -> list[tuple[str, str]]:
 
 def _runs_listed(root: AnyPath, model: str, table: str) -> list[str]:
     """Return the published runs that a damaged table's info names, or else its rows."""
-    published = set(paths.published_runs(root))
+    published = set(run_list.published_runs(root))
     try:
         runs = set(read_info(root, model, table).runs)
     except (TracesError, OSError):
@@ -107,7 +107,7 @@ def _runs_that_stored(root: AnyPath, model: str, key: Key) -> list[str]:
     """Return all runs of a model that stored a tensor, for a table of which nothing is left to say which runs it held."""
     space = {m.space for folder, m in model_folders(root).items() if folder == model}
     runs = []
-    for run in paths.published_runs(root):
+    for run in run_list.published_runs(root):
         meta = Manifest.read(paths.run_dir(root, run))
         same = meta.model.space in space if space else default_folder_name(meta.model) == model
         if same and any((s.side, s.site) == (key.side, key.site) and key.layer in s.layers for s in meta.sites):

@@ -8,12 +8,12 @@ folder belongs to.
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import filelock
@@ -23,11 +23,11 @@ import pyarrow as pa
 from warehouse.errors import CorruptRunError, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
-from warehouse.storage import paths
+from warehouse.storage import object_log, paths
 from warehouse.storage.files import delete, file_checksum
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.model_info import ModelInfo
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath, below, lance_options
 from warehouse.storage.vector_info import (
     _CENTRE,
     FileChecksum,
@@ -72,12 +72,12 @@ class VectorTable:
         return Key(self.info.side, self.info.site, self.info.layer)
 
     @property
-    def info_path(self) -> Path:
+    def info_path(self) -> AnyPath:
         """The file of its info, which exists if the table does."""
         return paths.vector_info_path(self.root, self.info.model, self.info.name)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """The folder of the Lance table."""
         return paths.vector_lance_path(self.root, self.info.model, self.info.name)
 
@@ -146,12 +146,15 @@ class VectorTable:
         mode = "overwrite" if self.path.is_dir() else "create"
         db = connect(self.path.parent)
         self.reopen()
-        self._opened = db.create_table(self.info.name, rows, mode=mode, storage_options=FORMAT)
+        self._opened = db.create_table(
+            self.info.name, rows, mode=mode, storage_options=FORMAT | lance_options(self.path)
+        )
 
     def write_info(self) -> None:
         """Write the table's info and the checksums of its files; must be called after every change."""
         self._write_files()
         self.info.write_to(self.info_path)
+        _note_change(self.root, self.info.model, self.info.name)
 
     def _write_files(self) -> None:
         """Write the checksums of the table's files; large known ones are not read again, since Lance never changes a data file."""
@@ -162,7 +165,7 @@ class VectorTable:
             known = {}
         files = {}
         for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            name, size = file.relative_to(self.path).as_posix(), file.stat().st_size
+            name, size = below(file, self.path), file.stat().st_size
             if size >= _LARGE and name in known and known[name].bytes == size:
                 files[name] = known[name]
             else:
@@ -234,7 +237,7 @@ class VectorTable:
         return self.count != self.info.rows
 
 
-def _opening(path: Path, work: Callable[[Path], Opened]) -> Opened:
+def _opening(path: AnyPath, work: Callable[[AnyPath], Opened]) -> Opened:
     """Open a Lance table; raises TracesError where its files are gone or damaged."""
     try:
         return work(path)
@@ -242,15 +245,15 @@ def _opening(path: Path, work: Callable[[Path], Opened]) -> Opened:
         raise TracesError(f"{path} cannot be read ({first_line(e)[:200]}): traces index rebuild makes it again.") from e
 
 
-async def _open_async(path: Path) -> AsyncTable:
+async def _open_async(path: AnyPath) -> AsyncTable:
     _check_no_links(path)
     import lancedb
 
-    db = await lancedb.connect_async(path.parent)
+    db = await lancedb.connect_async(str(path.parent), storage_options=lance_options(path))
     return await db.open_table(path.name.removesuffix(".lance"))
 
 
-def open_lance(path: Path) -> LanceTable:
+def open_lance(path: AnyPath) -> LanceTable:
     """Open an existing Lance table.
 
     Args:
@@ -266,13 +269,13 @@ def open_lance(path: Path) -> LanceTable:
     return connect(path.parent).open_table(path.name.removesuffix(".lance"))
 
 
-def connect(folder: Path) -> LanceConnection:
+def connect(folder: AnyPath) -> LanceConnection:
     """Open a folder of Lance tables, creating it if need be."""
     os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings while it trains are for its developers
     import lancedb
 
     folder.mkdir(parents=True, exist_ok=True)
-    return lancedb.connect(folder)
+    return lancedb.connect(str(folder), storage_options=lance_options(folder))
 
 
 def remove_files(root: AnyPath, model: str, table: str) -> None:
@@ -280,6 +283,13 @@ def remove_files(root: AnyPath, model: str, table: str) -> None:
     delete(paths.vector_info_path(root, model, table))
     delete(paths.vector_files_path(root, model, table))
     delete(paths.vector_lance_path(root, model, table))
+    _note_change(root, model, table)
+
+
+def _note_change(root: AnyPath, model: str, table: str) -> None:
+    """Have every catalog of a root in an object store look at the table again."""
+    if isinstance(root, ObjectPath):
+        object_log.append(root, {object_log.VECTORS: {f"{model}/{table}": uuid.uuid4().hex}})
 
 
 def new_info(model: str, meta_model: ModelInfo, key: Key, row_shape: tuple[int, ...]) -> TableInfo:

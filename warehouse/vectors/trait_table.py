@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.errors import CorruptRunError, TracesError
-from warehouse.storage import paths, strict_json
-from warehouse.storage.files import delete
+from warehouse.storage import paths, run_list, strict_json
+from warehouse.storage.files import delete, parquet_source
 from warehouse.storage.manifest import Manifest, manifest_hash
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, lance_options
 from warehouse.vectors.model_folders import claim_folder, remove_if_empty
 from warehouse.vectors.table import FORMAT, connect, open_lance
 
@@ -62,7 +62,7 @@ def reconcile(root: AnyPath, rebuild: bool = False) -> list[str]:
 def _wanted(root: AnyPath) -> dict[str, dict[str, str]]:
     """Return by folder the runs whose vectors belong there, with the hashes of their manifests."""
     wanted: dict[str, dict[str, str]] = {}
-    for folder in paths.run_folders(root):
+    for folder in run_list.run_folders(root):
         if not (folder / paths.table_file(_TABLE)).is_file():
             continue
         run = paths.run_id_of(folder)
@@ -94,7 +94,9 @@ def _write(root: AnyPath, folder: str, runs: dict[str, str], damaged: bool) -> N
     rows = pa.concat_tables(_rows(root, run) for run in runs)
     rows = rows.replace_schema_metadata({_RUNS: json.dumps(runs).encode()})
     mode = "overwrite" if path.is_dir() else "create"
-    table = connect(path.parent).create_table(paths.TRAITS_TABLE, rows, mode=mode, storage_options=FORMAT)
+    table = connect(path.parent).create_table(
+        paths.TRAITS_TABLE, rows, mode=mode, storage_options=FORMAT | lance_options(path)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
@@ -103,7 +105,7 @@ def _write(root: AnyPath, folder: str, runs: dict[str, str], damaged: bool) -> N
 def _rows(root: AnyPath, run: str) -> pa.Table:
     path = paths.run_dir(root, run) / paths.table_file(_TABLE)
     try:
-        rows = pq.read_table(path, columns=[*_NAMES, "layer", "vector"], partitioning=None)
+        rows = pq.read_table(parquet_source(path), columns=[*_NAMES, "layer", "vector"], partitioning=None)
     except (OSError, pa.ArrowException) as e:
         raise CorruptRunError(f"{path} cannot be read: {e}") from None
     vectors = rows["vector"].combine_chunks()

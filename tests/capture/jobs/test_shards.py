@@ -34,7 +34,7 @@ from warehouse.errors import UsageError
 from warehouse.maintenance import merge, merge_plan
 from warehouse.schema import sites
 from warehouse.schema.tables import STORED
-from warehouse.storage import parquet, paths
+from warehouse.storage import parquet, paths, run_list
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
 from warehouse.vectors.table_cache import all_tables
@@ -129,7 +129,7 @@ def test_shards_merged_are_the_whole_run(
     assert one.meta.created_at > max(m.created_at for m in metas)  # the newest, where the shards are kept
     assert one.meta.seconds == sum(m.seconds for m in metas)
     assert one.meta.bytes == sum((one.path / f.path).stat().st_size for f in one.meta.files)
-    assert paths.published_runs(root) == ["w", "whole"]
+    assert run_list.published_runs(root) == ["w", "whole"]
     assert [c.name for c in recheck(one.path) if c.passed is False] == []
     (table,) = all_tables(root)
     assert sorted(table.info.runs) == ["w", "whole"] and len({r.rows for r in table.info.runs.values()}) == 1

@@ -16,7 +16,7 @@ from capture.model import loading
 from warehouse import TraceStore
 from warehouse.console.live_jobs import JOB
 from warehouse.errors import NotFoundError, UsageError
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.trace_store import TraceStore as Store
 from warehouse.validation.validate import validate
 
@@ -178,4 +178,4 @@ def test_what_a_killed_worker_left_is_deleted_and_nothing_else(model: Model, tmp
         paths.journal_path(paths.staging_dir(tmp_path, name)).touch()
     remove_unfinished(tmp_path)
     assert paths.staged_runs(tmp_path) == ["mine"]
-    assert paths.published_runs(tmp_path) == ["live-1"]
+    assert run_list.published_runs(tmp_path) == ["live-1"]

@@ -14,7 +14,7 @@ from capture.traits import pipeline
 from capture.traits.definition import Definition, Pair
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.paths import published_runs
+from warehouse.storage.run_list import published_runs
 
 WINDY = Definition(
     name="windy",

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from warehouse.console.app import create_app
 from warehouse.console.live import LiveModel
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.warehouse import Warehouse
 
 WORKER = """
@@ -200,7 +200,7 @@ def test_a_prompt_from_the_page_is_a_run_and_so_is_what_a_cut_head_does(
     page.submit(kind="generate", prompt=text, max_new_tokens=3, temperature=0.0)
     state = page.finished()
     assert (state["job"]["status"], state["job"]["shows"]["run"]) == ("done", "live-3")
-    assert paths.published_runs(root) == ["live-1", "live-1-lens", "live-2", "live-2-lens", "live-3"]
+    assert run_list.published_runs(root) == ["live-1", "live-1-lens", "live-2", "live-2-lens", "live-3"]
     assert paths.staged_runs(root) == []
     with Warehouse(root) as wh:
         rows = wh.sql("SELECT kind, parents FROM runs WHERE run_id IN ('live-1', 'live-2') ORDER BY run_id").fetchall()

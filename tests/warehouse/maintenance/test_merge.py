@@ -22,7 +22,7 @@ from warehouse import TraceStore
 from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
 from warehouse.maintenance import merge, merge_plan
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import folder_size
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.paths import run_dir
@@ -69,7 +69,7 @@ def plan(root: Path, run_id: str = "w") -> merge_plan.MergePlan:
 def test_kept_parts_stay_and_share_their_blobs(root: Path) -> None:
     before = folder_size(root / "vectors")
     manifest = merge.merge(root, plan(root), keep=True)
-    assert paths.published_runs(root) == ["w", *NAMES]
+    assert run_list.published_runs(root) == ["w", *NAMES]
     for name in NAMES:
         assert [c.name for c in validate(run_dir(root, name)) if c.passed is False] == []
     (blobs,) = [[run_dir(root, "w") / f.path for f in manifest.files if f.path.startswith("blobs")]]
@@ -196,7 +196,7 @@ def test_killed_at_many_points_it_can_be_repeated(parts: Path, tmp_path: Path) -
         code = process.exitcode
         there = run_dir(root, "w").exists()
         points.append(there)
-        assert there or paths.published_runs(root) == NAMES
+        assert there or run_list.published_runs(root) == NAMES
         if there:
             assert (run_dir(root, "w") / paths.MANIFEST).is_file()
         if code:
@@ -208,7 +208,7 @@ def test_killed_at_many_points_it_can_be_repeated(parts: Path, tmp_path: Path) -
 
 
 def _check_as_undisturbed(root: Path, expected: Path) -> None:
-    assert paths.published_runs(root) == ["w"]
+    assert run_list.published_runs(root) == ["w"]
     assert paths.staged_runs(root) == []
     assert not paths.merged_path(root, "w").exists()
     assert not list(paths.trash_dir(root).glob("*"))
@@ -234,7 +234,7 @@ def test_a_part_captured_again_outlives_a_merge_that_is_taken_up_again(root: Pat
     left.write_to(paths.merged_path(root, "w"))
     change(root, NAMES[0], seconds=1.5)
     assert merge.finish_merge(root, "w") is not None
-    assert paths.published_runs(root) == ["w", NAMES[0]]
+    assert run_list.published_runs(root) == ["w", NAMES[0]]
     assert merge.finish_merge(root, "w") is None
 
 
@@ -245,12 +245,12 @@ def test_the_command(root: Path, traces: Callable) -> None:
         and "would publish w: examples 7, tokens " in done.out
         and f"would delete {run_dir(root, NAMES[0])}" in done.out
     )
-    assert paths.published_runs(root) == NAMES
+    assert run_list.published_runs(root) == NAMES
     done = traces("runs", "merge", *NAMES, "-w", root)
     assert done.code == 2 and "add --run NAME" in done.err
     done = traces("runs", "merge", *reversed(NAMES), "--run", "whole", "-w", root)
     assert done.code == 0, done.err
-    assert paths.published_runs(root) == ["whole"]
+    assert run_list.published_runs(root) == ["whole"]
     assert Manifest.read(run_dir(root, "whole")).options["shard"] == ""
     done = traces("runs", "merge", "whole", "-w", root)
     assert done.code == 2 and "there is nothing to merge" in done.err

@@ -18,7 +18,7 @@ from warehouse.analysis import intervals
 from warehouse.catalog.saved_queries import find_query, run_query
 from warehouse.errors import NotFoundError, UncertainResultWarning, UsageError
 from warehouse.plots.canvas import label
-from warehouse.storage.paths import find_run
+from warehouse.storage.run_list import find_run
 
 pytest.importorskip("matplotlib")
 from matplotlib import colormaps

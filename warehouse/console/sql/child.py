@@ -27,7 +27,7 @@ from warehouse.catalog.survey import survey
 from warehouse.console.sql import door, limits
 from warehouse.console.sql.frames import read_object, write_frame, write_object
 from warehouse.schema.quoting import sql_text
-from warehouse.storage import paths
+from warehouse.storage import run_list
 from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Views:
 
     def _folders(self, root: AnyPath) -> list[str]:
         """Return the folders that DuckDB may read: the root, and runs that the root links to."""
-        linked = [run.resolve() for run in paths.run_folders(root) if run.is_symlink()]
+        linked = [run.resolve() for run in run_list.run_folders(root) if run.is_symlink()]
         return [f"{folder}/" for folder in (root.resolve(), *linked)]
 
 

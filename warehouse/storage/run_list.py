@@ -1,0 +1,48 @@
+"""Which runs a warehouse has: the folders of a local one, and what the list says of one in an object store."""
+
+from __future__ import annotations
+
+from warehouse.errors import NotFoundError
+from warehouse.storage import object_log, paths
+from warehouse.storage.objects import AnyPath, ObjectPath, sorted_paths
+
+
+def exists(root: AnyPath) -> bool:
+    """Return whether there is a warehouse: a folder, or a list of runs."""
+    return object_log.read(root).number > 0 if isinstance(root, ObjectPath) else root.is_dir()
+
+
+def run_folders(root: AnyPath) -> list[AnyPath]:
+    """Return the folders that are named as runs, sorted; what is in them is not looked at."""
+    if isinstance(root, ObjectPath):
+        return [paths.run_dir(root, name) for name in sorted(object_log.read(root).sections[object_log.RUNS])]
+    if not root.is_dir():
+        return []
+    folders = [p for p in root.iterdir() if p.name.startswith(paths.RUN_PREFIX) and p.is_dir()]
+    return sorted_paths(folders)
+
+
+def is_published(root: AnyPath, run_id: str) -> bool:
+    """Return whether there is a run of this name: a folder with a manifest, which is written last."""
+    return (paths.run_dir(root, run_id) / paths.MANIFEST).is_file()
+
+
+def published_runs(root: AnyPath) -> list[str]:
+    """Return the names of the published runs: folders with a manifest in them."""
+    listed = isinstance(root, ObjectPath)
+    return [
+        name for p in run_folders(root) if (name := paths.run_id_of(p)) and (listed or (p / paths.MANIFEST).is_file())
+    ]
+
+
+def find_run(root: AnyPath, run_id: str) -> AnyPath:
+    """Return the folder of a published run.
+
+    Raises:
+        NotFoundError: There is none of that name; the message lists the nearest.
+    """
+    folder = paths.run_dir(root, run_id)
+    if not (folder / paths.MANIFEST).is_file():
+        hint = "It is unfinished: run its capture again to go on." if run_id in paths.staged_runs(root) else ""
+        raise NotFoundError("run", run_id, published_runs(root), hint)
+    return folder
