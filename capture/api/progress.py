@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from capture.workers.assignment import assigned_part, tell_progress
 from warehouse.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def capture_progress(
     Yields:
         A function to call with the progress so far, and one to call with lines for the user.
     """
+    if assigned_part():  # the driver shows it
+        yield (lambda p: tell_progress(p.run_id, p.begun, p.tokens, p.resumed_tokens)), say or (lambda _: None)
+        return
     start, resuming_said = time.monotonic(), False
     with ProgressBar(unit, total, say) as bar:
 
@@ -72,6 +76,9 @@ def pipeline_progress(kind: str, total: int | None, say: Say = None) -> Iterator
 @contextmanager
 def judge_progress(say: Say = None) -> Iterator[Callable[[JudgeProgress], None]]:
     """Show how many responses are judged."""
+    if assigned_part():
+        yield lambda p: tell_progress(p.run_id, p.done)
+        return
     begun = False
     with ProgressBar("responses", say=say) as bar:
 

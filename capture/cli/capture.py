@@ -16,7 +16,9 @@ from capture.cli.data_options import (
 )
 from capture.cli.options import CaptureOptions, LoadOptions, ModelOption, RunOptions, TopKOption
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
+from capture.workers.assignment import assigned_part
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.errors import RunExistsError
@@ -63,7 +65,7 @@ def next_token(
         target_column=sequences.target_column,
         top_k=top_k,
     )
-    run_capture(job, options, data, target, model, lambda: loading.load(model, "lm"))
+    run_capture(job, options, data, target, model, loading, lambda: loading.load(model, "lm"))
 
 
 @capture_app.command("encode")
@@ -93,7 +95,7 @@ def encode(
         prepend_bos=sequences.prepend_bos,
         target_column=sequences.target_column,
     )
-    run_capture(job, options, data, target, model, lambda: loading.load(model, "none"))
+    run_capture(job, options, data, target, model, loading, lambda: loading.load(model, "none"))
 
 
 @capture_app.command("mcq-prompt")
@@ -140,7 +142,7 @@ def mcq_prompt(
         from capture.sequences.question_prompts import TEMPLATE
     chosen = TEMPLATE if template is None else _read_template(template)
     options = job.Options(**shared, score=score, template=chosen, chat=chat, prepend_bos=prepend_bos)
-    run_capture(job, options, data, target, model, lambda: loading.load(model, "lm"))
+    run_capture(job, options, data, target, model, loading, lambda: loading.load(model, "lm"))
 
 
 @capture_app.command("mcq-encoder")
@@ -163,7 +165,9 @@ def mcq_encoder(
     shared = capture.checked(data.limit, max_len, target.chosen)
     with needs_capture_extra():
         from capture.jobs import mcq_encoder as job
-    run_capture(job, job.Options(**shared), data, target, model, lambda: loading.load(model, "multiple-choice"))
+    run_capture(
+        job, job.Options(**shared), data, target, model, loading, lambda: loading.load(model, "multiple-choice")
+    )
 
 
 def _read_template(path: str) -> str:
@@ -188,6 +192,7 @@ def run_capture(
     data: Opens,
     target: RunOptions,
     model: str,
+    loading: LoadOptions,
     load: Callable[[], Loaded],
     skip_existing: bool = False,
 ) -> Manifest | None:
@@ -199,6 +204,7 @@ def run_capture(
         data: What is read.
         target: Where the run is written.
         model: The model as the user named it.
+        loading: How it is loaded, and where it runs.
         load: Loads the model; called once the data is open.
         skip_existing: Whether a run that exists already is no error.
 
@@ -212,32 +218,34 @@ def run_capture(
     from warehouse.storage import paths
 
     root = paths.find_root(target.warehouse)
-    run = target.run and partition.part_run_name(target.run, options.shard)
-    if run is not None and paths.run_dir(root, paths.check_run_name(run)).exists():
-        if not skip_existing:
-            raise RunExistsError(run)
-        typer.echo(f"{run} exists already: nothing to do")
-        return None
-    source = data.open(root)
-    loaded = load()
-    if loaded.untrained:
-        typer.echo(
-            f"{model} has no trained multiple-choice head: {', '.join(loaded.untrained)} are random, and so are its "
-            "answers. Train one: traces finetune mcq"
-        )
-    if target.dry_run:
-        for line in job.forecast(loaded, source, options):
-            typer.echo(line)
-        return None
     try:
-        with stopped_by_signals():
-            manifest = run_job(job, loaded, source, options, root=root, run_id=run, say=note)
+        if target.divided and not target.dry_run:
+            manifest = make_in_parts(target, root, target.run, loading=loading, total=options.limit)
+            about, length = None, options.max_len
+        else:
+            run = target.run and partition.part_run_name(target.run, options.shard)
+            if run is not None and paths.run_dir(root, paths.check_run_name(run)).exists():
+                raise RunExistsError(run)
+            source = data.open(root)
+            loaded = load()
+            if loaded.untrained:
+                (note if assigned_part() else typer.echo)(
+                    f"{model} has no trained multiple-choice head: {', '.join(loaded.untrained)} are random, and so are its "
+                    "answers. Train one: traces finetune mcq"
+                )
+            if target.dry_run:
+                for line in job.forecast(loaded, source, options):
+                    typer.echo(line)
+                return None
+            with stopped_by_signals():
+                manifest = run_job(job, loaded, source, options, root=root, run_id=run, say=note)
+            about, length = source.description(), options.max_len or loaded.window
     except RunExistsError as e:
-        if not skip_existing:
+        if not skip_existing or assigned_part():
             raise
         typer.echo(f"{e.run_id} exists already: nothing to do")
         return None
-    for line in filter(None, (source.description(), *summary_lines(manifest, root, options.max_len or loaded.window))):
+    for line in filter(None, (about, *summary_lines(manifest, root, length))):
         typer.echo(line)
     return manifest
 
@@ -248,7 +256,7 @@ def summary_lines(manifest: Manifest, root: AnyPath, length: int | None) -> list
     Args:
         manifest: The run's.
         root: The warehouse root.
-        length: The length in tokens that texts were cut to; None: no limit.
+        length: The length in tokens that texts were cut to; None: the model's own, or no limit.
 
     Returns:
         Lines, the last of which says what to do next.
@@ -269,7 +277,8 @@ def summary_lines(manifest: Manifest, root: AnyPath, length: int | None) -> list
         lines += score_lines(TraceStore(paths.run_dir(root, manifest.run_id)))
     if c.truncated:
         see = "--max-len" if c.rows["mcq_predictions"] else "--max-len, --chunk, --stride"
-        lines.append(f"{c.truncated:,} texts were longer than {length} tokens and were cut: see {see}")
+        most = "the model reads" if length is None else f"{length} tokens"
+        lines.append(f"{c.truncated:,} texts were longer than {most} and were cut: see {see}")
     if 0 < c.rows.get("labels", 0) <= c.examples and any(s.site == "resid.post_mlp" for s in manifest.sites):
         lines.append(
             'what each layer knows of the labels: traces probe "SELECT run_id, example_id, seq, pos, label AS y FROM labels JOIN tokens '

@@ -11,6 +11,7 @@ from capture.cli.circuit_files import export_circuit, import_circuit
 from capture.cli.circuit_report import show_circuit, show_evaluation
 from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
@@ -145,19 +146,23 @@ def discover(
     job.check_task(folder, options)
     whole = name or f"{task}-circuit"
     run_id = partition.part_run_name(whole, part.chosen)
-    if not dry_run:
-        _check_free(root, run_id)
-    loaded = loading.load_of_run(folder, finding.model)
-    wanted = job.forecast(loaded, folder, options)
-    typer.echo(
-        f"{wanted.pairs:,} of {wanted.of_pairs:,} pairs × {wanted.edges:,} edges, {wanted.nodes:,} nodes: about as much as "
-        f"{wanted.passes:,} forward passes of one prompt"
-    )
-    if dry_run:
-        typer.echo("nothing is written")
-        return
-    with stopped_by_signals(), capture_progress(wanted.steps, note, "pairs") as (report, say):
-        manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
+    if part.divided and not dry_run:
+        manifest, held_out = make_in_parts(part, root, whole, loading=loading, unit="pairs"), share < 1
+    else:
+        if not dry_run:
+            _check_free(root, run_id)
+        loaded = loading.load_of_run(folder, finding.model)
+        wanted = job.forecast(loaded, folder, options)
+        typer.echo(
+            f"{wanted.pairs:,} of {wanted.of_pairs:,} pairs × {wanted.edges:,} edges, {wanted.nodes:,} nodes: about as much as "
+            f"{wanted.passes:,} forward passes of one prompt"
+        )
+        if dry_run:
+            typer.echo("nothing is written")
+            return
+        held_out = wanted.pairs < wanted.of_pairs
+        with stopped_by_signals(), capture_progress(wanted.steps, note, "pairs") as (report, say):
+            manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
     typer.echo(f"{run_id}: {', '.join(options.methods)} in {manifest.seconds:.1f} s")
     if part.chosen:
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")
@@ -166,8 +171,8 @@ def discover(
     with Warehouse(root) as wh:
         show_circuit(wh, run_id, first)
     circuit = run_id if len([m for m in options.methods if m != "random"]) == 1 else f"{run_id}/{first}"
-    held_out = "" if wanted.pairs < wanted.of_pairs else " TASK  (another task: it was found on all pairs of this one)"
-    typer.echo(f"next: traces circuit evaluate {circuit}{held_out}")
+    on = "" if held_out else " TASK  (another task: it was found on all pairs of this one)"
+    typer.echo(f"next: traces circuit evaluate {circuit}{on}")
 
 
 @circuit_app.command("evaluate")
@@ -262,16 +267,19 @@ def evaluate(
     with Warehouse(root) as wh:
         found = find_circuit(wh, circuit)
         chosen = job.choose_tasks(found, task_folders(found, tasks or [], root), options)
-        if not dry_run:
-            _check_free(root, run_id)
-        loaded = loading.load_of_run(chosen[0].store.path, trying.model)
-        wanted = job.forecast(loaded, found, chosen, options)
-        typer.echo(f"{wanted.pairs:,} held-out pairs × {wanted.passes:,} edge-masked passes")
-        if dry_run:
-            typer.echo("nothing is written")
-            return
-        with stopped_by_signals(), capture_progress(wanted.steps, note, "passes") as (report, say):
-            manifest = job.run(loaded, found, chosen, options, root=root, run_id=run_id, report=report, note=say)
+        if part.divided and not dry_run:
+            manifest = make_in_parts(part, root, whole, loading=loading, unit="passes")
+        else:
+            if not dry_run:
+                _check_free(root, run_id)
+            loaded = loading.load_of_run(chosen[0].store.path, trying.model)
+            wanted = job.forecast(loaded, found, chosen, options)
+            typer.echo(f"{wanted.pairs:,} held-out pairs × {wanted.passes:,} edge-masked passes")
+            if dry_run:
+                typer.echo("nothing is written")
+                return
+            with stopped_by_signals(), capture_progress(wanted.steps, note, "passes") as (report, say):
+                manifest = job.run(loaded, found, chosen, options, root=root, run_id=run_id, report=report, note=say)
     typer.echo(f"{run_id}: {found.place} in {manifest.seconds:.1f} s")
     if part.chosen:
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")

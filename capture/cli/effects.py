@@ -10,6 +10,7 @@ import typer
 
 from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
@@ -197,6 +198,14 @@ def _run(
     from warehouse.storage.trace_store import TraceStore
 
     read_pairs(TraceStore(folder))  # refuses what is no task before a model is loaded
+    if part.divided and not dry_run:
+        manifest = make_in_parts(part, root, whole, loading=loading, unit="pairs")
+        made = manifest.counts.rows
+        typer.echo(
+            f"{whole}: {made['interventions']:,} interventions, {made['effects']:,} effects in {manifest.seconds:.1f} s"
+        )
+        _show_largest(root, whole, query)
+        return
     run_id = partition.part_run_name(whole, part.chosen)
     if not dry_run:
         _check_free(root, run_id)
@@ -214,8 +223,13 @@ def _run(
     if part.chosen:
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")
     else:
-        typer.echo(_largest(root, run_id))
-        typer.echo(f"next: traces sql --query {query} --set run={run_id}")
+        _show_largest(root, run_id, query)
+
+
+def _show_largest(root: AnyPath, run_id: str, query: str) -> None:
+    """Print the largest mean effects of a run, and how to see more."""
+    typer.echo(_largest(root, run_id))
+    typer.echo(f"next: traces sql --query {query} --set run={run_id}")
 
 
 def _largest(root: AnyPath, run_id: str) -> str:

@@ -79,7 +79,9 @@ def generate(
         top_k=top_k,
     )
     options.sampling.check()
-    manifest = run_capture(job, options, prompts, target, model, lambda: loading.load(model, "lm"), skip_existing)
+    manifest = run_capture(
+        job, options, prompts, target, model, loading, lambda: loading.load(model, "lm"), skip_existing
+    )
     if manifest is None or not project or target.chosen:
         return
     from capture.api.derived import project_on_known_traits

@@ -8,6 +8,7 @@ import typer
 
 from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
@@ -124,11 +125,14 @@ def influence(
         )
         typer.echo("nothing is written")
         return
-    loaded = loading.load_of_run(folder, model)
     whole = name or f"{run}-influence"
-    run_id = partition.part_run_name(whole, part.chosen)
-    with stopped_by_signals(), capture_progress(wanted.sequences, note) as (report, say):
-        manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
+    if part.divided:
+        manifest = make_in_parts(part, root, whole, loading=loading, total=wanted.sequences)
+    else:
+        loaded = loading.load_of_run(folder, model)
+        run_id = partition.part_run_name(whole, part.chosen)
+        with stopped_by_signals(), capture_progress(wanted.sequences, note) as (report, say):
+            manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
     explained = manifest.counts.rows["influence_targets"]
     typer.echo(f"{manifest.run_id}: {explained:,} predictions explained in {manifest.seconds:.1f} s")
     if part.chosen:

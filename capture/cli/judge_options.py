@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
+from capture.workers.assignment import assigned_part
 from warehouse.cli.option_groups import Panel
 from warehouse.errors import UsageError
 from warehouse.storage.objects import AnyPath
@@ -85,7 +88,7 @@ def judge_responses(
     *,
     dry_run: bool = False,
     device: str = "auto",
-    part: str = "",
+    part: PartOptions | None = None,
 ) -> Manifest | None:
     """Judge a run's responses, after asking whether a paid judge may be used.
 
@@ -97,32 +100,44 @@ def judge_responses(
         asking: How it is asked.
         dry_run: Only say how many requests there would be.
         device: Where a local judge runs.
-        part: The part `i/n` of the responses; empty: all.
+        part: Which of the responses, and by how many processes; None: all, by this one.
 
     Returns:
         The manifest of the run of judgements; None for a dry run.
     """
-    prices = _parse_prices(asking.price)
+    prices, part, local = _parse_prices(asking.price), part or PartOptions(), judge.startswith("local:")
     with needs_capture_extra():
         from capture.api.progress import judge_progress
         from capture.traits import judge_run
         from capture.traits.judge_clients import open_judge
 
-        name = partition.part_run_name(name or judge_run.default_run_name(run), part)
-        estimate = judge_run.estimate(root, run, name, part)
-        client = open_judge(judge, timeout=asking.timeout, device=device, note=note)
+        name = partition.part_run_name(name or judge_run.default_run_name(run), part.chosen)
+        if part.divided:
+            from warehouse.maintenance.merge import finish_merge
+
+            finish_merge(root, name)
+        estimate = judge_run.estimate(root, run, name, part.chosen)
+        client = (
+            None
+            if part.divided and local  # only workers load it
+            else open_judge(judge, timeout=asking.timeout, device=device, note=note)
+        )
     cost = f", about ${estimate.dollars(*prices):,.2f}" if prices is not None else ""
-    note(
-        f"{client.name}: {estimate.requests:,} requests, about {estimate.tokens_in:,} tokens in and at most "
-        f"{estimate.tokens_out:,} out{cost}"
-    )
+    if not assigned_part():
+        note(
+            f"{judge if client is None else client.name}: {estimate.requests:,} requests, about {estimate.tokens_in:,} tokens in and at "
+            f"most {estimate.tokens_out:,} out{cost}"
+        )
     if dry_run:
         return None
-    if estimate.requests:
+    if estimate.requests and client is not None:
         _confirm(client, asking.yes)
+    if part.divided or client is None:
+        loading = LoadOptions(device=device) if local else None
+        return make_in_parts(part, root, name, loading=loading, total=estimate.requests // 2, unit="responses")
     with stopped_by_signals(), judge_progress(note) as report:
         return judge_run.judge_run(
-            root, run, client, name=name, concurrency=asking.concurrency, shard=part, report=report, note=note
+            root, run, client, name=name, concurrency=asking.concurrency, shard=part.chosen, report=report, note=note
         )
 
 
@@ -143,14 +158,14 @@ def check_judge(judge: str, asking: AskingOptions) -> None:
 
 def _check_confirmable(judge: Judge, yes: bool) -> None:
     """Raise UsageError if a judge costs money and nobody can confirm that."""
-    if judge.paid and not yes and not sys.stdin.isatty():
+    if judge.paid and not yes and not assigned_part() and not sys.stdin.isatty():
         raise UsageError(f"{judge.name} may cost money, and there is no terminal to confirm that on: add --yes.")
 
 
 def _confirm(judge: Judge, yes: bool) -> None:
     """Ask on the terminal whether a judge that costs money may be used."""
     _check_confirmable(judge, yes)
-    if yes or not judge.paid:
+    if yes or not judge.paid or assigned_part():  # the driver has asked
         return
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(1)

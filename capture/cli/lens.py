@@ -8,6 +8,7 @@ import typer
 
 from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
@@ -82,11 +83,14 @@ def lens(
         typer.echo(f"{wanted.positions:,} positions × {wanted.layers} layers = {wanted.rows:,} rows of logit_lens")
         typer.echo(f"about {wanted.bytes / 1e6:,.1f} MB; nothing is written")
         return
-    loaded = loading.load_of_run(folder, model)
     whole = name or f"{run}-lens"
-    run_id = partition.part_run_name(whole, part.chosen)
-    with stopped_by_signals(), capture_progress(say=note) as (report, _):
-        manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report)
+    if part.divided:
+        manifest = make_in_parts(part, root, whole, loading=loading, unit="sequences")
+    else:
+        loaded = loading.load_of_run(folder, model)
+        run_id = partition.part_run_name(whole, part.chosen)
+        with stopped_by_signals(), capture_progress(say=note) as (report, _):
+            manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['logit_lens']:,} rows in {manifest.seconds:.1f} s")
     if part.chosen:
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")

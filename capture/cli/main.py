@@ -105,34 +105,48 @@ def main() -> None:
             if half_pair(argument):
                 raise UsageError(f"Argument {number} is not UTF-8 text: {argument}")
         sys.exit(app(prog_name="traces", standalone_mode=False) or 0)
-    except TracesError as e:
-        note(f"traces: {on_one_line(str(e))}")
-        sys.exit(e.exit_code)
     except BrokenPipeError:  # `traces sql … | head`
         sys.stderr.close()
         sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except typer.Abort:  # a question that nobody answered
-        note("traces: Aborted.")
-        sys.exit(1)
-    except OSError as e:  # a folder that may not be written to, a disk that is full or gone
-        note(f"traces: {on_one_line(str(e))}")
-        sys.exit(1)
-    except MemoryError:
-        note("traces: There is too little memory for this. A capture needs less with a smaller --batch-tokens.")
-        sys.exit(1)
-    except Exception as e:
-        if isinstance(e, Refusal):
-            if type(e).__name__ != "NoArgsIsHelpError":  # which has printed the help already
-                note(f"traces: {on_one_line(refusal(e))}")
-            sys.exit(2)
-        if type(e).__module__ not in ("duckdb", "_duckdb"):
+    except (Exception, KeyboardInterrupt) as e:
+        if (known := ending(e)) is None:
             raise
-        import duckdb
+        line, code = known
+        if line:
+            note(f"traces: {line}")
+        sys.exit(code)
 
-        note(f"traces: {e}")
-        sys.exit(2 if isinstance(e, duckdb.ProgrammingError) else 1)
+
+def ending(e: BaseException) -> tuple[str, int] | None:
+    """Return how a command ends: the line that says why, empty where that is said or known, and the exit code.
+
+    Args:
+        e: What the command raised.
+
+    Returns:
+        Both; None for a defect, which keeps its traceback.
+    """
+    match e:
+        case TracesError():
+            return on_one_line(str(e)), e.exit_code
+        case KeyboardInterrupt():
+            return "", 130
+        case SystemExit():
+            return "", e.code if isinstance(e.code, int) else 1
+        case typer.Abort():  # a question that nobody answered
+            return "Aborted.", 1
+        case OSError():  # a folder that may not be written to, a disk that is full or gone
+            return on_one_line(str(e)), 1
+        case MemoryError():
+            return "There is too little memory for this. A capture needs less with a smaller --batch-tokens.", 1
+        case Exception() if isinstance(e, Refusal):
+            printed = type(e).__name__ == "NoArgsIsHelpError"  # which has printed the help already
+            return "" if printed else on_one_line(refusal(e)), 2
+    if type(e).__module__ not in ("duckdb", "_duckdb"):
+        return None
+    import duckdb
+
+    return str(e), 2 if isinstance(e, duckdb.ProgrammingError) else 1
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -16,8 +16,10 @@ from capture.api.capture_options import shared_options
 from capture.cli.terminal import needs_capture_extra, note
 from capture.cli.values import parse_max_len
 from capture.data.files import check_not_empty, printable_value
+from capture.workers.assignment import assigned_part
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
+from warehouse.errors import UsageError
 from warehouse.storage.objects import AnyPath
 
 if TYPE_CHECKING:
@@ -291,11 +293,33 @@ class PartOptions:
     ] = ""
     shard: Annotated[str, typer.Option("--shard", metavar="I/N", hidden=True)] = ""
     """What `--part` was called before."""
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            max=9999,
+            help="Have N processes of this machine make the run, each a part of it: one a GPU, or one for some of the cores.",
+            rich_help_panel=Panel.RUNNING,
+        ),
+    ] = 1
 
     @property
     def chosen(self) -> str:
-        """The part `i/n`; empty: all of the run."""
-        return self.part or self.shard
+        """The part `i/n`; empty: all of the run.
+
+        Raises:
+            UsageError: A part is to be done by several processes.
+        """
+        if (self.part or self.shard) and self.workers > 1:
+            raise UsageError("--part and --workers don't go together: --workers makes all parts, and merges them.")
+        return assigned_part() or self.part or self.shard
+
+    @property
+    def divided(self) -> bool:
+        """Whether other processes do the work, and this one is their driver."""
+        return self.workers > 1 and not assigned_part()
 
 
 @dataclass(frozen=True, kw_only=True)

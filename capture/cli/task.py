@@ -91,7 +91,7 @@ def prepare(
     options = job.Options(**shared, n=n, seed=seed, prepend_bos=prepend_bos, top_k=top_k)
     load = cache(lambda: loading.load(model, "lm"))
     data = _Pairs(lambda: job.open_pairs(load(), found, options))
-    run_capture(job, options, data, target, model, load)
+    run_capture(job, options, data, target, model, loading, load)
 
 
 @dataclass(frozen=True)

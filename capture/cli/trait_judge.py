@@ -46,7 +46,7 @@ def judge(
     from warehouse.warehouse import Warehouse
 
     root = paths.find_root(warehouse)
-    manifest = judge_responses(root, run, name, judge, asking, dry_run=dry_run, part=part.chosen)
+    manifest = judge_responses(root, run, name, judge, asking, dry_run=dry_run, part=part)
     if manifest is None:
         return
     with Warehouse(root) as wh:

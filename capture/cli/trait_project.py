@@ -9,6 +9,8 @@ import typer
 from capture.cli.options import PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.values import split_list
+from capture.cli.workers import make_in_parts
+from capture.workers.assignment import tell_progress
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import RunArgument, WarehouseOption, run_option
 
@@ -105,7 +107,11 @@ def project(
     )  # fmt: skip
     with Warehouse(warehouse) as wh, stopped_by_signals():
         chosen = directions.choose_directions(wh, run, options)
-        manifest = project_run(wh, run, chosen, options, name, note, say=note)
+        if part.divided:
+            manifest = make_in_parts(part, wh.root, name, unit="sequences")
+        else:
+            manifest = project_run(wh, run, chosen, options, name, note, say=note)
+            tell_progress(manifest.run_id, manifest.counts.sequences)
     show_projection(manifest)
     if manifest.counts.rows["trait_projections"]:
         typer.echo(f"next: traces sql --query trait_by_token --set run={run}")

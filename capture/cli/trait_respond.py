@@ -21,7 +21,9 @@ from capture.cli.options import (
 )
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.values import parse_numbers
+from capture.cli.workers import make_in_parts
 from capture.sequences import partition
+from capture.workers.assignment import assigned_part
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import FormatOption
 from warehouse.cli.output import Format
@@ -71,7 +73,7 @@ def respond(
     Examples:
         traces trait respond --trait sarcasm --model smollm2 --n 100 --judge openai:gpt-4.1-mini
     """
-    _check_one_part(asking.judge, target.chosen)
+    _check_one_part(asking.judge, target)
     shared = capture.checked(part=target.chosen)
     with needs_capture_extra():
         from capture.traits import definition as definitions
@@ -83,7 +85,16 @@ def respond(
     if asking.judge is not None and not target.dry_run:
         check_judge(asking.judge, asking)
     manifest = _generate(
-        job.run, job.forecast, source, options, lambda: loading.load(model, "lm"), name, target, skip_existing, asking
+        job.run,
+        job.forecast,
+        source,
+        options,
+        loading,
+        lambda: loading.load(model, "lm"),
+        name,
+        target,
+        skip_existing,
+        asking,
     )
     if manifest is None:
         return
@@ -180,7 +191,7 @@ def steer(
     from warehouse.storage import paths
     from warehouse.warehouse import Warehouse as OpenWarehouse
 
-    _check_one_part(asking.judge, target.chosen)
+    _check_one_part(asking.judge, target)
     shared = capture.checked(part=target.chosen)
     wanted = layers if layers in ("mid", "best") else [int(x) for x in parse_numbers("--layers", layers)]
     added = parse_numbers("--coefficients", coefficients)
@@ -188,9 +199,10 @@ def steer(
     with needs_capture_extra():
         from capture.traits import steer as job
     choice = job.choose_vectors(root, trait, vectors, method, component, wanted)
-    with OpenWarehouse(root) as wh:
-        for line in choice.lines(wh):
-            note(line)
+    if not target.divided:
+        with OpenWarehouse(root) as wh:
+            for line in choice.lines(wh):
+                note(line)
     if asking.judge is not None and not target.dry_run:
         check_judge(asking.judge, asking)
     m = choice.model
@@ -199,7 +211,7 @@ def steer(
     name = partition.part_run_name(target.run or job.default_run_name(choice.vectors_run), target.chosen)
     run_job, forecast = job.define_kind(choice.vectors, m.space)
     manifest = _generate(
-        run_job, forecast, job.source(options), options, lambda: loading.load(model or m.name, "lm"), name, target,
+        run_job, forecast, job.source(options), options, loading, lambda: loading.load(model or m.name, "lm"), name, target,
         skip_existing, asking,
     )  # fmt: skip
     if manifest is None:
@@ -249,6 +261,7 @@ def _generate(
     forecast: Any,
     source: Any,
     options: Any,
+    loading: LoadOptions,
     load: Callable[[], Loaded],
     name: str,
     target: RunOptions,
@@ -272,6 +285,11 @@ def _generate(
     options.sampling.check()
     root = paths.find_root(target.warehouse)
     folder = paths.run_dir(root, paths.check_run_name(name))
+    divided = target.divided and not target.dry_run
+    if divided:
+        from warehouse.maintenance.merge import finish_merge
+
+        finish_merge(root, name)
     if folder.exists():
         to_judge = asking.judge is not None and not target.dry_run
         if to_judge and not paths.run_dir(root, f"{name}-judged").exists():
@@ -279,10 +297,12 @@ def _generate(
             if {k: v for k, v in existing.options.items() if k in wanted} == wanted:  # the job adds facts of its own
                 note(f"{name} exists already: going on with its judge")
                 return existing
-        if not skip_existing:
+        if not skip_existing or assigned_part():
             raise RunExistsError(name)
         typer.echo(f"{name} exists already: nothing to do")
         return None
+    if divided:
+        return make_in_parts(target, root, name, loading=loading)
     loaded = load()
     if target.dry_run:
         for line in forecast(loaded, source, options):
@@ -293,9 +313,9 @@ def _generate(
     return manifest
 
 
-def _check_one_part(judge: str | None, part: str) -> None:
+def _check_one_part(judge: str | None, target: RunOptions) -> None:
     """Raise UsageError if a part of a run is to be judged: judgements name the run that the parts become."""
-    if judge is not None and part:
+    if judge is not None and (target.part or target.shard):
         raise UsageError("--judge and --part don't go together: merge the parts, then traces trait judge RUN.")
 
 

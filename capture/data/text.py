@@ -23,6 +23,7 @@ from capture.data.files import (
     user_path,
     whole_lines,
 )
+from capture.workers.assignment import assigned_part
 from warehouse.errors import UsageError
 
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .csv, .tsv or .parquet"
@@ -133,6 +134,10 @@ def _check_columns(columns: Columns, where: str) -> None:
 def _standard_input() -> list[bytes]:
     if sys.stdin is None:  # closed by the shell: <&-
         raise UsageError("Standard input is closed: there is no text to read.")
+    if assigned_part():
+        raise UsageError(
+            "Standard input is read once, and with --workers every process reads the texts: make a file of it."
+        )
     try:
         return list(sys.stdin.buffer)
     except OSError as e:

@@ -35,6 +35,7 @@ from capture.recording.recorder import Recorder, model_inputs
 from capture.sequences import batches
 from capture.sequences.batches import Batch
 from capture.sequences.partition import Partition
+from capture.workers.assignment import assigned_part
 from warehouse.analysis import heads
 from warehouse.catalog import build
 from warehouse.catalog.publish import publish
@@ -74,7 +75,7 @@ def define_kind(prepare_job: Callable[[loading.Loaded, Source, Any], Job]) -> tu
         with explain_memory_errors(f"run {loaded.name}", _memory_remedy(options)), in_eval_mode(loaded.model):
             job = prepare_job(loaded, source, options)
             manifest = _run(job, root, run_id, report, note)
-        if job.indexed:
+        if job.indexed and not assigned_part():  # the merged run is made searchable, not its parts
             ingest.add(root, manifest.run_id, index_spec.from_index_option(options.index, job.plan.stored), note=note)
             build.refresh(root)
         return manifest
