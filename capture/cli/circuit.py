@@ -168,8 +168,9 @@ def discover(
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")
         return
     first = options.methods[0]
-    with Warehouse(root) as wh:
-        show_circuit(wh, run_id, first)
+    if not part.divided:  # else there is one of each part, and the circuit is their mean
+        with Warehouse(root) as wh:
+            show_circuit(wh, run_id, first)
     circuit = run_id if len([m for m in options.methods if m != "random"]) == 1 else f"{run_id}/{first}"
     on = "" if held_out else " TASK  (another task: it was found on all pairs of this one)"
     typer.echo(f"next: traces circuit evaluate {circuit}{on}")

@@ -304,6 +304,16 @@ class PartOptions:
             rich_help_panel=Panel.RUNNING,
         ),
     ] = 1
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Have the workers run on a Ray cluster: its address, `auto`, or `local`. All nodes share the warehouse's folder.",
+            show_default=False,
+            rich_help_panel=Panel.RUNNING,
+        ),
+    ] = None
 
     @property
     def chosen(self) -> str:
@@ -312,14 +322,15 @@ class PartOptions:
         Raises:
             UsageError: A part is to be done by several processes.
         """
-        if (self.part or self.shard) and self.workers > 1:
+        check_not_empty(ray=self.ray)
+        if (self.part or self.shard) and (self.workers > 1 or self.ray is not None):
             raise UsageError("--part and --workers don't go together: --workers makes all parts, and merges them.")
         return assigned_part() or self.part or self.shard
 
     @property
     def divided(self) -> bool:
         """Whether other processes do the work, and this one is their driver."""
-        return self.workers > 1 and not assigned_part()
+        return (self.workers > 1 or self.ray is not None) and not assigned_part()
 
 
 @dataclass(frozen=True, kw_only=True)

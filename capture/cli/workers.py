@@ -38,11 +38,20 @@ def make_in_parts(
     """
     from capture.workers.driver import run_in_parts
     from capture.workers.local_pool import LocalPool
+    from capture.workers.ray_pool import RayPool
 
-    gpus, each = _shared_gpus(loading, part.workers)
+    pool: LocalPool | RayPool
+    if part.ray is not None:
+        pool = RayPool(sys.argv[1:], part.workers, part.ray, root, int(_takes_gpu(loading)))
+    else:
+        pool = LocalPool(sys.argv[1:], part.workers, *_shared_gpus(loading, part.workers))
     with stopped_by_signals():
-        pool = LocalPool(sys.argv[1:], part.workers, gpus, each)
         return run_in_parts(pool, root, run, part.workers, total, unit, note)
+
+
+def _takes_gpu(loading: LoadOptions | None) -> bool:
+    """Return whether a worker may take any GPU that it is given."""
+    return loading is not None and (loading.device_map is not None or loading.device in ("auto", "cuda"))
 
 
 def _shared_gpus(loading: LoadOptions | None, workers: int) -> tuple[list[str], int]:
@@ -50,7 +59,7 @@ def _shared_gpus(loading: LoadOptions | None, workers: int) -> tuple[list[str], 
 
     There are none to share where the command names one, or another device.
     """
-    if loading is None or (loading.device_map is None and loading.device not in ("auto", "cuda")):
+    if loading is None or not _takes_gpu(loading):
         return [], 1
     import torch
 

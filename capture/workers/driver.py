@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.maintenance import merge, merge_plan
 from warehouse.progress import ProgressBar
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import AnyPath
@@ -109,7 +109,7 @@ def _finish(root: AnyPath, run: str) -> Manifest | None:
 
 def _parts_begun(root: AnyPath, run: str, workers: int) -> int:
     """Return in how many parts a run was begun; `workers`, if it was not, or in that many too."""
-    known = filter(None, map(paths.part_of, {*paths.published_runs(root), *paths.staged_runs(root)}))
+    known = filter(None, map(paths.part_of, {*run_list.published_runs(root), *paths.staged_runs(root)}))
     counts = {n for whole, _, n in known if whole == run}
     if not counts or workers in counts:
         return workers

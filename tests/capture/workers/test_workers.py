@@ -24,7 +24,7 @@ from warehouse import TraceStore, Warehouse
 from warehouse.errors import TracesError
 from warehouse.schema import sites
 from warehouse.schema.tables import STORED
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.journal import Journal
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, words: list[str], traces: Ca
 def check_same(root: Path, whole: Path) -> None:
     """The run `w` in both warehouses: files of tables, slices of tensors, and what views answer."""
     one, other = (TraceStore(paths.run_dir(r, "w")) for r in (root, whole))
-    assert paths.published_runs(root) == ["w"] and paths.staged_runs(root) == []
+    assert run_list.published_runs(root) == ["w"] and paths.staged_runs(root) == []
     for name in (n for n in STORED if other.meta.counts.rows[n] and n not in _SAME):
         mine, known = ((s.path / paths.table_file(name)).read_bytes() for s in (one, other))
         assert mine == known, name
@@ -155,6 +155,6 @@ def test_what_no_retry_can_mend_stops_all_at_once(tmp_path: Path, words: list[st
     assert (wrong.code, wrong.out) == (2, ""), wrong
     refusals = [line for line in wrong.err.splitlines() if line.startswith("traces:")]
     assert len(refusals) == 1 and "4096 is more than" in refusals[0]
-    assert paths.published_runs(root) == paths.staged_runs(root) == []
+    assert run_list.published_runs(root) == paths.staged_runs(root) == []
     both = traces(*words, "--workers", "2", "--part", "1/2", "-w", root)
     assert both.code == 2 and "--part and --workers don't go together" in both.err
