@@ -35,7 +35,7 @@ def copied_catalogs(folder: Path) -> Iterator[None]:
             empty.mkdir(parents=True)
             build.refresh(empty)
         shutil.copyfile(empty / paths.CATALOG, path)
-        return build.attach(str(path)), known
+        return build.attach(str(path), root), known
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_copy_catalog", copy)

@@ -29,6 +29,7 @@ from warehouse.catalog.publish import publish
 from warehouse.schema import sites
 from warehouse.storage import paths
 from warehouse.storage.derived_progress import DerivedProgress
+from warehouse.storage.files import parquet_source
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest, manifest_hash
@@ -297,7 +298,7 @@ class _AnalyzedTokens:
     def __init__(self, store: TraceStore, side: str) -> None:
         names = ["example_id", "seq", "side", "is_special", "is_response"]
         rows = pq.read_table(
-            store.path / paths.table_file("tokens"), columns=names, partitioning=None, read_dictionary=["example_id"],
+            parquet_source(store.path / paths.table_file("tokens")), columns=names, partitioning=None, read_dictionary=["example_id"],
             filters=pc.field("side") == side,
         ).combine_chunks()  # fmt: skip
         response, special = (rows[name].to_numpy() for name in ("is_response", "is_special"))

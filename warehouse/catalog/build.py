@@ -55,13 +55,14 @@ def _vector_infos(root: AnyPath) -> list[AnyPath]:
     return vector_info.sound_infos(root)
 
 
-def refresh(root: AnyPath, known: Survey | None = None, every_file: bool = False) -> Survey:
+def refresh(root: AnyPath, known: Survey | None = None, every_file: bool = False, compact_all: bool = False) -> Survey:
     """Rebuild `warehouse.duckdb` from the runs below a root and from `sql/views/`.
 
     Args:
         root: The warehouse.
         known: What is known of the runs; what the catalog itself knows where it is left out.
         every_file: Whether to notice files that have changed beside an unchanged manifest, too.
+        compact_all: Whether to compact small runs even where they are too few for a group of the usual size.
 
     Returns:
         What is known of the runs now.
@@ -74,7 +75,7 @@ def refresh(root: AnyPath, known: Survey | None = None, every_file: bool = False
         scratch.mkdir()
         try:
             file = scratch / paths.CATALOG
-            runs, groups = _write_catalog(file, root, known, every_file)
+            runs, groups = _write_catalog(file, root, known, every_file, compact_all)
             file.replace(paths.catalog_path(root))
             compaction.mark_unused(root, groups)
         finally:
@@ -82,7 +83,9 @@ def refresh(root: AnyPath, known: Survey | None = None, every_file: bool = False
     return runs
 
 
-def _write_catalog(path: Path, root: AnyPath, known: Survey | None, every_file: bool) -> tuple[Survey, Groups]:
+def _write_catalog(
+    path: Path, root: AnyPath, known: Survey | None, every_file: bool, compact_all: bool
+) -> tuple[Survey, Groups]:
     """Write the file of views, from the one that there is where its views stay as they are.
 
     Returns:
@@ -90,14 +93,14 @@ def _write_catalog(path: Path, root: AnyPath, known: Survey | None, every_file: 
     """
     if "?" in str(path.absolute()):  # DuckDB reads from such a path, but does not write to it
         with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as elsewhere:
-            made = _write_catalog(Path(elsewhere) / path.name, root, known, every_file)
+            made = _write_catalog(Path(elsewhere) / path.name, root, known, every_file, compact_all)
             shutil.copyfile(Path(elsewhere) / path.name, path)
         return made
     con, before = _copy_catalog(path, root)
     with con:
         known = look_at_runs(root, before if known is None else known, every_file)
         before_groups = listed_groups(root) if isinstance(root, ObjectPath) else _groups_of(con)
-        groups = compaction.compact(root, path.parent, before_groups, known, every_file)
+        groups = compaction.compact(root, path.parent, before_groups, known, every_file, compact_all)
         known = create_views(con, root, known, groups)
         return known, valid_groups(groups, known)
 

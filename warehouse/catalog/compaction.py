@@ -40,7 +40,7 @@ _UNUSED = "unused"
 """A file in the folder of such a group, which says since when."""
 
 
-def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: bool) -> Groups:
+def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: bool, every_run: bool) -> Groups:
     """Compact the small runs that are in no group, once there are enough of them.
 
     Args:
@@ -49,6 +49,7 @@ def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: 
         groups: The groups that there are.
         known: What is known of the runs.
         check: Whether to compare the groups' files with their checksums, and make those anew that were altered.
+        every_run: Whether to compact small runs that are too few for a group, too: with those of groups that are not full.
 
     Returns:
         The groups that hold now.
@@ -58,17 +59,41 @@ def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: 
             return {}  # the warehouse writes into folders of its own
         _delete_unused(root)
     groups = {name: group for name, group in valid_groups(groups, known).items() if _is_whole(root, name, group, check)}
+    small = _not_compacted(groups, known)
+    if every_run and small:
+        groups = {name: group for name, group in groups.items() if len(group.runs) >= RUNS}
+        small = _not_compacted(groups, known)
+    if every_run and isinstance(root, ObjectPath):
+        _drop_others(root, groups)
+    with contextlib.suppress(duckdb.Error, OSError):  # the views then read each run's own files, as they did
+        for first in range(0, len(small) - (1 if every_run else RUNS - 1), RUNS):
+            name, group = _write_group(root, scratch, {r: known[r] for r in small[first : first + RUNS]})
+            groups[name] = group
+    return groups
+
+
+def _not_compacted(groups: Groups, known: Survey) -> list[str]:
+    """Return the small runs that are in no group."""
     compacted = {run_id for group in groups.values() for run_id in group.runs}
-    small = [
+    return [
         run_id
         for run_id, run in known.items()
         if run_id not in compacted and run.tables and run.current and run.bytes <= _SMALL
     ]
-    with contextlib.suppress(duckdb.Error, OSError):  # the views then read each run's own files, as they did
-        for first in range(0, len(small) - RUNS + 1, RUNS):
-            name, group = _write_group(root, scratch, {r: known[r] for r in small[first : first + RUNS]})
-            groups[name] = group
-    return groups
+
+
+def _drop_others(root: ObjectPath, valid: Groups) -> None:
+    """Take all other groups off the list, and delete the objects of those that went off it long ago."""
+    now, kept = time.time(), paths.compacted_dir(root)
+    listed = object_log.read(root).sections[object_log.GROUPS]
+    if gone := listed.keys() - valid.keys():
+        object_log.append(root, {object_log.GROUPS: dict.fromkeys(gone)})
+        for name in gone:
+            (root / paths.compacted_group(name) / _UNUSED).write_bytes(b"")
+    for folder in kept.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if folder.name not in valid and now - (folder / _UNUSED).stat().st_mtime > _KEPT:
+                delete(folder)
 
 
 def mark_unused(root: AnyPath, groups: Groups) -> None:

@@ -1,4 +1,4 @@
-"""The commands of `traces runs`: list runs, show one, delete it, merge the parts of one."""
+"""The commands of `traces runs`: list runs, show one, delete it, merge the parts of one, copy one elsewhere, compact small ones."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from warehouse.errors import NotFoundError, TracesError, UsageError, printable
 
 if TYPE_CHECKING:
     from warehouse.storage.manifest import Manifest
+    from warehouse.storage.objects import AnyPath
 
 runs_app = App()
 
@@ -285,3 +286,83 @@ def merge_runs(
     if not dry_run:
         merge.merge(root, planned, keep, note)
         say(f"next: traces runs show {name}")
+
+
+PlaceArgument = Annotated[
+    str,
+    typer.Argument(metavar="PLACE", help="The other warehouse: a folder, or s3://BUCKET/FOLDER.", show_default=False),
+]
+
+
+@runs_app.command("push")
+def push(run: RunArgument, place: PlaceArgument, warehouse: WarehouseOption = None) -> None:
+    """Copy a run, checked, from this warehouse to another one.
+
+    The run is checked before it leaves, and is visible there only when it is whole. The same command again goes on where a copy was
+    interrupted.
+
+    Examples:
+        traces runs push wt2 s3://bucket/runs
+    """
+    from warehouse.storage import paths
+
+    _copy(paths.find_root(warehouse), paths.find_root(place), run)
+
+
+@runs_app.command("pull")
+def pull(run: RunArgument, place: PlaceArgument, warehouse: WarehouseOption = None) -> None:
+    """Copy a run from another warehouse into this one, checked.
+
+    Examples:
+        traces runs pull wt2 s3://bucket/runs
+    """
+    from warehouse.storage import paths
+
+    _copy(paths.find_root(place), paths.find_root(warehouse), run)
+
+
+def _copy(source: AnyPath, target: AnyPath, run: str) -> None:
+    """Copy a run from one warehouse to another, and say so."""
+    from warehouse.maintenance.transfer import copy_run
+    from warehouse.progress import ProgressBar
+    from warehouse.storage.manifest import Manifest
+    from warehouse.storage.run_list import find_run
+    from warehouse.validation.validate import check_intact
+
+    total = Manifest.read(find_run(source, run)).bytes
+    with ProgressBar("bytes", total, note) as bar:
+        done = 0
+
+        def report(size: int) -> None:
+            nonlocal done
+            done += size
+            bar.show(done)
+
+        copied = copy_run(source, target, run, check_intact, report)
+    say(f"{run}: {f'copied to {target} ({human_bytes(total)})' if copied else f'is in {target} already'}")
+
+
+@runs_app.command("compact")
+def compact(warehouse: WarehouseOption = None) -> None:
+    """Copy the tables of all small runs into a few files, so that a query opens fewer.
+
+    The warehouse does this by itself for every hundred small runs: this takes the rest, too, and deletes copies that no longer
+    serve. Answers stay the same, and readers are not disturbed.
+
+    Examples:
+        traces runs compact
+
+    Raises:
+        UsageError: There is no warehouse.
+    """
+    from warehouse.catalog import build
+    from warehouse.storage import paths, run_list
+
+    root = paths.find_root(warehouse)
+    if not run_list.exists(root):
+        raise UsageError(f"There is no warehouse at {root}.")
+    before = build.read_groups(root)
+    build.refresh(root, compact_all=True)
+    groups = build.read_groups(root)
+    runs = sum(len(group.runs) for group in groups.values())
+    say(f"{runs:,} runs in {len(groups):,} groups, of which {len(groups.keys() - before.keys()):,} are new")

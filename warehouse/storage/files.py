@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -9,7 +10,9 @@ import platform
 import re
 import shutil
 import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,6 +154,17 @@ def open_file(path: AnyPath) -> BinaryIO:
 def parquet_source(path: AnyPath) -> Path | BinaryIO:
     """Return what pyarrow reads a Parquet file from: its path, or an object as an open file."""
     return path.open() if isinstance(path, ObjectPath) else path
+
+
+@contextlib.contextmanager
+def on_this_disk(path: AnyPath) -> Iterator[Path]:
+    """Give a local file with a file's bytes: itself, or for an object a copy that goes when it is no longer needed."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as folder:
+        path.download(Path(folder) / path.name)
+        yield Path(folder) / path.name
 
 
 def read_file(path: AnyPath) -> bytes:

@@ -76,6 +76,17 @@ class RunUpload:
             self._pending.pop(0).result()
         self._pending.append(self._thread.submit(self._upload, name, source))
 
+    def put(self, name: str, source: Path) -> None:
+        """Upload a file, which stays here.
+
+        Raises:
+            TracesError: It did not arrive whole.
+        """
+        target, size = self._folder / name, source.stat().st_size
+        target.upload(source)
+        if (arrived := target.stat().st_size) != size:
+            raise TracesError(f"{target} has {arrived} bytes, not {size}: it did not arrive whole.")
+
     def copy(self, name: str, source: ObjectPath) -> None:
         """Copy an object of the same store to a path in the run's folder."""
         source.copy_to(self._folder / name)
@@ -92,20 +103,21 @@ class RunUpload:
         while self._pending:
             self._pending.pop(0).result()
 
-    def publish(self, staged: Path, files: Mapping[str, int], manifest: bytes) -> None:
+    def publish(self, staged: Path, files: Mapping[str, int], manifest: bytes, keep: bool = False) -> None:
         """Upload what is still here, hold what the store has against the list of files, and put the manifest.
 
         Args:
             staged: The run's folder here.
             files: The run's files and their sizes.
             manifest: The content of run.json.
+            keep: Whether the files have been put, and stay here.
 
         Raises:
             UsageError: Another run has taken the name.
             TracesError: A file is not in the store as it should be.
         """
         self.wait()
-        for name in files:
+        for name in () if keep else files:
             if (staged / name).is_file():
                 self._upload(name, staged / name)
         there = {below(path, self._folder): found.st_size for path, found in self._folder.walk()}
@@ -141,8 +153,5 @@ class RunUpload:
         self._thread.shutdown()
 
     def _upload(self, name: str, source: Path) -> None:
-        target, size = self._folder / name, source.stat().st_size
-        target.upload(source)
-        if (arrived := target.stat().st_size) != size:
-            raise TracesError(f"{target} has {arrived} bytes, not {size}: it did not arrive whole.")
+        self.put(name, source)
         source.unlink()

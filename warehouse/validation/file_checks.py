@@ -13,7 +13,7 @@ from safetensors import safe_open
 from warehouse.catalog import build
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage import paths
-from warehouse.storage.files import file_checksum
+from warehouse.storage.files import file_checksum, on_this_disk, parquet_source
 from warehouse.storage.objects import below
 from warehouse.storage.sequence_checksums import (
     SEQUENCE_CHECKSUMS_SINCE,
@@ -51,7 +51,7 @@ def check_table_checksums(store: TraceStore) -> str:
     tables = [f for f in known if not f.path.startswith(f"{paths.BLOBS}/")]
     for f in tables:
         name = f.path.split("/")[0]
-        schema = pq.read_schema(store.path / f.path)
+        schema = pq.read_schema(parquet_source(store.path / f.path))
         expect(schema.equals(arrow_schema(name)), f"{f.path} has other columns than table {name}")
     return f"{len(tables)} tables"
 
@@ -77,7 +77,7 @@ def check_tensor_checksums(store: TraceStore) -> str | None:
     count = 0
     for blob in blobs:
         ours = store.blob(blob).tensors
-        with safe_open(store.path / blob, framework="numpy") as opened:
+        with on_this_disk(store.path / blob) as file, safe_open(file, framework="numpy") as opened:
             theirs = {n: opened.get_slice(n) for n in opened.keys()}  # noqa: SIM118  no dict
             shapes = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in theirs.items()}
             expect(shapes == ours, f"{blob} is another file to safetensors than to us")

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
+from warehouse.storage.files import parquet_source
 from warehouse.storage.losses import perplexity, predicted_bytes
 from warehouse.storage.parquet import examples_hash
 from warehouse.storage.strict_json import finite
@@ -22,7 +23,7 @@ def check_counts(store: TraceStore) -> str:
     c = store.meta.counts
     for name, rows in c.rows.items():
         files = [store.path / path for path in store.meta.file_infos if path.startswith(f"{name}/")]
-        count = sum(pq.read_metadata(p).num_rows for p in files)
+        count = sum(pq.read_metadata(parquet_source(p)).num_rows for p in files)
         expect(count == rows, f"{name} has {count} rows, not {rows}")
     summary = ", ".join(f"{name} {rows:,}" for name, rows in c.rows.items() if rows)
     if not store.meta.captured:

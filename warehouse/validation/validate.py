@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 from safetensors import SafetensorError
 
-from warehouse.errors import TracesError
+from warehouse.errors import CorruptRunError, TracesError
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.attention_checks import check_attention, check_heads
@@ -96,6 +96,22 @@ def validate(folder: AnyPath) -> Iterator[Check]:
         return
     for name, check in CONTENT_CHECKS.items():
         yield _run_check(name, check, store)
+
+
+def check_intact(folder: AnyPath) -> None:
+    """Check that the files of a run are what was written.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        CorruptRunError: They are not.
+    """
+    store = TraceStore(folder)
+    for name, check in FILE_CHECKS.items():
+        result = _run_check(name, check, store)
+        if result.passed is False:
+            raise CorruptRunError(f"Run '{store.meta.run_id}' is damaged: {result.detail}.")
 
 
 def _run_check(name: str, check: CheckFunction, store: TraceStore) -> Check:
