@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from warehouse.errors import CorruptRunError, NotFoundError, TracesError, UsageError
 from warehouse.storage import paths
+from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete
 from warehouse.storage.model_info import ModelInfo
 from warehouse.storage.objects import AnyPath
@@ -81,8 +80,7 @@ def default_folder_name(model: ModelInfo) -> str:
 def claim_folder(root: AnyPath, model: ModelInfo) -> str:
     """Return the folder for a model's vectors, creating it if need be: the same weights share a folder, others never do."""
     lock = paths.vector_folders_lock_path(root)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(lock):
+    with exclusive(root, lock):
         known = model_folders(root)
         folder = find_folder(root, model)
         names = known[folder].names if folder else []

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-import filelock
 import numpy as np
 import pyarrow as pa
 
@@ -24,6 +23,7 @@ from warehouse.errors import CorruptRunError, TracesError, UsageError, first_lin
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import object_log, paths
+from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete, file_checksum
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.model_info import ModelInfo
@@ -176,20 +176,12 @@ class VectorTable:
     def locked(self, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Hold the table's lock, since one process at a time may change it; a process that has to wait calls `waiting` with why."""
         path = paths.vector_lock_path(self.root, self.info.model, self.info.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            waiting(f"another process is filling or optimising {self.info.model}/{self.info.name}: waiting for it")
-            lock.acquire()
-        try:
+        what = f"another process is filling or optimising {self.info.model}/{self.info.name}: waiting for it"
+        with exclusive(self.root, path, lambda: waiting(what)):
             if self.exists:
                 self.info = read_info(self.root, self.info.model, self.info.name)
             self.reopen()
             yield
-        finally:
-            lock.release()
 
     def compact(self) -> None:
         """Merge small files and delete those of former versions; a reader that had one open opens the table again."""

@@ -12,15 +12,14 @@ import json
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
-import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.errors import CorruptRunError, TracesError
 from warehouse.storage import paths, run_list, strict_json
+from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete, parquet_source
 from warehouse.storage.manifest import Manifest, manifest_hash
 from warehouse.storage.objects import AnyPath, lance_options
@@ -49,7 +48,7 @@ def reconcile(root: AnyPath, rebuild: bool = False) -> list[str]:
     wanted = _wanted(root)
     gone: set[str] = set()
     for folder in sorted({*wanted, *paths.trait_table_folders(root)}):
-        with filelock.FileLock(_with_parent(paths.vector_lock_path(root, folder, paths.TRAITS_TABLE))):
+        with exclusive(root, paths.vector_lock_path(root, folder, paths.TRAITS_TABLE)):
             have, want = _runs_of(root, folder), wanted.get(folder, {})
             gone |= {run for run, manifest in (have or {}).items() if want.get(run) != manifest}
             if not want:
@@ -126,8 +125,3 @@ def remove(root: AnyPath, folder: str) -> None:
     """Delete a model's table of traits; `reconcile` makes it again from the runs."""
     delete(paths.vector_lance_path(root, folder, paths.TRAITS_TABLE))
     remove_if_empty(root, folder)
-
-
-def _with_parent(lock: Path) -> Path:
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return lock
