@@ -13,7 +13,7 @@ import pytest
 
 Environment = dict[str, Any]
 Fault = Callable[[Environment], str | None]
-"""Told of a request; returns what is to go wrong with it: `error` (a 503), `slow`, `cut` (the request is not answered), `lost` (it is
+"""Told of a request; returns what is to go wrong with it: `error` (a 503), `denied` (a 403), `slow`, `cut` (the request is not answered), `lost` (it is
 done and not answered), or None."""
 
 
@@ -34,6 +34,9 @@ class Server:
         if fault == "error":
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
             return [b"<Error><Code>SlowDown</Code></Error>"]
+        if fault == "denied":
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code></Error>"]
         if fault == "slow":
             time.sleep(1)
         if fault == "cut":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,14 @@ import pytest
 
 from tests.s3_server import Server, s3_server
 from warehouse import TraceStore, Warehouse
-from warehouse.storage import paths
+from warehouse.catalog import build
+from warehouse.errors import RunExistsError, TracesError, UsageError
+from warehouse.maintenance.remove import locked_for_removal, remove_run
+from warehouse.maintenance.transfer import copy_run
+from warehouse.storage import object_log, paths, run_list
+from warehouse.storage.files import delete
 from warehouse.storage.objects import ObjectPath, any_path
+from warehouse.validation.validate import check_intact
 
 
 @pytest.fixture
@@ -46,3 +54,160 @@ def test_a_run_in_a_store_is_that_of_a_folder(
         plain = "SELECT * EXCLUDE (created_at, seconds) FROM runs"
         assert a.sql(plain).fetchall() == b.sql(plain).fetchall()
     assert not paths.staged_runs(root)
+
+
+def rows(place: ObjectPath | Path, query: str) -> list[tuple[object, ...]]:
+    """Ask a warehouse, opened for it alone."""
+    with Warehouse(place) as wh:
+        return wh.sql(query).fetchall()
+
+
+COUNTS = "SELECT run_id, count(*) FROM next_token GROUP BY ALL ORDER BY ALL"
+
+
+def test_a_tensor_is_one_request_after_the_header(root: ObjectPath, s3: Server, capture_tiny) -> None:
+    store = capture_tiny(root, "one")
+    example_id, n = store.query("SELECT example_id, n_tokens FROM examples ORDER BY n_tokens DESC LIMIT 1").fetchall()[
+        0
+    ]
+    store.resid(example_id, layer=0)  # opens the index and the shard
+    with s3.watched() as seen:
+        array = store.resid(example_id, layer=1)
+    assert array.shape[0] == n
+    assert [method for method, _, _ in seen] == ["GET"]
+    first, last = map(int, seen[0][2].removeprefix("bytes=").split("-"))
+    assert last - first + 1 == array.nbytes
+
+
+def test_questions_list_no_objects_and_read_only_their_own(root: ObjectPath, s3: Server, capture_tiny) -> None:
+    capture_tiny(root, "one", capture="none")
+    capture_tiny(root, "two", capture="none")
+    with Warehouse(root) as wh:
+        wh.sql("SELECT count(*) FROM runs").fetchall()
+        with s3.watched() as seen:
+            wh.sql("SELECT count(*) FROM next_token WHERE run_id = 'two'").fetchall()
+    assert not [path for _, path, _ in seen if "list-type" in path]
+    assert not [path for _, path, _ in seen if "run_id=one" in path or "run_id%3Done" in path]
+
+
+def test_a_run_goes_and_comes_back(root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny, traces) -> None:
+    here = capture_tiny(tmp_path / "runs", "one")
+    (folder,) = here.path.parent.glob("run_id=*")
+    said = traces("runs", "push", "one", str(root), "-w", tmp_path / "runs", env={})
+    assert said.code == 0, said.err
+    again = traces("runs", "push", "one", str(root), "-w", tmp_path / "runs", env={})
+    assert "already" in again.out
+    back = traces("runs", "pull", "one", str(root), "-w", tmp_path / "back", env={})
+    assert back.code == 0, back.err
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    copy = tmp_path / "back" / "run_id=one"
+    assert files == {p.relative_to(copy).as_posix(): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    assert rows(root, COUNTS) == rows(tmp_path / "runs", COUNTS) == rows(tmp_path / "back", COUNTS)
+    sound = traces("runs", "validate", "one", "-w", str(root), env={})
+    assert sound.code == 0, sound.out + sound.err
+    assert traces("runs", "rm", "one", "--yes", "-w", str(root), env={}).code == 0
+    assert rows(root, COUNTS) == []
+    assert not list((root / "run_id=one").rglob("*"))
+
+
+def test_of_many_writers_of_one_name_one_wins(root: ObjectPath, tmp_path: Path, capture_tiny) -> None:
+    homes = [tmp_path / str(i) for i in range(4)]
+    for home in homes:
+        capture_tiny(home, "one", capture="resid")
+
+    def push(home: Path) -> bool:
+        try:
+            return copy_run(home, root, "one", check_intact)
+        except (RunExistsError, UsageError):
+            return False
+
+    with ThreadPoolExecutor(len(homes)) as pool:
+        won = list(pool.map(push, homes))
+    assert won.count(True) == 1
+    winner = homes[won.index(True)] / "run_id=one" / "run.json"
+    assert (root / "run_id=one" / "run.json").read_bytes() == winner.read_bytes()
+    check_intact(root / "run_id=one")
+
+
+@pytest.mark.parametrize("fault", ["error", "cut", "lost", "slow"])
+def test_a_store_that_fails_now_and_then_loses_nothing(
+    root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny, fault: str
+) -> None:
+    """Every fifth request goes wrong; `lost` is done all the same, so that a manifest or a change of the list is put twice."""
+    here = capture_tiny(tmp_path / "runs", "one", capture="resid")
+    count = itertools.count()
+    with s3.faults(lambda request: fault if next(count) % (40 if fault == "slow" else 5) == 4 else None):
+        capture_tiny(root, "one", capture="resid")
+        capture_tiny(root, "two", capture="none")
+        assert rows(root, COUNTS) == [(name, here.meta.counts.predictions) for name in ("one", "two")]
+    check_intact(root / "run_id=one")
+    assert object_log.read(root).number == 2
+
+
+def test_32_writers_publish_at_once(root: ObjectPath) -> None:
+    """All changes are in the list once, whoever comes first, and readers meanwhile see a list that only grows."""
+    seen = []
+
+    def read() -> None:
+        while len(seen) < 1 or seen[-1] < 32:
+            object_log._read.pop(root, None)
+            seen.append(len(object_log.read(root).sections["runs"]))
+
+    with ThreadPoolExecutor(33) as pool:
+        reader = pool.submit(read)
+        for done in [pool.submit(object_log.append, root, {"runs": {f"run-{i}": {"i": i}}}) for i in range(32)]:
+            done.result()
+        reader.result(60)
+    listing = object_log.read(root)
+    assert (listing.number, len(listing.sections["runs"])) == (32, 32)
+    assert seen == sorted(seen)
+
+
+def test_a_list_is_made_again_from_the_manifests(root: ObjectPath, capture_tiny) -> None:
+    capture_tiny(root, "one", capture="none")
+    capture_tiny(root, "two", capture="none")
+    before = rows(root, "SELECT * FROM runs ORDER BY run_id")
+    delete(root / "list")
+    object_log._read.clear()
+    build.refresh(root, every_file=True)
+    assert rows(root, "SELECT * FROM runs ORDER BY run_id") == before
+    (root / "run_id=one" / "run.json").unlink()
+    build.refresh(root, every_file=True)
+    assert [name for (name,) in rows(root, "SELECT run_id FROM runs")] == ["two"]
+
+
+def test_compaction_changes_no_answer(root: ObjectPath, capture_tiny) -> None:
+    for name in ("one", "two", "three"):
+        capture_tiny(root, name, capture="none")
+    queries = [f"SELECT * FROM {table} ORDER BY ALL" for table in ("runs", "tokens", "next_token", "token_diagnostics")]
+    with Warehouse(root) as reader:
+        before = [reader.sql(query).fetchall() for query in queries]
+        build.refresh(root, compact_all=True)
+        assert len(build.read_groups(root)) == 1
+        assert [reader.sql(query).fetchall() for query in queries] == before
+        with locked_for_removal(root, "two"):
+            remove_run(root, "two")
+        build.refresh(root)
+        assert reader.sql("SELECT DISTINCT run_id FROM next_token ORDER BY ALL").fetchall() == [("one",), ("three",)]
+    build.refresh(root, compact_all=True)
+    assert [sorted(group.runs) for group in build.read_groups(root).values()] == [["one", "three"]]
+
+
+def test_a_capture_that_was_killed_goes_on(root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny) -> None:
+    """It stops where a blob cannot be uploaded; what is in the store already stays, and nothing is visible until the end."""
+    here = capture_tiny(tmp_path / "runs", "one", shard_mb=1, batch_tokens=64)
+    uploads = itertools.count()
+
+    def fail(request: dict[str, object]) -> str | None:
+        blob = request["REQUEST_METHOD"] == "PUT" and "/blobs/" in str(request["PATH_INFO"])
+        return "denied" if blob and next(uploads) >= 1 else None
+
+    with s3.faults(fail), pytest.raises(TracesError, match="run the same command again|Run the same command again"):
+        capture_tiny(root, "one", shard_mb=1, batch_tokens=64)
+    assert paths.staged_runs(root) == ["one"]
+    assert not run_list.is_published(root, "one")
+    there = capture_tiny(root, "one", shard_mb=1, batch_tokens=64)
+    plain = {f.path: f.bytes for f in here.meta.files}
+    assert {f.path: f.bytes for f in there.meta.files} == plain
+    assert not paths.staged_runs(root)
+    check_intact(there.path)
