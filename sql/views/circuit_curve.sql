@@ -3,7 +3,8 @@
 -- Of the pairs that the circuit was found without. Faithfulness is the sum of value - none by that of full - none: a mean of the pairs'
 -- ratios is ruled by those whose two hardly differ. It is NULL where their means are less apart than .1 of logit_diff and logprob, .01
 -- of prob_diff and kl. Intervals are of 200 resamples: each weighs every unit by 0, 1, 2, … as likely as it is drawn so often (Poisson);
--- the same unit weighs the same at every size and for every variant. Within one template the units are its pairs.
+-- the same unit weighs the same at every size and for every variant. Within one template the units are its pairs. Weights come from md5 and
+-- whole numbers below 2^63, so that every engine draws the same.
 WITH told AS (
     SELECT
         run_id,
@@ -58,7 +59,7 @@ lists AS (
         avg(v.none_value) AS none_value,
         avg(v.value) AS value,
         avg((v.value > 0)::INTEGER) AS above_0,
-        list(hash(if(p.by_pair, v.example_id, v.unit))) AS units,
+        list((md5_number_lower(if(p.by_pair, v.example_id, v.unit)) % 2147483647)::BIGINT) AS units,
         list(v.value - v.none_value) AS kept,
         list(v.full_value - v.none_value) AS whole
     FROM circuit_values AS v
@@ -67,27 +68,39 @@ lists AS (
     WHERE v.held_out
     GROUP BY ALL
 ),
+resamples AS (
+    SELECT
+        (md5_number_lower('factor ' || resample) % 2147483646)::BIGINT + 1 AS factor,
+        (md5_number_lower('shift ' || resample) % 2147483647)::BIGINT AS shift
+    FROM (SELECT unnest(range(200)) AS resample) AS r
+),
 drawn AS (
     SELECT
-        * EXCLUDE (units),
+        * EXCLUDE (units, factor, shift),
         CASE
             WHEN isfinite(value) AND isfinite(full_value - none_value) AND abs(full_value - none_value) >= least
                 THEN (value - none_value) / (full_value - none_value)
         END AS ratio,
-        list_transform(  -- Poisson's distribution with mean 1, by how far into the range of all hashes this one lies
-            units,
-            lambda unit: CASE
-                WHEN hash(hash(unit, resample)) < 6786177901268885274 THEN 0
-                WHEN hash(hash(unit, resample)) < 13572355802537770548 THEN 1
-                WHEN hash(hash(unit, resample)) < 16965444753172213185 THEN 2
-                WHEN hash(hash(unit, resample)) < 18096474403383694064 THEN 3
-                WHEN hash(hash(unit, resample)) < 18379231815936564284 THEN 4
-                WHEN hash(hash(unit, resample)) < 18435783298447138328 THEN 5
+        list_transform(units, lambda unit: ((unit * factor + shift) >> 16) & 2147483647) AS places
+    FROM lists
+    CROSS JOIN resamples
+),
+weighed AS (
+    SELECT
+        * EXCLUDE (places),
+        list_transform(  -- Poisson's distribution with mean 1, by how far into the range from 0 to 2^31 a place lies
+            places,
+            lambda place: CASE
+                WHEN place < 790015084 THEN 0
+                WHEN place < 1580030169 THEN 1
+                WHEN place < 1975037711 THEN 2
+                WHEN place < 2106706892 THEN 3
+                WHEN place < 2139624187 THEN 4
+                WHEN place < 2146207646 THEN 5
                 ELSE 6
             END::DOUBLE
         ) AS weights
-    FROM lists
-    CROSS JOIN range(200) AS r(resample)
+    FROM drawn
 ),
 sums AS (
     SELECT
@@ -95,7 +108,7 @@ sums AS (
         list_inner_product(weights, kept) AS kept_sum,
         list_inner_product(weights, whole) AS whole_sum,
         list_sum(weights) AS weight
-    FROM drawn
+    FROM weighed
 ),
 ratios AS (
     SELECT

@@ -40,6 +40,10 @@ WHERE
     t.word_idx IS NOT NULL
     -- Unicode's white space, as Python's str.isspace has it: \s of a regular expression is ASCII's alone.
     AND regexp_matches(
-        e.text[greatest(t.char_start, w.char_start) + 1 : least(t.char_end, w.char_end)],
+        substring(
+            e.text,
+            greatest(t.char_start, w.char_start) + 1,
+            least(t.char_end, w.char_end) - greatest(t.char_start, w.char_start)
+        ),
         '[^\t-\r\x1c-\x1f\x{85}\p{Z}]'
     )

@@ -198,10 +198,11 @@ def test_a_circuit_holds_or_not_with_its_reasons(wh: Warehouse) -> None:
         True,
         f"{told.replace('is below 0.8', 'reaches 0.6, the lower end of its interval does not')}; {others}",
     )
+    low, high = curve(wh, run_id="evaluation", part="all", size=0.1)[["low", "high"]].iloc[0]
     assert holds(wh, run="evaluation", size="0.1", least="0.2")[0][2:] == (
         False,
-        "faithfulness 0.30 (0.22 to 0.37) reaches 0.2; random circuits of this size reach 0.22; the complement keeps 0.64, so the model "
-        "does without it",
+        f"faithfulness 0.30 ({low:.2f} to {high:.2f}) reaches 0.2; random circuits of this size reach 0.22; the complement keeps 0.64, so "
+        "the model does without it",
     )
     assert holds(wh, run="evaluation", size="1")[0][2:] == (
         None, "that size is the whole model; faithfulness 1.00 (1.00 to 1.00) reaches 0.8; the complement keeps 0.00"
