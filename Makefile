@@ -7,6 +7,7 @@
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
 # make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
 # make bench   every figure of benchmarks/README.md on this machine, in hours; what lacks something here is left out, and said
+# make spark   every view on Apache Spark, in a virtual environment of its own: needs Java 17, and is passed over without
 # make peers   recorder and interventions against TransformerLens and nnsight, in a virtual environment of theirs
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check console console-check docs site notebooks sweep accuracy peers bench clean
+.PHONY: demo test slow check console console-check docs site notebooks sweep accuracy peers spark bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
@@ -88,6 +89,17 @@ peers: $(READY) .venv-peers/.ready
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
 	@touch $@
 
+spark:
+	@if java -version 2>&1 | grep -qE 'version "(1[7-9]|[2-9][0-9])'; then $(MAKE) --no-print-directory .venv-spark/.ready && \
+	.venv-spark/bin/pytest tests/spark; else echo "Java 17 or newer is not here: the tests on Spark are passed over."; fi
+
+.venv-spark/.ready: pyproject.toml tests/spark/requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
+	@echo "Installing Apache Spark into .venv-spark: 0.5 GB to download, a minute or two."
+	$(PYTHON) -m venv .venv-spark
+	.venv-spark/bin/pip install --quiet --disable-pip-version-check -c tests/spark/requirements.txt -e '.[spark]' pytest
+	@touch $@
+
 bench: $(READY)
 	-$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@left=; failed=; for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs questions_at_size startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index scale_workers gpu; do \
@@ -97,4 +109,4 @@ bench: $(READY)
 	test -z "$$failed" || { echo "Failed:$$failed"; exit 1; }
 
 clean:
-	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .venv-spark .pytest_cache .mypy_cache .ruff_cache

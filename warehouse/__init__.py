@@ -11,17 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from warehouse.on_spark.register import spark
     from warehouse.storage.trace_store import TraceStore
     from warehouse.warehouse import Warehouse
 
-__all__ = ["TraceStore", "Warehouse", "__version__"]
+__all__ = ["TraceStore", "Warehouse", "__version__", "spark"]
 
 try:
     __version__ = version("trace-warehouse")
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-_MODULES = {"Warehouse": "warehouse.warehouse", "TraceStore": "warehouse.storage.trace_store"}
+_MODULES = {
+    "Warehouse": "warehouse.warehouse",
+    "TraceStore": "warehouse.storage.trace_store",
+    "spark": "warehouse.on_spark.register",
+}
 
 
 def __getattr__(name: str) -> Any:
