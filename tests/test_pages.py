@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import SHARED
 from pages import PAGES, TOP, WRITTEN, anchors, blocks, prose
+from s3_server import s3_server
 
 NUMBER = re.compile(r"(?<![.\d])-?\d+\.\d+(?!\.?\d)")
 """A number, not part of a version, whose last digit may differ by one: another kind of processor sums in another order."""
@@ -54,6 +55,11 @@ def place(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_is_shown_is_true(page: Path, place: Path, traces: Callable) -> None:
+    with s3_server() if page.stem == "object_stores" else contextlib.nullcontext() as server:
+        check(page, traces if server is None else lambda *words, timeout: traces(*words, env={}, timeout=timeout))
+
+
+def check(page: Path, traces: Callable) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language == "python":
