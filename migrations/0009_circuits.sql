@@ -185,3 +185,5 @@ COMMENT ON COLUMN circuit_values.none_value IS 'The metric of the clean prompt w
 COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
 
 COMMENT ON COLUMN tensors.checksum IS 'Of all slices of its sequence, the same in their rows, in hex: the sum of their xxh3-64, and the sum of each times the xxh3-64 of its tensor''s name, modulo 2^64. Before schema version 9: xxh3-64 of the slice''s bytes';
+
+COMMENT ON COLUMN tensors.dtype IS 'As safetensors names it: F16, BF16, F32; I8: codes with a centre and a scale a dimension, read as float32';

@@ -63,7 +63,7 @@ def next_token(
         index: What is searchable by nearness, such as `"resid.post_mlp@8,16"`, or several in a list, or `"none"`; None: the middle
             of the residual stream, if that is kept.
         attn: `auto` derives attention from q and k where that is exact; `stored` stores it.
-        store_dtype: Keep tensors in `float16`, `bfloat16` or `float32`; `auto`: as computed, but float16 for float32.
+        store_dtype: Keep tensors in `float16`, `bfloat16`, `float32` or `int8`; `auto`: as computed, but float16 for float32.
         batch_tokens: Tokens in a forward pass, padding included.
         shard_mb: Size of a tensor file, MB.
         part: The part `i/n` of the run that this process does; `traces runs merge` makes one of them.

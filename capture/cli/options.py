@@ -175,7 +175,8 @@ class CaptureOptions:
         str,
         typer.Option(
             "--store-dtype",
-            help="Keep tensors in `float16`, `bfloat16` or `float32`; `auto`: as computed, but float16 for float32.",
+            help="Keep tensors in `float16`, `bfloat16`, `float32` or `int8` (all but q, k and attention; see docs/accuracy.md); "
+            "`auto`: as computed, but float16 for float32.",
             rich_help_panel=Panel.KEPT,
         ),
     ] = "auto"

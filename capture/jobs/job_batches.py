@@ -108,7 +108,8 @@ def _tokens_per_shard(job: Job) -> int:
     """
     longest_row = min(job.options.batch_tokens, job.sequencing.max_len or job.options.batch_tokens)
     token_bytes = sum(
-        spec.row_bytes * (longest_row if spec.row_kind in sites.PAIRS else 1) for spec in job.plan.stored.values()
+        spec.stored_row_bytes * (longest_row if spec.row_kind in sites.PAIRS else 1)
+        for spec in job.plan.stored.values()
     )
     most = _SHARD_TOKENS if job.generation is None else _SHARD_GENERATED
     return max(1, min(most, (job.options.shard_mb << 20) // max(token_bytes, 1)))

@@ -29,6 +29,7 @@ from capture.sequences.bos import resolve_bos
 from capture.sequences.tokenize import SequenceMaker, TokenizeOptions
 from warehouse.errors import UsageError
 from warehouse.schema import sites
+from warehouse.storage.int8 import CODED
 from warehouse.vectors import index_spec
 
 
@@ -75,7 +76,9 @@ def prepare(
     sequencing = sequencing or _tokenize_options(loaded, anatomy, options).sequence_maker()
     store = store_dtype(loaded.dtype, options.store_dtype)
     internals = _parse_layers(options.layer_internals, len(anatomy.main.layers))
-    chosen = plan(anatomy, options.capture, options.attn, store, sequencing.sides, internals)
+    coded = store == CODED
+    recorded = store_dtype(loaded.dtype, "auto") if coded else store
+    chosen = plan(anatomy, options.capture, options.attn, recorded, sequencing.sides, internals, coded)
     n_layers = {side: len(stack.layers) for side, stack in anatomy.stacks.items()}
     indexed = index_spec.choose_keys(
         index_spec.from_index_option(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side

@@ -157,7 +157,7 @@ def _site_infos(job: Job, promoted: dict[str, str]) -> list[SiteInfo]:
                 "layers": [k.layer for k in keys],
                 "rows": spec.row_kind,
                 "row_shape": list(spec.row_shape),
-                "dtype": spec.dtype,
+                "dtype": spec.stored_dtype,
                 "promoted": {n: promoted[n] for n in (sites.tensor_name(*k) for k in keys) if n in promoted},
             }
         )

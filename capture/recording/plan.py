@@ -42,7 +42,7 @@ class Plan:
         return {**{k: s for k, s in self.stored.items() if not k.site.startswith(sites.MEAN)}, **self.unstored}
 
     def bytes(self, lengths: list[Mapping[str, int]]) -> int:
-        """Return how many bytes the stored tensors of sequences take.
+        """Return how many bytes the stored tensors of sequences take; of coded ones, outliers apart.
 
         Args:
             lengths: Their numbers of tokens, by side.
@@ -50,11 +50,12 @@ class Plan:
         Returns:
             Bytes.
         """
-        return sum(
-            spec.row_bytes * sum(sites.row_count(spec.row_kind, key.side, n) for n in lengths)
-            for key, spec in self.stored.items()
-            if all(key.side in n for n in lengths)
-        )
+        total = 0
+        for key, spec in self.stored.items():
+            if all(key.side in n for n in lengths):
+                total += spec.stored_row_bytes * sum(sites.row_count(spec.row_kind, key.side, n) for n in lengths)
+                total += spec.row_bytes * len(lengths) if spec.coded else 0  # first rows stay as they were recorded
+        return total
 
 
 _INTERNALS = "resid,qkv,attn,attn_out,mlp_out,mlp_act"
@@ -67,6 +68,7 @@ def plan(
     dtype: str,
     sides: tuple[str, ...] | None = None,
     internals: Collection[int] = (),
+    coded: bool = False,
 ) -> Plan:
     """Decide what a capture records and stores.
 
@@ -77,6 +79,7 @@ def plan(
         dtype: What tensors are stored in, as safetensors names it.
         sides: The sides that will be run; None: all.
         internals: Layers of which every site is stored.
+        coded: Whether tensors with a vector a token are stored as int8 codes, but q and k: attention is derived from those.
 
     Returns:
         The plan.
@@ -85,7 +88,7 @@ def plan(
         UsageError: The model has nothing of a name in `capture`; the message says why.
     """
     if internals:
-        return _with_internals(anatomy, capture, attn, dtype, sides, internals)
+        return _with_internals(anatomy, capture, attn, dtype, sides, internals, coded)
     wanted = sites.resolve(capture)
     stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
     both = len(stacks) == 2
@@ -111,7 +114,7 @@ def plan(
                 stored |= {k._replace(site=site): replace(s, row_kind=sites.SEQUENCE) for k, s in means.items()}
             if bare in stack.missing:
                 missing[site] = stack.missing[bare]
-    ordered = {k: stored[k] for k in sorted(stored, key=_order)}
+    ordered = {k: replace(stored[k], coded=coded and _may_be_coded(k, stored[k])) for k in sorted(stored, key=_order)}
     unstored = {k: v for k, v in unstored.items() if k not in stored}
     eager = any(k.site in ("attn", "cross.attn") for k in (*ordered, *unstored))
     derives = not eager and ("heads" in wanted or "attn" in wanted)
@@ -119,13 +122,24 @@ def plan(
 
 
 def _with_internals(
-    anatomy: Anatomy, capture: str, attn: str, dtype: str, sides: tuple[str, ...] | None, internals: Collection[int]
+    anatomy: Anatomy,
+    capture: str,
+    attn: str,
+    dtype: str,
+    sides: tuple[str, ...] | None,
+    internals: Collection[int],
+    coded: bool,
 ) -> Plan:
     """Plan what `capture` names, and all sites of some layers, with the layer below's output as the input of each."""
-    chosen = plan(anatomy, capture, attn, dtype, sides)
+    chosen = plan(anatomy, capture, attn, dtype, sides, coded=coded)
     stacks = [s for side, s in anatomy.stacks.items() if sides is None or side in sides]
     every = plan(
-        anatomy, ",".join(n for n in sites.names(_INTERNALS) if available_sites(stacks, n)), attn, dtype, sides
+        anatomy,
+        ",".join(n for n in sites.names(_INTERNALS) if available_sites(stacks, n)),
+        attn,
+        dtype,
+        sides,
+        coded=coded,
     )
 
     def wanted(key: Key) -> bool:
@@ -163,6 +177,11 @@ def _source_sites(stack: Stack, site: str, attn: str, both: bool) -> list[str]:
     if site == "cross.attn":
         return ["cross.q", "cross.k"] if stack.cross_derivable and attn == "auto" else ["cross.attn"]
     return [site]
+
+
+def _may_be_coded(key: Key, spec: TensorSpec) -> bool:
+    """Tell whether a tensor has a vector a token, and attention is not derived from it: int8 would move probabilities."""
+    return spec.row_kind in (sites.TOKEN, sites.SOURCE) and key.site.rpartition(".")[2] not in ("q", "k")
 
 
 def _add(stack: Stack, site: str, dtype: str, into: dict[Key, TensorSpec]) -> None:

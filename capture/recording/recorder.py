@@ -60,7 +60,7 @@ def store_dtype(model_dtype: str, choice: str) -> str:
         choice: A dtype, or `auto`: the model's own, but float16 for float32 models.
 
     Returns:
-        `F16`, `BF16` or `F32`.
+        `F16`, `BF16`, `F32`, or `I8` for tensors that are coded.
     """
     if choice == "auto":
         choice = "float16" if model_dtype == "float32" else model_dtype

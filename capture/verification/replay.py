@@ -284,15 +284,23 @@ class Replay:
         attended = {key for key in like.attention if self._is_readable(key.side, key.site)}
         return SequenceTraces(
             loss=like.loss if np.isnan(like.loss) or row is None else row[0],
-            hidden={(side, i): store.hidden(example_id, i, seq=seq, side=side) for side, i in like.hidden},
+            hidden={
+                (side, i): self._read(store.key("hidden", i, side), example_id, seq, x)
+                for (side, i), x in like.hidden.items()
+            },
             attention={
                 key: store.attn(
                     example_id, key.layer, seq=seq, side=key.side, kind="cross" if key.site == "cross.attn" else "self"
                 )
                 for key in attended
             },
-            tensors={key: store.rows(key, example_id, seq) for key in like.tensors},
+            tensors={key: self._read(key, example_id, seq, x) for key, x in like.tensors.items()},
         )
+
+    def _read(self, key: Key, example_id: str, seq: int, like: np.ndarray) -> np.ndarray:
+        """Return stored rows; of int8 codes, what is nearest to `like` among the values that they stand for."""
+        rows, step = self._store.rows(key, example_id, seq), self._store.step(key, example_id, seq)
+        return rows if step is None else np.clip(like, rows - step / 2, rows + step / 2)
 
 
 def _mean_loss(logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tensor) -> float:

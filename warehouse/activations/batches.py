@@ -203,7 +203,7 @@ class Batches:
                 )
             )
             shards += [(run, name) for name in p.blobs]
-            stored_dtypes |= {store.blob(name).tensor(sites.tensor_name(*key)).dtype for name in p.blobs}
+            stored_dtypes |= {store.blob(name).dtype(sites.tensor_name(*key)) for name in p.blobs}
             n += len(p.seq)
         spans = _Spans(*(np.concatenate(c).astype(np.int64) for c in zip(*columns, strict=True)))
         names = pa.concat_tables(tables).combine_chunks()

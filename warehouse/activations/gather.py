@@ -22,6 +22,7 @@ from warehouse.catalog.statements import check_one_question
 from warehouse.errors import NotFoundError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
+from warehouse.storage.blobs import Blob
 from warehouse.storage.trace_store import TraceStore
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class RowLocations:
         Returns:
             The stored dtype, or float32 where shards differ: those of several runs, or of one run whose tensor was promoted.
         """
-        dtypes = {self._stored_rows(i, key).dtype for i in range(len(self.shards))}
+        dtypes = {self._blob(i).dtype(sites.tensor_name(*key)) for i in range(len(self.shards))}
         return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
     def gather(
@@ -139,28 +140,23 @@ class RowLocations:
             out[order] = rows
             return out
         wanted = self.dtype(key) if dtype is None else np.dtype(dtype)
-        first = self._stored_rows(int(self.shard[0]), key)
-        shape = (len(self.row), *(first.shape[1:] if head is None else first.shape[2:]))
+        name = sites.tensor_name(*key)
+        first = self._row_shape(int(self.shard[0]), name)
+        shape = (len(self.row), *(first if head is None else first[1:]))
         out = allocate(shape, wanted)
 
         def read(stretch: tuple[int, int]) -> None:
             start, end = stretch
-            view = self._stored_rows(int(self.shard[start]), key)
-            if head is not None:
-                view = view[:, head]
-            if view.dtype == wanted:  # clip: all rows exist, and only then does numpy write straight into `out`
-                np.take(view, self.row[start:end], axis=0, out=out[start:end], mode="clip")
-            else:
-                out[start:end] = view[self.row[start:end]]
+            self._blob(int(self.shard[start])).take_into(out[start:end], name, self.row[start:end], head)
 
         for shard in np.unique(self.shard).tolist():  # opens the shards, in one thread
-            if self._stored_rows(shard, key).shape[1:] != first.shape[1:]:
+            if self._row_shape(shard, name) != first:
                 both = [
-                    (self._stored_rows(i, key).shape[1:], self.stores[self.shards[i][0]])
+                    (self._row_shape(i, name), self.stores[self.shards[i][0]])
                     for i in (int(self.shard[0]), shard)
                 ]
                 shapes = " and ".join(f"{shape} in run '{store.meta.run_id}'" for shape, store in both)
-                raise UsageError(f"{sites.tensor_name(*key)} has rows of shape {shapes}: ask for runs of one model.")
+                raise UsageError(f"{name} has rows of shape {shapes}: ask for runs of one model.")
         pieces = [(i, min(i + _PIECE, end)) for start, end in pairwise(bounds) for i in range(start, end, _PIECE)]
         threads = 1 if out.nbytes < _LARGE else min(4, os.cpu_count() or 1)
 
@@ -185,9 +181,12 @@ class RowLocations:
     def __getitem__(self, tokens: np.ndarray) -> RowLocations:
         return RowLocations(self.stores, self.shards, self.shard[tokens], self.row[tokens])
 
-    def _stored_rows(self, shard: int, key: Key) -> np.ndarray:
+    def _row_shape(self, shard: int, tensor: str) -> tuple[int, ...]:
+        return self._blob(shard).shape(tensor)[1:]
+
+    def _blob(self, shard: int) -> Blob:
         store, name = self.shards[shard]
-        return self.stores[store].blob(name).tensor(sites.tensor_name(*key))
+        return self.stores[store].blob(name)
 
 
 def _locate_in_run(store: TraceStore, tokens: pa.Table, key: Key) -> tuple[list[str], np.ndarray, np.ndarray]:

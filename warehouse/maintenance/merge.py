@@ -37,6 +37,7 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES, Blob, ShardFile, TensorSpec
 from warehouse.storage.files import delete, link_or_copy, parquet_source
+from warehouse.storage.int8 import CODED
 from warehouse.storage.losses import mean_loss, perplexity
 from warehouse.storage.manifest import BATCHES, Counts, Manifest, StagedRun, manifest_hash
 from warehouse.storage.objects import AnyPath
@@ -167,14 +168,15 @@ def _adopt(writer: RunWriter, planned: MergePlan, part: RunPart, first: int) -> 
 def _tensors_to_widen(part: RunPart, blob: str, promoted: Mapping[str, str]) -> dict[str, str]:
     """Return the tensors of a blob that have to be wider, and their new dtypes."""
     with Blob(part.folder / blob) as opened:
-        return {t: promoted[t] for t, (dtype, _) in opened.tensors.items() if promoted.get(t, dtype) != dtype}
+        return {t: promoted[t] for t, (dtype, _) in opened.tensors.items() if promoted.get(t, dtype) != dtype != CODED}
 
 
 def _widen(source: AnyPath, target: Path, wider: Mapping[str, str]) -> None:
     """Write a copy of a blob with some tensors in wider dtypes."""
     with Blob(source) as blob:
-        specs = {t: TensorSpec(wider.get(t, dtype), shape[1:]) for t, (dtype, shape) in blob.tensors.items()}
-        out = ShardFile(target, specs, {t: shape[0] for t, (_, shape) in blob.tensors.items()})
+        held = blob.tensors | blob.companions
+        specs = {t: TensorSpec(wider.get(t, dtype), shape[1:]) for t, (dtype, shape) in held.items()}
+        out = ShardFile(target, specs, {t: shape[0] for t, (_, shape) in held.items()}, blob.metadata)
         for tensor, spec in specs.items():
             rows = blob.tensor(tensor)
             step = max(1, _PIECE // max(1, math.prod(spec.row_shape)))

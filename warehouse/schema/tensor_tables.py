@@ -20,7 +20,11 @@ TENSORS = Table(
         Column("tensor", "VARCHAR", "Name of the tensor in that file"),
         Column("row_start", "BIGINT", "First row in that tensor: a token, or for attn a pair of tokens (query, key)"),
         Column("row_end", "BIGINT", "One past its last row"),
-        Column("dtype", "VARCHAR", "As safetensors names it: F16, BF16, F32"),
+        Column(
+            "dtype",
+            "VARCHAR",
+            "As safetensors names it: F16, BF16, F32; I8: codes with a centre and a scale a dimension, read as float32",
+        ),
         Column("shape", "BIGINT[]", "Shape of the slice: rows first"),
         Column(
             "checksum",

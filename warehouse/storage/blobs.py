@@ -27,17 +27,20 @@ from warehouse.errors import CorruptRunError
 from warehouse.schema.sites import TOKEN
 from warehouse.storage import strict_json
 from warehouse.storage.files import open_file
+from warehouse.storage.int8 import CODED, COMPANIONS, CodedRows, companion
 from warehouse.storage.objects import AnyPath, ObjectPath
 
 DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F32": np.dtype(np.float32),
+    CODED: np.dtype(np.int8),
+    "I64": np.dtype(np.int64),
 }
-"""The dtypes that runs hold, by safetensors' names."""
+"""The dtypes that shards hold, by safetensors' names: the last two are of coded tensors and their companions."""
 
-NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-"""safetensors' names of those dtypes, by torch's names."""
+NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "int8": CODED}
+"""safetensors' names of the dtypes that tensors can be stored in, by torch's names."""
 
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 _FIRST = 1 << 16
@@ -55,28 +58,47 @@ class TensorSpec:
     row_shape: tuple[int, ...]
     row_kind: str = TOKEN
     """What a row is, as `warehouse.schema.sites` names it: a token, a pair of tokens, …"""
+    coded: bool = False
+    """Whether the rows are stored as int8 codes; `dtype` is then what they are recorded in."""
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of the tensor in a shard, as safetensors names it."""
+        return CODED if self.coded else self.dtype
+
+    @property
+    def stored_row_bytes(self) -> int:
+        """The size of a row in a shard, without what lies beside codes, in bytes."""
+        return int(np.prod(self.row_shape, dtype=np.int64)) * DTYPES[self.stored_dtype].itemsize
 
     @property
     def row_bytes(self) -> int:
-        """The size of a row, in bytes."""
+        """The size of a row as it is recorded, in bytes."""
         return int(np.prod(self.row_shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
 
 
 class ShardFile:
     """A shard being filled: `put` takes tensors and rows in any order, and `close` checks that all have come."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, TensorSpec], rows: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, TensorSpec],
+        rows: Mapping[str, int],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         """Create the file and write its header.
 
         Args:
             path: The file; an existing one is replaced.
             tensors: The dtype and row shape of every tensor, by name.
             rows: The number of rows of every tensor.
+            metadata: What the header says besides; None: that numpy can read it.
 
         Raises:
             ValueError: There are so many tensors that the header would be over safetensors' limit.
         """
-        header: dict[str, object] = {"__metadata__": {"format": "np"}}
+        header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "np"})}
         self._offsets: dict[str, int] = {}
         self._tensors = dict(tensors)
         end = 0
@@ -96,7 +118,7 @@ class ShardFile:
         self.bytes = self._base + end
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            _write_at(self._fd, memoryview(len(text).to_bytes(8, "little") + text), 0)
+            write_at(self._fd, memoryview(len(text).to_bytes(8, "little") + text), 0)
         except BaseException:
             os.close(self._fd)
             raise
@@ -116,7 +138,7 @@ class ShardFile:
         if array.dtype != DTYPES[spec.dtype] or array.shape[1:] != spec.row_shape:
             raise ValueError(f"{name}: got {array.dtype}{array.shape[1:]}, its shard holds {spec}")
         start = self._base + self._offsets[name] + row * spec.row_bytes
-        _write_at(self._fd, memoryview(array.reshape(-1).view(np.uint8)), start)
+        write_at(self._fd, memoryview(array.reshape(-1).view(np.uint8)), start)
         self._missing[name] -= len(array)
 
     def close(self) -> None:
@@ -138,14 +160,16 @@ class ShardFile:
             self._fd = -1
 
 
-def _write_at(fd: int, data: memoryview, offset: int) -> None:
+def write_at(fd: int, data: memoryview, offset: int) -> None:
+    """Write bytes at a place in an open file."""
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
 
 
 class Blob:
-    """A shard open for reading: its rows are read-only views of a memory map, or of an object's bytes, asked for as they are needed."""
+    """A shard open for reading: its rows are read-only views of a memory map, or of an object's bytes, asked for as they are needed;
+    of a coded tensor they are made as they are read."""
 
     def __init__(self, path: AnyPath) -> None:
         """Map the file and read its header; of an object, only the header is read.
@@ -174,7 +198,12 @@ class Blob:
         if length > min(_MAX_HEADER, size - 8):
             raise CorruptRunError(f"{path} is cut short or not safetensors: it announces a header of {length} bytes.")
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        """Every tensor's dtype and shape."""
+        """Every tensor's dtype and shape, as its header says; a coded one is I8."""
+        self.metadata: dict[str, str] = {}
+        """What the header says besides."""
+        self.companions: dict[str, tuple[str, tuple[int, ...]]] = {}
+        """The same of what lies beside coded tensors."""
+        self._coded: dict[str, CodedRows] = {}
         self._starts: dict[str, int] = {}
         self._views: dict[str, np.ndarray] = {}
         self._ahead: dict[str, tuple[int, np.ndarray]] = {}
@@ -185,11 +214,13 @@ class Blob:
             start = path.read_range(0, 8 + length)
         try:
             header = strict_json.parse(bytes(start[8 : 8 + length]))
-            header.pop("__metadata__", None)
+            self.metadata = dict(header.pop("__metadata__", {}))
             end = max((t["data_offsets"][1] for t in header.values()), default=0)
             whole = size == 8 + length + end
             for name, entry in header.items() if whole else ():
                 self._add(name, entry, 8 + length)
+            for name in [n for n, (dtype, _) in self.tensors.items() if dtype == CODED]:
+                self.companions |= {n: self.tensors.pop(n) for n in (companion(name, x) for x in COMPANIONS)}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
             raise CorruptRunError(f"{path} has a header that is not safetensors: {e!r}.") from None
         if not whole:
@@ -209,16 +240,34 @@ class Blob:
         self.tensors[name] = (dtype, shape)
         self._starts[name] = base + int(start)
 
+    def dtype(self, name: str) -> np.dtype:
+        """Return the dtype that a tensor's rows are read in: float32 where they are coded."""
+        stored = DTYPES[self._held(name)[0]]
+        return np.dtype(np.float32) if stored == DTYPES[CODED] else stored
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, rows first."""
+        return self._held(name)[1]
+
+    def _held(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Return the dtype and shape of a tensor, or of a companion.
+
+        Raises:
+            CorruptRunError: The shard has none of that name.
+        """
+        held = self.tensors.get(name) or self.companions.get(name)
+        if held is None:
+            raise CorruptRunError(f"{self.path} has no tensor {name}.")
+        return held
+
     def tensor(self, name: str) -> np.ndarray:
-        """Return all rows of a tensor, (n, *row_shape), a view.
+        """Return a tensor as it lies in the shard, (n, *row_shape), a view: the codes of a coded one.
 
         Raises:
             CorruptRunError: The shard has no such tensor.
         """
         if name not in self._views:
-            if name not in self.tensors:
-                raise CorruptRunError(f"{self.path} has no tensor {name}.")
-            dtype, shape = self.tensors[name]
+            dtype, shape = self._held(name)
             if self._map is None:
                 return self._fetch(name, 0, shape[0])
             flat = np.frombuffer(self._map, DTYPES[dtype], math.prod(shape), self._starts[name])
@@ -226,14 +275,72 @@ class Blob:
         return self._views[name]
 
     def rows(self, tensor: str, start: int, end: int) -> np.ndarray:
-        """Return rows `start` to `end` of a tensor, (end - start, *row_shape), a view.
+        """Return rows `start` to `end` of a tensor, (end - start, *row_shape): a view, or float32 of a coded one.
 
         Raises:
             CorruptRunError: The tensor does not have those rows.
         """
-        if tensor not in self.tensors:
-            raise CorruptRunError(f"{self.path} has no tensor {tensor}.")
-        n = self.tensors[tensor][1][0]
+        stored, coded = self._stored_rows(tensor, start, end), self._decoder(tensor)
+        return stored if coded is None else coded.decode(stored, start)
+
+    def take_into(self, out: np.ndarray, tensor: str, rows: np.ndarray, head: int | None = None) -> None:
+        """Read rows of a tensor by their numbers, which must exist; of an object, in one request from the lowest to the highest.
+
+        Args:
+            out: What is filled, (len(rows), *row_shape), or (len(rows), d) of one head.
+            tensor: The tensor.
+            rows: The numbers of the rows, one at least.
+            head: A head as the tensor counts them; None reads whole rows.
+        """
+        n, coded = self._held(tensor)[1][0], self._decoder(tensor)
+        low, high = (0, n) if self._map is not None else (int(rows.min()), int(rows.max()) + 1)
+        view = self._stored_rows(tensor, low, high)
+        if coded is not None:
+            taken = coded.decode_chosen(view[rows - low], rows)
+            out[...] = taken if head is None else taken[:, head]
+            return
+        view = view if head is None else view[:, head]
+        if view.dtype == out.dtype:  # clip: all rows exist, and only then does numpy write straight into `out`
+            np.take(view, rows - low if low else rows, axis=0, out=out, mode="clip")
+        else:
+            out[...] = view[rows - low]
+
+    def _decoder(self, name: str) -> CodedRows | None:
+        """Return what reads a coded tensor; None for any other.
+
+        Raises:
+            CorruptRunError: Its companions do not fit it.
+        """
+        if self._held(name)[0] != CODED:
+            return None
+        if name not in self._coded:
+            coded = CodedRows(self._held(name)[1], self._companions(name))
+            if fault := coded.fault():
+                raise CorruptRunError(f"{self.path}: {name} {fault}.")
+            self._coded[name] = coded
+        return self._coded[name]
+
+    def _companions(self, name: str) -> dict[str, np.ndarray]:
+        """Return what lies beside a coded tensor, by `COMPANIONS`; of an object, in one request."""
+        names = [companion(name, x) for x in COMPANIONS]
+        if self._map is not None:
+            return {x: self.tensor(n) for x, n in zip(COMPANIONS, names, strict=True)}
+        sizes = [math.prod(self._held(n)[1]) * DTYPES[self._held(n)[0]].itemsize for n in names]
+        first = min(self._starts[n] for n in names)
+        octets = self._read_range(first, max(self._starts[n] + size for n, size in zip(names, sizes, strict=True)))
+        return {
+            x: np.frombuffer(octets, DTYPES[dtype], math.prod(shape), self._starts[n] - first).reshape(shape)
+            for x, n in zip(COMPANIONS, names, strict=True)
+            for dtype, shape in (self._held(n),)
+        }
+
+    def _stored_rows(self, tensor: str, start: int, end: int) -> np.ndarray:
+        """Return rows of a tensor as they lie in the shard.
+
+        Raises:
+            CorruptRunError: The tensor does not have those rows.
+        """
+        n = self._held(tensor)[1][0]
         if not 0 <= start <= end <= n:
             raise CorruptRunError(f"{self.path}: {tensor} has {n} rows, not rows {start} to {end}.")
         return self.tensor(tensor)[start:end] if self._map is not None else self._rows_of_object(tensor, start, end)
@@ -254,22 +361,26 @@ class Blob:
         return ahead[start - first : end - first]
 
     def _fetch(self, tensor: str, start: int, end: int) -> np.ndarray:
-        """Return rows of a tensor of an object, in one request.
+        """Return rows of a tensor of an object, in one request."""
+        dtype, (_, *row_shape) = self._held(tensor)
+        row_bytes = TensorSpec(dtype, tuple(row_shape)).row_bytes
+        if start == end:
+            return np.empty((0, *row_shape), DTYPES[dtype])
+        base = self._starts[tensor]
+        octets = self._read_range(base + start * row_bytes, base + end * row_bytes)
+        return np.frombuffer(octets, DTYPES[dtype]).reshape(end - start, *row_shape)
+
+    def _read_range(self, start: int, end: int) -> bytes:
+        """Return bytes of an object.
 
         Raises:
             CorruptRunError: The object cannot be read.
         """
-        dtype, (_, *row_shape) = self.tensors[tensor]
-        row_bytes = TensorSpec(dtype, tuple(row_shape)).row_bytes
-        if start == end:
-            return np.empty((0, *row_shape), DTYPES[dtype])
         assert isinstance(self.path, ObjectPath)
-        base = self._starts[tensor]
         try:
-            octets = self.path.read_range(base + start * row_bytes, base + end * row_bytes)
+            return self.path.read_range(start, end)
         except OSError as e:
             raise CorruptRunError(f"{self.path} cannot be read: {e.strerror}.") from None
-        return np.frombuffer(octets, DTYPES[dtype]).reshape(end - start, *row_shape)
 
     def release_pages(self) -> None:
         """Give back the memory that holds what has been read so far; what is read again is fetched from the disk, or its cache."""
@@ -284,3 +395,4 @@ class Blob:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._views.clear()
+        self._coded.clear()

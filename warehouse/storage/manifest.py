@@ -80,9 +80,11 @@ class SiteInfo(StrictModel):
     """What a row is, as `warehouse.schema.sites` names it."""
     row_shape: list[Annotated[Size, Field(ge=1)]]
     dtype: Dtype
+    """As safetensors names it; I8: int8 codes (`warehouse.storage.int8`), which are read as float32."""
     promoted: dict[TensorName, Dtype] = Field(default_factory=dict)
     """Tensors with a value that `dtype` cannot hold, and the dtype that they are stored in from the shard of the first such
-    value on; shards before it may have `dtype`. A shard's own header has the dtype, and `tensors.dtype` of every slice."""
+    value on; shards before it may have `dtype`. A shard's own header has the dtype, and `tensors.dtype` of every slice. A coded
+    tensor stays coded: what its codes cannot hold is then of this dtype."""
 
 
 class Counts(StrictModel):

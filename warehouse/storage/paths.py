@@ -170,6 +170,11 @@ def journal_path(staging: Path) -> Path:
     return staging / _JOURNAL
 
 
+def recorded_rows_path(staging: Path) -> Path:
+    """Return the file that a shard's rows are written to as they come, where they are coded once it is complete."""
+    return staging / "recorded.safetensors"
+
+
 def staged_table_path(staging: Path, table: str, shard: int) -> Path:
     """Return the file with one shard's rows of a table, which publishing merges with the others."""
     return staging / "parts" / table / f"{shard:05d}.parquet"

@@ -17,6 +17,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import Blob
 from warehouse.storage.objects import AnyPath
+from warehouse.storage.int8 import CODED, companion
 from warehouse.storage.run_tables import RunTables
 from warehouse.storage.tensor_index import Place, Places, TensorIndex
 
@@ -73,12 +74,17 @@ class StoredTensors(RunTables):
         """Return the dtype of a sequence's rows of a tensor, as safetensors names it.
 
         Returns:
-            `F16`, `BF16` or `F32`. A promoted tensor has the site's dtype in the shards before its promotion.
+            `F16`, `BF16`, `F32`, or `I8` of int8 codes, which are read as float32. A promoted tensor has the site's dtype in the shards before its promotion.
         """
         return self.blob(self.place(key, example_id, seq)[0]).tensors[sites.tensor_name(*key)][0]
 
+    def step(self, key: Key, example_id: str, seq: int = 0) -> np.ndarray | None:
+        """Return the difference of two codes in a sequence's rows of a tensor, *row_shape; None where it is not coded."""
+        blob, name = self.place(key, example_id, seq)[0], sites.tensor_name(*key)
+        return self.blob(blob).tensor(companion(name, "scale")) if blob and self._sites[key].dtype == CODED else None
+
     def rows(self, key: Key, example_id: str, seq: int = 0) -> np.ndarray:
-        """Return a stored tensor's rows of one sequence, `(rows, *row_shape)`, as they lie on the disk."""
+        """Return a stored tensor's rows of one sequence, `(rows, *row_shape)`, as they lie on the disk; float32 where they are coded."""
         blob, start, end = self.place(key, example_id, seq)
         if start == end:
             return np.empty((0, *self._sites[key].row_shape), np.float32)

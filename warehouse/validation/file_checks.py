@@ -13,6 +13,7 @@ from safetensors import safe_open
 from warehouse.catalog import build
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage import paths
+from warehouse.storage.coded_shard import COMPANIONS_CHECKSUM, companions_checksum
 from warehouse.storage.files import file_checksum, on_this_disk, parquet_source
 from warehouse.storage.objects import below
 from warehouse.storage.sequence_checksums import (
@@ -80,7 +81,12 @@ def check_tensor_checksums(store: TraceStore) -> str | None:
         with on_this_disk(store.path / blob) as file, safe_open(file, framework="numpy") as opened:
             theirs = {n: opened.get_slice(n) for n in opened.keys()}  # noqa: SIM118  no dict
             shapes = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in theirs.items()}
-            expect(shapes == ours, f"{blob} is another file to safetensors than to us")
+            companions = store.blob(blob).companions
+            expect(shapes == ours | companions, f"{blob} is another file to safetensors than to us")
+            if companions:
+                checksum = companions_checksum({name: opened.get_tensor(name) for name in companions})
+                known = (opened.metadata() or {}).get(COMPANIONS_CHECKSUM)
+                expect(checksum == known, f"{blob}: a centre, a scale or an exact value of its int8 tensors is altered")
             count += _check_slices(store, blob, opened)
     return f"{count} slices in {len(blobs)} blobs, read by safetensors" if blobs else None
 
