@@ -5,7 +5,7 @@
 # make site    the documentation as pages, in site/: a link that leads nowhere fails
 # make slow    sweeps, and the notebooks on real data        make notebooks   the notebooks anew, with their pictures
 # make sweep   every language model class of transformers, built small and checked: docs/models.md
-# make accuracy   what storing in float32, float16 or bfloat16 costs: docs/accuracy.md
+# make accuracy   what storing in float32, float16, bfloat16 or int8 costs: docs/accuracy.md
 # make bench   every figure of benchmarks/README.md on this machine, in hours; what lacks something here is left out, and said
 # make spark   every view on Apache Spark, in a virtual environment of its own: needs Java 17, and is passed over without
 # make peers   recorder and interventions against TransformerLens and nnsight, in a virtual environment of theirs
@@ -102,7 +102,7 @@ spark:
 
 bench: $(READY)
 	-$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	@left=; failed=; for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs questions_at_size startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index scale_workers gpu; do \
+	@left=; failed=; for b in overhead console heads model_check words questions zarr_write memory zarr_read many_runs questions_at_size startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index scale_workers scale_int8 gpu; do \
 		echo "== $$b"; $(BIN)/python benchmarks/$$b.py; \
 		case $$? in 0) ;; 3) left="$$left $$b" ;; 130) exit 130 ;; *) failed="$$failed $$b" ;; esac; done; \
 	test -z "$$left" || echo "Left out, for what is not here:$$left"; \

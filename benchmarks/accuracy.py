@@ -1,6 +1,6 @@
-"""What storing in float32, float16 or bfloat16 costs in each number that is derived from stored tensors: docs/accuracy.md.
+"""What storing in float32, float16, bfloat16 or int8 costs in each number that is derived from stored tensors: docs/accuracy.md.
 
-The same texts are captured three times, and what is read from each run is held against what the model itself gives in memory,
+The same texts are captured once for each, and what is read from each run is held against what the model itself gives in memory,
 text by text, with nothing stored: its own hidden states and eager attention, and its own norm and head on them.
 
     python benchmarks/accuracy.py [--texts 12] [--length 96] [--model smollm2] [--out docs/accuracy.md]
@@ -32,7 +32,7 @@ from warehouse.analysis import heads
 from warehouse.storage.paths import run_dir
 from warehouse.storage.trace_store import TraceStore
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 NEIGHBOURS = 10
 
 
@@ -87,6 +87,7 @@ def compared(root: Path, loaded: loading.Loaded, layers: list[int]) -> dict[str,
     norm = FinalNorm(examine(loaded.model))
     differences: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     states: dict[str, list[np.ndarray]] = defaultdict(list)
+    kl: dict[str, dict[int, list[np.ndarray]]] = {d: defaultdict(list) for d in DTYPES}
     middle = (layers[-1] + 1) // 2
     for example_id in stores[DTYPES[0]].tokens.example_id:
         text = _given(loaded, norm, stores[DTYPES[0]], example_id, layers)
@@ -96,6 +97,8 @@ def compared(root: Path, loaded: loading.Loaded, layers: list[int]) -> dict[str,
             own = rows[dtype][rows[dtype].example_id == example_id]
             for name, found in {**_tensors(store, text), **_lens(own, text)}.items():
                 differences[name][dtype].append(found)
+            for layer, found in _own_kl(loaded, norm, store, text).items():
+                kl[dtype][layer].append(found)
     cells = {
         name: {d: _said(name, np.concatenate([np.ravel(x) for x in found])) for d, found in by_dtype.items()}
         for name, by_dtype in differences.items()
@@ -110,6 +113,8 @@ def compared(root: Path, loaded: loading.Loaded, layers: list[int]) -> dict[str,
         cells.setdefault(_PROJECTION, {})[dtype] = _said(_PROJECTION, off)
         shared = [len(set(a) & set(b)) / len(a) for a, b in zip(near, _nearest(stored), strict=True)]
         cells.setdefault(_NEAREST, {})[dtype] = f"{np.mean(shared) * 100:.2f} %"
+        by_layer = [np.concatenate(found).mean() for found in kl[dtype].values()]
+        cells.setdefault(_OWN_KL, {})[dtype] = f"{max(0, np.median(by_layer)):.0e} ({max(by_layer):.0e})"
     for dtype, store in stores.items():
         tokens = store.meta.counts.tokens
         cells.setdefault("size of the run", {})[dtype] = f"{store.meta.bytes / tokens / 1e3:.0f} KB a token"
@@ -118,6 +123,7 @@ def compared(root: Path, loaded: loading.Loaded, layers: list[int]) -> dict[str,
 
 _PROJECTION = "projection on a direction, relative to its spread over tokens"
 _NEAREST = f"nearest by cosine: how many of {NEIGHBOURS} are the same"
+_OWN_KL = "logit lens: KL from the model's own distribution there, nats: median layer (worst layer)"
 _RANKS = "logit lens: ranks 1 to 10 that differ"
 _TOPS = "logit lens: likeliest tokens that differ"
 _RELATIVE = (
@@ -150,11 +156,29 @@ def _tensors(store: TraceStore, text: Text) -> dict[str, np.ndarray]:
     hidden = store.hidden(text.example_id).astype(np.float32)
     off = np.abs(stored - own)
     return {
+        "hidden states: 1 - cosine": 1 - _cosine(hidden, text.hidden),
         _RELATIVE[0]: np.linalg.norm(hidden - text.hidden, axis=-1) / np.linalg.norm(text.hidden, axis=-1),
         "attention probabilities": np.abs(attention - text.attention)[:, :, *np.tril_indices(len(text.ids))],
         "heads: entropy, nats": off[:, :, 0],
         "heads: max_prob and masses": off[:, :, 1:][~np.isnan(off[:, :, 1:])],
     }
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cosine: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return cosine
+
+
+def _own_kl(loaded: loading.Loaded, norm: FinalNorm, store: TraceStore, text: Text) -> dict[int, np.ndarray]:
+    """Layer → KL(what the model's own state says || what the stored one says) of each token, (T,)."""
+    head, found = loaded.model.get_output_embeddings(), {}
+    for layer, log_p in text.lens.items():
+        states = torch.from_numpy(store.hidden(text.example_id, layer + 1).astype(np.float32))
+        with torch.no_grad():
+            log_q = torch.log_softmax(head(states if layer == max(text.lens) else norm(states)).double(), -1).numpy()
+        found[layer] = (np.exp(log_p) * (log_p - log_q)).sum(1)
+    return found
 
 
 def _lens(rows: object, text: Text) -> dict[str, np.ndarray]:
@@ -220,7 +244,10 @@ def _page(cells: dict[str, dict[str, str]], model: str, data: str, last: int, lo
         "How to choose: float16 is for what is averaged, ranked, projected or searched. float32 is for differences between nearly",
         "equal states, for single ranks far down the vocabulary, and for tests of a model's own code; it takes twice the space.",
         "bfloat16 is for models that are in bfloat16 themselves, whose states it holds exactly; of a float32 model it keeps eight times",
-        "less than float16 does, in the same space.",
+        "less than float16 does, in the same space. int8 halves the space of residual streams, hidden states, v and what blocks add, for",
+        "probes, directions, neighbours and lenses over many tokens: each dimension has a centre and a scale in each shard, first tokens and",
+        "outliers (one value in some 2,000) stay in float16, and a value is at most half a scale off. q, k and attention stay in float16,",
+        "since int8 would move probabilities; tables made at capture lose nothing. [How it lies on disk](guides/disk.md#int8).",
         "",
         f"Made by `make accuracy` (`python benchmarks/accuracy.py`) on {datetime.date.today().isoformat()}, of {data}.",
         f"Machine: {machine(('torch', 'transformers', 'numpy'))}.",

@@ -23,4 +23,7 @@ def test_what_storing_costs(tmp_path: Path, tiny_folder: Callable, monkeypatch: 
     assert attention is not None, text
     float32, float16, bfloat16 = map(float, attention.groups())
     assert 2 * float32 < float16 < bfloat16 < 1e-2
+    kl = re.search(r"KL from the model's own .*? \| \S+ \S+ \| (\S+) \S+ \| \S+ \S+ \| (\S+) \((\S+)\)", text)
+    assert kl is not None, text
+    assert float(kl[1]) < float(kl[2]) <= float(kl[3]) < 1e-2
     assert "nan" not in text
