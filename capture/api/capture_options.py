@@ -23,6 +23,8 @@ def shared_options(
     batch_tokens: int,
     shard_mb: int,
     part: str,
+    sample: float | None = None,
+    keep_every: int = 1,
 ) -> dict[str, Any]:
     """Check what all kinds of capture share.
 
@@ -36,6 +38,8 @@ def shared_options(
         batch_tokens: The most tokens of a batch.
         shard_mb: The size of a tensor file, MB.
         part: The part `i/n` of the run; empty: all of it.
+        sample: The share of the examples that is read; None: all.
+        keep_every: Tensors are kept of one example in so many.
 
     Returns:
         Arguments for the `Options` of any job.
@@ -67,4 +71,6 @@ def shared_options(
         "store_dtype": store_dtype,
         "shard_mb": shard_mb,
         "shard": part,
+        "sample": sample,
+        "keep_every": keep_every,
     }

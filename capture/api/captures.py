@@ -37,6 +37,8 @@ def next_token(
     batch_tokens: int = 1024,
     shard_mb: int = 256,
     part: str = "",
+    sample: float | None = None,
+    keep_every: int = 1,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Record next-token diagnostics at every position, and the tensors behind them.
@@ -67,6 +69,8 @@ def next_token(
         batch_tokens: Tokens in a forward pass, padding included.
         shard_mb: Size of a tensor file, MB.
         part: The part `i/n` of the run that this process does; `traces runs merge` makes one of them.
+        sample: Read only this share of the examples, chosen by their ids.
+        keep_every: Keep tensors of one example in so many, chosen by their ids.
         skip_existing: If a run of this name exists, return it as it is.
 
     Returns:
@@ -79,7 +83,7 @@ def next_token(
     """
     shared = shared_options(
         keep=keep, attn=attn, store_dtype=store_dtype, index=index, limit=limit, max_len=max_len, batch_tokens=batch_tokens,
-        shard_mb=shard_mb, part=part,
+        shard_mb=shard_mb, part=part, sample=sample, keep_every=keep_every,
     )  # fmt: skip
     from capture.jobs import next_token as job
 
@@ -109,6 +113,8 @@ def encode(
     batch_tokens: int = 1024,
     shard_mb: int = 256,
     part: str = "",
+    sample: float | None = None,
+    keep_every: int = 1,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Record tensors alone, without next-token diagnostics: of encoders, and of decoders without their head.
@@ -136,6 +142,8 @@ def encode(
         batch_tokens: Tokens in a forward pass.
         shard_mb: Size of a tensor file, MB.
         part: The part `i/n` of the run that this process does.
+        sample: Read only this share of the examples, chosen by their ids.
+        keep_every: Keep tensors of one example in so many, chosen by their ids.
         skip_existing: If a run of this name exists, return it as it is.
 
     Returns:
@@ -148,7 +156,7 @@ def encode(
     """
     shared = shared_options(
         keep=keep, attn=attn, store_dtype=store_dtype, index=index, limit=limit, max_len=max_len, batch_tokens=batch_tokens,
-        shard_mb=shard_mb, part=part,
+        shard_mb=shard_mb, part=part, sample=sample, keep_every=keep_every,
     )  # fmt: skip
     from capture.jobs import encode as job
 
@@ -176,6 +184,8 @@ def mcq(
     batch_tokens: int = 1024,
     shard_mb: int = 256,
     part: str = "",
+    sample: float | None = None,
+    keep_every: int = 1,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Put multiple-choice questions to a model: what it answers, how sure it is, and the tensors behind that.
@@ -205,6 +215,8 @@ def mcq(
         batch_tokens: Tokens in a forward pass.
         shard_mb: Size of a tensor file, MB.
         part: The part `i/n` of the run that this process does.
+        sample: Read only this share of the examples, chosen by their ids.
+        keep_every: Keep tensors of one example in so many, chosen by their ids.
         skip_existing: If a run of this name exists, return it as it is.
 
     Returns:
@@ -217,7 +229,7 @@ def mcq(
     """
     shared = shared_options(
         keep=keep, attn=attn, store_dtype=store_dtype, index=index, limit=limit, max_len=max_len, batch_tokens=batch_tokens,
-        shard_mb=shard_mb, part=part,
+        shard_mb=shard_mb, part=part, sample=sample, keep_every=keep_every,
     )  # fmt: skip
     from capture.jobs import mcq_encoder, mcq_prompt
     from capture.model.loading import head_of
@@ -264,6 +276,8 @@ def generate(
     batch_tokens: int = 2048,
     shard_mb: int = 256,
     part: str = "",
+    sample: float | None = None,
+    keep_every: int = 1,
     skip_existing: bool = False,
 ) -> TraceStore:
     """Have a model answer prompts; then read prompt and response once, and record that, token by token.
@@ -297,6 +311,8 @@ def generate(
         batch_tokens: Tokens in a forward pass.
         shard_mb: Size of a tensor file, MB.
         part: The part `i/n` of the run that this process does; a part is not projected.
+        sample: Read only this share of the examples, chosen by their ids.
+        keep_every: Keep tensors of one example in so many, chosen by their ids.
         skip_existing: If a run of this name exists, return it as it is.
 
     Returns:
@@ -309,7 +325,7 @@ def generate(
     """
     shared = shared_options(
         keep=keep, attn=attn, store_dtype=store_dtype, index=index, limit=limit, max_len=None, batch_tokens=batch_tokens,
-        shard_mb=shard_mb, part=part,
+        shard_mb=shard_mb, part=part, sample=sample, keep_every=keep_every,
     )  # fmt: skip
     from capture.data.prompt_sets import open_prompts
     from capture.jobs import generate as job

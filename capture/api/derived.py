@@ -71,6 +71,8 @@ def lens(
 
     options = job.Options(top_k, joined(layers), joined(positions), part)
     job.forecast(folder, options)
+    if line := TraceStore(folder).left_out():
+        screen_note(line)
     loaded = check_loaded(model) if model is not None else load_captured_model(folder)
     with capture_progress() as (report, _):
         manifest = job.run(loaded, folder, options, root=home, run_id=run_id, report=report)

@@ -54,7 +54,7 @@ def next_token(
         traces capture next-token --model smollm2 --text my.txt --run first
         traces capture next-token --model smollm2 --data wikitext2 --from validation.txt --limit 500 --capture hidden,resid,qkv,attn
     """
-    shared = capture.checked(data.limit, sequences.max_len, target.chosen)
+    shared = capture.checked(data.limit, sequences.max_len, target.chosen, data.sample)
     with needs_capture_extra():
         from capture.jobs import next_token as job
     options = job.Options(
@@ -85,7 +85,7 @@ def encode(
     Examples:
         traces capture encode --model minilm --data go_emotions --split validation --capture attn,qkv
     """
-    shared = capture.checked(data.limit, sequences.max_len, target.chosen)
+    shared = capture.checked(data.limit, sequences.max_len, target.chosen, data.sample)
     with needs_capture_extra():
         from capture.jobs import encode as job
     options = job.Options(
@@ -136,7 +136,7 @@ def mcq_prompt(
     Examples:
         traces capture mcq-prompt --model smollm2 --data csqa --split validation --capture attn,qkv,hidden,resid
     """
-    shared = capture.checked(data.limit, max_len, target.chosen)
+    shared = capture.checked(data.limit, max_len, target.chosen, data.sample)
     with needs_capture_extra():
         from capture.jobs import mcq_prompt as job
         from capture.sequences.question_prompts import TEMPLATE
@@ -162,7 +162,7 @@ def mcq_encoder(
     Examples:
         traces capture mcq-encoder --model checkpoints/minilm-csqa --data csqa --split validation --capture hidden,resid
     """
-    shared = capture.checked(data.limit, max_len, target.chosen)
+    shared = capture.checked(data.limit, max_len, target.chosen, data.sample)
     with needs_capture_extra():
         from capture.jobs import mcq_encoder as job
     run_capture(

@@ -35,6 +35,17 @@ FromOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Read only the first N examples.", rich_help_panel=Panel.READ)
 ]
+SampleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sample",
+        metavar="SHARE",
+        help="Read only this share of the examples, such as 0.01; --limit counts those. Which ones follows from their ids: the same in "
+        "every run, and a larger share holds a smaller one.",
+        show_default=False,
+        rich_help_panel=Panel.READ,
+    ),
+]
 MaxLenOption = Annotated[
     str,
     typer.Option(
@@ -136,6 +147,7 @@ class DataOptions:
         ),
     ] = None
     limit: LimitOption = None
+    sample: SampleOption = None
 
     def open(self, root: AnyPath) -> Source:
         """Open the data set or file.
@@ -172,6 +184,7 @@ class QuestionOptions:
     split: SplitOption = "validation"
     from_: FromOption = None
     limit: LimitOption = None
+    sample: SampleOption = None
 
     def open(self, root: AnyPath) -> Source:
         """Open the questions.
@@ -219,6 +232,7 @@ class PromptOptions:
         bool, typer.Option("--all-prompt-sets", help="All sets that come with traces.", rich_help_panel=Panel.READ)
     ] = False
     limit: LimitOption = None
+    sample: SampleOption = None
 
     def open(self, root: AnyPath) -> Source:
         """Open the prompts.

@@ -71,6 +71,7 @@ def lens(
     """
     from warehouse.storage import paths
     from warehouse.storage.run_list import find_run
+    from warehouse.storage.trace_store import TraceStore
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)
@@ -79,6 +80,8 @@ def lens(
         from capture.logit_lens import lens_run as job
     options = job.Options(top_k, layers, positions, part.chosen)
     wanted = job.forecast(folder, options)
+    if line := TraceStore(folder).left_out():
+        note(line)
     if dry_run:
         typer.echo(f"{wanted.positions:,} positions × {wanted.layers} layers = {wanted.rows:,} rows of logit_lens")
         typer.echo(f"about {wanted.bytes / 1e6:,.1f} MB; nothing is written")

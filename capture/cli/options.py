@@ -210,13 +210,28 @@ class CaptureOptions:
         ),
     ] = None
 
-    def checked(self, limit: int | None = None, max_len: str = "auto", part: str = "") -> dict[str, Any]:
+    keep_every: Annotated[
+        int,
+        typer.Option(
+            "--keep-every",
+            metavar="N",
+            min=1,
+            help="Keep tensors of one example in N, and rows of all. Which ones follows from their ids: the same in every run, and for "
+            "every model.",
+            rich_help_panel=Panel.KEPT,
+        ),
+    ] = 1
+
+    def checked(
+        self, limit: int | None = None, max_len: str = "auto", part: str = "", sample: float | None = None
+    ) -> dict[str, Any]:
         """Check what all kinds of capture share, before anything heavy is imported.
 
         Args:
             limit: Read only this many examples; None: all.
             max_len: Length in tokens that texts are cut to, or `auto`.
             part: The part `i/n` of the run; empty: all of it.
+            sample: The share of the examples that is read; None: all.
 
         Returns:
             Arguments for the `Options` of any job.
@@ -231,6 +246,8 @@ class CaptureOptions:
             batch_tokens=self.batch_tokens,
             shard_mb=self.shard_mb,
             part=part,
+            sample=sample,
+            keep_every=self.keep_every,
         )
 
 

@@ -47,6 +47,10 @@ class Options:
     """`auto`: attention is derived from q and k where that is exact; `stored`: it is always stored."""
     limit: int | None = None
     """The most examples; None: all."""
+    sample: float | None = None
+    """The share of all examples that is read, chosen by their ids; None: all."""
+    keep_every: int = 1
+    """Tensors are stored of one example in so many, chosen by their ids; rows of all."""
     max_len: int | None = None
     """The most tokens of a sequence; None: as many as the text has, at most the model's window."""
     chunk: bool = False
@@ -73,6 +77,10 @@ class Options:
     def __post_init__(self) -> None:
         """Check values; raises UsageError for one that its option does not take."""
         check_option_values(self)
+        if self.sample is not None and not 0 < self.sample <= 1:
+            raise UsageError(
+                f"--sample {self.sample:g}: give a share of the examples, above 0 and at most 1, such as 0.01."
+            )
         if self.prepend_bos not in PREPEND_BOS:
             raise UsageError(f"--prepend-bos {self.prepend_bos}: use {', '.join(PREPEND_BOS)}.")
 

@@ -25,6 +25,7 @@ from capture.sequences.partition import Partition
 from capture.sequences.sequence import TokenizedExample, check_ids
 from warehouse.errors import UsageError
 from warehouse.schema import sites
+from warehouse.storage.chosen_examples import in_sample
 
 SHORTEN_TEXTS = "If that is too long for it, cut texts shorter: --max-len."
 """What helps against a sequence that a model cannot take."""
@@ -48,7 +49,10 @@ def read_examples(job: Job, part: Partition | None = None) -> Iterator[Tokenized
         Examples in the order of the data, with their sequences.
     """
     part = part or Partition(job.options.shard)
-    return part.renumber(_tokenize(job, part.select(islice(job.source.read(), job.options.limit))))
+    examples, share = job.source.read(), job.options.sample
+    if share is not None:
+        examples = (x for x in examples if in_sample(x.example_id, share))
+    return part.renumber(_tokenize(job, part.select(islice(examples, job.options.limit))))
 
 
 def _tokenize(job: Job, examples: Iterable[Example]) -> Iterator[TokenizedExample]:

@@ -79,6 +79,10 @@ def prepare(
     coded = store == CODED
     recorded = store_dtype(loaded.dtype, "auto") if coded else store
     chosen = plan(anatomy, options.capture, options.attn, recorded, sequencing.sides, internals, coded)
+    if options.keep_every > 1 and not chosen.stored:
+        raise UsageError(
+            f"--keep-every {options.keep_every} says of which examples tensors are kept, and none are: add --capture."
+        )
     n_layers = {side: len(stack.layers) for side, stack in anatomy.stacks.items()}
     indexed = index_spec.choose_keys(
         index_spec.from_index_option(options.index, chosen.stored), chosen.stored, n_layers, anatomy.main.side

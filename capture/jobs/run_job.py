@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES
+from warehouse.storage.chosen_examples import keeps_tensors
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
@@ -194,15 +196,25 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 
     n = len(batch.sequences)
     averaged = {k: np.empty((n, *s.row_shape), np.float32) for k, s in job.plan.stored.items() if means.is_mean(k)}
+    tensors = {k: averaged[k] if k in averaged else recording.tensors[k] for k in job.plan.stored}
+    rows = {**recording.rows, **{k: [1] * n for k in averaged}}
+    kept = [keeps_tensors(s.example.example_id, job.options.keep_every) for s in batch.sequences]
+    stored = tensors
+    if not all(kept):
+        masks = {k: np.repeat(kept, rows[k]) for k in tensors}
+        stored = {k: np.empty((int(masks[k].sum()), *x.shape[1:]), x.dtype) for k, x in tensors.items()}
+        rows = {k: list(compress(rows[k], kept)) for k in tensors}
 
     def ready() -> None:
         recording.ready()
         means.fill(averaged, recording.tensors, [s.sides for s in batch.sequences])
+        for k, x in stored.items() if stored is not tensors else ():
+            np.compress(masks[k], tensors[k], axis=0, out=x)
 
     return RecordedBatch(
-        sequences=[(s.example.example_id, s.seq) for s in batch.sequences],
-        tensors={k: averaged[k] if k in averaged else recording.tensors[k] for k in job.plan.stored},
-        rows={**recording.rows, **{k: [1] * n for k in averaged}},
+        sequences=[(s.example.example_id, s.seq) for s in compress(batch.sequences, kept)],
+        tensors=stored,
+        rows=rows,
         tables=tables,
         deferred_tables=deferred_tables,
         ready=ready,
@@ -212,7 +224,12 @@ def _record(job: Job, recorder: Recorder, batch: Batch, table: heads.HeadTable |
 
 def _tensor_rows(job: Job, shard: list[Batch]) -> dict[Key, int]:
     """Return how many rows of every stored tensor a shard will have."""
-    lengths = [{side: len(p) for side, p in s.sides.items()} for batch in shard for s in batch.sequences]
+    lengths = [
+        {side: len(p) for side, p in s.sides.items()}
+        for batch in shard
+        for s in batch.sequences
+        if keeps_tensors(s.example.example_id, job.options.keep_every)
+    ]
     kinds = {(k.side, s.row_kind) for k, s in job.plan.stored.items()}
     counts = {(side, kind): sum(sites.row_count(kind, side, n) for n in lengths) for side, kind in kinds}
     return {k: counts[k.side, s.row_kind] for k, s in job.plan.stored.items()}
@@ -243,17 +260,22 @@ def _refusal(job: Job, progress: Progress) -> str | None:
 
 def _forecast(job: Job) -> list[str]:
     """Return lines that say what a job would read and store; tokenizes the data and runs nothing."""
-    examples, lengths = 0, list[Mapping[str, int]]()
+    examples, kept, lengths, of_kept = 0, 0, list[Mapping[str, int]](), list[Mapping[str, int]]()
     growth = 0 if job.generation is None else job.generation.growth
     for t in read_examples(job):
         examples += 1
-        lengths += [{side: len(part) + growth for side, part in s.sides.items()} for s in t.sequences]
+        of_example = [{side: len(part) + growth for side, part in s.sides.items()} for s in t.sequences]
+        lengths += of_example
+        if keeps_tensors(t.example.example_id, job.options.keep_every):
+            kept += 1
+            of_kept += of_example
     tokens = sum(sum(n.values()) for n in lengths)
-    size = job.plan.bytes(lengths)
+    size = job.plan.bytes(of_kept)
     names = dict.fromkeys(f"{'enc.' if k.side == 'enc' else ''}{k.site}" for k in job.plan.stored)
     most = "at most " if growth else ""
     return [
         f"{job.source.origin}: {examples:,} examples, {len(lengths):,} sequences, {most}{tokens:,} tokens",
-        f"tensors: {', '.join(names) or 'none'}, {most}{size / 1e6:,.1f} MB as {job.store}",
+        f"tensors: {', '.join(names) or 'none'}, {most}{size / 1e6:,.1f} MB as {job.store}"
+        + (f", of {kept:,} examples (--keep-every {job.options.keep_every})" if kept < examples else ""),
         *(f"missing: {site}: {reason}" for site, reason in job.plan.missing.items()),
     ]

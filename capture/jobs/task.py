@@ -153,6 +153,10 @@ def _prepare(loaded: loading.Loaded, source: Source, options: Options) -> job.Jo
     anatomy = examine(loaded.model)
     if anatomy.body.encoder_decoder or anatomy.body.side == "enc":
         raise UsageError(f"{loaded.name} is no decoder: it does not go on with a prompt, which a task asks for.")
+    if options.keep_every > 1:
+        raise UsageError(
+            f"--keep-every {options.keep_every}: what starts from a task needs the tensors of all its pairs."
+        )
     encoded = list(source.pairs.values())
     options = replace(
         options, n=len(encoded), task=source.task.name, metric=source.task.metric, pairs_hash=_hash(encoded)

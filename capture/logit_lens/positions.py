@@ -15,6 +15,7 @@ import numpy as np
 from capture.logit_lens.options import Options
 from capture.sequences import partition
 from warehouse.errors import UsageError
+from warehouse.storage.chosen_examples import keeps_tensors_sql
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.trace_store import TraceStore
 
@@ -37,7 +38,7 @@ class SequencePositions(NamedTuple):
 _TOKENS_SQL = """
     SELECT
         example_id, seq, pos, is_response, lead(token_id) OVER sequence AS next_id, lead(is_context) OVER sequence AS next_again
-    FROM tokens WHERE side = 'dec'
+    FROM tokens WHERE side = 'dec' AND {kept}
     WINDOW sequence AS (PARTITION BY example_id, seq ORDER BY pos)
 """
 """A next token that is only context was predicted in an earlier sequence, and is not predicted here."""
@@ -57,10 +58,11 @@ def _position_condition(text: str) -> tuple[list[int], str]:
     return numbers, "list_contains(?, pos)"
 
 
-def _position_query(options: Options) -> tuple[list[int], str]:
+def _position_query(store: TraceStore, options: Options) -> tuple[list[int], str]:
     """Return numbers, and SQL with a `?` for them that has a row for every position to read."""
     places, condition = _position_condition(options.positions)
-    query = f"SELECT * FROM ({_TOKENS_SQL}) WHERE {condition}"
+    tokens = _TOKENS_SQL.format(kept=keeps_tensors_sql(store.keep_every))
+    query = f"SELECT * FROM ({tokens}) WHERE {condition}"
     if options.shard:
         i, n = partition.parse_part(options.shard)
         query += f" QUALIFY (dense_rank() OVER (ORDER BY example_id, seq) - 1) % {n} = {i - 1}"
@@ -69,7 +71,7 @@ def _position_query(options: Options) -> tuple[list[int], str]:
 
 def count_positions(store: TraceStore, options: Options) -> int:
     """Count the positions that a lens reads; raises UsageError where there is none."""
-    places, query = _position_query(options)
+    places, query = _position_query(store, options)
     [(count,)] = store.query(f"SELECT count(*) FROM ({query})", [places]).fetchall()
     if count:
         return int(count)
@@ -84,7 +86,7 @@ def count_positions(store: TraceStore, options: Options) -> int:
 
 def group_positions(store: TraceStore, options: Options, n_layers: int) -> Iterator[list[SequencePositions]]:
     """Return whole sequences in groups, one group a shard of the new run, each with its positions to read."""
-    places, query = _position_query(options)
+    places, query = _position_query(store, options)
     answer = store.query(
         "SELECT example_id, seq, list(pos ORDER BY pos), list(coalesce(if(next_again, NULL, next_id), -1) ORDER BY pos) "
         f"FROM ({query}) GROUP BY ALL ORDER BY example_id, seq",

@@ -16,6 +16,7 @@ from warehouse.catalog.publish import publish
 from warehouse.errors import UsageError
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
+from warehouse.storage.chosen_examples import keeps_tensors_sql
 from warehouse.storage.derived_progress import DerivedProgress
 from warehouse.storage.grouping import group_by_size
 from warehouse.storage.manifest import Manifest, folder_manifest_hash
@@ -108,7 +109,7 @@ def _shards(store: TraceStore) -> Iterator[list[_Sequence]]:
     sides = [s for s in ("dec", "enc") if store.layers_with("attn", s) or store.layers_with("q", s)]
     answer = store.query(
         "SELECT example_id, seq, side, list(token_id ORDER BY pos) FROM tokens WHERE side IN (SELECT unnest(?)) "
-        "GROUP BY ALL ORDER BY example_id, seq, side",
+        f"AND {keeps_tensors_sql(store.keep_every)} GROUP BY ALL ORDER BY example_id, seq, side",
         [sides],
     )
     rows = chain.from_iterable(iter(lambda: answer.fetchmany(256), []))

@@ -26,6 +26,8 @@ class _OptionTypes(BaseModel):
     capture: str = ""
     index: str | None = None
     shard: Annotated[str, Field(pattern=r"^(\d{1,6}/\d{1,6})?$")] = ""
+    keep_every: Annotated[int, Field(ge=1)] = 1
+    sample: float | None = None
     target_column: str | None = None
     template: str | None = None
     chat: bool = False

@@ -17,6 +17,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import Blob
 from warehouse.storage.objects import AnyPath
+from warehouse.storage.chosen_examples import keeps_tensors, keeps_tensors_sql
 from warehouse.storage.int8 import CODED, companion
 from warehouse.storage.run_tables import RunTables
 from warehouse.storage.tensor_index import Place, Places, TensorIndex
@@ -53,6 +54,23 @@ class StoredTensors(RunTables):
         self._stored = {(s.side, s.site) for s in self.meta.sites}
         self._blobs: dict[str, Blob] = {}
         self._indexes: dict[tuple[str, str], TensorIndex] = {}
+
+    @property
+    def keep_every(self) -> int:
+        """Of how many examples tensors of one are kept."""
+        return int(self.meta.options.get("keep_every", 1))
+
+    def keeps(self, example_id: str) -> bool:
+        """Return whether tensors of an example are kept, as `--keep-every` has it."""
+        return keeps_tensors(example_id, self.keep_every)
+
+    def left_out(self) -> str | None:
+        """Say how many examples have no tensors, where the run keeps those of some (`--keep-every`)."""
+        if self.keep_every == 1:
+            return None
+        kept = keeps_tensors_sql(self.keep_every)
+        ((n, total),) = self.query(f"SELECT count_if(NOT {kept}), count(*) FROM examples").fetchall()
+        return f"run '{self.meta.run_id}' keeps tensors of one example in {self.keep_every} (--keep-every): {n:,} of {total:,} are left out"
 
     def has(self, key: Key) -> bool:
         """Return whether a tensor is stored."""
@@ -138,6 +156,7 @@ class StoredTensors(RunTables):
             The shard, the first row there, and one past the last; `("", 0, 0)` for a sequence without tokens.
 
         Raises:
+            UsageError: The run keeps no tensors of the example.
             CorruptRunError: The tensor index lacks the sequence, or names rows that the shard does not hold.
         """
         index = self._index_of(key)
@@ -147,6 +166,10 @@ class StoredTensors(RunTables):
                 place = index.find(example_id, seq)
         if place is None:
             self.check_sequence(example_id, seq)
+            if not self.keeps(example_id):
+                raise UsageError(
+                    f"Run '{self.meta.run_id}' keeps no tensors of example {example_id} (--keep-every {self.keep_every})."
+                )
             if len(self._sequence_rows("tokens", ["pos"], example_id, seq, key.side)):
                 raise CorruptRunError(
                     f"{self.path}: its tensor index has no rows of example {example_id}, seq {seq}{self._advice}"

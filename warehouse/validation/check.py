@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from warehouse.storage.chosen_examples import keeps_tensors_sql
 from warehouse.storage.trace_store import TraceStore
 
 _SAMPLE = 4
@@ -56,8 +57,9 @@ def expect_no_row(store: TraceStore, tests: Mapping[str, str], rows: str = "") -
 
 
 def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:
-    """Return a few sequences, (example_id, seq), spread over the run."""
-    sequences = select(store, "SELECT DISTINCT example_id, seq FROM tokens ORDER BY ALL")
+    """Return a few sequences, (example_id, seq), spread over those of the run that have tensors, if it stores any."""
+    kept = keeps_tensors_sql(store.keep_every)
+    sequences = select(store, f"SELECT DISTINCT example_id, seq FROM tokens WHERE {kept} ORDER BY ALL")
     step = max(1, len(sequences) // _SAMPLE)
     return [(e, s) for e, s in sequences[::step][:_SAMPLE]]
 

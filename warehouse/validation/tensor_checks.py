@@ -54,7 +54,8 @@ def check_shapes(store: TraceStore) -> str | None:
         dtype, (held, *_) = store.blob(blob).tensors[tensor]
         expect(rows == end == held, f"{blob}: the index covers {rows} of {held} rows of {tensor}")
         expect(dtypes == [dtype], f"{blob}: {tensor} is {dtype}; the index says {' and '.join(sorted(dtypes))}")
-    return f"{len(expected)} tensors in {len(blobs)} shards"
+    kept = f", of one example in {store.keep_every} (--keep-every)" if store.keep_every > 1 else ""
+    return f"{len(expected)} tensors in {len(blobs)} shards{kept}"
 
 
 def row_kinds_sql(store: TraceStore) -> str:

@@ -98,6 +98,8 @@ def add(
     """
     store = TraceStore(find_run(root, run_id))
     keys = index_spec.keys_for_run(store.meta, specs)
+    if keys and (line := store.left_out()):
+        note(line)
     folder = claim_folder(root, store.meta.model) if keys else ""
     results = []
     for key in keys:
