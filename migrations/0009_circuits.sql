@@ -187,3 +187,6 @@ COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token
 COMMENT ON COLUMN tensors.checksum IS 'Of all slices of its sequence, the same in their rows, in hex: the sum of their xxh3-64, and the sum of each times the xxh3-64 of its tensor''s name, modulo 2^64. Before schema version 9: xxh3-64 of the slice''s bytes';
 
 COMMENT ON COLUMN tensors.dtype IS 'As safetensors names it: F16, BF16, F32; I8: codes with a centre and a scale a dimension, read as float32';
+
+ALTER TABLE runs ADD COLUMN expired_at TIMESTAMP;
+COMMENT ON COLUMN runs.expired_at IS 'When its tensors were deleted (traces runs expire), UTC; NULL: it has those that it stored';

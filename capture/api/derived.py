@@ -194,6 +194,8 @@ def project_run(
     """
     from capture.traits.project import project as project_on
 
+    if line := wh.cached_run(source).left_out():
+        note(line)
     for d in chosen:
         for line in d.lines(wh):
             note(line)

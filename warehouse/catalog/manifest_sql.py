@@ -38,6 +38,7 @@ _MANIFEST_COLUMNS = {
     "created_at": "created_at",
     "seconds": "seconds",
     "schema_version": "schema_version",
+    "expired_at": "expired.at",
 }
 """The path in the manifest of each column of `runs`."""
 

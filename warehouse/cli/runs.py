@@ -45,7 +45,7 @@ def list_runs(context: typer.Context, warehouse: WarehouseOption = None, fmt: Fo
 
     query = (
         "SELECT run_id, kind, model, concat_ws('/', dataset, split) AS data, n_examples, n_tokens, "
-        "round(perplexity, 2) AS perplexity, round(bits_per_byte, 3) AS bits_per_byte, bytes, created_at FROM runs ORDER BY created_at"
+        "round(perplexity, 2) AS perplexity, round(bits_per_byte, 3) AS bits_per_byte, bytes, created_at, expired_at FROM runs ORDER BY created_at"
     )
     with Warehouse(warehouse, every_file=True) as wh:
         if fmt is not Format.table:
@@ -72,10 +72,10 @@ def _print_runs(rows: list[tuple[Any, ...]]) -> None:
         table.add_column(name, overflow="fold")
     for name in ("examples", "tokens", "perplexity", "bits/byte", "size", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    for run, kind, model, data, examples, tokens, perplexity, bits, size, created in rows:
+    for run, kind, model, data, examples, tokens, perplexity, bits, size, created, expired in rows:
         age = (datetime.now(UTC) - created.replace(tzinfo=UTC)).total_seconds()
         table.add_row(*map(printable, (run, kind, model, data)), f"{examples:,}", f"{tokens:,}",
-                      "" if perplexity is None else f"{perplexity:,.2f}", "" if bits is None else f"{bits:.3f}", human_bytes(size), human_age(age))  # fmt: skip
+                      "" if perplexity is None else f"{perplexity:,.2f}", "" if bits is None else f"{bits:.3f}", human_bytes(size) + (" (tensors expired)" if expired else ""), human_age(age))  # fmt: skip
     table_console(160).print(table)
 
 
@@ -118,6 +118,9 @@ def show_run(
         "begins": _beginning(m.options),
         "batches": _BATCHES.get(m.batches or "", ""),
         "loss": _losses(m),
+        "expired": ""
+        if m.expired is None
+        else f"its tensors were deleted on {m.expired.at:%Y-%m-%d %H:%M} UTC (traces runs expire)",
         "rows": ", ".join(f"{table} {n:,}" for table, n in m.counts.rows.items() if n),
         "size": f"{human_bytes(m.bytes)} in {len(m.files)} files, captured in {m.seconds:.1f} s",
         "versions": ", ".join(f"{k} {v}" for k, v in m.versions.items()),
@@ -227,6 +230,55 @@ def remove(
     build.refresh(root)
     if any(len(t.info.runs) > 1 for t in tables):
         say("traces index optimize gives back the space of those rows")
+
+
+@runs_app.command("expire")
+def expire(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="Only runs that began so long ago: `30d`, `12h`, `2w`.")
+    ],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="Runs, or patterns such as 'probe-*'; left out: all runs."),
+    ] = None,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="What goes: tensors, their index, and their rows in vector tables.")
+    ] = False,
+    dry_run: DeleteDryRunOption = False,
+    yes: YesOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Delete the tensors of old captures and keep all their rows.
+
+    Such a run answers every question in SQL as before, and none about vectors; its rows in vector tables go too, since they could
+    not be made again. What was made from it (lenses, probes, trait vectors, ablations) stays as it is. A process that has opened
+    its tensors goes on reading them. The same command again finishes what was interrupted.
+
+    Examples:
+        traces runs expire --tensors --older-than 30d --dry-run
+        traces runs expire 'wt2-*' --tensors --older-than 2w --yes
+
+    Raises:
+        UsageError: `--tensors` is missing, or the age is none.
+        TracesError: The user did not agree.
+    """
+    from warehouse.maintenance.expire import expire_tensors, find_expiring, parse_age, tensor_bytes
+    from warehouse.storage import paths
+
+    if not tensors:
+        raise UsageError("Say what is to go: --tensors. Whole runs are deleted by traces runs rm.")
+    root = paths.find_root(warehouse)
+    found = find_expiring(root, runs or [], parse_age(older_than), note)
+    for name, meta in found.items():
+        size = human_bytes(tensor_bytes(paths.run_dir(root, name), meta))
+        say(f"{'would delete' if dry_run else 'delete'} the tensors of {name} ({size})")
+    if not found:
+        say("no captured run of that age has tensors")
+    if dry_run or not found:
+        return
+    if not yes and not typer.confirm("This cannot be undone. Delete?", default=False):
+        raise TracesError("Nothing was deleted.")
+    expire_tensors(root, found, note)
 
 
 @runs_app.command("merge")

@@ -263,6 +263,7 @@ def _make_manifest(planned: MergePlan, staged: StagedRun) -> Manifest:
             "created_at": staged.created_at,  # later than the parts: where they are kept, the newest run is the whole
             "seconds": sum(m.seconds for m in metas),
             "options": first.options | {"shard": ""},
+            "expired": None,
             "batches": max((m.batches for m in metas if m.batches), key=BATCHES.index, default=None),
             "sites": stored_sites,
             "counts": Counts(

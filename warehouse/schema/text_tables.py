@@ -73,6 +73,12 @@ RUNS = Table(
         Column("created_at", "TIMESTAMP", "When the capture began, UTC"),
         Column("seconds", "DOUBLE", "Time spent in the capture, all its processes together, seconds"),
         Column("schema_version", "INTEGER", "Version of the on-disk format"),
+        Column(
+            "expired_at",
+            "TIMESTAMP",
+            "When its tensors were deleted (traces runs expire), UTC; NULL: it has those that it stored",
+            nullable=True,
+        ),
     ),
     stored=False,
 )

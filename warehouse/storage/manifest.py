@@ -103,6 +103,14 @@ class Counts(StrictModel):
     """Rows of every table."""
 
 
+class Expired(StrictModel):
+    """What became of a run whose tensors were deleted, while its rows stay (`traces runs expire`)."""
+
+    at: AwareDatetime
+    manifest: str
+    """The hash of the manifest that it had before: runs that were made from it know it by that."""
+
+
 class FileInfo(StrictModel):
     """A file of a run."""
 
@@ -166,6 +174,8 @@ class Manifest(SealedFile):
     bytes: Count
     files: list[FileInfo]
     versions: dict[str, str]
+    expired: Expired | None = None
+    """When its tensors were deleted, so that `sites` is empty; None: they were not."""
 
     @model_validator(mode="after")
     def _check_tensors(self) -> Self:
@@ -225,6 +235,7 @@ class Manifest(SealedFile):
                 "options": options,
                 "batches": None,
                 "sites": [],
+                "expired": None,
                 "counts": self.counts.model_copy(update={"rows": staged.rows}),
                 "mean_loss": None,
                 "perplexity": None,
@@ -278,8 +289,11 @@ def manifest_hash(root: AnyPath, run_id: str) -> str:
 
 
 def folder_manifest_hash(folder: AnyPath) -> str:
-    """Return what `manifest_hash` returns of a run in any folder."""
-    return xxhash.xxh3_128_hexdigest(read_file(folder / paths.MANIFEST))
+    """Return what `manifest_hash` returns of a run in any folder: it stays the same where the run's tensors expire."""
+    raw = read_file(folder / paths.MANIFEST)
+    if b'"expired": {' in raw and (expired := Manifest.read(folder).expired) is not None:
+        return expired.manifest
+    return xxhash.xxh3_128_hexdigest(raw)
 
 
 @dataclass(frozen=True)

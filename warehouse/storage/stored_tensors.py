@@ -241,6 +241,11 @@ class StoredTensors(RunTables):
         if (key.side, key.site) in self._stored:
             layers = ", ".join(map(str, self.layers_with(key.site, key.side)))
             raise UsageError(f"Run '{self.meta.run_id}' has no {key.site} in layer {key.layer}; it has: {layers}.")
+        if self.meta.expired is not None:
+            raise UsageError(
+                f"The tensors of run '{self.meta.run_id}' were deleted on {self.meta.expired.at:%Y-%m-%d} (traces runs expire); its rows "
+                "are there. Capture it again under another name to have them."
+            )
         stored = sorted({site for _, site in self._stored})
         raise UsageError(
             f"Run '{self.meta.run_id}' did not store {key.site}; it has {', '.join(stored) or 'no tensors'}. "

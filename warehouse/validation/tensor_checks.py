@@ -15,6 +15,8 @@ from warehouse.validation.check import expect, sample_sequences, select
 
 def check_shapes(store: TraceStore) -> str | None:
     """Check that every shard holds the manifest's tensors, and that the index covers all their rows and says their dtype."""
+    if store.meta.expired is not None:
+        return f"its tensors were deleted on {store.meta.expired.at:%Y-%m-%d} (traces runs expire); rows stay"
     if not store.meta.sites:
         return None
     expected = {
