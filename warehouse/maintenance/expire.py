@@ -26,7 +26,7 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 
 
 def parse_age(text: str) -> timedelta:
-    """Parse a length of time, such as `30d`, `12h` or `2w`.
+    """Return a length of time, written as `30d`, `12h` or `2w`.
 
     Raises:
         UsageError: It is not one.
@@ -74,7 +74,9 @@ def find_expiring(
         except TracesError as e:
             note(f"left out: {e}")
             continue
-        if (meta.expired is not None and any(p.exists() for p in _tensor_folders(folder))) or (meta.captured and meta.sites and datetime.now(UTC) - meta.created_at >= age):
+        if (meta.expired is not None and any(p.exists() for p in _tensor_folders(folder))) or (
+            meta.captured and meta.sites and datetime.now(UTC) - meta.created_at >= age
+        ):
             expiring[run] = meta
     return expiring
 

@@ -114,8 +114,8 @@ def test_what_makes_no_sense_is_refused(root: Path, tmp_path: Path, load_tiny: C
     ):
         with pytest.raises(UsageError, match=said):
             next_token.run(load_tiny(), SOURCE, next_token.Options(**options), root=tmp_path)
-    encode.run(load_tiny(), SOURCE, encode.Options(capture="hidden", keep_every=10**6), root=tmp_path, run_id="none")
-    store = TraceStore(run_dir(tmp_path, "none"))
+    encode.run(load_tiny(), SOURCE, encode.Options(capture="hidden", keep_every=10**6), root=tmp_path, run_id="few")
+    store = TraceStore(run_dir(tmp_path, "few"))
     with pytest.raises(UsageError, match="keeps no tensors of example"):
         store.hidden(ids(store)[0])
     assert not store.slices(KEY) and [c.detail for c in validate(store.path) if c.passed is False] == []
