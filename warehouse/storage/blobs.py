@@ -141,8 +141,8 @@ class ShardFile:
         write_at(self._fd, memoryview(array.reshape(-1).view(np.uint8)), start)
         self._missing[name] -= len(array)
 
-    def close(self) -> None:
-        """Make the shard durable.
+    def close(self, durable: bool = True) -> None:
+        """Finish the shard, and see it on the disk if it is to be durable.
 
         Raises:
             ValueError: Rows are missing.
@@ -150,7 +150,8 @@ class ShardFile:
         short = {name: n for name, n in self._missing.items() if n}
         if short:
             raise ValueError(f"{self.path.name} is not full: rows missing {short}")
-        os.fsync(self._fd)
+        if durable:
+            os.fsync(self._fd)
         self.abandon()
 
     def abandon(self) -> None:

@@ -112,7 +112,7 @@ class OpenShard:
         """Write the tables and return all files of the shard, durable."""
         written = []
         if self._blob is not None:
-            self._blob.close()
+            self._blob.close(durable=not self._coded)
             if self._coded:
                 self._code(self._blob.path)
             written.append(self._path)
