@@ -29,8 +29,8 @@ from capture.model.tolerances import EAGER_PROBABILITIES_COMPUTED, PROBABILITIES
 from capture.verification.replay import ON_AVERAGE, Replay
 from capture.verification.score_check import check_scores
 from warehouse.errors import UsageError
-from warehouse.storage.objects import AnyPath
 from warehouse.storage.int8 import CODED
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import Check, sample_sequences
 

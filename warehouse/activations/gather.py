@@ -151,10 +151,7 @@ class RowLocations:
 
         for shard in np.unique(self.shard).tolist():  # opens the shards, in one thread
             if self._row_shape(shard, name) != first:
-                both = [
-                    (self._row_shape(i, name), self.stores[self.shards[i][0]])
-                    for i in (int(self.shard[0]), shard)
-                ]
+                both = [(self._row_shape(i, name), self.stores[self.shards[i][0]]) for i in (int(self.shard[0]), shard)]
                 shapes = " and ".join(f"{shape} in run '{store.meta.run_id}'" for shape, store in both)
                 raise UsageError(f"{name} has rows of shape {shapes}: ask for runs of one model.")
         pieces = [(i, min(i + _PIECE, end)) for start, end in pairwise(bounds) for i in range(start, end, _PIECE)]

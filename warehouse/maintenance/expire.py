@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from warehouse.catalog import build
+from warehouse.catalog.listed import list_run
 from warehouse.errors import NotFoundError, TracesError, UsageError
 from warehouse.maintenance.remove import locked_for_removal
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete, sync_folder
 from warehouse.storage.manifest import Expired, FileInfo, Manifest, folder_manifest_hash
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.vectors.reconcile import remove_run_rows
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -57,7 +57,7 @@ def find_expiring(
     Raises:
         NotFoundError: A name or a pattern is of no run.
     """
-    published = paths.published_runs(root)
+    published = run_list.published_runs(root)
     for name in names:
         if not any(fnmatchcase(run, name) for run in published):
             raise NotFoundError("run", name, published)
@@ -81,7 +81,7 @@ def find_expiring(
     return expiring
 
 
-def tensor_bytes(folder: Path, meta: Manifest) -> int:
+def tensor_bytes(folder: AnyPath, meta: Manifest) -> int:
     """Return how many bytes of a run go: of its tensors and their index."""
     if meta.expired is None:
         return sum(f.bytes for f in meta.files if _is_of_tensors(f))
@@ -103,6 +103,8 @@ def expire_tensors(root: AnyPath, runs: Iterable[str], note: Callable[[str], Non
     for run in runs:
         with locked_for_removal(root, run):
             _write_manifest(paths.run_dir(root, run))
+            if isinstance(root, ObjectPath):
+                list_run(root, Manifest.read(paths.run_dir(root, run)))
     build.refresh(root)  # no view names a file that is about to go
     for run in runs:
         with locked_for_removal(root, run):
@@ -112,7 +114,7 @@ def expire_tensors(root: AnyPath, runs: Iterable[str], note: Callable[[str], Non
             sync_folder(paths.run_dir(root, run))
 
 
-def _write_manifest(folder: Path) -> None:
+def _write_manifest(folder: AnyPath) -> None:
     """Put a manifest without tensors in the place of a run's own, unless it has none any more."""
     meta = Manifest.read(folder)
     if meta.expired is not None:
@@ -133,5 +135,5 @@ def _is_of_tensors(file: FileInfo) -> bool:
     return paths.table_of_file(file.path) in (None, "tensors")
 
 
-def _tensor_folders(folder: Path) -> list[Path]:
+def _tensor_folders(folder: AnyPath) -> list[AnyPath]:
     return [folder / paths.BLOBS, folder / "tensors"]

@@ -169,8 +169,10 @@ def write_at(fd: int, data: memoryview, offset: int) -> None:
 
 
 class Blob:
-    """A shard open for reading: its rows are read-only views of a memory map, or of an object's bytes, asked for as they are needed;
-    of a coded tensor they are made as they are read."""
+    """A shard open for reading: its rows are read-only views of a memory map, or of an object's bytes, asked for as they are needed.
+
+    Rows of a coded tensor are made of its codes as they are read.
+    """
 
     def __init__(self, path: AnyPath) -> None:
         """Map the file and read its header; of an object, only the header is read.
@@ -371,7 +373,7 @@ class Blob:
         octets = self._read_range(base + start * row_bytes, base + end * row_bytes)
         return np.frombuffer(octets, DTYPES[dtype]).reshape(end - start, *row_shape)
 
-    def _read_range(self, start: int, end: int) -> bytes:
+    def _read_range(self, start: int, end: int) -> memoryview:
         """Return bytes of an object.
 
         Raises:

@@ -16,9 +16,9 @@ from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import Blob
-from warehouse.storage.objects import AnyPath
 from warehouse.storage.chosen_examples import keeps_tensors, keeps_tensors_sql
 from warehouse.storage.int8 import CODED, companion
+from warehouse.storage.objects import AnyPath
 from warehouse.storage.run_tables import RunTables
 from warehouse.storage.tensor_index import Place, Places, TensorIndex
 
