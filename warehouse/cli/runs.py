@@ -235,14 +235,25 @@ def remove(
 @runs_app.command("expire")
 def expire(
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="Only runs that began so long ago: `30d`, `12h`, `2w`.")
+        str,
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            help="Only runs that began so long ago: `30d`, `12h`, `2w`.",
+            rich_help_panel=Panel.READ,
+        ),
     ],
     runs: Annotated[
         list[str] | None,
         typer.Argument(metavar="[RUN...]", help="Runs, or patterns such as 'probe-*'; left out: all runs."),
     ] = None,
     tensors: Annotated[
-        bool, typer.Option("--tensors", help="What goes: tensors, their index, and their rows in vector tables.")
+        bool,
+        typer.Option(
+            "--tensors",
+            help="What goes: tensors, their index, and their rows in vector tables.",
+            rich_help_panel=Panel.READ,
+        ),
     ] = False,
     dry_run: DeleteDryRunOption = False,
     yes: YesOption = False,
