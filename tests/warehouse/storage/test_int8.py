@@ -13,6 +13,7 @@ from warehouse.errors import CorruptRunError
 from warehouse.storage.blobs import Blob, ShardFile, TensorSpec
 from warehouse.storage.coded_shard import COMPANIONS_CHECKSUM, companions_checksum, write_coded
 from warehouse.storage.int8 import COMPANIONS
+from warehouse.storage.objects import ObjectPath
 
 RNG = np.random.default_rng(3)
 FIRSTS = np.arange(0, 6000, 40)
@@ -112,3 +113,26 @@ def test_companions_that_do_not_fit_are_damage(coded: tuple[Path, dict[str, np.n
         f.write((1 << 40).to_bytes(8, "little"))
     with Blob(path) as blob, pytest.raises(CorruptRunError, match="companions of other rows"):
         blob.rows("resid.L0", 0, 1)
+
+
+def test_of_an_object_codes_are_one_request_and_what_lies_beside_them_one_more(
+    coded: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, requests = coded[0].read_bytes(), list[tuple[int, int]]()
+
+    def read_range(path: ObjectPath, start: int, end: int) -> memoryview:
+        requests.append((start, end))
+        return memoryview(data)[start:end]
+
+    monkeypatch.setattr(ObjectPath, "read_start", lambda path, most: (memoryview(data)[:most], len(data)))
+    monkeypatch.setattr(ObjectPath, "read_range", read_range)
+    with Blob(coded[0]) as blob, Blob(ObjectPath.parse("s3://bucket/coded.safetensors")) as far:
+        for name in ("resid.L0", "v.L0", "q.L0"):
+            requests.clear()
+            assert np.array_equal(far.rows(name, 100, 140), blob.rows(name, 100, 140))
+            assert len(requests) == (1 if name == "q.L0" else 2)
+            chosen = np.array([3000, 40, 77, 3000])
+            out, expected = (np.empty((4, *blob.shape(name)[1:]), np.float32) for _ in range(2))
+            far.take_into(out, name, chosen)
+            blob.take_into(expected, name, chosen)
+            assert np.array_equal(out, expected) and sum(end - start for start, end in requests) < len(data)
