@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
-from warehouse.storage.files import parquet_source
 from warehouse.storage.chosen_examples import keeps_tensors_sql
+from warehouse.storage.files import parquet_source
 from warehouse.storage.losses import perplexity, predicted_bytes
 from warehouse.storage.parquet import examples_hash
 from warehouse.storage.strict_json import finite
