@@ -35,7 +35,8 @@ def load(
         head: `lm`, `multiple-choice` or `none`: the head to load it with; None: the one that its configuration names.
         revision: A branch, tag or commit of a hub model.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        device_map: `auto` spreads a large model over all devices, as accelerate does.
+        device_map: `auto` spreads a large model over all devices, as accelerate does; or a JSON object from the names of modules to
+            devices, `{"model.embed_tokens": 0, …}`.
         dtype: Compute in `float32`, `float16` or `bfloat16`; `auto`: the weights' own.
         trust_remote_code: Run Python code that comes with the model, with your account's rights. Only for a publisher you trust.
         seed: Seed for the weights of a multiple-choice head that the checkpoint lacks.

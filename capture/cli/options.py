@@ -88,7 +88,8 @@ class LoadOptions:
         str | None,
         typer.Option(
             "--device-map",
-            help="`auto` spreads a large model over all devices, as accelerate does.",
+            metavar="auto|JSON",
+            help="`auto` spreads a large model over all devices, as accelerate does; or a device for each module, as JSON.",
             rich_help_panel=Panel.RUNNING,
         ),
     ] = None

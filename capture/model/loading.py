@@ -45,6 +45,9 @@ _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _PREDICTS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Endings of the names of model classes that predict the next token."""
 
+Places = str | dict[str, str | int]
+"""Where a model's modules go: accelerate's way to find that, a device for all, or a device for each, by the modules' names."""
+
 HeadKind = Literal["lm", "none", "multiple-choice"]
 """What a model is loaded with: its language-model head, none, or the head that gives a question and a choice a score."""
 
@@ -128,7 +131,8 @@ def load(
         head: What the model is loaded with; None: what its own configuration says.
         revision: A branch, tag or commit of the hub; None: the newest.
         device: auto, cpu, cuda, cuda:1 or mps.
-        device_map: accelerate's way to spread a model over devices, or a device; None: all of it on `device`.
+        device_map: accelerate's way to spread a model over devices, a device, or a JSON object from the names of modules to devices,
+            `{"": "cpu"}`; None: all of it on `device`.
         dtype: auto, or one of `DTYPES`.
         trust_remote_code: Run Python code that comes with the model.
         tokenizer: The model must have one.
@@ -143,8 +147,7 @@ def load(
         UsageError: There is no such model, revision or device, or the model needs what the call does not allow.
     """
     target = find_device(device)
-    if device_map is not None and device_map not in _MAPS:
-        find_device(device_map)
+    places = None if device_map is None else _parse_map(device_map)
     if dtype != "auto" and dtype not in DTYPES:
         raise NotFoundError("dtype", dtype, ["auto", *DTYPES])
     source = find_source(name, note)
@@ -159,7 +162,7 @@ def load(
         model_files.check_files(name, source, revision, trust_remote_code)
         with model_files.without_pickles(name), torch.random.fork_rng():
             torch.manual_seed(seed)
-            model, missing, head = _load_model(source, head, dtype, device_map, options)
+            model, missing, head = _load_model(source, head, dtype, places, options)
         if device_map is None:
             model = model.to(target)
     untrained = _check_untrained(name, model, missing, head)
@@ -168,14 +171,14 @@ def load(
     loaded_tokenizer = _load_tokenizer(name, source, options, required=tokenizer)
     placed_on = str(target)
     if device_map is not None:
-        placed_on = ", ".join(sorted({str(d) for d in getattr(model, "hf_device_map", {"": model.device}).values()}))
+        placed_on = ", ".join(_check_in_memory(name, model))
     model = model.eval().requires_grad_(False)
     finetuned = _read_finetuned(Path(source))
     return Loaded(model, loaded_tokenizer, name, revision, placed_on, trust_remote_code, untrained, finetuned)
 
 
 def _load_model(
-    source: str, head: HeadKind | None, dtype: str, device_map: str | None, options: dict[str, Any]
+    source: str, head: HeadKind | None, dtype: str, places: Places | None, options: dict[str, Any]
 ) -> tuple[Any, set[str], HeadKind]:
     """Load the model itself.
 
@@ -188,7 +191,7 @@ def _load_model(
     config = AutoConfig.from_pretrained(source, **options)
     if head is None:
         head = head_of((config.architectures or [""])[0])
-    more: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    more: dict[str, Any] = {} if places is None else {"device_map": places}
     text = config.get_text_config()
     padding, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
     if isinstance(padding, int) and isinstance(size, int) and not -size <= padding < size:
@@ -314,6 +317,39 @@ def _read_finetuned(folder: AnyPath) -> Finetuned | None:
         return Finetuned(paths.check_run_name(contents["run_id"]), str(contents["weights_hash"]))
     except (OSError, ValueError, TypeError, KeyError, UsageError):
         return None
+
+
+def _parse_map(device_map: str) -> Places:
+    """Return what --device-map says; raises UsageError for a device that is not there, and for places that are no devices."""
+    if device_map in _MAPS:
+        return device_map
+    if not device_map.lstrip().startswith("{"):
+        find_device(device_map)
+        return device_map
+    try:
+        places = strict_json.parse(device_map)
+    except ValueError as e:
+        raise UsageError(f"--device-map is not JSON: {e}.") from None
+    for module, place in places.items():
+        if place in ("disk", "meta"):
+            raise UsageError(
+                f"--device-map puts '{module}' on {place}: weights that are not in memory can be neither hashed nor recorded."
+            )
+        if not isinstance(place, str | int) or isinstance(place, bool):
+            raise UsageError(f"--device-map: '{module}' goes to {place!r}, which is no device: write cpu, 0 or cuda:0.")
+        find_device(f"cuda:{place}" if isinstance(place, int) else place)
+    return dict(places)
+
+
+def _check_in_memory(name: str, model: Any) -> list[str]:
+    """Return the devices that a model was spread over; raises UsageError where some of it found no room on any."""
+    found = {str(d) for d in getattr(model, "hf_device_map", {"": model.device}).values()}
+    if found & {"disk", "meta"} or any(p.is_meta for p in model.parameters()):
+        raise UsageError(
+            f"{name} does not fit into the memory of the devices here, and --device-map would leave some of it on the disk: compute in a "
+            "smaller dtype (--dtype bfloat16), or take more devices."
+        )
+    return sorted(found)
 
 
 def find_device(device: str) -> torch.device:

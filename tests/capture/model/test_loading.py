@@ -86,6 +86,21 @@ def test_devices_and_dtypes(load_tiny: Callable) -> None:
         load_tiny(dtype="bfloat")
 
 
+def test_a_map_says_where_modules_go(load_tiny: Callable) -> None:
+    mapped = load_tiny(device_map='{"": "cpu"}')
+    assert mapped.device == "cpu"
+    assert weights_hash(mapped.model) == weights_hash(load_tiny().model)
+    for wrong, why in {
+        '{"": "disk"}': "puts '' on disk",
+        '{"model": "cpu", "lm_head": "meta"}': "puts 'lm_head' on meta",
+        '{"": 7}': "There is no device 'cuda:7'",
+        '{"": true}': "which is no device",
+        '{"": "cpu"': "--device-map is not JSON",
+    }.items():
+        with pytest.raises(UsageError, match=why):
+            load_tiny(device_map=wrong)
+
+
 def test_the_weights_hash_is_of_what_is_loaded(load_tiny: Callable, make_llama: Callable) -> None:
     loaded = load_tiny()
     assert weights_hash(loaded.model) == weights_hash(make_llama())

@@ -158,3 +158,49 @@ def test_what_no_retry_can_mend_stops_all_at_once(tmp_path: Path, words: list[st
     assert run_list.published_runs(root) == paths.staged_runs(root) == []
     both = traces(*words, "--workers", "2", "--part", "1/2", "-w", root)
     assert both.code == 2 and "--part and --workers don't go together" in both.err
+
+
+def test_an_actor_of_ray_that_is_killed_is_started_again(tmp_path: Path, words: list[str], whole: Path) -> None:
+    """A cluster of this machine, which the pool starts and stops."""
+    ray = pytest.importorskip("ray")
+    from capture.workers.ray_pool import RayPool
+
+    root = tmp_path / "runs"
+    root.mkdir()
+    pool, said = RayPool([*words, "--run", "w", "-w", str(root)], 2, "local", root, 1), list[str]()
+
+    def kill() -> None:
+        reached(lambda: shards_done(root, "w.shard-2-of-2") >= 1, 240)
+        ray.kill(pool._running["2/2"])
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run_in_parts(pool, root, "w", 2, say=said.append)
+    thread.join()
+    assert any("the actor of part 2/2 is gone" in line for line in said)
+    assert not ray.is_initialized()
+    check_same(root, whole)
+
+
+def test_the_files_for_clusters_do_what_their_page_says(
+    tmp_path: Path, tiny_folder: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's variables are set by hand; of Kubernetes' file it is read what would be run."""
+    import yaml
+
+    files = Path(__file__).parents[3] / "docs" / "clusters"
+    env = {
+        **os.environ,
+        "TRACES_HOME": str(tmp_path / "runs"),
+        "MODEL": str(tiny_folder("llama")),
+        "RUN": "wide",
+        "SLURM_ARRAY_TASK_COUNT": "2",
+    }
+    env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"}
+    monkeypatch.chdir(files.parents[1])  # the text that they name by default is there
+    for i in (2, 1):
+        subprocess.run(["bash", files / "capture.slurm"], env={**env, "SLURM_ARRAY_TASK_ID": str(i)}, check=True)
+    subprocess.run(["bash", files / "merge.slurm"], env=env, check=True)
+    assert run_list.published_runs(tmp_path / "runs") == ["wide"]
+    job = yaml.safe_load((files / "rayjob.yaml").read_text())
+    assert job["kind"] == "RayJob" and "--ray auto" in job["spec"]["entrypoint"]
