@@ -89,4 +89,5 @@ def s3_environment() -> dict[str, str]:
         "ENDPOINT": "DUCKDB_S3_ENDPOINT",
         "USE_SSL": "DUCKDB_S3_USE_SSL",
     }
-    return {names[name]: value for name, value in options.items() if name in names}
+    found = {names[name]: value for name, value in options.items() if name in names}
+    return found | {"AWS_ALLOW_HTTP": str(options.get("USE_SSL") == "false").lower()}

@@ -363,7 +363,8 @@ def _store(bucket: str) -> Any:
         from obstore.store import from_url
     except ModuleNotFoundError:
         raise UsageError(f"Warehouses at {bucket} need more packages: pip install 'trace-warehouse[s3]'") from None
-    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    if plain := os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        os.environ.setdefault("AWS_ALLOW_HTTP", "true")  # DuckDB's lance extension looks for it there
     retry: Any = {"retry_config": _TRIES, "client_options": {"timeout": "120s", "allow_http": plain}}
     if bucket.startswith("s3://"):
         return from_url(bucket, credential_provider=_s3_credentials(), **retry)

@@ -13,6 +13,7 @@ from s3_server import Server, s3_server
 
 from warehouse import TraceStore, Warehouse
 from warehouse.catalog import build
+from warehouse.console.sql.pool import Pool, Question
 from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.maintenance.transfer import copy_run
@@ -212,3 +213,19 @@ def test_a_capture_that_was_killed_goes_on(root: ObjectPath, tmp_path: Path, s3:
     assert {f.path: f.bytes for f in there.meta.files} == plain
     assert not paths.staged_runs(root)
     check_intact(there.path)
+
+
+def test_the_console_asks_a_store_and_nothing_beside_it(root: ObjectPath, tmp_path: Path, capture_tiny) -> None:
+    capture_tiny(root, "one", capture="none")
+    with Warehouse(root) as wh:
+        version = wh.version()
+        expected = wh.sql("SELECT count(*) FROM next_token").fetchall()
+    pool = Pool(root)
+    try:
+        answer = pool.ask(Question("SELECT count(*) FROM next_token"), version)
+        assert answer is not None
+        assert answer.table.to_pylist() == [{"count_star()": expected[0][0]}]
+        with pytest.raises(TracesError):
+            pool.ask(Question("FROM read_parquet('s3://bucket/other.parquet')"), version)
+    finally:
+        pool.close()

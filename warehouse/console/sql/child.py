@@ -16,19 +16,17 @@ import queue
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalog.build import attach, create_views, open_current
-from warehouse.catalog.survey import survey
+from warehouse.catalog.build import attach, create_views, look_at_runs, open_current
 from warehouse.console.sql import door, limits
 from warehouse.console.sql.frames import read_object, write_frame, write_object
 from warehouse.schema.quoting import sql_text
 from warehouse.storage import run_list
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, any_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +43,8 @@ class Views:
     def __init__(self, root: AnyPath) -> None:
         con, known = open_current(root)
         if con is None:
-            con = attach(":memory:")
-            create_views(con, root, survey(root, known))
+            con = attach(":memory:", root)
+            create_views(con, root, look_at_runs(root, known))
         self.con = con
         self.names = door.readable(self.con)
         """What a query may name."""
@@ -73,7 +71,7 @@ class Views:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    root = Path(sys.argv[1])
+    root = any_path(sys.argv[1])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
     limits.limit_process()

@@ -22,7 +22,8 @@ import pyarrow as pa
 from warehouse.console.sql import limits
 from warehouse.console.sql.frames import read_frame, read_object, write_object
 from warehouse.errors import TracesError, UsageError
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.duckdb_session import s3_environment
+from warehouse.storage.objects import AnyPath, ObjectPath
 
 if TYPE_CHECKING:
     pass
@@ -194,6 +195,11 @@ class _Process:
 
     def __init__(self, root: AnyPath) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        if isinstance(root, ObjectPath):  # what it needs to read the store, and to find the views
+            here = {
+                name: os.environ[name] for name in ("HOME", "XDG_CACHE_HOME", "AWS_ENDPOINT_URL") if name in os.environ
+            }
+            environment |= s3_environment() | here
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "warehouse.console.sql.child", str(root)],
             stdin=subprocess.PIPE,
