@@ -96,7 +96,7 @@ def _finish(root: AnyPath, run: str) -> Manifest | None:
     """
     if (merged := merge.finish_merge(root, run)) is not None:
         return merged
-    if paths.run_dir(root, paths.check_run_name(run)).exists():
+    if run_list.is_published(root, paths.check_run_name(run)):
         raise RunExistsError(run)
     job = Journal(paths.journal_path(paths.staging_dir(root, run))).job
     if job is not None and job["kind"] != "merge":
@@ -144,7 +144,7 @@ class _Watch:
         """
         waiting = [f"{i}/{self._n}" for i in range(1, self._n + 1)]
         if self.run is not None:
-            waiting = [p for p in waiting if not paths.run_dir(self._root, _part_run(self.run, p)).exists()]
+            waiting = [p for p in waiting if not run_list.is_published(self._root, _part_run(self.run, p))]
         running = 0
         while waiting or running:
             while waiting and running < workers:
