@@ -35,7 +35,6 @@ def session() -> Iterator[SparkSession]:
     settings = {
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
-        "spark.pyspark.python": sys.executable,  # of executors, too: they would start the first python3 of PATH
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",  # nothing here runs long enough to be compiled well
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -45,10 +44,12 @@ def session() -> Iterator[SparkSession]:
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
-    started = builder.getOrCreate()
-    started.sparkContext.setLogLevel("ERROR")
-    yield started
-    started.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)  # executors would start the first python3 of PATH
+        started = builder.getOrCreate()
+        started.sparkContext.setLogLevel("ERROR")
+        yield started
+        started.stop()
 
 
 @pytest.fixture(scope="session")
