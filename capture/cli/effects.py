@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -174,7 +173,7 @@ def _run(
     part: PartOptions,
     whole: str,
     dry_run: bool,
-    warehouse: Path | None,
+    warehouse: str | None,
     query: str,
 ) -> None:
     """Measure, and print what was done."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -319,7 +318,7 @@ def _check_one_part(judge: str | None, target: RunOptions) -> None:
         raise UsageError("--judge and --part don't go together: merge the parts, then traces trait judge RUN.")
 
 
-def _judge(run: str, asking: JudgeOptions, device: str, warehouse: Path | None) -> None:
+def _judge(run: str, asking: JudgeOptions, device: str, warehouse: str | None) -> None:
     """Judge a run, and print a line about it."""
     from warehouse.storage import paths
 

@@ -98,14 +98,18 @@ def _write_catalog(
         return made
     con, before = _copy_catalog(path, root)
     with con:
-        known = look_at_runs(root, before if known is None else known, every_file)
-        before_groups = listed_groups(root) if isinstance(root, ObjectPath) else _groups_of(con)
+        before_groups = {} if isinstance(root, ObjectPath) else _groups_of(con)
+        known = look_at_runs(root, before if known is None else known, every_file, groups=before_groups)
+        if isinstance(root, ObjectPath):
+            before_groups = listed_groups(root)
         groups = compaction.compact(root, path.parent, before_groups, known, every_file, compact_all)
         known = create_views(con, root, known, groups)
         return known, valid_groups(groups, known)
 
 
-def look_at_runs(root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False) -> Survey:
+def look_at_runs(
+    root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False, groups: Groups | None = None
+) -> Survey:
     """Find out which runs can be read, as `survey` does; the runs of a root in an object store are those of its list.
 
     Args:
@@ -113,12 +117,13 @@ def look_at_runs(root: AnyPath, known: Survey, every_file: bool = False, thoroug
         known: What is known already.
         every_file: Whether to look at every file; at every manifest, in an object store.
         thorough: Whether to check all values of the tables; in an object store, whether to look at the tables' files.
+        groups: The groups of runs whose tables are compacted, so that their own need not be looked for.
 
     Returns:
         What is known of each run now.
     """
     if not isinstance(root, ObjectPath):
-        return survey(root, known, every_file, thorough)
+        return survey(root, known, every_file, thorough, _runs_in(groups or {}))
     if every_file:
         relist(root)
     runs = listed_runs(root, {} if every_file else known)
@@ -323,15 +328,20 @@ def open_current(root: AnyPath, every_file: bool = False) -> tuple[duckdb.DuckDB
         return None, {}
     state = _made_from(con, "state")
     known = _runs_of(con) if state else {}
-    if state == (current_state(root),) and _is_current(root, known, every_file):
+    if state == (current_state(root),) and _is_current(root, known, every_file, _groups_of(con)):
         return con, known
     con.close()
     return None, known
 
 
-def _is_current(root: AnyPath, known: Survey, every_file: bool) -> bool:
+def _is_current(root: AnyPath, known: Survey, every_file: bool, groups: Groups) -> bool:
     """Return whether the runs are those that are known; of a root in an object store, `current_state` says it."""
-    return not every_file if isinstance(root, ObjectPath) else is_current(root, known, every_file)
+    return not every_file if isinstance(root, ObjectPath) else is_current(root, known, every_file, _runs_in(groups))
+
+
+def _runs_in(groups: Groups) -> set[str]:
+    """Return the runs that groups are of."""
+    return {run_id for group in groups.values() for run_id in group.runs}
 
 
 def read_known(root: AnyPath) -> Survey:

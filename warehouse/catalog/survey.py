@@ -7,6 +7,8 @@ run is kept in the catalog, with a signature of its files, so that each run is r
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import xxhash
@@ -39,7 +41,9 @@ Survey = dict[str, Surveyed]
 """What is known of each run, by the run's name."""
 
 
-def survey(root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False) -> Survey:
+def survey(
+    root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False, copied: Collection[str] = ()
+) -> Survey:
     """Find out which runs can be read.
 
     Args:
@@ -47,6 +51,7 @@ def survey(root: AnyPath, known: Survey, every_file: bool = False, thorough: boo
         known: What is known already; runs that have not changed are taken from here.
         every_file: Whether a run has changed as soon as one of its files has, as in `is_current`.
         thorough: Whether to check every run, and all values of its tables; else only file sizes and the tables' columns.
+        copied: As in `is_current`.
 
     Returns:
         What is known of each run now.
@@ -54,17 +59,18 @@ def survey(root: AnyPath, known: Survey, every_file: bool = False, thorough: boo
     runs = {}
     for folder in run_list.run_folders(root):
         before = known.get(paths.run_id_of(folder))
-        unchanged = before is not None and not thorough and _is_unchanged(before, folder, every_file)
+        unchanged = before is not None and not thorough and _is_unchanged(before, folder, every_file, copied)
         runs[paths.run_id_of(folder)] = before if before and unchanged else survey_run(folder, thorough)
     return runs
 
 
-def is_current(root: AnyPath, known: Survey, every_file: bool = False) -> bool:
+def is_current(root: AnyPath, known: Survey, every_file: bool = False, copied: Collection[str] = ()) -> bool:
     """Return whether the runs below a root are those that are known.
 
     Args:
         root: The warehouse.
         known: What is known of its runs.
+        copied: Runs whose tables the views read from copies, so that their own are not looked for.
         every_file: Whether to compare every file and not only manifests, which takes ten times as long. Every file of
             damaged runs is compared in any case: one may have been repaired.
 
@@ -74,19 +80,19 @@ def is_current(root: AnyPath, known: Survey, every_file: bool = False) -> bool:
     folders = {paths.run_id_of(folder): folder for folder in run_list.run_folders(root)}
     if folders.keys() != known.keys():
         return False
-    return all(_is_unchanged(s, folders[name], every_file) for name, s in known.items())
+    return all(_is_unchanged(s, folders[name], every_file, copied) for name, s in known.items())
 
 
-def _is_unchanged(known: Surveyed, folder: AnyPath, every_file: bool) -> bool:
+def _is_unchanged(known: Surveyed, folder: AnyPath, every_file: bool, copied: Collection[str]) -> bool:
     """Return whether a run's folder is as it was: every file of it, or where the run is sound, its manifest.
 
     The files of a sound run's tables are looked for in any case: DuckDB would wait for a named pipe in the place of one.
     """
     if every_file or known.fault:
         return known.files == _files_state(folder)
-    return known.manifest == file_state(folder / paths.MANIFEST) and all(
-        (folder / file).is_file() for file in known.tables
-    )
+    if known.manifest != file_state(f"{folder}/{paths.MANIFEST}"):
+        return False
+    return paths.run_id_of(folder) in copied or all((folder / file).is_file() for file in known.tables)
 
 
 def to_json(known: Survey) -> str:
@@ -109,10 +115,10 @@ def _files_state(folder: AnyPath) -> str:
     return xxhash.xxh3_64_hexdigest(" ".join(stats).encode(errors="surrogateescape"))
 
 
-def file_state(path: AnyPath) -> str:
-    """Return a signature of a file, which changes when the file does, or is replaced."""
+def file_state(path: str | AnyPath) -> str:
+    """Return a signature of a file, which changes when the file does, or is replaced; a text is a local path, and takes less time."""
     try:
-        s = path.stat()
+        s = path.stat() if isinstance(path, ObjectPath) else os.stat(path)  # noqa: PTH116
     except OSError:
         return "none"
     return f"{s.st_mtime_ns:x}.{s.st_size:x}.{s.st_ino:x}"

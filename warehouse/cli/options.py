@@ -13,12 +13,12 @@ from warehouse.cli.output import Format, ReportFormat
 from warehouse.errors import UsageError
 
 WarehouseOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--warehouse",
         "-w",
         metavar="DIR",
-        help="The warehouse root; default `$TRACES_HOME`, else `./runs`.",
+        help="The warehouse root, a folder or `s3://BUCKET/FOLDER`; default `$TRACES_HOME`, else `./runs`.",
         rich_help_panel=Panel.GENERAL,
     ),
 ]

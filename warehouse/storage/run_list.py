@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from warehouse.errors import NotFoundError
 from warehouse.storage import object_log, paths
-from warehouse.storage.objects import AnyPath, ObjectPath, sorted_paths
+from warehouse.storage.objects import AnyPath, ObjectPath
 
 
 def exists(root: AnyPath) -> bool:
@@ -18,8 +20,9 @@ def run_folders(root: AnyPath) -> list[AnyPath]:
         return [paths.run_dir(root, name) for name in sorted(object_log.read(root).sections[object_log.RUNS])]
     if not root.is_dir():
         return []
-    folders = [p for p in root.iterdir() if p.name.startswith(paths.RUN_PREFIX) and p.is_dir()]
-    return sorted_paths(folders)
+    with os.scandir(root) as entries:  # which says what is a folder without asking the disk again
+        names = sorted(entry.name for entry in entries if entry.name.startswith(paths.RUN_PREFIX) and entry.is_dir())
+    return [root / name for name in names]
 
 
 def is_published(root: AnyPath, run_id: str) -> bool:
