@@ -112,7 +112,7 @@ def existing_run(root: AnyPath, run: str | None, skip_existing: bool) -> TraceSt
     Raises:
         RunExistsError: The name is taken.
     """
-    if run is None or not paths.run_dir(root, paths.check_run_name(run)).exists():
+    if run is None or not run_list.is_taken(root, paths.check_run_name(run)):
         return None
     if not skip_existing:
         raise RunExistsError(run)

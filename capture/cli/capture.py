@@ -215,7 +215,7 @@ def run_capture(
         RunExistsError: A run of that name exists, and is not to be skipped.
     """
     from capture.api.runs import run_job
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
 
     root = paths.find_root(target.warehouse)
     try:
@@ -224,7 +224,7 @@ def run_capture(
             about, length = None, options.max_len
         else:
             run = target.run and partition.part_run_name(target.run, options.shard)
-            if run is not None and paths.run_dir(root, paths.check_run_name(run)).exists():
+            if run is not None and run_list.is_taken(root, paths.check_run_name(run)):
                 raise RunExistsError(run)
             source = data.open(root)
             loaded = load()

@@ -291,7 +291,7 @@ def _generate(
         finish_merge(root, name)
     if folder.exists():
         to_judge = asking.judge is not None and not target.dry_run
-        if to_judge and not paths.run_dir(root, f"{name}-judged").exists():
+        if to_judge and not run_list.is_taken(root, f"{name}-judged"):
             existing, wanted = Manifest.read(folder), json.loads(json.dumps(asdict(options)))
             if {k: v for k, v in existing.options.items() if k in wanted} == wanted:  # the job adds facts of its own
                 note(f"{name} exists already: going on with its judge")

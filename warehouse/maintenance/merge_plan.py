@@ -108,7 +108,7 @@ def plan_merge(root: AnyPath, runs: Sequence[str], run_id: str) -> MergePlan:
         CorruptRunError: For a part with a file that is missing or altered.
     """
     paths.check_run_name(run_id)
-    if paths.run_dir(root, run_id).exists():
+    if run_list.is_taken(root, run_id):
         raise RunExistsError(run_id)
     _check_finished(runs, set(paths.staged_runs(root)) - set(run_list.published_runs(root)))
     if repeated := sorted({r for r in runs if runs.count(r) > 1}):

@@ -30,6 +30,11 @@ def is_published(root: AnyPath, run_id: str) -> bool:
     return (paths.run_dir(root, run_id) / paths.MANIFEST).is_file()
 
 
+def is_taken(root: AnyPath, run_id: str) -> bool:
+    """Return whether no run can be published under a name: there is one, or a local folder that is named so."""
+    return is_published(root, run_id) if isinstance(root, ObjectPath) else paths.run_dir(root, run_id).exists()
+
+
 def published_runs(root: AnyPath) -> list[str]:
     """Return the names of the published runs: folders with a manifest in them."""
     listed = isinstance(root, ObjectPath)
