@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from common import parsed, record
 
 from warehouse.schema.arrow import arrow_schema
-from warehouse.storage.parquet import merge_table_files, sorter, to_table, write_table_file
+from warehouse.storage.parquet import merge_table_files, to_table, write_part
 from warehouse.storage.sorted_table import SortedTable
 from warehouse.storage.tensor_index import TensorIndex
 
@@ -119,9 +119,8 @@ def make(folder: Path, n: int) -> Path:
             "tensor": pa.array([f"{s}.L{i:02d}" for s, i in _TENSORS]).take(pa.array(of_tensor)),
         }
         parts.append(folder / f"{number}.parquet")
-        write_table_file(parts[-1], to_table("tensors", columns))
-    with sorter(folder / "sort") as con:
-        merge_table_files("tensors", parts, folder / "tensors.parquet", con)
+        write_part("tensors", parts[-1], to_table("tensors", columns))
+    merge_table_files("tensors", parts, folder / "tensors.parquet")
     return folder / "tensors.parquet"
 
 

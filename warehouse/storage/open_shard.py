@@ -19,7 +19,7 @@ from warehouse.schema.sites import Key
 from warehouse.storage import paths
 from warehouse.storage.blobs import Blob, ShardFile, TensorSpec
 from warehouse.storage.coded_shard import write_coded
-from warehouse.storage.parquet import to_table, write_table_file
+from warehouse.storage.parquet import to_table, write_part
 from warehouse.storage.sequence_checksums import SequenceSums, slice_digests, to_hex
 
 
@@ -120,7 +120,7 @@ class OpenShard:
             self._tables["tensors"] = [self._index_rows(batch) for batch in self._indexed]
         for name, tables in self._tables.items():
             path = paths.staged_table_path(self._staging, name, self.number)
-            write_table_file(path, pa.concat_tables(tables))
+            write_part(name, path, pa.concat_tables(tables))
             written.append(path)
         return written
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +16,16 @@ from warehouse.schema.tables import STORED
 from warehouse.schema.types import Table
 from warehouse.storage.files import parquet_source, sync_file
 from warehouse.storage.objects import AnyPath
-
-if TYPE_CHECKING:
-    import duckdb
+from warehouse.storage.sorted_merge import merge_sorted, sort_rows
 
 ROW_GROUP = 122_880
 """Rows in a row group: DuckDB's own unit of parallel scanning."""
+_PART_GROUP = 1 << 18
+"""Bytes of a row group of a part: one of every part is in memory while they are merged."""
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
+_PART_OPTIONS: dict[str, Any] = {"compression": "lz4", "use_dictionary": False}
+"""A part is read once, and deleted: what matters is the time of writing and reading it."""
 
 
 def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
@@ -57,6 +59,22 @@ def write_table_file(path: Path, rows: pa.Table) -> None:
     sync_file(path)
 
 
+def write_part(name: str, path: Path, rows: pa.Table) -> None:
+    """Write a part of a table's rows to a file that `merge_table_files` merges with little memory, durable on return.
+
+    Args:
+        name: The table.
+        path: The file.
+        rows: The rows, in any order.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = STORED[name].sort_key
+    rows = sort_rows(rows.combine_chunks(), keys)
+    size = max(1, _PART_GROUP * len(rows) // max(1, rows.nbytes))
+    pq.write_table(rows, path, row_group_size=size, write_statistics=list(keys), **_PART_OPTIONS)
+    sync_file(path)
+
+
 def rewrite_table_file(source: AnyPath, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Write the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
     file = pq.ParquetFile(parquet_source(source))
@@ -87,45 +105,48 @@ def examples_hash(files: Iterable[AnyPath]) -> str:
     return digest.hexdigest()
 
 
-def sorter(scratch: Path) -> duckdb.DuckDBPyConnection:
-    """Open a database to sort rows in: in 1 GB of memory, and in the folder `scratch` where they don't fit."""
-    import duckdb
-
-    return duckdb.connect(config={"memory_limit": "1GB", "threads": 2, "temp_directory": str(scratch)})
-
-
-def merge_table_files(name: str, sources: Sequence[Path], target: Path, con: duckdb.DuckDBPyConnection) -> int:
+def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
     """Merge files of a table into one, sorted by the table's key.
-
-    DuckDB sorts and Arrow writes, since only Arrow's writer puts the columns' comments in the file.
 
     Args:
         name: The table.
-        sources: The files to merge.
+        sources: The files to merge, sorted if little memory is to be used, as `write_part` leaves them.
         target: The file to write, durable on return.
-        con: What sorts: a `sorter`, which serves any number of tables.
 
     Returns:
         The number of rows.
     """
-    schema = arrow_schema(name)
-    size = (
-        ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
-    )  # one sequence is looked for at a time, and a row group read for it
+    table, schema, count = STORED[name], arrow_schema(name), 0
+    # One sequence is looked for at a time, and a row group of the tensor index is read for it.
+    size = ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
     target.parent.mkdir(parents=True, exist_ok=True)
+    pieces = merge_sorted(sources, table.sort_key) if table.combined is None else iter([_combine(table, sources)])
     with pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
-        rows = con.sql(f"{_combined(STORED[name], sql_parquet(sources))} ORDER BY {', '.join(STORED[name].sort_key)}")
-        count = 0
-        for batch in rows.to_arrow_reader(ROW_GROUP):
-            count += batch.num_rows
-            writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=size)
+        for rows in _cut(pieces, size):
+            count += len(rows)
+            writer.write_table(rows.cast(schema))
     sync_file(target)
     return count
 
 
-def _combined(table: Table, rows: str) -> str:
-    """Write the query for a table's rows, those that several parts of a run have being one."""
-    if table.combined is None:
-        return f"SELECT * FROM {rows}"
-    columns = (f"{table.combined[c]}({c}) AS {c}" if c in table.combined else c for c in arrow_schema(table.name).names)
-    return f"SELECT {', '.join(columns)} FROM {rows} GROUP BY ALL"
+def _cut(pieces: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Cut tables, one after the other, into tables of `size` rows, and a last one of those that are left."""
+    kept: list[pa.Table] = []
+    for piece in pieces:
+        rows = pa.concat_tables([*kept, piece])
+        whole = len(rows) // size * size
+        yield from (rows.slice(i, size) for i in range(0, whole, size))
+        kept = [rows.slice(whole)]
+    yield from (rows for rows in kept if len(rows))
+
+
+def _combine(table: Table, sources: Sequence[Path]) -> pa.Table:
+    """Return the sorted rows of a table, those that several parts of a run have being one."""
+    import duckdb
+
+    combined = table.combined or {}
+    columns = (f"{combined[c]}({c}) AS {c}" if c in combined else c for c in arrow_schema(table.name).names)
+    with duckdb.connect() as con:
+        return con.sql(
+            f"SELECT {', '.join(columns)} FROM {sql_parquet(sources)} GROUP BY ALL ORDER BY {', '.join(table.sort_key)}"
+        ).to_arrow_table()

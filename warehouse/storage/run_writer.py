@@ -41,7 +41,7 @@ from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
 from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
-from warehouse.storage.parquet import merge_table_files, sorter
+from warehouse.storage.parquet import merge_table_files
 from warehouse.storage.run_upload import RunUpload
 
 _IN_FLIGHT = 3
@@ -392,13 +392,12 @@ class RunWriter:
     def _merge_tables(self, staged: Path) -> tuple[dict[str, int], list[FileInfo]]:
         """Merge the shards' files of each table into one; return each table's number of rows, and the files."""
         rows, files = dict.fromkeys(STORED, 0), []
-        with sorter(self._staging / "sort") as con:
-            for name in STORED:
-                sources = [paths.staged_table_path(self._staging, name, i) for i in range(len(self.done))]
-                if sources := [path for path in sources if path.exists()]:
-                    target = staged / paths.table_file(name)
-                    rows[name] = merge_table_files(name, sources, target, con)
-                    files.append(_file_info(staged, target, checksum=True))
+        for name in STORED:
+            sources = [paths.staged_table_path(self._staging, name, i) for i in range(len(self.done))]
+            if sources := [path for path in sources if path.exists()]:
+                target = staged / paths.table_file(name)
+                rows[name] = merge_table_files(name, sources, target)
+                files.append(_file_info(staged, target, checksum=True))
         return rows, files
 
     def __enter__(self) -> RunWriter:

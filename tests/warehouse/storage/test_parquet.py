@@ -1,24 +1,28 @@
-"""Files of a table that become one: rows that tell of a whole run, and that each of its parts has, are one row."""
+"""Files of a table that become one, sorted; rows that tell of a whole run, and that each of its parts has, are one row."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
 from synthetic import columns
 
 from warehouse.schema.arrow import arrow_schema
-from warehouse.storage.parquet import merge_table_files, sorter, to_table, write_table_file
+from warehouse.schema.quoting import sql_parquet
+from warehouse.schema.tables import STORED
+from warehouse.storage import parquet, sorted_merge
+from warehouse.storage.parquet import merge_table_files, to_table, write_part, write_table_file
 
 
 def merged(folder: Path, table: str, *parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     files = [folder / f"{table}-{i}.parquet" for i in range(len(parts))]
     for file, rows in zip(files, parts, strict=True):
         write_table_file(file, to_table(table, columns(table, rows)))
-    with sorter(folder / "sort") as con:
-        n = merge_table_files(table, files, folder / "one.parquet", con)
+    n = merge_table_files(table, files, folder / "one.parquet")
     found = pq.read_table(folder / "one.parquet")
     assert len(found) == n and found.schema.equals(arrow_schema(table), check_metadata=True)
     return found.to_pylist()
@@ -44,3 +48,45 @@ def test_effects_are_kept_as_they_are(tmp_path: Path) -> None:
     row = {"example_id": "e", "metric": "kl", "effect": 0.1}
     found = merged(tmp_path, "effects", [row], [row | {"example_id": "d"}])
     assert [r["example_id"] for r in found] == ["d", "e"] and found[0]["effect"] == 0.1
+
+
+def random_rows(table: str, n: int, chance: np.random.Generator) -> list[dict[str, Any]]:
+    """Rows whose keys are all different, some of them NULL where they may be, in no order."""
+    fixed = {"source_run_id": "parent", "seq": 0}
+    numbers = chance.permutation(n * 50)[:n]
+    nullable = {c.name for c in STORED[table].columns if c.nullable}
+    return [
+        {key: fixed[key] for key in STORED[table].sort_key if key in fixed}
+        | {"example_id": f"{i // 40:04x}" + "é" * (i % 3), "pos": int(i % 40)}
+        | {key: None if i % 40 == 7 else int(i % 40) for key in ("layer",) if key in nullable}
+        for i in numbers.tolist()
+    ]
+
+
+@pytest.mark.parametrize("table", ["tokens", "logit_lens", "tensors"])
+@pytest.mark.parametrize("write", [write_part, lambda table, file, rows: write_table_file(file, rows)])
+def test_parts_become_what_sorting_all_of_their_rows_gives_and_sorted_ones_with_few_in_memory(
+    table: str, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_PART_GROUP", 1600)
+    monkeypatch.setattr(sorted_merge, "_PIECE", 100)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 256)
+    chance, files = np.random.default_rng(0), []
+    rows = [r for r in random_rows(table, 3000, chance) if "layer" in r or table != "tensors"]
+    known = {name: [r[name] for r in rows] for name in rows[0] if name in STORED[table].names}
+    whole = to_table(
+        table, columns(table, [dict(zip(known, v, strict=True)) for v in zip(*known.values(), strict=True)])
+    )
+    for i in range(9):
+        files.append(tmp_path / f"{i}.parquet")
+        write(table, files[-1], whole.slice(0, 0) if i == 4 else whole.slice(i * 334, 334))
+    n = merge_table_files(table, files, tmp_path / "one.parquet")
+    found, order = pq.ParquetFile(tmp_path / "one.parquet"), ", ".join(STORED[table].sort_key)
+    plain = duckdb.sql(f"SELECT * FROM {sql_parquet(files)} ORDER BY {order}").to_arrow_table()
+    keys = list(STORED[table].sort_key)
+    assert n == len(plain) and found.read().select(keys).to_pylist() == plain.select(keys).to_pylist()
+    assert found.read().schema.equals(arrow_schema(table), check_metadata=True)
+    groups = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
+    assert set(groups[:-1]) == {256 // 4 if table == "tensors" else 256} and groups[-1] <= groups[0]
+    if write is write_part:
+        assert max(len(piece) for piece in sorted_merge.merge_sorted(files, keys)) <= 100 + 40 + 40 * len(files)

@@ -1,0 +1,100 @@
+"""Merge sorted files of a table into the order of one, a piece at a time.
+
+In go Parquet files of a table, such as those of a run's shards. Out come its rows in the order of the table's key, in tables of about a
+row group. Row groups are read in the order of their least keys, so that all rows below the least key of those not yet read can go out,
+and only they are sorted. What is in memory is a piece, and of every file a row group. Files that are not sorted are merged as well, but
+then all of their rows are in memory.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_PIECE = 1 << 17
+"""Rows that are read before some go out, at least."""
+
+
+def sort_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Return rows in the order of some columns, the first of them first; NULL comes last."""
+    return rows.take(pc.sort_indices(rows, [(key, "ascending") for key in keys]))
+
+
+def merge_sorted(files: Iterable[Path], keys: Sequence[str]) -> Iterator[pa.Table]:
+    """Merge files of a table.
+
+    Args:
+        files: The files, each sorted by `keys` if little memory is to be used.
+        keys: The columns of the order.
+
+    Yields:
+        The rows in order; no table is empty.
+    """
+    groups = [
+        _Group(file, footer, i)
+        for file in files
+        for footer in [pq.read_metadata(file)]
+        for i in range(footer.num_row_groups)
+    ]
+    groups = [group for group in groups if group.rows]
+    cut_by = next((key for key in keys if len({end for g in groups for end in g.ends(key)}) > 1), keys[-1])
+    unread = deque(sorted((g.ends(cut_by)[0], n) for n, g in enumerate(groups)))
+    waiting: list[pa.Table] = []
+    while unread or waiting:
+        count = 0
+        while unread and (count < _PIECE or unread[0][0] == _UNKNOWN):
+            waiting.append(groups[unread.popleft()[1]].read(cut_by, keys))
+            count += len(waiting[-1])
+        ends = [_count_below(rows[cut_by], unread[0][0]) if unread else len(rows) for rows in waiting]
+        ready = [rows.slice(0, end) for rows, end in zip(waiting, ends, strict=True) if end]
+        waiting = [rows.slice(end) for rows, end in zip(waiting, ends, strict=True) if end < len(rows)]
+        if ready:
+            yield sort_rows(pa.concat_tables(ready).combine_chunks(), keys)
+
+
+_Value = tuple[int, Any]
+"""A value that can be compared with others that may be NULL: (0, value), (1, ) where it is NULL, which comes last."""
+_UNKNOWN: _Value = (-1, None)
+"""What comes before all values."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """A row group of a file."""
+
+    file: Path
+    footer: pq.FileMetaData
+    number: int
+
+    @property
+    def rows(self) -> int:
+        """The number of its rows."""
+        return int(self.footer.row_group(self.number).num_rows)
+
+    def ends(self, column: str) -> tuple[_Value, _Value]:
+        """Return a value that none of a column's is less than, and one that none is greater than."""
+        known = self.footer.row_group(self.number).column(self.footer.schema.names.index(column)).statistics
+        if known is None or not known.has_min_max or not known.has_null_count:
+            return _UNKNOWN, (1, None)
+        return (0, known.min), ((1, None) if known.null_count else (0, known.max))
+
+    def read(self, cut_by: str, keys: Sequence[str]) -> pa.Table:
+        """Return its rows, sorted."""
+        file = pq.ParquetFile(self.file, metadata=self.footer)
+        rows = file.read_row_group(self.number, use_threads=False).combine_chunks()
+        column = rows[cut_by]
+        ordered = pc.all(pc.less_equal(column[:-1], column[1:]), skip_nulls=False).as_py()
+        return rows if ordered else sort_rows(rows, keys)
+
+
+def _count_below(column: pa.ChunkedArray, least: _Value) -> int:
+    """Return how many values of a sorted column are less than a value."""
+    return bisect_left(column.chunk(0), least, key=lambda v: (0, v.as_py()) if v.is_valid else (1, None))
