@@ -9,6 +9,7 @@ from warehouse.schema.tables import STORED
 from warehouse.storage import paths, strict_json
 from warehouse.storage.duckdb_session import connect
 from warehouse.storage.objects import AnyPath
+from warehouse.storage.sorted_table import example_ranges
 
 _LARGEST_EXPONENT = 709.0
 """The largest whole number whose exponential a float64 can hold."""
@@ -36,16 +37,21 @@ def predicted_bytes(folder: AnyPath, target_column: str | None) -> int | None:
     """
     text = (paths.data_dir("sql") / "views" / "sequence_losses.sql").read_text(encoding="utf-8")
     with connect(folder) as con:
-        for name in ("examples", "prompts", "tokens", "next_token"):
-            file = folder / paths.table_file(name)
-            rows = sql_parquet([file]) if file.is_file() else f"({sql_no_rows(STORED[name].file_columns)})"
-            con.execute(f"CREATE VIEW {name} AS SELECT '' AS run_id, * FROM {rows}")
         target = "NULL::VARCHAR" if target_column is None else sql_text(target_column)
         con.execute(f"CREATE VIEW runs AS SELECT '' AS run_id, {target} AS target_column")
-        row = con.sql(f"SELECT count(*) = count(text_bytes), sum(text_bytes)::BIGINT FROM ({text})").fetchone()
-    assert row is not None
-    known, text_bytes = row
-    return text_bytes if known else None
+        total = None
+        for condition in example_ranges([folder / paths.table_file("tokens")]):
+            for name in ("examples", "prompts", "tokens", "next_token"):
+                file = folder / paths.table_file(name)
+                rows = sql_parquet([file]) if file.is_file() else f"({sql_no_rows(STORED[name].file_columns)})"
+                con.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT '' AS run_id, * FROM {rows} WHERE {condition}")
+            row = con.sql(f"SELECT count(*) = count(text_bytes), sum(text_bytes)::BIGINT FROM ({text})").fetchone()
+            assert row is not None
+            known, text_bytes = row
+            if not known:
+                return None
+            total = text_bytes if total is None or text_bytes is None else total + text_bytes
+    return total
 
 
 def bits_per_byte(loss: float | None, predictions: int, text_bytes: int | None) -> float | None:

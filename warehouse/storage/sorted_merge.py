@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.storage.files import parquet_source
+from warehouse.storage.objects import AnyPath
+
 _PIECE = 1 << 17
 """Rows that are read before some go out, at least."""
 
@@ -58,6 +61,34 @@ def merge_sorted(files: Iterable[Path], keys: Sequence[str]) -> Iterator[pa.Tabl
         waiting = [rows.slice(end) for rows, end in zip(waiting, ends, strict=True) if end < len(rows)]
         if ready:
             yield sort_rows(pa.concat_tables(ready).combine_chunks(), keys)
+
+
+def all_ascend(files: Iterable[AnyPath], keys: Sequence[str]) -> bool:
+    """Tell whether every row of some files has a greater key than the row before it; then no two have the same."""
+    before: pa.Table | None = None
+    for file in files:
+        for batch in pq.ParquetFile(parquet_source(file)).iter_batches(_PIECE, columns=list(keys), use_threads=False):
+            rows = pa.Table.from_batches([batch])
+            both = pa.concat_tables([before, rows]).combine_chunks() if before is not None else rows
+            if len(both) > 1 and not _ascend(both, keys):
+                return False
+            before = both.slice(len(both) - 1) if len(both) else before
+    return True
+
+
+def _ascend(rows: pa.Table, keys: Sequence[str]) -> bool:
+    """Tell whether every row has a greater key than the one before it; NULL is greater than all else."""
+    greater: Any = pa.scalar(False)
+    for key in reversed(keys):
+        column = rows[key].combine_chunks()
+        a, b = column[:-1], column[1:]
+        if column.null_count:
+            more = pc.if_else(pc.is_null(a), False, pc.fill_null(pc.less(a, b), True))
+            same = pc.if_else(pc.and_(pc.is_null(a), pc.is_null(b)), True, pc.fill_null(pc.equal(a, b), False))
+        else:
+            more, same = pc.less(a, b), pc.equal(a, b)
+        greater = pc.or_(more, pc.and_(same, greater))
+    return bool(pc.all(greater).as_py())
 
 
 _Value = tuple[int, Any]

@@ -7,18 +7,22 @@ group; those say which row group has an example, and no other is read. Nothing i
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.errors import CorruptRunError
+from warehouse.schema.quoting import sql_text
 from warehouse.storage.files import parquet_source
 from warehouse.storage.objects import AnyPath
+
+_RANGE = 4
+"""Row groups whose examples are asked at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,3 +116,30 @@ class SortedTable:
     def _first(self, example_id: str) -> int:
         """Return the number of the first row group that does not end before an example."""
         return bisect_left(self.row_groups, example_id, key=lambda g: g.greatest)
+
+
+def example_ranges(files: Iterable[AnyPath]) -> list[str]:
+    """Divide examples by their ids, so that what is asked of each alone is asked in memory that does not grow with the run.
+
+    Tables are sorted by example: little of them is read twice.
+
+    Args:
+        files: The files of the run's largest table that is sorted by example.
+
+    Returns:
+        Conditions in SQL on `example_id`, of which every id meets one: also an id that the files do not have.
+    """
+    begins = set[str]()
+    for file in files:
+        footer = pq.read_metadata(parquet_source(file))
+        column = footer.schema.names.index("example_id")
+        for number in range(_RANGE, footer.num_row_groups, _RANGE):
+            ids = footer.row_group(number).column(column).statistics
+            if ids is not None and ids.has_min_max:
+                begins.add(ids.min)
+    conditions = []
+    for begin, end in pairwise([None, *sorted(begins), None]):
+        ends = [] if begin is None else [f"example_id >= {sql_text(begin)}"]
+        ends += [] if end is None else [f"example_id < {sql_text(end)}"]
+        conditions.append(" AND ".join(ends) or "true")
+    return conditions

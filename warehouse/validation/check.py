@@ -6,12 +6,17 @@ raises `ValidationFailure` (through `expect`) with what is wrong and where. `val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from warehouse.schema.tables import STORED
 from warehouse.storage.chosen_examples import keeps_tensors_sql
+from warehouse.storage.sorted_table import example_ranges
 from warehouse.storage.trace_store import TraceStore
+
+if TYPE_CHECKING:
+    import duckdb
 
 _SAMPLE = 4
 
@@ -40,7 +45,36 @@ def expect(holds: bool, finding: str) -> None:
         raise ValidationFailure(finding)
 
 
-def expect_no_row(store: TraceStore, tests: Mapping[str, str], rows: str = "") -> None:
+@dataclass(frozen=True)
+class Portion:
+    """Some of a run's examples, to be asked as the run is: tables with an example in every row have only theirs."""
+
+    store: TraceStore
+    condition: str
+    """SQL on `example_id`."""
+
+    def query(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Ask what `TraceStore.query` would, of these examples."""
+        tables = [name for name, table in STORED.items() if "example_id" in table.key and name in query]
+        own = (f"{name} AS NOT MATERIALIZED (SELECT * FROM main.{name} WHERE {self.condition})" for name in tables)
+        return self.store.query(f"WITH {', '.join(own)} SELECT * FROM ({query})" if tables else query)
+
+
+def portions(store: TraceStore) -> Iterator[Portion]:
+    """Divide a run's examples, so that what holds example by example is checked in memory that does not grow with the run.
+
+    Args:
+        store: The run.
+
+    Yields:
+        Portions that have every example id once, also those that the run should not have.
+    """
+    files = [store.path / path for path in store.meta.file_infos if path.startswith("tokens/")]
+    for condition in example_ranges(files):
+        yield Portion(store, condition)
+
+
+def expect_no_row(store: TraceStore | Portion, tests: Mapping[str, str], rows: str = "") -> None:
     """Check that queries find no row.
 
     Args:
@@ -59,16 +93,17 @@ def expect_no_row(store: TraceStore, tests: Mapping[str, str], rows: str = "") -
 def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:
     """Return a few sequences, (example_id, seq), spread over those of the run that have tensors, if it stores any."""
     kept = keeps_tensors_sql(store.keep_every)
-    sequences = select(store, f"SELECT DISTINCT example_id, seq FROM tokens WHERE {kept} ORDER BY ALL")
+    sequences = store.query(f"SELECT DISTINCT example_id, seq FROM tokens WHERE {kept} ORDER BY ALL").to_arrow_table()
     step = max(1, len(sequences) // _SAMPLE)
-    return [(e, s) for e, s in sequences[::step][:_SAMPLE]]
+    chosen = sequences.take(list(range(len(sequences)))[::step][:_SAMPLE])
+    return list(zip(chosen["example_id"].to_pylist(), chosen["seq"].to_pylist(), strict=True))
 
 
-def select(store: TraceStore, query: str) -> list[tuple[Any, ...]]:
+def select(store: TraceStore | Portion, query: str) -> list[tuple[Any, ...]]:
     """Return all rows of a query over the run's tables."""
     return store.query(query).fetchall()
 
 
-def select_number(store: TraceStore, query: str) -> float:
+def select_number(store: TraceStore | Portion, query: str) -> float:
     """Return the only number of a query over the run's tables."""
     return float(select(store, query)[0][0])

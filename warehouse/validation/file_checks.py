@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,9 @@ from warehouse.storage.sequence_checksums import (
 )
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import expect
+
+_INDEX_ROWS = 1 << 16
+"""Rows of the tensor index that are read at once."""
 
 
 def check_files(store: TraceStore) -> str:
@@ -75,8 +79,9 @@ def check_compacted(store: TraceStore) -> str | None:
 def check_tensor_checksums(store: TraceStore) -> str | None:
     """Check the checksums of slices as safetensors reads them: our own reader must not be the only judge of what we write."""
     blobs = [f.path for f in store.meta.files if paths.table_of_file(f.path) is None]
-    count = 0
-    for blob in blobs:
+    index, count = _index_by_blob(store), 0
+    of_blob, rows = next(index, ("", None))
+    for blob in sorted(blobs):
         ours = store.blob(blob).tensors
         with on_this_disk(store.path / blob) as file, safe_open(file, framework="numpy") as opened:
             theirs = {n: opened.get_slice(n) for n in opened.keys()}  # noqa: SIM118  no dict
@@ -87,18 +92,35 @@ def check_tensor_checksums(store: TraceStore) -> str | None:
                 checksum = companions_checksum({name: opened.get_tensor(name) for name in companions})
                 known = (opened.metadata() or {}).get(COMPANIONS_CHECKSUM)
                 expect(checksum == known, f"{blob}: a centre, a scale or an exact value of its int8 tensors is altered")
-            count += _check_slices(store, blob, opened)
+            while rows is not None and of_blob < blob:
+                of_blob, rows = next(index, ("", None))
+            if rows is not None and of_blob == blob:
+                _check_slices(store, blob, rows, opened)
+                count += len(rows)
     return f"{count} slices in {len(blobs)} blobs, read by safetensors" if blobs else None
 
 
-def _check_slices(store: TraceStore, blob: str, opened: Any) -> int:
-    """Check the slices of a blob against the index, and return their number."""
+def _index_by_blob(store: TraceStore) -> Iterator[tuple[str, pa.Table]]:
+    """Return every blob with its rows of the index, in their order there; the index is sorted once for all of them."""
     index = store.query(
-        "SELECT tensor, row_start, row_end, checksum, example_id, seq FROM tensors WHERE blob = ? ORDER BY tensor, row_start",
-        [blob],
-    ).to_arrow_table()
-    if not len(index):
-        return 0
+        "SELECT blob, tensor, row_start, row_end, checksum, example_id, seq FROM tensors ORDER BY blob, tensor, row_start"
+    )
+    last, kept = "", list[pa.Table]()
+    for batch in index.to_arrow_reader(_INDEX_ROWS):
+        rows, names = pa.Table.from_batches([batch]), batch["blob"].to_numpy(zero_copy_only=False)
+        first = np.flatnonzero(names[1:] != names[:-1]) + 1
+        for begin, end in pairwise([0, *first.tolist(), len(rows)]):
+            if kept and names[begin] != last:
+                yield last, pa.concat_tables(kept)
+                kept = []
+            last = names[begin]
+            kept.append(rows.slice(begin, end - begin).drop_columns("blob"))
+    if kept:
+        yield last, pa.concat_tables(kept)
+
+
+def _check_slices(store: TraceStore, blob: str, index: pa.Table, opened: Any) -> None:
+    """Check the slices of a blob against its rows of the index."""
     tensor, start, end, checksum, example_id, seq = (column.to_numpy() for column in index.columns)
     first = np.flatnonzero(np.concatenate([[True], tensor[1:] != tensor[:-1]])).tolist()
     parts = [(tensor[a], slice(a, b)) for a, b in pairwise([*first, len(index)])]
@@ -112,7 +134,6 @@ def _check_slices(store: TraceStore, blob: str, opened: Any) -> int:
         found = _find_altered(parts, digests, from_hex(checksum), _number_sequences(index))
     for name, at in found:
         expect(False, f"{blob}: {name} of example {example_id[at]}, seq {seq[at]} is altered")
-    return len(index)
 
 
 def _find_altered(

@@ -10,7 +10,7 @@ from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES
 from warehouse.storage.readable import readable
 from warehouse.storage.trace_store import TraceStore
-from warehouse.validation.check import expect, sample_sequences, select
+from warehouse.validation.check import expect, portions, sample_sequences, select
 
 
 def check_shapes(store: TraceStore) -> str | None:
@@ -37,18 +37,19 @@ def check_shapes(store: TraceStore) -> str | None:
                 dtype in dtypes and shape[1:] == row_shape,
                 f"{name}: {tensor} is {dtype} (T, {shape[1:]}), not {' or '.join(sorted(dtypes))} (T, {row_shape})",
             )
-    bad = select(
-        store,
-        "SELECT example_id, seq, tensor FROM tensors WHERE shape[1] <> row_end - row_start OR row_start < 0 "
-        "OR row_end <= row_start LIMIT 1",
-    )
-    expect(not bad, f"the index has a slice whose shape is not its rows: {bad}")
-    spread = select(
-        store,
-        f"SELECT blob, example_id FROM tensors JOIN ({row_kinds_sql(store)}) USING (side, site) "
-        "GROUP BY blob, example_id, seq, side, kind HAVING count(DISTINCT (row_start, row_end)) > 1 LIMIT 1",
-    )
-    expect(not spread, f"an example's rows differ from tensor to tensor: {spread}")
+    for portion in portions(store):
+        bad = select(
+            portion,
+            "SELECT example_id, seq, tensor FROM tensors WHERE shape[1] <> row_end - row_start OR row_start < 0 "
+            "OR row_end <= row_start LIMIT 1",
+        )
+        expect(not bad, f"the index has a slice whose shape is not its rows: {bad}")
+        spread = select(
+            portion,
+            f"SELECT blob, example_id FROM tensors JOIN ({row_kinds_sql(store)}) USING (side, site) "
+            "GROUP BY blob, example_id, seq, side, kind HAVING count(DISTINCT (row_start, row_end)) > 1 LIMIT 1",
+        )
+        expect(not spread, f"an example's rows differ from tensor to tensor: {spread}")
     for blob, tensor, rows, end, dtypes in select(
         store,
         "SELECT blob, tensor, sum(row_end - row_start), max(row_end), list(DISTINCT dtype) FROM tensors GROUP BY blob, tensor",

@@ -90,3 +90,17 @@ def test_parts_become_what_sorting_all_of_their_rows_gives_and_sorted_ones_with_
     assert set(groups[:-1]) == {256 // 4 if table == "tensors" else 256} and groups[-1] <= groups[0]
     if write is write_part:
         assert max(len(piece) for piece in sorted_merge.merge_sorted(files, keys)) <= 100 + 40 + 40 * len(files)
+
+
+def test_rows_of_several_files_ascend_where_no_key_is_the_same_or_less_than_the_one_before(tmp_path: Path) -> None:
+    keys = STORED["tensors"].sort_key
+    rows = to_table("tensors", columns("tensors", [{"example_id": e, "layer": i} for e in "ab" for i in (0, 1, None)]))
+
+    def ascend(*order: int) -> bool:
+        files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+        for file, part in zip(files, (order[:2], order[2:]), strict=True):
+            write_table_file(file, rows.take(np.array(part, np.int64)))
+        return sorted_merge.all_ascend(files, keys)
+
+    assert ascend(0, 1, 2, 3, 4, 5) and ascend(0, 5)
+    assert not any(ascend(*o) for o in [(0, 1, 1, 2), (2, 2, 3), (0, 1, 2, 2), (1, 0, 2), (2, 1, 3), (0, 3, 2)])

@@ -16,11 +16,12 @@ import xxhash
 
 from warehouse import TraceStore
 from warehouse.schema.arrow import arrow_schema
+from warehouse.storage import sorted_table
 from warehouse.storage.blobs import Blob
 from warehouse.storage.files import file_checksum
 from warehouse.storage.paths import run_dir
 from warehouse.storage.sequence_checksums import SequenceSums, slice_digests, to_hex
-from warehouse.validation.check import ValidationFailure
+from warehouse.validation.check import ValidationFailure, portions
 from warehouse.validation.file_checks import check_tensor_checksums
 from warehouse.validation.validate import validate
 
@@ -216,6 +217,28 @@ def test_contents_that_contradict_each_other_are_found(
     found = failed(folder)
     assert check in found, found
     assert finding in found[check], found[check]
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "check", "finding"),
+    [
+        ("next_token", lambda c: [v.pop() for v in c.values()], "keys", "no prediction"),
+        ("tensors", lambda c: [v.pop() for v in c.values()], "keys", "tensors are not all there"),
+        ("examples", lambda c: [v.pop(0) for v in c.values()], "keys", "an example that is not there"),
+        ("examples", lambda c: c["n_seqs"].__setitem__(-1, 2), "keys", "tokens are not all there"),
+    ],
+)
+def test_a_run_that_is_looked_at_in_portions_is_checked_as_one_that_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, table: str, change, check: str, finding: str
+) -> None:
+    path = folder / "tokens" / "00000.parquet"
+    pq.write_table(pq.read_table(path, partitioning=None), path, row_group_size=40)
+    synthetic.set_right(folder, path)
+    monkeypatch.setattr(sorted_table, "_RANGE", 1)
+    assert len(list(portions(TraceStore(folder)))) > 2
+    assert not failed(folder)
+    edit(folder, table, change)
+    assert finding in failed(folder)[check]
 
 
 def test_counts_that_are_wrong_are_found(folder: Path) -> None:
