@@ -278,7 +278,7 @@ def _generate(
         RunExistsError: A run of that name exists, and is neither to be judged nor to be skipped.
     """
     from capture.api.progress import capture_progress
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
     from warehouse.storage.manifest import Manifest
 
     options.sampling.check()
@@ -289,7 +289,7 @@ def _generate(
         from warehouse.maintenance.merge import finish_merge
 
         finish_merge(root, name)
-    if folder.exists():
+    if run_list.is_taken(root, name):
         to_judge = asking.judge is not None and not target.dry_run
         if to_judge and not run_list.is_taken(root, f"{name}-judged"):
             existing, wanted = Manifest.read(folder), json.loads(json.dumps(asdict(options)))
