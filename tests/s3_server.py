@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 import urllib.request
@@ -76,6 +78,11 @@ def s3_server() -> Iterator[Server]:
 
         def log(self, *_: Any) -> None:
             pass
+
+        def connection_dropped(self, *_: Any) -> None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     server = Server(DomainDispatcherApplication(create_backend_app))
     listening = make_server("127.0.0.1", 0, server, threaded=True, request_handler=Quiet)

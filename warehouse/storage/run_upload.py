@@ -7,6 +7,7 @@ follow at the end. Publishing is putting `run.json` where nothing is: nobody see
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from warehouse.storage import paths, strict_json
 from warehouse.storage.files import delete
 from warehouse.storage.objects import ObjectPath, below
 
+_TRIES = 10
+"""How often a name is asked for that another lets go of in the same moment."""
 _PENDING = 2
 """Files that wait for their upload, at most: the disk holds these, and the shard in progress."""
 
@@ -55,12 +58,14 @@ class RunUpload:
             first = f.readline()
         me = xxhash.xxh3_128_hexdigest(first + f"\n{platform.node()}\n{journal.absolute()}".encode())
         self._content = json.dumps({"capture": me, "host": platform.node()}).encode()
-        if not self._claim.put_new(self._content):
-            host = strict_json.parse(self._claim.read_bytes()).get("host")
-            raise UsageError(
-                f"Run '{self.run_id}' is being captured on {host}, or was and is unfinished. Choose another --run; or, if that "
-                f"capture is dead: traces runs rm {self.run_id}"
-            )
+        for _ in range(_TRIES):
+            if self._claim.put_new(self._content):
+                break
+            with contextlib.suppress(FileNotFoundError):  # the other has just let go of it
+                raise UsageError(
+                    f"Run '{self.run_id}' is being captured on {_host(self._claim.read_bytes())}, or was and is unfinished. Choose "
+                    f"another --run; or, if that capture is dead: traces runs rm {self.run_id}"
+                )
         if self.is_published:  # between the first look and the claim
             self.give_up()
             raise RunExistsError(self.run_id)
@@ -155,3 +160,11 @@ class RunUpload:
     def _upload(self, name: str, source: Path) -> None:
         self.put(name, source)
         source.unlink()
+
+
+def _host(claim: bytes) -> str:
+    """Return the name of the machine that a claim is of."""
+    try:
+        return str(strict_json.parse(claim)["host"])
+    except (ValueError, KeyError, TypeError):
+        return "another machine"
