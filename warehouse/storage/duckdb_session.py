@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from warehouse.errors import UsageError
 from warehouse.schema.quoting import sql_text
-from warehouse.storage.objects import AnyPath, ObjectPath, s3_options
+from warehouse.storage.objects import AnyPath, ObjectPath
+from warehouse.storage.s3_credentials import s3_options
 
 if TYPE_CHECKING:
     import duckdb

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import xxhash
 
 from warehouse.errors import UsageError, first_line
+from warehouse.storage.s3_credentials import credential_provider
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Sequence
@@ -367,64 +368,8 @@ def _store(bucket: str) -> Any:
         os.environ.setdefault("AWS_ALLOW_HTTP", "true")  # DuckDB's lance extension looks for it there
     retry: Any = {"retry_config": _TRIES, "client_options": {"timeout": "120s", "allow_http": plain}}
     if bucket.startswith("s3://"):
-        return from_url(bucket, credential_provider=_s3_credentials(), **retry)
+        return from_url(bucket, credential_provider=credential_provider(), **retry)
     return from_url(bucket) if bucket.startswith("memory://") else from_url(bucket, **retry)
-
-
-def _s3_credentials() -> Any:
-    """Return what asks boto3 for credentials, which knows the environment, AWS's own files, and the machine's role; None: it has none."""
-    try:
-        import boto3
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ModuleNotFoundError:
-        return None
-    session = boto3.Session()
-    return Boto3CredentialProvider(session) if session.get_credentials() else None
-
-
-def s3_options() -> dict[str, str]:
-    """Return credentials and endpoint of S3, as DuckDB names them: from the environment, AWS's own files, or the machine's role.
-
-    Raises:
-        UsageError: The packages for object stores are not installed.
-    """
-    try:
-        import boto3
-    except ModuleNotFoundError:
-        raise UsageError("Warehouses at s3:// need more packages: pip install 'trace-warehouse[s3]'") from None
-    session, options = boto3.Session(), dict[str, str]()
-    if credentials := session.get_credentials():
-        frozen = credentials.get_frozen_credentials()
-        options |= {"KEY_ID": frozen.access_key or "", "SECRET": frozen.secret_key or ""}
-        if frozen.token:
-            options["SESSION_TOKEN"] = frozen.token
-    if region := os.environ.get("AWS_REGION") or session.region_name:
-        options["REGION"] = region
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        scheme, _, host = endpoint.partition("://")
-        options |= {"ENDPOINT": host.rstrip("/"), "USE_SSL": str(scheme == "https").lower(), "URL_STYLE": "path"}
-    return options
-
-
-def lance_options(place: AnyPath) -> dict[str, str]:
-    """Return credentials and endpoint as Lance names them; none for a local path."""
-    if not isinstance(place, ObjectPath) or not place.bucket.startswith("s3://"):
-        return {}
-    names = {
-        "KEY_ID": "aws_access_key_id",
-        "SECRET": "aws_secret_access_key",
-        "SESSION_TOKEN": "aws_session_token",
-        "REGION": "aws_region",
-    }
-    options = s3_options()
-    found = {names[name]: value for name, value in options.items() if name in names}
-    if "ENDPOINT" in options:
-        plain = options["USE_SSL"] == "false"
-        found |= {
-            "aws_endpoint": f"http{'' if plain else 's'}://{options['ENDPOINT']}",
-            "allow_http": str(plain).lower(),
-        }
-    return found
 
 
 def _stat(meta: Any) -> ObjectStat:

@@ -27,7 +27,8 @@ from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete, file_checksum
 from warehouse.storage.manifest import manifest_hash
 from warehouse.storage.model_info import ModelInfo
-from warehouse.storage.objects import AnyPath, ObjectPath, below, lance_options
+from warehouse.storage.objects import AnyPath, ObjectPath, below
+from warehouse.storage.s3_credentials import s3_options
 from warehouse.storage.vector_info import (
     _CENTRE,
     FileChecksum,
@@ -268,6 +269,27 @@ def connect(folder: AnyPath) -> LanceConnection:
 
     folder.mkdir(parents=True, exist_ok=True)
     return lancedb.connect(str(folder), storage_options=lance_options(folder))
+
+
+def lance_options(place: AnyPath) -> dict[str, str]:
+    """Return credentials and endpoint as Lance names them; none for a local path."""
+    if not isinstance(place, ObjectPath) or not place.bucket.startswith("s3://"):
+        return {}
+    names = {
+        "KEY_ID": "aws_access_key_id",
+        "SECRET": "aws_secret_access_key",
+        "SESSION_TOKEN": "aws_session_token",
+        "REGION": "aws_region",
+    }
+    options = s3_options()
+    found = {names[name]: value for name, value in options.items() if name in names}
+    if "ENDPOINT" in options:
+        plain = options["USE_SSL"] == "false"
+        found |= {
+            "aws_endpoint": f"http{'' if plain else 's'}://{options['ENDPOINT']}",
+            "allow_http": str(plain).lower(),
+        }
+    return found
 
 
 def remove_files(root: AnyPath, model: str, table: str) -> None:

@@ -22,9 +22,9 @@ from warehouse.storage import paths, run_list, strict_json
 from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete, parquet_source
 from warehouse.storage.manifest import Manifest, manifest_hash
-from warehouse.storage.objects import AnyPath, lance_options
+from warehouse.storage.objects import AnyPath
 from warehouse.vectors.model_folders import claim_folder, remove_if_empty
-from warehouse.vectors.table import FORMAT, connect, open_lance
+from warehouse.vectors.table import FORMAT, connect, lance_options, open_lance
 
 _RUNS = b"trace-warehouse:runs"
 """Key in the table's metadata: the runs and the hashes of their manifests, as JSON."""
