@@ -43,14 +43,9 @@ def locked_for_removal(root: AnyPath, run_id: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise UsageError(f"A process is capturing run '{run_id}' now: stop it first.") from None
-    claim = paths.writer_path(root, run_id)
-    if isinstance(root, ObjectPath):
-        claim.write_bytes(uuid.uuid4().bytes)  # a capture of that name that is alive elsewhere then cannot publish
     try:
         yield
     finally:
-        if isinstance(root, ObjectPath):
-            claim.unlink()
         release_lock(lock)
 
 
@@ -86,15 +81,23 @@ def remove_run(root: AnyPath, run_id: str) -> None:
     folders, trash = folders_of(root, run_id), paths.trash_dir(root)
     trash.mkdir(parents=True, exist_ok=True)
     if isinstance(root, ObjectPath):
-        (paths.run_dir(root, run_id) / paths.MANIFEST).unlink()  # from here on it is no run
-        unlist_run(root, run_id)
-        delete(paths.run_dir(root, run_id))
+        _remove_objects(root, run_id)
     for folder in folders:
         if isinstance(folder, Path):
             folder.rename(trash / uuid.uuid4().hex)
             sync_folder(folder.parent)
     empty_trash(root)
     remove_run_rows(root, run_id)
+
+
+def _remove_objects(root: ObjectPath, run_id: str) -> None:
+    """Delete what an object store has of a run."""
+    claim = paths.writer_path(root, run_id)
+    claim.write_bytes(uuid.uuid4().bytes)  # a capture of that name that is alive elsewhere then cannot publish
+    (paths.run_dir(root, run_id) / paths.MANIFEST).unlink()  # from here on it is no run
+    unlist_run(root, run_id)
+    delete(paths.run_dir(root, run_id))
+    claim.unlink()
 
 
 def empty_trash(root: AnyPath) -> list[Path]:
@@ -134,9 +137,11 @@ def sweep_root(root: AnyPath, note: Callable[[str], None] = lambda _: None) -> l
 
 def _remove_dead_uploads(root: ObjectPath) -> Iterator[ObjectPath]:
     """Delete what removals that were killed have left of runs, and yield its folders: without a manifest, and nobody writes it."""
+    listed = set(run_list.published_runs(root))
     for folder in root.iterdir():
         run_id = paths.run_id_of(folder)
-        if not folder.name.startswith(paths.RUN_PREFIX) or (folder / paths.MANIFEST).is_file():
+        is_run = folder.name.startswith(paths.RUN_PREFIX)
+        if not is_run or run_id in listed or (folder / paths.MANIFEST).is_file():
             continue
         claim = paths.writer_path(root, run_id)
         if isinstance(claim, ObjectPath) and claim.put_new(uuid.uuid4().bytes):
