@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ ROW_GROUP = 122_880
 """Rows in a row group: DuckDB's own unit of parallel scanning."""
 _PART_GROUP = 1 << 18
 """Bytes of a row group of a part: one of every part is in memory while they are merged."""
+
+_AT_ONCE = 16
+"""Files that are merged at once, at most: with more, they become fewer first."""
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
 _PART_OPTIONS: dict[str, Any] = {"compression": "lz4", "use_dictionary": False}
@@ -70,8 +74,7 @@ def write_part(name: str, path: Path, rows: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = STORED[name].sort_key
     rows = sort_rows(rows.combine_chunks(), keys)
-    size = max(1, _PART_GROUP * len(rows) // max(1, rows.nbytes))
-    pq.write_table(rows, path, row_group_size=size, write_statistics=list(keys), **_PART_OPTIONS)
+    pq.write_table(rows, path, row_group_size=_part_rows(rows), write_statistics=list(keys), **_PART_OPTIONS)
     sync_file(path)
 
 
@@ -117,6 +120,8 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
         The number of rows.
     """
     table, schema, count = STORED[name], arrow_schema(name), 0
+    if table.combined is None and len(sources) > _AT_ONCE:
+        return _merge_in_passes(name, sources, target)
     # One sequence is looked for at a time, and a row group of the tensor index is read for it.
     size = ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +132,30 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
             writer.write_table(rows.cast(schema))
     sync_file(target)
     return count
+
+
+def _merge_in_passes(name: str, sources: Sequence[Path], target: Path) -> int:
+    """Merge many files by way of fewer, since of each that is merged something is in memory; return the number of rows."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="merge-", dir=target.parent) as folder:
+        merged: list[Path] = []
+        for first in range(0, len(sources), _AT_ONCE):
+            merged.append(Path(folder) / f"{len(merged)}.parquet")
+            pieces = merge_sorted(sources[first : first + _AT_ONCE], STORED[name].sort_key)
+            writer: pq.ParquetWriter | None = None
+            for rows in pieces:
+                writer = writer or pq.ParquetWriter(merged[-1], rows.schema, write_statistics=True, **_PART_OPTIONS)
+                writer.write_table(rows, _part_rows(rows))
+            if writer is None:
+                merged.pop()
+            else:
+                writer.close()
+        return merge_table_files(name, merged, target)
+
+
+def _part_rows(rows: pa.Table) -> int:
+    """Return how many rows a row group of a part has."""
+    return max(1, _PART_GROUP * len(rows) // max(1, rows.nbytes))
 
 
 def _cut(pieces: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:

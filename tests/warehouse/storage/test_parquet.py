@@ -88,6 +88,10 @@ def test_parts_become_what_sorting_all_of_their_rows_gives_and_sorted_ones_with_
     assert found.read().schema.equals(arrow_schema(table), check_metadata=True)
     groups = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
     assert set(groups[:-1]) == {256 // 4 if table == "tensors" else 256} and groups[-1] <= groups[0]
+    monkeypatch.setattr(parquet, "_AT_ONCE", 2)  # so that the nine become five, three, two
+    assert merge_table_files(table, files, tmp_path / "passes" / "one.parquet") == n
+    assert pq.read_table(tmp_path / "passes" / "one.parquet").equals(found.read())
+    assert [p.name for p in (tmp_path / "passes").iterdir()] == ["one.parquet"]
     if write is write_part:
         assert max(len(piece) for piece in sorted_merge.merge_sorted(files, keys)) <= 100 + 40 + 40 * len(files)
 
