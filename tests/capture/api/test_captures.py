@@ -115,7 +115,7 @@ def test_a_name_that_is_taken_is_an_error_or_returned_when_asked(
         ({"keep": "residual"}, "No site 'residual'.*keep takes"),
         ({"keep": ""}, "keep is empty"),
         ({"attn": "never"}, "attn never: use auto or stored"),
-        ({"store_dtype": "int8"}, "store_dtype int8: use auto"),
+        ({"store_dtype": "int4"}, "store_dtype int4: use auto"),
         ({"index": "resid.pre_attn@3"}, "cannot be indexed"),
         ({"limit": 0}, "limit 0: at least 1"),
         ({"limit": "5"}, "limit '5': give a whole number or None, not a str"),

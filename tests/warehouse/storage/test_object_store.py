@@ -15,6 +15,7 @@ from warehouse import TraceStore, Warehouse
 from warehouse.catalog import build
 from warehouse.console.sql.pool import Pool, Question
 from warehouse.errors import RunExistsError, TracesError, UsageError
+from warehouse.maintenance import merge, merge_plan
 from warehouse.maintenance.remove import locked_for_removal, remove_run
 from warehouse.maintenance.transfer import copy_run
 from warehouse.storage import object_log, paths, run_list
@@ -228,3 +229,22 @@ def test_the_console_asks_a_store_and_nothing_beside_it(root: ObjectPath, tmp_pa
             pool.ask(Question("FROM read_parquet('s3://bucket/other.parquet')"), version)
     finally:
         pool.close()
+
+
+def test_parts_in_a_store_are_merged_there(root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny) -> None:
+    """The run is that of a folder; tensors are copied within the store, and of the parts' files only headers come here."""
+    for place in (root, tmp_path / "runs"):
+        for i in (1, 2):
+            capture_tiny(place, f"w.shard-{i}-of-2", shard=f"{i}/2", capture="resid", limit=7, batch_tokens=1)
+        with s3.watched() as seen:
+            merge.merge(place, merge_plan.plan_merge(place, merge_plan.find_parts(place, "w"), "w"))
+        if place == root:
+            assert {asked for method, path, asked in seen if method == "GET" and "/blobs/" in path} == {"bytes=0-65535"}
+        assert run_list.published_runs(place) == ["w"]
+    here, there = TraceStore(tmp_path / "runs" / "run_id=w"), TraceStore(root / "run_id=w")
+    for (example_id,) in here.query("SELECT example_id FROM examples").fetchall():
+        assert np.array_equal(here.resid(example_id), there.resid(example_id))
+    for table in ("examples", "tokens", "next_token", "tensors"):
+        query = f"SELECT * FROM {table} ORDER BY ALL"
+        assert rows(root, query) == rows(tmp_path / "runs", query)
+    check_intact(there.path)
