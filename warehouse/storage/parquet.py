@@ -73,7 +73,7 @@ def write_part(name: str, path: Path, rows: pa.Table) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = STORED[name].sort_key
-    rows = sort_rows(rows.combine_chunks(), keys)
+    rows = sort_rows(rows.cast(arrow_schema(name)).combine_chunks(), keys)  # Arrow sorts no dictionaries
     pq.write_table(rows, path, row_group_size=_part_rows(rows), write_statistics=list(keys), **_PART_OPTIONS)
     sync_file(path)
 
