@@ -347,7 +347,7 @@ def _check_in_memory(name: str, model: Any) -> list[str]:
     if found & {"disk", "meta"} or any(p.is_meta for p in model.parameters()):
         raise UsageError(
             f"{name} does not fit into the memory of the devices here, and --device-map would leave some of it on the disk: compute in a "
-            "smaller dtype (--dtype bfloat16), or take more devices."
+            "smaller dtype, such as bfloat16, or take more devices."
         )
     return sorted(found)
 

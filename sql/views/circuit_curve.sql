@@ -76,7 +76,7 @@ resamples AS (
 ),
 drawn AS (
     SELECT
-        * EXCLUDE (units, factor, shift),
+        * EXCLUDE (units),
         CASE
             WHEN isfinite(value) AND isfinite(full_value - none_value) AND abs(full_value - none_value) >= least
                 THEN (value - none_value) / (full_value - none_value)

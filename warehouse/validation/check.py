@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from warehouse.schema.tables import STORED
 from warehouse.storage.chosen_examples import keeps_tensors_sql
 from warehouse.storage.sorted_table import example_ranges
@@ -95,7 +97,7 @@ def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:
     kept = keeps_tensors_sql(store.keep_every)
     sequences = store.query(f"SELECT DISTINCT example_id, seq FROM tokens WHERE {kept} ORDER BY ALL").to_arrow_table()
     step = max(1, len(sequences) // _SAMPLE)
-    chosen = sequences.take(list(range(len(sequences)))[::step][:_SAMPLE])
+    chosen = sequences.take(pa.array(range(len(sequences)), pa.int64())[::step][:_SAMPLE])
     return list(zip(chosen["example_id"].to_pylist(), chosen["seq"].to_pylist(), strict=True))
 
 
