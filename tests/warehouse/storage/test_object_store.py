@@ -93,6 +93,7 @@ def test_questions_list_no_objects_and_read_only_their_own(root: ObjectPath, s3:
     assert [path for _, path, _ in seen if "run_id=three" in path]
 
 
+@pytest.mark.slow
 def test_a_run_goes_and_comes_back(root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny, traces) -> None:
     here = capture_tiny(tmp_path / "runs", "one")
     (folder,) = here.path.parent.glob("run_id=*")
@@ -132,7 +133,9 @@ def test_of_many_writers_of_one_name_one_wins(root: ObjectPath, tmp_path: Path, 
     check_intact(root / "run_id=one")
 
 
-@pytest.mark.parametrize("fault", ["error", "cut", "lost", "slow"])
+@pytest.mark.parametrize(
+    "fault", ["lost", *(pytest.param(f, marks=pytest.mark.slow) for f in ("error", "cut", "slow"))]
+)
 def test_a_store_that_fails_now_and_then_loses_nothing(
     root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny, fault: str
 ) -> None:
@@ -179,6 +182,7 @@ def test_a_list_is_made_again_from_the_manifests(root: ObjectPath, capture_tiny)
     assert [name for (name,) in rows(root, "SELECT run_id FROM runs")] == ["two"]
 
 
+@pytest.mark.slow
 def test_compaction_changes_no_answer(root: ObjectPath, capture_tiny) -> None:
     for name in ("one", "two", "three"):
         capture_tiny(root, name, capture="none")
@@ -196,7 +200,9 @@ def test_compaction_changes_no_answer(root: ObjectPath, capture_tiny) -> None:
     assert [sorted(group.runs) for group in build.read_groups(root).values()] == [["one", "three"]]
 
 
-@pytest.mark.parametrize("what", ["/blobs/", "/tokens/", "/run.json"])
+@pytest.mark.parametrize(
+    "what", ["/run.json", *(pytest.param(p, marks=pytest.mark.slow) for p in ("/blobs/", "/tokens/"))]
+)
 def test_a_capture_that_stops_goes_on(root: ObjectPath, tmp_path: Path, s3: Server, capture_tiny, what: str) -> None:
     """It stops where something cannot be uploaded; what is in the store already stays, and nothing is visible until the end."""
     here = capture_tiny(tmp_path / "runs", "one")
