@@ -232,7 +232,7 @@ def refresh(warehouse: WarehouseOption = None) -> None:
     from warehouse.vectors.table_cache import VectorTableCache
 
     root = paths.find_root(warehouse)
-    if not run_list.exists(root):
+    if not (run_list.exists(root) or root.is_dir()):  # the list of runs may be what is lost
         raise UsageError(f"There is no warehouse at {root}.")
 
     for leftover in [*sweep_root(root, note), *map(str, delete_stale_temporaries(paths.converted_models_dir()))]:
