@@ -103,8 +103,8 @@ def _write_catalog(
         if isinstance(root, ObjectPath):
             before_groups = listed_groups(root)
         groups = compaction.compact(root, path.parent, before_groups, known, every_file, compact_all)
-        known = create_views(con, root, known, groups)
-        return known, valid_groups(groups, known)
+        shown = create_views(con, root, known, groups, before)
+        return shown, groups if shown is known else valid_groups(groups, shown)
 
 
 def look_at_runs(
@@ -160,7 +160,13 @@ def _hash(texts: Any) -> str:
     return hashlib.sha256(repr(texts).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
-def create_views(con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, groups: Groups | None = None) -> Survey:
+def create_views(
+    con: duckdb.DuckDBPyConnection,
+    root: AnyPath,
+    known: Survey,
+    groups: Groups | None = None,
+    before: Survey | None = None,
+) -> Survey:
     """Create the views in a database that has none or those of this root, and leave out the runs that DuckDB cannot read.
 
     Views and what is known of runs stay where the database has them already.
@@ -170,26 +176,29 @@ def create_views(con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, g
         root: The warehouse.
         known: What is known of its runs.
         groups: The groups of them whose tables are compacted.
+        before: What the views of the database know of runs; read from there where it is left out.
 
     Returns:
         What is known of the runs then.
     """
     try:
         con.execute("BEGIN")
-        _create_views(con, root, known, groups or {})
+        _create_views(con, root, known, groups or {}, before)
     except duckdb.Error:
         con.execute("ROLLBACK")
         known = look_at_runs(root, known, thorough=True)
         con.execute("BEGIN")
-        _create_views(con, root, known, valid_groups(groups or {}, known))
+        _create_views(con, root, known, valid_groups(groups or {}, known), before)
     con.execute("COMMIT")
     return known
 
 
-def _create_views(con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, groups: Groups) -> None:
+def _create_views(
+    con: duckdb.DuckDBPyConnection, root: AnyPath, known: Survey, groups: Groups, before: Survey | None
+) -> None:
     """Create the views, the macros that they call, the rows of `runs`, and a view that holds what they were made from."""
-    made = _made_from(con, "texts, runs")
-    kept, before = (json.loads(made[0]), from_json(made[1])) if made is not None else ({}, {})
+    made = _made_from(con, "texts")
+    kept, before = (json.loads(made[0]), _runs_of(con) if before is None else before) if made is not None else ({}, {})
     # By this view a catalog is known that was moved, and this one is about to be.
     con.execute(f"DROP VIEW IF EXISTS {STATE_VIEW}")
     _note_runs(con, root, before, known)
