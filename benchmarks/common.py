@@ -75,6 +75,13 @@ def in_turns(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> 
     return seconds
 
 
+def cpu_ms(work: Callable[[], Any]) -> float:
+    """CPU milliseconds of one call."""
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) * 1e3
+
+
 def median_ms(work: Callable[[], Any], times: int) -> float:
     """Median milliseconds of one call, after a warm-up."""
     work()

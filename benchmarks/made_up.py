@@ -121,3 +121,15 @@ def publish(
         files=files,
         versions={},
     ).write(folder)
+
+
+def small_run() -> dict[str, list[pa.Table]]:
+    """The tables of a run of five examples."""
+    ids = example_ids(5)
+    predicted = next_token(0, ids)
+    keys = {name: predicted.column(name) for name in ("example_id", "seq", "pos")}
+    return {
+        "examples": [blank("examples", example_id=pa.array(ids))],
+        "tokens": [blank("tokens", **keys, side=pa.array(["dec"] * len(predicted)))],
+        "next_token": [predicted],
+    }

@@ -9,17 +9,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import median_ms, parsed, record
-from made_up import EXAMPLE_TOKENS, blank, example_ids, next_token, publish
+from common import cpu_ms, median_ms, parsed, record
+from made_up import EXAMPLE_TOKENS, example_ids, next_token, publish, small_run
 
 from warehouse import Warehouse
 from warehouse.catalog.build import refresh
@@ -32,14 +29,7 @@ FEW = 10
 
 def _one_among(many: int, times: int) -> None:
     """Records what publishing one more run, and asking about one, costs among many small runs."""
-    ids = example_ids(5)
-    predicted = next_token(0, ids)
-    keys = {name: predicted.column(name) for name in ("example_id", "seq", "pos")}
-    small = {
-        "examples": [blank("examples", example_id=pa.array(ids))],
-        "tokens": [blank("tokens", **keys, side=pa.array(["dec"] * len(predicted)))],
-        "next_token": [predicted],
-    }
+    small = small_run()
     questions = {
         "one": ("a count of one run through its view", "SELECT count(*) FROM next_token WHERE run_id = 'run-3'", 3),
         "diagnostics": (
@@ -61,22 +51,16 @@ def _one_among(many: int, times: int) -> None:
 
         _record_ratio(
             "publish", "publishing one more small run", many, 2,
-            [[_cpu_ms(lambda root=root, n=n: add(root, n)) for root in roots.values()] for n in range(times)],
+            [[cpu_ms(lambda root=root, n=n: add(root, n)) for root in roots.values()] for n in range(times)],
         )  # fmt: skip
         with Warehouse(roots[FEW]) as few, Warehouse(roots[many]) as other:
             for name, (claim, query, target) in questions.items():
                 assert few.sql(query).fetchall() == other.sql(query).fetchall()
                 rounds = [
-                    [_cpu_ms(lambda wh=wh, query=query: wh.sql(query).fetchall()) for wh in (few, other)]
+                    [cpu_ms(lambda wh=wh, query=query: wh.sql(query).fetchall()) for wh in (few, other)]
                     for _ in range(times * 3)
                 ]
                 _record_ratio(name, claim, many, target, rounds)
-
-
-def _cpu_ms(work: Callable[[], Any]) -> float:
-    start = time.process_time()
-    work()
-    return (time.process_time() - start) * 1e3
 
 
 def _record_ratio(name: str, claim: str, many: int, target: int, rounds: list[list[float]]) -> None:

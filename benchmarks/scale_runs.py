@@ -12,16 +12,14 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import median_ms, parsed, record
-from made_up import EXAMPLE_TOKENS, blank, example_ids, next_token, publish
+from common import cpu_ms, median_ms, parsed, record
+from made_up import EXAMPLE_TOKENS, example_ids, next_token, publish, small_run
 
 from warehouse import Warehouse
 from warehouse.catalog.build import refresh
@@ -43,22 +41,9 @@ def make_runs(root: Path, count: int, tables: dict[str, list[pa.Table]]) -> None
     refresh(root)
 
 
-def _cpu_ms(work: Callable[[], Any]) -> float:
-    start = time.process_time()
-    work()
-    return (time.process_time() - start) * 1e3
-
-
 def _one_among(folder: Path, many: int, times: int) -> None:
     """Records what one run costs among many."""
-    ids = example_ids(5)
-    predicted = next_token(0, ids)
-    keys = {name: predicted.column(name) for name in ("example_id", "seq", "pos")}
-    small = {
-        "examples": [blank("examples", example_id=pa.array(ids))],
-        "tokens": [blank("tokens", **keys, side=pa.array(["dec"] * len(predicted)))],
-        "next_token": [predicted],
-    }
+    small = small_run()
     roots = [folder / "few", folder / "many"]
     for root, count in zip(roots, (FEW, many), strict=True):
         make_runs(root, count, small)
@@ -67,14 +52,14 @@ def _one_among(folder: Path, many: int, times: int) -> None:
         publish(root, f"more-{time.time_ns()}", small)
         refresh(root)
 
-    rounds = {"publish": [[_cpu_ms(lambda root=root: add(root)) for root in roots] for _ in range(times + 1)][1:]}
+    rounds = {"publish": [[cpu_ms(lambda root=root: add(root)) for root in roots] for _ in range(times + 1)][1:]}
     with Warehouse(roots[0]) as few, Warehouse(roots[1]) as other:
         for name, query in {
             "one": "SELECT avg(loss) FROM token_diagnostics WHERE run_id = 'run-3'",
             "runs": "SELECT * FROM runs ORDER BY created_at DESC, run_id LIMIT 20",
         }.items():
             rounds[name] = [
-                [_cpu_ms(lambda wh=wh, query=query: wh.sql(query).fetchall()) for wh in (few, other)]
+                [cpu_ms(lambda wh=wh, query=query: wh.sql(query).fetchall()) for wh in (few, other)]
                 for _ in range(times * 3 + 1)
             ][1:]
     claims = {

@@ -20,7 +20,7 @@ import duckdb
 import filelock
 
 from warehouse.catalog import compaction, place
-from warehouse.catalog.groups import Groups, groups_from_json, groups_to_json, valid_groups
+from warehouse.catalog.groups import Groups, groups_from_json, groups_to_json, runs_in, valid_groups
 from warehouse.catalog.listed import listed_groups, listed_rows, listed_runs, relist, rows_sql
 from warehouse.catalog.manifest_sql import manifest_rows
 from warehouse.catalog.place import STATE_VIEW
@@ -123,7 +123,7 @@ def look_at_runs(
         What is known of each run now.
     """
     if not isinstance(root, ObjectPath):
-        return survey(root, known, every_file, thorough, _runs_in(groups or {}))
+        return survey(root, known, every_file, thorough, runs_in(groups or {}))
     if every_file:
         relist(root)
     runs = listed_runs(root, {} if every_file else known)
@@ -345,12 +345,7 @@ def open_current(root: AnyPath, every_file: bool = False) -> tuple[duckdb.DuckDB
 
 def _is_current(root: AnyPath, known: Survey, every_file: bool, groups: Groups) -> bool:
     """Return whether the runs are those that are known; of a root in an object store, `current_state` says it."""
-    return not every_file if isinstance(root, ObjectPath) else is_current(root, known, every_file, _runs_in(groups))
-
-
-def _runs_in(groups: Groups) -> set[str]:
-    """Return the runs that groups are of."""
-    return {run_id for group in groups.values() for run_id in group.runs}
+    return not every_file if isinstance(root, ObjectPath) else is_current(root, known, every_file, runs_in(groups))
 
 
 def read_known(root: AnyPath) -> Survey:

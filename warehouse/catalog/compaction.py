@@ -20,7 +20,7 @@ from pathlib import Path
 import duckdb
 import xxhash
 
-from warehouse.catalog.groups import Group, Groups, signature, valid_groups
+from warehouse.catalog.groups import Group, Groups, runs_in, signature, valid_groups
 from warehouse.catalog.survey import Survey
 from warehouse.catalog.views import rows_with_run_id
 from warehouse.schema.quoting import sql_path, sql_paths
@@ -74,7 +74,7 @@ def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: 
 
 def _not_compacted(groups: Groups, known: Survey) -> list[str]:
     """Return the small runs that are in no group."""
-    compacted = {run_id for group in groups.values() for run_id in group.runs}
+    compacted = runs_in(groups)
     return [
         run_id
         for run_id, run in known.items()

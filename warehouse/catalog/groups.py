@@ -50,6 +50,11 @@ def valid_groups(groups: Groups, known: Survey) -> Groups:
     return valid
 
 
+def runs_in(groups: Groups) -> set[str]:
+    """Return the runs that groups are of."""
+    return {run_id for group in groups.values() for run_id in group.runs}
+
+
 def signature(run: Surveyed) -> str:
     """Return a signature of a run's files, as far as they are known."""
     return f"{run.manifest} {run.files}"

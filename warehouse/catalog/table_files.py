@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from warehouse.catalog.build import look_at_runs, read_groups, read_known
-from warehouse.catalog.groups import valid_groups
+from warehouse.catalog.groups import runs_in, valid_groups
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.objects import AnyPath
@@ -32,7 +32,7 @@ def table_files(root: AnyPath) -> dict[str, TableFiles]:
     known = look_at_runs(root, read_known(root))
     groups = valid_groups(read_groups(root), known)
     tables = {name: TableFiles({}, []) for name in STORED}
-    compacted = {run_id for group in groups.values() for run_id in group.runs}
+    compacted = runs_in(groups)
     for run_id, run in known.items():
         for file in run.tables if run_id not in compacted else ():
             tables[file.partition("/")[0]].of_runs.setdefault(run_id, []).append(f"{paths.RUN_PREFIX}{run_id}/{file}")

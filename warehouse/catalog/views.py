@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from warehouse.catalog import place
+from warehouse.catalog.groups import runs_in
 from warehouse.schema.columns import RUN
 from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_text
 from warehouse.schema.tables import TABLES
@@ -171,7 +172,7 @@ def file_lists(known: Survey, groups: Groups) -> dict[str, list[str]]:
         runs; only lists that are not empty.
     """
     lists: dict[str, list[str]] = {}
-    compacted = {run_id for group in groups.values() for run_id in group.runs}
+    compacted = runs_in(groups)
     for run_id, run in known.items():
         for file in run.tables if run_id not in compacted else ():
             head = (_FILES if run.current else _OLDER_FILES).format(table=file.partition("/")[0])

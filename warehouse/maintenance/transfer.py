@@ -54,14 +54,13 @@ def copy_run(source: AnyPath, target: AnyPath, run_id: str, check: Check, report
         raise UsageError(
             f"An unfinished capture in {target} is named '{run_id}': finish it, or drop it with traces runs rm {run_id}"
         )
-    lock = locked_for_removal(target, run_id) if isinstance(target, Path) else None
-    if lock is not None:
-        with lock:
+    if isinstance(target, Path):
+        with locked_for_removal(target, run_id):
             staged = _stage(folder, meta, staging, check, report)
             staged.rename(str(paths.run_dir(target, run_id)))
             sync_folder(target)
             delete(staging)
-    elif isinstance(target, ObjectPath):
+    else:
         if isinstance(folder, Path):
             check(folder)
             here = folder

@@ -79,11 +79,6 @@ class ObjectPath:
         return self.key.name
 
     @property
-    def stem(self) -> str:
-        """`name` without its suffix."""
-        return self.key.stem
-
-    @property
     def suffix(self) -> str:
         """The end of its name, such as `.parquet`."""
         return self.key.suffix
@@ -92,10 +87,6 @@ class ObjectPath:
     def parent(self) -> ObjectPath:
         """The folder that it is in."""
         return ObjectPath(self.bucket, self.key.parent)
-
-    def with_name(self, name: str) -> ObjectPath:
-        """Return the place of another name in the same folder."""
-        return ObjectPath(self.bucket, self.key.with_name(name))
 
     def relative_to(self, folder: ObjectPath) -> PurePosixPath:
         """Return its path below a folder; ValueError where it is not there."""

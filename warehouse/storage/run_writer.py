@@ -331,9 +331,10 @@ class RunWriter:
             ShardEntry(shard=number, resume_point=resume_point, seconds=now - self._counted_until, files=files)
         )
         self._counted_until = now
-        for path in written if self._upload is not None else ():
-            if self._upload is not None and path.suffix == ".safetensors":
-                self._upload.add(path.relative_to(paths.staged_run(self._staging)).as_posix(), path)
+        if self._upload is not None:
+            for path in written:
+                if path.suffix == ".safetensors":
+                    self._upload.add(path.relative_to(paths.staged_run(self._staging)).as_posix(), path)
 
     def _abandon(self) -> None:
         if self._shard is not None:
