@@ -166,7 +166,7 @@ def test_bad_input_is_one_clear_line(
     clear(capture("--text", small, "--max-len", "1"), 2, "--max-len 1")
     clear(capture("--text", small, "--max-len", "4096"), 2, "was made for: 128 tokens")
     clear(capture("--text", small, "--run", "a/b"), 2, "cannot name a run")
-    clear(capture("--text", small, "--store-dtype", "int8"), 2, "--store-dtype int8")
+    clear(capture("--text", small, "--store-dtype", "int4"), 2, "--store-dtype int4")
     clear(capture("--text", small, "--device", "cuda:9"), 2, "no device 'cuda:9'")
     clear(capture("--text", tmp_path / "smal.txt"), 2, "Did you mean", "small.txt")
     clear(capture(), 2, "either --data NAME or --text FILE")
