@@ -19,19 +19,17 @@ from typing import Any, TypeVar
 import duckdb
 import filelock
 
-from warehouse.catalog import compaction, place
-from warehouse.catalog.groups import Groups, groups_from_json, groups_to_json, runs_in, valid_groups
-from warehouse.catalog.listed import listed_groups, listed_rows, listed_runs, relist, rows_sql
-from warehouse.catalog.manifest_sql import manifest_rows
+from warehouse.catalog import compaction, kept, place
+from warehouse.catalog.groups import Groups, valid_groups
 from warehouse.catalog.place import STATE_VIEW
-from warehouse.catalog.survey import Survey, Surveyed, file_state, from_json, is_current, survey, survey_run, to_json
-from warehouse.catalog.views import RUNS_TABLE, View, file_lists, view_texts
-from warehouse.schema.quoting import sql_paths, sql_text
-from warehouse.schema.tables import TABLES
-from warehouse.storage import object_log, paths
+from warehouse.catalog.source import source
+from warehouse.catalog.survey import Survey
+from warehouse.catalog.views import View, file_lists, view_texts
+from warehouse.schema.quoting import sql_text
+from warehouse.storage import paths
 from warehouse.storage.duckdb_session import connect
 from warehouse.storage.files import delete, delete_stale_temporaries, temporary_beside
-from warehouse.storage.objects import AnyPath, ObjectPath
+from warehouse.storage.objects import AnyPath
 
 Known = TypeVar("Known")
 
@@ -41,8 +39,6 @@ _STATE_COLUMNS = {
     "state": "A hash of what the texts of the views depend on, and of the folder",
     "basis": "A hash of the folder, of the macros that lead to it, and of the texts that the views have without runs",
     "texts": "A hash of the text and the comments of each view, as JSON",
-    "runs": "What is known of each run, as JSON",
-    "groups": "Which runs' tables are read from a compacted file, as JSON",
 }
 
 
@@ -98,36 +94,12 @@ def _write_catalog(
         return made
     con, before = _copy_catalog(path, root)
     with con:
-        before_groups = {} if isinstance(root, ObjectPath) else _groups_of(con)
-        known = look_at_runs(root, before if known is None else known, every_file, groups=before_groups)
-        if isinstance(root, ObjectPath):
-            before_groups = listed_groups(root)
-        groups = compaction.compact(root, path.parent, before_groups, known, every_file, compact_all)
+        there, kept_groups = source(root), kept.read_groups(con)
+        known = there.runs(before if known is None else known, every_file, kept_groups)
+        groups = there.groups(kept_groups)
+        groups = compaction.compact(root, path.parent, groups, known, every_file, compact_all)
         shown = create_views(con, root, known, groups, before)
         return shown, groups if shown is known else valid_groups(groups, shown)
-
-
-def look_at_runs(
-    root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False, groups: Groups | None = None
-) -> Survey:
-    """Find out which runs can be read, as `survey` does; the runs of a root in an object store are those of its list.
-
-    Args:
-        root: The warehouse.
-        known: What is known already.
-        every_file: Whether to look at every file; at every manifest, in an object store.
-        thorough: Whether to check all values of the tables; in an object store, whether to look at the tables' files.
-        groups: The groups of runs whose tables are compacted, so that their own need not be looked for.
-
-    Returns:
-        What is known of each run now.
-    """
-    if not isinstance(root, ObjectPath):
-        return survey(root, known, every_file, thorough, runs_in(groups or {}))
-    if every_file:
-        relist(root)
-    runs = listed_runs(root, {} if every_file else known)
-    return {name: survey_run(paths.run_dir(root, name), thorough=False) for name in runs} if thorough else runs
 
 
 def _copy_catalog(path: Path, root: AnyPath) -> tuple[duckdb.DuckDBPyConnection, Survey]:
@@ -142,7 +114,7 @@ def _copy_catalog(path: Path, root: AnyPath) -> tuple[duckdb.DuckDBPyConnection,
         shutil.copyfile(paths.catalog_path(root), path)
         with contextlib.suppress(duckdb.Error):  # a file that is damaged, or is no database
             con = attach(str(path), root)
-            known = _runs_of(con)
+            known = kept.read_runs(con)
             if _made_from(con, "basis") == (_basis(root),):
                 return con, known
             con.close()
@@ -186,7 +158,7 @@ def create_views(
         _create_views(con, root, known, groups or {}, before)
     except duckdb.Error:
         con.execute("ROLLBACK")
-        known = look_at_runs(root, known, thorough=True)
+        known = source(root).checked_runs(known)
         con.execute("BEGIN")
         _create_views(con, root, known, valid_groups(groups or {}, known), before)
     con.execute("COMMIT")
@@ -198,27 +170,23 @@ def _create_views(
 ) -> None:
     """Create the views, the macros that they call, the rows of `runs`, and a view that holds what they were made from."""
     made = _made_from(con, "texts")
-    kept, before = (json.loads(made[0]), _runs_of(con) if before is None else before) if made is not None else ({}, {})
+    kept_texts = json.loads(made[0]) if made is not None else {}
     # By this view a catalog is known that was moved, and this one is about to be.
     con.execute(f"DROP VIEW IF EXISTS {STATE_VIEW}")
-    _note_runs(con, root, before, known)
+    kept.create_tables(con)
+    _note_runs(con, root, kept.read_runs(con) if before is None or made is None else before, known)
+    kept.write_groups(con, groups)
     lists = {head: place.files(files) for head, files in file_lists(known, groups).items()}
     for head, text in (place.macros(root) | lists).items():
         con.execute(f"CREATE OR REPLACE MACRO {head} AS {text}")
     views = _views(root, known, groups)
     texts, described = {name: _hash(view) for name, view in views.items()}, {}
     for name, view in views.items():
-        if kept.get(name) != texts[name]:
+        if kept_texts.get(name) != texts[name]:
             con.execute(f"CREATE OR REPLACE VIEW {name} AS {view.query}")
             described[name] = view
     basis = _basis(root)
-    values = {
-        "state": _state(root, basis),
-        "basis": basis,
-        "texts": json.dumps(texts),
-        "runs": to_json(known),
-        "groups": groups_to_json(groups),
-    }
+    values = {"state": _state(root, basis), "basis": basis, "texts": json.dumps(texts)}
     state = f"SELECT {', '.join(f'{sql_text(value)} AS {name}' for name, value in values.items())}"
     con.execute(f"CREATE VIEW {STATE_VIEW} AS {state}")
     described[STATE_VIEW] = View(state, place.made_in(root), _STATE_COLUMNS)
@@ -228,31 +196,11 @@ def _create_views(
 
 
 def _note_runs(con: duckdb.DuckDBPyConnection, root: AnyPath, before: Survey, known: Survey) -> None:
-    """Write down what `runs` shows, and have DuckDB look at the files that are new; duckdb.Error over those that it cannot read."""
-    if not con.sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{RUNS_TABLE}'").fetchall():
-        _create_runs_table(con)
+    """Write down what is known of runs, and have DuckDB look at the files that are new; duckdb.Error over those that it cannot read."""
     changed = {name: run for name, run in known.items() if before.get(name) != run}
-    gone = [name for name in before if name in changed or name not in known]
-    con.execute(f"DELETE FROM {RUNS_TABLE} WHERE run_id IN (SELECT unnest(?))", [gone])
-    sound = [paths.run_dir(root, name) for name, run in changed.items() if run.fault is None]
-    if isinstance(root, ObjectPath):
-        rows = listed_rows(root, [paths.run_id_of(folder) for folder in sound])
-        con.execute(f"INSERT INTO {RUNS_TABLE} BY NAME {rows_sql('?')}", [json.dumps(rows)])
-        return  # their files were looked at where they were written
-    if sound:
-        manifests = manifest_rows(folder / paths.MANIFEST for folder in sound)
-        con.execute(f"INSERT INTO {RUNS_TABLE} BY NAME {manifests}")
-    for files in file_lists(changed, {}).values():
-        found = sql_paths(root / file for file in files)
-        con.execute(f"DESCRIBE FROM read_parquet({found}, hive_partitioning = false, union_by_name = true)")
-
-
-def _create_runs_table(con: duckdb.DuckDBPyConnection) -> None:
-    columns = TABLES["runs"].columns
-    con.execute(f"CREATE TABLE {RUNS_TABLE} ({', '.join(f'{c.name} {c.sql}' for c in columns)})")
-    con.execute(f"COMMENT ON TABLE {RUNS_TABLE} IS 'One row is a run: what its manifest says'")
-    for c in columns:
-        con.execute(f"COMMENT ON COLUMN {RUNS_TABLE}.{c.name} IS {sql_text(c.comment)}")
+    kept.write_runs(con, [name for name in before if name in changed or name not in known], changed)
+    if sound := {name: run for name, run in changed.items() if run.fault is None}:
+        source(root).insert_rows(con, sound)
 
 
 def attach(path: Path | str, root: AnyPath | None = None) -> duckdb.DuckDBPyConnection:
@@ -276,27 +224,15 @@ def attach(path: Path | str, root: AnyPath | None = None) -> duckdb.DuckDBPyConn
 
 def all_view_texts(root: AnyPath) -> dict[str, str]:
     """Return the text of every view by its name, as `traces sql --show NAME` prints it."""
-    known = look_at_runs(root, read_known(root))
+    known = source(root).runs(read_known(root))
     groups = valid_groups(read_groups(root), known)
     return {name: view.query for name, view in _views(root, known, groups).items()}
 
 
 def _basis(root: AnyPath) -> str:
-    """Return a hash of what views are kept by: the software that wrote them, and a folder's path and place on the disk.
-
-    No file that was copied in can tell the place beforehand.
-    """
+    """Return a hash of what views are kept by: the software that wrote them, and the root's path and place."""
     texts = {name: str(view) for name, view in view_texts(root, {}, {}, ()).items()}
-    kept = (*_STATE_COLUMNS, *Surveyed.__annotations__)
-    return _hash((*_place(root), place.macros(root), sorted(texts.items()), kept))
-
-
-def _place(root: AnyPath) -> tuple[int | str, ...]:
-    """Return what tells a root from every other."""
-    if isinstance(root, ObjectPath):
-        return (str(root),)
-    folder = root.stat()
-    return folder.st_dev, folder.st_ino
+    return _hash((*source(root).place(), place.macros(root), sorted(texts.items()), (*_STATE_COLUMNS, kept.FORM)))
 
 
 def current_state(root: AnyPath) -> str:
@@ -311,11 +247,7 @@ def current_state(root: AnyPath) -> str:
 
 def _state(root: AnyPath, basis: str) -> str:
     """Return `current_state` from what `_basis` says."""
-    if isinstance(root, ObjectPath):
-        listing = object_log.read(root)
-        return _hash((basis, listing.number, listing.id))
-    infos = (paths.vector_info_path(root, *names) for names in paths.vector_tables(root))
-    return _hash((basis, [f"{path} {file_state(path)}" for path in (*infos, *compaction.files(root))]))
+    return _hash((basis, *source(root).state()))
 
 
 def open_current(root: AnyPath, every_file: bool = False) -> tuple[duckdb.DuckDBPyConnection | None, Survey]:
@@ -336,26 +268,21 @@ def open_current(root: AnyPath, every_file: bool = False) -> tuple[duckdb.DuckDB
     except duckdb.Error:
         return None, {}
     state = _made_from(con, "state")
-    known = _runs_of(con) if state else {}
-    if state == (current_state(root),) and _is_current(root, known, every_file, _groups_of(con)):
+    known = kept.read_runs(con)
+    if state == (current_state(root),) and source(root).is_current(known, every_file, kept.read_groups(con)):
         return con, known
     con.close()
     return None, known
 
 
-def _is_current(root: AnyPath, known: Survey, every_file: bool, groups: Groups) -> bool:
-    """Return whether the runs are those that are known; of a root in an object store, `current_state` says it."""
-    return not every_file if isinstance(root, ObjectPath) else is_current(root, known, every_file, runs_in(groups))
-
-
 def read_known(root: AnyPath) -> Survey:
     """Return what the catalog knows of the runs; nothing where there is none of this version."""
-    return _read(root, _runs_of)
+    return _read(root, kept.read_runs)
 
 
 def read_groups(root: AnyPath) -> Groups:
     """Return the groups whose compacted tables the views read; none where there is no catalog of this version."""
-    return _read(root, _groups_of)
+    return _read(root, kept.read_groups)
 
 
 def _read(root: AnyPath, part: Callable[[duckdb.DuckDBPyConnection], dict[str, Known]]) -> dict[str, Known]:
@@ -365,25 +292,6 @@ def _read(root: AnyPath, part: Callable[[duckdb.DuckDBPyConnection], dict[str, K
         with attach(path if path.is_file() else ":memory:") as con:
             return part(con)
     except duckdb.Error:
-        return {}
-
-
-def _runs_of(con: duckdb.DuckDBPyConnection) -> Survey:
-    """Return what a connection's views know of the runs."""
-    return _kept(con, "runs", from_json)
-
-
-def _groups_of(con: duckdb.DuckDBPyConnection) -> Groups:
-    """Return the groups whose compacted tables a connection's views read."""
-    return _kept(con, "groups", groups_from_json)
-
-
-def _kept(con: duckdb.DuckDBPyConnection, column: str, read: Callable[[str], dict[str, Known]]) -> dict[str, Known]:
-    """Return what a connection's views keep in a column; nothing where they are damaged, or of another version."""
-    row = _made_from(con, column)
-    try:
-        return read(row[0]) if row else {}
-    except (ValueError, TypeError, AttributeError):
         return {}
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
 
-from warehouse.catalog.build import ATTACHED, attach, create_views, look_at_runs, open_current, read_known, refresh
+from warehouse.catalog.build import ATTACHED, attach, create_views, open_current, read_known, refresh
+from warehouse.catalog.source import source
 from warehouse.catalog.statements import only_reads
 from warehouse.catalog.survey import Survey, file_state
 from warehouse.errors import LeftOutWarning, UsageError
@@ -111,7 +112,7 @@ class Catalog:
             con = attach(paths.catalog_path(self.root), self.root)
         except (OSError, UsageError):  # a folder that may only be read: the views are made in memory
             con = attach(":memory:", self.root)
-            runs = create_views(con, self.root, look_at_runs(self.root, known, every_file))
+            runs = create_views(con, self.root, source(self.root).runs(known, every_file))
         self._use_views(runs, con)
 
     def _use_views(self, known: Survey, con: duckdb.DuckDBPyConnection) -> None:
@@ -257,8 +258,8 @@ class Catalog:
             if self._base is not base:
                 return True  # another thread has left one out meanwhile
             known = read_known(self.root)
-            quick = look_at_runs(self.root, {n: s for n, s in known.items() if s.fault is not None})
-            runs = quick if _damaged(quick) > self.damaged.keys() else look_at_runs(self.root, known, thorough=True)
+            quick = source(self.root).runs({n: s for n, s in known.items() if s.fault is not None})
+            runs = quick if _damaged(quick) > self.damaged.keys() else source(self.root).checked_runs(known)
             compacted = f"/{paths.compacted_dir(Path()).name}/" in str(error)
             if not _damaged(runs) > self.damaged.keys() and not compacted:
                 return False

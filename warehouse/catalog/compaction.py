@@ -11,16 +11,14 @@ that reads it was replaced.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 import uuid
 from pathlib import Path
 
 import duckdb
-import xxhash
 
-from warehouse.catalog.groups import Group, Groups, runs_in, signature, valid_groups
+from warehouse.catalog.groups import Group, Groups, runs_in, state_of, valid_groups
 from warehouse.catalog.survey import Survey
 from warehouse.catalog.views import rows_with_run_id
 from warehouse.schema.quoting import sql_path, sql_paths
@@ -115,10 +113,9 @@ def files(root: AnyPath) -> list[Path]:
 
 def _write_group(root: AnyPath, scratch: Path, runs: Survey) -> tuple[str, Group]:
     """Copy the tables of runs into a folder of a new group."""
-    signatures = {run_id: signature(run) for run_id, run in runs.items()}
-    name = xxhash.xxh3_64_hexdigest(json.dumps(signatures).encode())
+    state = name = state_of(runs)
     if isinstance(root, ObjectPath):
-        name += f"-{uuid.uuid4().hex[:8]}"  # another writer may make the same group now
+        name = f"{state}-{uuid.uuid4().hex[:8]}"  # another writer may make the same group now
     sources: dict[str, list[AnyPath]] = {}
     for run_id, run in runs.items():
         for file in run.tables:
@@ -131,7 +128,7 @@ def _write_group(root: AnyPath, scratch: Path, runs: Survey) -> tuple[str, Group
             rows = rows_with_run_id(TABLES[table], sql_paths(of_runs))
             con.execute(f"COPY ({rows}) TO {sql_path(target)} (FORMAT parquet, COMPRESSION zstd)")
             sync_file(target)
-    group = Group(signatures, {table: file_checksum(written / f"{table}.parquet") for table in sources})
+    group = Group(tuple(runs), state, {table: file_checksum(written / f"{table}.parquet") for table in sources})
     if isinstance(root, ObjectPath):
         for copy in written.iterdir():
             (root / paths.compacted_group(name) / copy.name).upload(copy)

@@ -1,21 +1,23 @@
-"""Groups of runs whose tables are compacted: what the catalog keeps of them, and which of them hold."""
+"""Groups of runs whose tables are compacted: which runs they are of, and which of them hold."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse.catalog.survey import Survey, Surveyed
-from warehouse.storage import strict_json
+import xxhash
+
+from warehouse.catalog.survey import Survey
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs whose tables are in one file each."""
 
-    runs: dict[str, str]
-    """Run → a signature of its files."""
+    runs: tuple[str, ...]
+    """The names of the runs."""
+    state: str
+    """A hash of what was known of their files."""
     checksums: dict[str, str]
     """Table → the checksum of its file."""
 
@@ -24,29 +26,19 @@ Groups = dict[str, Group]
 """The groups of a warehouse, by the names of their folders."""
 
 
-def groups_to_json(groups: Groups) -> str:
-    """Write groups as JSON."""
-    return json.dumps({name: vars(group) for name, group in groups.items()})
-
-
-def groups_from_json(text: str) -> Groups:
-    """Read what `groups_to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
-    return groups_from_values(strict_json.parse(text))
-
-
 def groups_from_values(values: dict[str, Any]) -> Groups:
     """Read groups from JSON values."""
-    return {name: Group(**group) for name, group in values.items()}
+    return {name: Group(tuple(group["runs"]), group["state"], group["checksums"]) for name, group in values.items()}
 
 
 def valid_groups(groups: Groups, known: Survey) -> Groups:
     """Return the groups whose runs are all as they were when they were copied, and of two with a run in common the first."""
-    now = {run_id: signature(run) for run_id, run in known.items() if run.fault is None}
     valid, taken = {}, set[str]()
     for name, group in groups.items():
-        if group.runs.items() <= now.items() and taken.isdisjoint(group.runs):
+        runs = {run_id: known[run_id] for run_id in group.runs if run_id in known}
+        if len(runs) == len(group.runs) and group.state == state_of(runs) and taken.isdisjoint(runs):
             valid[name] = group
-            taken |= group.runs.keys()
+            taken.update(runs)
     return valid
 
 
@@ -55,6 +47,8 @@ def runs_in(groups: Groups) -> set[str]:
     return {run_id for group in groups.values() for run_id in group.runs}
 
 
-def signature(run: Surveyed) -> str:
-    """Return a signature of a run's files, as far as they are known."""
-    return f"{run.manifest} {run.files}"
+def state_of(runs: Survey) -> str:
+    """Return a hash of what is known of the files of runs."""
+    return xxhash.xxh3_64_hexdigest(
+        "\n".join(f"{name} {x.manifest} {x.files} {x.fault}" for name, x in runs.items()).encode()
+    )

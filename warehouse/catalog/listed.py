@@ -84,7 +84,7 @@ def _survey(folder: AnyPath, name: str) -> dict[str, Any]:
 
 
 def _entry(run: Surveyed, manifest: bytes | None, name: str) -> dict[str, Any]:
-    return {"survey": list(vars(run).values()), "row": None if manifest is None else _row(manifest, name)}
+    return {"survey": list(run), "row": None if manifest is None else _row(manifest, name)}
 
 
 def _surveyed(value: dict[str, Any]) -> Surveyed:

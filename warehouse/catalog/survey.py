@@ -6,21 +6,20 @@ run is kept in the catalog, with a signature of its files, so that each run is r
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
 from warehouse.errors import TracesError, first_line
-from warehouse.storage import paths, run_list, strict_json
+from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath, ObjectPath, below
 from warehouse.storage.strict_json import half_pair
 
 
-@dataclass(frozen=True)
-class Surveyed:
+class Surveyed(NamedTuple):
     """What is known of a run's folder."""
 
     manifest: str
@@ -42,7 +41,7 @@ Survey = dict[str, Surveyed]
 
 
 def survey(
-    root: AnyPath, known: Survey, every_file: bool = False, thorough: bool = False, copied: Collection[str] = ()
+    root: Path, known: Survey, every_file: bool = False, thorough: bool = False, copied: Collection[str] = ()
 ) -> Survey:
     """Find out which runs can be read.
 
@@ -57,14 +56,15 @@ def survey(
         What is known of each run now.
     """
     runs = {}
-    for folder in run_list.run_folders(root):
-        before = known.get(paths.run_id_of(folder))
-        unchanged = before is not None and not thorough and _is_unchanged(before, folder, every_file, copied)
-        runs[paths.run_id_of(folder)] = before if before and unchanged else survey_run(folder, thorough)
+    for name in run_list.run_names(root):
+        run = known.get(name)
+        if run is None or thorough or not _is_unchanged(run, root, name, every_file, copied):
+            run = survey_run(root / f"{paths.RUN_PREFIX}{name}", thorough)
+        runs[name] = run
     return runs
 
 
-def is_current(root: AnyPath, known: Survey, every_file: bool = False, copied: Collection[str] = ()) -> bool:
+def is_current(root: Path, known: Survey, every_file: bool = False, copied: Collection[str] = ()) -> bool:
     """Return whether the runs below a root are those that are known.
 
     Args:
@@ -77,35 +77,25 @@ def is_current(root: AnyPath, known: Survey, every_file: bool = False, copied: C
     Returns:
         True where no run has come, gone or changed.
     """
-    folders = {paths.run_id_of(folder): folder for folder in run_list.run_folders(root)}
-    if folders.keys() != known.keys():
+    names = run_list.run_names(root)
+    if len(names) != len(known) or not known.keys() >= set(names):
         return False
-    return all(_is_unchanged(s, folders[name], every_file, copied) for name, s in known.items())
+    return all(_is_unchanged(run, root, name, every_file, copied) for name, run in known.items())
 
 
-def _is_unchanged(known: Surveyed, folder: AnyPath, every_file: bool, copied: Collection[str]) -> bool:
+def _is_unchanged(known: Surveyed, root: Path, name: str, every_file: bool, copied: Collection[str]) -> bool:
     """Return whether a run's folder is as it was: every file of it, or where the run is sound, its manifest.
 
     The files of a sound run's tables are looked for in any case: DuckDB would wait for a named pipe in the place of one.
     """
+    folder = (
+        f"{root}/{paths.RUN_PREFIX}{name}"  # a text: ten thousand of Path take longer than asking for the manifests
+    )
     if every_file or known.fault:
-        return known.files == _files_state(folder)
+        return known.files == _files_state(Path(folder))
     if known.manifest != file_state(f"{folder}/{paths.MANIFEST}"):
         return False
-    return paths.run_id_of(folder) in copied or all((folder / file).is_file() for file in known.tables)
-
-
-def to_json(known: Survey) -> str:
-    """Write what is known of runs as JSON."""
-    return json.dumps({name: tuple(vars(x).values()) for name, x in known.items()})
-
-
-def from_json(text: str) -> Survey:
-    """Read what `to_json` has written; raises ValueError, TypeError or AttributeError for anything else."""
-    return {
-        name: Surveyed(m, f, tuple(tables), size, current, fault)
-        for name, (m, f, tables, size, current, fault) in strict_json.parse(text).items()
-    }
+    return name in copied or all(Path(folder, file).is_file() for file in known.tables)
 
 
 def _files_state(folder: AnyPath) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from warehouse.catalog.build import look_at_runs, read_groups, read_known
+from warehouse.catalog.build import read_groups, read_known
 from warehouse.catalog.groups import runs_in, valid_groups
+from warehouse.catalog.source import source
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.objects import AnyPath
@@ -29,7 +30,7 @@ def table_files(root: AnyPath) -> dict[str, TableFiles]:
     Returns:
         The files by table.
     """
-    known = look_at_runs(root, read_known(root))
+    known = source(root).runs(read_known(root))
     groups = valid_groups(read_groups(root), known)
     tables = {name: TableFiles({}, []) for name in STORED}
     compacted = runs_in(groups)

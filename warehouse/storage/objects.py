@@ -228,7 +228,9 @@ class ObjectPath:
             try:
                 obstore.put(_store(self.bucket), self._name, content, mode="create", use_multipart=False)
             except AlreadyExistsError:
-                return self.read_bytes() == content
+                with contextlib.suppress(FileNotFoundError):  # it was deleted since
+                    return self.read_bytes() == content
+                return False
         return True
 
     def upload(self, source: Path) -> None:

@@ -14,15 +14,20 @@ def exists(root: AnyPath) -> bool:
     return object_log.read(root).number > 0 if isinstance(root, ObjectPath) else root.is_dir()
 
 
-def run_folders(root: AnyPath) -> list[AnyPath]:
-    """Return the folders that are named as runs, sorted; what is in them is not looked at."""
+def run_names(root: AnyPath) -> list[str]:
+    """Return the names of the folders that are named as runs, sorted; what is in them is not looked at."""
     if isinstance(root, ObjectPath):
-        return [paths.run_dir(root, name) for name in sorted(object_log.read(root).sections[object_log.RUNS])]
+        return sorted(object_log.read(root).sections[object_log.RUNS])
     if not root.is_dir():
         return []
+    prefix = paths.RUN_PREFIX
     with os.scandir(root) as entries:  # which says what is a folder without asking the disk again
-        names = sorted(entry.name for entry in entries if entry.name.startswith(paths.RUN_PREFIX) and entry.is_dir())
-    return [root / name for name in names]
+        return sorted(e.name.removeprefix(prefix) for e in entries if e.name.startswith(prefix) and e.is_dir())
+
+
+def run_folders(root: AnyPath) -> list[AnyPath]:
+    """Return the folders that are named as runs, sorted; what is in them is not looked at."""
+    return [root / f"{paths.RUN_PREFIX}{name}" for name in run_names(root)]
 
 
 def is_published(root: AnyPath, run_id: str) -> bool:

@@ -21,7 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalog.build import attach, create_views, look_at_runs, open_current
+from warehouse.catalog.build import attach, create_views, open_current
+from warehouse.catalog.source import source
 from warehouse.console.sql import door, limits
 from warehouse.console.sql.frames import read_object, write_frame, write_object
 from warehouse.schema.quoting import sql_text
@@ -44,7 +45,7 @@ class Views:
         con, known = open_current(root)
         if con is None:
             con = attach(":memory:", root)
-            create_views(con, root, look_at_runs(root, known))
+            create_views(con, root, source(root).runs(known))
         self.con = con
         self.names = door.readable(self.con)
         """What a query may name."""
