@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from warehouse.storage.files import parquet_source
 from warehouse.storage.objects import AnyPath
 
-_PIECE = 1 << 17
+_PIECE = 1 << 15
 """Rows that are read before some go out, at least."""
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from warehouse.schema.tables import STORED
 from warehouse.storage.chosen_examples import keeps_tensors_sql
 from warehouse.storage.sorted_table import example_ranges
@@ -94,11 +92,13 @@ def expect_no_row(store: TraceStore | Portion, tests: Mapping[str, str], rows: s
 
 def sample_sequences(store: TraceStore) -> list[tuple[str, int]]:
     """Return a few sequences, (example_id, seq), spread over those of the run that have tensors, if it stores any."""
-    kept = keeps_tensors_sql(store.keep_every)
-    sequences = store.query(f"SELECT DISTINCT example_id, seq FROM tokens WHERE {kept} ORDER BY ALL").to_arrow_table()
-    step = max(1, len(sequences) // _SAMPLE)
-    chosen = sequences.take(pa.array(range(len(sequences)), pa.int64())[::step][:_SAMPLE])
-    return list(zip(chosen["example_id"].to_pylist(), chosen["seq"].to_pylist(), strict=True))
+    first = (
+        f"FROM tokens WHERE pos = 0 AND {keeps_tensors_sql(store.keep_every)}"  # in both stacks, where there are two
+    )
+    step = max(1, int(select_number(store, f"SELECT count(*) {first}")) // _SAMPLE)
+    numbered = f"SELECT example_id, seq, row_number() OVER () - 1 AS n {first}"
+    chosen = f"SELECT example_id, seq FROM ({numbered}) WHERE n % {step} = 0 AND n < {step * _SAMPLE}"
+    return select(store, f"SELECT DISTINCT example_id, seq FROM ({chosen}) ORDER BY ALL")
 
 
 def select(store: TraceStore | Portion, query: str) -> list[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from safetensors import safe_open
 
 from warehouse.catalog import build
 from warehouse.schema.arrow import arrow_schema
+from warehouse.schema.quoting import sql_text
 from warehouse.storage import paths
 from warehouse.storage.coded_shard import COMPANIONS_CHECKSUM, companions_checksum
 from warehouse.storage.files import file_checksum, on_this_disk, parquet_source
+from warehouse.storage.grouping import group_by_size
 from warehouse.storage.objects import below
 from warehouse.storage.sequence_checksums import (
     SEQUENCE_CHECKSUMS_SINCE,
@@ -27,8 +29,8 @@ from warehouse.storage.sequence_checksums import (
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import expect
 
-_INDEX_ROWS = 1 << 16
-"""Rows of the tensor index that are read at once."""
+_INDEX_ROWS = 1 << 15
+"""Rows of the tensor index that are sorted at once, but for those of a blob that has more."""
 
 
 def check_files(store: TraceStore) -> str:
@@ -101,22 +103,16 @@ def check_tensor_checksums(store: TraceStore) -> str | None:
 
 
 def _index_by_blob(store: TraceStore) -> Iterator[tuple[str, pa.Table]]:
-    """Return every blob with its rows of the index, in their order there; the index is sorted once for all of them."""
-    index = store.query(
-        "SELECT blob, tensor, row_start, row_end, checksum, example_id, seq FROM tensors ORDER BY blob, tensor, row_start"
-    )
-    last, kept = "", list[pa.Table]()
-    for batch in index.to_arrow_reader(_INDEX_ROWS):
-        rows, names = pa.Table.from_batches([batch]), batch["blob"].to_numpy(zero_copy_only=False)
-        first = np.flatnonzero(names[1:] != names[:-1]) + 1
-        for begin, end in pairwise([0, *first.tolist(), len(rows)]):
-            if kept and names[begin] != last:
-                yield last, pa.concat_tables(kept)
-                kept = []
-            last = names[begin]
-            kept.append(rows.slice(begin, end - begin).drop_columns("blob"))
-    if kept:
-        yield last, pa.concat_tables(kept)
+    """Return every blob with its rows of the index, in their order there; some blobs' rows are sorted at a time, whatever the run's size."""
+    counts = store.query("SELECT blob, count(*) FROM tensors GROUP BY blob ORDER BY blob").fetchall()
+    for some in group_by_size(counts, lambda blob: blob[1], _INDEX_ROWS):
+        names = ", ".join(sql_text(blob) for blob, _ in some)
+        rows = store.query(
+            "SELECT tensor, row_start, row_end, checksum, example_id, seq FROM tensors "
+            f"WHERE blob IN ({names}) ORDER BY blob, tensor, row_start"
+        ).to_arrow_table()
+        ends = accumulate(count for _, count in some)
+        yield from ((blob, rows.slice(end - count, count)) for (blob, count), end in zip(some, ends, strict=True))
 
 
 def _check_slices(store: TraceStore, blob: str, index: pa.Table, opened: Any) -> None:
