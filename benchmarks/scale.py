@@ -11,7 +11,7 @@ import sys
 
 from common import HERE, LEFT_OUT, is_small, parsed
 
-PARTS = ("scale_workers", "scale_store", "scale_runs", "scale_sizes", "scale_int8")
+PARTS = ("scale_workers", "scale_store", "scale_runs", "scale_sizes", "scale_index", "scale_int8")
 
 
 def main() -> None:
