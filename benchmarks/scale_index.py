@@ -67,7 +67,7 @@ def main() -> None:
             costs[rows], found[rows] = [], []
             for options in (_ivf_options(rows), plain):
                 config = IvfSq(distance_type="l2", **options)
-                costs[rows].append(cpu_ms(lambda c=config: table.create_index("vector", config=c, replace=True)))
+                costs[rows].append(cpu_ms(lambda t=table, c=config: t.create_index("vector", config=c, replace=True)))
                 found[rows].append(recall(table, options["num_partitions"]))
     few, many = min(args.rows), max(args.rows)
     ours, other = (math.log(costs[many][i] / costs[few][i]) / math.log(many / few) for i in range(2))

@@ -20,7 +20,9 @@ from warehouse.storage.objects import AnyPath
 from warehouse.storage.sorted_merge import merge_sorted, sort_rows
 
 ROW_GROUP = 122_880
-"""Rows in a row group: DuckDB's own unit of parallel scanning."""
+"""Rows in a row group, at most: DuckDB's own unit of parallel scanning."""
+GROUP_BYTES = 1 << 26
+"""Bytes of its rows in memory, about, at most: long texts make it hold fewer."""
 _PART_GROUP = 1 << 18
 """Bytes of a row group of a part: one of every part is in memory while they are merged."""
 
@@ -96,16 +98,29 @@ def examples_hash(files: Iterable[AnyPath]) -> str:
     Returns:
         32 hex digits: `DataInfo.hash`.
     """
-    from warehouse.storage.duckdb_session import connect
-
     digest = xxhash.xxh3_128()
-    files = list(files)
-    with connect(files[0] if files else None, memory_limit="1GB") as con:
-        answer = con.sql(f"SELECT example_id, text FROM {sql_parquet(files)} ORDER BY idx")
-        while rows := answer.fetchmany(4096):
-            for example_id, text in rows:
+    with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as folder:
+        for rows in merge_sorted(_sorted_by_place(files, Path(folder)), ["idx"]):
+            for example_id, text in zip(rows["example_id"].to_pylist(), rows["text"].to_pylist(), strict=True):
                 digest.update(f"{example_id}\x1f{text}\x1e".encode())
+    pa.default_memory_pool().release_unused()
     return digest.hexdigest()
+
+
+def _sorted_by_place(files: Iterable[AnyPath], folder: Path) -> list[Path]:
+    """Write the ids and texts of examples into files, each in the order of the data."""
+    parts: list[Path] = []
+    for file in map(parquet_source, files):
+        footer = pq.read_metadata(file)
+        size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+        at_once = max(1, min(ROW_GROUP // 4, GROUP_BYTES // 4 * footer.num_rows // max(1, size)))
+        for batch in pq.ParquetFile(file).iter_batches(
+            at_once, columns=["idx", "example_id", "text"], use_threads=False
+        ):
+            rows = sort_rows(pa.Table.from_batches([batch]), ["idx"])
+            parts.append(folder / f"{len(parts)}.parquet")
+            pq.write_table(rows, parts[-1], row_group_size=_part_rows(rows), write_statistics=["idx"], **_PART_OPTIONS)
+    return parts
 
 
 def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
@@ -130,6 +145,7 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
         for rows in _cut(pieces, size):
             count += len(rows)
             writer.write_table(rows.cast(schema))
+    pa.default_memory_pool().release_unused()  # the next table takes it again, and what follows it does not need it
     sync_file(target)
     return count
 
@@ -159,12 +175,13 @@ def _part_rows(rows: pa.Table) -> int:
 
 
 def _cut(pieces: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Cut tables, one after the other, into tables of `size` rows, and a last one of those that are left."""
+    """Cut tables, one after the other, into tables of `size` rows, or of fewer where these are large, and a last one of those left."""
     kept: list[pa.Table] = []
     for piece in pieces:
         rows = pa.concat_tables([*kept, piece])
-        whole = len(rows) // size * size
-        yield from (rows.slice(i, size) for i in range(0, whole, size))
+        most = max(1, min(size, GROUP_BYTES * len(rows) // max(1, rows.nbytes)))
+        whole = len(rows) // most * most
+        yield from (rows.slice(i, most) for i in range(0, whole, most))
         kept = [rows.slice(whole)]
     yield from (rows for rows in kept if len(rows))
 

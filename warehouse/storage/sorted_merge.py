@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from warehouse.storage.files import parquet_source
 from warehouse.storage.objects import AnyPath
 
-_PIECE = 1 << 15
-"""Rows that are read before some go out, at least."""
+_PIECE, _PIECE_BYTES = 1 << 15, 1 << 24
+"""Rows that are read before some go out, and their bytes, whichever is reached first."""
 
 
 def sort_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -52,10 +52,10 @@ def merge_sorted(files: Iterable[Path], keys: Sequence[str]) -> Iterator[pa.Tabl
     unread = deque(sorted((g.ends(cut_by)[0], n) for n, g in enumerate(groups)))
     waiting: list[pa.Table] = []
     while unread or waiting:
-        count = 0
-        while unread and (count < _PIECE or unread[0][0] == _UNKNOWN):
+        count = size = 0
+        while unread and ((count < _PIECE and size < _PIECE_BYTES) or unread[0][0] == _UNKNOWN):
             waiting.append(groups[unread.popleft()[1]].read(cut_by, keys))
-            count += len(waiting[-1])
+            count, size = count + len(waiting[-1]), size + waiting[-1].nbytes
         ends = [_count_below(rows[cut_by], unread[0][0]) if unread else len(rows) for rows in waiting]
         ready = [rows.slice(0, end) for rows, end in zip(waiting, ends, strict=True) if end]
         waiting = [rows.slice(end) for rows, end in zip(waiting, ends, strict=True) if end < len(rows)]

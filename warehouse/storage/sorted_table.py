@@ -21,7 +21,7 @@ from warehouse.schema.quoting import sql_text
 from warehouse.storage.files import parquet_source
 from warehouse.storage.objects import AnyPath
 
-_RANGE = 4
+_RANGE = 2
 """Row groups whose examples are asked at once."""
 
 

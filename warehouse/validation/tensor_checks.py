@@ -79,6 +79,7 @@ def check_finite(store: TraceStore) -> str | None:
         blob = store.blob(f.path)
         for tensor, (dtype, shape) in blob.tensors.items():
             expect(_all_finite(blob.rows(tensor, 0, shape[0])), f"{f.path}: {tensor} ({dtype}) holds NaN or infinity")
+            blob.release_pages()
             count += int(np.prod(shape))
     return f"{count:,} values, no NaN or infinity"
 

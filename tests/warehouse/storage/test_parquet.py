@@ -9,13 +9,14 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from synthetic import columns
 
 from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
 from warehouse.storage import parquet, sorted_merge
-from warehouse.storage.parquet import merge_table_files, to_table, write_part, write_table_file
+from warehouse.storage.parquet import examples_hash, merge_table_files, to_table, write_part, write_table_file
 
 
 def merged(folder: Path, table: str, *parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,3 +109,21 @@ def test_rows_of_several_files_ascend_where_no_key_is_the_same_or_less_than_the_
 
     assert ascend(0, 1, 2, 3, 4, 5) and ascend(0, 5)
     assert not any(ascend(*o) for o in [(0, 1, 1, 2), (2, 2, 3), (0, 1, 2, 2), (1, 0, 2), (2, 1, 3), (0, 3, 2)])
+
+
+def test_long_texts_are_in_row_groups_of_few_and_their_hash_is_that_of_all_in_the_order_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, files = np.random.default_rng(0), []
+    texts = [chr(97 + i % 26) * int(n) for i, n in enumerate(chance.integers(0, 2000, 500))]
+    whole = [{"example_id": f"{i * 7919 % 500:04}", "idx": i, "text": text} for i, text in enumerate(texts)]
+    joined = "".join(f"{row['example_id']}\x1f{row['text']}\x1e" for row in whole)
+    plain = xxhash.xxh3_128(joined.encode()).hexdigest()
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 64_000)
+    for rows in (whole[:200], whole[200:]):
+        files.append(tmp_path / f"{len(files)}.parquet")
+        write_part("examples", files[-1], to_table("examples", columns("examples", rows)))
+    merge_table_files("examples", files, tmp_path / "one.parquet")
+    found = pq.ParquetFile(tmp_path / "one.parquet")
+    assert max(found.read_row_group(i).nbytes for i in range(found.num_row_groups)) <= 64_000 * 1.5
+    assert examples_hash([tmp_path / "one.parquet"]) == examples_hash(files) == plain
