@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,7 @@ def main() -> None:
     if "--step" in sys.argv:
         args = parser.parse_args()
         steps[args.step](args.root, args.examples[0])
+        print(peak())
         return
     args = parsed(parser, examples=[300, 600])
     costs = {}
@@ -124,13 +127,20 @@ steps: dict[str, Callable[[Path, int], object]] = {
 
 def in_process(step: str, root: Path, n: int) -> tuple[float, float]:
     """CPU seconds and peak resident memory, MB, of a step in a process of its own."""
-    process = subprocess.Popen([sys.executable, __file__, "--step", step, "--root", str(root), "--examples", str(n)])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{step} of {n} examples ended with {process.returncode}")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6  # Linux counts in KiB
-    return usage.ru_utime + usage.ru_stime, peak
+    before = os.times()
+    words = [sys.executable, __file__, "--step", step, "--root", str(root), "--examples", str(n)]
+    said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4]), float(said.split()[-1])
+
+
+def peak() -> float:
+    """Peak resident memory of this process, MB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # The other number has what the process was that started this one.
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1e3
 
 
 def cpu(work: Callable[[], object]) -> float:

@@ -26,7 +26,7 @@ GROUP_BYTES = 1 << 26
 _PART_GROUP = 1 << 18
 """Bytes of a row group of a part: one of every part is in memory while they are merged."""
 
-_AT_ONCE = 16
+_AT_ONCE = 128
 """Files that are merged at once, at most: with more, they become fewer first."""
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
