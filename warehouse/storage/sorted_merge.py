@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 from warehouse.storage.files import parquet_source
 from warehouse.storage.objects import AnyPath
 
-_PIECE, _PIECE_BYTES = 1 << 15, 1 << 24
+_PIECE, _PIECE_BYTES = 1 << 15, 1 << 25
 """Rows that are read before some go out, and their bytes, whichever is reached first."""
+_PIECE_OF_A_FILE = 1 << 10
+"""Rows that these are at least for each file, since every file is looked at for every piece."""
 
 
 def sort_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -51,9 +53,10 @@ def merge_sorted(files: Iterable[Path], keys: Sequence[str]) -> Iterator[pa.Tabl
     cut_by = next((key for key in keys if len({end for g in groups for end in g.ends(key)}) > 1), keys[-1])
     unread = deque(sorted((g.ends(cut_by)[0], n) for n, g in enumerate(groups)))
     waiting: list[pa.Table] = []
+    piece = max(_PIECE, _PIECE_OF_A_FILE * len({g.file for g in groups}))
     while unread or waiting:
         count = size = 0
-        while unread and ((count < _PIECE and size < _PIECE_BYTES) or unread[0][0] == _UNKNOWN):
+        while unread and ((count < piece and size < _PIECE_BYTES) or unread[0][0] == _UNKNOWN):
             waiting.append(groups[unread.popleft()[1]].read(cut_by, keys))
             count, size = count + len(waiting[-1]), size + waiting[-1].nbytes
         ends = [_count_below(rows[cut_by], unread[0][0]) if unread else len(rows) for rows in waiting]

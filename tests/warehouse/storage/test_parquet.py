@@ -71,6 +71,7 @@ def test_parts_become_what_sorting_all_of_their_rows_gives_and_sorted_ones_with_
 ) -> None:
     monkeypatch.setattr(parquet, "_PART_GROUP", 1600)
     monkeypatch.setattr(sorted_merge, "_PIECE", 100)
+    monkeypatch.setattr(sorted_merge, "_PIECE_OF_A_FILE", 1)
     monkeypatch.setattr(parquet, "ROW_GROUP", 256)
     chance, files = np.random.default_rng(0), []
     rows = [r for r in random_rows(table, 3000, chance) if "layer" in r or table != "tensors"]
