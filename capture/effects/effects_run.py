@@ -130,8 +130,10 @@ def run(
 
 def _own_pairs(pairs: Sequence[PromptPair], options: Options) -> list[PromptPair]:
     """Return the pairs of this part; raises UsageError where it has none."""
-    groups = partition.take_part(group_pairs(list(pairs), options.batch_tokens), options.shard)
-    own = [pair for group in groups for pair in group]
+    groups = list(group_pairs(list(pairs), options.batch_tokens))
+    if options.shard and len(groups) < partition.parse_part(options.shard)[1]:
+        groups = [[pair] for pair in pairs]  # a small task: or some parts would have nothing to do
+    own = [pair for group in partition.take_part(groups, options.shard) for pair in group]
     if not own:
         raise UsageError(f"Part {options.shard} of the task has none of its {len(pairs):,} pairs: use fewer parts.")
     return own

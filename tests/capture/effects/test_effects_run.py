@@ -247,6 +247,20 @@ def test_an_interrupted_run_goes_on_and_parts_make_the_whole(
             assert tables[0] == tables[1] == tables[2]
 
 
+def test_parts_of_a_task_that_is_one_batch_have_pairs_each(
+    root: Path, loaded: loading.Loaded, pairs: list[task_pairs.PromptPair]
+) -> None:
+    assert len(list(task_pairs.group_pairs(pairs, effects_run.Options().batch_tokens))) == 1
+    whole = effects(capture.ablate("task", what="M0", kind="zero", model=loaded, root=root, run="whole"))
+    parts = [
+        effects(capture.ablate("task", what="M0", kind="zero", model=loaded, root=root, run="few", part=f"{i}/2"))
+        for i in (1, 2)
+    ]
+    assert all(parts) and parts[0].keys() | parts[1].keys() == whole.keys()
+    for key, numbers in (*parts[0].items(), *parts[1].items()):
+        assert numbers == pytest.approx(whole[key], abs=ATOL)
+
+
 def test_places_may_have_positions_of_their_own(
     root: Path, loaded: loading.Loaded, pairs: list[task_pairs.PromptPair]
 ) -> None:
