@@ -251,7 +251,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
     mounted = (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", path], capture_output=True, text=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], capture_output=True, text=True)
         if shutil.which("mount")
         else None
     )
@@ -268,7 +268,7 @@ def test_a_full_disk_stops_with_the_cause_and_nothing_is_lost(
             "--capture", "hidden,resid,qkv,attn", "--shard-mb", "1", "--batch-tokens", "128", "--run", "r",
             "-w", tiny_disk / "runs")  # fmt: skip
     ballast = tiny_disk / "ballast"
-    ballast.write_bytes(bytes(2_300_000))
+    ballast.write_bytes(bytes(3_300_000))
     clear(traces(*args), 1, "The disk is full", "run the same command again")
     assert run_list.published_runs(tiny_disk / "runs") == []
     ballast.unlink()
