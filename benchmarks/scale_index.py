@@ -20,7 +20,7 @@ import pyarrow as pa
 from common import cpu_ms, parsed, record
 from lancedb.index import IvfSq
 
-from warehouse.vectors.ann_index import _ivf_options
+from warehouse.vectors.ann_index import ivf_options
 
 BATCH = 50_000
 QUERIES = 50
@@ -60,12 +60,12 @@ def main() -> None:
     costs: dict[int, list[float]] = {}
     found: dict[int, list[float]] = {}
     for rows in args.rows:
-        plain = _ivf_options(rows) | {"num_partitions": max(1, rows // 2048)}
+        plain = ivf_options(rows) | {"num_partitions": max(1, rows // 2048)}
         schema = pa.schema({"vector": pa.list_(pa.float16(), args.width)})
         with tempfile.TemporaryDirectory() as folder:
             table = lancedb.connect(folder).create_table("made", batches(rows, args.width), schema=schema)
             costs[rows], found[rows] = [], []
-            for options in (_ivf_options(rows), plain):
+            for options in (ivf_options(rows), plain):
                 config = IvfSq(distance_type="l2", **options)
                 costs[rows].append(cpu_ms(lambda t=table, c=config: t.create_index("vector", config=c, replace=True)))
                 found[rows].append(recall(table, options["num_partitions"]))

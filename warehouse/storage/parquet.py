@@ -75,8 +75,7 @@ def write_part(name: str, path: Path, rows: pa.Table) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = STORED[name].sort_key
-    rows = sort_rows(rows.cast(arrow_schema(name)).combine_chunks(), keys)  # Arrow sorts no dictionaries
-    pq.write_table(rows, path, row_group_size=_part_rows(rows), write_statistics=list(keys), **_PART_OPTIONS)
+    _write_sorted(rows.cast(arrow_schema(name)).combine_chunks(), keys, path)  # Arrow sorts no dictionaries
     sync_file(path)
 
 
@@ -113,13 +112,12 @@ def _sorted_by_place(files: Iterable[AnyPath], folder: Path) -> list[Path]:
     for file in map(parquet_source, files):
         footer = pq.read_metadata(file)
         size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-        at_once = max(1, min(ROW_GROUP // 4, GROUP_BYTES // 4 * footer.num_rows // max(1, size)))
+        at_once = min(ROW_GROUP // 4, _rows_within(GROUP_BYTES // 4, footer.num_rows, size))
         for batch in pq.ParquetFile(file).iter_batches(
             at_once, columns=["idx", "example_id", "text"], use_threads=False
         ):
-            rows = sort_rows(pa.Table.from_batches([batch]), ["idx"])
             parts.append(folder / f"{len(parts)}.parquet")
-            pq.write_table(rows, parts[-1], row_group_size=_part_rows(rows), write_statistics=["idx"], **_PART_OPTIONS)
+            _write_sorted(pa.Table.from_batches([batch]), ["idx"], parts[-1])
     return parts
 
 
@@ -169,9 +167,20 @@ def _merge_in_passes(name: str, sources: Sequence[Path], target: Path) -> int:
         return merge_table_files(name, merged, target)
 
 
+def _write_sorted(rows: pa.Table, keys: Sequence[str], path: Path) -> None:
+    """Sort rows and write them to a file that `merge_sorted` reads a little of at a time."""
+    rows = sort_rows(rows, keys)
+    pq.write_table(rows, path, row_group_size=_part_rows(rows), write_statistics=list(keys), **_PART_OPTIONS)
+
+
 def _part_rows(rows: pa.Table) -> int:
     """Return how many rows a row group of a part has."""
-    return max(1, _PART_GROUP * len(rows) // max(1, rows.nbytes))
+    return _rows_within(_PART_GROUP, len(rows), rows.nbytes)
+
+
+def _rows_within(most: int, rows: int, size: int) -> int:
+    """Return how many of rows of some size together, in bytes, have at most so many bytes; 1 at least."""
+    return max(1, most * rows // max(1, size))
 
 
 def _cut(pieces: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
@@ -179,7 +188,7 @@ def _cut(pieces: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
     kept: list[pa.Table] = []
     for piece in pieces:
         rows = pa.concat_tables([*kept, piece])
-        most = max(1, min(size, GROUP_BYTES * len(rows) // max(1, rows.nbytes)))
+        most = min(size, _rows_within(GROUP_BYTES, len(rows), rows.nbytes))
         whole = len(rows) // most * most
         yield from (rows.slice(i, most) for i in range(0, whole, most))
         kept = [rows.slice(whole)]

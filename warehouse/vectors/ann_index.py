@@ -120,7 +120,7 @@ def _train(table: VectorTable, kind: str, note: Callable[[str], None]) -> None:
             continue
         lance.create_index(column, config=Bitmap() if scalar == "bitmap" else BTree(), replace=True)
     config: Any
-    ivf: dict[str, Any] = _ivf_options(info.rows)
+    ivf: dict[str, Any] = ivf_options(info.rows)
     if kind == "ivf_sq":
         config = IvfSq(distance_type=info.metric, **ivf)
     else:
@@ -129,7 +129,7 @@ def _train(table: VectorTable, kind: str, note: Callable[[str], None]) -> None:
     info.index = IndexInfo(kind=kind, metric=info.metric, trained_rows=info.rows)  # type: ignore[arg-type]
 
 
-def _ivf_options(rows: int) -> dict[str, int]:
+def ivf_options(rows: int) -> dict[str, int]:
     """Return options for partitions of 2,048 rows, and of more from a million rows on: half as many partitions as the root of the rows.
 
     Measured on up to a million real residuals: with larger partitions a query that finds as much compares with more rows and takes
