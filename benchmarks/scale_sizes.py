@@ -30,7 +30,7 @@ from tensor_index import timed
 from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
-from warehouse.storage.parquet import ROW_GROUP, merge_table_files, write_part
+from warehouse.storage.parquet import ROW_GROUP, merge_table_parts, write_part
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.validate import validate
 
@@ -87,7 +87,7 @@ def compare_merges(root: Path, n: int) -> None:
             rows.clear()
     ours, plain = [], []
     for _ in range(3):
-        ours.append(cpu(lambda: merge_table_files("tokens", files, root / "ours.parquet")))
+        ours.append(cpu(lambda: merge_table_parts("tokens", files, root / "ours.parquet")))
         plain.append(cpu(lambda: sort_all(files, root / "plain.parquet")))
     a, b = (pq.ParquetFile(root / f"{name}.parquet") for name in ("ours", "plain"))
     assert all(x.equals(y) for x, y in zip(a.iter_batches(ROW_GROUP), b.iter_batches(ROW_GROUP), strict=True))

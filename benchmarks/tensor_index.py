@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from common import parsed, record
 
 from warehouse.schema.arrow import arrow_schema
-from warehouse.storage.parquet import merge_table_files, to_table, write_part
+from warehouse.storage.parquet import merge_table_parts, to_table, write_part
 from warehouse.storage.sorted_table import SortedTable
 from warehouse.storage.tensor_index import TensorIndex
 
@@ -120,7 +120,7 @@ def make(folder: Path, n: int) -> Path:
         }
         parts.append(folder / f"{number}.parquet")
         write_part("tensors", parts[-1], to_table("tensors", columns))
-    merge_table_files("tensors", parts, folder / "tensors.parquet")
+    merge_table_parts("tensors", parts, folder / "tensors.parquet")
     return folder / "tensors.parquet"
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from capture.data.example import Source
 from capture.interventions.intervene import check_not_held
@@ -49,6 +48,7 @@ from warehouse.storage.chosen_examples import keeps_tensors
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.open_shard import RecordedBatch
+from warehouse.storage.parts import read_part
 from warehouse.storage.run_writer import RunWriter
 from warehouse.vectors import index_spec, ingest
 
@@ -160,7 +160,7 @@ def _generated_tokens(writer: RunWriter, shard: int) -> int:
     """Return how many tokens an earlier process had the model generate in a shard."""
     column = "n_response_tokens"
     path = paths.staged_table_path(paths.staging_dir(writer.root, writer.run_id), "responses", shard)
-    return int(pc.sum(pq.read_table(path, columns=[column])[column]).as_py() or 0)
+    return int(pc.sum(read_part(path)[column]).as_py() or 0)
 
 
 def _generate(job: Job, generation: Generation, shard: list[Batch], progress: Progress, report: Report) -> list[Batch]:

@@ -36,12 +36,12 @@ from warehouse.schema.sites import tensor_name
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
 from warehouse.storage.blobs import DTYPES, Blob, ShardFile, TensorSpec
-from warehouse.storage.files import delete, link_or_copy, parquet_source
+from warehouse.storage.files import delete, parquet_source
 from warehouse.storage.int8 import CODED
 from warehouse.storage.losses import mean_loss, perplexity
 from warehouse.storage.manifest import BATCHES, Counts, Manifest, StagedRun, manifest_hash
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.parquet import rewrite_table_file
+from warehouse.storage.parquet import write_part_of
 from warehouse.storage.run_identity import RunIdentity
 from warehouse.storage.run_writer import MakeFile, RunWriter
 from warehouse.storage.sealed import SealedFile
@@ -157,11 +157,11 @@ def _adopt(writer: RunWriter, planned: MergePlan, part: RunPart, first: int) -> 
     tables: dict[str, MakeFile] = {}
     for name in part.tables:
         source = part.folder / paths.table_file(name)
-        tables[name] = partial(link_or_copy, source)
+        tables[name] = partial(write_part_of, name, source)
         if name == "tensors":
             tables[name] = partial(_rewrite_index, part=part, names=names, wider=wider, staged=staging)
         elif part.meta.captured and "source_run_id" in STORED[name].names:
-            tables[name] = partial(rewrite_table_file, source, change=partial(_set_source_run, run_id=planned.run_id))
+            tables[name] = partial(write_part_of, name, source, change=partial(_set_source_run, run_id=planned.run_id))
     writer.adopt(part.run_id, blobs, tables)
 
 
@@ -188,7 +188,7 @@ def _widen(source: AnyPath, target: Path, wider: Mapping[str, str]) -> None:
 def _rewrite_index(
     target: Path, part: RunPart, names: Mapping[str, str], wider: Mapping[str, Mapping[str, str]], staged: Path
 ) -> None:
-    """Write a part's tensor index with the blobs' new names, and the new dtypes and checksums of what was widened.
+    """Write a part's tensor index, to be merged, with the blobs' new names, and the new dtypes and checksums of what was widened.
 
     Args:
         target: The file to write.
@@ -211,7 +211,7 @@ def _rewrite_index(
         numbers = pc.index_in(rows["blob"], value_set=pa.array(list(names)))
         return _set_columns(rows, {"blob": pa.chunked_array([pa.array(list(names.values()))]).take(numbers)})
 
-    rewrite_table_file(source, target, change)
+    write_part_of("tensors", source, target, change)
 
 
 def _checksum_changes(

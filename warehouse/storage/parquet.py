@@ -8,30 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from warehouse.schema.arrow import arrow_schema
-from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
 from warehouse.schema.types import Table
 from warehouse.storage.files import parquet_source, sync_file
 from warehouse.storage.objects import AnyPath
-from warehouse.storage.sorted_merge import merge_sorted, sort_rows
+from warehouse.storage.parts import merge_parts, read_part, rows_within, sort_rows, write_sorted
 
 ROW_GROUP = 122_880
 """Rows in a row group, at most: DuckDB's own unit of parallel scanning."""
-GROUP_BYTES = 1 << 26
+GROUP_BYTES = 1 << 24
 """Bytes of its rows in memory, about, at most: long texts make it hold fewer."""
-_PART_GROUP = 1 << 18
-"""Bytes of a row group of a part: one of every part is in memory while they are merged."""
-
-_AT_ONCE = 128
-"""Files that are merged at once, at most: with more, they become fewer first."""
+_PIECE = 1 << 15
+"""Rows that are read at once where they are read one piece after the other."""
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
-_PART_OPTIONS: dict[str, Any] = {"compression": "lz4", "use_dictionary": False}
-"""A part is read once, and deleted: what matters is the time of writing and reading it."""
 
 
 def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
@@ -66,26 +61,31 @@ def write_table_file(path: Path, rows: pa.Table) -> None:
 
 
 def write_part(name: str, path: Path, rows: pa.Table) -> None:
-    """Write a part of a table's rows to a file that `merge_table_files` merges with little memory, durable on return.
-
-    Args:
-        name: The table.
-        path: The file.
-        rows: The rows, in any order.
-    """
+    """Write rows of a table, in any order, to a part that `merge_table_parts` merges, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    keys = STORED[name].sort_key
-    _write_sorted(rows.cast(arrow_schema(name)).combine_chunks(), keys, path)  # Arrow sorts no dictionaries
+    schema, keys = arrow_schema(name), STORED[name].sort_key
+    write_sorted(path, schema, [sort_rows(rows.cast(schema).combine_chunks(), keys)])  # Arrow sorts no dictionaries
     sync_file(path)
 
 
-def rewrite_table_file(source: AnyPath, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write the rows of `source` as `change` leaves them, a row group at a time, durable on return."""
-    file = pq.ParquetFile(parquet_source(source))
-    with pq.ParquetWriter(target, file.schema_arrow, **_OPTIONS) as writer:
-        for batch in file.iter_batches(ROW_GROUP):
-            writer.write_table(change(pa.Table.from_batches([batch])))
-    sync_file(target)
+def write_part_of(name: str, source: AnyPath, path: Path, change: Callable[[pa.Table], pa.Table] | None = None) -> None:
+    """Write the rows of a table's file to a part, a row group at a time where they are in order, durable on return.
+
+    Args:
+        name: The table.
+        source: The file, of this version of the schema.
+        path: The part.
+        change: What is made of the rows, which leaves their keys as they are.
+    """
+    file, keys = pq.ParquetFile(parquet_source(source)), STORED[name].sort_key
+    if not all_ascend([source], keys):
+        rows = file.read()
+        write_part(name, path, change(rows) if change is not None else rows)
+        return
+    tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(_PIECE, use_threads=False))
+    changed = tables if change is None else map(change, tables)
+    write_sorted(path, arrow_schema(name), (rows.cast(arrow_schema(name)) for rows in changed))
+    sync_file(path)
 
 
 def examples_hash(files: Iterable[AnyPath]) -> str:
@@ -99,46 +99,44 @@ def examples_hash(files: Iterable[AnyPath]) -> str:
     """
     digest = xxhash.xxh3_128()
     with tempfile.TemporaryDirectory(prefix="trace-warehouse-") as folder:
-        for rows in merge_sorted(_sorted_by_place(files, Path(folder)), ["idx"]):
+        for rows in merge_parts(_parts_by_place(files, Path(folder)), ["idx"]):
             for example_id, text in zip(rows["example_id"].to_pylist(), rows["text"].to_pylist(), strict=True):
                 digest.update(f"{example_id}\x1f{text}\x1e".encode())
     pa.default_memory_pool().release_unused()
     return digest.hexdigest()
 
 
-def _sorted_by_place(files: Iterable[AnyPath], folder: Path) -> list[Path]:
-    """Write the ids and texts of examples into files, each in the order of the data."""
+def _parts_by_place(files: Iterable[AnyPath], folder: Path) -> list[Path]:
+    """Write the ids and texts of examples to parts, each in the order of the data."""
     parts: list[Path] = []
     for file in map(parquet_source, files):
         footer = pq.read_metadata(file)
         size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-        at_once = min(ROW_GROUP // 4, _rows_within(GROUP_BYTES // 4, footer.num_rows, size))
+        at_once = min(_PIECE, max(1, GROUP_BYTES * footer.num_rows // max(1, size)))
         for batch in pq.ParquetFile(file).iter_batches(
             at_once, columns=["idx", "example_id", "text"], use_threads=False
         ):
-            parts.append(folder / f"{len(parts)}.parquet")
-            _write_sorted(pa.Table.from_batches([batch]), ["idx"], parts[-1])
+            parts.append(folder / f"{len(parts)}.arrow")
+            write_sorted(parts[-1], batch.schema, [sort_rows(pa.Table.from_batches([batch]), ["idx"])])
     return parts
 
 
-def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
-    """Merge files of a table into one, sorted by the table's key.
+def merge_table_parts(name: str, parts: Sequence[Path], target: Path) -> int:
+    """Merge parts of a table into one file, sorted by the table's key.
 
     Args:
         name: The table.
-        sources: The files to merge, sorted if little memory is to be used, as `write_part` leaves them.
+        parts: The parts, as `write_part` leaves them.
         target: The file to write, durable on return.
 
     Returns:
         The number of rows.
     """
     table, schema, count = STORED[name], arrow_schema(name), 0
-    if table.combined is None and len(sources) > _AT_ONCE:
-        return _merge_in_passes(name, sources, target)
     # One sequence is looked for at a time, and a row group of the tensor index is read for it.
     size = ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
     target.parent.mkdir(parents=True, exist_ok=True)
-    pieces = merge_sorted(sources, table.sort_key) if table.combined is None else iter([_combine(table, sources)])
+    pieces = merge_parts(parts, table.sort_key) if table.combined is None else iter([_combine(table, parts)])
     with pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
         for rows in _cut(pieces, size):
             count += len(rows)
@@ -148,60 +146,54 @@ def merge_table_files(name: str, sources: Sequence[Path], target: Path) -> int:
     return count
 
 
-def _merge_in_passes(name: str, sources: Sequence[Path], target: Path) -> int:
-    """Merge many files by way of fewer, since of each that is merged something is in memory; return the number of rows."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="merge-", dir=target.parent) as folder:
-        merged: list[Path] = []
-        for first in range(0, len(sources), _AT_ONCE):
-            merged.append(Path(folder) / f"{len(merged)}.parquet")
-            pieces = merge_sorted(sources[first : first + _AT_ONCE], STORED[name].sort_key)
-            writer: pq.ParquetWriter | None = None
-            for rows in pieces:
-                writer = writer or pq.ParquetWriter(merged[-1], rows.schema, write_statistics=True, **_PART_OPTIONS)
-                writer.write_table(rows, _part_rows(rows))
-            if writer is None:
-                merged.pop()
-            else:
-                writer.close()
-        return merge_table_files(name, merged, target)
-
-
-def _write_sorted(rows: pa.Table, keys: Sequence[str], path: Path) -> None:
-    """Sort rows and write them to a file that `merge_sorted` reads a little of at a time."""
-    rows = sort_rows(rows, keys)
-    pq.write_table(rows, path, row_group_size=_part_rows(rows), write_statistics=list(keys), **_PART_OPTIONS)
-
-
-def _part_rows(rows: pa.Table) -> int:
-    """Return how many rows a row group of a part has."""
-    return _rows_within(_PART_GROUP, len(rows), rows.nbytes)
-
-
-def _rows_within(most: int, rows: int, size: int) -> int:
-    """Return how many of rows of some size together, in bytes, have at most so many bytes; 1 at least."""
-    return max(1, most * rows // max(1, size))
-
-
 def _cut(pieces: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
     """Cut tables, one after the other, into tables of `size` rows, or of fewer where these are large, and a last one of those left."""
     kept: list[pa.Table] = []
     for piece in pieces:
         rows = pa.concat_tables([*kept, piece])
-        most = min(size, _rows_within(GROUP_BYTES, len(rows), rows.nbytes))
+        most = min(size, rows_within(GROUP_BYTES, rows))
         whole = len(rows) // most * most
         yield from (rows.slice(i, most) for i in range(0, whole, most))
         kept = [rows.slice(whole)]
     yield from (rows for rows in kept if len(rows))
 
 
-def _combine(table: Table, sources: Sequence[Path]) -> pa.Table:
+def _combine(table: Table, parts: Sequence[Path]) -> pa.Table:
     """Return the sorted rows of a table, those that several parts of a run have being one."""
     import duckdb
 
     combined = table.combined or {}
     columns = (f"{combined[c]}({c}) AS {c}" if c in combined else c for c in arrow_schema(table.name).names)
     with duckdb.connect() as con:
+        con.register("rows", pa.concat_tables(read_part(part) for part in parts))
         return con.sql(
-            f"SELECT {', '.join(columns)} FROM {sql_parquet(sources)} GROUP BY ALL ORDER BY {', '.join(table.sort_key)}"
+            f"SELECT {', '.join(columns)} FROM rows GROUP BY ALL ORDER BY {', '.join(table.sort_key)}"
         ).to_arrow_table()
+
+
+def all_ascend(files: Iterable[AnyPath], keys: Sequence[str]) -> bool:
+    """Tell whether every row of some files has a greater key than the row before it; then no two have the same."""
+    before: pa.Table | None = None
+    for file in files:
+        for batch in pq.ParquetFile(parquet_source(file)).iter_batches(_PIECE, columns=list(keys), use_threads=False):
+            rows = pa.Table.from_batches([batch])
+            both = pa.concat_tables([before, rows]).combine_chunks() if before is not None else rows
+            if len(both) > 1 and not _ascend(both, keys):
+                return False
+            before = both.slice(len(both) - 1) if len(both) else before
+    return True
+
+
+def _ascend(rows: pa.Table, keys: Sequence[str]) -> bool:
+    """Tell whether every row has a greater key than the one before it; NULL is greater than all else."""
+    greater: Any = pa.scalar(False)
+    for key in reversed(keys):
+        column = rows[key].combine_chunks()
+        a, b = column[:-1], column[1:]
+        if column.null_count:
+            more = pc.if_else(pc.is_null(a), False, pc.fill_null(pc.less(a, b), True))
+            same = pc.if_else(pc.and_(pc.is_null(a), pc.is_null(b)), True, pc.fill_null(pc.equal(a, b), False))
+        else:
+            more, same = pc.less(a, b), pc.equal(a, b)
+        greater = pc.or_(more, pc.and_(same, greater))
+    return bool(pc.all(greater).as_py())

@@ -177,7 +177,7 @@ def recorded_rows_path(staging: Path) -> Path:
 
 def staged_table_path(staging: Path, table: str, shard: int) -> Path:
     """Return the file with one shard's rows of a table, which publishing merges with the others."""
-    return staging / "parts" / table / f"{shard:05d}.parquet"
+    return staging / "parts" / table / f"{shard:05d}.arrow"
 
 
 def staged_runs(root: AnyPath) -> list[str]:

@@ -41,7 +41,7 @@ from warehouse.storage.journal import Journal, ShardEntry, StagedFile
 from warehouse.storage.manifest import FileInfo, Manifest, StagedRun
 from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.storage.open_shard import OpenShard, RecordedBatch
-from warehouse.storage.parquet import merge_table_files
+from warehouse.storage.parquet import merge_table_parts
 from warehouse.storage.run_upload import RunUpload
 
 _IN_FLIGHT = 3
@@ -214,7 +214,7 @@ class RunWriter:
         Args:
             resume_point: As for `end_shard`.
             blobs: What makes each safetensors file, by its path in the run's folder; or the file that it is to equal.
-            tables: What makes the Parquet file of each table.
+            tables: What makes the part of each table, as `write_part` does.
         """
         self._wait()
         with _explain_write_errors(self.run_id):
@@ -397,7 +397,7 @@ class RunWriter:
             sources = [paths.staged_table_path(self._staging, name, i) for i in range(len(self.done))]
             if sources := [path for path in sources if path.exists()]:
                 target = staged / paths.table_file(name)
-                rows[name] = merge_table_files(name, sources, target)
+                rows[name] = merge_table_parts(name, sources, target)
                 files.append(_file_info(staged, target, checksum=True))
         return rows, files
 

@@ -9,8 +9,7 @@ from warehouse.storage import paths
 from warehouse.storage.chosen_examples import keeps_tensors_sql
 from warehouse.storage.files import parquet_source
 from warehouse.storage.losses import perplexity, predicted_bytes
-from warehouse.storage.parquet import examples_hash
-from warehouse.storage.sorted_merge import all_ascend
+from warehouse.storage.parquet import all_ascend, examples_hash
 from warehouse.storage.strict_json import finite
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.check import Portion, expect, portions, select, select_number

@@ -185,7 +185,9 @@ def test_a_damaged_run_is_left_out_as_elsewhere(tmp_path: Path, recwarn: pytest.
         assert _first(client, "SELECT count(*) AS n FROM tokens") == 2
         (file,) = (root / "run_id=bad").glob("tokens/*.parquet")
         file.write_bytes(b"PAR1" + b"\0" * (file.stat().st_size - 8) + b"PAR1")
-        os.utime(file, (0, 0))  # DuckDB keeps what it read of a file of the same size until the second of its change is another
+        os.utime(
+            file, (0, 0)
+        )  # DuckDB keeps what it read of a file of the same size until the second of its change is another
         assert _first(client, "SELECT count(*) AS n FROM tokens") == 1
         assert _first(client, "SELECT run_id AS n FROM damaged_runs") == "bad"
 

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
 from synthetic import columns
 
 from warehouse.schema.arrow import arrow_schema
-from warehouse.schema.quoting import sql_parquet
 from warehouse.schema.tables import STORED
-from warehouse.storage import parquet, sorted_merge
-from warehouse.storage.parquet import examples_hash, merge_table_files, to_table, write_part, write_table_file
+from warehouse.storage import parquet, parts
+from warehouse.storage.parquet import (
+    all_ascend,
+    examples_hash,
+    merge_table_parts,
+    to_table,
+    write_part,
+    write_part_of,
+    write_table_file,
+)
+from warehouse.storage.parts import merge_parts, read_part
 
 
-def merged(folder: Path, table: str, *parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    files = [folder / f"{table}-{i}.parquet" for i in range(len(parts))]
-    for file, rows in zip(files, parts, strict=True):
-        write_table_file(file, to_table(table, columns(table, rows)))
-    n = merge_table_files(table, files, folder / "one.parquet")
+def merged(folder: Path, table: str, *rows_of_parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    files = [folder / f"{table}-{i}.arrow" for i in range(len(rows_of_parts))]
+    for file, rows in zip(files, rows_of_parts, strict=True):
+        write_part(table, file, to_table(table, columns(table, rows)))
+    n = merge_table_parts(table, files, folder / "one.parquet")
     found = pq.read_table(folder / "one.parquet")
     assert len(found) == n and found.schema.equals(arrow_schema(table), check_metadata=True)
     return found.to_pylist()
@@ -64,14 +74,20 @@ def random_rows(table: str, n: int, chance: np.random.Generator) -> list[dict[st
     ]
 
 
+def of_a_file(table: str, part: Path, rows: Any) -> None:
+    """A part made of a file, whose rows are in no order."""
+    write_table_file(part.with_suffix(".parquet"), rows)
+    write_part_of(table, part.with_suffix(".parquet"), part)
+
+
 @pytest.mark.parametrize("table", ["tokens", "logit_lens", "tensors"])
-@pytest.mark.parametrize("write", [write_part, lambda table, file, rows: write_table_file(file, rows)])
-def test_parts_become_what_sorting_all_of_their_rows_gives_and_sorted_ones_with_few_in_memory(
-    table: str, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("write", [write_part, of_a_file])
+def test_parts_become_what_sorting_all_of_their_rows_gives_with_few_in_memory(
+    table: str, write: Callable[[str, Path, Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "_PART_GROUP", 1600)
-    monkeypatch.setattr(sorted_merge, "_PIECE", 100)
-    monkeypatch.setattr(sorted_merge, "_PIECE_OF_A_FILE", 1)
+    monkeypatch.setattr(parts, "_BATCH_BYTES", 1600)
+    monkeypatch.setattr(parts, "_PIECE", 100)
+    monkeypatch.setattr(parts, "_PIECE_OF_A_PART", 1)
     monkeypatch.setattr(parquet, "ROW_GROUP", 256)
     chance, files = np.random.default_rng(0), []
     rows = [r for r in random_rows(table, 3000, chance) if "layer" in r or table != "tensors"]
@@ -79,23 +95,41 @@ def test_parts_become_what_sorting_all_of_their_rows_gives_and_sorted_ones_with_
     whole = to_table(
         table, columns(table, [dict(zip(known, v, strict=True)) for v in zip(*known.values(), strict=True)])
     )
-    for i in range(9):
-        files.append(tmp_path / f"{i}.parquet")
-        write(table, files[-1], whole.slice(0, 0) if i == 4 else whole.slice(i * 334, 334))
-    n = merge_table_files(table, files, tmp_path / "one.parquet")
-    found, order = pq.ParquetFile(tmp_path / "one.parquet"), ", ".join(STORED[table].sort_key)
-    plain = duckdb.sql(f"SELECT * FROM {sql_parquet(files)} ORDER BY {order}").to_arrow_table()
-    keys = list(STORED[table].sort_key)
+    for i in range(10):
+        files.append(tmp_path / f"{i}.arrow")
+        write(table, files[-1], whole.slice(i * 334, 334))  # the last one has no row
+    n = merge_table_parts(table, files, tmp_path / "one.parquet")
+    found, keys = pq.ParquetFile(tmp_path / "one.parquet"), list(STORED[table].sort_key)
+    plain = duckdb.sql(f"SELECT * FROM whole ORDER BY {', '.join(keys)}").to_arrow_table()
     assert n == len(plain) and found.read().select(keys).to_pylist() == plain.select(keys).to_pylist()
     assert found.read().schema.equals(arrow_schema(table), check_metadata=True)
     groups = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
     assert set(groups[:-1]) == {256 // 4 if table == "tensors" else 256} and groups[-1] <= groups[0]
-    monkeypatch.setattr(parquet, "_AT_ONCE", 2)  # so that the nine become five, three, two
-    assert merge_table_files(table, files, tmp_path / "passes" / "one.parquet") == n
-    assert pq.read_table(tmp_path / "passes" / "one.parquet").equals(found.read())
-    assert [p.name for p in (tmp_path / "passes").iterdir()] == ["one.parquet"]
-    if write is write_part:
-        assert max(len(piece) for piece in sorted_merge.merge_sorted(files, keys)) <= 100 + 40 + 40 * len(files)
+    assert max(len(piece) for piece in merge_parts(files, keys)) <= 100 + 40 + 40 * len(files)
+    monkeypatch.setattr(parts, "_AT_ONCE", 2)  # so that the ten become five, three, two
+    there = sorted(tmp_path.iterdir())
+    assert merge_table_parts(table, files, tmp_path / "one.parquet") == n
+    assert pq.read_table(tmp_path / "one.parquet").equals(found.read())
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_part_of_a_sorted_file_has_its_rows_as_they_are_changed_and_is_written_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_PIECE", 7)
+    rows = [{"example_id": f"{i:03}", "pos": p} for i in range(9) for p in range(3)]
+    write_table_file(tmp_path / "tokens.parquet", to_table("tokens", columns("tokens", rows)))
+    seen = list[int]()
+
+    def change(rows: pa.Table) -> pa.Table:
+        seen.append(len(rows))
+        return rows.set_column(rows.schema.names.index("token"), rows.schema.field("token"), pa.repeat("x", len(rows)))
+
+    write_part_of("tokens", tmp_path / "tokens.parquet", tmp_path / "0.arrow", change)
+    found = read_part(tmp_path / "0.arrow")
+    assert seen == [7, 7, 7, 6] and set(found["token"].to_pylist()) == {"x"}
+    assert found.schema.equals(arrow_schema("tokens"), check_metadata=True)
+    assert found.drop("token").equals(pq.read_table(tmp_path / "tokens.parquet").drop("token"))
 
 
 def test_rows_of_several_files_ascend_where_no_key_is_the_same_or_less_than_the_one_before(tmp_path: Path) -> None:
@@ -106,7 +140,7 @@ def test_rows_of_several_files_ascend_where_no_key_is_the_same_or_less_than_the_
         files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
         for file, part in zip(files, (order[:2], order[2:]), strict=True):
             write_table_file(file, rows.take(np.array(part, np.int64)))
-        return sorted_merge.all_ascend(files, keys)
+        return all_ascend(files, keys)
 
     assert ascend(0, 1, 2, 3, 4, 5) and ascend(0, 5)
     assert not any(ascend(*o) for o in [(0, 1, 1, 2), (2, 2, 3), (0, 1, 2, 2), (1, 0, 2), (2, 1, 3), (0, 3, 2)])
@@ -122,9 +156,9 @@ def test_long_texts_are_in_row_groups_of_few_and_their_hash_is_that_of_all_in_th
     plain = xxhash.xxh3_128(joined.encode()).hexdigest()
     monkeypatch.setattr(parquet, "GROUP_BYTES", 64_000)
     for rows in (whole[:200], whole[200:]):
-        files.append(tmp_path / f"{len(files)}.parquet")
+        files.append(tmp_path / f"{len(files)}.arrow")
         write_part("examples", files[-1], to_table("examples", columns("examples", rows)))
-    merge_table_files("examples", files, tmp_path / "one.parquet")
+    merge_table_parts("examples", files, tmp_path / "one.parquet")
     found = pq.ParquetFile(tmp_path / "one.parquet")
     assert max(found.read_row_group(i).nbytes for i in range(found.num_row_groups)) <= 64_000 * 1.5
-    assert examples_hash([tmp_path / "one.parquet"]) == examples_hash(files) == plain
+    assert examples_hash([tmp_path / "one.parquet"]) == plain
