@@ -181,6 +181,7 @@ def all_ascend(files: Iterable[AnyPath], keys: Sequence[str]) -> bool:
             if len(both) > 1 and not _ascend(both, keys):
                 return False
             before = both.slice(len(both) - 1) if len(both) else before
+    pa.default_memory_pool().release_unused()
     return True
 
 
