@@ -16,6 +16,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Hundreds of processes of the tests would compile the same files.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test slow check console console-check docs site notebooks sweep accuracy peers spark bench clean
 
 $(READY): pyproject.toml constraints.txt

@@ -213,16 +213,22 @@ def wikitext() -> Path:
 
 
 @pytest.fixture(scope="session")
-def traces() -> Iterator[Callable[..., SimpleNamespace]]:
+def commands() -> Iterator[Commands]:
+    """What forks for every call of the command line, or of a script: see forked.py."""
+    started = Commands()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def traces(request: pytest.FixtureRequest) -> Callable[..., SimpleNamespace]:
     """Runs the real command line in a process of its own."""
-    commands: list[Commands] = []  # started by the first call that it can take
 
     def run(*args: object, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 120):
         words = [*map(str, args)]
         if stdin is None and env is None:
-            if not commands:
-                commands.append(Commands())
-            code, out, err = commands[0].run(words, timeout)
+            commands = request.getfixturevalue("commands")  # started by the first call that it can take
+            code, out, err = commands.run(words, timeout)
             return SimpleNamespace(code=code, out=out, err=err)
         done = subprocess.run(
             [sys.executable, "-m", MODULE, *words],
@@ -236,6 +242,4 @@ def traces() -> Iterator[Callable[..., SimpleNamespace]]:
         )
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
-    yield run
-    for started in commands:
-        started.close()
+    return run

@@ -1,6 +1,6 @@
 """The command line many times for one import of the libraries it uses, which takes longer than what most calls then do.
 
-`Commands` starts a process that imports these and forks for every call. Each call is `python -m capture.cli.main` in a process
+`Commands` starts a process that imports these and forks for every call. Each call is `python -m capture.cli.main`, or a script, in a process
 of its own: its own arguments, folder, environment and output, with `capture` and `warehouse` imported anew, from bytecode that
 the first call leaves. What the libraries read of the environment when they are imported (HF_HOME, …) is as at the first call; a
 call that is about that, or about standard input, takes a process from scratch (the fixture `traces`), and so do those that are
@@ -9,6 +9,7 @@ killed.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import multiprocessing
@@ -34,11 +35,12 @@ class Commands:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
 
-    def run(self, args: Sequence[str], timeout: float) -> tuple[int, str, str]:
-        """Exit code (negative: the signal that ended it), standard output and error."""
+    def run(self, args: Sequence[str], timeout: float, script: Path | None = None) -> tuple[int, str, str]:
+        """Exit code (negative: the signal that ended it), standard output and error; of a script, where one is named."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             call = {"args": args, "cwd": str(Path.cwd()), "env": dict(os.environ), "out": str(out), "err": str(err)}
+            call["script"] = script and str(script)
             print(json.dumps(call), file=self._server.stdin, flush=True)
             pid = int(self._server.stdout.readline())
             if not select.select([self._server.stdout], [], [], timeout)[0]:
@@ -74,7 +76,11 @@ def _serve() -> None:
         LlamaForCausalLM,
         PreTrainedTokenizerFast,
         Trainer,
+        conversion_mapping,
     )
+
+    # What the first model that is loaded would compile: a thousand regular expressions.
+    conversion_mapping.get_checkpoint_conversion_mapping("llama")
 
     gc.collect()
     gc.freeze()  # or a forked process would copy what it only looks through
@@ -91,8 +97,8 @@ def _serve() -> None:
             print(process.exitcode, flush=True)
 
 
-def _call(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    """In the forked process: the command line, as a process that was started for it meets it."""
+def _call(args: list[str], cwd: str, env: dict[str, str], out: str, err: str, script: str | None) -> None:
+    """In the forked process: the command line or a script, as a process that was started for it meets it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for number, path, flag in ((0, os.devnull, os.O_RDONLY), (1, out, flags), (2, err, flags)):
         opened = os.open(path, flag, 0o600)
@@ -101,9 +107,18 @@ def _call(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) ->
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.path.insert(0, cwd)  # as `python -m` does
     sys.argv[1:] = args
-    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+    atexit._clear()  # what was asked for in the process that forks is for its own end
+    try:
+        if script is None:
+            sys.path.insert(0, cwd)  # as `python -m` does
+            runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(script).parent))
+            sys.argv[0] = script
+            runpy.run_path(script, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()
 
 
 if __name__ == "__main__":

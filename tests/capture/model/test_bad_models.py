@@ -37,7 +37,11 @@ from warehouse.validation.validate import validate
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    path = tmp_path / "texts.txt"
+    return write_text(tmp_path)
+
+
+def write_text(folder: Path) -> Path:
+    path = folder / "texts.txt"
     path.write_text("The lighthouse stood.\nA lamp was lit, and it burned.\n", encoding="utf-8")
     return path
 
@@ -166,17 +170,26 @@ def test_slow_tokenizers_that_raise_give_what_can_be_stored() -> None:
     assert decode_tokens(byt5, [100, 500, 10**6]) == ["a", "", ""]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def as_it_is(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, capture_tiny: Callable) -> Any:
+    """A kind of tiny model, the text, and a run of both."""
+    place = tmp_path_factory.mktemp("as_it_is")
+    text = write_text(place)
+    return request.param, text, capture_tiny(place / "runs", "one", request.param, text=text)
+
+
 @pytest.mark.parametrize("pad", [-1, -900, 400, 10**6, None])
 def test_a_padding_token_that_is_none_changes_nothing(
-    tmp_path: Path, folder: Callable[..., Path], text: Path, capture_tiny: Callable, kind: str, pad: int | None
+    tmp_path: Path, folder: Callable[..., Path], as_it_is: Any, capture_tiny: Callable, pad: int | None
 ) -> None:
+    kind, text, one = as_it_is
     loaded = loading.load(str(folder(kind, pad_token_id=pad)), device="cpu")
     assert padding_id(loaded.model) == 0
     root = tmp_path / "runs"
-    one = capture_tiny(root, "one", kind, text=text)
     two = capture_tiny(root, "two", loaded=loaded, text=text)
-    for blob in sorted((one.path / "blobs").iterdir()):
+    blobs = sorted((one.path / "blobs").iterdir())
+    assert blobs
+    for blob in blobs:
         assert blob.read_bytes() == (two.path / "blobs" / blob.name).read_bytes()
     options = generate.Options(max_new_tokens=3)
     made = generate.run(loaded, open_prompts(["A", "The lamp was"]), options, root=root, run_id="g")

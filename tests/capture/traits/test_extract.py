@@ -132,7 +132,7 @@ def test_a_vector_says_whether_its_method_converged(root: Path, monkeypatch, rec
         "probe did not converge in 1 steps for 6 of 6 vectors; the last step's was used. Which: column converged of trait_vectors"
         in notes
     )
-    assert {w.category for w in recwarn.list} == {RuntimeWarning}
+    assert {w.category for w in recwarn.list} - {ResourceWarning} == {RuntimeWarning}  # which is of an earlier test
 
 
 def test_held_out_questions_are_never_touched(root: Path) -> None:
