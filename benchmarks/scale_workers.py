@@ -7,6 +7,8 @@ is beside it.
 The second part kills one of two workers with SIGKILL, at moments that lie evenly over a run, and compares what comes of it with the run that
 one process makes: all tables byte for byte, and the checksums of all tensors.
 
+The third is what each of many parts does for the examples of the others, which it reads and hashes, against what the part does that has them.
+
     python benchmarks/scale_workers.py [--sequences 160] [--rounds 3] [--moments 10]
 """
 
@@ -25,10 +27,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pyarrow.parquet as pq
-from common import in_turns, parsed, record
+import torch
+from common import cpu_ms, in_turns, parsed, record
 from inputs import long_texts
 
+from capture.data.registry import open_data
 from capture.model import loading
+from capture.model.loading import Loaded
+from capture.sequences.partition import Partition
 from capture.workers.driver import run_in_parts
 from capture.workers.local_pool import LocalPool
 from warehouse.schema.tables import STORED
@@ -44,7 +50,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--moments", type=int, default=10)
     args = parsed(parser, sequences=4, rounds=1, moments=1)
-    texts = long_texts(loading.load("smollm2").tokenizer, LENGTH, args.sequences)
+    model = loading.load("smollm2")
+    texts = long_texts(model.tokenizer, LENGTH, args.sequences)
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "texts.txt"
         text.write_text("\n".join(texts), encoding="utf-8")
@@ -52,6 +59,7 @@ def main() -> None:
         short = Path(folder) / "short.txt"
         short.write_text("\n".join(texts[: max(4, args.sequences // 4)]), encoding="utf-8")
         survival(short, args.moments)
+        others_examples(model, text, texts[:8])
 
 
 def command(text: Path, root: Path, *more: str) -> list[str]:
@@ -122,6 +130,23 @@ def killed_run(text: Path, root: Path, after: float | None) -> tuple[dict[str, o
     run_in_parts(pool, root, "w", 2)
     timer.cancel()
     return contents(root), hit
+
+
+def others_examples(model: Loaded, text: Path, texts: list[str]) -> None:
+    """Measure reading and hashing of data, against tokenizing it and the forward pass."""
+    source, times = open_data(None, str(text), "validation", None, "text"), 100
+    tokens = sum(len(ids) for ids in model.tokenizer([example.text for example in source.read()]).input_ids)
+    read = cpu_ms(lambda: [sum(1 for _ in Partition("1/9999").select(source.read())) for _ in range(times)]) / times
+    split = cpu_ms(lambda: model.tokenizer([example.text for example in source.read()]))
+    ids = model.tokenizer(texts, truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    with torch.no_grad():
+        model.model(ids)
+        run = cpu_ms(lambda: model.model(ids))
+    a, b, c = read * 1e3 / tokens, split * 1e3 / tokens, run * 1e3 / ids.numel()
+    record(
+        "scale_workers#reading", f"examples of other parts, {tokens:,} tokens of text: each part reads and hashes them", "those of its own: tokenizing, and SmolLM2's forward pass",
+        f"{a:.2f} µs of CPU a token", f"{b:.1f} and {c:,.0f} µs", f"1/{(b + c) / a:,.0f}", "at most 1/10,000: 1 % of a part's work where there are 100",
+    )  # fmt: skip
 
 
 def contents(root: Path) -> dict[str, object]:
