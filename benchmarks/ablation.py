@@ -5,7 +5,7 @@ head and MLP with the other prompt's values put in, the metric of each. The othe
 the loop that is written by hand: a PyTorch hook and a forward pass for each, on the same model; it must find the same effects. Where
 the environment of `make peers` is there, TransformerLens' own, against its own forward passes.
 
-    python benchmarks/ablation.py [--layers 30] [--rounds 3]
+    python benchmarks/ablation.py [--layers 30] [--forwards 20] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ CLEAN = "When Mary and John went to the store, John gave a bottle of milk to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a bottle of milk to"
 ANSWERS = {" Mary": 1, " John": -1}
 PEER = HERE.parent / ".venv-peers" / "bin" / "python"
-FORWARDS = 20
-"""Bare forward passes in a round."""
 LENS_LAYERS = 6
 """The most layers that TransformerLens cuts."""
 
@@ -45,7 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=30, help="The last layers, whose heads and MLPs are cut.")
     parser.add_argument("--rounds", type=int, default=3)
-    args = parsed(parser, layers=1, rounds=1)
+    parser.add_argument("--forwards", type=int, default=20, help="Bare forward passes in a round.")
+    args = parsed(parser, layers=1, forwards=2, rounds=1)
     loaded = loading.load("smollm2", device="cpu")
     both = [np.array(loaded.tokenizer(text).input_ids) for text in (CLEAN, CORRUPTED)]
     targets = {loaded.tokenizer(word).input_ids[0]: sign for word, sign in ANSWERS.items()}
@@ -63,7 +62,7 @@ def main() -> None:
 
     def bare() -> None:
         with torch.no_grad():
-            for _ in range(FORWARDS):
+            for _ in range(args.forwards):
                 loaded.model(input_ids=ids, use_cache=False)
 
     def hooks() -> None:
@@ -74,10 +73,10 @@ def main() -> None:
     furthest = max(abs(a - b) for a, b in zip(sorted(effects["ours"]), sorted(effects["hooks"]), strict=True))
     if furthest > 1e-3 or max(map(abs, effects["ours"])) < 0.1:
         raise SystemExit(f"the loop finds other effects, by up to {furthest:.1e}")
-    ratios = [a / len(changes) / (b / FORWARDS) for a, b in zip(mine, forwards, strict=True)]
-    by_hand = looped[0] / len(changes) / (again[0] / FORWARDS)
+    ratios = [a / len(changes) / (b / args.forwards) for a, b in zip(mine, forwards, strict=True)]
+    by_hand = looped[0] / len(changes) / (again[0] / args.forwards)
     each = statistics.median(mine) / len(changes) * 1e3
-    other_each = statistics.median(forwards) / FORWARDS * 1e3
+    other_each = statistics.median(forwards) / args.forwards * 1e3
     record(
         "ablation",
         f"{len(changes)} heads and MLPs cut one by one on a prompt of {len(pair)} tokens, values from its pair put in",
@@ -96,10 +95,10 @@ def main() -> None:
     ratios = [a / b for a, b in zip(mine, forwards, strict=True)]
     record(
         "ablation#empty",
-        f"{FORWARDS} forward passes inside `capture.intervene` with nothing in it",
+        f"{args.forwards} forward passes inside `capture.intervene` with nothing in it",
         "the same outside",
-        f"{statistics.median(mine) / FORWARDS * 1e3:.1f} ms each",
-        f"{statistics.median(forwards) / FORWARDS * 1e3:.1f} ms each",
+        f"{statistics.median(mine) / args.forwards * 1e3:.1f} ms each",
+        f"{statistics.median(forwards) / args.forwards * 1e3:.1f} ms each",
         f"{statistics.median(ratios):.2f} times its time ({min(ratios):.2f} to {max(ratios):.2f} in {args.rounds} rounds)",
         "at most 1.1",
     )

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import residuals
-from common import left_out, median_ms, parsed, record
+from common import is_small, left_out, median_ms, parsed, record
 from inputs import texts
 
 from warehouse import TraceStore, Warehouse
@@ -122,7 +122,7 @@ def console(root: Path) -> Iterator[tuple[str, int]]:
             if not line:
                 raise SystemExit(f"traces console did not start: {told}")
             told += line
-        time.sleep(5)  # what it warms up in the background is no part of a click
+        time.sleep(0.5 if is_small() else 5)  # what it warms up in the background is no part of a click
         yield found[0], server.pid
     finally:
         server.terminate()

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import in_turns, left_out, parsed, record
 from inputs import opened
@@ -27,6 +28,9 @@ from warehouse.catalog import build
 from warehouse.storage import object_log, paths
 from warehouse.storage.objects import ObjectPath, any_path
 from warehouse.storage.trace_store import TraceStore
+
+if TYPE_CHECKING:
+    from capture.model.loading import Loaded
 
 
 @contextmanager
@@ -61,17 +65,16 @@ def s3_server() -> Iterator[ObjectPath]:
         server.wait()
 
 
-def _capture(roots: list[Path | ObjectPath], tokens: int, rounds: int) -> None:
+def _capture(model: Loaded, roots: list[Path | ObjectPath], tokens: int, rounds: int) -> None:
     """Records what a capture into the store takes, against one into a folder."""
     import torch
 
     from capture.jobs import next_token
-    from capture.model import loading
 
     torch.set_num_threads(
         max(1, (os.cpu_count() or 2) // 2)
     )  # the others are the server's, which is elsewhere otherwise
-    model, numbers = loading.load("smollm2"), iter(range(1000))
+    numbers = iter(range(1000))
     options = next_token.Options(capture="resid", limit=max(1, tokens // 128), max_len=128, batch_tokens=1024)
 
     def capture(root: Path | ObjectPath) -> None:
@@ -147,12 +150,15 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--writers", type=int, default=32)
-    args = parsed(parser, tokens=512, times=2, rounds=1, writers=4)
+    args = parsed(parser, tokens=128, times=2, rounds=1, writers=4)
+    from capture.model import loading
+
+    model = loading.load("smollm2")  # unpacked in the cache that is there, and not in the empty one
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         with s3_server() as root:
             _write_at_once(root, args.writers)
-            _capture([Path(folder) / "runs", root], args.tokens, args.rounds)
+            _capture(model, [Path(folder) / "runs", root], args.tokens, args.rounds)
             build.refresh(root)
             _read(root, args.times)
 
