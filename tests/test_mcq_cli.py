@@ -114,6 +114,7 @@ def test_from_questions_to_agreement(
     assert store.mcq_hidden(eid, choice_idx=2).ndim == 3
 
 
+@pytest.mark.slow
 def test_a_template_from_a_file(traces: Callable, root: Path, tiny_folder: Callable, tmp_path: Path) -> None:
     template = tmp_path / "t.txt"
     template.write_text("Question: {question}\nOptions: {choices}\nThe answer is\n", encoding="utf-8")

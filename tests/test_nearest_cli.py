@@ -46,6 +46,7 @@ def clear(answer, code: int, *words: str) -> None:
         assert word in answer.err, answer.err
 
 
+@pytest.mark.slow
 def test_captures_index_the_middle_layer_unless_told_otherwise(root: Path, traces: Callable) -> None:
     told = traces("index", "list", "--format", "json", "-w", root)
     tables = {t["name"]: t for t in json.loads(told.out)}

@@ -246,6 +246,7 @@ def capture_tokens(root: Path, run: str) -> int:
     return TraceStore(root / f"run_id={run}").meta.counts.tokens
 
 
+@pytest.mark.slow
 def test_a_lens_of_a_model_in_memory_is_that_of_the_model_on_disk(
     tmp_path: Path, make_llama: Callable[..., Any], tokenizer: Any, load_tiny: Callable[..., Loaded]
 ) -> None:

@@ -24,6 +24,11 @@ from warehouse.validation.validate import validate
 EVERYTHING = "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act,heads"
 
 
+def slowly(*values: object) -> list:
+    """Parameters of which a quick run has enough others."""
+    return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Callable[[str], str]:
     """The folder of a saved model of the zoo, with the tests' tokenizer."""
@@ -63,7 +68,7 @@ def sound(store: TraceStore) -> None:
     assert failed == []
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "modernbert", "deberta-v2", "convbert"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", *slowly("distilbert", "albert", "modernbert", "convbert")])
 def test_an_encoder_is_read_back_as_transformers_gives_it(family: str, capture: Callable, folder: Callable) -> None:
     outside = family in ("deberta-v2", "convbert")  # of the attention interface: no q, k, v
     names = EVERYTHING.replace("qkv,", "") if outside else EVERYTHING
@@ -86,7 +91,7 @@ def test_an_encoder_is_read_back_as_transformers_gives_it(family: str, capture: 
         store.hidden(eid, side="dec")
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("family", ["t5", *slowly("bart")])
 def test_an_encoder_decoder_has_both_sides_and_its_decoder_predicts_the_target(
     family: str, capture: Callable, folder: Callable, pairs: Path
 ) -> None:
@@ -157,12 +162,14 @@ def test_encoders_have_no_next_token(capture: Callable) -> None:
 @pytest.mark.parametrize(
     ("family", "names"),
     [
-        ("gpt_neox", "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act"),
-        ("bloom", "hidden,resid,attn,heads,attn_out,mlp_out,mlp_act"),
-        ("gpt_oss", "hidden,resid,qkv,attn,heads"),
         ("mamba", "hidden,resid"),
-        ("jamba", "hidden,resid,qkv,attn,heads"),
         ("gemma2", EVERYTHING),
+        *slowly(
+            ("gpt_neox", "hidden,resid,qkv,attn,attn_out,mlp_out,mlp_act"),
+            ("bloom", "hidden,resid,attn,heads,attn_out,mlp_out,mlp_act"),
+            ("gpt_oss", "hidden,resid,qkv,attn,heads"),
+            ("jamba", "hidden,resid,qkv,attn,heads"),
+        ),
     ],
 )
 def test_decoders_of_other_kinds_are_sound_runs(family: str, names: str, capture: Callable) -> None:

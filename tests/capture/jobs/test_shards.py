@@ -183,6 +183,7 @@ def test_which_bytes_are_those_of_one_process(
     assert one.query("SELECT count(DISTINCT blob) FROM tensors").fetchall() == [(3,)]
 
 
+@pytest.mark.slow
 def test_other_batches_round_otherwise(
     tmp_path: Path, load_tiny: Callable[..., loading.Loaded], sample_lines: list[str]
 ) -> None:
@@ -212,6 +213,7 @@ def test_other_batches_round_otherwise(
                 assert np.allclose(numbers, expected, rtol=2e-3, atol=1e-4)  # a float16 may round the other way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "data", "file"), [(mcq_prompt, "csqa", "questions.jsonl"), (next_token, "ud_ewt", "harbour.conllu")]
 )

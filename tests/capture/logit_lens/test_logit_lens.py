@@ -250,6 +250,7 @@ def test_positions_are_those_asked_for(tmp_path: Path, tiny_root: Path, load_tin
     assert dict(zip(last.example_id, last.pos, strict=True)) == ends
 
 
+@pytest.mark.slow
 def test_slices_do_not_change_what_is_seen(
     tmp_path: Path, tiny_root: Path, load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

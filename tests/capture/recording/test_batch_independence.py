@@ -235,6 +235,7 @@ def test_weights_may_be_settled_once_and_not_again() -> None:
         layer.weight.mul_(2)
 
 
+@pytest.mark.slow
 def test_model_check_says_what_it_found(tiny: Callable[..., loading.Loaded]) -> None:
     def found(loaded: loading.Loaded) -> str:
         (finding,) = (f for f in check(loaded.model, loaded.tokenizer).findings if f.site == "batches")
@@ -275,6 +276,7 @@ def swap_heads(store: TraceStore) -> None:
         q.flush()
 
 
+@pytest.mark.slow
 def test_validate_deep_has_room_for_the_kernels_of_another_kind_of_device(
     tiny_folder: Callable[[str], Path], captured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

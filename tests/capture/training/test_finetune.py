@@ -110,6 +110,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_the_epoch_is_chosen_by_training_questions_that_are_set_aside(
     tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +296,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path, base: str) -> None:
         trained(base, tmp_path / "out", tmp_path / "runs", replace(OPTIONS, lr=1e30, epochs=1))
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_computes_the_same(tmp_path: Path, base: str) -> None:
     plain = trained(base, tmp_path / "a", tmp_path / "runs", run_id="a")
     loaded = loading.load(base, head="multiple-choice", device="cpu", seed=OPTIONS.seed)

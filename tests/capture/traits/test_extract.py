@@ -135,6 +135,7 @@ def test_a_vector_says_whether_its_method_converged(root: Path, monkeypatch, rec
     assert {w.category for w in recwarn.list} - {ResourceWarning} == {RuntimeWarning}  # which is of an earlier test
 
 
+@pytest.mark.slow
 def test_held_out_questions_are_never_touched(root: Path) -> None:
     """With other activations of those questions' responses, the vectors are the same to the bit; with others of any other, not."""
     held = extract(root, ["r"], Options(), "v").options["held_out_questions"]["loud"]
@@ -248,6 +249,7 @@ def lance(root: Path, folder: str = "made") -> dict[tuple, np.ndarray]:
     return {(r["run_id"], r["trait"], r["method"], r["component"], r["layer"]): np.array(r["vector"]) for r in found}
 
 
+@pytest.mark.slow
 def test_the_lance_table_holds_the_vectors_of_all_runs_of_a_model(root: Path) -> None:
     add_responses(root, "s", RESPONSES, tensors(1), trait="terse")
     add_responses(root, "other", RESPONSES, tensors(2), trait="loud", body="another", model="second")

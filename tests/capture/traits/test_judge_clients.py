@@ -90,6 +90,7 @@ def test_an_error_that_quotes_the_prompt_takes_no_parameter_away() -> None:
     assert {"temperature", "logprobs", "top_logprobs"} <= set(front.seen[-1])
 
 
+@pytest.mark.slow
 def test_openais_and_anthropics_own_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)

@@ -117,6 +117,7 @@ def test_every_token_is_the_product_with_its_own_state(home: Path) -> None:
     assert (found.meta.kind, found.meta.parents) == ("trait-projection", ["llama", "vectors"])
 
 
+@pytest.mark.slow
 def test_several_in_one_pass_are_each_alone(home: Path) -> None:
     with Warehouse(home) as wh:
         every = made(wh, "llama", EVERYTHING, "every")
@@ -328,6 +329,7 @@ def test_a_captured_run_in_another_dtype(tmp_path: Path) -> None:
     assert isinstance(found, Manifest)
 
 
+@pytest.mark.slow
 def test_the_command_line(home: Path, traces: Callable[..., Any]) -> None:
     """It says what it projects on, why, and that it may be no better than a random direction."""
     of_vector = {

@@ -98,6 +98,7 @@ def crossed(method: str, x: np.ndarray, used: np.ndarray, seed: int) -> float | 
     return selection.cv_effect_size(method, tuple(parts), tuple(asked), dealt, seed, Counter())
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_best_layer_of_pure_noise_holds_chance() -> None:
     """Picked by cross-validation on the training questions, the best of twelve layers has intervals that hold one half and no effect
     as often as any one's; picked by what it reaches on the held-out questions, it has not."""

@@ -147,6 +147,7 @@ def test_a_recorder_that_disturbs_the_model_is_found(keeps: Callable) -> None:
     assert "model" in wrong(zoo.build("gpt2"))
 
 
+@pytest.mark.slow
 def test_the_real_model_is_right_at_every_site(smollm2) -> None:
     found = check_recording(smollm2.anatomy, smollm2.tokenizer, "smollm2")
     assert found.passed and found.whole and found.attn == {"dec": "derived"}

@@ -305,14 +305,14 @@ def test_two_runs_are_compared_on_the_same_examples(tiny_root: Path) -> None:
     with Warehouse(tiny_root) as wh:
         rows = run_query(wh.cursor(), find_query("compare_runs"), {"run": "llama", "other_run": "gpt2"}).fetchall()
         assert len(rows) > 2 and [abs(r[3]) for r in rows] == sorted((abs(r[3]) for r in rows), reverse=True)
+        losses = wh.sql("SELECT run_id, example_id, sum(loss), avg(loss) FROM next_token GROUP BY ALL").fetchall()
+        of = {(run, example_id): (total, mean) for run, example_id, total, mean in losses}
+        tokens = {run: wh.run(run).tokens.set_index("example_id") for run in ("llama", "gpt2")}
         for example_id, ours, theirs, difference, *means in rows:
             found = []
             for run in ("llama", "gpt2"):
-                losses = f"FROM next_token WHERE run_id = '{run}' AND example_id = '{example_id}'"
-                (total,), (mean,) = (
-                    wh.sql(f"SELECT sum(loss) {losses}").fetchall() + wh.sql(f"SELECT avg(loss) {losses}").fetchall()
-                )
-                t = wh.run(run).tokens.set_index("example_id").loc[example_id]
+                total, mean = of[run, example_id]
+                t = tokens[run].loc[example_id]
                 size = len(t.text[t.offsets[0][1] : t.offsets[-1][1]].encode())
                 found.append((total / math.log(2) / size, mean))
             assert (ours, theirs, *means[:2]) == pytest.approx(

@@ -100,6 +100,7 @@ def test_stopped_anywhere_nothing_is_lost_and_the_next_call_finishes(
     assert not paths.staged_runs(root)
 
 
+@pytest.mark.slow
 def test_the_command(root: Path, captured: Path, traces: Callable) -> None:
     said = traces("runs", "expire", "--tensors", "--older-than", "0m", "old", "--dry-run", "-w", root)
     assert said.code == 0 and "would delete the tensors of old (" in said.out + said.err

@@ -56,6 +56,7 @@ def test_a_model_that_knows_nothing_pays_eight_bits_for_every_byte(
     assert counts.detail == f"the predictions are of {len(PLAIN) - 1} bytes of text, not 40"
 
 
+@pytest.mark.slow
 def test_every_token_has_the_text_that_is_its_own(tmp_path: Path) -> None:
     """Offsets written down as tokenizers tell them: with a BOS, without the white space, as many bytes, in prompts, in targets."""
 

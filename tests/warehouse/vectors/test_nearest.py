@@ -240,6 +240,7 @@ def test_heads_of_queries_and_of_grouped_keys(tiny_root: Path, tmp_path: Path) -
             wh.nearest(x[0, 0], site="q", layer=1, head=4)
 
 
+@pytest.mark.slow
 def test_a_real_models_neighbours(real_root: Path, tmp_path: Path) -> None:
     """SmolLM2's residual stream, block 15: what an index finds of it, and that cosine is exact without one."""
     home = tmp_path / "runs"
@@ -295,6 +296,7 @@ def test_the_exact_answer_that_recall_is_measured_against_is_exact(
     np.testing.assert_allclose(found, np.sort(distances.distances(queries, rows, metric))[:, :11], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_measured_recall_is_what_exact_search_says(root: Path, tmp_path: Path) -> None:
     """The recall in the table's info is what the vectors alone give."""
     home = tmp_path / "runs"
