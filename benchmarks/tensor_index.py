@@ -118,7 +118,7 @@ def make(folder: Path, n: int) -> Path:
             "layer": pa.array([i for _, i in _TENSORS], pa.int32()).take(pa.array(of_tensor)),
             "tensor": pa.array([f"{s}.L{i:02d}" for s, i in _TENSORS]).take(pa.array(of_tensor)),
         }
-        parts.append(folder / f"{number}.parquet")
+        parts.append(folder / f"{number}.arrow")
         write_part("tensors", parts[-1], to_table("tensors", columns))
     merge_table_parts("tensors", parts, folder / "tensors.parquet")
     return folder / "tensors.parquet"
