@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import tempfile
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ _AT_ONCE = 128
 _WRITING = pa.ipc.IpcWriteOptions(compression="lz4")
 _READING = pa.ipc.IpcReadOptions(use_threads=False)
 
-_Key = tuple[tuple[int, Any], ...]
-"""A row's key, whose values can be compared though some are NULL: (0, value), or (1, None) where it is NULL, which comes last."""
+_Value = tuple[int, Any]
+"""A value that can be compared with others though it may be NULL: (0, value), or (1, None) where it is NULL, which comes last."""
 
 
 def sort_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -115,7 +116,7 @@ class _Reader:
         self.schema: pa.Schema = self._stream.schema
         self.batch: pa.RecordBatch | None = None
         """The rows that come next; None: there are no more."""
-        self.key: _Key = ()
+        self.key: list[_Value] = []
         """The first key of them."""
         self._read()
 
@@ -132,16 +133,22 @@ class _Reader:
         self.batch = None
         for batch in self._stream:
             if len(batch):
-                self.batch, self.key = batch, _key(batch, self._keys, 0)
+                self.batch, self.key = batch, [_value(batch[key], 0) for key in self._keys]
                 return
 
 
-def _key(batch: pa.RecordBatch, keys: Sequence[str], row: int) -> _Key:
-    return tuple((0, value) if (value := batch[key][row].as_py()) is not None else (1, None) for key in keys)
+def _value(column: pa.Array, row: int) -> _Value:
+    value = column[row].as_py()
+    return (1, None) if value is None else (0, value)
 
 
-def _count_below(batch: pa.RecordBatch, keys: Sequence[str], least: _Key) -> int:
+def _count_below(batch: pa.RecordBatch, keys: Sequence[str], least: Sequence[_Value]) -> int:
     """Return how many rows of a sorted batch have a key that is less than another."""
-    if _key(batch, keys, len(batch) - 1) < least:
-        return len(batch)
-    return bisect_left(range(len(batch)), least, key=lambda row: _key(batch, keys, row))
+    rows, first, end = range(len(batch)), 0, len(batch)
+    for key, value in zip(keys, least, strict=True):  # the rows from first to end have the values of the keys before
+        of_row = partial(_value, batch[key])
+        first = bisect_left(rows, value, first, end, key=of_row)
+        if first == end or of_row(first) != value:
+            break
+        end = bisect_right(rows, value, first, end, key=of_row)
+    return first
