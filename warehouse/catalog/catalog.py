@@ -17,7 +17,7 @@ from warehouse.catalog.source import source
 from warehouse.catalog.statements import only_reads
 from warehouse.catalog.survey import Survey, file_state
 from warehouse.errors import LeftOutWarning, UsageError
-from warehouse.storage import object_log, paths, run_list
+from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.storage.run_list import find_run
 
@@ -78,8 +78,7 @@ class Catalog:
     def version(self) -> str:
         """Return what changes whenever a run or a vector table comes or goes, without reading any of them."""
         if isinstance(self.root, ObjectPath):
-            listing = object_log.read(self.root)
-            return f"{listing.number} {listing.id}"
+            return " ".join(map(str, source(self.root).state()))
         folders = (self.root, paths.catalog_path(self.root), paths.vectors_dir(self.root))
         tables = (paths.vector_info_path(self.root, *names) for names in paths.vector_tables(self.root))
         return " ".join(file_state(path) for path in (*folders, *tables))

@@ -6,6 +6,7 @@ asking for a single run. It is made again from the manifests by `relist`.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,9 @@ from warehouse.catalog.manifest_sql import manifest_rows
 from warehouse.catalog.survey import Survey, Surveyed, file_state, survey_run
 from warehouse.schema.quoting import sql_text
 from warehouse.schema.tables import SCHEMA_VERSION, TABLES
-from warehouse.storage import object_log, paths
+from warehouse.storage import object_log, paths, run_list
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.object_log import GROUPS, RUNS
+from warehouse.storage.object_log import COMING, GROUPS, RUNS
 from warehouse.storage.objects import AnyPath, ObjectPath
 
 _AT_ONCE = 16
@@ -33,13 +34,23 @@ def list_run(root: ObjectPath, manifest: Manifest) -> None:
     state = file_state(paths.run_dir(root, manifest.run_id) / paths.MANIFEST)
     current = manifest.schema_version == SCHEMA_VERSION
     run = Surveyed(state, state, tuple(sorted(tables)), sum(tables.values()), current)
-    object_log.append(root, {RUNS: {manifest.run_id: _entry(run, manifest.to_bytes(), manifest.run_id)}})
+    name = manifest.run_id
+    object_log.append(root, {RUNS: {name: _entry(run, manifest.to_bytes(), name)}, COMING: {name: None}})
 
 
 def unlist_run(root: ObjectPath, run_id: str) -> None:
     """Take a run off the list, if it is on it."""
-    if run_id in object_log.read(root).sections[RUNS]:
-        object_log.append(root, {RUNS: {run_id: None}})
+    sections = object_log.read(root).sections
+    if run_id in sections[RUNS] or run_id in sections[COMING]:
+        object_log.append(root, {RUNS: {run_id: None}, COMING: {run_id: None}})
+
+
+def list_unlisted(root: ObjectPath) -> None:
+    """Put runs on the list whose writers were killed once they had published them; who may only read leaves that to others."""
+    with contextlib.suppress(PermissionError):
+        for name in run_list.unlisted_runs(root):
+            entry = _survey(paths.run_dir(root, name), name)
+            object_log.append(root, {RUNS: {name: entry}, COMING: {name: None}})
 
 
 def listed_runs(root: ObjectPath, known: Survey) -> Survey:
@@ -74,7 +85,7 @@ def relist(root: ObjectPath) -> None:
     change: dict[str, Any] = {name: None for name in listed if name not in there}
     change |= {name: entry for name, entry in entries.items() if entry is not None}
     if change:
-        object_log.append(root, {RUNS: change})
+        object_log.append(root, {RUNS: change, COMING: dict.fromkeys(there)})
 
 
 def _survey(folder: AnyPath, name: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import duckdb
 
 from warehouse.catalog import compaction
 from warehouse.catalog.groups import Groups, runs_in
-from warehouse.catalog.listed import listed_groups, listed_rows, listed_runs, relist, rows_sql
+from warehouse.catalog.listed import list_unlisted, listed_groups, listed_rows, listed_runs, relist, rows_sql
 from warehouse.catalog.manifest_sql import manifest_rows
 from warehouse.catalog.survey import Survey, file_state, is_current, survey, survey_run
 from warehouse.catalog.views import RUNS_TABLE, file_lists
 from warehouse.schema.quoting import sql_paths
-from warehouse.storage import object_log, paths
+from warehouse.storage import object_log, paths, run_list
 from warehouse.storage.objects import AnyPath, ObjectPath
 
 
@@ -97,6 +97,7 @@ class _Listed:
     def runs(self, known: Survey, every_file: bool = False, groups: Groups | None = None) -> Survey:
         if every_file:
             relist(self.root)
+        list_unlisted(self.root)
         return listed_runs(self.root, {} if every_file else known)
 
     def checked_runs(self, known: Survey) -> Survey:
@@ -105,7 +106,7 @@ class _Listed:
         }
 
     def is_current(self, known: Survey, every_file: bool, groups: Groups) -> bool:
-        return not every_file
+        return not every_file and not run_list.unlisted_runs(self.root)
 
     def groups(self, kept: Groups) -> Groups:
         return listed_groups(self.root)
@@ -119,7 +120,7 @@ class _Listed:
 
     def state(self) -> Sequence[int | str]:
         listing = object_log.read(self.root)
-        return listing.number, listing.id
+        return listing.number, listing.id, *run_list.unlisted_runs(self.root)
 
 
 def source(root: AnyPath) -> Source:

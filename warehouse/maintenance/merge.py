@@ -31,10 +31,10 @@ from warehouse.catalog import build
 from warehouse.catalog.publish import publish
 from warehouse.errors import CorruptRunError
 from warehouse.maintenance.merge_plan import MergePlan, RunPart, is_part_of
-from warehouse.maintenance.remove import empty_trash, locked_for_removal, remove_run
+from warehouse.maintenance.remove import empty_trash, is_half_removed, locked_for_removal, remove_run
 from warehouse.schema.sites import tensor_name
 from warehouse.schema.tables import STORED
-from warehouse.storage import paths
+from warehouse.storage import paths, run_list
 from warehouse.storage.blobs import DTYPES, Blob, ShardFile, TensorSpec
 from warehouse.storage.files import delete, parquet_source
 from warehouse.storage.int8 import CODED
@@ -124,7 +124,9 @@ def finish_merge(root: AnyPath, run_id: str, note: Note = lambda _: None) -> Man
     changed = bool(ingest.add(root, run_id, index_spec.for_run_options(meta), note=note) or pending.delete)
     for part, known_hash in pending.delete.items():
         with locked_for_removal(root, part):
-            if not paths.run_dir(root, part).is_dir():
+            if is_half_removed(root, part):
+                remove_run(root, part)
+            elif not run_list.is_published(root, part):
                 remove_run_rows(root, part)
             elif manifest_hash(root, part) == known_hash and is_part_of(Manifest.read(paths.run_dir(root, part)), meta):
                 remove_run(root, part)

@@ -21,6 +21,9 @@ from warehouse.storage.files import delete, delete_stale_temporaries, release_lo
 from warehouse.storage.objects import AnyPath, ObjectPath, below, local_side
 from warehouse.vectors.reconcile import remove_run_rows
 
+_REMOVAL = b"removal "
+"""How an object under `writers/` begins that is of no capture, but of a removal."""
+
 
 @contextmanager
 def locked_for_removal(root: AnyPath, run_id: str) -> Iterator[None]:
@@ -93,11 +96,24 @@ def remove_run(root: AnyPath, run_id: str) -> None:
 def _remove_objects(root: ObjectPath, run_id: str) -> None:
     """Delete what an object store has of a run."""
     claim = paths.writer_path(root, run_id)
-    claim.write_bytes(uuid.uuid4().bytes)  # a capture of that name that is alive elsewhere then cannot publish
+    claim.write_bytes(_removal())  # a capture of that name that is alive elsewhere then cannot publish
     (paths.run_dir(root, run_id) / paths.MANIFEST).unlink()  # from here on it is no run
     unlist_run(root, run_id)
     delete(paths.run_dir(root, run_id))
     claim.unlink()
+
+
+def is_half_removed(root: AnyPath, run_id: str) -> bool:
+    """Return whether a removal of a run from an object store was killed: `remove_run` then does the rest."""
+    claim = paths.writer_path(root, run_id)
+    try:
+        return isinstance(claim, ObjectPath) and claim.read_bytes().startswith(_REMOVAL)
+    except FileNotFoundError:
+        return False
+
+
+def _removal() -> bytes:
+    return _REMOVAL + uuid.uuid4().bytes
 
 
 def empty_trash(root: AnyPath) -> list[Path]:
@@ -136,19 +152,22 @@ def sweep_root(root: AnyPath, note: Callable[[str], None] = lambda _: None) -> l
 
 
 def _remove_dead_uploads(root: ObjectPath) -> Iterator[ObjectPath]:
-    """Delete what removals that were killed have left of runs, and yield its folders: without a manifest, and nobody writes it."""
-    listed = set(run_list.published_runs(root))
-    for folder in root.iterdir():
-        run_id = paths.run_id_of(folder)
-        is_run = folder.name.startswith(paths.RUN_PREFIX)
-        if not is_run or run_id in listed or (folder / paths.MANIFEST).is_file():
-            continue
+    """Finish removals that were killed, and delete what captures have left that let go of their names; yield the runs' folders."""
+    folders = {paths.run_id_of(p) for p in root.iterdir() if p.name.startswith(paths.RUN_PREFIX)}
+    claimed = {p.name.removesuffix(".json") for p in paths.writers_dir(root).iterdir()}
+    for run_id in sorted(claimed | folders.difference(run_list.published_runs(root))):
         claim = paths.writer_path(root, run_id)
-        if isinstance(claim, ObjectPath) and claim.put_new(uuid.uuid4().bytes):
-            if not (folder / paths.MANIFEST).is_file():
-                delete(folder)
-                yield folder
-            claim.unlink()
+        assert isinstance(claim, ObjectPath)
+        if not claim.put_new(_removal()) and not is_half_removed(root, run_id):
+            if run_list.is_published(root, run_id):
+                claim.unlink()  # it was killed just after it had published
+        elif run_list.is_published(root, run_id):
+            if run_id not in claimed:
+                claim.unlink()
+        else:
+            _remove_objects(root, run_id)
+            if run_id in folders:
+                yield root / f"{paths.RUN_PREFIX}{run_id}"
 
 
 def _remove_dead_staging(root: AnyPath) -> Iterator[Path]:

@@ -1,9 +1,12 @@
 """The list of what a warehouse in an object store holds: numbered changes, each an object that exactly one writer could put.
 
 In: a change, such as "this run has come". Out: the list after all changes (`read`), without asking the store to list its objects. A
-change is a patch of named values in sections: `runs`, `groups` of compacted tables, and `vectors`. A writer puts the next number where
-nothing is yet; who comes second reads what the first has written, and puts the one after. Readers look whether there is a next one.
+change is a patch of named values in sections: `runs`, `groups` of compacted tables, `vectors`, and `coming`. A writer puts the next number
+where nothing is yet; who comes second reads what the first has written, and puts the one after. Readers look whether there is a next one.
 Now and then a writer puts down the whole list, where those begin who know nothing yet.
+
+A run is announced as coming before its manifest is put, which makes it one, and is on the list after that. So a writer that is killed
+between the two leaves a name that readers look for.
 
 The list is an index over the manifests, from which `traces refresh` makes it again.
 """
@@ -24,7 +27,7 @@ from warehouse.storage.files import write_atomically
 from warehouse.storage.objects import ObjectPath
 from warehouse.storage.sealed import is_sealed, seal
 
-RUNS, GROUPS, VECTORS = SECTIONS = ("runs", "groups", "vectors")
+RUNS, GROUPS, VECTORS, COMING = SECTIONS = ("runs", "groups", "vectors", "coming")
 
 Change = dict[str, dict[str, Any]]
 """Section → name → what is said of it from now on; None: it is gone."""
@@ -107,6 +110,12 @@ def append(root: ObjectPath, change: Change) -> Listing:
     raise TracesError(f"{root}: the list of runs could not be written, since others write it all the time. Try again.")
 
 
+def announce(root: ObjectPath, run_id: str) -> None:
+    """Put down that a run is about to be published, unless that is on the list."""
+    if run_id not in read(root).sections[COMING]:
+        append(root, {COMING: {run_id: True}})
+
+
 def _at(root: ObjectPath, number: int) -> ObjectPath:
     entry = paths.list_entry(root, number)
     assert isinstance(entry, ObjectPath)
@@ -117,7 +126,7 @@ def _from_disk(root: ObjectPath) -> Listing:
     """Return the list as this machine last read it, or as the newest checkpoint has it; an empty one where there is neither."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         fields = strict_json.parse(paths.list_copy(root).read_bytes())
-        known = Listing(fields["number"], fields["sections"], fields["id"])
+        known = _to_listing(fields)
         entry = _get(paths.list_entry(root, known.number))
         if entry is not None and entry["id"] == known.id:  # else the bucket is another of the same name
             return known
@@ -125,7 +134,12 @@ def _from_disk(root: ObjectPath) -> Listing:
     if latest is None:
         return _EMPTY
     fields = _get(paths.list_checkpoint(root, latest["number"])) or {}
-    return Listing(latest["number"], fields["sections"], fields["id"]) if fields else _EMPTY
+    return _to_listing(fields) if fields else _EMPTY
+
+
+def _to_listing(fields: dict[str, Any]) -> Listing:
+    """Return a list that was put down whole, perhaps by a version that knew fewer sections."""
+    return Listing(fields["number"], {**_EMPTY.sections, **fields["sections"]}, fields["id"])
 
 
 def _get(place: Any) -> dict[str, Any] | None:

@@ -226,9 +226,14 @@ def list_copy(root: AnyPath) -> Path:
     return local_side(root) / "list.json"
 
 
+def writers_dir(root: AnyPath) -> AnyPath:
+    """Return the folder of the objects that say who is writing which run of a root in an object store."""
+    return root / _WRITERS
+
+
 def writer_path(root: AnyPath, run_id: str) -> AnyPath:
-    """Return the object that says who is writing a run of a root in an object store."""
-    return root / _WRITERS / f"{_safe_name(run_id)}.json"
+    """Return the one of a run."""
+    return writers_dir(root) / f"{_safe_name(run_id)}.json"
 
 
 def blob_file(shard: int) -> str:

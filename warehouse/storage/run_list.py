@@ -17,12 +17,22 @@ def exists(root: AnyPath) -> bool:
 def run_names(root: AnyPath) -> list[str]:
     """Return the names of the folders that are named as runs, sorted; what is in them is not looked at."""
     if isinstance(root, ObjectPath):
-        return sorted(object_log.read(root).sections[object_log.RUNS])
+        return sorted({*object_log.read(root).sections[object_log.RUNS], *unlisted_runs(root)})
     if not root.is_dir():
         return []
     prefix = paths.RUN_PREFIX
     with os.scandir(root) as entries:  # which says what is a folder without asking the disk again
         return sorted(e.name.removeprefix(prefix) for e in entries if e.name.startswith(prefix) and e.is_dir())
+
+
+def unlisted_runs(root: ObjectPath) -> list[str]:
+    """Return the names of published runs that were announced and are not on the list: their writer is about to do that, or was killed."""
+    sections = object_log.read(root).sections
+    return sorted(
+        name
+        for name in sections[object_log.COMING]
+        if name not in sections[object_log.RUNS] and is_published(root, name)
+    )
 
 
 def run_folders(root: AnyPath) -> list[AnyPath]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import xxhash
 
 from warehouse.errors import RunExistsError, TracesError, UsageError
-from warehouse.storage import paths, strict_json
+from warehouse.storage import object_log, paths, strict_json
 from warehouse.storage.files import delete
 from warehouse.storage.objects import ObjectPath, below
 
@@ -34,7 +34,7 @@ class RunUpload:
         folder, claim = paths.run_dir(root, run_id), paths.writer_path(root, run_id)
         assert isinstance(folder, ObjectPath)
         assert isinstance(claim, ObjectPath)
-        self.run_id, self._folder, self._claim = run_id, folder, claim
+        self.run_id, self._root, self._folder, self._claim = run_id, root, folder, claim
         self._content = b""
         self._thread = ThreadPoolExecutor(1, f"upload of {run_id}")
         self._pending: list[Future[None]] = []
@@ -130,6 +130,7 @@ class RunUpload:
             (self._folder / name).unlink()
         if wrong := sorted(name for name, size in files.items() if there.get(name) != size):
             raise TracesError(f"{self._folder / wrong[0]} did not arrive whole. Run the same command again.")
+        object_log.announce(self._root, self.run_id)
         mine = self._claim.is_file() and self._claim.read_bytes() == self._content
         if not mine or not (self._folder / paths.MANIFEST).put_new(manifest):
             raise UsageError(

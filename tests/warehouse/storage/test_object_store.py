@@ -16,7 +16,7 @@ from warehouse.catalog import build
 from warehouse.console.sql.pool import Pool, Question
 from warehouse.errors import RunExistsError, TracesError, UsageError
 from warehouse.maintenance import merge, merge_plan
-from warehouse.maintenance.remove import locked_for_removal, remove_run
+from warehouse.maintenance.remove import locked_for_removal, remove_run, sweep_root
 from warehouse.maintenance.transfer import copy_run
 from warehouse.storage import object_log, paths, run_list
 from warehouse.storage.files import delete
@@ -147,7 +147,8 @@ def test_a_store_that_fails_now_and_then_loses_nothing(
         capture_tiny(root, "two", capture="none")
         assert rows(root, COUNTS) == [(name, here.meta.counts.predictions) for name in ("one", "two")]
     check_intact(root / "run_id=one")
-    assert object_log.read(root).number == 2
+    assert set(object_log.read(root).sections["runs"]) == {"one", "two"}
+    assert object_log.read(root).number == 4  # each was announced, and listed, once
 
 
 def test_32_writers_publish_at_once(root: ObjectPath) -> None:
@@ -182,6 +183,98 @@ def test_a_list_is_made_again_from_the_manifests(root: ObjectPath, capture_tiny,
     assert [name for (name,) in rows(root, "SELECT run_id FROM runs")] == ["two"]
 
 
+def stop(*_: object, **__: object) -> None:
+    """Stand in for what a killed process did not come to do."""
+    raise KeyboardInterrupt
+
+
+def test_a_run_whose_writer_was_killed_before_it_was_listed_is_found(
+    root: ObjectPath, capture_tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest makes it a run; whoever looks next puts it on the list, and a warehouse that is open sees it come."""
+    capture_tiny(root, "one", capture="none")
+    reader = Warehouse(root)
+    with monkeypatch.context() as patch:
+        patch.setattr("warehouse.catalog.publish.list_run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            capture_tiny(root, "two", capture="none")
+    assert run_list.is_published(root, "two")
+    assert "two" not in object_log.read(root).sections["runs"]
+    assert run_list.published_runs(root) == ["one", "two"]
+    with reader:
+        assert reader.reopen_if_stale()
+        assert [name for name, _ in reader.sql(COUNTS).fetchall()] == ["one", "two"]
+    assert set(object_log.read(root).sections["runs"]) == {"one", "two"}
+    assert object_log.read(root).sections["coming"] == {}
+
+
+@pytest.mark.slow
+def test_who_may_only_read_is_not_stopped_by_a_run_that_is_not_listed(
+    root: ObjectPath, s3: Server, capture_tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture_tiny(root, "one", capture="none")
+    with monkeypatch.context() as patch:
+        patch.setattr("warehouse.catalog.publish.list_run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            capture_tiny(root, "two", capture="none")
+    with s3.faults(lambda request: "denied" if request["REQUEST_METHOD"] == "PUT" else None):
+        assert [name for name, _ in rows(root, COUNTS)] == ["one"]
+    assert [name for name, _ in rows(root, COUNTS)] == ["one", "two"]
+
+
+@pytest.mark.slow
+def test_a_list_of_before_runs_were_announced_is_read(root: ObjectPath, capture_tiny) -> None:
+    capture_tiny(root, "one", capture="none")
+    listing = object_log.read(root)
+    old = {k: v for k, v in listing.sections.items() if k != "coming"}
+    paths.list_copy(root).write_bytes(
+        object_log._to_bytes({"number": listing.number, "sections": old, "id": listing.id})
+    )
+    object_log._read.clear()
+    assert run_list.published_runs(root) == ["one"]
+    capture_tiny(root, "two", capture="none")
+    assert run_list.published_runs(root) == ["one", "two"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["unlist_run", "delete"])
+def test_a_merge_that_was_killed_while_it_removed_a_part_goes_on(
+    root: ObjectPath, capture_tiny, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part has no manifest any more, and some of its objects: the same command removes these."""
+    for i in (1, 2):
+        capture_tiny(root, f"w.shard-{i}-of-2", shard=f"{i}/2", capture="none", limit=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"warehouse.maintenance.remove.{place}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            merge.merge(root, merge_plan.plan_merge(root, merge_plan.find_parts(root, "w"), "w"))
+    assert merge.finish_merge(root, "w") is not None
+    assert run_list.published_runs(root) == ["w"]
+    assert not list((root / "run_id=w.shard-1-of-2").rglob("*"))
+    assert not list((root / "writers").rglob("*"))
+    assert len(rows(root, COUNTS)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["unlist_run", "delete"])
+def test_what_a_killed_removal_has_left_is_swept(
+    root: ObjectPath, capture_tiny, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`traces refresh` finishes it, and lets go of names of runs that are published; what is being captured stays."""
+    for name in ("one", "two"):
+        capture_tiny(root, name, capture="none")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"warehouse.maintenance.remove.{place}", stop)
+        with locked_for_removal(root, "one"), pytest.raises(KeyboardInterrupt):
+            remove_run(root, "one")
+    for name in ("two", "elsewhere"):  # killed just after it had published; alive
+        (root / "writers" / f"{name}.json").write_bytes(b'{"capture": "x", "host": "other"}')
+    assert sweep_root(root) == ["run_id=one"]
+    assert [str(p) for p in (root / "writers").rglob("*")] == [f"{root}/writers/elsewhere.json"]
+    assert not list((root / "run_id=one").rglob("*"))
+    assert [name for name, _ in rows(root, COUNTS)] == ["two"]
+
+
 @pytest.mark.slow
 def test_compaction_changes_no_answer(root: ObjectPath, capture_tiny) -> None:
     for name in ("one", "two", "three"):
@@ -214,7 +307,7 @@ def test_a_capture_that_stops_goes_on(root: ObjectPath, tmp_path: Path, s3: Serv
         capture_tiny(root, "one")
     assert paths.staged_runs(root) == ["one"]
     assert not run_list.is_published(root, "one")
-    assert not run_list.exists(root)
+    assert run_list.published_runs(root) == []
     there = capture_tiny(root, "one")
     assert {f.path: f.bytes for f in there.meta.files} == {f.path: f.bytes for f in here.meta.files}
     assert not paths.staged_runs(root)
