@@ -126,7 +126,7 @@ def _from_disk(root: ObjectPath) -> Listing:
     """Return the list as this machine last read it, or as the newest checkpoint has it; an empty one where there is neither."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         fields = strict_json.parse(paths.list_copy(root).read_bytes())
-        known = _to_listing(fields)
+        known = Listing(fields["number"], fields["sections"], fields["id"])
         entry = _get(paths.list_entry(root, known.number))
         if entry is not None and entry["id"] == known.id:  # else the bucket is another of the same name
             return known
@@ -134,12 +134,7 @@ def _from_disk(root: ObjectPath) -> Listing:
     if latest is None:
         return _EMPTY
     fields = _get(paths.list_checkpoint(root, latest["number"])) or {}
-    return _to_listing(fields) if fields else _EMPTY
-
-
-def _to_listing(fields: dict[str, Any]) -> Listing:
-    """Return a list that was put down whole, perhaps by a version that knew fewer sections."""
-    return Listing(fields["number"], {**_EMPTY.sections, **fields["sections"]}, fields["id"])
+    return Listing(latest["number"], fields["sections"], fields["id"]) if fields else _EMPTY
 
 
 def _get(place: Any) -> dict[str, Any] | None:

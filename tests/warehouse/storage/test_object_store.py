@@ -223,20 +223,6 @@ def test_who_may_only_read_is_not_stopped_by_a_run_that_is_not_listed(
 
 
 @pytest.mark.slow
-def test_a_list_of_before_runs_were_announced_is_read(root: ObjectPath, capture_tiny) -> None:
-    capture_tiny(root, "one", capture="none")
-    listing = object_log.read(root)
-    old = {k: v for k, v in listing.sections.items() if k != "coming"}
-    paths.list_copy(root).write_bytes(
-        object_log._to_bytes({"number": listing.number, "sections": old, "id": listing.id})
-    )
-    object_log._read.clear()
-    assert run_list.published_runs(root) == ["one"]
-    capture_tiny(root, "two", capture="none")
-    assert run_list.published_runs(root) == ["one", "two"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["unlist_run", "delete"])
 def test_a_merge_that_was_killed_while_it_removed_a_part_goes_on(
     root: ObjectPath, capture_tiny, place: str, monkeypatch: pytest.MonkeyPatch
