@@ -4,7 +4,7 @@ What scores of all edges and nodes cost by integrated gradients (EAP-IG, 5 steps
 forward pass costs, for SmolLM2 and for two families by other ways; how scores follow the effects of exact patching, of heads, of MLPs
 and of edges; and the memory of ten times as many pairs.
 
-    python benchmarks/circuits.py [--pairs 16] [--rounds 3] [--edges 30] [--many 400] [--tasks 2] [--forwards 5]
+    python benchmarks/circuits.py [--pairs 16] [--rounds 3] [--edges 30] [--many 400] [--tasks 2]
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ SEED = 0
 
 
 def main() -> None:
-    global FORWARDS
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=16, help="Pairs of a batch.")
     parser.add_argument("--rounds", type=int, default=3)
@@ -53,9 +52,7 @@ def main() -> None:
         "--many", type=int, default=400, help="Pairs whose memory is held against that of a tenth of them."
     )
     parser.add_argument("--tasks", type=int, default=2, help="Tasks on which scores are held against patching.")
-    parser.add_argument("--forwards", type=int, default=FORWARDS, help="Bare forward passes in a round.")
-    args = parsed(parser, pairs=2, rounds=1, forwards=1, edges=2, many=10, tasks=1)
-    FORWARDS = args.forwards
+    args = parsed(parser, pairs=2, rounds=1, edges=2, many=10, tasks=1)
     loaded = loading.load("smollm2", device="cpu")
     model = examine_edges(loaded.anatomy)
     with tempfile.TemporaryDirectory() as folder:
