@@ -44,7 +44,7 @@ class RunExistsError(UsageError):
         self.run_id = run_id
         super().__init__(
             f"Run '{run_id}' already exists (traces runs show {run_id}). "
-            f"Choose another --run, or delete it: traces runs rm {run_id}"
+            f"Choose another name, or delete it: traces runs rm {run_id}"
         )
 
 

@@ -82,7 +82,8 @@ class ProgressBar:
         elif self._say is not None and time.monotonic() - self._said_at > _LINE_SECONDS:
             self._said_at = time.monotonic()
             of = "" if self._total is None else f" of {self._total:,}"
-            self._say(", ".join(filter(None, (f"{label}: {done:,}{of} {self._unit}", detail))))
+            name = f"{label}: " if label else ""
+            self._say(", ".join(filter(None, (f"{name}{done:,}{of} {self._unit}", detail))))
 
     def say(self, text: str) -> None:
         """Say a line that must not be missed; the bar moves out of its way."""

@@ -224,8 +224,8 @@ def run_capture(
             about, length = None, options.max_len
         else:
             run = target.run and partition.part_run_name(target.run, options.shard)
-            if run is not None and run_list.is_taken(root, paths.check_run_name(run)):
-                raise RunExistsError(run)
+            if run is not None:
+                run_list.check_free(root, run)
             source = data.open(root)
             loaded = load()
             if loaded.untrained:

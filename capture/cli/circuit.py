@@ -16,7 +16,6 @@ from capture.sequences import partition
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
 from warehouse.cli.options import WarehouseOption, dry_run_option, run_option
-from warehouse.storage.objects import AnyPath
 
 circuit_app = App(
     no_args_is_help=True, help="Find which edges of a model carry a task, and see whether they hold on other pairs."
@@ -150,7 +149,7 @@ def discover(
         manifest, held_out = make_in_parts(part, root, whole, loading=loading, unit="pairs"), share < 1
     else:
         if not dry_run:
-            _check_free(root, run_id)
+            run_list.check_free(root, run_id)
         loaded = loading.load_of_run(folder, finding.model)
         wanted = job.forecast(loaded, folder, options)
         typer.echo(
@@ -241,7 +240,7 @@ def evaluate(
         traces circuit evaluate ioi-circuit names --ablation resample,mean --run elsewhere
         traces sql --query circuit_holds --set run=elsewhere
     """
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
     from warehouse.warehouse import Warehouse
 
     root = paths.find_root(warehouse)
@@ -272,7 +271,7 @@ def evaluate(
             manifest = make_in_parts(part, root, whole, loading=loading, unit="passes")
         else:
             if not dry_run:
-                _check_free(root, run_id)
+                run_list.check_free(root, run_id)
             loaded = loading.load_of_run(chosen[0].store.path, trying.model)
             wanted = job.forecast(loaded, found, chosen, options)
             typer.echo(f"{wanted.pairs:,} held-out pairs × {wanted.passes:,} edge-masked passes")
@@ -293,9 +292,3 @@ def evaluate(
 
 circuit_app.command("export")(export_circuit)
 circuit_app.command("import")(import_circuit)
-
-
-def _check_free(root: AnyPath, run_id: str) -> None:
-    from capture.api.arguments import existing_run
-
-    existing_run(root, run_id, skip_existing=False)

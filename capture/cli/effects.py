@@ -178,7 +178,7 @@ def _run(
 ) -> None:
     """Measure, and print what was done."""
     from warehouse.storage import paths
-    from warehouse.storage.run_list import find_run
+    from warehouse.storage.run_list import check_free, find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, task)
@@ -207,7 +207,7 @@ def _run(
         return
     run_id = partition.part_run_name(whole, part.chosen)
     if not dry_run:
-        _check_free(root, run_id)
+        check_free(root, run_id)
     loaded = loading.load_of_run(folder, measuring.model)
     wanted = job.forecast(loaded, folder, options)
     if dry_run:
@@ -248,9 +248,3 @@ def _largest(root: AnyPath, run_id: str) -> str:
     shown = [f"{place} {effect:+.2f}{'' if part is None else f' ({part:+.0%})'}" for place, effect, part, _ in rows]
     whole = "" if all(part is None for _, _, part, _ in rows) else " (100%: clean - corrupted)"
     return f"largest mean effects on {rows[0][3]}{whole}: {', '.join(shown)}"
-
-
-def _check_free(root: AnyPath, run_id: str) -> None:
-    from capture.api.arguments import existing_run
-
-    existing_run(root, run_id, skip_existing=False)

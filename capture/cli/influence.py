@@ -108,7 +108,7 @@ def influence(
         traces sql --query why_this_token --set run=first-influence
     """
     from warehouse.storage import paths
-    from warehouse.storage.run_list import find_run
+    from warehouse.storage.run_list import check_free, find_run
 
     root = paths.find_root(warehouse)
     folder = find_run(root, run)
@@ -129,8 +129,9 @@ def influence(
     if part.divided:
         manifest = make_in_parts(part, root, whole, loading=loading, total=wanted.sequences)
     else:
-        loaded = loading.load_of_run(folder, model)
         run_id = partition.part_run_name(whole, part.chosen)
+        check_free(root, run_id)
+        loaded = loading.load_of_run(folder, model)
         with stopped_by_signals(), capture_progress(wanted.sequences, note) as (report, say):
             manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report, note=say)
     explained = manifest.counts.rows["influence_targets"]

@@ -70,7 +70,7 @@ def lens(
         traces sql --query decision_depth --set run=first
     """
     from warehouse.storage import paths
-    from warehouse.storage.run_list import find_run
+    from warehouse.storage.run_list import check_free, find_run
     from warehouse.storage.trace_store import TraceStore
 
     root = paths.find_root(warehouse)
@@ -90,8 +90,9 @@ def lens(
     if part.divided:
         manifest = make_in_parts(part, root, whole, loading=loading, unit="sequences")
     else:
-        loaded = loading.load_of_run(folder, model)
         run_id = partition.part_run_name(whole, part.chosen)
+        check_free(root, run_id)
+        loaded = loading.load_of_run(folder, model)
         with stopped_by_signals(), capture_progress(say=note) as (report, _):
             manifest = job.run(loaded, folder, options, root=root, run_id=run_id, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['logit_lens']:,} rows in {manifest.seconds:.1f} s")

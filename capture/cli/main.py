@@ -6,6 +6,7 @@ torch and transformers are imported inside the commands that run a model, so tha
 from __future__ import annotations
 
 import io
+import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -136,7 +137,7 @@ def ending(e: BaseException) -> tuple[str, int] | None:
         case typer.Abort():  # a question that nobody answered
             return "Aborted.", 1
         case OSError():  # a folder that may not be written to, a disk that is full or gone
-            return on_one_line(str(e)), 1
+            return on_one_line(re.sub(r"^\[Errno -?\d+\] ", "", str(e))), 1
         case MemoryError():
             return "There is too little memory for this. A capture needs less with a smaller --batch-tokens.", 1
         case Exception() if isinstance(e, Refusal):

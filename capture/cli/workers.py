@@ -37,14 +37,19 @@ def make_in_parts(
         The manifest of the run.
     """
     from capture.workers.driver import run_in_parts
-    from capture.workers.local_pool import LocalPool
+    from capture.workers.local_pool import LocalPool, count_cores
     from capture.workers.ray_pool import RayPool
 
     pool: LocalPool | RayPool
     if part.ray is not None:
         pool = RayPool(sys.argv[1:], part.workers, part.ray, root, int(_takes_gpu(loading)))
     else:
-        pool = LocalPool(sys.argv[1:], part.workers, *_shared_gpus(loading, part.workers))
+        gpus, each = _shared_gpus(loading, part.workers)
+        if not gpus and part.workers > (cores := count_cores()):
+            note(
+                f"{part.workers} workers share {cores} cores: each loads the model, and more workers than cores are seldom faster"
+            )
+        pool = LocalPool(sys.argv[1:], part.workers, gpus, each)
     with stopped_by_signals():
         return run_in_parts(pool, root, run, part.workers, total, unit, note)
 

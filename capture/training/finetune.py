@@ -38,8 +38,8 @@ from capture.training.options import Options, Report
 from capture.training.questions import Questions, choose_set_aside, load_questions
 from capture.training.trainer import train_model
 from warehouse.catalog.publish import publish
-from warehouse.errors import RunExistsError, TracesError, UncertainResultWarning, UsageError
-from warehouse.storage import paths, run_list
+from warehouse.errors import TracesError, UncertainResultWarning, UsageError
+from warehouse.storage import run_list
 from warehouse.storage.files import delete, write_atomically
 from warehouse.storage.manifest import Counts, DataInfo, Manifest, StagedRun
 from warehouse.storage.objects import AnyPath
@@ -104,8 +104,7 @@ def finetune(
     facts = {"model": base, "data": [questions.hash, held.hash], "options": asdict(options)}
     identity = RunIdentity(KIND, facts)
     run_id = run_id or default_name(f"{loaded.name}-finetune", train, identity)
-    if run_list.is_taken(root, paths.check_run_name(run_id)):
-        raise RunExistsError(run_id)
+    run_list.check_free(root, run_id)
     checkpoints = out / _CHECKPOINTS
     remedy = f"Lower --batch-size (now {options.batch_size}) or --max-len, or add --gradient-checkpointing."
     with (

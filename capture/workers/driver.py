@@ -22,6 +22,8 @@ from warehouse.storage.journal import Journal
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import AnyPath
 
+_SHOW_SECONDS = 1.0
+"""How often the bar is drawn anew while no worker says anything."""
 _RESTARTS = 3
 """How often the worker of a part is started again after it died."""
 
@@ -56,8 +58,9 @@ def run_in_parts(
         pool: Starts the workers.
         root: The warehouse.
         run: The run's name; None: the one that workers find for it.
-        workers: How many work at a time. There are as many parts, unless the run was begun with another number of them.
-        total: How many examples, or what else `unit` says, there are; None: unknown.
+        workers: How many work at a time: no more than there are examples, where that is known. There are as many parts, unless the
+            run was begun with another number of them.
+        total: How many examples, or what else `unit` says, there are at most; None: unknown.
         unit: What the progress bar counts.
         say: Receives lines for the user, as in `ProgressBar`.
 
@@ -69,14 +72,14 @@ def run_in_parts(
         UsageError: It was begun by one process, or in several divisions; or a worker was called wrongly.
         TracesError: A worker failed.
     """
-    n = workers
+    n = workers = min(workers, total or workers)
     if run is not None:
         if (finished := _finish(root, run)) is not None:
             return finished
         n = _parts_begun(root, run, workers)
     with ProgressBar(unit, total, say) as bar, pool:
-        watch = _Watch(pool, root, run, n, bar)
-        finished = watch.work(workers)
+        watch = _Watch(pool, root, run, n, workers, bar)
+        finished = watch.work()
     if finished is not None:
         return finished
     assert watch.run is not None  # every worker said the name of its part
@@ -123,9 +126,9 @@ def _parts_begun(root: AnyPath, run: str, workers: int) -> int:
 class _Watch:
     """What is known of the parts while workers make them."""
 
-    def __init__(self, pool: Pool, root: AnyPath, run: str | None, n: int, bar: ProgressBar) -> None:
+    def __init__(self, pool: Pool, root: AnyPath, run: str | None, n: int, workers: int, bar: ProgressBar) -> None:
         self.run = run
-        self._pool, self._root, self._n, self._bar = pool, root, n, bar
+        self._pool, self._root, self._n, self._workers, self._bar = pool, root, n, min(workers, n), bar
         self._done: dict[str, int] = {}
         self._tokens: Counter[str] = Counter()
         self._deaths: Counter[str] = Counter()
@@ -133,7 +136,7 @@ class _Watch:
         self._said: set[str] = set()
         self._start = time.monotonic()
 
-    def work(self, workers: int) -> Manifest | None:
+    def work(self) -> Manifest | None:
         """Have every part made that is not there.
 
         Returns:
@@ -147,10 +150,14 @@ class _Watch:
             waiting = [p for p in waiting if not run_list.is_published(self._root, _part_run(self.run, p))]
         running = 0
         while waiting or running:
-            while waiting and running < workers:
+            while waiting and running < self._workers:
                 self._pool.start(waiting.pop(0))
                 running += 1
-            event = self._pool.events.get()
+            try:
+                event = self._pool.events.get(timeout=_SHOW_SECONDS)
+            except queue.Empty:
+                self._show()
+                continue
             part = event["part"]
             match event["event"]:
                 case "progress" | "exists" | "done" if "run" in event:
@@ -158,7 +165,9 @@ class _Watch:
                         return finished
             match event["event"]:
                 case "progress":
-                    self._show(part, event)
+                    self._done[part] = event["done"]
+                    self._tokens[part] = max(self._tokens[part], event["tokens"])
+                    self._show()
                 case "note":
                     self._note(event["text"])
                 case "done" | "exists":
@@ -180,12 +189,12 @@ class _Watch:
         self.run = whole
         return finished
 
-    def _show(self, part: str, event: dict[str, Any]) -> None:
+    def _show(self) -> None:
         """Show the progress of all parts together."""
-        self._done[part], tokens = event["done"], event["tokens"]
-        self._tokens[part] = max(self._tokens[part], tokens)
         speed = self._tokens.total() / max(time.monotonic() - self._start, 1e-9)
-        detail = f"{speed:,.0f} tokens/s by {self._n} workers" if speed else f"{self._n} workers"
+        detail = f"{speed:,.0f} tokens/s by {self._workers} workers" if speed else f"{self._workers} workers"
+        if not self._done:
+            detail += ", starting"
         self._bar.show(sum(self._done.values()), label=self.run or "", detail=detail)
 
     def _note(self, text: str) -> None:

@@ -26,6 +26,11 @@ _STOP_SECONDS = 20.0
 """How long a worker may take to stop in good order."""
 
 
+def count_cores() -> int:
+    """Return how many of the processor's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LocalPool:
     """A context manager that starts workers; leaving it stops those that still run."""
 
@@ -58,8 +63,7 @@ class LocalPool:
 
     def _environment(self, place: int) -> Mapping[str, str]:
         """Return the environment of the worker at a place, 0-based: its share of the machine."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share = {"OMP_NUM_THREADS": str(max(1, cores // self._workers))}
+        share = {"OMP_NUM_THREADS": str(max(1, count_cores() // self._workers))}
         environment = share | os.environ
         if self._gpus:
             first = place * self._gpus_each

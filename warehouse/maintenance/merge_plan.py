@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse.errors import CorruptRunError, NotFoundError, RunExistsError, TracesError, UsageError
+from warehouse.errors import CorruptRunError, NotFoundError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths, run_list
 from warehouse.storage.files import file_checksum
@@ -107,9 +107,7 @@ def plan_merge(root: AnyPath, runs: Sequence[str], run_id: str) -> MergePlan:
         UsageError: For runs that do not make one run.
         CorruptRunError: For a part with a file that is missing or altered.
     """
-    paths.check_run_name(run_id)
-    if run_list.is_taken(root, run_id):
-        raise RunExistsError(run_id)
+    run_list.check_free(root, run_id)
     _check_finished(runs, set(paths.staged_runs(root)) - set(run_list.published_runs(root)))
     if repeated := sorted({r for r in runs if runs.count(r) > 1}):
         raise UsageError(f"{repeated[0]} is named twice.")

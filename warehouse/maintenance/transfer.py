@@ -6,12 +6,13 @@ a capture is, so that nobody sees half of it; a copy that was interrupted goes o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from warehouse.catalog import build
 from warehouse.catalog.listed import list_run
-from warehouse.errors import RunExistsError, UsageError
+from warehouse.errors import UsageError
 from warehouse.maintenance.remove import locked_for_removal
 from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete, link_or_copy, sync_folder
@@ -39,14 +40,15 @@ def copy_run(source: AnyPath, target: AnyPath, run_id: str, check: Check, report
         False where the other warehouse had the same run already.
 
     Raises:
-        RunExistsError: It has another run of that name.
-        UsageError: An unfinished capture has that name there.
+        UsageError: Another run, or an unfinished capture, has that name there.
     """
     folder = run_list.find_run(source, run_id)
     meta = Manifest.read(folder)
     if run_list.is_published(target, run_id):
         if manifest_hash(target, run_id) != folder_manifest_hash(folder):
-            raise RunExistsError(run_id)
+            raise UsageError(
+                f"{target} has another run that is named '{run_id}'. To copy this one, delete that: traces runs rm {run_id} -w {target}"
+            )
         _show(target, meta, run_id)
         return False
     staging = paths.staging_dir(target, run_id)
@@ -61,13 +63,7 @@ def copy_run(source: AnyPath, target: AnyPath, run_id: str, check: Check, report
             sync_folder(target)
             delete(staging)
     else:
-        if isinstance(folder, Path):
-            check(folder)
-            here = folder
-        else:
-            here = _stage(folder, meta, staging, check, lambda _: None)
-        _upload(here, target, run_id, meta, staging, report)
-        delete(staging)
+        _upload(folder, target, run_id, meta, staging, check, report)
     _show(target, meta, run_id)
     return True
 
@@ -88,19 +84,31 @@ def _stage(folder: AnyPath, meta: Manifest, staging: Path, check: Check, report:
     return staged
 
 
-def _upload(here: Path, target: ObjectPath, run_id: str, meta: Manifest, staging: Path, report: Report) -> None:
+def _upload(
+    folder: AnyPath, target: ObjectPath, run_id: str, meta: Manifest, staging: Path, check: Check, report: Report
+) -> None:
     """Upload a run's files and publish it."""
+    if isinstance(folder, Path):
+        check(folder)
     upload = RunUpload(target, run_id)
     try:
         staging.mkdir(parents=True, exist_ok=True)
         mark = staging / "copy"
-        mark.write_bytes(folder_manifest_hash(here).encode() + b"\n")
-        upload.claim(mark)
+        mark.write_bytes(folder_manifest_hash(folder).encode() + b"\n")
+        try:
+            upload.claim(mark)
+        except BaseException:
+            mark.unlink()
+            with contextlib.suppress(OSError):  # it has files of an earlier try
+                staging.rmdir()
+            raise
+        here = folder if isinstance(folder, Path) else _stage(folder, meta, staging, check, lambda _: None)
         for f in meta.files:
             if upload.size(f.path) != f.bytes:  # by the claim, what is there is of an earlier try of this copy
                 upload.put(f.path, here / f.path)
             report(f.bytes)
         upload.publish(here, {f.path: f.bytes for f in meta.files}, (here / paths.MANIFEST).read_bytes(), keep=True)
+        delete(staging)
     finally:
         upload.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from warehouse.errors import NotFoundError
+from warehouse.errors import NotFoundError, RunExistsError
 from warehouse.storage import object_log, paths
 from warehouse.storage.objects import AnyPath, ObjectPath
 
@@ -48,6 +48,17 @@ def is_published(root: AnyPath, run_id: str) -> bool:
 def is_taken(root: AnyPath, run_id: str) -> bool:
     """Return whether no run can be published under a name: there is one, or a local folder that is named so."""
     return is_published(root, run_id) if isinstance(root, ObjectPath) else paths.run_dir(root, run_id).exists()
+
+
+def check_free(root: AnyPath, run_id: str) -> None:
+    """Check that a run can be published under a name.
+
+    Raises:
+        UsageError: It is no name of a run.
+        RunExistsError: It is taken.
+    """
+    if is_taken(root, paths.check_run_name(run_id)):
+        raise RunExistsError(run_id)
 
 
 def published_runs(root: AnyPath) -> list[str]:

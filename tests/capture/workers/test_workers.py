@@ -148,6 +148,19 @@ def blobs(root: Path) -> Iterator[Path]:
         yield from (paths.staged_run(paths.staging_dir(root, part)) / paths.BLOBS).iterdir()
 
 
+def test_there_are_no_more_workers_than_examples(tmp_path: Path, words: list[str]) -> None:
+    started = []
+
+    class Seen(LocalPool):
+        def start(self, part: str) -> None:
+            started.append(part)
+            super().start(part)
+
+    command = [*words, "--run", "w", "--limit", "2", "-w", str(tmp_path / "runs")]
+    manifest = run_in_parts(Seen(command, 9), tmp_path / "runs", "w", 9, total=2)
+    assert (started, manifest.counts.sequences) == (["1/2", "2/2"], 2)
+
+
 def test_what_no_retry_can_mend_stops_all_at_once(tmp_path: Path, words: list[str], traces: Callable) -> None:
     root = tmp_path / "runs"
     wrong = traces(*words, "--max-len", "4096", "--workers", "2", "-w", root)

@@ -114,6 +114,19 @@ def test_a_run_goes_and_comes_back(root: ObjectPath, tmp_path: Path, s3: Server,
     assert not list((root / "run_id=one").rglob("*"))
 
 
+def test_a_copy_that_cannot_be_begun_leaves_nothing(root: ObjectPath, tmp_path: Path, capture_tiny, traces) -> None:
+    here, cache = capture_tiny(tmp_path / "runs", "one"), tmp_path / "cache"
+    nowhere = traces("runs", "push", "one", "s3://nowhere/runs", "-w", here.path.parent, env={})
+    assert (nowhere.code, nowhere.out) == (1, "")
+    assert nowhere.err.startswith("traces: there is no bucket s3://nowhere"), nowhere.err
+    assert not [p for p in cache.rglob("*") if ".staging" in p.parts and p.is_file()]
+    assert copy_run(here.path.parent, root, "one", check_intact)
+    capture_tiny(tmp_path / "other", "one", max_len=8)
+    taken = traces("runs", "push", "one", str(root), "-w", tmp_path / "other", env={})
+    assert (taken.code, taken.out) == (2, "")
+    assert f"{root} has another run that is named 'one'" in taken.err and f"traces runs rm one -w {root}" in taken.err
+
+
 def test_of_many_writers_of_one_name_one_wins(root: ObjectPath, tmp_path: Path, capture_tiny) -> None:
     homes = [tmp_path / str(i) for i in range(4)]
     for home in homes:
