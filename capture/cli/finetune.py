@@ -103,13 +103,16 @@ def mcq(
 
     Raises:
         UsageError: `--from` names no folder.
+        RunExistsError: The run exists already.
     """
-    from warehouse.storage import paths
+    from warehouse.storage import paths, run_list
 
     root = paths.find_root(warehouse)
     if from_ is not None and not Path(from_).is_dir():
         raise UsageError(f"--from {from_}: name the folder that has both splits, {split} and {held_out}.")
     length = parse_max_len(max_len)
+    if run is not None:
+        run_list.check_free(root, run)
     train, held = (QuestionOptions(data=data, split=s, from_=from_).open(root) for s in (split, held_out))
     loaded = loading.load(model, "multiple-choice", seed=seed)
     with needs_capture_extra():

@@ -547,7 +547,7 @@ def test_the_command(tmp_path: Path, tiny_folder: Callable, traces: Callable, ca
     assert "traces sql --query why_this_token --set run=a-influence" in done.out
     answer = traces("sql", "--query", "why_this_token", "--set", "run=a-influence", *place)
     assert answer.code == 0 and answer.out.strip(), answer.err
-    again = traces("influence", "a", *place)
+    again = traces("influence", "a", "--model", tmp_path / "nowhere", *place)  # before a model is looked for
     assert again.code == 2 and "already exists" in again.err
     elsewhere = traces("influence", "a", "--run", "b", "--model", tiny_folder("gpt2"), *place)
     assert elsewhere.code == 2 and "other weights" in elsewhere.err

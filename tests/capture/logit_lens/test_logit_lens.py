@@ -453,7 +453,7 @@ def test_the_command(
     for question in ("decision_depth", "lens_hit_at_k", "lens_ranks"):
         answer = traces("sql", "--query", question, "--set", "run=a", *place)
         assert answer.code == 0 and answer.out.strip(), answer.err
-    again = traces("lens", "a", *place)
+    again = traces("lens", "a", "--model", tmp_path / "nowhere", *place)  # before a model is looked for
     assert again.code == 2 and "already exists" in again.err
     elsewhere = traces("lens", "a", "--run", "b", "--model", tiny_folder("gpt2"), *place)
     assert elsewhere.code == 2 and "other weights" in elsewhere.err
