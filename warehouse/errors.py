@@ -58,6 +58,14 @@ class NewerSchemaError(TracesError):
         )
 
 
+class StoreError(OSError):
+    """An object store does not answer, or refuses: that says nothing of what lies there, which is no damage and not gone."""
+
+
+class StoreRefusedError(StoreError, PermissionError):
+    """An object store does not let these credentials do it."""
+
+
 class LeftOutWarning(UserWarning):
     """A run or a vector table is damaged, and left out of the answer."""
 

@@ -16,7 +16,7 @@ from warehouse.catalog.build import ATTACHED, attach, create_views, open_current
 from warehouse.catalog.source import source
 from warehouse.catalog.statements import only_reads
 from warehouse.catalog.survey import Survey, file_state
-from warehouse.errors import LeftOutWarning, UsageError
+from warehouse.errors import LeftOutWarning, StoreError, UsageError
 from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.storage.run_list import find_run
@@ -109,6 +109,8 @@ class Catalog:
         try:
             runs = refresh(self.root, known, every_file)
             con = attach(paths.catalog_path(self.root), self.root)
+        except StoreError:
+            raise
         except (OSError, UsageError):  # a folder that may only be read: the views are made in memory
             con = attach(":memory:", self.root)
             runs = create_views(con, self.root, source(self.root).runs(known, every_file))

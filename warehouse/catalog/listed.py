@@ -74,7 +74,10 @@ def listed_groups(root: ObjectPath) -> Groups:
 
 
 def relist(root: ObjectPath) -> None:
-    """Make the list again from the manifests that there are: runs that were copied in come, those that were deleted go."""
+    """Make the list again from the manifests that there are: runs that were copied in come, those that were deleted go.
+
+    Who may only read leaves that to others.
+    """
     listed = object_log.read(root).sections[RUNS]
     folders = {paths.run_id_of(p): p for p in root.iterdir() if p.name.startswith(paths.RUN_PREFIX)}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -85,7 +88,8 @@ def relist(root: ObjectPath) -> None:
     change: dict[str, Any] = {name: None for name in listed if name not in there}
     change |= {name: entry for name, entry in entries.items() if entry is not None}
     if change:
-        object_log.append(root, {RUNS: change, COMING: dict.fromkeys(there)})
+        with contextlib.suppress(PermissionError):
+            object_log.append(root, {RUNS: change, COMING: dict.fromkeys(there)})
 
 
 def _survey(folder: AnyPath, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from warehouse.errors import TracesError, first_line
+from warehouse.errors import StoreError, TracesError, first_line
 from warehouse.storage import paths, run_list
 from warehouse.storage.objects import AnyPath, ObjectPath, below
 from warehouse.storage.strict_json import half_pair
@@ -106,9 +106,15 @@ def _files_state(folder: AnyPath) -> str:
 
 
 def file_state(path: str | AnyPath) -> str:
-    """Return a signature of a file, which changes when the file does, or is replaced; a text is a local path, and takes less time."""
+    """Return a signature of a file, which changes when the file does, or is replaced; a text is a local path, and takes less time.
+
+    Raises:
+        StoreError: A store does not say whether there is such an object.
+    """
     try:
         s = path.stat() if isinstance(path, ObjectPath) else os.stat(path)  # noqa: PTH116
+    except StoreError:
+        raise
     except OSError:
         return "none"
     return f"{s.st_mtime_ns:x}.{s.st_size:x}.{s.st_ino:x}"
@@ -123,10 +129,15 @@ def survey_run(folder: AnyPath, thorough: bool) -> Surveyed:
 
     Returns:
         What is known of it.
+
+    Raises:
+        StoreError: The store does not show it.
     """
     manifest, files = file_state(folder / paths.MANIFEST), _files_state(folder)
     try:
         return Surveyed(manifest, files, *_check_tables(folder, thorough))
+    except StoreError:
+        raise
     except (TracesError, OSError) as e:
         return Surveyed(manifest, files, (), fault=" ".join(str(e).split()))
 
@@ -165,6 +176,7 @@ def _check_table(file: AnyPath, table: str, version: int, checksum: str | None) 
 
     Raises:
         TracesError: It has not.
+        StoreError: The store does not show it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -175,6 +187,8 @@ def _check_table(file: AnyPath, table: str, version: int, checksum: str | None) 
 
     try:
         schema = pq.read_schema(parquet_source(file))
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as e:
         raise TracesError(f"{file} is damaged: {first_line(e)}") from None
     expected = arrow_schema(table)

@@ -23,7 +23,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from warehouse.errors import CorruptRunError
+from warehouse.errors import CorruptRunError, StoreError
 from warehouse.schema.sites import TOKEN
 from warehouse.storage import strict_json
 from warehouse.storage.files import open_file
@@ -179,6 +179,7 @@ class Blob:
 
         Raises:
             CorruptRunError: The file is missing, cut short, or not safetensors.
+            StoreError: The store does not show it.
         """
         self.path = path
         self._map: mmap.mmap | None = None
@@ -193,6 +194,8 @@ class Blob:
                         start = memoryview(self._map)
         except FileNotFoundError:
             raise CorruptRunError(f"{path} is missing.") from None
+        except StoreError:
+            raise
         except OSError as e:
             raise CorruptRunError(f"{path} cannot be read: {e.strerror}.") from None
         if size < 8:
@@ -377,13 +380,13 @@ class Blob:
         """Return bytes of an object.
 
         Raises:
-            CorruptRunError: The object cannot be read.
+            CorruptRunError: The object is gone.
         """
         assert isinstance(self.path, ObjectPath)
         try:
             return self.path.read_range(start, end)
-        except OSError as e:
-            raise CorruptRunError(f"{self.path} cannot be read: {e.strerror}.") from None
+        except FileNotFoundError:
+            raise CorruptRunError(f"{self.path} is missing.") from None
 
     def release_pages(self) -> None:
         """Give back the memory that holds what has been read so far; what is read again is fetched from the disk, or its cache."""

@@ -2,7 +2,7 @@
 
 An object is written whole or not at all, and a folder is nothing but the beginning of its objects' names. What a local warehouse
 does by a rename, one in a store does by `put_new`, of which exactly one of many succeeds. Requests are tried again a few times over
-errors that may pass; what remains is an OSError with the store's own words.
+errors that may pass; what remains is a `StoreError`.
 
 Credentials come from the environment and the provider's own files; nothing of them is kept.
 """
@@ -10,7 +10,6 @@ Credentials come from the environment and the provider's own files; nothing of t
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import stat
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
-from warehouse.errors import UsageError, first_line
+from warehouse.errors import UsageError
 from warehouse.storage.s3_credentials import credential_provider
+from warehouse.storage.store_errors import os_errors
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Sequence
@@ -37,6 +37,8 @@ _PIECE = 8 << 20
 """Bytes of an object that are uploaded, or read ahead, at a time."""
 _TRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 """How often, and for how long, the store is asked again over an error of its own or a connection that broke."""
+_PATIENCE = {"timeout": "24h", "read_timeout": "120s"}
+"""How long a request may take: a large object over a slow line takes hours, but its bytes never stop for minutes."""
 
 
 @dataclass(frozen=True, order=True)
@@ -359,7 +361,7 @@ def _store(bucket: str) -> Any:
         raise UsageError(f"Warehouses at {bucket} need more packages: pip install 'trace-warehouse[s3]'") from None
     if plain := os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         os.environ.setdefault("AWS_ALLOW_HTTP", "true")  # DuckDB's lance extension looks for it there
-    retry: Any = {"retry_config": _TRIES, "client_options": {"timeout": "120s", "allow_http": plain}}
+    retry: Any = {"retry_config": _TRIES, "client_options": _PATIENCE | {"allow_http": plain}}
     if bucket.startswith("s3://"):
         return from_url(bucket, credential_provider=credential_provider(), **retry)
     return from_url(bucket) if bucket.startswith("memory://") else from_url(bucket, **retry)
@@ -371,19 +373,5 @@ def _stat(meta: Any) -> ObjectStat:
     return ObjectStat(meta["size"], written, xxhash.xxh3_64_intdigest(tag.encode()))
 
 
-@contextlib.contextmanager
-def _os_errors(path: ObjectPath) -> Iterator[None]:
-    """Raise OSError in place of what obstore raises; FileNotFoundError where there is no such object."""
-    try:
-        yield
-    except FileNotFoundError as e:  # obstore's own is a page long
-        if "NoSuchBucket" in str(e):
-            raise OSError(errno.ENODEV, f"there is no bucket {path.bucket}", str(path)) from None
-        raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path)) from None
-    except Exception as e:
-        kind = type(e).__name__
-        if not type(e).__module__.startswith("obstore"):
-            raise
-        if kind in ("PermissionDeniedError", "UnauthenticatedError"):
-            raise PermissionError(errno.EACCES, "the credentials that there are do not allow it", str(path)) from None
-        raise OSError(errno.EIO, first_line(e)[:300], str(path)) from None
+def _os_errors(path: ObjectPath) -> contextlib.AbstractContextManager[None]:
+    return os_errors(path.bucket, str(path))

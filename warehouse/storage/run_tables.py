@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse.errors import CorruptRunError, NotFoundError, UsageError, first_line
+from warehouse.errors import CorruptRunError, NotFoundError, StoreError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_all_columns, sql_no_rows, sql_parquet, sql_text
@@ -220,6 +220,8 @@ class RunTables:
         """Raise CorruptRunError in place of what a library raises over a damaged file."""
         try:
             yield
+        except StoreError:
+            raise
         except _reader_errors() as e:
             raise CorruptRunError(f"{self.path / table} cannot be read: {first_line(e)}{self._advice}") from None
 

@@ -12,7 +12,7 @@ from typing import Self
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from warehouse.errors import CorruptRunError, NewerSchemaError
+from warehouse.errors import CorruptRunError, NewerSchemaError, StoreError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import strict_json
 from warehouse.storage.files import read_file, write_atomically
@@ -69,11 +69,12 @@ class SealedFile(StrictModel):
             FileNotFoundError: There is no such file.
             NewerSchemaError: A newer version of this package wrote it.
             CorruptRunError: It is not what was written.
+            StoreError: The store does not show it.
         """
         try:
             raw = read_file(path)
             fields = strict_json.parse(raw)
-        except FileNotFoundError:
+        except (FileNotFoundError, StoreError):
             raise
         except OSError as e:
             raise CorruptRunError(f"{path} cannot be read: {e.strerror}.") from None

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 from safetensors import SafetensorError
 
-from warehouse.errors import CorruptRunError, TracesError
+from warehouse.errors import CorruptRunError, StoreError, TracesError
 from warehouse.storage.objects import AnyPath
 from warehouse.storage.trace_store import TraceStore
 from warehouse.validation.attention_checks import check_attention, check_heads
@@ -117,6 +117,8 @@ def check_intact(folder: AnyPath) -> None:
 def _run_check(name: str, check: CheckFunction, store: TraceStore) -> Check:
     try:
         detail = check(store)
+    except StoreError:
+        raise
     except ValidationFailure as e:
         return Check(name, False, str(e))
     except _READER_ERRORS as e:

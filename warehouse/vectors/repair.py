@@ -56,7 +56,7 @@ def _repair_folders(root: AnyPath) -> None:
         path = paths.vector_model_path(root, folder)
         try:
             ModelFolder.read_from(path)
-        except (TracesError, OSError):
+        except (TracesError, FileNotFoundError):
             delete(path)
             if folder in known:
                 known[folder].write_to(path)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import CorruptRunError, TracesError, UsageError, first_line
+from warehouse.errors import CorruptRunError, StoreError, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import object_log, paths
@@ -220,6 +220,8 @@ class VectorTable:
                 if manifest_hash(self.root, run) != rows.manifest:
                     return False
                 self._seen[run] = state
+        except StoreError:
+            raise
         except OSError:
             return False
         return True

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.errors import CorruptRunError, TracesError
+from warehouse.errors import CorruptRunError, StoreError, TracesError
 from warehouse.storage import paths, run_list, strict_json
 from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete, parquet_source
@@ -65,7 +65,8 @@ def _wanted(root: AnyPath) -> dict[str, dict[str, str]]:
         if not (folder / paths.table_file(_TABLE)).is_file():
             continue
         run = paths.run_id_of(folder)
-        with contextlib.suppress(TracesError, OSError):  # a run that cannot be read is for traces runs validate
+        # A run that cannot be read is for traces runs validate.
+        with contextlib.suppress(TracesError, FileNotFoundError):
             model = Manifest.read(paths.run_dir(root, run)).model
             wanted.setdefault(claim_folder(root, model), {})[run] = manifest_hash(root, run)
     return wanted
@@ -105,6 +106,8 @@ def _rows(root: AnyPath, run: str) -> pa.Table:
     path = paths.run_dir(root, run) / paths.table_file(_TABLE)
     try:
         rows = pq.read_table(parquet_source(path), columns=[*_NAMES, "layer", "vector"], partitioning=None)
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as e:
         raise CorruptRunError(f"{path} cannot be read: {e}") from None
     vectors = rows["vector"].combine_chunks()
