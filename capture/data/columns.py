@@ -47,12 +47,12 @@ class Columns:
         """
         labels, ids = _LabelNumbers(self), _Ids(self)
         for number, where, fields in table:
-            _check_column(self.text, fields, f"({where}) Name the text's column: --text-column.")
+            _check_column(self.text, fields, where, "Name the text's column: --text-column.")
             if self.label is not None:
                 hint = "Name the labels' column: --label-column; a row without a label has null or nothing there."
-                _check_column(self.label, fields, f"({where}) {hint}")
+                _check_column(self.label, fields, where, hint)
             if self.id is not None:
-                _check_column(self.id, fields, f"({where}) Name the column with ids: --id-column.")
+                _check_column(self.id, fields, where, "Name the column with ids: --id-column.")
             others = {name: value for name, value in fields.items() if name not in (self.text, self.label, self.id)}
             text = _text(fields[self.text], self.text, where)
             row_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
@@ -62,10 +62,10 @@ class Columns:
             yield Row(row_id, text, others, labels=row_labels)
 
 
-def _check_column(name: str, fields: dict[str, Any], hint: str) -> None:
+def _check_column(name: str, fields: dict[str, Any], where: str, hint: str) -> None:
     """Raise NotFoundError where a row has no such column."""
     if name not in fields:
-        raise NotFoundError("column", printable_value(name), map(printable_value, fields), hint)
+        raise NotFoundError("column", printable_value(name), map(printable_value, fields), f"({where}) {hint}")
 
 
 def _text(value: Any, column: str, where: str) -> str:

@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from capture.data.files import printable_value
 from capture.data.plain import plain
 from warehouse.errors import UsageError
 from warehouse.storage import strict_json
+
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,11 @@ class Source:
 
     def _read(self, seen: dict[str, int]) -> Iterator[Example]:
         """Read the examples of this source alone; `seen` counts those of each id before."""
+        where = f"{printable_value(self.origin)}, row"
         for row in self.rows():
-            if not row.text.strip():
+            if not row.text or row.text.isspace():
                 continue
-            row = check_storable(row, f"{printable_value(self.origin)}, row {printable_value(row.source_id)}")
+            row = check_storable(row, where)
             key = row.source_id if self.has_ids else row.text
             example = Example(self, row, key)
             n = seen[example.example_id] = seen.get(example.example_id, 0) + 1
@@ -156,18 +158,20 @@ class Example:
     row: Row
     key: str
     """What its id is a hash of, besides the source: the row's own id, or the text where there is none."""
+    example_id: str = field(init=False)
+    """16 hex digits of SHA-256 over data set, config, split and key; of the user's own data over the key alone."""
+
+    def __post_init__(self) -> None:
+        """Work out its id."""
+        s = self.source
+        names = ("id" if s.has_ids else "text", "", "") if s.own else (s.dataset, s.config or "", s.split or "")
+        digest = hashlib.sha256("\x1f".join((*names, self.key)).encode())
+        object.__setattr__(self, "example_id", digest.hexdigest()[:16])
 
     @property
     def text(self) -> str:
         """The row's text."""
         return self.row.text
-
-    @cached_property
-    def example_id(self) -> str:
-        """16 hex digits of SHA-256 over data set, config, split and key; of the user's own data over the key alone."""
-        s = self.source
-        names = ["id" if s.has_ids else "text", None, None] if s.own else [s.dataset, s.config, s.split]
-        return hashlib.sha256("\x1f".join([*(x or "" for x in names), self.key]).encode()).hexdigest()[:16]
 
 
 def check_storable(row: Row, where: str) -> Row:
@@ -175,7 +179,7 @@ def check_storable(row: Row, where: str) -> Row:
 
     Args:
         row: The row.
-        where: What messages call it.
+        where: What messages call it, but for its id, which follows.
 
     Returns:
         The row with converted metadata.
@@ -184,15 +188,27 @@ def check_storable(row: Row, where: str) -> Row:
         UsageError: Something in it is not Unicode text: half of a surrogate pair, which JSON, a file's name and an argument can
             spell. Or its metadata is nested too deep.
     """
+    metadata = row.metadata
     try:
-        metadata = plain(row.metadata)
+        metadata = plain(metadata) if metadata else metadata
     except ValueError as e:
-        raise UsageError(f"{where}: its metadata cannot be kept: {e}.") from None
-    strings = [("id", row.source_id), ("text", row.text), ("prompt set", row.prompt_set)]
-    strings += [("metadata", json.dumps(metadata, ensure_ascii=False))]
-    parts = (("words", row.words), ("labels", row.labels), ("choices", row.choices))
-    strings += [(what, value) for what, items in parts for item in items for value in vars(item).values()]
-    for what, value in strings:
-        if isinstance(value, str) and (half := strict_json.half_pair(value)):
-            raise UsageError(f"{where}: its {what} has {half}, half of a surrogate pair, which is not Unicode text.")
-    return replace(row, metadata=metadata)
+        raise UsageError(f"{where} {printable_value(row.source_id)}: its metadata cannot be kept: {e}.") from None
+    for what, text in _strings(row, metadata):
+        if half := strict_json.half_pair(text):
+            raise UsageError(
+                f"{where} {printable_value(row.source_id)}: its {what} has {half}, half of a surrogate pair, which is not Unicode text."
+            )
+    return row if metadata == row.metadata else replace(row, metadata=metadata)
+
+
+def _strings(row: Row, metadata: Any) -> Iterator[tuple[str, str]]:
+    """Yield all strings of a row, and what they are."""
+    yield "id", row.source_id
+    yield "text", row.text
+    if row.prompt_set is not None:
+        yield "prompt set", row.prompt_set
+    if metadata:
+        yield "metadata", _as_json(metadata)
+    for what, items in (("words", row.words), ("labels", row.labels), ("choices", row.choices)):
+        for item in items:
+            yield from ((what, value) for value in vars(item).values() if isinstance(value, str))

@@ -37,6 +37,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     if depth >= MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
+        if all(isinstance(k, str) for k in value):
+            return {k: plain(v, depth + 1) for k, v in value.items()}
         return _object(value.items(), depth + 1)
     if isinstance(value, list | tuple | set):
         if value and all(isinstance(x, tuple) and len(x) == 2 for x in value):

@@ -62,10 +62,7 @@ def write(
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            remaining = (
-                check_storable(row, f"{printable_value(origin)}, row {printable_value(row.source_id)}")
-                for row in rows()
-            )
+            remaining = (check_storable(row, f"{printable_value(origin)}, row") for row in rows())
             while batch := list(islice(remaining, ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist([_fields(row) for row in batch], schema))
                 for row in batch:

@@ -82,7 +82,7 @@ def open_prompts(texts: list[str]) -> Source:
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UsageError(f"--prompt: prompt {number} has no text.")
-    rows = [check_storable(Row(str(n), text), f"--prompt, prompt {n}") for n, text in enumerate(texts, 1)]
+    rows = [check_storable(Row(str(n), text), "--prompt, prompt") for n, text in enumerate(texts, 1)]
     return own_texts("prompt", "--prompt", partial(iter, rows))
 
 

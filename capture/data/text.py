@@ -18,7 +18,6 @@ from capture.data.files import (
     check_readable,
     file_lines,
     json_lines,
-    line_location,
     printable_value,
     user_path,
     whole_lines,
@@ -105,9 +104,10 @@ def file_table(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         UsageError: The file is of an unknown kind.
     """
     table: Iterator[tuple[int, dict[str, Any]]]
+    name = printable_value(path)
     match path.suffix.lower():
         case ".parquet":
-            return ((n, f"{printable_value(path)}, row {n}", fields) for n, fields in parquet_rows(path))
+            return ((n, f"{name}, row {n}", fields) for n, fields in parquet_rows(path))
         case ".jsonl" | ".ndjson":
             table = json_lines(path)
         case ".csv":
@@ -116,10 +116,10 @@ def file_table(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             table = csv_rows(path, "\t")
         case _:
             raise UsageError(
-                f"{printable_value(path)}: texts come from {_KINDS}, not from {printable_value(path.suffix)}. A text a line under another name: "
+                f"{name}: texts come from {_KINDS}, not from {printable_value(path.suffix)}. A text a line under another name: "
                 "--text - < FILE"
             )
-    return ((n, line_location(path, n), fields) for n, fields in table)
+    return ((n, f"{name}, line {n}", fields) for n, fields in table)
 
 
 def _check_columns(columns: Columns, where: str) -> None:
