@@ -51,6 +51,31 @@ def is_sample(name: str) -> bool:
     return origin(name) not in (None, *map(str, (SHARED / name).glob("*")))
 
 
+@cache
+def model_name() -> str:
+    """SmolLM2; at the smallest size the folder of a model of two small layers, random, that reads SmolLM2's tokens."""
+    if not is_small():
+        return "smollm2"
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from capture.model.sources import packaged_folder
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    tokenizer = AutoTokenizer.from_pretrained(packaged_folder("smollm2"))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder.name)
+    tokenizer.save_pretrained(folder.name)
+    return folder.name
+
+
 def _repeated(sample: Path) -> Path:
     """A file as long as a benchmark asks for: paragraphs of the sample's sentences in other orders, or the sample under other ids."""
     folder = tempfile.TemporaryDirectory()

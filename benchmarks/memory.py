@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 
 from common import parsed, record
-from inputs import texts
+from inputs import model_name, texts
 
 
 def peak_mb(limit: int, path: Path, root: str) -> float:
     """Peak resident memory of one capture process, MB, as the system counts it."""
-    command = [sys.executable, "-m", "capture.cli.main", "capture", "next-token", "--model", "smollm2", "--text", str(path), "--limit", str(limit), "--max-len", "128",
+    command = [sys.executable, "-m", "capture.cli.main", "capture", "next-token", "--model", model_name(), "--text", str(path), "--limit", str(limit), "--max-len", "128",
                "--capture", "hidden,resid,qkv,attn", "--run", f"n{limit}", "--warehouse", root]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

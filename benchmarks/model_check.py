@@ -13,17 +13,17 @@ import subprocess
 import sys
 
 from common import in_turns, parsed, record
-
-COMMAND = [sys.executable, "-m", "capture.cli.main", "model", "check", "smollm2"]
+from inputs import model_name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     args = parsed(parser, rounds=1)
+    command = [sys.executable, "-m", "capture.cli.main", "model", "check", model_name()]
 
     def run(*more: str) -> None:
-        subprocess.run([*COMMAND, *more], check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, *more], check=True, capture_output=True, timeout=120)
 
     mine, other = in_turns(run, lambda: run("--help"), args.rounds)
     record(

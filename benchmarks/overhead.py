@@ -29,7 +29,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from common import parsed, record
-from inputs import long_texts
+from inputs import long_texts, model_name
 
 from capture.data.example import Source
 from capture.data.text import open_text
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CASES)
     args = parsed(parser, sequences=2, batch=1, rounds=1, only="resid")
-    loaded = loading.load("smollm2")
+    loaded = loading.load(model_name())
     texts = long_texts(loaded.tokenizer, LENGTH, args.sequences)
     batches = torch.tensor([loaded.tokenizer(t).input_ids[:LENGTH] for t in texts]).split(args.batch)
     tokens = LENGTH * args.sequences

@@ -29,7 +29,7 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 import torch
 from common import cpu_ms, in_turns, parsed, record
-from inputs import long_texts
+from inputs import long_texts, model_name
 
 from capture.data.registry import open_data
 from capture.model import loading
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--moments", type=int, default=10)
     args = parsed(parser, sequences=4, rounds=1, moments=1)
-    model = loading.load("smollm2")
+    model = loading.load(model_name())
     texts = long_texts(model.tokenizer, LENGTH, args.sequences)
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "texts.txt"
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def command(text: Path, root: Path, *more: str) -> list[str]:
-    return ["capture", "next-token", "--model", "smollm2", "--device", "cpu", "--text", str(text), "--max-len", str(LENGTH),
+    return ["capture", "next-token", "--model", model_name(), "--device", "cpu", "--text", str(text), "--max-len", str(LENGTH),
             "--capture", "resid", "--index", "none", "--run", "w", "-w", str(root), *more]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import padded_zarr
 from common import in_turns, parsed, record
-from inputs import long_texts
+from inputs import long_texts, model_name
 from inputs import texts as all_texts
 
 from capture.data.text import open_text
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.set_defaults(paragraphs=96, full=64)
     args = parsed(parser, rounds=1, paragraphs=4, full=2)
-    loaded = loading.load("smollm2")
-    eager = loading.load("smollm2")
+    loaded = loading.load(model_name())
+    eager = loading.load(model_name())
     eager.model.set_attn_implementation("eager")
     anatomy = examine(eager.model)
     cases = {

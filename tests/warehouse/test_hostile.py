@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -65,20 +66,19 @@ def rows(root: Path) -> list[tuple[str, int]]:
 # -- names of runs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NO_NAMES)
-def test_text_that_is_not_a_name_leads_nowhere(root: Path, name: str) -> None:
-    calls: list[Callable[[], object]] = [
-        lambda: run_list.find_run(root, name),
-        lambda: folders_of(root, name),
-        lambda: remove_run(root, name),
-        lambda: paths.staging_dir(root, name),
-        lambda: paths.merged_path(root, name),
-        lambda: locked_for_removal(root, name).__enter__(),
+def test_text_that_is_not_a_name_leads_nowhere(root: Path) -> None:
+    calls: list[Callable[[str], object]] = [
+        lambda name: run_list.find_run(root, name),
+        lambda name: folders_of(root, name),
+        lambda name: remove_run(root, name),
+        lambda name: paths.staging_dir(root, name),
+        lambda name: paths.merged_path(root, name),
+        lambda name: locked_for_removal(root, name).__enter__(),
     ]
     before = sorted(p for p in root.parent.rglob("*"))
-    for call in calls:
+    for name, call in itertools.product(NO_NAMES, calls):
         with pytest.raises(UsageError, match="is not the name of a run"):
-            call()
+            call(name)
     assert sorted(p for p in root.parent.rglob("*")) == before, "nothing deleted, and no lock left anywhere"
 
 

@@ -86,10 +86,10 @@ def test_scores_equal_a_plain_loop_over_the_real_model(
     tmp_path: Path, smollm2, looped: Callable, shared: Callable[[str], Path], score: str, chat: bool
 ) -> None:
     source = open_data("csqa", None, "validation", str(shared("csqa/validation.jsonl")), "text")
-    options = mcq_prompt.Options(limit=3, score=score, chat=chat, capture="hidden,attn", batch_tokens=512)
+    options = mcq_prompt.Options(limit=2, score=score, chat=chat, capture="hidden,attn", batch_tokens=512)
     mcq_prompt.run(smollm2, source, options, root=tmp_path, run_id="r")
     store = TraceStore(run_dir(tmp_path, "r"))
-    for example in [e for e, _ in zip(source.read(), range(3), strict=False)]:
+    for example in [e for e, _ in zip(source.read(), range(2), strict=False)]:
         told = store.query(
             "SELECT label, text, logit, logprob, logprob_per_byte, prob, is_label, is_pred FROM choices "
             "WHERE example_id = ? ORDER BY choice_idx",

@@ -71,9 +71,10 @@ def test_the_real_model_end_to_end(real_root: Path, smollm2) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_model_in_bfloat16(tmp_path: Path, capture_tiny: Callable, smollm2) -> None:
-    loaded = loading.load("smollm2", device="cpu", dtype="bfloat16")
-    store = capture_tiny(tmp_path / "runs", loaded=loaded, max_len=24)
+def test_the_real_model_in_bfloat16(tmp_path: Path, capture_tiny: Callable, smollm2, sample_lines: list[str]) -> None:
+    loaded, text = loading.load("smollm2", device="cpu", dtype="bfloat16"), tmp_path / "text.txt"
+    text.write_text("\n".join(sample_lines[:3]), encoding="utf-8")
+    store = capture_tiny(tmp_path / "runs", loaded=loaded, text=text, max_len=24, batch_tokens=32)
     assert {s.dtype for s in store.meta.sites} == {"BF16"}
     assert all(p is not False for p in verdicts(store.path).values())
     assert all(c.passed for c in recheck(store.path)), list(recheck(store.path))

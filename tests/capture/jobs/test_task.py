@@ -292,7 +292,7 @@ def test_the_command_says_what_came_out_and_what_to_do_next(
 def test_the_real_model_does_the_tasks(
     tmp_path: Path, smollm2: Loaded, name: str, clean: float, corrupted: float, right: float
 ) -> None:
-    store = captured(smollm2, name, tmp_path, n=100, capture="", batch_tokens=1024)
+    store = captured(smollm2, name, tmp_path, n=50, capture="", batch_tokens=1024)
     query = "SELECT avg(clean), avg(corrupted), avg(correct::INT) FROM task_scores WHERE is_default"
     ((found, spoilt, share),) = store.query(query).fetchall()
     assert found == pytest.approx(clean, rel=0.1) and spoilt == pytest.approx(corrupted, rel=0.1) and share >= right
@@ -306,7 +306,7 @@ def test_pairs_of_years_from_a_file_count_by_their_tens(
     file = str(shared("circuits/greater_than.csv"))
     source = task.open_pairs(smollm2, find_task(file), task.Options())
     assert len(list(source.rows())) == 249 and "51 left out" in source.description()
-    store = captured(smollm2, file, tmp_path, n=60, capture="", batch_tokens=1024)
+    store = captured(smollm2, file, tmp_path, n=24, capture="", batch_tokens=1024)
     check_scores(smollm2, store, 1e-3)
     query = "SELECT avg(clean), avg(corrupted), avg(correct::INT) FROM task_scores WHERE is_default"
     ((clean, corrupted, right),) = store.query(query).fetchall()
