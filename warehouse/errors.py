@@ -7,6 +7,7 @@ Anything else that escapes is a defect of this code and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -81,6 +82,11 @@ class CorruptRunError(TracesError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type where it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def without_number(error: BaseException) -> str:
+    """Return an error's message without the number that the system gives it: `No space left on device: 'x'`."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error))
 
 
 def printable(text: str) -> str:

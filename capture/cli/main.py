@@ -6,7 +6,6 @@ torch and transformers are imported inside the commands that run a model, so tha
 from __future__ import annotations
 
 import io
-import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -30,7 +29,14 @@ from warehouse.cli.option_groups import Panel
 from warehouse.cli.plot import plot_app
 from warehouse.cli.runs import runs_app
 from warehouse.cli.terminal import note
-from warehouse.errors import LeftOutWarning, TracesError, UncertainResultWarning, UsageError, on_one_line
+from warehouse.errors import (
+    LeftOutWarning,
+    TracesError,
+    UncertainResultWarning,
+    UsageError,
+    on_one_line,
+    without_number,
+)
 from warehouse.storage.strict_json import half_pair
 
 app = App(no_args_is_help=True)
@@ -137,7 +143,7 @@ def ending(e: BaseException) -> tuple[str, int] | None:
         case typer.Abort():  # a question that nobody answered
             return "Aborted.", 1
         case OSError():  # a folder that may not be written to, a disk that is full or gone
-            return on_one_line(re.sub(r"^\[Errno -?\d+\] ", "", str(e))), 1
+            return on_one_line(without_number(e)), 1
         case MemoryError():
             return "There is too little memory for this. A capture needs less with a smaller --batch-tokens.", 1
         case Exception() if isinstance(e, Refusal):

@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 
 from warehouse.catalog.listed import unlist_run
-from warehouse.errors import UsageError
+from warehouse.errors import UsageError, without_number
 from warehouse.storage import paths, run_list
 from warehouse.storage.files import delete, delete_stale_temporaries, release_lock, sync_folder
 from warehouse.storage.objects import AnyPath, ObjectPath, below, local_side
@@ -147,7 +147,7 @@ def sweep_root(root: AnyPath, note: Callable[[str], None] = lambda _: None) -> l
     try:
         deleted += empty_trash(root)
     except OSError as e:
-        note(f"warning: {paths.trash_dir(root)} cannot be emptied: {e}")
+        note(f"warning: {paths.trash_dir(root)} cannot be emptied: {without_number(e)}")
     return [below(path, root if isinstance(path, ObjectPath) else local_side(root)) for path in deleted]
 
 

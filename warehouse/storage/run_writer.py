@@ -31,7 +31,7 @@ import duckdb
 import filelock
 import pyarrow as pa
 
-from warehouse.errors import RunExistsError, TracesError, UsageError
+from warehouse.errors import RunExistsError, TracesError, UsageError, without_number
 from warehouse.schema.sites import Key
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
@@ -449,7 +449,7 @@ def _explain_write_errors(run_id: str) -> Iterator[None]:
         yield
     except (OSError, duckdb.IOException, pa.ArrowException) as e:
         full = getattr(e, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(e)
-        cause = "The disk is full" if full else f"Writing failed: {e}"
+        cause = "The disk is full" if full else f"Writing failed: {without_number(e)}"
         remedy = "Free some space, then run" if full else "Run"
         raise TracesError(
             f"{cause}; the capture '{run_id}' has stopped. What was complete is kept. {remedy} the same command again to go on."

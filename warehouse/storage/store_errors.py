@@ -50,6 +50,8 @@ def _store_error(error: Exception, bucket: str, address: str) -> StoreError:
             return StoreError(errno.ENODEV, f"there is no bucket {bucket}", address)
         case "ExpiredToken":
             return StoreRefusedError(errno.EACCES, f"the credentials have expired{said}", address)
+    if asked := re.search(r"External AWS credential provider: (.{1,300})", text):
+        return StoreRefusedError(errno.EACCES, f"the credentials cannot be renewed: {asked[1]}", address)
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or number in ("401", "403"):
         return StoreRefusedError(errno.EACCES, f"the credentials that there are do not allow it{said}", address)
     if status:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import TokenRetrievalError
 from s3_server import Server, s3_server
 
 from warehouse import Warehouse
 from warehouse.catalog import build
-from warehouse.errors import StoreError, StoreRefusedError
-from warehouse.storage import objects
+from warehouse.errors import StoreError, StoreRefusedError, TracesError, UsageError
+from warehouse.storage import objects, paths
 from warehouse.storage.manifest import Manifest
 from warehouse.storage.objects import ObjectPath, any_path
+from warehouse.storage.s3_credentials import s3_options
 from warehouse.storage.store_errors import os_errors
 from warehouse.validation.validate import validate
 from warehouse.vectors import ingest
@@ -58,6 +60,30 @@ def test_a_run_that_is_not_shown_stays_on_the_list_without_a_fault(root: ObjectP
         with Warehouse(root) as wh:
             assert wh.sql("SELECT run_id FROM runs ORDER BY 1").fetchall() == [("one",), ("two",)]
             assert not wh.damaged
+
+
+def test_a_question_about_a_run_that_is_not_shown_is_refused_and_not_answered_without_it(
+    root: ObjectPath, s3: Server, capture_tiny
+) -> None:
+    for name in ("one", "two"):
+        capture_tiny(root, name, capture="none")
+    with Warehouse(root) as wh, s3.faults(denied("run_id=two/tokens/00000.parquet")):
+        assert wh.sql("SELECT count(DISTINCT run_id) FROM examples").fetchone() == (2,)
+        with pytest.raises(StoreRefusedError):
+            wh.attempt(lambda: wh.sql("SELECT count(*) FROM tokens WHERE token <> 'x'").fetchall())
+        assert not wh.damaged
+
+
+def test_who_may_not_write_is_told_so_where_he_asks_for_it(root: ObjectPath, s3: Server, capture_tiny) -> None:
+    for name in ("one", "two"):
+        capture_tiny(root, name, capture="none")
+    may_only_read = s3.faults(lambda request: None if request["REQUEST_METHOD"] in ("GET", "HEAD") else "denied")
+    with may_only_read:
+        with pytest.raises(StoreRefusedError):
+            build.refresh(root, compact_all=True)
+        with pytest.raises(TracesError, match="^Writing failed: the credentials that there are do not allow it"):
+            capture_tiny(root, "three", capture="none")
+    assert not paths.staged_runs(root)
 
 
 def test_vectors_of_a_run_that_is_not_shown_stay(root: ObjectPath, s3: Server, capture_tiny) -> None:
@@ -134,6 +160,37 @@ def test_a_large_object_may_take_long_and_a_silent_store_may_not(
     assert (tmp_path / "slow").read_bytes() == b"01234567"
     with pytest.raises(StoreError, match="it took too long"):
         (root / "silent").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("AWS_PROFILE", "nobody", "There are no credentials for S3: The config profile (nobody) could not be found"),
+        ("AWS_SECRET_ACCESS_KEY", None, "There are no credentials for S3: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY"),
+    ],
+)  # fmt: skip
+def test_credentials_that_cannot_be_had_are_an_error_of_the_call(
+    root: ObjectPath, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, text: str
+) -> None:
+    if value is None:
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.setenv(variable, value)
+    for ask in (root.read_bytes, s3_options):
+        with pytest.raises(UsageError) as raised:
+            ask()
+        assert str(raised.value) == text
+
+
+def test_a_login_that_is_over_is_said(root: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def renew() -> None:
+        raise TokenRetrievalError(provider="sso", error_msg="Token has expired")
+
+    monkeypatch.setattr(objects, "credential_provider", lambda: renew)
+    objects._store.cache_clear()
+    with pytest.raises(StoreRefusedError, match="the credentials cannot be renewed: TokenRetrievalError: .*expired"):
+        root.read_bytes()
 
 
 def test_errors_of_the_local_disk_stay_what_they_are() -> None:
