@@ -5,6 +5,7 @@ parts, in turns, in CPU seconds of all threads; how validation and look-ups grow
 their own.
 
     python benchmarks/scale_sizes.py [--examples 10000 100000 1000000]
+    python benchmarks/scale_sizes.py --step capture --root FOLDER --examples 10000000
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ RUN = "made"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--step", choices=("capture", "validate"), help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--step", choices=("capture", "validate"), help="only that, of the first size, and print its peak of memory, MB"
+    )
+    parser.add_argument("--root", type=Path, help="with --step: the warehouse")
     if "--step" in sys.argv:
         args = parser.parse_args()
         steps[args.step](args.root, args.examples[0])
