@@ -20,7 +20,7 @@ from warehouse.catalog.survey import Survey, Surveyed, file_state, survey_run
 from warehouse.schema.quoting import sql_text
 from warehouse.schema.tables import SCHEMA_VERSION, TABLES
 from warehouse.storage import object_log, paths, run_list
-from warehouse.storage.manifest import Manifest
+from warehouse.storage.manifest import Manifest, folder_manifest_hash, manifest_hash
 from warehouse.storage.object_log import COMING, GROUPS, RUNS
 from warehouse.storage.objects import AnyPath, ObjectPath
 
@@ -35,7 +35,8 @@ def list_run(root: ObjectPath, manifest: Manifest) -> None:
     current = manifest.schema_version == SCHEMA_VERSION
     run = Surveyed(state, state, tuple(sorted(tables)), sum(tables.values()), current)
     name = manifest.run_id
-    object_log.append(root, {RUNS: {name: _entry(run, manifest.to_bytes(), name)}, COMING: {name: None}})
+    entry = _entry(run, manifest.to_bytes(), name, manifest_hash(root, name))
+    object_log.append(root, {RUNS: {name: entry}, COMING: {name: None}})
 
 
 def unlist_run(root: ObjectPath, run_id: str) -> None:
@@ -68,6 +69,18 @@ def listed_rows(root: ObjectPath, names: list[str]) -> list[dict[str, Any]]:
     return [listed[name]["row"] for name in names]
 
 
+def listed_parents(root: ObjectPath) -> dict[str, list[str]]:
+    """Return the parents of the runs that can be read, by the run's name."""
+    listed = object_log.read(root).sections[RUNS]
+    return {name: run["row"]["parents"] for name, run in listed.items() if run["row"] is not None}
+
+
+def listed_hashes(root: ObjectPath) -> dict[str, str]:
+    """Return what `manifest_hash` says of runs, by their names; versions before did not put it on the list."""
+    listed = object_log.read(root).sections[RUNS]
+    return {name: known_by for name, run in listed.items() if (known_by := run.get("hash"))}
+
+
 def listed_groups(root: ObjectPath) -> Groups:
     """Return the groups of runs whose tables are compacted."""
     return groups_from_values(object_log.read(root).sections[GROUPS])
@@ -95,11 +108,13 @@ def relist(root: ObjectPath) -> None:
 def _survey(folder: AnyPath, name: str) -> dict[str, Any]:
     """Return what the list is to say of a run that is not on it."""
     run = survey_run(folder, thorough=False)
-    return _entry(run, None if run.fault else (folder / paths.MANIFEST).read_bytes(), name)
+    if run.fault:
+        return _entry(run, None, name, None)
+    return _entry(run, (folder / paths.MANIFEST).read_bytes(), name, folder_manifest_hash(folder))
 
 
-def _entry(run: Surveyed, manifest: bytes | None, name: str) -> dict[str, Any]:
-    return {"survey": list(run), "row": None if manifest is None else _row(manifest, name)}
+def _entry(run: Surveyed, manifest: bytes | None, name: str, known_by: str | None) -> dict[str, Any]:
+    return {"survey": list(run), "row": None if manifest is None else _row(manifest, name), "hash": known_by}
 
 
 def _surveyed(value: dict[str, Any]) -> Surveyed:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warehouse.catalog.listed import listed_parents
 from warehouse.errors import CorruptRunError, NotFoundError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION, STORED
 from warehouse.storage import paths, run_list
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Manifest
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.storage.parquet import examples_hash
 from warehouse.storage.run_writer import differences
 
@@ -235,9 +236,10 @@ def _check_data(parts: list[RunPart]) -> None:
 def _derived_runs(root: AnyPath, parts: set[str]) -> list[str]:
     """Return the runs that have one of the parts as a parent."""
     derived = []
+    listed = listed_parents(root) if isinstance(root, ObjectPath) else {}
     for run in run_list.published_runs(root):
         try:
-            parents = Manifest.read(paths.run_dir(root, run)).parents
+            parents = listed[run] if run in listed else Manifest.read(paths.run_dir(root, run)).parents
         except TracesError:  # a run that cannot be read is for traces runs validate
             continue
         if parts & set(parents):

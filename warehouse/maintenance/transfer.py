@@ -56,14 +56,14 @@ def copy_run(source: AnyPath, target: AnyPath, run_id: str, check: Check, report
         raise UsageError(
             f"An unfinished capture in {target} is named '{run_id}': finish it, or drop it with traces runs rm {run_id}"
         )
-    if isinstance(target, Path):
-        with locked_for_removal(target, run_id):
+    with locked_for_removal(target, run_id):
+        if isinstance(target, Path):
             staged = _stage(folder, meta, staging, check, report)
             staged.rename(str(paths.run_dir(target, run_id)))
             sync_folder(target)
             delete(staging)
-    else:
-        _upload(folder, target, run_id, meta, staging, check, report)
+        else:
+            _upload(folder, target, run_id, meta, staging, check, report)
     _show(target, meta, run_id)
     return True
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from warehouse.catalog.listed import listed_hashes
 from warehouse.errors import CorruptRunError, StoreError, TracesError, UsageError, first_line
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
@@ -203,7 +204,12 @@ class VectorTable:
 
     def live_runs(self) -> list[str]:
         """Return the table's runs that still are in the warehouse as they were when their rows were added."""
-        return [run for run, rows in self.info.runs.items() if self._is_unchanged(run, rows)]
+        listed = listed_hashes(self.root) if isinstance(self.root, ObjectPath) else {}
+        return [
+            run
+            for run, rows in self.info.runs.items()
+            if (listed[run] == rows.manifest if run in listed else self._is_unchanged(run, rows))
+        ]
 
     def stale_runs(self) -> list[str]:
         """Return the table's runs that are gone, or that others of the same name have replaced."""

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.catalog.listed import listed_runs
 from warehouse.errors import CorruptRunError, StoreError, TracesError
 from warehouse.storage import paths, run_list, strict_json
 from warehouse.storage.exclusive import exclusive
 from warehouse.storage.files import delete, parquet_source
 from warehouse.storage.manifest import Manifest, manifest_hash
-from warehouse.storage.objects import AnyPath
+from warehouse.storage.objects import AnyPath, ObjectPath
 from warehouse.vectors.model_folders import claim_folder, remove_if_empty
 from warehouse.vectors.table import FORMAT, connect, lance_options, open_lance
 
@@ -61,10 +62,12 @@ def reconcile(root: AnyPath, rebuild: bool = False) -> list[str]:
 def _wanted(root: AnyPath) -> dict[str, dict[str, str]]:
     """Return by folder the runs whose vectors belong there, with the hashes of their manifests."""
     wanted: dict[str, dict[str, str]] = {}
+    file = paths.table_file(_TABLE)
+    listed = listed_runs(root, {}) if isinstance(root, ObjectPath) else {}
     for folder in run_list.run_folders(root):
-        if not (folder / paths.table_file(_TABLE)).is_file():
-            continue
         run = paths.run_id_of(folder)
+        if not (file in listed[run].tables if run in listed else (folder / file).is_file()):
+            continue
         # A run that cannot be read is for traces runs validate.
         with contextlib.suppress(TracesError, FileNotFoundError):
             model = Manifest.read(paths.run_dir(root, run)).model

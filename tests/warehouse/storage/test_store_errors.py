@@ -14,8 +14,11 @@ from s3_server import Server, s3_server
 from warehouse import Warehouse
 from warehouse.catalog import build
 from warehouse.errors import StoreError, StoreRefusedError, TracesError, UsageError
-from warehouse.storage import objects, paths
+from warehouse.maintenance import merge, merge_plan
+from warehouse.maintenance.remove import remove_run
+from warehouse.storage import object_log, objects, paths, run_list
 from warehouse.storage.manifest import Manifest
+from warehouse.storage.object_log import RUNS
 from warehouse.storage.objects import ObjectPath, any_path
 from warehouse.storage.s3_credentials import s3_options
 from warehouse.storage.store_errors import os_errors
@@ -91,10 +94,31 @@ def test_vectors_of_a_run_that_is_not_shown_stay(root: ObjectPath, s3: Server, c
     ingest.add(root, "one", [IndexSpec(None, "resid.post_mlp", (0,))])
     [table] = all_tables(root)
     rows = table.info.rows
+    with s3.watched() as seen:
+        reconcile(root)
+    assert not [path for _, path, _ in seen if "run_id=" in path], "the list says that the run is there"
+    listed = object_log.read(root).sections[RUNS]["one"]
+    object_log.append(
+        root, {RUNS: {"one": {k: v for k, v in listed.items() if k != "hash"}}}
+    )  # as versions before wrote it
     with s3.faults(denied("run.json")), pytest.raises(StoreError):
         reconcile(root)
     [table] = all_tables(root)
     assert table.count == table.info.rows == rows > 0
+    remove_run(root, "one")
+    assert not all_tables(root)
+
+
+def test_other_runs_are_not_asked_for_where_parts_are_merged_and_deleted(
+    root: ObjectPath, s3: Server, capture_tiny
+) -> None:
+    for i in (1, 2):
+        capture_tiny(root, f"w.shard-{i}-of-2", shard=f"{i}/2", capture="none", limit=7)
+    capture_tiny(root, "other", capture="none")
+    with s3.watched() as seen:
+        merge.merge(root, merge_plan.plan_merge(root, merge_plan.find_parts(root, "w"), "w"))
+    assert run_list.published_runs(root) == ["other", "w"]
+    assert not [path for _, path, _ in seen if "run_id=other" in path]
 
 
 def test_a_run_that_is_not_shown_is_not_called_damaged(root: ObjectPath, s3: Server, capture_tiny) -> None:
