@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from warehouse.catalog import build
+from warehouse.catalog.survey import Survey
 from warehouse.storage import paths
 
 
@@ -26,11 +27,13 @@ def copied_catalogs(folder: Path) -> Iterator[None]:
     empty = folder / "runs"
 
     def copy(path: Path, root: Path) -> Any:
-        con, known = write(path, root)
-        if root == empty or build._made_from(con, "state") is not None:
-            return con, known
-        con.close()
-        path.unlink()
+        known: Survey = {}
+        if root == empty or paths.catalog_path(root).is_file():
+            con, known = write(path, root)
+            if root == empty or build._made_from(con, "state") is not None:
+                return con, known
+            con.close()
+            path.unlink()
         if not empty.is_dir():
             empty.mkdir(parents=True)
             build.refresh(empty)
