@@ -76,9 +76,9 @@ def listed_parents(root: ObjectPath) -> dict[str, list[str]]:
 
 
 def listed_hashes(root: ObjectPath) -> dict[str, str]:
-    """Return what `manifest_hash` says of runs, by their names; versions before did not put it on the list."""
+    """Return what `manifest_hash` says of the runs that can be read, by their names."""
     listed = object_log.read(root).sections[RUNS]
-    return {name: known_by for name, run in listed.items() if (known_by := run.get("hash"))}
+    return {name: run["hash"] for name, run in listed.items() if run["hash"] is not None}
 
 
 def listed_groups(root: ObjectPath) -> Groups:
