@@ -14,7 +14,7 @@ import xxhash
 from starlette.responses import JSONResponse, Response
 
 from warehouse.console.work import run_work
-from warehouse.errors import NotFoundError, TracesError, UsageError, on_one_line
+from warehouse.errors import NotFoundError, StoreError, TracesError, UsageError, on_one_line, without_number
 from warehouse.storage.strict_json import finite
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def empty(message: str, hint: str) -> JSONResponse:
 
 
 def error_of(exception: Exception) -> JSONResponse:
-    """Answer with an error that a user can cause: a run, an example or a site that is not there, a wrong question."""
+    """Answer with an error that a user can cause: a run, an example or a site that is not there, a wrong question, a store that refuses."""
+    if isinstance(exception, StoreError):
+        return error(without_number(exception), 503, kind="store")
     if isinstance(exception, NotFoundError):
         return error(str(exception), 404, kind="not_found")
     if isinstance(exception, UsageError):

@@ -38,7 +38,7 @@ from warehouse.console.routes import (
 )
 from warehouse.console.sql.pool import Pool, SqlError
 from warehouse.console.work import StoppedError
-from warehouse.errors import TracesError
+from warehouse.errors import StoreError, TracesError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -96,7 +96,7 @@ def create_app(
         text,
     ):
         app.include_router(module.router, prefix="/api")
-    for kind in (TracesError, duckdb.Error):
+    for kind in (TracesError, StoreError, duckdb.Error):
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_unreadable)
     app.add_exception_handler(HTTPException, _answer_nothing)

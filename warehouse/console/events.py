@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from warehouse.errors import TracesError
+from warehouse.errors import StoreError, TracesError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,17 +57,20 @@ async def changes(request: Request, warehouse: Warehouse, stopping: threading.Ev
 
 def _look(warehouse: Warehouse, version: str = "", known: list[str] | None = None) -> tuple[str, list[str]]:
     """Return the version of the warehouse and the names of its runs, which are only read where it is another version."""
-    found = warehouse.version()
-    if known is not None and found == version:
-        return found, known
     try:
-        warehouse.reopen_if_stale()
-        rows = warehouse.attempt(
-            lambda: warehouse.cursor().execute("SELECT run_id FROM runs ORDER BY run_id").fetchall()
-        )
-    except TracesError:  # the folder is gone
-        return found, []
-    return warehouse.version(), [run for (run,) in rows]
+        found = warehouse.version()
+        if known is not None and found == version:
+            return found, known
+        try:
+            warehouse.reopen_if_stale()
+            rows = warehouse.attempt(
+                lambda: warehouse.cursor().execute("SELECT run_id FROM runs ORDER BY run_id").fetchall()
+            )
+        except TracesError:  # the folder is gone
+            return found, []
+        return warehouse.version(), [run for (run,) in rows]
+    except StoreError:  # it is asked again in a second, and a request for anything else says why
+        return version, known or []
 
 
 def _event(version: str, runs: list[str], before: list[str]) -> str:

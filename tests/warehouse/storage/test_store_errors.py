@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import TokenRetrievalError
+from console_client import console_client
 from s3_server import Server, s3_server
 
 from warehouse import Warehouse
 from warehouse.catalog import build
+from warehouse.console.events import _look
 from warehouse.errors import StoreError, StoreRefusedError, TracesError, UsageError
 from warehouse.maintenance import merge, merge_plan
 from warehouse.maintenance.remove import remove_run
@@ -75,6 +77,20 @@ def test_a_question_about_a_run_that_is_not_shown_is_refused_and_not_answered_wi
         with pytest.raises(StoreRefusedError):
             wh.attempt(lambda: wh.sql("SELECT count(*) FROM tokens WHERE token <> 'x'").fetchall())
         assert not wh.damaged
+
+
+def test_the_console_says_so_and_goes_on_listening(root: ObjectPath, s3: Server, capture_tiny) -> None:
+    capture_tiny(root, "one", capture="none")
+    with Warehouse(root) as wh, console_client(wh) as client:
+        version, known = _look(wh)
+        assert known == ["one"]
+        with s3.faults(lambda request: "denied" if "/list/" in request["PATH_INFO"] else None):
+            answer = client.get("/api/runs")
+            assert answer.status_code == 503
+            assert answer.json()["kind"] == "store"
+            assert "the credentials that there are do not allow it (AccessDenied)" in answer.json()["error"]
+            assert _look(wh, version, known) == (version, known)
+        assert client.get("/api/runs").status_code == 200
 
 
 def test_who_may_not_write_is_told_so_where_he_asks_for_it(root: ObjectPath, s3: Server, capture_tiny) -> None:
