@@ -74,14 +74,8 @@ def looped(smollm2) -> Callable[..., tuple[list[float], list[float], list[float]
     return ask
 
 
-@pytest.mark.parametrize(
-    ("score", "chat"),
-    [
-        ("letter", False),
-        pytest.param("text", False, marks=pytest.mark.slow),
-        pytest.param("byte", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("score", "chat"), [("letter", False), ("text", False), ("byte", True)])
 def test_scores_equal_a_plain_loop_over_the_real_model(
     tmp_path: Path, smollm2, looped: Callable, shared: Callable[[str], Path], score: str, chat: bool
 ) -> None:
