@@ -232,7 +232,7 @@ def test_a_run_that_is_looked_at_in_portions_is_checked_as_one_that_is_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch, table: str, change, check: str, finding: str
 ) -> None:
     path = folder / "tokens" / "00000.parquet"
-    pq.write_table(pq.read_table(path, partitioning=None), path, row_group_size=40)
+    pq.write_table(pq.read_table(path, partitioning=None), path, row_group_size=200)
     synthetic.set_right(folder, path)
     monkeypatch.setattr(sorted_table, "_RANGE", 1)
     assert len(list(portions(TraceStore(folder)))) > 2
