@@ -83,6 +83,7 @@ def check_stored(store: TraceStore, keys: list[Key]) -> None:
     """Raise UsageError where a tensor is not stored, with the command that stores it."""
     for key in keys:
         if not store.has(key):
+            store.check_not_expired()
             where = "" if key.layer is None else f" of layer {key.layer}"
             run, command = store.meta.run_id, capture_command(store.meta.kind)
             raise UsageError(

@@ -94,6 +94,7 @@ def _raise_not_stored(store: TraceStore, missing: list[Key]) -> None:
     stack = meta.model.stack(SIDE)
     if key.site in stack.missing:
         raise UsageError(f"{meta.model.name} has no {key.site} here: {stack.missing[key.site]}.")
+    store.check_not_expired()
     stored = store.layers_with("resid.post_mlp", SIDE)
     command = capture_command(meta.kind)
     layers = f" only of layers {', '.join(map(str, stored))}" if stored and key.layer is not None else ""

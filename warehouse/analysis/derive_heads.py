@@ -62,6 +62,7 @@ def derive_heads(
     """
     store = TraceStore(folder)
     if "attn" not in store.sites:
+        store.check_not_expired()
         raise UsageError(
             f"Run '{store.meta.run_id}' stores neither q and k nor attention, so its heads cannot be derived. Capture it again "
             "with --capture attn or heads."

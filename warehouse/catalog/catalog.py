@@ -111,7 +111,11 @@ class Catalog:
             con = attach(paths.catalog_path(self.root), self.root)
         except StoreError:
             raise
-        except (OSError, UsageError):  # a folder that may only be read: the views are made in memory
+        except (
+            OSError,
+            UsageError,
+            duckdb.Error,
+        ):  # a folder that may only be read, a full disk: the views are made in memory
             con = attach(":memory:", self.root)
             runs = create_views(con, self.root, source(self.root).runs(known, every_file))
         self._use_views(runs, con)

@@ -229,6 +229,18 @@ class StoredTensors(RunTables):
                 f"{self.path}: its tensor index names rows {start} to {end} of {name} in {blob}, which holds {held}{self._advice}"
             )
 
+    def check_not_expired(self) -> None:
+        """Check that the run's tensors were not deleted.
+
+        Raises:
+            UsageError: They were.
+        """
+        if self.meta.expired is not None:
+            raise UsageError(
+                f"The tensors of run '{self.meta.run_id}' were deleted on {self.meta.expired.at:%Y-%m-%d} (traces runs expire); its rows "
+                "are there. Capture it again under another name to have them."
+            )
+
     def _refuse(self, key: Key) -> NoReturn:
         """Say why a tensor is not stored.
 
@@ -241,11 +253,7 @@ class StoredTensors(RunTables):
         if (key.side, key.site) in self._stored:
             layers = ", ".join(map(str, self.layers_with(key.site, key.side)))
             raise UsageError(f"Run '{self.meta.run_id}' has no {key.site} in layer {key.layer}; it has: {layers}.")
-        if self.meta.expired is not None:
-            raise UsageError(
-                f"The tensors of run '{self.meta.run_id}' were deleted on {self.meta.expired.at:%Y-%m-%d} (traces runs expire); its rows "
-                "are there. Capture it again under another name to have them."
-            )
+        self.check_not_expired()
         stored = sorted({site for _, site in self._stored})
         raise UsageError(
             f"Run '{self.meta.run_id}' did not store {key.site}; it has {', '.join(stored) or 'no tensors'}. "

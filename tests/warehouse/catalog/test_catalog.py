@@ -175,9 +175,18 @@ def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
         assert wh.sql("SELECT count(*) FROM runs").fetchone() == (2,)
 
 
-def test_a_folder_that_may_only_be_read_is_read_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied", "runs"),
+        duckdb.TransactionException("TransactionContext Error: Failed to commit: No space left on device"),
+    ],
+)
+def test_where_nothing_can_be_written_a_folder_is_read_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def refuse(root: Path, *_: object) -> None:
-        raise PermissionError(13, "Permission denied", str(root))
+        raise error
 
     monkeypatch.setattr("warehouse.catalog.catalog.refresh", refuse)  # root, as CI is, may write everywhere
     (root / paths.CATALOG).unlink(missing_ok=True)

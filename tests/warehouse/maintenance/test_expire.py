@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from capture.influences import options as influence_options
+from capture.logit_lens import options as lens_options
 from warehouse import TraceStore, Warehouse
+from warehouse.analysis.derive_heads import derive_heads
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.maintenance import expire
 from warehouse.schema.tables import STORED
@@ -60,10 +63,17 @@ def test_rows_stay_and_a_reader_of_tensors_is_not_disturbed(root: Path, captured
     expire.expire_tensors(root, ["old"])
     assert np.array_equal(reader.attn(example), before.attn(example))
     check_expired(root, captured)
-    with pytest.raises(
-        UsageError, match=r"The tensors of run 'old' were deleted on \d{4}-\d\d-\d\d \(traces runs expire\)"
+    expired = TraceStore(run_dir(root, "old"))
+    for use in (
+        lambda: expired.hidden(example, 1),
+        lambda: lens_options.choose_layers(expired, lens_options.Options()),
+        lambda: influence_options.check_run(expired),
+        lambda: derive_heads(run_dir(root, "old"), root=root, run_id="heads"),
     ):
-        TraceStore(run_dir(root, "old")).hidden(example, 1)
+        with pytest.raises(
+            UsageError, match=r"The tensors of run 'old' were deleted on \d{4}-\d\d-\d\d \(traces runs expire\)"
+        ):
+            use()
     assert [c.name for c in validate(run_dir(root, "older")) if c.passed is False] == []
     assert [t.info.runs.keys() for t in all_tables(root)] == [{"older"}]
     assert expire.find_expiring(root, [], NOW).keys() == {"older"}
