@@ -266,7 +266,7 @@ def test_capital_letters_separate_and_steer(fresh: dict[str, NotebookNode]) -> N
     letters = table(fresh["traits"], "letters-table")
     assert letters["neg",][1] < 0.1 < 0.9 < letters["pos",][1]
     _, n, _, accuracy, _, _, by_chance, low, high = table(fresh["traits"], "separation-table")["mean_diff",]
-    assert n == 20
+    assert n == 30
     assert accuracy > 0.95
     assert 0 < low <= accuracy - by_chance <= high
     capitals = {row[0]: row[2] for row in steered_rows(fresh["traits"])}

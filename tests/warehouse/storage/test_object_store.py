@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import Server, s3_server
+from s3_server import Server
 
 from warehouse import TraceStore, Warehouse
 from warehouse.catalog import build
@@ -20,24 +20,8 @@ from warehouse.maintenance.remove import locked_for_removal, remove_run, sweep_r
 from warehouse.maintenance.transfer import copy_run
 from warehouse.storage import object_log, paths, run_list
 from warehouse.storage.files import delete
-from warehouse.storage.objects import ObjectPath, any_path
+from warehouse.storage.objects import ObjectPath
 from warehouse.validation.validate import check_intact
-
-
-@pytest.fixture
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server with an empty bucket."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def root(s3: Server) -> ObjectPath:
-    """An empty root in it."""
-    place = any_path("s3://bucket/runs")
-    assert isinstance(place, ObjectPath)
-    return place
 
 
 def test_a_run_in_a_store_is_that_of_a_folder(
