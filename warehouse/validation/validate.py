@@ -98,7 +98,9 @@ def validate(folder: AnyPath) -> Iterator[Check]:
         return
     if isinstance(folder, Path):
         with contextlib.suppress(*_READER_ERRORS):  # which the checks will say
-            store.query("SET enable_external_file_cache = false")  # the system keeps files' pages; DuckDB would once more
+            store.query(
+                "SET enable_external_file_cache = false"
+            )  # the system keeps files' pages; DuckDB would once more
     for name, check in CONTENT_CHECKS.items():
         yield _run_check(name, check, store)
 
