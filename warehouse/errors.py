@@ -80,8 +80,8 @@ class CorruptRunError(TracesError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type where it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an error's message, as `without_number` has it, or the name of its type where it has no message."""
+    return (without_number(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def without_number(error: BaseException) -> str:

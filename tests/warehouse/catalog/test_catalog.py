@@ -16,7 +16,7 @@ from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse
 from warehouse.catalog import build
-from warehouse.errors import LeftOutWarning, NewerSchemaError, NotFoundError, UsageError
+from warehouse.errors import LeftOutWarning, NewerSchemaError, NotFoundError, TracesError, UsageError
 from warehouse.schema.tables import SCHEMA_VERSION
 from warehouse.storage import paths
 
@@ -173,6 +173,17 @@ def test_a_moved_warehouse_is_found_again(root: Path, tmp_path: Path) -> None:
     moved = root.rename(tmp_path / "elsewhere")
     with Warehouse(moved) as wh:
         assert wh.sql("SELECT count(*) FROM runs").fetchone() == (2,)
+
+
+def test_a_run_whose_views_cannot_be_written_is_published(tmp_path: Path, capture_tiny) -> None:
+    root = tmp_path / "runs"
+    (root / "warehouse.duckdb" / "in the way").mkdir(parents=True)
+    with pytest.raises(TracesError, match="^Run 'a' is published, and the views do not show it yet: Is a directory"):
+        capture_tiny(root, "a", capture="none", max_len=8)
+    (root / "warehouse.duckdb" / "in the way").rmdir()
+    (root / "warehouse.duckdb").rmdir()
+    with Warehouse(root) as wh:
+        assert wh.sql("SELECT run_id FROM runs").fetchall() == [("a",)]
 
 
 @pytest.mark.parametrize(
