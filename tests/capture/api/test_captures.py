@@ -103,7 +103,7 @@ def test_a_name_that_is_taken_is_an_error_or_returned_when_asked(
 ) -> None:
     model = load_tiny()
     made = capture.next_token(model, TEXTS, run="a", root=tmp_path)
-    with pytest.raises(RunExistsError, match=r"Choose another run,.*traces runs rm a"):
+    with pytest.raises(RunExistsError, match=r"Choose another name,.*traces runs rm a"):
         capture.next_token(model, TEXTS, run="a", root=tmp_path)
     again = capture.next_token(model, ["other"], run="a", root=tmp_path, skip_existing=True)
     assert again.meta.run_id == "a" and again.meta.counts == made.meta.counts
