@@ -63,9 +63,8 @@ def compact(root: AnyPath, scratch: Path, groups: Groups, known: Survey, check: 
         small = _not_compacted(groups, known)
     if every_run and isinstance(root, ObjectPath):
         _drop_others(root, groups)
-    passing = (
-        (duckdb.Error,) if every_run else (duckdb.Error, OSError)
-    )  # who asks for copies is told why there are none
+    # Who asks for copies is told why there are none.
+    passing = (duckdb.Error,) if every_run else (duckdb.Error, OSError)
     with contextlib.suppress(*passing):  # the views then read each run's own files, as they did
         for first in range(0, len(small) - (1 if every_run else RUNS - 1), RUNS):
             name, group = _write_group(root, scratch, {r: known[r] for r in small[first : first + RUNS]})
