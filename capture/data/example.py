@@ -15,6 +15,7 @@ from typing import Any
 
 from capture.data.files import printable_value
 from capture.data.plain import plain
+from capture.data.transcript import Chat, Transcript
 from warehouse.errors import UsageError
 from warehouse.storage import strict_json
 
@@ -78,11 +79,19 @@ class Row:
     """The place of the right choice, 0-based; None: not known."""
     prompt_set: str | None = None
     """Name of the prompt set that it belongs to."""
+    transcripts: tuple[Transcript, ...] = ()
+    """What the model reads, one sequence each, where that is not the text: the text is then for people."""
 
     def annotations(self) -> bytes:
-        """Return the words, labels, choices and answer as bytes to be hashed; empty where there are none."""
+        """Return the words, labels, choices, answer and transcripts as bytes to be hashed; empty where there are none."""
         known = (self.words, self.labels, self.choices)
-        return repr((known, self.answer)).encode() if any(known) else b""
+        said = repr((known, self.answer)).encode() if any(known) else b""
+        return said + self.identity.encode("utf-8", "surrogatepass") if self.transcripts else said
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other rows where there are no ids: its transcripts, or else its text."""
+        return "\x1e".join(t.identity for t in self.transcripts) if self.transcripts else self.text
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,8 @@ class Source:
     """Texts of the user's own: what identifies an example does so alone, whatever the data set is called."""
     description: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     """Gives a line on which of the rows read so far were left out."""
+    chats: bool = False
+    """Its rows hold chats, which a model's chat template writes."""
     members: tuple[Source, ...] = ()
     """The sources that it consists of, one after the other, where it is several. An example belongs to its member."""
 
@@ -138,7 +149,7 @@ class Source:
             if not row.text or row.text.isspace():
                 continue
             row = check_storable(row, where)
-            key = row.source_id if self.has_ids else row.text
+            key = row.source_id if self.has_ids else row.identity
             example = Example(self, row, key)
             n = seen[example.example_id] = seen.get(example.example_id, 0) + 1
             if n > 1 and self.has_ids:
@@ -207,6 +218,8 @@ def _strings(row: Row, metadata: Any) -> Iterator[tuple[str, str]]:
     yield "text", row.text
     if row.prompt_set is not None:
         yield "prompt set", row.prompt_set
+    for transcript in row.transcripts:
+        yield "chat" if isinstance(transcript, Chat) else "transcript", transcript.identity
     if metadata:
         yield "metadata", _as_json(metadata)
     for what, items in (("words", row.words), ("labels", row.labels), ("choices", row.choices)):
