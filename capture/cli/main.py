@@ -24,6 +24,7 @@ from capture.cli.trait import trait_app
 from warehouse.cli import graph, probe, sql
 from warehouse.cli.app import App, Refusal, refusal
 from warehouse.cli.console import console_app
+from warehouse.cli.export import export_app
 from warehouse.cli.index import index_app
 from warehouse.cli.option_groups import Panel
 from warehouse.cli.plot import plot_app
@@ -53,6 +54,7 @@ app.add_typer(index_app, name="index")
 app.command("nearest")(nearest.nearest)
 app.command("probe")(probe.probe)
 app.add_typer(plot_app, name="plot")
+app.add_typer(export_app, name="export")
 app.add_typer(console_app, name="console", invoke_without_command=True)
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)

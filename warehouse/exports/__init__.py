@@ -1,0 +1,13 @@
+"""Runs in the formats of other tools: functions that take a warehouse and a run, and write files. `traces export` calls them.
+
+>>> from warehouse import Warehouse, exports
+>>> wh = Warehouse("runs")                                  # doctest: +SKIP
+>>> exports.viewer(wh, "demo", "pages/demo")                # doctest: +SKIP
+
+A file or folder that is written is there whole or not at all, and one that is there is replaced only with `force`. What needs torch
+(objects of other libraries) is in `capture.exports`.
+"""
+
+from warehouse.exports.viewer import viewer
+
+__all__ = ["viewer"]
