@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from capture.api.interventions import intervene
     from capture.api.live import record
     from capture.api.models import load, wrap
-    from capture.api.sources import open_dataset, open_file, open_prompt_sets
+    from capture.api.sources import open_chats, open_dataset, open_file, open_prompt_sets
     from capture.api.steering import steer
     from capture.api.tasks import prepare_task
     from capture.data.memory import open_texts
@@ -45,6 +45,7 @@ __all__ = [
     "mcq",
     "next_token",
     "next_token_under",
+    "open_chats",
     "open_dataset",
     "open_file",
     "open_prompt_sets",
@@ -71,7 +72,7 @@ _MODULES = {
     "next_token_under": "capture.api.intervened",
     "record": "capture.api.live",
     **dict.fromkeys(("load", "wrap"), "capture.api.models"),
-    **dict.fromkeys(("open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),
+    **dict.fromkeys(("open_chats", "open_dataset", "open_file", "open_prompt_sets"), "capture.api.sources"),
     "steer": "capture.api.steering",
     "open_texts": "capture.data.memory",
     "prepare_task": "capture.api.tasks",

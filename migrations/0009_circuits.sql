@@ -1,4 +1,4 @@
--- Schema version 9: circuits, what scores their edges and nodes, and what they keep of a metric; one checksum for all tensors of a sequence.
+-- Schema version 9: circuits, what scores their edges and nodes, and what they keep of a metric; one checksum for all tensors of a sequence; chats.
 
 CREATE TABLE circuits (
     run_id VARCHAR NOT NULL,
@@ -190,3 +190,32 @@ COMMENT ON COLUMN tensors.dtype IS 'As safetensors names it: F16, BF16, F32; I8:
 
 ALTER TABLE runs ADD COLUMN expired_at TIMESTAMP;
 COMMENT ON COLUMN runs.expired_at IS 'When its tensors were deleted (traces runs expire), UTC; NULL: it has those that it stored';
+
+ALTER TABLE tokens ADD COLUMN role VARCHAR;
+COMMENT ON COLUMN tokens.role IS 'Who says it, where the text is a chat: user, assistant, system, tool, …; NULL: no chat, or of no message';
+ALTER TABLE tokens ADD COLUMN turn INTEGER;
+COMMENT ON COLUMN tokens.turn IS 'The message that it is of, with what the chat template puts around it: messages.turn, and one more for a generated answer; NULL: no chat, or what the template writes of its own accord, such as a first BOS, a system message, tools';
+ALTER TABLE tokens ADD COLUMN part VARCHAR;
+COMMENT ON COLUMN tokens.part IS 'What of its message it is: content, reasoning, tool_calls; NULL: what the template puts around those, or of no message';
+
+CREATE TABLE messages (
+    run_id VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    turn INTEGER NOT NULL,
+    role VARCHAR NOT NULL,
+    content VARCHAR,
+    reasoning VARCHAR,
+    tool_calls VARCHAR,
+    tool_call_id VARCHAR,
+    name VARCHAR
+);
+COMMENT ON TABLE messages IS 'One row is a message of a chat';
+COMMENT ON COLUMN messages.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN messages.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN messages.turn IS 'Place among the messages, 0-based: tokens.turn';
+COMMENT ON COLUMN messages.role IS 'Who says it: user, assistant, system, tool, …';
+COMMENT ON COLUMN messages.content IS 'What is said, before the chat template; NULL: nothing but reasoning or calls';
+COMMENT ON COLUMN messages.reasoning IS 'What was thought before it; a template may leave it out of earlier turns';
+COMMENT ON COLUMN messages.tool_calls IS 'Calls of tools, a JSON list of {type, function: {name, arguments}}';
+COMMENT ON COLUMN messages.tool_call_id IS 'The call that it is the result of';
+COMMENT ON COLUMN messages.name IS 'Name of the speaker or of the tool';

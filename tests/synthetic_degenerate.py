@@ -34,10 +34,13 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {
         "examples": [e | {"text": "Yes.", "metadata": '{"question_concept": "word"}'} for e in examples],
         "tokens": [
-            e | {"side": "dec", "pos": p, "word_idx": p, "char_start": 3 * p, "char_end": 3 * p + 3}
+            e
+            | {"side": "dec", "pos": p, "word_idx": p, "char_start": 3 * p, "char_end": 3 * p + 3}
+            | {"turn": p, "role": ("user", "assistant")[p], "part": "content"}
             for e in examples
             for p in (0, 1)
         ],
+        "messages": [e | {"turn": p, "role": ("user", "assistant")[p]} for e in examples for p in (0, 1)],
         "next_token": [e | here | {"true_rank": 1, "pred_token": e["example_id"]} for e in examples],
         "words": [
             e | {"word_idx": p, "upos": "X", "char_start": 3 * p, "char_end": 3 * p + 3}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from capture.api.arguments import in_python_terms
 from capture.data.example import Source
+from warehouse.errors import UsageError
 from warehouse.storage.objects import AnyPath
 
 
@@ -34,6 +37,45 @@ def open_file(
     from capture.data.registry import open_data
 
     return open_data(None, str(path), "validation", None, text_column, label_column=label_column, id_column=id_column)
+
+
+@in_python_terms
+def open_chats(
+    chats: str | Path | Iterable[Any],
+    *,
+    tools: Iterable[Any] | None = None,
+    column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+) -> Source:
+    """Open chats, which the model's own chat template writes.
+
+    Example:
+        data = capture.open_chats([[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]])
+
+    Args:
+        chats: A .jsonl, .ndjson, .json or .parquet file with a list of messages in each row; or a list of chats, each a list of
+            messages with a role and a content.
+        tools: What the model may call, as JSON schemas of functions, the same for all chats of a list. A file has a column `tools`.
+        column: The file's column with the messages; None: `messages`, or `conversations`.
+        label_column: A column of the file with labels of the chats.
+        id_column: A column of the file that tells the chats apart; None: the chats themselves do.
+
+    Returns:
+        The source, which is read anew by each capture.
+
+    Raises:
+        UsageError: The file cannot be read, has no such column, or something in it is no chat of texts.
+        NotFoundError: There is no such file.
+    """
+    from capture.data import memory
+    from capture.data.registry import open_data
+
+    if not isinstance(chats, str | Path):
+        return memory.open_chats(chats, tools)
+    if tools is not None:
+        raise UsageError("tools goes with a list of chats: a file has them in its column `tools`.")
+    return open_data(str(chats), None, "validation", None, column, label_column=label_column, id_column=id_column)
 
 
 @in_python_terms

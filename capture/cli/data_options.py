@@ -75,8 +75,10 @@ class DataOptions:
         str | None,
         typer.Option(
             "--data",
-            help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), or any of the "
-            "hub's as `owner/name`.",
+            metavar="NAME|CHATS",
+            help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), any of the hub's as "
+            "`owner/name`, or a file of chats (.jsonl, .ndjson, .json or .parquet, with `messages` in each row, and `tools`), which "
+            "the model's own chat template writes.",
             show_default=False,
             rich_help_panel=Panel.READ,
         ),
@@ -118,14 +120,16 @@ class DataOptions:
         ),
     ] = None
     text_column: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--text-column",
             metavar="NAME",
-            help="The column with the texts, in files that have columns and in data sets `owner/name`.",
+            help="The column with the texts, in files that have columns and in data sets `owner/name`: `text` if none is named, of "
+            "chats `messages`.",
+            show_default=False,
             rich_help_panel=Panel.READ,
         ),
-    ] = "text"
+    ] = None
     label_column: Annotated[
         str | None,
         typer.Option(
@@ -231,6 +235,17 @@ class PromptOptions:
     all_prompt_sets: Annotated[
         bool, typer.Option("--all-prompt-sets", help="All sets that come with traces.", rich_help_panel=Panel.READ)
     ] = False
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="CHATS",
+            help="A file of chats (.jsonl, .ndjson, .json or .parquet, with `messages` in each row, and `tools`): each is gone on "
+            "with, so that it ends before an answer.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
     limit: LimitOption = None
     sample: SampleOption = None
 
@@ -244,15 +259,20 @@ class PromptOptions:
             The prompts, one an example.
 
         Raises:
-            UsageError: No prompt is given, or both prompts and sets of them.
+            UsageError: Not one of prompts, sets of them and chats is given.
         """
+        from capture.data.files import check_not_empty
         from capture.data.prompt_sets import open_prompt_sets, open_prompts, shipped_sets
+        from capture.data.text import open_chats
 
         texts, names = self.prompt or [], [*(self.prompt_set or []), *(shipped_sets() if self.all_prompt_sets else [])]
-        if bool(texts) == bool(names):
+        check_not_empty(data=self.data)
+        if bool(texts) + bool(names) + bool(self.data) != 1:
             raise UsageError(
-                "Say what the model is to answer: --prompt TEXT, or --prompt-set NAME, or --all-prompt-sets."
+                "Say what the model is to answer: --prompt TEXT, or --prompt-set NAME, or --all-prompt-sets, or --data CHATS."
             )
+        if self.data is not None:
+            return open_chats(self.data)
         return open_prompts(texts) if texts else open_prompt_sets(names)
 
 

@@ -1,4 +1,4 @@
-"""Turns rows with columns into `Row`s: one column is the text, one may hold labels, one ids, the others are metadata."""
+"""Turns rows with columns into `Row`s: one column is the text or a chat, one may hold labels, one ids, the others are metadata."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from capture.data.example import Label, Row
 from capture.data.files import printable_value
 from capture.data.plain import plain
+from capture.data.transcript import parse_chat
 from warehouse.errors import NotFoundError, UsageError
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,9}")
@@ -25,11 +26,13 @@ class Columns:
     """The names of the labels, by number, where the column holds numbers that have names. -1 is then no label."""
     id: str | None = None
     """The column that tells the texts apart; None: the texts do."""
+    chats: bool = False
+    """Whether the text's column holds chats, as lists of messages; a column `tools` then says what the model may call."""
 
     @property
     def reads(self) -> str | None:
         """What `Source.reads` says of them."""
-        read = (("labels", self.label), ("ids", self.id))
+        read = (("chats", self.text if self.chats else None), ("labels", self.label), ("ids", self.id))
         return ", ".join(f"{what} from column '{column}'" for what, column in read if column is not None) or None
 
     def rows(self, table: Iterable[tuple[int, str, dict[str, Any]]]) -> Iterator[Row]:
@@ -47,19 +50,24 @@ class Columns:
         """
         labels, ids = _LabelNumbers(self), _Ids(self)
         for number, where, fields in table:
-            _check_column(self.text, fields, where, "Name the text's column: --text-column.")
+            hint = "Name the text's column: --text-column."
+            if not self.chats and "messages" in fields:
+                hint = "Chats are read with --data FILE."
+            _check_column(self.text, fields, where, hint)
             if self.label is not None:
                 hint = "Name the labels' column: --label-column; a row without a label has null or nothing there."
                 _check_column(self.label, fields, where, hint)
             if self.id is not None:
                 _check_column(self.id, fields, where, "Name the column with ids: --id-column.")
-            others = {name: value for name, value in fields.items() if name not in (self.text, self.label, self.id)}
-            text = _text(fields[self.text], self.text, where)
+            read = (self.text, self.label, self.id, "tools" if self.chats else None)
+            others = {name: value for name, value in fields.items() if name not in read}
+            chat = parse_chat(fields[self.text], fields.get("tools"), where) if self.chats else None
+            text = _text(fields[self.text], self.text, where) if chat is None else chat.text
             row_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
             row_id = str(number)
             if self.id is not None and text.strip():  # a row of white space is no example
                 row_id = ids.checked(fields[self.id], where)
-            yield Row(row_id, text, others, labels=row_labels)
+            yield Row(row_id, text, others, labels=row_labels, transcripts=() if chat is None else (chat,))
 
 
 def _check_column(name: str, fields: dict[str, Any], where: str, hint: str) -> None:

@@ -173,6 +173,15 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{printable_value(path)} is not JSON: {e}.") from None
 
 
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a list in a JSON file, or its one object, numbered from 0; raise UsageError for anything else."""
+    contents = read_json(path)
+    for number, fields in enumerate(contents if isinstance(contents, list) else [contents]):
+        if not isinstance(fields, dict):
+            raise UsageError(f"{printable_value(path)}, row {number} is not a JSON object.")
+        yield number, fields
+
+
 def read_text(path: Path) -> str:
     """Return all of a text file; raise UsageError where it is not UTF-8."""
     with open_file(path) as f:

@@ -7,12 +7,14 @@ either way. `capture.open_texts` is this function, and captures open lists of te
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from capture.data.columns import Columns
 from capture.data.example import Row, Source
 from capture.data.files import printable_value
 from capture.data.text import own_texts
+from capture.data.transcript import parse_chat
 from warehouse.errors import UsageError
 
 
@@ -49,6 +51,36 @@ def open_texts(
     if not [row for row in rows() if row.text.strip()]:  # all are read, so that a fault shows before a model is loaded
         raise UsageError("texts holds no text: there is nothing to capture.")
     return own_texts("texts", "the list of texts", rows, columns)
+
+
+def open_chats(chats: Iterable[Any], tools: Iterable[Any] | None = None) -> Source:
+    """Open a list of chats.
+
+    Args:
+        chats: Lists of messages; what can be read only once is kept.
+        tools: What the model may call, as JSON schemas of functions.
+
+    Returns:
+        The source of its examples.
+
+    Raises:
+        UsageError: There is no chat, or something is none.
+    """
+    schemas = None if tools is None else list(tools)
+    parsed = [parse_chat(chat, schemas, f"chats[{i}]") for i, chat in enumerate(_chats(chats))]
+    if not parsed:
+        raise UsageError("chats is empty: there is nothing to capture.")
+    rows = [Row(str(i), chat.text, transcripts=(chat,)) for i, chat in enumerate(parsed)]
+    return own_texts("chats", "the list of chats", partial(iter, rows), Columns("messages", chats=True))
+
+
+def _chats(given: Any) -> list[Any]:
+    """Return what was given as a list of chats."""
+    if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
+        raise UsageError(
+            f"chats is a {type(given).__name__}, not a list: give a list of chats, each a list of messages."
+        )
+    return [chat.tolist() if hasattr(chat, "tolist") else chat for chat in given]
 
 
 def _values(given: Any, name: str) -> list[Any]:

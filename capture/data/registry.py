@@ -15,7 +15,7 @@ from capture.data.files import check_not_empty, printable_value, user_path
 from capture.data.hub import load_split, open_hub
 from capture.data.repeated_words import NAME as REPEATS
 from capture.data.repeated_words import open_repeats
-from capture.data.text import open_text
+from capture.data.text import open_chats, open_text
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.objects import AnyPath
@@ -23,6 +23,7 @@ from warehouse.storage.objects import AnyPath
 DATASETS = {known.name: known for known in (ud_ewt.DATASET, go_emotions.DATASET, csqa.DATASET, *wikitext.DATASETS)}
 DATASET_NAMES = (*DATASETS, REPEATS)
 
+_CHAT_FILES = (".jsonl", ".ndjson", ".json", ".parquet")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -31,23 +32,23 @@ def open_data(
     text: str | None,
     split: str,
     origin: str | None,
-    text_column: str,
+    text_column: str | None,
     root: AnyPath | None = None,
     config: str | None = None,
     headings: bool = False,
     label_column: str | None = None,
     id_column: str | None = None,
 ) -> Source:
-    """Open what `--data NAME [--split S] [--from FILE]` or `--text FILE` asks for.
+    """Open what `--data NAME [--split S] [--from FILE]`, `--data CHATS` or `--text FILE` asks for.
 
     A known data set is read from `origin` where that names a local copy, else as it is prepared under `root`, else from the hub.
 
     Args:
-        data: A known data set, or `owner/name` for any data set of the hub; None with `text`.
+        data: A known data set, `owner/name` for any data set of the hub, or a file of chats; None with `text`.
         text: A file of texts, or `-` for standard input; None with `data`.
         split: The data set's split.
         origin: A local copy of the data set, in the original format.
-        text_column: The column that is the text.
+        text_column: The column that is the text; None: `text`, or of chats `messages`.
         root: The warehouse root, under which prepared data is looked for.
         config: The configuration of a data set of the hub.
         headings: Read the headings of WikiText as well as its paragraphs.
@@ -77,22 +78,28 @@ def open_data(
         raise UsageError("--config goes with a data set of the hub by its own name: --data OWNER/NAME.")
     if headings and data not in DATASETS:
         raise UsageError("--headings goes with --data wikitext2 or wikitext103.")
-    if label_column is not None and text is None and not (data and _HUB_NAME.fullmatch(data)):
+    chats = data is not None and data not in DATASET_NAMES and _is_file(data)
+    if label_column is not None and text is None and not chats and not (data and _HUB_NAME.fullmatch(data)):
         raise UsageError(
             "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
         )
-    if id_column is not None and text is None:
+    if id_column is not None and text is None and not chats:
         raise UsageError("--id-column goes with --text FILE.")
+    texts_in = text_column or ("messages" if chats else "text")
     for option, column, taken in (
-        ("--label-column", label_column, {text_column: "the text's column"}),
-        ("--id-column", id_column, {text_column: "the text's column", label_column: "the labels' column"}),
+        ("--label-column", label_column, {texts_in: "the text's column"}),
+        ("--id-column", id_column, {texts_in: "the text's column", label_column: "the labels' column"}),
     ):
         if column is not None and column in taken:
             raise UsageError(f"{option} {printable_value(column)} is {taken[column]}: name another.")
     if text is not None:
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
-        source = open_text(text, text_column, label_column, id_column)
+        source = open_text(text, texts_in, label_column, id_column)
+    elif data is not None and chats:
+        if origin is not None:
+            raise UsageError("--from goes with a data set's name; a file of chats is named by --data itself.")
+        source = open_chats(data, text_column, label_column, id_column)
     elif data == REPEATS:
         if origin is not None:
             raise UsageError(f"{REPEATS} is generated, so that it takes no --from.")
@@ -104,13 +111,13 @@ def open_data(
             raise UsageError(
                 f"--from is a copy of a known data set ({', '.join(DATASETS)}). For a file of {data}: --text FILE"
             )
-        source = open_hub(data, config, split, text_column, label_column)
+        source = open_hub(data, config, split, texts_in, label_column)
     else:
         raise NotFoundError(
             "data set",
             printable_value(data),
             DATASET_NAMES,
-            "One of the hub is named OWNER/NAME. For a file of your own: --text FILE.",
+            "One of the hub is named OWNER/NAME. For a file of your own texts: --text FILE; of chats: --data FILE.jsonl.",
         )
     if next(source.read(), None) is None:
         raise UsageError(f"{source.origin} holds no text: there is nothing to capture.")
@@ -118,6 +125,12 @@ def open_data(
         for _ in source.rows():  # an id that comes twice, however far apart, shows before a model is loaded
             pass
     return source
+
+
+def _is_file(data: str) -> bool:
+    """Whether `--data` names a file: by its ending, or since there is one of that name."""
+    path = user_path(data)
+    return path.suffix.lower() in _CHAT_FILES or path.is_file()
 
 
 def find_dataset(name: str) -> DatasetSpec:

@@ -1,4 +1,4 @@
-"""Reads texts from a file or standard input: lines (.txt, `-`), or a column of .jsonl, .csv, .tsv or .parquet.
+"""Reads texts from a file or standard input: lines (.txt, `-`), or a column of .jsonl, .json, .csv, .tsv or .parquet; and chats.
 
 Knows no particular data set.
 """
@@ -18,6 +18,7 @@ from capture.data.files import (
     check_readable,
     file_lines,
     json_lines,
+    json_rows,
     printable_value,
     user_path,
     whole_lines,
@@ -25,7 +26,8 @@ from capture.data.files import (
 from capture.workers.assignment import assigned_part
 from warehouse.errors import UsageError
 
-_KINDS = ".txt (a text a line), .jsonl, .ndjson, .csv, .tsv or .parquet"
+_CHAT_COLUMNS = ("messages", "conversations")
+_KINDS = ".txt (a text a line), .jsonl, .ndjson, .json, .csv, .tsv or .parquet"
 
 
 def open_text(origin: str, text_column: str, label_column: str | None = None, id_column: str | None = None) -> Source:
@@ -54,6 +56,38 @@ def open_text(origin: str, text_column: str, label_column: str | None = None, id
     return own_texts(path.stem, origin, lambda: file_rows(path, columns), columns)
 
 
+def open_chats(
+    origin: str, column: str | None = None, label_column: str | None = None, id_column: str | None = None
+) -> Source:
+    """Open the chats of a file: a list of messages a row, and the tools that the model may call in a column `tools`.
+
+    Args:
+        origin: The file: .jsonl, .ndjson, .parquet, or .json with a list of rows.
+        column: The column that holds the messages; None: `messages`, or `conversations` where there is none.
+        label_column: The column that holds labels, if any.
+        id_column: The column that tells the chats apart; None: the chats do.
+
+    Returns:
+        The source of its examples.
+
+    Raises:
+        UsageError: The file is missing or unreadable, of an unknown kind, or has no such column.
+    """
+    path = check_readable(user_path(origin))
+    if column is None:
+        first = next(file_table(path), None)
+        names = first[2] if first is not None else ()
+        column = next((name for name in _CHAT_COLUMNS if name in names), None)
+        if first is not None and column is None:
+            raise UsageError(
+                f"{first[1]} has no chat: no column {' or '.join(_CHAT_COLUMNS)} with a list of messages (it has: "
+                f"{', '.join(map(printable_value, names)) or 'nothing'}). Another column: --text-column NAME. A file of texts: "
+                "--text FILE"
+            )
+    columns = Columns(column or _CHAT_COLUMNS[0], label_column, id=id_column, chats=True)
+    return own_texts(path.stem, origin, lambda: columns.rows(file_table(path)), columns)
+
+
 def own_texts(name: str, origin: str, rows: Callable[[], Iterator[Row]], columns: Columns | None = None) -> Source:
     """Return a source of texts of the user's own, which are told apart by themselves or by a column of ids.
 
@@ -67,7 +101,8 @@ def own_texts(name: str, origin: str, rows: Callable[[], Iterator[Row]], columns
         The source.
     """
     columns = columns or Columns()
-    return Source(name, None, None, origin, rows, reads=columns.reads, has_ids=columns.id is not None, own=True)
+    has_ids = columns.id is not None
+    return Source(name, None, None, origin, rows, columns.reads, has_ids, own=True, chats=columns.chats)
 
 
 def one_text(text: str) -> Source:
@@ -110,6 +145,8 @@ def file_table(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             return ((n, f"{name}, row {n}", fields) for n, fields in parquet_rows(path))
         case ".jsonl" | ".ndjson":
             table = json_lines(path)
+        case ".json":
+            return ((n, f"{name}, row {n}", fields) for n, fields in json_rows(path))
         case ".csv":
             table = csv_rows(path, ",")
         case ".tsv":

@@ -34,6 +34,7 @@ from capture.model.body import Body, padding_id, probe_ids, vocabulary_size
 from capture.model.tolerances import states_tolerance
 from capture.model.unchanged import unchanged
 from capture.sequences.batches import ONE_TEXT, PADDED, Batch, split_batch
+from capture.sequences.chat import PARTS
 from capture.sequences.decoding import decode_sequences
 from capture.sequences.sequence import SideTokens, TokenSequence
 from warehouse.errors import UsageError
@@ -258,15 +259,21 @@ class PromptCompleter:
         special = np.zeros(len(answer), bool)
         if len(answer):
             special[-1] = self.generator.ends_with(int(answer[-1]))
-        part = SideTokens(
+        turn, part = prompt.turn, prompt.part
+        if turn is not None and part is not None:  # the answer is one more message of the chat
+            turn = np.concatenate([turn, np.full(len(answer), len(sequence.roles) - 1)])
+            part = np.concatenate([part, np.where(special, -1, PARTS.index("content"))])
+        whole = SideTokens(
             np.concatenate([prompt.ids, answer]).astype(np.int64),
             np.concatenate([prompt.char_start, starts[:-1]]),
             np.concatenate([prompt.char_end, starts[1:]]),
             np.concatenate([prompt.word_idx, none]),
             np.concatenate([prompt.is_special, special]),
             is_response=np.arange(n + len(answer)) >= n,
+            turn=turn,
+            part=part,
         )
-        return replace(sequence, sides={"dec": part}, text=text + response)
+        return replace(sequence, sides={"dec": whole}, text=text + response)
 
 
 def _decode_response(tokenizer: Any, prompt: np.ndarray, answer: np.ndarray, at: int) -> tuple[np.ndarray, str]:

@@ -1,6 +1,6 @@
 """How prompts are put to a model: through its tokenizer's chat template, or as they are.
 
-In go examples whose text is a prompt; out come sequences of the prompt alone, one a sample. The generate job and steering give
+In go examples whose text is a prompt, or which are chats that end before an answer; out come sequences of the prompt alone, one a sample. The generate job and steering give
 these to the model to go on with. A prompt is never cut.
 """
 
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from capture.data.example import Example
+from capture.data.transcript import Chat
 from capture.model import loading
 from capture.model.failures import error_sentence
 from capture.sequences.bos import AUTO_BOS, BosPolicy, check_chat_template_bos
+from capture.sequences.chat import ChatTemplate, WrittenChat
 from capture.sequences.encoding import encode, text_change_detector
 from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
-from capture.sequences.tokenize import group_examples
+from capture.sequences.tokenize import example_name, group_examples
 from warehouse.errors import UsageError
 
 
@@ -87,16 +90,33 @@ class OpenPromptMaker:
         """
         alters = text_change_detector(self.loaded.tokenizer)
         for group in group_examples(examples):
-            texts = [self.text(e) for _, e in group]
+            chats = [self._written(e) for _, e in group]
+            texts = [self.text(e) if chat is None else chat.text for (_, e), chat in zip(group, chats, strict=True)]
             parts = encode(self.loaded.tokenizer, texts, special=not self.templated, bos=self.bos)
-            for (idx, example), text, part in zip(group, texts, parts, strict=True):
+            for (idx, example), chat, text, part in zip(group, chats, texts, parts, strict=True):
                 end = len(part)
                 while not self.templated and end and part.is_special[end - 1]:
                     end -= 1  # an end token that the tokenizer adds: the model is to go on
-                part = part.slice(0, end)
+                part = part.slice(0, end) if chat is None else chat.tell(part)
                 self._check(example, part)
-                sequences = [TokenSequence(example, seq, {"dec": part}, text) for seq in range(self.samples)]
+                roles = () if chat is None else chat.roles
+                sequences = [TokenSequence(example, seq, {"dec": part}, text, roles) for seq in range(self.samples)]
                 yield TokenizedExample(idx, example, sequences, False, alters(text))
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.loaded.tokenizer, self.loaded.name)
+
+    def _written(self, example: Example) -> WrittenChat | None:
+        """Return an example's chat as the model reads it, to be gone on with; None where it is a prompt."""
+        chat = next((t for t in example.row.transcripts if isinstance(t, Chat)), None)
+        if chat is None:
+            return None
+        if chat.messages[-1]["role"] == "assistant":
+            raise UsageError(
+                f"{example_name(example)} ends with an answer (role assistant): end the chat with what is to be answered."
+            )
+        return self._template.write(chat, example_name(example), answer=True)
 
     def _check(self, example: Example, part: SideTokens) -> None:
         where = f"Prompt {example.row.source_id}"

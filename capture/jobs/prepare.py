@@ -25,7 +25,8 @@ from capture.model.tolerances import formula_tolerance
 from capture.recording.plan import ATTN_HOMES, plan
 from capture.recording.recorder import store_dtype
 from capture.recording.rows import Rows
-from capture.sequences.bos import resolve_bos
+from capture.sequences.bos import check_chat_template_bos, resolve_bos
+from capture.sequences.chat import ChatTemplate
 from capture.sequences.tokenize import SequenceMaker, TokenizeOptions
 from warehouse.errors import UsageError
 from warehouse.schema import sites
@@ -73,7 +74,7 @@ def prepare(
     if options.attn not in ATTN_HOMES:
         raise UsageError(f"--attn {options.attn}: use {' or '.join(ATTN_HOMES)}.")
     anatomy = anatomy or examine(loaded.model)
-    sequencing = sequencing or _tokenize_options(loaded, anatomy, options).sequence_maker()
+    sequencing = sequencing or _tokenize_options(loaded, anatomy, source, options).sequence_maker()
     store = store_dtype(loaded.dtype, options.store_dtype)
     internals = _parse_layers(options.layer_internals, len(anatomy.main.layers))
     coded = store == CODED
@@ -120,7 +121,7 @@ def _parse_layers(text: str, n: int) -> list[int]:
     return layers
 
 
-def _tokenize_options(loaded: loading.Loaded, anatomy: Anatomy, options: Options) -> TokenizeOptions:
+def _tokenize_options(loaded: loading.Loaded, anatomy: Anatomy, source: Source, options: Options) -> TokenizeOptions:
     """Return how texts are tokenized; raises UsageError where options do not fit the model or each other."""
     limit = resolve_max_len(loaded, options.max_len)
     side = "enc" if anatomy.body.encoder_decoder else anatomy.body.side
@@ -145,7 +146,15 @@ def _tokenize_options(loaded: loading.Loaded, anatomy: Anatomy, options: Options
         start = _start_id(loaded)
     target_limit = min((n for n in (options.max_len, loaded.target_window) if n is not None), default=None)
     bos = resolve_bos(loaded, options.prepend_bos)
-    return TokenizeOptions(loaded.tokenizer, side, limit, chunk, target, start, target_limit, options.stride, bos)
+    template = None
+    if source.chats:
+        if target is not None:
+            raise UsageError("--target-column goes with texts: a chat has its answers in it.")
+        check_chat_template_bos(bos, loaded.name)
+        template = ChatTemplate(loaded.tokenizer, loaded.name)
+    return TokenizeOptions(
+        loaded.tokenizer, side, limit, chunk, target, start, target_limit, options.stride, bos, template
+    )
 
 
 def _check_eager_attention(loaded: loading.Loaded, anatomy: Anatomy) -> None:

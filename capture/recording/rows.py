@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from capture.data.transcript import Chat
 from capture.recording.diagnostics import Diagnostics
 from capture.sequences.batches import Batch
+from capture.sequences.chat import PARTS
 from capture.sequences.decoding import decode_sequences, decode_tokens
-from capture.sequences.sequence import TokenizedExample, TokenSequence
+from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
 from warehouse.schema.tables import STORED
 from warehouse.storage.parquet import to_table
 
@@ -58,7 +60,7 @@ class Rows:
         )
 
     def annotations(self, examples: Several[TokenizedExample]) -> dict[str, pa.Table]:
-        """Return the tables of what people annotated in the examples: `words` and `labels`, where there are any."""
+        """Return the tables of what examples hold besides a text: `words`, `labels` and `messages`, where there are any."""
         tables = {}
         words = [(t.example.example_id, i, w) for t in examples for i, w in enumerate(t.example.row.words)]
         if words:
@@ -79,6 +81,26 @@ class Rows:
                 "label": [x.label for _, x in labels],
             }
             tables["labels"] = to_table("labels", columns)
+        messages = [
+            (t.example.example_id, turn, m)
+            for t in examples
+            for chat in t.example.row.transcripts
+            if isinstance(chat, Chat)
+            for turn, m in enumerate(chat.messages)
+        ]
+        if messages:
+            texts = ("role", "content", "name", "tool_call_id")
+            columns = {name: [m.get(name) for _, _, m in messages] for name in texts}
+            columns |= {
+                "example_id": [e for e, _, _ in messages],
+                "turn": [turn for _, turn, _ in messages],
+                "reasoning": [m.get("reasoning_content") for _, _, m in messages],
+                "tool_calls": [
+                    json.dumps(m["tool_calls"], ensure_ascii=False) if "tool_calls" in m else None
+                    for _, _, m in messages
+                ],
+            }
+            tables["messages"] = to_table("messages", columns)
         return tables
 
     def prompts(self, sequences: Several[TokenSequence]) -> dict[str, pa.Table]:
@@ -123,6 +145,7 @@ class Rows:
                     )
                     for name in ("is_response", "is_context")
                 },
+                **_turns([s for s, _, _ in rows], parts),
             },
         )
 
@@ -214,6 +237,25 @@ def _keys(sequences: Several[TokenSequence], lengths: list[int]) -> dict[str, pa
         "example_id": pa.array(ids, pa.string()),
         "seq": _int32(np.repeat([s.seq for s in sequences], lengths)),
         "pos": _int32(np.concatenate([np.arange(n) for n in lengths])),
+    }
+
+
+def _turns(sequences: list[TokenSequence], parts: list[SideTokens]) -> dict[str, pa.Array]:
+    """Return the columns `role`, `turn` and `part` of the tokens of sequences, NULL where they are no chats."""
+    n = sum(map(len, parts))
+    if all(p.turn is None for p in parts):
+        return {"role": pa.nulls(n, pa.string()), "turn": pa.nulls(n, pa.int32()), "part": pa.nulls(n, pa.string())}
+    turns = [np.full(len(p), -1) if p.turn is None else p.turn for p in parts]
+    kinds = np.concatenate([np.full(len(p), -1) if p.part is None else p.part for p in parts])
+    roles = [
+        s.roles[t] if t >= 0 else None
+        for s, of_sequence in zip(sequences, turns, strict=True)
+        for t in of_sequence.tolist()
+    ]
+    return {
+        "role": pa.array(roles, pa.string()),
+        "turn": _int32(np.concatenate(turns), missing=-1),
+        "part": pa.array(PARTS, pa.string()).take(_int32(kinds, missing=-1)),
     }
 
 

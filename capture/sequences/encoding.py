@@ -36,6 +36,8 @@ class SequenceFrame:
     """The number of tokens that the tokenizer is to truncate to; None: it does not."""
     text_room: int | None = None
     """The number of tokens of text that a sequence holds; None: all."""
+    special: bool = True
+    """The tokenizer adds its special tokens; a chat template has written those of a chat."""
 
 
 def find_frame(
@@ -65,7 +67,7 @@ def find_frame(
     dropped = leading if bos.mode == "no" else 0
     begins = int(probe.ids[0]) if leading and not dropped else prepended
     if max_len is None:
-        return SequenceFrame(begins, prepended, dropped)
+        return SequenceFrame(begins, prepended, dropped, special=special)
     cut_length = max_len + dropped - (prepended is not None)
     if cut_length <= added:
         around = added - dropped + (prepended is not None)
@@ -73,7 +75,7 @@ def find_frame(
             f"A sequence of {max_len} tokens has no room for text: {around} special tokens stand around it. Use --max-len "
             f"{around + 1} or more."
         )
-    return SequenceFrame(begins, prepended, dropped, cut_length, cut_length - added)
+    return SequenceFrame(begins, prepended, dropped, cut_length, cut_length - added, special)
 
 
 def encode(
@@ -119,7 +121,7 @@ def encode_truncated(
     Returns:
         The tokens of each text, and whether some were left out.
     """
-    encoded = _call_tokenizer(tokenizer, texts, max_len=frame.cut_length, target=target)
+    encoded = _call_tokenizer(tokenizer, texts, special=frame.special, max_len=frame.cut_length, target=target)
     return [(_apply_frame(rows[0], frame), len(rows) > 1) for rows in encoded]
 
 
@@ -139,10 +141,11 @@ def encode_windows(
     """
     room = frame.text_room
     if room is None:
-        return [[_apply_frame(rows[0], frame)] for rows in _call_tokenizer(tokenizer, texts)]
+        return [[_apply_frame(rows[0], frame)] for rows in _call_tokenizer(tokenizer, texts, special=frame.special)]
     overlap = 0 if stride is None else room - stride
     encoded = []
-    for windows in _call_tokenizer(tokenizer, texts, max_len=frame.cut_length, overlap=overlap, every=True):
+    cut: dict[str, Any] = {"special": frame.special, "max_len": frame.cut_length, "overlap": overlap, "every": True}
+    for windows in _call_tokenizer(tokenizer, texts, **cut):
         if getattr(tokenizer, "truncation_side", "right") == "left":  # it begins at the end of a text
             windows.reverse()
         encoded.append([_apply_frame(w if n == 0 else _mark_context(w, overlap), frame) for n, w in enumerate(windows)])

@@ -63,7 +63,7 @@ class Partition:
     def select(self, examples: Iterable[Example]) -> Iterator[Example]:
         """Yield the examples whose place in the data, 0-based, is i - 1 modulo n."""
         for place, example in enumerate(examples):
-            self._digest.update(f"{example.example_id}\x1f{example.row.identity}\x1e".encode("utf-8", "surrogatepass"))
+            self._digest.update(f"{example.example_id}\x1f{example.text}\x1e".encode("utf-8", "surrogatepass"))
             if place % self.n == self.i - 1:
                 yield example
 

@@ -32,6 +32,10 @@ class SideTokens:
     """Which tokens the model generated, where it did."""
     is_context: np.ndarray | None = None
     """Which tokens an earlier sequence of the text also has, where windows overlap."""
+    turn: np.ndarray | None = None
+    """The message of a chat that each token is of; -1: the chat template's own."""
+    part: np.ndarray | None = None
+    """The place in `chat.PARTS` of what of the message it is; -1: what the template puts around it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,6 +56,8 @@ class SideTokens:
             None if self.types is None else self.types[start:end],
             None if self.is_response is None else self.is_response[start:end],
             None if self.is_context is None else self.is_context[start:end],
+            None if self.turn is None else self.turn[start:end],
+            None if self.part is None else self.part[start:end],
         )
 
     def with_prefix(self, token: int) -> SideTokens:
@@ -77,6 +83,8 @@ class TokenSequence:
     """Tokens by side: `dec` or `enc`, or both for an encoder-decoder."""
     text: str | None = None
     """What was tokenized, where that is not the example's text."""
+    roles: tuple[str, ...] = ()
+    """The role of each turn, where it is a chat."""
 
     @property
     def n_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""Turns examples into token sequences: the text, cut or in windows, and an encoder-decoder's target.
+"""Turns examples into token sequences: the text or its transcripts, cut or in windows, and an encoder-decoder's target.
 
 In: examples, in the order of the data. Out: `TokenizedExample`s, whose sequences `batches` groups. `question_pairs` and
 `question_prompts` do the same for multiple-choice questions.
@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 
 from capture.data.example import Example
+from capture.data.files import printable_value
+from capture.data.transcript import Chat
 from capture.sequences.bos import AUTO_BOS, BosPolicy
+from capture.sequences.chat import ChatTemplate, WrittenChat
 from capture.sequences.encoding import SequenceFrame, encode_truncated, encode_windows, find_frame, text_change_detector
 from capture.sequences.sequence import SideTokens, TokenizedExample, TokenSequence
 from capture.sequences.word_alignment import word_indices
@@ -61,6 +64,13 @@ class TokenizeOptions:
     stride: int | None = None
     """With `chunk`: the number of tokens of text from one sequence's beginning to the next one's; None: they don't overlap."""
     bos: BosPolicy = AUTO_BOS
+    template: ChatTemplate | None = None
+    """What writes the examples, where they are chats."""
+
+    @property
+    def frame(self) -> SequenceFrame:
+        """What stands around a text, and the room for it; raises UsageError where there is none."""
+        return find_frame(self.tokenizer, self.bos, self.max_len, special=self.template is None)
 
     def sequence_maker(self) -> SequenceMaker:
         """Check the options.
@@ -71,7 +81,7 @@ class TokenizeOptions:
         Raises:
             UsageError: A sequence has no room for text, or a stride is longer than a sequence.
         """
-        frame = find_frame(self.tokenizer, self.bos, self.max_len)
+        frame = self.frame
         if self.stride is not None and frame.text_room is not None and self.stride > frame.text_room:
             raise UsageError(
                 f"--stride {self.stride} is more than the {frame.text_room} tokens of text that a sequence holds: use 1 to "
@@ -79,7 +89,9 @@ class TokenizeOptions:
             )
         if self.target_column is None:
             first_token = frame.first_token if self.side == "dec" else None
-            return SequenceMaker(partial(tokenize, options=self), (self.side,), self.max_len, first_token=first_token)
+            made = partial(tokenize, options=self)
+            templated = self.template is not None
+            return SequenceMaker(made, (self.side,), self.max_len, first_token=first_token, chat_template=templated)
         self.target_frame()
         both = self.max_len is not None and self.target_len is not None
         longest = max(self.max_len or 0, self.target_len or 0) if both else None
@@ -101,26 +113,76 @@ def tokenize(examples: Iterable[Example], options: TokenizeOptions) -> Iterator[
         Each example with its sequences.
     """
     changes_text, column = text_change_detector(options.tokenizer), options.target_column
-    frame = find_frame(options.tokenizer, options.bos, options.max_len)
+    frame = options.frame
     for group in group_examples(examples):
-        texts = [e.text for _, e in group]
+        readings = [_readings(e, options.template) for _, e in group]
+        texts = [reading.text for of_example in readings for reading in of_example]
         if options.chunk:
             encoded = [(windows, False) for windows in encode_windows(options.tokenizer, texts, frame, options.stride)]
         else:
             encoded = [([tokens], truncated) for tokens, truncated in encode_truncated(options.tokenizer, texts, frame)]
+        of_readings = iter(encoded)
         targets = [_target(e, column) if column is not None else None for _, e in group]
         encoded_targets = _encode_targets(options, group, targets)
-        for (idx, example), (windows, truncated), target, (target_tokens, target_truncated) in zip(
-            group, encoded, targets, encoded_targets, strict=True
+        for (idx, example), of_example, target, (target_tokens, target_truncated) in zip(
+            group, readings, targets, encoded_targets, strict=True
         ):
-            sequences = [
-                TokenSequence(
-                    example, seq, _sides(options.side, _add_words(tokens, example, options.tokenizer), target_tokens)
-                )
-                for seq, tokens in enumerate(w for w in windows if len(w))
-            ]
-            altered = changes_text(example.text) or (target is not None and changes_text(target))
-            yield TokenizedExample(idx, example, sequences, truncated or target_truncated, altered)
+            sequences: list[TokenSequence] = []
+            truncated = target_truncated
+            for reading, (windows, cut) in zip(of_example, of_readings, strict=False):
+                truncated |= cut
+                for tokens in filter(len, windows):
+                    told = _add_words(reading.tell(tokens), example, options.tokenizer)
+                    sides = _sides(options.side, told, target_tokens)
+                    sequences.append(TokenSequence(example, len(sequences), sides, reading.own_text, reading.roles))
+            altered = any(changes_text(r.text) for r in of_example) or (target is not None and changes_text(target))
+            yield TokenizedExample(idx, example, sequences, truncated, altered)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is tokenized of an example: its text, or one of its transcripts."""
+
+    text: str
+    chat: WrittenChat | None = None
+    response_start: int | None = None
+    """The first character of the response, where it is a prompt with one."""
+
+    @property
+    def own_text(self) -> str | None:
+        """The text, where it is not the example's."""
+        return None if self.chat is None and self.response_start is None else self.text
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The role of each turn, where it is a chat."""
+        return () if self.chat is None else self.chat.roles
+
+    def tell(self, tokens: SideTokens) -> SideTokens:
+        """Return tokens of the text with the message or response that they are of."""
+        if self.chat is not None:
+            return self.chat.tell(tokens)
+        if self.response_start is None:
+            return tokens
+        return replace(tokens, is_response=tokens.char_end > self.response_start)
+
+
+def _readings(example: Example, template: ChatTemplate | None) -> list[_Reading]:
+    """Return what a model reads of an example, one sequence each unless it is long."""
+    readings = []
+    for transcript in example.row.transcripts:
+        if not isinstance(transcript, Chat):
+            readings.append(_Reading(transcript.text, response_start=len(transcript.prompt)))
+            continue
+        assert template is not None  # `Source.chats` says that it is needed
+        written = template.write(transcript, example_name(example))
+        readings.append(_Reading(written.text, written))
+    return readings or [_Reading(example.text)]
+
+
+def example_name(example: Example) -> str:
+    """Return what messages call an example: where it is from, and its row there."""
+    return f"{printable_value(example.source.origin)}, row {printable_value(example.row.source_id, 60)}"
 
 
 def _encode_targets(

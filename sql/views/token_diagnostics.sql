@@ -27,6 +27,9 @@ SELECT
     t.is_special,
     t.is_response,
     coalesce(t.is_context, false) AS is_context,  -- Read again, as context: with --stride, an earlier sequence of the example has the same token, and its prediction; count tokens without these
+    t.role,  -- Who says token, where the text is a chat
+    t.turn,  -- The message that it is of
+    t.part,  -- What of the message it is: content, reasoning, tool_calls; NULL: what the template puts around those
     p.true_id,
     p.true_token,
     n.upos AS true_upos,  -- Universal part of speech of the word that true_token begins in: the one that loss and entropy go with

@@ -31,6 +31,7 @@ _RUN_VARIABLES = ("run", "other_run")
 _MADE_BY = {
     "words": "capture an annotated data set, such as --data ud_ewt",
     "labels": "capture a labelled data set, such as --data go_emotions",
+    "messages": "capture chats, such as --data chats.jsonl",
     "next_token": "see traces capture next-token --help",
     "heads": "capture with heads in --capture, or see traces derive heads --help",
     "tensors": "capture with something in --capture, such as hidden",

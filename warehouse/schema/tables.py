@@ -32,7 +32,7 @@ from warehouse.schema.circuit_tables import (
 from warehouse.schema.learning_tables import PROBES, TRAINING
 from warehouse.schema.prediction_tables import CHOICES, LOGIT_LENS, MCQ_PREDICTIONS, NEXT_TOKEN
 from warehouse.schema.tensor_tables import HEADS, TENSORS
-from warehouse.schema.text_tables import EXAMPLES, LABELS, PROMPTS, RUNS, TOKENS, WORDS
+from warehouse.schema.text_tables import EXAMPLES, LABELS, MESSAGES, PROMPTS, RUNS, TOKENS, WORDS
 from warehouse.schema.trait_tables import (
     JUDGEMENTS,
     RESPONSES,
@@ -53,6 +53,7 @@ _TABLES = (
     PROMPTS,
     WORDS,
     LABELS,
+    MESSAGES,
     NEXT_TOKEN,
     HEADS,
     CHOICES,

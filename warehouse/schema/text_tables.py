@@ -1,4 +1,4 @@
-"""The tables of runs and of the text that they read: runs, examples, tokens, prompts, words, labels."""
+"""The tables of runs and of the text that they read: runs, examples, tokens, prompts, messages, words, labels."""
 
 from __future__ import annotations
 
@@ -158,6 +158,25 @@ TOKENS = Table(
             nullable=True,
         ),
         Column(
+            "role",
+            "VARCHAR",
+            "Who says it, where the text is a chat: user, assistant, system, tool, …; NULL: no chat, or of no message",
+            nullable=True,
+        ),
+        Column(
+            "turn",
+            "INTEGER",
+            "The message that it is of, with what the chat template puts around it: messages.turn, and one more for a generated "
+            "answer; NULL: no chat, or what the template writes of its own accord, such as a first BOS, a system message, tools",
+            nullable=True,
+        ),
+        Column(
+            "part",
+            "VARCHAR",
+            "What of its message it is: content, reasoning, tool_calls; NULL: what the template puts around those, or of no message",
+            nullable=True,
+        ),
+        Column(
             "batch",
             "VARCHAR",
             "The sequence, example_id.seq, that led the batch in which it went through the model: those with the same one shared "
@@ -176,6 +195,35 @@ PROMPTS = Table(
         EXAMPLE,
         SEQ,
         Column("text", "VARCHAR", "What was tokenized; the texts of a pair with a line break between them"),
+    ),
+)
+
+MESSAGES = Table(
+    "messages",
+    "a message of a chat",
+    ("run_id", "example_id", "turn"),
+    (
+        RUN,
+        EXAMPLE,
+        Column("turn", "INTEGER", "Place among the messages, 0-based: tokens.turn"),
+        Column("role", "VARCHAR", "Who says it: user, assistant, system, tool, …"),
+        Column(
+            "content",
+            "VARCHAR",
+            "What is said, before the chat template; NULL: nothing but reasoning or calls",
+            nullable=True,
+        ),
+        Column(
+            "reasoning",
+            "VARCHAR",
+            "What was thought before it; a template may leave it out of earlier turns",
+            nullable=True,
+        ),
+        Column(
+            "tool_calls", "VARCHAR", "Calls of tools, a JSON list of {type, function: {name, arguments}}", nullable=True
+        ),
+        Column("tool_call_id", "VARCHAR", "The call that it is the result of", nullable=True),
+        Column("name", "VARCHAR", "Name of the speaker or of the tool", nullable=True),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Check that tokens and annotated words stand in the text where their offsets say.
+"""Check that tokens, annotated words and messages stand in the text where their offsets say.
 
 A tokenizer that leaves a text as it is gives words that stand in it letter by letter. One that normalises it first (folds case or
 accents, writes `ﬁ` and `𝒳` as `fi` and `x`, drops what it does not know) gives letters that follow from those in the text. Its
@@ -146,3 +146,27 @@ def check_words(store: TraceStore) -> str | None:
     for portion in portions(store):
         expect_no_row(portion, tests)
     return f"{store.meta.counts.rows['words']:,} words, {len(tests)} conditions"
+
+
+def check_chats(store: TraceStore) -> str | None:
+    """Check that every token of a chat has the role of its message, and that what is said stands in the message."""
+    if not store.meta.counts.rows.get("messages"):
+        return None
+    said = "CASE t.part WHEN 'content' THEN m.content ELSE m.reasoning END"
+    joined = "tokens AS t LEFT JOIN messages AS m USING (example_id, turn)"
+    first = "substring(coalesce(p.text, e.text), t.char_start + 1, 1)"
+    tests = {
+        "a token with a role and no message, or the other way about": "SELECT example_id, seq, pos FROM tokens "
+        "WHERE (role IS NULL) <> (turn IS NULL) OR (part IS NOT NULL AND turn IS NULL)",
+        "a token whose role is not its message's": f"SELECT t.example_id, t.seq, t.pos FROM {joined} WHERE m.role <> t.role "
+        "OR (t.turn IS NOT NULL AND m.role IS NULL AND t.turn <> (SELECT count(*) FROM messages AS n WHERE n.example_id = t.example_id))",
+        "a token that is not in what its message says": f"SELECT t.example_id, t.seq, t.pos FROM {joined} "
+        "JOIN examples AS e USING (example_id) LEFT JOIN prompts AS p USING (example_id, seq) "
+        "WHERE m.turn IS NOT NULL AND t.part IS NOT NULL AND t.part <> 'tool_calls' "
+        f"AND NOT coalesce(contains({said}, {first}), false)",
+        "a part that is none": "SELECT example_id, seq, pos FROM tokens "
+        "WHERE part NOT IN ('content', 'reasoning', 'tool_calls')",
+    }
+    for portion in portions(store):
+        expect_no_row(portion, tests)
+    return f"{store.meta.counts.rows['messages']:,} messages, {len(tests)} conditions"

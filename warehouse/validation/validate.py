@@ -25,7 +25,7 @@ from warehouse.validation.file_checks import check_compacted, check_files, check
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
 from warehouse.validation.row_checks import check_counts, check_data, check_keys
 from warehouse.validation.tensor_checks import check_finite, check_hidden, check_shapes
-from warehouse.validation.text_checks import check_tokens, check_words
+from warehouse.validation.text_checks import check_chats, check_tokens, check_words
 from warehouse.validation.trait_checks import (
     check_judgements,
     check_projections,
@@ -54,6 +54,7 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "heads": check_heads,
     "logit_lens": check_logit_lens,
     "words": check_words,
+    "chats": check_chats,
     "multiple choice": check_multiple_choice,
     "trait vectors": check_trait_vectors,
     "trait evaluations": check_trait_evaluations,

@@ -1,0 +1,463 @@
+"""A chat → the text that the model's own chat template makes of it, and which message every character of that text is of.
+
+The template is run a second time with marks in it: a loop over the messages says which one it is at, and a message's content says
+where it begins and ends. The marks are characters that stand nowhere else. Without them the text has to be the one that the
+tokenizer's `apply_chat_template` gives, or the chat is refused; so is one of which the template leaves out a message's content, a
+tool call, or the tools.
+
+In go a tokenizer and a `Chat`; out comes a `WrittenChat`, which `tokenize` turns into tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from capture.data.files import printable_value
+from capture.data.transcript import Chat, Message
+from capture.model.failures import error_sentence
+from capture.sequences.sequence import SideTokens
+from warehouse.errors import UsageError
+
+PARTS = ("content", "reasoning", "tool_calls")
+"""What of a message a token can be of; the rest is what the template puts around it."""
+
+_FIRST_MARK, _LAST_MARK = 0xF0000, 0xFFFFD
+_MARKS = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
+_NO_TURN, _NO_PART = -1, -1
+
+_Event = tuple[Literal["enter", "leave", "end", "begin", "close"], int, Any]
+"""What a mark says: a loop enters or leaves an item, or ends; a piece of the chat begins, or closes."""
+
+
+@dataclass(frozen=True)
+class WrittenChat:
+    """A chat as the model reads it. Arrays are (number of characters,)."""
+
+    text: str
+    turn: np.ndarray
+    """The place of the message that each character is of; -1: the template's own, of no message."""
+    part: np.ndarray
+    """The place in `PARTS` of what it is of the message; -1: what the template puts around it."""
+    roles: tuple[str, ...]
+    """The role of each turn; one more than there are messages where the model is to answer."""
+
+    def tell(self, tokens: SideTokens) -> SideTokens:
+        """Return tokens of the text with the message that each is of: that of its first character."""
+        known = tokens.char_start >= 0
+        at = np.clip(tokens.char_start, 0, max(len(self.text) - 1, 0))
+        turn, part = (np.where(known, x[at], -1) for x in (self.turn, self.part))
+        return replace(tokens, turn=turn, part=part)
+
+    def spans(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the runs of characters of one message and part: first, one past the last, turn, part. They tile the text."""
+        if not self.text:
+            return
+        edges = np.flatnonzero(np.diff(self.turn) | np.diff(self.part)) + 1
+        for start, end in zip([0, *edges.tolist()], [*edges.tolist(), len(self.text)], strict=True):
+            yield start, end, int(self.turn[start]), int(self.part[start])
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer."""
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        """Take a model's tokenizer, and the model's name for messages.
+
+        Raises:
+            UsageError: It has no chat template, or gives no offsets, without which no token can be told to be of a message.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise UsageError(f"The tokenizer of {name} has no chat template, so that it cannot read chats.")
+        if not getattr(tokenizer, "is_fast", False):
+            raise UsageError(f"{name}: {type(tokenizer).__name__} gives no character offsets, which chats need.")
+        self._tokenizer, self._name = tokenizer, name
+        self._compiled: dict[str, Any] = {}
+
+    def write(self, chat: Chat, where: str, *, answer: bool = False) -> WrittenChat:
+        """Write a chat as the model reads it.
+
+        Args:
+            chat: The chat.
+            where: What messages to the user begin with.
+            answer: With the beginning of the model's answer at the end.
+
+        Returns:
+            The text, with the message that each character is of.
+
+        Raises:
+            UsageError: The template fails on the chat, or leaves out something of it.
+        """
+        try:
+            text = self._plain_text(chat, answer)
+        except Exception as e:  # a template is a program of its own
+            try:  # some take the arguments of tool calls as a text
+                chat = _with_argument_texts(chat)
+                text = self._plain_text(chat, answer)
+            except Exception:
+                raise UsageError(
+                    f"{where}: the chat template of {self._name} refuses this chat: {error_sentence(e)}"
+                ) from None
+        pieces = list(_pieces(chat))
+        if _MARKS.search(text) or 2 * len(pieces) + 3 * _count_items(chat) > _LAST_MARK - _FIRST_MARK:
+            raise UsageError(f"{where}: the chat is too long, or has characters of the private plane 15: leave it out.")
+        # more marks tell more, and may lead the template another way: it may ask whether a content begins with a tag
+        tries = (self._marked(chat, p, answer, calls) for p, calls in ((pieces, True), (pieces, False), ([], False)))
+        marked = next((m for m in tries if m.text == text), None)
+        if marked is None:
+            raise UsageError(
+                f"{where}: the chat template of {self._name} does not write the same text twice, so its messages cannot be told "
+                "apart."
+            )
+        turn = self._turns(marked, chat, where)
+        part = np.full(len(text), _NO_PART, np.int8)
+        for start, end, t in marked.calls:
+            part[start:end] = PARTS.index("tool_calls")
+            turn[start:end] = t
+        missing = []
+        for number, piece in enumerate(pieces):
+            bare = piece.text.strip()
+            if piece.turn == _NO_TURN:
+                if number not in marked.pieces and (marked.piece_turns or bare not in text):
+                    missing.append(piece)
+                continue
+            found = marked.pieces.get(number) or _find_once(bare, text, turn, piece.turn)
+            if not found and number in marked.closed:  # the template took reasoning out of the content
+                found = _find_end(bare, text, marked.closed[number])
+            if not found and piece.needed:
+                missing.append(piece)
+            for start, end in found:
+                turn[start:end] = piece.turn
+                part[start:end] = PARTS.index(piece.part)
+        self._check_missing(missing, chat, where)
+        if answer:
+            turn[_last_of_messages(turn) :] = len(chat.messages)
+        roles = tuple(m["role"] for m in chat.messages)
+        return WrittenChat(text, turn, part, (*roles, "assistant") if answer else roles)
+
+    def _plain_text(self, chat: Chat, answer: bool) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            list(chat.messages), tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=answer
+        )
+        return text
+
+    def _marked(self, chat: Chat, pieces: list[_Piece], answer: bool, calls: bool) -> _Marked:
+        """Run the template with marks around pieces of the chat, and where its loops go through messages, and tool calls."""
+        issued: list[_Event] = []
+        entered: set[int] = set()
+
+        def mark(event: _Event) -> str:
+            issued.append(event)
+            return chr(_FIRST_MARK + len(issued) - 1)
+
+        marked = _with_marks(chat, pieces, mark)
+        messages = [_reasoning_under_both_names(m) for m in marked.messages]
+        items = {id(m): ("message", i) for i, m in enumerate(messages)}
+        if calls:
+            items |= {id(c): ("call", i) for i, m in enumerate(messages) for c in m.get("tool_calls", ())}
+
+        def note_enter(item: Any, loop: int) -> str:
+            if id(item) not in items:
+                return ""
+            entered.add(loop)
+            return mark(("enter", loop, items[id(item)]))
+
+        def note_leave(item: Any, loop: int) -> str:
+            return mark(("leave", loop, None)) if id(item) in items else ""
+
+        def note_end(loop: int) -> str:
+            return mark(("end", loop, None)) if loop in entered else ""
+
+        template = self._template(chat)
+        hooks = dict(zip(_HOOKS, (note_enter, note_leave, note_end), strict=True))
+        written = template.render(
+            messages=messages,
+            tools=list(marked.tools) or None,
+            documents=None,
+            add_generation_prompt=answer,
+            **self._tokenizer.special_tokens_map,
+            **hooks,
+        )
+        return _read_marks(written, issued)
+
+    def _template(self, chat: Chat) -> Any:
+        """Return the template with marked loops, compiled."""
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        source = self._tokenizer.get_chat_template(tools=list(chat.tools) or None)
+        if source not in self._compiled:
+            environment = _compile_jinja_template(source).environment
+            tree = _mark_loops(environment.parse(source))
+            code = environment.compile(tree)
+            self._compiled[source] = environment.template_class.from_code(
+                environment, code, environment.make_globals(None)
+            )
+        return self._compiled[source]
+
+    def _turns(self, marked: _Marked, chat: Chat, where: str) -> np.ndarray:
+        """Return the message that each character is of by the template's loops, (characters,)."""
+        if not marked.turns:
+            raise UsageError(
+                f"{where}: the chat template of {self._name} does not go through the messages in a loop, so that they cannot be told "
+                "apart in its text."
+            )
+        turn = np.full(len(marked.text), _NO_TURN, np.int32)
+        for start, end, t in marked.turns:
+            turn[start:end] = t
+        first = next((start for start, end, _ in marked.turns if end > start), len(turn))
+        before = {t for number, t in marked.piece_turns.items() if any(e <= first for _, e in marked.pieces[number])}
+        if len(before) == 1:  # a system message that is written before the loop
+            turn[:first] = before.pop()
+        own = self._written_by_itself(marked, chat)
+        start = next((s for s, e, t in marked.turns if t == 0 and e > s), 0)
+        turn[start : start + own] = _NO_TURN
+        return turn
+
+    def _written_by_itself(self, marked: _Marked, chat: Chat) -> int:
+        """Return how many characters the template puts before the first message within its loop: a system message of its own."""
+        first = chat.messages[0]
+        if first["role"] != "user":
+            return 0
+        written = next((marked.text[s:e] for s, e, t in marked.turns if t == 0 and e > s), "")
+        again = replace(chat, messages=(first, {"role": "assistant", "content": "a"}, first))
+        try:
+            repeated = self._marked(again, [], answer=False, calls=False)
+        except (
+            Exception
+        ):  # a template that refuses this says nothing of its own before the first message that can be told
+            return 0
+        third = next((repeated.text[s:e] for s, e, t in repeated.turns if t == 2 and e > s), "")
+        return len(written) - len(third) if third and written.endswith(third) else 0
+
+    def _check_missing(self, missing: list[_Piece], chat: Chat, where: str) -> None:
+        """Raise UsageError where the template left something out, but for reasoning that it leaves out of earlier turns."""
+        for piece in missing:
+            if piece.part == "reasoning" and self._writes_reasoning:
+                continue
+            role = (
+                "" if piece.turn == _NO_TURN else f" of message {piece.turn} (role {_role(chat.messages[piece.turn])})"
+            )
+            raise UsageError(
+                f"{where}: the chat template of {self._name} leaves out the {piece.name}{role}, so the model would not read it. "
+                "Leave it out of the chat, or use a model whose template has it."
+            )
+
+    @cached_property
+    def _writes_reasoning(self) -> bool:
+        """Whether the template writes the reasoning of a last answer."""
+        reasoned = {"role": "assistant", "content": "b", "reasoning_content": "because"}
+        try:
+            return "because" in self._plain_text(Chat(({"role": "user", "content": "a"}, reasoned)), False)
+        except Exception:  # as above
+            return False
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A text in a chat that its template should write."""
+
+    turn: int
+    """The message that it is of; -1: the tools."""
+    part: str
+    name: str
+    """What messages call it."""
+    text: str
+    needed: bool = True
+    """Whether it must be written, word for word; else it is looked for alone, and gets no marks."""
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """What a template wrote, marks taken out, and what they said. Places are first character, and one past the last."""
+
+    text: str
+    turns: list[tuple[int, int, int]]
+    """Where a loop was at which message, in order."""
+    calls: list[tuple[int, int, int]]
+    """Where a loop was at a tool call of which message."""
+    pieces: dict[int, list[tuple[int, int]]]
+    """Where each piece stands that was written whole, by its number."""
+    piece_turns: dict[int, int]
+    """The message of each of those pieces."""
+    closed: dict[int, int]
+    """Where pieces end of which only that was written."""
+
+
+def _pieces(chat: Chat) -> Iterator[_Piece]:
+    """Yield the texts of a chat, in a fixed order; those of white space are none."""
+    for i, m in enumerate(chat.messages):
+        for field, part in (("content", "content"), ("reasoning_content", "reasoning")):
+            if _has_text(m.get(field)):
+                yield _Piece(i, part, part, m[field])
+        names = [call["function"]["name"] for call in m.get("tool_calls", ())]
+        yield from (_Piece(i, "tool_calls", "tool call", name) for name in names if _has_text(name))
+    for tool in chat.tools:
+        name = tool.get("function", tool).get("name")
+        if _has_text(name):
+            yield _Piece(_NO_TURN, "tools", "tools", name)
+    for i, m in enumerate(chat.messages):
+        for call in m.get("tool_calls", ()):
+            arguments = call["function"]["arguments"]
+            written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            yield _Piece(i, "tool_calls", "arguments", written, needed=False)
+
+
+def _has_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _with_marks(chat: Chat, pieces: list[_Piece], mark: Any) -> Chat:
+    """Return a copy of a chat, with marks in each piece just inside its white space, which templates strip."""
+    numbers = iter(range(len(pieces)))
+
+    def marked(text: Any) -> Any:
+        if not pieces or not _has_text(text):
+            return text
+        number, bare = next(numbers), text.strip()
+        at = text.index(bare)
+        turn = pieces[number].turn
+        return (
+            f"{text[:at]}{mark(('begin', number, turn))}{bare}{mark(('close', number, turn))}{text[at + len(bare) :]}"
+        )
+
+    messages: list[dict[str, Any]] = []
+    for m in chat.messages:
+        copy = dict(m)
+        for field in ("content", "reasoning_content"):
+            if field in m:
+                copy[field] = marked(m[field])
+        if "tool_calls" in m:
+            copy["tool_calls"] = [
+                {**c, "function": {**c["function"], "name": marked(c["function"]["name"])}} for c in m["tool_calls"]
+            ]
+        messages.append(copy)
+    tools = []
+    for t in chat.tools:
+        function = t.get("function", t)
+        function = {**function, "name": marked(function["name"])} if "name" in function else function
+        tools.append({**t, "function": function} if "function" in t else function)
+    return Chat(tuple(messages), tuple(tools))
+
+
+def _with_argument_texts(chat: Chat) -> Chat:
+    """Return a chat whose tool calls have their arguments as JSON."""
+    return replace(chat, messages=tuple(_with_argument_text(m) if "tool_calls" in m else m for m in chat.messages))
+
+
+def _with_argument_text(message: Message) -> Message:
+    functions = [c["function"] for c in message["tool_calls"]]
+    texts = [f["arguments"] if isinstance(f["arguments"], str) else json.dumps(f["arguments"]) for f in functions]
+    calls = [
+        {**c, "function": {**c["function"], "arguments": text}}
+        for c, text in zip(message["tool_calls"], texts, strict=True)
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _reasoning_under_both_names(message: Message) -> dict[str, Any]:
+    """Return a message as `apply_chat_template` hands it on: templates know reasoning by one of two names."""
+    if "reasoning_content" not in message:
+        return dict(message)
+    return {"thinking": message["reasoning_content"], **message}
+
+
+def _read_marks(written: str, issued: list[_Event]) -> _Marked:
+    """Take the marks out of what a template wrote, and say what lay between them."""
+    texts: list[str] = []
+    at = last = 0
+    loops: list[tuple[int, tuple[str, int], int]] = []
+    found: dict[str, list[tuple[int, int, int]]] = {"message": [], "call": []}
+    begun: dict[int, int] = {}
+    pieces: dict[int, list[tuple[int, int]]] = {}
+    piece_turns: dict[int, int] = {}
+    closed: dict[int, int] = {}
+    for m in _MARKS.finditer(written):
+        texts.append(written[last : m.start()])
+        at, last = at + m.start() - last, m.end()
+        what, number, value = issued[ord(m.group()) - _FIRST_MARK]
+        if what == "begin":
+            begun[number] = at
+        elif what == "close":
+            if number in begun:
+                pieces.setdefault(number, []).append((begun.pop(number), at))
+                piece_turns[number] = value
+            else:
+                closed[number] = at
+        else:
+            if any(loop == number for loop, _, _ in loops):  # left by `continue` or `break`, it is still there
+                while loops:
+                    loop, (kind, turn), start = loops.pop()
+                    found[kind].append((start, at, turn))
+                    if loop == number:
+                        break
+            if what == "enter":
+                loops.append((number, value, at))
+    texts.append(written[last:])
+    text = "".join(texts)
+    found["message"] += [(start, len(text), turn) for _, (kind, turn), start in loops if kind == "message"]
+    return _Marked(text, sorted(found["message"]), found["call"], pieces, piece_turns, closed)
+
+
+_HOOKS = ("__enter_item", "__leave_item", "__end_loop")
+
+
+def _mark_loops(tree: Any) -> Any:
+    """Have every loop of a template say which item it is at, by calls of the functions `_HOOKS`."""
+    from jinja2 import nodes
+    from jinja2.visitor import NodeTransformer
+
+    class LoopMarker(NodeTransformer):
+        count = 0
+
+        def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802, the name by which it is called
+            self.generic_visit(node)
+            if not isinstance(node.target, nodes.Name):
+                return [node]
+            self.count += 1
+            item, loop = nodes.Name(node.target.name, "load"), nodes.Const(self.count)
+
+            def say(hook: str, *arguments: nodes.Expr) -> nodes.Node:
+                call = nodes.Call(nodes.Name(hook, "load"), list(arguments), [], None, None)
+                return nodes.Output([call]).set_lineno(node.lineno)
+
+            enter, leave, end = _HOOKS
+            node.body = [say(enter, item, loop), *node.body, say(leave, item, loop)]
+            return [node, say(end, loop)]
+
+    marked = LoopMarker().visit(tree)
+    marked.set_environment(tree.environment)
+    return marked
+
+
+def _find_once(piece: str, text: str, turn: np.ndarray, of: int) -> list[tuple[int, int]]:
+    """Return where a text stands in what the template wrote of its message, if it does so just once."""
+    places = [m.start() for m in re.finditer(re.escape(piece), text)] if piece else []
+    places = [p for p in places if of == _NO_TURN or (turn[p : p + len(piece)] == of).all()]
+    return [(places[0], places[0] + len(piece))] if len(places) == 1 else []
+
+
+def _find_end(piece: str, text: str, end: int) -> list[tuple[int, int]]:
+    """Return where the end of a text stands, before `end`, whose beginning up to a `</think>` was not written."""
+    rest = piece.rpartition("</think>")[2].strip()
+    start = end - len(rest)
+    return [(start, end)] if rest and len(rest) < len(piece) and text[start:end] == rest else []
+
+
+def _last_of_messages(turn: np.ndarray) -> int:
+    """Return one past the last character that is of a message."""
+    known = np.flatnonzero(turn != _NO_TURN)
+    return int(known[-1]) + 1 if len(known) else 0
+
+
+def _count_items(chat: Chat) -> int:
+    return len(chat.messages) + sum(len(m.get("tool_calls", ())) for m in chat.messages)
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    return printable_value(message["role"], 40)
