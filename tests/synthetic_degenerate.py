@@ -48,6 +48,11 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             for p in (0, 1)
         ],
         "labels": [e | {"label": "joy"} for e in examples[: max(1, n // 2)]],
+        "evaluations": [
+            e | {"seq": seq, "scorer": "match", "metric": "score", "value": value, "is_correct": here["correct"]}
+            for e in examples
+            for seq, value in ((0, 0.0), (None, None))
+        ],
         "heads": [e | {"side": "dec", "induction_mass": 0.0} for e in examples],
         "choices": [e | {"choice_idx": i, "is_label": i == 0, "is_pred": i == 0} for e in examples for i in (0, 1)],
         "mcq_predictions": [e | {"label_idx": 0, "is_correct": here["correct"]} for e in examples],

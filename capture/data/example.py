@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from capture.data.evaluation import Evaluation
 from capture.data.files import printable_value
 from capture.data.plain import plain
 from capture.data.transcript import Chat, Transcript
@@ -81,11 +82,14 @@ class Row:
     """Name of the prompt set that it belongs to."""
     transcripts: tuple[Transcript, ...] = ()
     """What the model reads, one sequence each, where that is not the text: the text is then for people."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """Scores that it has from an evaluation."""
 
     def annotations(self) -> bytes:
-        """Return the words, labels, choices, answer and transcripts as bytes to be hashed; empty where there are none."""
+        """Return words, labels, choices, answer, evaluations and transcripts as bytes to be hashed; empty where there are none."""
         known = (self.words, self.labels, self.choices)
         said = repr((known, self.answer)).encode() if any(known) else b""
+        said += repr(self.evaluations).encode("utf-8", "surrogatepass") if self.evaluations else b""
         return said + self.identity.encode("utf-8", "surrogatepass") if self.transcripts else said
 
     @property
@@ -222,6 +226,7 @@ def _strings(row: Row, metadata: Any) -> Iterator[tuple[str, str]]:
         yield "chat" if isinstance(transcript, Chat) else "transcript", transcript.identity
     if metadata:
         yield "metadata", _as_json(metadata)
-    for what, items in (("words", row.words), ("labels", row.labels), ("choices", row.choices)):
+    annotated = {"words": row.words, "labels": row.labels, "choices": row.choices, "evaluations": row.evaluations}
+    for what, items in annotated.items():
         for item in items:
             yield from ((what, value) for value in vars(item).values() if isinstance(value, str))

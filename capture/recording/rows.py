@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence as Several
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from capture.data.evaluation import Evaluation
 from capture.data.transcript import Chat
 from capture.recording.diagnostics import Diagnostics
 from capture.sequences.batches import Batch
@@ -60,12 +62,12 @@ class Rows:
         )
 
     def annotations(self, examples: Several[TokenizedExample]) -> dict[str, pa.Table]:
-        """Return the tables of what examples hold besides a text: `words`, `labels` and `messages`, where there are any."""
+        """Return the tables of what examples hold besides a text, where there is any: `words`, `labels`, `messages`, `evaluations`."""
         tables = {}
         words = [(t.example.example_id, i, w) for t in examples for i, w in enumerate(t.example.row.words)]
         if words:
-            fields = ("word_id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "multiword")
-            columns = {name: [getattr(w, name) for _, _, w in words] for name in fields}
+            names = ("word_id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "multiword")
+            columns = {name: [getattr(w, name) for _, _, w in words] for name in names}
             columns |= {
                 "example_id": [e for e, _, _ in words],
                 "word_idx": [i for _, i, _ in words],
@@ -101,6 +103,11 @@ class Rows:
                 ],
             }
             tables["messages"] = to_table("messages", columns)
+        scores = [(t.example.example_id, x) for t in examples for x in t.example.row.evaluations]
+        if scores:
+            columns = {"example_id": [e for e, _ in scores]}
+            columns |= {f.name: [getattr(x, f.name) for _, x in scores] for f in fields(Evaluation)}
+            tables["evaluations"] = to_table("evaluations", columns)
         return tables
 
     def prompts(self, sequences: Several[TokenSequence]) -> dict[str, pa.Table]:

@@ -32,6 +32,7 @@ _MADE_BY = {
     "words": "capture an annotated data set, such as --data ud_ewt",
     "labels": "capture a labelled data set, such as --data go_emotions",
     "messages": "capture chats, such as --data chats.jsonl",
+    "evaluations": "capture a log of an evaluation, such as --data log.eval",
     "next_token": "see traces capture next-token --help",
     "heads": "capture with heads in --capture, or see traces derive heads --help",
     "tensors": "capture with something in --capture, such as hidden",

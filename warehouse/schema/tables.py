@@ -29,6 +29,7 @@ from warehouse.schema.circuit_tables import (
     CIRCUIT_VALUES,
     CIRCUITS,
 )
+from warehouse.schema.evaluation_tables import EVALUATIONS
 from warehouse.schema.learning_tables import PROBES, TRAINING
 from warehouse.schema.prediction_tables import CHOICES, LOGIT_LENS, MCQ_PREDICTIONS, NEXT_TOKEN
 from warehouse.schema.tensor_tables import HEADS, TENSORS
@@ -54,6 +55,7 @@ _TABLES = (
     WORDS,
     LABELS,
     MESSAGES,
+    EVALUATIONS,
     NEXT_TOKEN,
     HEADS,
     CHOICES,

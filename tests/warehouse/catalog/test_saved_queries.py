@@ -42,6 +42,7 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "next_token": [{"example_id": "e", "true_rank": 1}],
         "words": [{"example_id": "e", "word_idx": i, "upos": "X", "char_start": 3 * i, "char_end": 4} for i in (0, 1)],
         "labels": [{"example_id": "e", "label": "joy"}],
+        "evaluations": [{"example_id": "e", "scorer": "match", "metric": "score", "value": 0.0, "is_correct": False}],
         "mcq_predictions": [{"example_id": "e", "label_idx": 0, "is_correct": True}],
         "choices": [{"example_id": "e", "is_label": True, "is_pred": True}],
         "training": [{"split": "train"}],

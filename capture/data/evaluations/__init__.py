@@ -1,0 +1,1 @@
+"""Logs of evaluations, one file a format, and what opens any of them."""
