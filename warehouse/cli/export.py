@@ -12,7 +12,7 @@ import typer
 
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
-from warehouse.cli.options import RunArgument, WarehouseOption
+from warehouse.cli.options import LayersOption, RunArgument, WarehouseOption, parse_layers
 from warehouse.cli.terminal import note, say
 
 export_app = App(no_args_is_help=True, help="Write a run in the format of another tool.")
@@ -90,6 +90,68 @@ def viewer(
             wh, run, output, kinds=_items(documents), **chosen.to_arguments(), force=force, report=report
         )
     say(f"{output}: {', '.join(f'{n:,} of {kind}' for kind, n in counts.items())}")
+
+
+@export_app.command("npz")
+@with_groups()
+def npz(
+    run: RunArgument,
+    chosen: ExampleOptions,
+    output: OutFolder,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,…",
+            help="Sites, as in `resid.post_mlp,attn`, or groups of them, as `--capture` takes them; by default those two.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    layers: LayersOption = "all",
+    force: ForceOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write tensors as .npz files, one a sequence: an array (layers, …) a site, token ids, and JSON about it all.
+
+    numpy reads them without anything of ours. Values are those that are stored; bfloat16, which numpy does not have, becomes float32.
+
+    Examples:
+        traces export npz demo -o arrays
+        traces export npz demo --sites resid,attn --layers 0,15 --where "idx < 10" -o ten
+    """
+    from warehouse import exports
+
+    which = parse_layers(layers)
+    with _opened(warehouse, "files") as (wh, report):
+        n = exports.npz(
+            wh, run, output, sites=_items(sites), layers=which, **chosen.to_arguments(), force=force, report=report
+        )
+    say(f"{output}: {n:,} files")
+
+
+@export_app.command("responses")
+@with_groups()
+def responses(
+    run: RunArgument,
+    chosen: ExampleOptions,
+    output: OutFolder,
+    force: ForceOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write responses with their scores as CSV, in the columns of trait pipelines: one file a polarity.
+
+    Columns: question, instruction, prompt, response, trait_score and coherence_score, of the newest judge; empty where none has judged.
+
+    Examples:
+        traces export responses capitals-smollm2-responses -o capitals-csv
+        traces export responses answers -o answers-csv
+    """
+    from warehouse import exports
+
+    with _opened(warehouse, "rows") as (wh, _):
+        counts = exports.responses(wh, run, output, **chosen.to_arguments(), force=force)
+    for name, n in counts.items():
+        say(f"{output / name}: {n:,} rows")
 
 
 @contextmanager

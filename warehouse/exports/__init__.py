@@ -8,6 +8,8 @@ A file or folder that is written is there whole or not at all, and one that is t
 (objects of other libraries) is in `capture.exports`.
 """
 
+from warehouse.exports.npz import npz
+from warehouse.exports.responses import responses
 from warehouse.exports.viewer import viewer
 
-__all__ = ["viewer"]
+__all__ = ["npz", "responses", "viewer"]

@@ -22,8 +22,9 @@ from warehouse.exports.attention_documents import attention_document
 from warehouse.exports.chosen import ExportedSequence, choose_examples, sequences
 from warehouse.exports.json_text import to_json
 from warehouse.exports.lens_documents import LensDocuments
+from warehouse.exports.lineage import lineage
 from warehouse.exports.projection_documents import ProjectionDocuments, projected_vectors
-from warehouse.exports.target import INDEX, MADE_BY, new_folder, safe_name
+from warehouse.exports.target import INDEX, new_folder, safe_name
 from warehouse.storage.paths import run_id_of
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
@@ -93,7 +94,7 @@ def viewer(
                 done += sequence.example_id != last
                 last = sequence.example_id
                 report(done, total)
-        (written / INDEX).write_bytes(to_json(_index(store, listed), indent=True))
+        (written / INDEX).write_bytes(to_json(lineage(store) | {"format": "viewer", "documents": listed}, indent=True))
     return {kind: sum(x["kind"] == kind for x in listed) for kind in sources}
 
 
@@ -165,19 +166,4 @@ def _entry(kind: str, path: Path, sequence: ExportedSequence) -> dict[str, Any]:
         "example_id": sequence.example_id,
         "seq": sequence.seq,
         "n_tokens": len(sequence.tokens),
-    }
-
-
-def _index(store: TraceStore, documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the folder's index says: the run, its model, and the documents."""
-    meta = store.meta
-    return {
-        "made_by": MADE_BY,
-        "format": "viewer",
-        "run_id": run_id_of(store.path),
-        "model": meta.model.name,
-        "weights_hash": meta.model.weights_hash,
-        "dtype": meta.model.dtype,
-        "dataset": meta.data.dataset,
-        "documents": documents,
     }

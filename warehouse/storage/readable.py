@@ -48,6 +48,13 @@ def readable(meta: Manifest) -> list[Readable]:
     return rows
 
 
+def layers_with(meta: Manifest, site: str, side: str) -> list[int | None]:
+    """List the layers in which a site can be read, in order; `[None]` for one without layers, none where it cannot be read."""
+    stored = _StoredSites(meta, side)
+    found = (rule.shapes(stored) for rule in _RULES if rule.site == site)
+    return sorted(next(filter(None, found), {}), key=lambda layer: layer or 0)
+
+
 def query_heads(stack: StackInfo, layer: int | None, stored_heads: int, queries: int | None) -> int:
     """Count the query heads that a stored tensor of q, k or v serves.
 
