@@ -201,6 +201,7 @@ COMMENT ON COLUMN tokens.part IS 'What of its message it is: content, reasoning,
 CREATE TABLE messages (
     run_id VARCHAR NOT NULL,
     example_id VARCHAR NOT NULL,
+    seq INTEGER NOT NULL,
     turn INTEGER NOT NULL,
     role VARCHAR NOT NULL,
     content VARCHAR,
@@ -212,6 +213,7 @@ CREATE TABLE messages (
 COMMENT ON TABLE messages IS 'One row is a message of a chat';
 COMMENT ON COLUMN messages.run_id IS 'The run: the name of its folder';
 COMMENT ON COLUMN messages.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN messages.seq IS 'The sequence that it is read in: 0 where the example is one chat, whose tokens have other ones too under --chunk; of several chats, the epochs of an evaluation''s log, tokens.seq';
 COMMENT ON COLUMN messages.turn IS 'Place among the messages, 0-based: tokens.turn';
 COMMENT ON COLUMN messages.role IS 'Who says it: user, assistant, system, tool, …';
 COMMENT ON COLUMN messages.content IS 'What is said, before the chat template; NULL: nothing but reasoning or calls';
@@ -219,6 +221,7 @@ COMMENT ON COLUMN messages.reasoning IS 'What was thought before it; a template 
 COMMENT ON COLUMN messages.tool_calls IS 'Calls of tools, a JSON list of {type, function: {name, arguments}}';
 COMMENT ON COLUMN messages.tool_call_id IS 'The call that it is the result of';
 COMMENT ON COLUMN messages.name IS 'Name of the speaker or of the tool';
+
 CREATE TABLE evaluations (
     run_id VARCHAR NOT NULL,
     example_id VARCHAR NOT NULL,

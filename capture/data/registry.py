@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from capture.data import csqa, go_emotions, prepared, ud_ewt, wikitext
 from capture.data.dataset_spec import DatasetSpec, ReadRows
+from capture.data.evaluations.open_logs import find_logs, is_log, open_logs
 from capture.data.example import Row, Source
 from capture.data.files import check_not_empty, printable_value, user_path
 from capture.data.hub import load_split, open_hub
@@ -23,7 +25,7 @@ from warehouse.storage.objects import AnyPath
 DATASETS = {known.name: known for known in (ud_ewt.DATASET, go_emotions.DATASET, csqa.DATASET, *wikitext.DATASETS)}
 DATASET_NAMES = (*DATASETS, REPEATS)
 
-_CHAT_FILES = (".jsonl", ".ndjson", ".json", ".parquet")
+_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".eval")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -39,12 +41,13 @@ def open_data(
     label_column: str | None = None,
     id_column: str | None = None,
 ) -> Source:
-    """Open what `--data NAME [--split S] [--from FILE]`, `--data CHATS` or `--text FILE` asks for.
+    """Open what `--data NAME [--split S] [--from FILE]`, `--data FILE|FOLDER` or `--text FILE` asks for.
 
     A known data set is read from `origin` where that names a local copy, else as it is prepared under `root`, else from the hub.
 
     Args:
-        data: A known data set, `owner/name` for any data set of the hub, or a file of chats; None with `text`.
+        data: A known data set, `owner/name` for any data set of the hub, a file of chats, or a log of an evaluation or a
+            folder of them; None with `text`.
         text: A file of texts, or `-` for standard input; None with `data`.
         split: The data set's split.
         origin: A local copy of the data set, in the original format.
@@ -78,7 +81,8 @@ def open_data(
         raise UsageError("--config goes with a data set of the hub by its own name: --data OWNER/NAME.")
     if headings and data not in DATASETS:
         raise UsageError("--headings goes with --data wikitext2 or wikitext103.")
-    chats = data is not None and data not in DATASET_NAMES and _is_file(data)
+    logs = [] if data is None or data in DATASET_NAMES else _logs(data)
+    chats = data is not None and data not in DATASET_NAMES and not logs and _is_file(data)
     if label_column is not None and text is None and not chats and not (data and _HUB_NAME.fullmatch(data)):
         raise UsageError(
             "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
@@ -96,6 +100,11 @@ def open_data(
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
         source = open_text(text, texts_in, label_column, id_column)
+    elif data is not None and logs:
+        for option, given in {"--from": origin, "--text-column": text_column}.items():
+            if given is not None:
+                raise UsageError(f"{option} does not go with {printable_value(data)}, which is a log of an evaluation.")
+        source = open_logs(data, logs)
     elif data is not None and chats:
         if origin is not None:
             raise UsageError("--from goes with a data set's name; a file of chats is named by --data itself.")
@@ -130,7 +139,15 @@ def open_data(
 def _is_file(data: str) -> bool:
     """Whether `--data` names a file: by its ending, or since there is one of that name."""
     path = user_path(data)
-    return path.suffix.lower() in _CHAT_FILES or path.is_file()
+    return path.suffix.lower() in _FILES or path.is_file()
+
+
+def _logs(data: str) -> list[Path]:
+    """Return the logs of evaluations that `--data` names: a file, or all in a folder."""
+    path = user_path(data)
+    if path.is_dir():
+        return find_logs(path)
+    return [path] if path.suffix.lower() == ".eval" or (path.is_file() and is_log(path)) else []
 
 
 def find_dataset(name: str) -> DatasetSpec:

@@ -84,22 +84,20 @@ class Rows:
             }
             tables["labels"] = to_table("labels", columns)
         messages = [
-            (t.example.example_id, turn, m)
+            ((t.example.example_id, seq, turn), m)
             for t in examples
-            for chat in t.example.row.transcripts
+            for seq, chat in enumerate(t.example.row.transcripts)
             if isinstance(chat, Chat)
             for turn, m in enumerate(chat.messages)
         ]
         if messages:
             texts = ("role", "content", "name", "tool_call_id")
-            columns = {name: [m.get(name) for _, _, m in messages] for name in texts}
+            columns = {name: [m.get(name) for _, m in messages] for name in texts}
             columns |= {
-                "example_id": [e for e, _, _ in messages],
-                "turn": [turn for _, turn, _ in messages],
-                "reasoning": [m.get("reasoning_content") for _, _, m in messages],
+                **{name: [key[i] for key, _ in messages] for i, name in enumerate(("example_id", "seq", "turn"))},
+                "reasoning": [m.get("reasoning_content") for _, m in messages],
                 "tool_calls": [
-                    json.dumps(m["tool_calls"], ensure_ascii=False) if "tool_calls" in m else None
-                    for _, _, m in messages
+                    json.dumps(m["tool_calls"], ensure_ascii=False) if "tool_calls" in m else None for _, m in messages
                 ],
             }
             tables["messages"] = to_table("messages", columns)

@@ -111,11 +111,20 @@ def tokenize(examples: Iterable[Example], options: TokenizeOptions) -> Iterator[
 
     Yields:
         Each example with its sequences.
+
+    Raises:
+        UsageError: An example with scores is to be cut into several sequences.
     """
     changes_text, column = text_change_detector(options.tokenizer), options.target_column
     frame = options.frame
+    opening = "" if frame.first_token is None else options.tokenizer.decode([frame.first_token])
     for group in group_examples(examples):
-        readings = [_readings(e, options.template) for _, e in group]
+        if options.chunk and (scored := next((e for _, e in group if e.row.evaluations), None)):
+            raise UsageError(
+                f"--chunk and --stride don't go with scores, which are of whole sequences: {example_name(scored)} has some. --max-len "
+                "cuts instead."
+            )
+        readings = [_readings(e, options.template, opening) for _, e in group]
         texts = [reading.text for of_example in readings for reading in of_example]
         if options.chunk:
             encoded = [(windows, False) for windows in encode_windows(options.tokenizer, texts, frame, options.stride)]
@@ -167,12 +176,15 @@ class _Reading:
         return replace(tokens, is_response=tokens.char_end > self.response_start)
 
 
-def _readings(example: Example, template: ChatTemplate | None) -> list[_Reading]:
-    """Return what a model reads of an example, one sequence each unless it is long."""
+def _readings(example: Example, template: ChatTemplate | None, opening: str) -> list[_Reading]:
+    """Return what a model reads of an example, one sequence each unless it is long; a BOS is not written where `opening` adds it."""
     readings = []
     for transcript in example.row.transcripts:
         if not isinstance(transcript, Chat):
-            readings.append(_Reading(transcript.text, response_start=len(transcript.prompt)))
+            written_out = len(opening) if opening and transcript.prompt.startswith(opening) else 0
+            readings.append(
+                _Reading(transcript.text[written_out:], response_start=len(transcript.prompt) - written_out)
+            )
             continue
         assert template is not None  # `Source.chats` says that it is needed
         written = template.write(transcript, example_name(example))

@@ -3,7 +3,7 @@
 -- needs: evaluations, next_token
 --
 -- A row is a score of a sequence that says wrong, or whose value is below 0.5 where it does not say. Means are over the tokens of the
--- response, or over all that are predicted where none is marked as one; the model that reads need not be the one that answered.
+-- response, of a chat those that the assistant says, or over all that are predicted where there is no response; the model that reads need not be the one that answered.
 WITH failed AS (
     SELECT example_id, seq, scorer, metric, value, text, target, answer, answered_by
     FROM scored_sequences
@@ -13,8 +13,8 @@ read_so AS (
     SELECT
         p.example_id,
         p.seq,
-        avg(p.loss) FILTER (t.is_response) AS response_loss,
-        avg(p.entropy) FILTER (t.is_response) AS response_entropy,
+        avg(p.loss) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_loss,
+        avg(p.entropy) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_entropy,
         coalesce(response_loss, avg(p.loss)) AS loss,
         coalesce(response_entropy, avg(p.entropy)) AS entropy
     FROM next_token AS p

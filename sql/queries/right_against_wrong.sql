@@ -3,13 +3,13 @@
 -- needs: evaluations, next_token
 --
 -- A mean over sequences of each one's own mean over the tokens of its response, so that long answers count no more than short ones;
--- over all that are predicted where none is marked as response. Scores that say neither right nor wrong are left out.
+-- of a chat of what the assistant says; over all that are predicted where there is no response. Scores that say neither right nor wrong are left out.
 WITH by_sequence AS (
     SELECT
         p.example_id,
         p.seq,
-        avg(p.loss) FILTER (t.is_response) AS response_loss,
-        avg(p.entropy) FILTER (t.is_response) AS response_entropy,
+        avg(p.loss) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_loss,
+        avg(p.entropy) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_entropy,
         coalesce(response_loss, avg(p.loss)) AS loss,
         coalesce(response_entropy, avg(p.entropy)) AS entropy
     FROM next_token AS p

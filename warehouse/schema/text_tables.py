@@ -201,10 +201,16 @@ PROMPTS = Table(
 MESSAGES = Table(
     "messages",
     "a message of a chat",
-    ("run_id", "example_id", "turn"),
+    ("run_id", "example_id", "seq", "turn"),
     (
         RUN,
         EXAMPLE,
+        Column(
+            "seq",
+            "INTEGER",
+            "The sequence that it is read in: 0 where the example is one chat, whose tokens have other ones too under --chunk; of several "
+            "chats, the epochs of an evaluation's log, tokens.seq",
+        ),
         Column("turn", "INTEGER", "Place among the messages, 0-based: tokens.turn"),
         Column("role", "VARCHAR", "Who says it: user, assistant, system, tool, …"),
         Column(

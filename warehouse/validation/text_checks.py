@@ -39,12 +39,14 @@ def check_tokens(store: TraceStore) -> str | None:
     """
     if not store.meta.counts.rows.get("tokens"):
         return None
-    count = sum(_check_portion(portion, store.meta.options.get("target_column")) for portion in portions(store))
+    options = store.meta.options
+    windows = bool(options.get("chunk")) or options.get("stride") is not None
+    count = sum(_check_portion(portion, options.get("target_column"), windows) for portion in portions(store))
     return f"{count:,.0f} words stand where their offsets say"
 
 
-def _check_portion(portion: Portion, column: str | None) -> float:
-    """Check the tokens of some of a run's examples, and return the number of words that they are."""
+def _check_portion(portion: Portion, column: str | None, windows: bool) -> float:
+    """Check the tokens of some of a run's examples, whose sequences may be windows of one text; return how many words they are."""
     target = f"metadata::JSON ->> {sql_text(column)}" if column else "NULL"
     tokens = (
         "SELECT t.example_id, t.seq, side, pos, token, char_start, char_end, altered, "
@@ -57,10 +59,11 @@ def _check_portion(portion: Portion, column: str | None) -> float:
         "WHERE char_start < 0 OR char_end < char_start OR char_end > length(text) LIMIT 1",
     )
     expect(not bad, f"offsets outside the text: {bad}")
+    of_text = "example_id, side, p.text" if windows else "example_id, side, seq"
     bad = select(
         portion,
         "SELECT example_id, seq, pos FROM (SELECT example_id, seq, pos, char_start, "
-        "lag(char_start) OVER (PARTITION BY example_id, side, p.text ORDER BY seq, pos) AS before "
+        f"lag(char_start) OVER (PARTITION BY {of_text} ORDER BY seq, pos) AS before "
         "FROM tokens LEFT JOIN prompts AS p USING (example_id, seq) WHERE NOT coalesce(is_context, false)) "
         "WHERE char_start < before LIMIT 1",
     )
@@ -153,15 +156,20 @@ def check_chats(store: TraceStore) -> str | None:
     if not store.meta.counts.rows.get("messages"):
         return None
     said = "CASE t.part WHEN 'content' THEN m.content ELSE m.reasoning END"
-    joined = "tokens AS t LEFT JOIN messages AS m USING (example_id, turn)"
+    # of one chat all sequences are parts, of several each is one
+    joined = (
+        "tokens AS t LEFT JOIN (SELECT *, max(seq) OVER (PARTITION BY example_id) AS last FROM messages) AS m "
+        "ON m.example_id = t.example_id AND m.turn = t.turn AND (m.seq = t.seq OR m.last = 0)"
+    )
     first = "substring(coalesce(p.text, e.text), t.char_start + 1, 1)"
     tests = {
         "a token with a role and no message, or the other way about": "SELECT example_id, seq, pos FROM tokens "
         "WHERE (role IS NULL) <> (turn IS NULL) OR (part IS NOT NULL AND turn IS NULL)",
         "a token whose role is not its message's": f"SELECT t.example_id, t.seq, t.pos FROM {joined} WHERE m.role <> t.role "
-        "OR (t.turn IS NOT NULL AND m.role IS NULL AND t.turn <> (SELECT count(*) FROM messages AS n WHERE n.example_id = t.example_id))",
+        "OR (t.turn IS NOT NULL AND m.role IS NULL AND t.turn <> "
+        "(SELECT max(turn) + 1 FROM messages AS n WHERE n.example_id = t.example_id))",
         "a token that is not in what its message says": f"SELECT t.example_id, t.seq, t.pos FROM {joined} "
-        "JOIN examples AS e USING (example_id) LEFT JOIN prompts AS p USING (example_id, seq) "
+        "JOIN examples AS e ON e.example_id = t.example_id LEFT JOIN prompts AS p ON p.example_id = t.example_id AND p.seq = t.seq "
         "WHERE m.turn IS NOT NULL AND t.part IS NOT NULL AND t.part <> 'tool_calls' "
         f"AND NOT coalesce(contains({said}, {first}), false)",
         "a part that is none": "SELECT example_id, seq, pos FROM tokens "

@@ -78,6 +78,7 @@ class HarnessLog:
             return
         for arguments, responses in zip(_requests(first, where), _responses(first, where), strict=False):
             for transcript, logprob in _transcripts(arguments, responses, where):
+                left_out["__opened"] += not transcript.prompt
                 if logprob is not None:
                     scores += self._likelihoods(len(transcripts), *logprob)
                 transcripts.append(transcript)

@@ -64,12 +64,19 @@ def open_logs(origin: str, paths: list[Path]) -> Source:
         The source of their samples. Logs of one task are one data set.
 
     Raises:
-        UsageError: One of them is damaged, of another version, or there is no sample in them.
+        UsageError: One of them is damaged, of another version, or there is no sample in them; or they are of two kinds.
     """
     tasks: dict[tuple[str, str], list[Log]] = {}
     for path in paths:
         log = _open(check_readable(path))
         tasks.setdefault((log.kind, log.task), []).append(log)
+    if (
+        len({kind for kind, _ in tasks}) > 1
+    ):  # a chat template writes the ones, a tokenizer's BOS goes before the others
+        raise UsageError(
+            f"{printable_value(origin)} has logs of Inspect and of lm-evaluation-harness: capture them apart, such as --data "
+            f"{printable_value(origin)}/LOG"
+        )
     sources = [_source(origin, kind, task, logs) for (kind, task), logs in tasks.items()]
     if len(sources) == 1:
         return sources[0]
@@ -159,16 +166,17 @@ class _Rows:
 
     def left_out(self) -> str:
         """Say how many answers were left out, and why."""
-        reasons = [f"{n:,} {reason}" for reason, n in self._left_out.items() if not reason.startswith("__")]
+        reasons = [f"{n:,} {reason}" for reason, n in self._left_out.items() if n and not reason.startswith("__")]
         return f"left out: {', '.join(reasons)}" if reasons else ""
 
     def said(self, task: str) -> str:
         """Say what was read, what was left out, and what else should be known."""
-        unscored = self._left_out["__unscored"]
+        unscored, opened = self._left_out["__unscored"], self._left_out["__opened"]
         facts = (
             f"{self._read['samples']:,} samples, {self._read['answers']:,} sequences, {self._read['scores']:,} scores",
             self.left_out(),
             f"{unscored:,} without a score" if unscored else "",
+            f"{opened:,} were scored right after a BOS, as --prepend-bos yes reads them" if opened else "",
             *dict.fromkeys(remark for log in self._logs for remark in log.remarks),
         )
         return f"{printable_value(task, 100)}: {'; '.join(filter(None, facts))}"
