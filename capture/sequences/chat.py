@@ -49,11 +49,18 @@ class WrittenChat:
     """The role of each turn; one more than there are messages where the model is to answer."""
 
     def tell(self, tokens: SideTokens) -> SideTokens:
-        """Return tokens of the text with the message that each is of: that of its first character."""
+        """Return tokens of the text with the message that each is of: that of its first character that is no white space."""
         known = tokens.char_start >= 0
-        at = np.clip(tokens.char_start, 0, max(len(self.text) - 1, 0))
+        at = self._next_printed[np.clip(tokens.char_start, 0, len(self.text))]
+        at = np.where(at < tokens.char_end, at, tokens.char_start).clip(0, max(len(self.text) - 1, 0))
         turn, part = (np.where(known, x[at], -1) for x in (self.turn, self.part))
         return replace(tokens, turn=turn, part=part)
+
+    @cached_property
+    def _next_printed(self) -> np.ndarray:
+        """From each character on, the first that is no white space, (characters + 1,)."""
+        printed = [i if not c.isspace() else len(self.text) for i, c in enumerate(self.text)] + [len(self.text)]
+        return np.minimum.accumulate(np.asarray(printed)[::-1])[::-1]
 
     def spans(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield the runs of characters of one message and part: first, one past the last, turn, part. They tile the text."""
@@ -107,9 +114,7 @@ class ChatTemplate:
         pieces = list(_pieces(chat))
         if _MARKS.search(text) or 2 * len(pieces) + 3 * _count_items(chat) > _LAST_MARK - _FIRST_MARK:
             raise UsageError(f"{where}: the chat is too long, or has characters of the private plane 15: leave it out.")
-        # more marks tell more, and may lead the template another way: it may ask whether a content begins with a tag
-        tries = (self._marked(chat, p, answer, calls) for p, calls in ((pieces, True), (pieces, False), ([], False)))
-        marked = next((m for m in tries if m.text == text), None)
+        marked = next((m for how in _MARKINGS if (m := self._marked(chat, pieces, answer, how)).text == text), None)
         if marked is None:
             raise UsageError(
                 f"{where}: the chat template of {self._name} does not write the same text twice, so its messages cannot be told "
@@ -127,9 +132,11 @@ class ChatTemplate:
                 if number not in marked.pieces and (marked.piece_turns or bare not in text):
                     missing.append(piece)
                 continue
-            found = marked.pieces.get(number) or _find_once(bare, text, turn, piece.turn)
-            if not found and number in marked.closed:  # the template took reasoning out of the content
-                found = _find_end(bare, text, marked.closed[number])
+            found = marked.pieces.get(number, [])
+            if not found and number in marked.edges:
+                found = _find_beside(bare, text, marked.edges[number])
+            if not found and not (marked.how.begins and marked.how.closes and piece.needed):
+                found = _find_once(bare, text, (turn == piece.turn) & (part == _NO_PART))
             if not found and piece.needed:
                 missing.append(piece)
             for start, end in found:
@@ -147,7 +154,7 @@ class ChatTemplate:
         )
         return text
 
-    def _marked(self, chat: Chat, pieces: list[_Piece], answer: bool, calls: bool) -> _Marked:
+    def _marked(self, chat: Chat, pieces: list[_Piece], answer: bool, how: _Marking) -> _Marked:
         """Run the template with marks around pieces of the chat, and where its loops go through messages, and tool calls."""
         issued: list[_Event] = []
         entered: set[int] = set()
@@ -156,10 +163,10 @@ class ChatTemplate:
             issued.append(event)
             return chr(_FIRST_MARK + len(issued) - 1)
 
-        marked = _with_marks(chat, pieces, mark)
+        marked = _with_marks(chat, pieces, mark, how)
         messages = [_reasoning_under_both_names(m) for m in marked.messages]
         items = {id(m): ("message", i) for i, m in enumerate(messages)}
-        if calls:
+        if how.calls:
             items |= {id(c): ("call", i) for i, m in enumerate(messages) for c in m.get("tool_calls", ())}
 
         def note_enter(item: Any, loop: int) -> str:
@@ -184,7 +191,7 @@ class ChatTemplate:
             **self._tokenizer.special_tokens_map,
             **hooks,
         )
-        return _read_marks(written, issued)
+        return _read_marks(written, issued, how)
 
     def _template(self, chat: Chat) -> Any:
         """Return the template with marked loops, compiled."""
@@ -227,7 +234,7 @@ class ChatTemplate:
         written = next((marked.text[s:e] for s, e, t in marked.turns if t == 0 and e > s), "")
         again = replace(chat, messages=(first, {"role": "assistant", "content": "a"}, first))
         try:
-            repeated = self._marked(again, [], answer=False, calls=False)
+            repeated = self._marked(again, [], False, _Marking(False, False, False))
         except (
             Exception
         ):  # a template that refuses this says nothing of its own before the first message that can be told
@@ -259,6 +266,25 @@ class ChatTemplate:
 
 
 @dataclass(frozen=True)
+class _Marking:
+    """Which marks a template is run with."""
+
+    begins: bool
+    """Where pieces begin."""
+    closes: bool
+    """Where they end."""
+    calls: bool
+    """Where a loop goes through tool calls."""
+
+
+_MARKINGS = tuple(
+    _Marking(*which)
+    for which in ((True, True, True), (True, True, False), (False, True, False), (True, False, False), (False,) * 3)
+)
+"""More marks tell more, and may lead a template another way: it may ask whether a content begins with a tag."""
+
+
+@dataclass(frozen=True)
 class _Piece:
     """A text in a chat that its template should write."""
 
@@ -285,8 +311,9 @@ class _Marked:
     """Where each piece stands that was written whole, by its number."""
     piece_turns: dict[int, int]
     """The message of each of those pieces."""
-    closed: dict[int, int]
-    """Where pieces end of which only that was written."""
+    edges: dict[int, tuple[str, int]]
+    """Where pieces begin or end of which only that was marked or written."""
+    how: _Marking
 
 
 def _pieces(chat: Chat) -> Iterator[_Piece]:
@@ -312,7 +339,7 @@ def _has_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _with_marks(chat: Chat, pieces: list[_Piece], mark: Any) -> Chat:
+def _with_marks(chat: Chat, pieces: list[_Piece], mark: Any, how: _Marking) -> Chat:
     """Return a copy of a chat, with marks in each piece just inside its white space, which templates strip."""
     numbers = iter(range(len(pieces)))
 
@@ -322,9 +349,9 @@ def _with_marks(chat: Chat, pieces: list[_Piece], mark: Any) -> Chat:
         number, bare = next(numbers), text.strip()
         at = text.index(bare)
         turn = pieces[number].turn
-        return (
-            f"{text[:at]}{mark(('begin', number, turn))}{bare}{mark(('close', number, turn))}{text[at + len(bare) :]}"
-        )
+        first = mark(("begin", number, turn)) if how.begins else ""
+        last = mark(("close", number, turn)) if how.closes else ""
+        return f"{text[:at]}{first}{bare}{last}{text[at + len(bare) :]}"
 
     messages: list[dict[str, Any]] = []
     for m in chat.messages:
@@ -367,7 +394,7 @@ def _reasoning_under_both_names(message: Message) -> dict[str, Any]:
     return {"thinking": message["reasoning_content"], **message}
 
 
-def _read_marks(written: str, issued: list[_Event]) -> _Marked:
+def _read_marks(written: str, issued: list[_Event], how: _Marking) -> _Marked:
     """Take the marks out of what a template wrote, and say what lay between them."""
     texts: list[str] = []
     at = last = 0
@@ -376,7 +403,7 @@ def _read_marks(written: str, issued: list[_Event]) -> _Marked:
     begun: dict[int, int] = {}
     pieces: dict[int, list[tuple[int, int]]] = {}
     piece_turns: dict[int, int] = {}
-    closed: dict[int, int] = {}
+    edges: dict[int, tuple[str, int]] = {}
     for m in _MARKS.finditer(written):
         texts.append(written[last : m.start()])
         at, last = at + m.start() - last, m.end()
@@ -388,7 +415,7 @@ def _read_marks(written: str, issued: list[_Event]) -> _Marked:
                 pieces.setdefault(number, []).append((begun.pop(number), at))
                 piece_turns[number] = value
             else:
-                closed[number] = at
+                edges[number] = (what, at)
         else:
             if any(loop == number for loop, _, _ in loops):  # left by `continue` or `break`, it is still there
                 while loops:
@@ -401,7 +428,15 @@ def _read_marks(written: str, issued: list[_Event]) -> _Marked:
     texts.append(written[last:])
     text = "".join(texts)
     found["message"] += [(start, len(text), turn) for _, (kind, turn), start in loops if kind == "message"]
-    return _Marked(text, sorted(found["message"]), found["call"], pieces, piece_turns, closed)
+    return _Marked(
+        text,
+        sorted(found["message"]),
+        found["call"],
+        pieces,
+        piece_turns,
+        edges | {n: ("begin", at) for n, at in begun.items()},
+        how,
+    )
 
 
 _HOOKS = ("__enter_item", "__leave_item", "__end_loop")
@@ -435,18 +470,21 @@ def _mark_loops(tree: Any) -> Any:
     return marked
 
 
-def _find_once(piece: str, text: str, turn: np.ndarray, of: int) -> list[tuple[int, int]]:
-    """Return where a text stands in what the template wrote of its message, if it does so just once."""
+def _find_once(piece: str, text: str, among: np.ndarray) -> list[tuple[int, int]]:
+    """Return where a piece stands among some characters of a text, (characters,) bool, if it does so just once."""
     places = [m.start() for m in re.finditer(re.escape(piece), text)] if piece else []
-    places = [p for p in places if of == _NO_TURN or (turn[p : p + len(piece)] == of).all()]
+    places = [p for p in places if among[p : p + len(piece)].all()]
     return [(places[0], places[0] + len(piece))] if len(places) == 1 else []
 
 
-def _find_end(piece: str, text: str, end: int) -> list[tuple[int, int]]:
-    """Return where the end of a text stands, before `end`, whose beginning up to a `</think>` was not written."""
-    rest = piece.rpartition("</think>")[2].strip()
-    start = end - len(rest)
-    return [(start, end)] if rest and len(rest) < len(piece) and text[start:end] == rest else []
+def _find_beside(piece: str, text: str, edge: tuple[str, int]) -> list[tuple[int, int]]:
+    """Return where a piece stands that begins, or ends, at a place; or what is left of it once its reasoning is taken out."""
+    what, at = edge
+    for whole in (piece, piece.rpartition("</think>")[2].strip()):
+        start = at if what == "begin" else at - len(whole)
+        if whole and start >= 0 and text[start : start + len(whole)] == whole:
+            return [(start, start + len(whole))]
+    return []
 
 
 def _last_of_messages(turn: np.ndarray) -> int:

@@ -18,6 +18,7 @@ from warehouse.storage import paths
 @pytest.fixture(scope="session")
 def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_tiny: Callable) -> Path:
     """A warehouse with rows in every table, captured but for trainings, probes and what is said of traits, which are written down."""
+    from capture.data.memory import open_chats
     from capture.data.registry import open_data
     from capture.jobs import mcq_prompt, next_token
     from capture.logit_lens import lens_run
@@ -31,6 +32,10 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     ):
         source = open_data(data, None, "validation", str(DATA / file), "text")
         kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
+    chatting = load_tiny()
+    chatting.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    chats = open_chats([[{"role": "user", "content": "How far?"}, {"role": "assistant", "content": "Two miles."}]])
+    next_token.run(chatting, chats, next_token.Options(), root=root, run_id="chats")
     lens_run.run(load_tiny(), paths.run_dir(root, "llama"), lens_run.Options(top_k=5), root=root, run_id="llama-lens")
     vector = {"trait": "loud", "method": "probe", "component": "residual", "layer": 0}
     made = vector | {"norm": 2.0, "gap": 1.0, "n_pos": 2, "n_neg": 2, "vector": [0.6, 0.8, 0.0, 0.0]}

@@ -161,7 +161,8 @@ def check_chats(store: TraceStore) -> str | None:
         "tokens AS t LEFT JOIN (SELECT *, max(seq) OVER (PARTITION BY example_id) AS last FROM messages) AS m "
         "ON m.example_id = t.example_id AND m.turn = t.turn AND (m.seq = t.seq OR m.last = 0)"
     )
-    first = "substring(coalesce(p.text, e.text), t.char_start + 1, 1)"
+    here = "substring(coalesce(p.text, e.text), t.char_start + 1, t.char_end - t.char_start)"
+    first = rf"coalesce(nullif(regexp_extract({here}, '[^\s\p{{Z}}]'), ''), left({here}, 1))"
     tests = {
         "a token with a role and no message, or the other way about": "SELECT example_id, seq, pos FROM tokens "
         "WHERE (role IS NULL) <> (turn IS NULL) OR (part IS NOT NULL AND turn IS NULL)",
