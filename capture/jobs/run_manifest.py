@@ -15,6 +15,7 @@ from capture.jobs.versions import computing_versions, versions
 from capture.model import loading
 from capture.model.gguf import is_gguf
 from capture.sequences import partition
+from capture.sequences.chat import template_date
 from warehouse.schema import sites
 from warehouse.schema.sites import Key
 from warehouse.storage import paths
@@ -75,6 +76,7 @@ def identity(job: Job, model: ModelInfo) -> RunIdentity:
         "options": {k: v for k, v in asdict(job.options).items() if k != "index"},
         "batches": job.batch_rule,
         "versions": computing_versions(),
+        **_template_date(job),
     }
     return RunIdentity(job.kind, facts)
 
@@ -103,7 +105,7 @@ def manifest(job: Job, staged: StagedRun, model: ModelInfo, progress: Progress, 
         data=DataInfo(
             dataset=source.dataset, config=source.config, split=source.split, source=source.origin, hash=data_hash
         ),
-        options=asdict(job.options) | _first_token(job),
+        options=asdict(job.options) | _first_token(job) | _template_date(job),
         store_dtype=job.store,
         batches=job.batch_rule,
         sites=_site_infos(job, staged.promoted),
@@ -129,6 +131,12 @@ def _predicted_bytes(job: Job, staged: StagedRun) -> int | None:
     if not staged.rows["next_token"]:
         return None
     return predicted_bytes(staged.folder, job.options.target_column)
+
+
+def _template_date(job: Job) -> dict[str, str]:
+    """Return the date that the chat template writes, where it writes one: on another day it is another capture."""
+    written = template_date(job.loaded.tokenizer) if job.sequencing.chat_template else None
+    return {} if written is None else {"template_date": written}
 
 
 def _first_token(job: Job) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
@@ -263,6 +264,13 @@ class ChatTemplate:
             return "because" in self._plain_text(Chat(({"role": "user", "content": "a"}, reasoned)), False)
         except Exception:  # as above
             return False
+
+
+def template_date(tokenizer: Any) -> str | None:
+    """Return today's date where a tokenizer's chat template writes it, so that a chat is another text on another day; else None."""
+    template = getattr(tokenizer, "chat_template", None)
+    templates = template.values() if isinstance(template, dict) else [template]
+    return date.today().isoformat() if any("strftime_now" in t for t in templates if t) else None
 
 
 @dataclass(frozen=True)
