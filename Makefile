@@ -9,6 +9,7 @@
 # make bench   every figure of benchmarks/README.md on this machine, in hours; what lacks something here is left out, and said
 # make spark   every view on Apache Spark, in a virtual environment of its own: needs Java 17, and is passed over without
 # make peers   recorder and interventions against TransformerLens and nnsight, in a virtual environment of theirs
+# make evaluations   logs of evaluations that inspect-ai and lm-eval make, in a virtual environment that borrows from .venv
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -19,7 +20,7 @@ READY := .venv/.ready
 # Hundreds of processes of the tests would compile the same files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test slow check console console-check docs site notebooks sweep accuracy peers spark bench clean
+.PHONY: demo test slow check console console-check docs site notebooks sweep accuracy peers evaluations spark bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
@@ -92,6 +93,17 @@ peers: $(READY) .venv-peers/.ready
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
 	@touch $@
 
+evaluations: $(READY) .venv-evaluations/.ready
+	EVALUATIONS_PYTHON=.venv-evaluations/bin/python $(BIN)/pytest -m evaluations
+
+.venv-evaluations/.ready: tests/peers/requirements-evaluations.txt
+	@echo "Installing inspect-ai and lm-eval into .venv-evaluations: 60 MB to download, half a minute."
+	$(BIN)/python -m venv --clear .venv-evaluations
+	.venv-evaluations/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/peers/requirements-evaluations.txt
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+		"$$(.venv-evaluations/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+	@touch $@
+
 spark:
 	@if java -version 2>&1 | grep -qE 'version "(1[7-9]|[2-9][0-9])'; then $(MAKE) --no-print-directory .venv-spark/.ready && \
 	.venv-spark/bin/pytest tests/spark; else echo "Java 17 or newer is not here: the tests on Spark are passed over."; fi
@@ -112,4 +124,4 @@ bench: $(READY)
 	test -z "$$failed" || { echo "Failed:$$failed"; exit 1; }
 
 clean:
-	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .venv-spark .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .venv-evaluations .venv-spark .pytest_cache .mypy_cache .ruff_cache

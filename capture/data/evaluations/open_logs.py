@@ -176,7 +176,9 @@ class _Rows:
             f"{self._read['samples']:,} samples, {self._read['answers']:,} sequences, {self._read['scores']:,} scores",
             self.left_out(),
             f"{unscored:,} without a score" if unscored else "",
-            f"{opened:,} were scored right after a BOS, as --prepend-bos yes reads them" if opened else "",
+            f"{opened:,} were scored right after a BOS (--prepend-bos yes, unless the tokenizer puts one)"
+            if opened
+            else "",
             *dict.fromkeys(remark for log in self._logs for remark in log.remarks),
         )
         return f"{printable_value(task, 100)}: {'; '.join(filter(None, facts))}"
