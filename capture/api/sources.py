@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from warehouse.storage.objects import AnyPath
 
 @in_python_terms
 def open_file(
-    path: str | Path, *, text_column: str = "text", label_column: str | None = None, id_column: str | None = None
+    path: str | Path,
+    *,
+    text_column: str = "text",
+    label_column: str | None = None,
+    id_column: str | None = None,
+    response_column: str | None = None,
+    score_columns: Sequence[str] = (),
 ) -> Source:
     """Open a file of your own texts.
 
@@ -26,6 +32,8 @@ def open_file(
         text_column: The column with the texts, in a file that has columns.
         label_column: A column with labels of the texts: a text, a number, true or false, or a list of them.
         id_column: A column that tells the texts apart; None: the texts themselves do.
+        response_column: A column with a response to each text; both are read as one sequence.
+        score_columns: Columns with scores of the texts, or of the responses.
 
     Returns:
         The source, which is read anew by each capture.
@@ -36,7 +44,17 @@ def open_file(
     """
     from capture.data.registry import open_data
 
-    return open_data(None, str(path), "validation", None, text_column, label_column=label_column, id_column=id_column)
+    return open_data(
+        None,
+        str(path),
+        "validation",
+        None,
+        text_column,
+        label_column=label_column,
+        id_column=id_column,
+        response_column=response_column,
+        score_columns=score_columns,
+    )
 
 
 @in_python_terms
@@ -88,21 +106,28 @@ def open_dataset(
     headings: bool = False,
     text_column: str = "text",
     label_column: str | None = None,
+    id_column: str | None = None,
+    choices_column: str | None = None,
+    answer_column: str | None = None,
     root: str | AnyPath | None = None,
 ) -> Source:
-    """Open a data set.
+    """Open a data set, or the logs of an evaluation.
 
     Example:
         data = capture.open_dataset("ud_ewt", split="dev")
 
     Args:
-        name: A data set that `traces data list` knows, or any of the hub's as `owner/name`.
+        name: A data set that `traces data list` knows, any of the hub's as `owner/name`, a folder with a data set, or a log of an
+            evaluation (Inspect's, lm-evaluation-harness') or a folder of them.
         split: Its split.
         from_: A local copy of a known data set in its original format.
         config: The configuration of a data set `owner/name`.
         headings: Read the headings of WikiText too.
-        text_column: The column with the texts, in a data set `owner/name`.
-        label_column: A column with labels, in a data set `owner/name`.
+        text_column: The column with the texts, in a data set `owner/name` or a folder.
+        label_column: A column with labels there.
+        id_column: A column there that tells the texts apart; None: the texts themselves do.
+        choices_column: A column there with the choices, where the texts are questions: a list of texts, or `{"text": […], "label": […]}`.
+        answer_column: A column there with the right choice: its letter, its text, or its place from 0.
         root: The warehouse's folder, under which prepared data sets are kept; None: `$TRACES_HOME`, else `./runs`.
 
     Returns:
@@ -116,7 +141,21 @@ def open_dataset(
     from warehouse.storage import paths
 
     origin = None if from_ is None else str(from_)
-    return open_data(name, None, split, origin, text_column, paths.find_root(root), config, headings, label_column)
+    texts = None if text_column == "text" else text_column
+    return open_data(
+        name,
+        None,
+        split,
+        origin,
+        texts,
+        paths.find_root(root),
+        config,
+        headings,
+        label_column,
+        id_column,
+        choices_column=choices_column,
+        answer_column=answer_column,
+    )
 
 
 @in_python_terms

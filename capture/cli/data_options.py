@@ -75,10 +75,12 @@ class DataOptions:
         str | None,
         typer.Option(
             "--data",
-            metavar="NAME|CHATS",
+            metavar="NAME|PATH",
             help="A data set that `traces data list` knows (`ud_ewt`, `go_emotions`, `csqa`, `wikitext2`, …), any of the hub's as "
-            "`owner/name`, or a file of chats (.jsonl, .ndjson, .json or .parquet, with `messages` in each row, and `tools`), which "
-            "the model's own chat template writes.",
+            "`owner/name`, a folder with a data set (a file a split, or what `save_to_disk` wrote), a file of chats (.jsonl, .ndjson, "
+            ".json or .parquet, with `messages` in each row, and `tools`), which the model's own chat template writes, or of prompts "
+            "(`prompt` and `response`); or a log of an evaluation, or a folder of them: Inspect's (.eval, .json), "
+            "lm-evaluation-harness' (samples_*.jsonl).",
             show_default=False,
             rich_help_panel=Panel.READ,
         ),
@@ -135,7 +137,7 @@ class DataOptions:
         typer.Option(
             "--label-column",
             metavar="NAME",
-            help="A column of the same file with labels of the texts (the table `labels`): a text, a number, true or false, or a "
+            help="A column of the same data with labels of the texts (the table `labels`): a text, a number, true or false, or a "
             "list of them. An integer is its own `label_id`; others are numbered as they first appear.",
             rich_help_panel=Panel.READ,
         ),
@@ -147,6 +149,27 @@ class DataOptions:
             metavar="NAME",
             help="A column of the file that tells its texts apart in every run: each row has another text or whole number there. "
             "Left out, the texts themselves do. Neither depends on the file's name.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    response_column: Annotated[
+        str | None,
+        typer.Option(
+            "--response-column",
+            metavar="NAME",
+            help="A column with a response to each text, which is then a prompt: both are read as one sequence, and the response's "
+            "tokens are `is_response`.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    score_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--score-column",
+            metavar="NAME",
+            help="A column with a score of the text, the chat or the response (the table `evaluations`): a number, true or false, a "
+            "grade, or several as a list or an object; repeat it for several. Columns `target`, `answer`, `explanation`, `task` "
+            "and `model` beside them are kept with the scores.",
             rich_help_panel=Panel.READ,
         ),
     ] = None
@@ -173,7 +196,8 @@ class DataOptions:
 
             return open_data(
                 self.data, self.text, split, self.from_, self.text_column, root, self.config, self.headings,
-                self.label_column, self.id_column,
+                self.label_column, self.id_column, score_columns=self.score_column or [],
+                response_column=self.response_column,
             )  # fmt: skip
 
 
@@ -183,10 +207,64 @@ class QuestionOptions:
 
     data: Annotated[
         str,
-        typer.Option("--data", help="A data set of multiple-choice questions: `csqa`.", rich_help_panel=Panel.READ),
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH",
+            help="A data set of multiple-choice questions: `csqa`; or with --choices-column any of the hub's as `owner/name`, a folder "
+            "with a data set, or a file (.jsonl, .json or .parquet).",
+            rich_help_panel=Panel.READ,
+        ),
     ] = "csqa"
     split: SplitOption = "validation"
     from_: FromOption = None
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="NAME",
+            help="The configuration of a data set `owner/name`.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    text_column: Annotated[
+        str,
+        typer.Option(
+            "--text-column",
+            metavar="NAME",
+            help="The column with the questions, where --choices-column is given.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = "question"
+    choices_column: Annotated[
+        str | None,
+        typer.Option(
+            "--choices-column",
+            metavar="NAME",
+            help='The column with the choices: a list of texts, which get the letters A, B, …, or `{"text": […], "label": […]}`.',
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    answer_column: Annotated[
+        str | None,
+        typer.Option(
+            "--answer-column",
+            metavar="NAME",
+            help="The column with the right choice: its letter, its text, or its place from 0. Left out, accuracy is unknown.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id-column",
+            metavar="NAME",
+            help="The column that tells the questions apart, where --choices-column is given; left out, their texts do.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None
     limit: LimitOption = None
     sample: SampleOption = None
 
@@ -200,14 +278,27 @@ class QuestionOptions:
             The questions, read again each time they are asked for.
 
         Raises:
-            NotFoundError: No data set has that name, and a file cannot stand for one.
+            NotFoundError: No data set has that name, and there is no column with choices.
+            UsageError: Columns are named of a data set whose columns are known.
         """
         from capture.data import csqa
-        from capture.data.registry import DATASETS
+        from capture.data.registry import DATASETS, open_data
 
+        if self.choices_column is not None:
+            with needs_capture_extra():
+                return open_data(
+                    self.data, None, self.split, self.from_, self.text_column, root, self.config, id_column=self.id_column,
+                    choices_column=self.choices_column, answer_column=self.answer_column,
+                )  # fmt: skip
+        named = {"--answer-column": self.answer_column, "--id-column": self.id_column, "--config": self.config}
+        if option := next((name for name, value in named.items() if value is not None), None):
+            raise UsageError(f"{option} goes with --choices-column, which names the column with the choices.")
         if self.data not in DATASETS:
             raise NotFoundError(
-                "data set of multiple-choice questions", printable_value(self.data), [csqa.DATASET.name]
+                "data set of multiple-choice questions",
+                printable_value(self.data),
+                [csqa.DATASET.name],
+                "Captures read questions of any other data set too, if told which of its columns has the choices.",
             )
         return DataOptions(data=self.data, split=self.split, from_=self.from_).open(root)
 

@@ -7,11 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from capture.data.choice_columns import parse_answer, parse_choices
+from capture.data.evaluation import Evaluation, as_text, correctness, joined, parts
+from capture.data.evaluation import number as score_value
 from capture.data.example import Label, Row
 from capture.data.files import printable_value
 from capture.data.plain import plain
-from capture.data.transcript import parse_chat
+from capture.data.transcript import Completion, Transcript, parse_chat
 from warehouse.errors import NotFoundError, UsageError
+
+SAID = {"target": "target", "answer": "answer", "explanation": "explanation", "task": "task", "model": "answered_by"}
+"""Columns that say more of a score beside them, and what they are in `evaluations`. They are metadata as well."""
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
@@ -28,11 +34,27 @@ class Columns:
     """The column that tells the texts apart; None: the texts do."""
     chats: bool = False
     """Whether the text's column holds chats, as lists of messages; a column `tools` then says what the model may call."""
+    response: str | None = None
+    """The column with the response to the text, where the text is a prompt."""
+    scores: tuple[str, ...] = ()
+    """Columns with scores of the text, or of its response; what columns of `SAID` say of them is kept with them."""
+    choices: str | None = None
+    """The column with the choices of a question."""
+    answer: str | None = None
+    """The column that says which choice is the right one."""
 
     @property
     def reads(self) -> str | None:
         """What `Source.reads` says of them."""
-        read = (("chats", self.text if self.chats else None), ("labels", self.label), ("ids", self.id))
+        read = (
+            ("chats", self.text if self.chats else None),
+            ("labels", self.label),
+            ("ids", self.id),
+            ("responses", self.response),
+            *(("scores", column) for column in self.scores),
+            ("choices", self.choices),
+            ("answers", self.answer),
+        )
         return ", ".join(f"{what} from column '{column}'" for what, column in read if column is not None) or None
 
     def rows(self, table: Iterable[tuple[int, str, dict[str, Any]]]) -> Iterator[Row]:
@@ -59,15 +81,60 @@ class Columns:
                 _check_column(self.label, fields, where, hint)
             if self.id is not None:
                 _check_column(self.id, fields, where, "Name the column with ids: --id-column.")
-            read = (self.text, self.label, self.id, "tools" if self.chats else None)
+            for option, column in self.named:
+                _check_column(column, fields, where, f"Name another: {option}.")
+            read = {self.text, self.label, self.id, "tools" if self.chats else None, *(c for _, c in self.named)}
             others = {name: value for name, value in fields.items() if name not in read}
             chat = parse_chat(fields[self.text], fields.get("tools"), where) if self.chats else None
             text = _text(fields[self.text], self.text, where) if chat is None else chat.text
+            said: tuple[Transcript, ...] = () if chat is None else (chat,)
+            if self.response is not None:
+                said = (Completion(text, _text(fields[self.response], self.response, where)),)
+            choices = () if self.choices is None else parse_choices(fields[self.choices], f"{where}: {self.choices}")
+            right = None
+            if self.answer is not None:
+                right = parse_answer(fields[self.answer], choices, f"{where}: {self.answer}")
             row_labels = () if self.label is None else labels.labels_in(fields[self.label], where)
             row_id = str(number)
             if self.id is not None and text.strip():  # a row of white space is no example
                 row_id = ids.checked(fields[self.id], where)
-            yield Row(row_id, text, others, labels=row_labels, transcripts=() if chat is None else (chat,))
+            yield Row(
+                row_id,
+                text,
+                others,
+                labels=row_labels,
+                choices=choices,
+                answer=right,
+                transcripts=said,
+                evaluations=tuple(score for column in self.scores for score in _scores(column, fields, where)),
+            )
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """The columns that an option names, besides text, labels and ids, each after its option."""
+        named = [("--response-column", self.response), *(("--score-column", column) for column in self.scores)]
+        named += [("--choices-column", self.choices), ("--answer-column", self.answer)]
+        return [(option, column) for option, column in named if column is not None]
+
+
+def _scores(column: str, fields: dict[str, Any], where: str) -> Iterator[Evaluation]:
+    """Yield the scores in a column: none for null or nothing, several for a list or an object."""
+    try:
+        score = plain(fields[column])
+        said: dict[str, Any] = {SAID[name]: joined(plain(fields.get(name))) for name in SAID}
+    except ValueError as e:
+        raise UsageError(f"{where}: {e}.") from None
+    for metric, value in parts(score):
+        if value is not None and value != "":
+            yield Evaluation(
+                0,
+                column,
+                metric,
+                as_text(value),
+                score_value(value),
+                correctness(value),
+                **said,
+            )
 
 
 def _check_column(name: str, fields: dict[str, Any], where: str, hint: str) -> None:

@@ -6,7 +6,9 @@ Every way in which that can fail ends in one line that names the remedy.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import GenericAlias, UnionType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,15 +24,14 @@ if TYPE_CHECKING:
 _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
 
 
-def open_hub(name: str, config: str | None, split: str, text_column: str, label_column: str | None = None) -> Source:
+def open_hub(name: str, config: str | None, split: str, columns: Columns) -> Source:
     """Open any data set of the hub.
 
     Args:
         name: Its name, `owner/name`.
         config: Its configuration, where it has several.
         split: Its split.
-        text_column: The column that is the text, which identifies the example.
-        label_column: The column that holds labels, if any. The other columns are metadata.
+        columns: The columns that are read. Where none holds ids, the text identifies the example.
 
     Returns:
         The source of its examples.
@@ -39,10 +40,41 @@ def open_hub(name: str, config: str | None, split: str, text_column: str, label_
         NotFoundError: It has no such column.
     """
     split, data = load_split(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
-    for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
+    rows, columns = _rows(data, name, split, columns)
+    return Source(name, config, split, name, rows, reads=columns.reads, has_ids=columns.id is not None)
+
+
+def open_folder(path: Path, origin: str, config: str | None, split: str, columns: Columns) -> Source:
+    """Open a data set in a folder: Parquet, JSON, CSV or text files whose names say the split, or what `save_to_disk` wrote.
+
+    Args:
+        path: The folder.
+        origin: The folder, as the user named it.
+        config: Its configuration, where its README defines several.
+        split: Its split.
+        columns: The columns that are read. Where none holds ids, the text identifies the example, wherever the folder is.
+
+    Returns:
+        The source of its examples.
+
+    Raises:
+        NotFoundError: It has no such column.
+    """
+    split, data = load_split(str(path), config, split, "A single file: --text FILE", local=True)
+    name = path.resolve().name
+    rows, columns = _rows(data, name, split, columns)
+    return Source(name, config, split, origin, rows, reads=columns.reads, has_ids=columns.id is not None, own=True)
+
+
+def _rows(
+    data: datasets.Dataset, name: str, split: str, columns: Columns
+) -> tuple[Callable[[], Iterator[Row]], Columns]:
+    """Return what reads a split's rows, and the columns with the names of the labels."""
+    wanted = [("--text-column", columns.text), ("--label-column", columns.label), ("--id-column", columns.id)]
+    for option, column in [*wanted, *columns.named]:
         if column is not None and column not in data.column_names:
             raise NotFoundError("column", column, data.column_names, f"({name}) Name the column that it is: {option}.")
-    columns = Columns(text_column, label_column, _label_names(data, label_column))
+    columns = replace(columns, label_names=_label_names(data, columns.label))
     where = f"{name}, {split}"
 
     def rows() -> Iterator[Row]:
@@ -50,7 +82,7 @@ def open_hub(name: str, config: str | None, split: str, text_column: str, label_
             (number, f"{where}, row {number}", fields) for number, fields in enumerate(hub_rows(data, where))
         )
 
-    return Source(name, config, split, name, rows, reads=columns.reads, has_ids=False)
+    return rows, columns
 
 
 def _label_names(data: datasets.Dataset, column: str | None) -> Sequence[str] | None:
@@ -59,14 +91,17 @@ def _label_names(data: datasets.Dataset, column: str | None) -> Sequence[str] | 
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
-def load_split(name: str, config: str | None, split: str, remedy: str) -> tuple[str, datasets.Dataset]:
-    """Load a split from the hub; `dev` and `validation` stand for each other where there is only one of them.
+def load_split(
+    name: str, config: str | None, split: str, remedy: str, local: bool = False
+) -> tuple[str, datasets.Dataset]:
+    """Load a split from the hub, or from a folder; `dev` and `validation` stand for each other where there is only one of them.
 
     Args:
         name: The data set's name.
         config: Its configuration, where it has several.
         split: The split.
-        remedy: What to do where the hub cannot be reached, for the message.
+        remedy: What to do where the data cannot be had, for the message.
+        local: The name is that of a folder.
 
     Returns:
         The split's name on the hub, and its rows.
@@ -84,11 +119,17 @@ def load_split(name: str, config: str | None, split: str, remedy: str) -> tuple[
         datasets.disable_progress_bars()
     try:
         # Without `split=`, which would slice and add splits by its own syntax: all splits are fetched either way.
-        splits = datasets.load_dataset(name, config)
+        splits = _from_disk(name) if local else None
+        splits = datasets.load_dataset(name, config) if splits is None else splits
     except (ValueError, RuntimeError) as e:
         _refuse(name, config, e)
     except Exception as e:  # the hub's client raises its own, requests', httpx's and OS errors
         reason = str(e).strip().split("\n")[0]
+        if local:
+            raise UsageError(
+                f"{printable_value(name)} cannot be read as a data set ({type(e).__name__}: {printable_value(e.__cause__ or reason, 200)})."
+                f" {remedy}"
+            ) from e
         raise UsageError(
             f"The data set {name} cannot be fetched ({type(e).__name__}: {reason}). Check its name and the "
             f"network. {remedy}"
@@ -97,6 +138,17 @@ def load_split(name: str, config: str | None, split: str, remedy: str) -> tuple[
     if hub_split not in splits:
         raise NotFoundError(f"split of {name}", split, splits)
     return hub_split, splits[hub_split]
+
+
+def _from_disk(folder: str) -> Mapping[str, datasets.Dataset] | None:
+    """Return the splits of a folder that `save_to_disk` wrote, one without a split as `train`; None for another folder."""
+    import datasets
+
+    path = Path(folder)
+    if not (path / "dataset_dict.json").is_file() and not (path / "state.json").is_file():
+        return None
+    found = datasets.load_from_disk(folder)
+    return found if isinstance(found, datasets.DatasetDict) else {"train": found}
 
 
 def _refuse(name: str, config: str | None, e: Exception) -> NoReturn:

@@ -6,18 +6,19 @@ Each data set has a file beside this one, and all yield the same `Example`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from capture.data import csqa, go_emotions, prepared, ud_ewt, wikitext
+from capture.data.columns import Columns
 from capture.data.dataset_spec import DatasetSpec, ReadRows
 from capture.data.evaluations.open_logs import find_logs, is_log, open_logs
 from capture.data.example import Row, Source
 from capture.data.files import check_not_empty, printable_value, user_path
-from capture.data.hub import load_split, open_hub
+from capture.data.hub import load_split, open_folder, open_hub
 from capture.data.repeated_words import NAME as REPEATS
 from capture.data.repeated_words import open_repeats
-from capture.data.text import open_chats, open_text
+from capture.data.text import open_chats, open_table
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.storage import paths
 from warehouse.storage.objects import AnyPath
@@ -40,14 +41,19 @@ def open_data(
     headings: bool = False,
     label_column: str | None = None,
     id_column: str | None = None,
+    *,
+    score_columns: Sequence[str] = (),
+    response_column: str | None = None,
+    choices_column: str | None = None,
+    answer_column: str | None = None,
 ) -> Source:
     """Open what `--data NAME [--split S] [--from FILE]`, `--data FILE|FOLDER` or `--text FILE` asks for.
 
     A known data set is read from `origin` where that names a local copy, else as it is prepared under `root`, else from the hub.
 
     Args:
-        data: A known data set, `owner/name` for any data set of the hub, a file of chats, or a log of an evaluation or a
-            folder of them; None with `text`.
+        data: A known data set, `owner/name` for any data set of the hub, a folder with a data set, a file of chats, or a log of an
+            evaluation or a folder of them; None with `text`.
         text: A file of texts, or `-` for standard input; None with `data`.
         split: The data set's split.
         origin: A local copy of the data set, in the original format.
@@ -56,7 +62,11 @@ def open_data(
         config: The configuration of a data set of the hub.
         headings: Read the headings of WikiText as well as its paragraphs.
         label_column: The column that holds labels.
-        id_column: The column of a file that tells its texts apart; None: the texts do.
+        id_column: The column that tells the texts apart; None: the texts do.
+        score_columns: Columns with scores of the texts.
+        response_column: The column with a response to each text.
+        choices_column: The column with the choices, where the texts are questions.
+        answer_column: The column that says which of them is right.
 
     Returns:
         The source, which holds at least one text.
@@ -74,32 +84,48 @@ def open_data(
         config=config,
         label_column=label_column,
         id_column=id_column,
+        response_column=response_column,
+        choices_column=choices_column,
+        answer_column=answer_column,
+        **{f"score_column{'_' * n}": column for n, column in enumerate(score_columns)},
     )
     if (data is None) == (text is None):
         raise UsageError("Say what to read: either --data NAME or --text FILE (- for standard input).")
-    if config is not None and not (data and _HUB_NAME.fullmatch(data)):
-        raise UsageError("--config goes with a data set of the hub by its own name: --data OWNER/NAME.")
+    if config is not None and not (data and (_HUB_NAME.fullmatch(data) or user_path(data).is_dir())):
+        raise UsageError(
+            "--config goes with a data set of the hub by its own name, --data OWNER/NAME, or with a folder."
+        )
     if headings and data not in DATASETS:
         raise UsageError("--headings goes with --data wikitext2 or wikitext103.")
     logs = [] if data is None or data in DATASET_NAMES else _logs(data)
-    chats = data is not None and data not in DATASET_NAMES and not logs and _is_file(data)
-    if label_column is not None and text is None and not chats and not (data and _HUB_NAME.fullmatch(data)):
-        raise UsageError(
-            "--label-column goes with --text FILE, or a data set of the hub by its own name: --data OWNER/NAME."
-        )
-    if id_column is not None and text is None and not chats:
-        raise UsageError("--id-column goes with --text FILE.")
+    known = data in DATASET_NAMES
+    folder = data is not None and not known and not logs and user_path(data).is_dir()
+    in_file = data is not None and not known and not logs and not folder and _is_file(data)
+    hub = data is not None and not known and not logs and not folder and not in_file and _HUB_NAME.fullmatch(data)
+    chats = in_file and choices_column is None
     texts_in = text_column or ("messages" if chats else "text")
-    for option, column, taken in (
-        ("--label-column", label_column, {texts_in: "the text's column"}),
-        ("--id-column", id_column, {texts_in: "the text's column", label_column: "the labels' column"}),
-    ):
-        if column is not None and column in taken:
+    columns = Columns(
+        texts_in, label_column, id=id_column, response=response_column, scores=tuple(score_columns), choices=choices_column,
+        answer=answer_column,
+    )  # fmt: skip
+    named = {"--label-column": label_column, "--id-column": id_column, "--response-column": response_column,
+             "--choices-column": choices_column, "--answer-column": answer_column}  # fmt: skip
+    options = [(option, c) for option, c in named.items() if c is not None]
+    options += [("--score-column", c) for c in score_columns]
+    if options and text is None and not (in_file or folder or hub):
+        raise UsageError(
+            f"{options[0][0]} goes with --text FILE, or with --data and a file, a folder, or a data set of the hub by its own name: "
+            "OWNER/NAME."
+        )
+    taken = {texts_in: "the text's column"}
+    for option, column in options:
+        if column in taken:
             raise UsageError(f"{option} {printable_value(column)} is {taken[column]}: name another.")
+        taken[column] = {"--label-column": "the labels' column"}.get(option, f"what {option} names already")
     if text is not None:
         if origin is not None:
             raise UsageError("--from goes with --data; --text names its file itself.")
-        source = open_text(text, texts_in, label_column, id_column)
+        source = open_table(text, columns)
     elif data is not None and logs:
         for option, given in {"--from": origin, "--text-column": text_column}.items():
             if given is not None:
@@ -108,19 +134,23 @@ def open_data(
     elif data is not None and chats:
         if origin is not None:
             raise UsageError("--from goes with a data set's name; a file of chats is named by --data itself.")
-        source = open_chats(data, text_column, label_column, id_column)
+        source = open_chats(data, text_column is not None, columns)
+    elif data is not None and (folder or in_file):
+        if origin is not None:
+            raise UsageError("--from goes with a data set's name; a file or folder is named by --data itself.")
+        source = open_folder(user_path(data), data, config, split, columns) if folder else open_table(data, columns)
     elif data == REPEATS:
         if origin is not None:
             raise UsageError(f"{REPEATS} is generated, so that it takes no --from.")
         source = open_repeats()
     elif data in DATASETS:
         source = _open_dataset(DATASETS[data], split, origin, root, headings)
-    elif data is not None and _HUB_NAME.fullmatch(data):
+    elif data is not None and hub:
         if origin is not None:
             raise UsageError(
                 f"--from is a copy of a known data set ({', '.join(DATASETS)}). For a file of {data}: --text FILE"
             )
-        source = open_hub(data, config, split, texts_in, label_column)
+        source = open_hub(data, config, split, columns)
     else:
         raise NotFoundError(
             "data set",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,12 @@ from capture.workers.assignment import assigned_part
 from warehouse.errors import UsageError
 
 _CHAT_COLUMNS = ("messages", "conversations")
+_PROMPT_COLUMN, _RESPONSE_COLUMNS = "prompt", ("response", "completion")
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .json, .csv, .tsv or .parquet"
 
 
 def open_text(origin: str, text_column: str, label_column: str | None = None, id_column: str | None = None) -> Source:
-    """Open the texts of a file, or of standard input.
-
-    The source raises UsageError, now or while it is read, where the file is missing, unreadable or of an unknown kind, or has no
-    such column.
+    """Open the texts of a file, or of standard input, as `open_table` does.
 
     Args:
         origin: The file, or `-` for standard input.
@@ -45,7 +44,22 @@ def open_text(origin: str, text_column: str, label_column: str | None = None, id
     Returns:
         The source of its examples.
     """
-    columns = Columns(text_column, label_column, id=id_column)
+    return open_table(origin, Columns(text_column, label_column, id=id_column))
+
+
+def open_table(origin: str, columns: Columns) -> Source:
+    """Open the texts of a file, or of standard input.
+
+    The source raises UsageError, now or while it is read, where the file is missing, unreadable or of an unknown kind, or has no
+    such column.
+
+    Args:
+        origin: The file, or `-` for standard input.
+        columns: The columns that are read, in a file that has columns.
+
+    Returns:
+        The source of its examples.
+    """
     if origin == "-":
         _check_columns(columns, "Standard input")
         lines = _standard_input()  # kept, since it can be read only once
@@ -56,16 +70,16 @@ def open_text(origin: str, text_column: str, label_column: str | None = None, id
     return own_texts(path.stem, origin, lambda: file_rows(path, columns), columns)
 
 
-def open_chats(
-    origin: str, column: str | None = None, label_column: str | None = None, id_column: str | None = None
-) -> Source:
+def open_chats(origin: str, named: bool = False, columns: Columns | None = None) -> Source:
     """Open the chats of a file: a list of messages a row, and the tools that the model may call in a column `tools`.
+
+    A file without messages may have prompts instead, each with its response.
 
     Args:
         origin: The file: .jsonl, .ndjson, .parquet, or .json with a list of rows.
-        column: The column that holds the messages; None: `messages`, or `conversations` where there is none.
-        label_column: The column that holds labels, if any.
-        id_column: The column that tells the chats apart; None: the chats do.
+        named: Whether the column of the messages, or of the prompts, is that of `columns`; else it is `messages` or `conversations`,
+            or `prompt` with `response` or `completion`.
+        columns: The columns that are read; None: no others.
 
     Returns:
         The source of its examples.
@@ -73,19 +87,25 @@ def open_chats(
     Raises:
         UsageError: The file is missing or unreadable, of an unknown kind, or has no such column.
     """
-    path = check_readable(user_path(origin))
-    if column is None:
-        first = next(file_table(path), None)
-        names = first[2] if first is not None else ()
-        column = next((name for name in _CHAT_COLUMNS if name in names), None)
-        if first is not None and column is None:
-            raise UsageError(
-                f"{first[1]} has no chat: no column {' or '.join(_CHAT_COLUMNS)} with a list of messages (it has: "
-                f"{', '.join(map(printable_value, names)) or 'nothing'}). Another column: --text-column NAME. A file of texts: "
-                "--text FILE"
-            )
-    columns = Columns(column or _CHAT_COLUMNS[0], label_column, id=id_column, chats=True)
-    return own_texts(path.stem, origin, lambda: columns.rows(file_table(path)), columns)
+    path, columns = check_readable(user_path(origin)), columns or Columns()
+    first = next(file_table(path), None)
+    names = () if first is None else tuple(first[2])
+    responses = (
+        [name for name in _RESPONSE_COLUMNS if name in names] if columns.response is None else [columns.response]
+    )
+    column = columns.text if named else next((name for name in _CHAT_COLUMNS if name in names), None)
+    if (column is None and _PROMPT_COLUMN in names and responses) or columns.response is not None:
+        columns = replace(columns, text=columns.text if named else _PROMPT_COLUMN, response=responses[0])
+    elif first is not None and column is None:
+        raise UsageError(
+            f"{first[1]} has no chat: no column {' or '.join(_CHAT_COLUMNS)} with a list of messages (it has: "
+            f"{', '.join(map(printable_value, names)) or 'nothing'}), no {_PROMPT_COLUMN} with a {' or '.join(_RESPONSE_COLUMNS)}, and "
+            "it is no log of an evaluation. Another column: --text-column NAME. A file of texts: --text FILE"
+        )
+    else:
+        columns = replace(columns, text=column or _CHAT_COLUMNS[0], chats=True)
+    read = columns
+    return own_texts(path.stem, origin, lambda: read.rows(file_table(path)), read)
 
 
 def own_texts(name: str, origin: str, rows: Callable[[], Iterator[Row]], columns: Columns | None = None) -> Source:
@@ -160,8 +180,8 @@ def file_table(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _check_columns(columns: Columns, where: str) -> None:
-    """Raise UsageError where labels or ids are asked for, and there are only lines."""
-    for option, column in (("--label-column", columns.label), ("--id-column", columns.id)):
+    """Raise UsageError where labels, ids or others are asked for, and there are only lines."""
+    for option, column in (("--label-column", columns.label), ("--id-column", columns.id), *columns.named):
         if column is not None:
             raise UsageError(
                 f"{where} has a text a line and no columns: {option} goes with .jsonl, .csv, .tsv and .parquet."

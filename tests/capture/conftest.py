@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,19 +25,25 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts rows where `datasets` finds a hub's data set: for a name `owner/name` it looks in the working folder first.
+    """Puts rows where `datasets` finds a hub's data set: for a name `owner/name` it is led to a folder.
 
     `publish("owner/name", "config", {"validation": rows}, features)` writes the Parquet files and the card that a
     repository of the hub has, with several configurations where it is called again.
     """
     import datasets
 
-    monkeypatch.chdir(tmp_path)
+    hub = tmp_path / "hub"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for function in (datasets.load_dataset, datasets.get_dataset_config_names):
+
+        def led(name: str, *args: Any, function: Callable[..., Any] = function) -> Any:
+            return function(str(hub / name) if (hub / name).exists() else name, *args)
+
+        monkeypatch.setattr(datasets, function.__name__, led)
     cards: dict[str, str] = {}
 
     def write(name: str, config: str, splits: dict[str, list[dict]], features: datasets.Features | None = None) -> None:
-        folder = tmp_path / name
+        folder = hub / name
         card = cards.get(name, "configs:\n") + f"- config_name: {config}\n  data_files:\n"
         for split, rows in splits.items():
             path = folder / config / f"{split}.parquet"

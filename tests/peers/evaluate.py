@@ -31,7 +31,7 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "INSPECT_DISPLAY": "none", "TQDM_DISABLE": "1"}
 
 import yaml
-from inspect_ai import Task, eval  # noqa: A004
+from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import read_eval_log
 from inspect_ai.log._recorders.chunked.convert import convert_eval_logs_to_chunked
@@ -77,7 +77,7 @@ def inspect_logs(model: str, out: Path) -> dict[str, Any]:
     name = "mockllm/model"
     thought = [ContentReasoning(reasoning="It is the sum."), ContentText(text="2")]
     answers = [ModelOutput.for_tool_call(name, "add", {"x": 1, "y": 1}), ModelOutput.from_content(name, thought)]
-    answers = (answers + [ModelOutput.from_content(name, "5")]) * 2
+    answers = [*answers, ModelOutput.from_content(name, "5")] * 2
     for answer in answers:  # what the mock would count by a tokenizer that it downloads
         answer.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
     task = Task(

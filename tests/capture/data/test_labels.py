@@ -67,7 +67,9 @@ def test_a_column_that_is_not_there_or_cannot_be(tmp_path: Path) -> None:
         list(open_text(str(path), "text", "fels").read())
     with pytest.raises(UsageError, match="--label-column text is the text.s column"):
         open_data(None, str(path), "validation", None, "text", label_column="text")
-    with pytest.raises(UsageError, match="--label-column goes with --text FILE, or a data set of the hub"):
+    with pytest.raises(
+        UsageError, match="--label-column goes with --text FILE, or with --data and a file, a folder, or a data set of"
+    ):
         open_data("csqa", None, "validation", None, "text", label_column="feels")
     (tmp_path / "a.txt").write_text("a\n")
     with pytest.raises(UsageError, match=r"a\.txt has a text a line and no columns"):

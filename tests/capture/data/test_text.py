@@ -78,10 +78,12 @@ def test_the_same_texts_have_the_same_ids_from_every_kind_of_file(tmp_path: Path
     assert len(found) == 1 and len(next(iter(found))) == 2
 
 
-@pytest.mark.parametrize("name", ["a.log", "a.json", "a.jsonl.gz", "a.TAB", "a.2024", "new\nline.\x1bx"])
+@pytest.mark.parametrize("name", ["a.log", "a.jsonl.gz", "a.TAB", "a.2024", "new\nline.\x1bx"])
 def test_any_other_ending_is_refused_with_those_that_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"text": "a"}\n')
-    refused(tmp_path / name, r"texts come from \.txt .*\.jsonl, \.ndjson, \.csv, \.tsv or \.parquet, not from \.")
+    refused(
+        tmp_path / name, r"texts come from \.txt .*\.jsonl, \.ndjson, \.json, \.csv, \.tsv or \.parquet, not from \."
+    )
 
 
 # -- files that are none ----------------------------------------------------------------------------------------------

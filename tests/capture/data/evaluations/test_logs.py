@@ -256,15 +256,22 @@ def test_logs_in_a_folder_are_joined_by_task(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     write_eval(tmp_path / "a.eval", [sample("one"), sample("two")])
     write_eval(tmp_path / "deep" / "b.eval", [sample("one", value="I")], header(eval=spec | {"model": "other/model"}))
-    write_samples(tmp_path, [document()], results={"config": {}})
+    write_eval(tmp_path / "c.eval", [sample("one")], header(eval=spec | {"task": "more"}))
     (tmp_path / "notes.jsonl").write_text('{"text": "Not a log."}\n')
     found = find_logs(tmp_path)
-    assert [p.name[:8] for p in found] == ["a.eval", "b.eval", "samples_"]
+    assert [p.name for p in found] == ["a.eval", "c.eval", "b.eval"]
     source = open_logs(str(tmp_path), found)
-    examples = {e.row.source_id: e for e in source.read()}
-    assert [(s.dataset, s.config) for s in source.members] == [("sums", "inspect"), ("lamps", "lm-evaluation-harness")]
-    assert [(x.seq, x.answered_by, x.value) for x in examples["one"].row.evaluations] == [
+    examples = {(e.source.dataset, e.row.source_id): e for e in source.read()}
+    assert [(s.dataset, s.config) for s in source.members] == [("sums", "inspect"), ("more", "inspect")]
+    assert [(x.seq, x.answered_by, x.value) for x in examples["sums", "one"].row.evaluations] == [
         (0, "some/model", 1.0),
         (1, "other/model", 0.0),
     ]
-    assert {k: len(e.row.transcripts) for k, e in examples.items()} == {"one": 2, "two": 1, "0": 2}
+    assert {k: len(e.row.transcripts) for k, e in examples.items()} == {
+        ("sums", "one"): 2,
+        ("sums", "two"): 1,
+        ("more", "one"): 1,
+    }
+    write_samples(tmp_path, [document()])
+    with pytest.raises(UsageError, match="has logs of Inspect and of lm-evaluation-harness: capture them apart"):
+        open_logs(str(tmp_path), find_logs(tmp_path))
