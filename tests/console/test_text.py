@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -173,3 +175,25 @@ def test_tokens_of_the_selection_are_marked_and_counted(tab, server, text) -> No
     page.get_by_text(f"{n} rows, {len(chosen)} in this example").wait_for()
     marked = strip(page).evaluate("s => [...s.querySelectorAll('.marked')].map(t => Number(t.dataset.pos))")
     assert marked == [pos for (pos,) in chosen] != []
+
+
+def test_a_chat_has_a_row_a_message_under_who_says_it(
+    serve: Callable, open_tab: Callable, load_tiny: Callable, tmp_path: Path
+) -> None:
+    import capture
+
+    loaded = load_tiny()
+    loaded.tokenizer.chat_template = "Now .\n{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    said = [{"role": "user", "content": "How far is it?"}, {"role": "assistant", "content": "Two miles."}]
+    run = capture.next_token(loaded, capture.open_chats([said]), run="chats", root=tmp_path / "runs")
+    (example,) = run.query("SELECT example_id FROM examples").fetchone()
+    tab = open_tab(serve(tmp_path / "runs"))
+    page = tab.go(f"text/chats/{example}/0?pos=3")
+    strip(page)
+    assert page.locator(".strip [role=rowheader]").all_inner_texts() == ["template", "0 user", "1 assistant"]
+    shown = page.locator(".strip").evaluate(
+        "s => [...s.querySelectorAll('[role=row]')].map(r => [...r.querySelectorAll('.token')].map(t => Number(t.dataset.pos)))"
+    )
+    turns = run.query("SELECT list(pos ORDER BY pos) FROM tokens GROUP BY turn ORDER BY turn NULLS FIRST").fetchall()
+    assert shown == [positions for (positions,) in turns]
+    assert tab.violations() == []

@@ -27,7 +27,7 @@ WITH predicted AS (
 )
 SELECT
     t.pos, t.token_id, t.token, t.char_start, t.char_end, t.is_special, t.is_response,
-    coalesce(t.is_context, false) AS is_context, t.word_idx, w.upos, w.lemma, w.deprel,
+    coalesce(t.is_context, false) AS is_context, t.role, t.turn, t.part, t.word_idx, w.upos, w.lemma, w.deprel,
     own.loss, own.entropy, own.true_prob, own.true_rank, own.pred_token, own.topk_tokens, own.topk_probs,
     n.pred_token AS next_pred_token, n.pred_prob AS next_pred_prob, n.entropy AS next_entropy, n.loss AS next_loss,
     n.topk_tokens AS next_topk_tokens, n.topk_probs AS next_topk_probs

@@ -2,6 +2,7 @@ import { memo, useEffect, useMemo, useRef, type ReactNode } from "react";
 import { cssOf, inkOn, palette, stepOf, type Scale } from "../colour/palette";
 import { scheme } from "../env/scheme";
 import { useStore } from "../env/store";
+import { messagesOf } from "./messages";
 import { running } from "./running";
 import { hideTip, showTip } from "./tip";
 
@@ -9,6 +10,10 @@ export interface StripToken {
   text: string;
   /** What it is beside a token of the text: `special`, `response`, `context`. */
   role: "" | "special" | "response" | "context";
+  /** The message of a chat that it is of; null: of none. */
+  turn?: number | null;
+  /** Who says that message. */
+  speaker?: string;
 }
 
 interface Props {
@@ -42,6 +47,8 @@ export function Strip({ tokens, values, scale, label, chosen, marked, pointed, t
       }),
     [tokens, values, scale, colours],
   );
+
+  const messages = useMemo(() => messagesOf(tokens), [tokens]);
 
   useEffect(() => {
     if (chosen === undefined) return;
@@ -79,20 +86,30 @@ export function Strip({ tokens, values, scale, label, chosen, marked, pointed, t
         hideTip();
       }}
     >
-      <div role="row">
-        {tokens.map((token, pos) => (
-          <Token
-            key={pos}
-            pos={pos}
-            text={token.text}
-            role={token.role}
-            background={painted[pos]?.[0] ?? ""}
-            ink={painted[pos]?.[1] ?? ""}
-            state={`${pos === chosen ? "chosen" : ""} ${marked?.has(pos) ? "marked" : ""} ${pos === pointed ? "pointed" : ""}`}
-            focusable={pos === focusable}
-          />
-        ))}
-      </div>
+      {messages.map(({ first, end, title }) => (
+        <div role="row" key={first}>
+          {title === null ? null : (
+            <span role="rowheader" className="speaker">
+              {title}
+            </span>
+          )}
+          {tokens.slice(first, end).map((token, place) => {
+            const pos = first + place;
+            return (
+              <Token
+                key={pos}
+                pos={pos}
+                text={token.text}
+                role={token.role}
+                background={painted[pos]?.[0] ?? ""}
+                ink={painted[pos]?.[1] ?? ""}
+                state={`${pos === chosen ? "chosen" : ""} ${marked?.has(pos) ? "marked" : ""} ${pos === pointed ? "pointed" : ""}`}
+                focusable={pos === focusable}
+              />
+            );
+          })}
+        </div>
+      ))}
     </div>
   );
 }

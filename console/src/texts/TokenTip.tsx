@@ -36,6 +36,8 @@ export function factsOf(rows: Rows, pos: number): [string, string][] {
       ["probability", percent(rows.number(pos, "true_prob"))],
     );
   }
+  const turn = rows.number(pos, "turn");
+  if (turn !== null) facts.push(["message", `${turn}, ${rows.text(pos, "role")}${rows.text(pos, "part") ? `, ${rows.text(pos, "part").replace("_", " ")}` : ""}`]);
   const upos = rows.text(pos, "upos");
   if (upos) facts.push(["word", `${rows.text(pos, "lemma")}, ${upos}${rows.text(pos, "deprel") ? `, ${rows.text(pos, "deprel")}` : ""}`]);
   return facts;

@@ -4,7 +4,7 @@ import type { Rows, Value } from "../api/rows";
 import type { StripToken } from "../components/Strip";
 
 export function stripTokens(rows: Rows): StripToken[] {
-  return Array.from({ length: rows.length }, (_, row) => ({ text: rows.text(row, "token"), role: roleOf(rows, row) }));
+  return Array.from({ length: rows.length }, (_, row) => ({ text: rows.text(row, "token"), role: roleOf(rows, row), turn: rows.number(row, "turn"), speaker: rows.text(row, "role") }));
 }
 
 function roleOf(rows: Rows, row: number): StripToken["role"] {
