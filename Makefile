@@ -8,7 +8,7 @@
 # make accuracy   what storing in float32, float16, bfloat16 or int8 costs: docs/accuracy.md
 # make bench   every figure of benchmarks/README.md on this machine, in hours; what lacks something here is left out, and said
 # make spark   every view on Apache Spark, in a virtual environment of its own: needs Java 17, and is passed over without
-# make peers   recorder and interventions against TransformerLens and nnsight, in a virtual environment of theirs
+# make peers   what we record, change and export against TransformerLens, nnsight, SAELens, repeng and others, in environments of theirs
 # make evaluations   logs of evaluations that inspect-ai and lm-eval make, in a virtual environment that borrows from .venv
 # Each makes .venv first; all it needs is Python 3.11 or newer and the package index.
 
@@ -85,8 +85,8 @@ sweep: $(READY)
 accuracy: $(READY)
 	$(BIN)/python benchmarks/accuracy.py
 
-peers: $(READY) .venv-peers/.ready
-	PEERS_PYTHON=.venv-peers/bin/python $(BIN)/pytest -m peers
+peers: $(READY) .venv-peers/.ready .venv-steering/.ready
+	PEERS_PYTHON=.venv-peers/bin/python STEERING_PYTHON=.venv-steering/bin/python $(BIN)/pytest -m peers
 
 .venv-peers/.ready: tests/peers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
@@ -102,6 +102,11 @@ evaluations: $(READY) .venv-evaluations/.ready
 	.venv-evaluations/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/peers/requirements-evaluations.txt
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
 		"$$(.venv-evaluations/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+	@touch $@
+
+.venv-steering/.ready: tests/peers/requirements-steering.txt pyproject.toml
+	$(PYTHON) -m venv .venv-steering
+	.venv-steering/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements-steering.txt -e .
 	@touch $@
 
 spark:
@@ -124,4 +129,4 @@ bench: $(READY)
 	test -z "$$failed" || { echo "Failed:$$failed"; exit 1; }
 
 clean:
-	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .venv-evaluations .venv-spark .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site console/node_modules warehouse/console/static .venv .venv-peers .venv-steering .venv-evaluations .venv-spark .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,13 @@ from warehouse.cli.options import LayersOption, RunArgument, WarehouseOption, pa
 from warehouse.cli.terminal import note, say
 
 export_app = App(no_args_is_help=True, help="Write a run in the format of another tool.")
+
+
+class VectorScale(StrEnum):
+    """How long exported vectors are."""
+
+    unit = "unit"
+    gap = "gap"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,43 @@ def npz(
     say(f"{output}: {n:,} files")
 
 
+@export_app.command("transformer-lens")
+@with_groups()
+def transformer_lens(
+    run: RunArgument,
+    chosen: ExampleOptions,
+    output: OutFolder,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,…",
+            help="Sites, or groups of them, as `--capture` takes them; by default all that TransformerLens has a hook for.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    layers: LayersOption = "all",
+    force: ForceOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write activation caches for TransformerLens, a safetensors file a sequence: ActivationCache(load_file(FILE), model).
+
+    Names and shapes are those of HookedTransformer.from_pretrained_no_processing, with a batch of 1.
+
+    Examples:
+        traces export transformer-lens demo --where "idx < 10" -o caches
+        traces export transformer-lens demo --sites resid --layers 15 -o caches
+    """
+    from warehouse import exports
+
+    which = parse_layers(layers)
+    with _opened(warehouse, "files") as (wh, report):
+        n = exports.transformer_lens(
+            wh, run, output, sites=_items(sites), layers=which, **chosen.to_arguments(), force=force, report=report
+        )
+    say(f"{output}: {n:,} files")
+
+
 @export_app.command("responses")
 @with_groups()
 def responses(
@@ -152,6 +197,54 @@ def responses(
         counts = exports.responses(wh, run, output, **chosen.to_arguments(), force=force)
     for name, n in counts.items():
         say(f"{output / name}: {n:,} rows")
+
+
+@export_app.command("control-vector")
+@with_groups()
+def control_vector(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run with vectors of traits: `traces trait extract`.")],
+    output: OutFile,
+    trait: Annotated[
+        str | None,
+        typer.Option(
+            help="The trait; needed where the run has several.", show_default=False, rich_help_panel=Panel.READ
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How the vectors were made; by default `mean_diff`, or the only one.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    layers: LayersOption = "all",
+    scale: Annotated[
+        VectorScale,
+        typer.Option(
+            help="How long vectors are: `unit`: 1; `gap`: one unit of `traces trait steer`, the distance between the polarities' means.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = VectorScale.unit,
+    force: ForceOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write a trait's vectors as a GGUF control vector, for llama.cpp and repeng.
+
+    direction.N is added to the output of block N, 0-based: our layer N. llama.cpp has no place for block 0, which is left out.
+
+    Examples:
+        traces export control-vector capitals-smollm2-vectors --layers 15 -o capitals.gguf
+        traces export control-vector capitals-smollm2-vectors --method probe --scale gap -o capitals.gguf
+    """
+    from warehouse import exports
+
+    chosen = parse_layers(layers)
+    with _opened(warehouse, "vectors") as (wh, _):
+        written = exports.control_vector(
+            wh, run, output, trait=trait, method=method, layers=chosen, scale=scale.value, force=force
+        )
+    say(f"{output}: layers {', '.join(map(str, written))}")
 
 
 @contextmanager

@@ -8,8 +8,10 @@ A file or folder that is written is there whole or not at all, and one that is t
 (objects of other libraries) is in `capture.exports`.
 """
 
+from warehouse.exports.control_vector import control_vector
 from warehouse.exports.npz import npz
 from warehouse.exports.responses import responses
+from warehouse.exports.transformer_lens import transformer_lens
 from warehouse.exports.viewer import viewer
 
-__all__ = ["npz", "responses", "viewer"]
+__all__ = ["control_vector", "npz", "responses", "transformer_lens", "viewer"]

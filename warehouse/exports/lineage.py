@@ -30,5 +30,5 @@ def lineage(store: TraceStore) -> dict[str, Any]:
 
 
 def lineage_texts(store: TraceStore) -> dict[str, str]:
-    """Return the same for formats whose metadata are texts; what there is not is left out."""
-    return {name: str(value) for name, value in lineage(store).items() if value is not None}
+    """Return the same for formats whose metadata are texts; what there is not or is empty is left out: GGUF has no empty texts."""
+    return {name: str(value) for name, value in lineage(store).items() if value}
