@@ -36,12 +36,14 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "runs"
     example = {"example_id": "e", "text": "Yes.", "metadata": '{"question_concept": "word"}'}
     token = {"example_id": "e", "token": "Yes", "char_start": 0, "char_end": 3, "word_idx": 0, "side": "dec"}
+    token |= {"turn": 0, "role": "user", "part": "content"}
     rows = {
         "examples": [example],
         "tokens": [token, token | {"pos": 1, "char_start": 3, "char_end": 4, "word_idx": 1}],
         "next_token": [{"example_id": "e", "true_rank": 1}],
         "words": [{"example_id": "e", "word_idx": i, "upos": "X", "char_start": 3 * i, "char_end": 4} for i in (0, 1)],
         "labels": [{"example_id": "e", "label": "joy"}],
+        "messages": [{"example_id": "e", "turn": 0, "role": "user", "content": "Yes."}],
         "evaluations": [{"example_id": "e", "scorer": "match", "metric": "score", "value": 0.0, "is_correct": False}],
         "mcq_predictions": [{"example_id": "e", "label_idx": 0, "is_correct": True}],
         "choices": [{"example_id": "e", "is_label": True, "is_pred": True}],
@@ -57,7 +59,14 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         "trait_dynamics": [{"source_run_id": r, "example_id": "e", "trait": "a", "n_tokens": 1} for r in KINDS],
         "logit_lens": [
-            {"example_id": "e", "actual_rank": 1, "topk_ids": [1], "topk_tokens": ["!"], "topk_probs": [1.0]}
+            {
+                "source_run_id": "first",
+                "example_id": "e",
+                "actual_rank": 1,
+                "topk_ids": [1],
+                "topk_tokens": ["!"],
+                "topk_probs": [1.0],
+            }
         ],
     }
     for minute, (run, kind) in enumerate(KINDS.items()):

@@ -70,6 +70,7 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
         assert [c.name for c in checks if c.passed is not True] == [
             "logit_lens",
             "words",
+            "chats",
             "multiple choice",
             "trait vectors",
             "trait evaluations",
@@ -83,7 +84,7 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "vector tables",
             "compacted",
         ]
-        assert len(checks) == 27
+        assert len(checks) == 28
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
