@@ -100,6 +100,64 @@ def viewer(
     say(f"{output}: {', '.join(f'{n:,} of {kind}' for kind, n in counts.items())}")
 
 
+@export_app.command("dataset")
+@with_groups()
+def dataset(
+    run: RunArgument,
+    chosen: ExampleOptions,
+    output: OutFolder,
+    tables: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,…", help="Which tables; by default all.", show_default=False, rich_help_panel=Panel.READ
+        ),
+    ] = None,
+    tensors: Annotated[
+        bool,
+        typer.Option(
+            "--tensors", help="Copy the tensors too: the folder is then the run itself.", rich_help_panel=Panel.READ
+        ),
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Push the folder to Hugging Face's hub, by the login of its client.",
+            show_default=False,
+            rich_help_panel=Panel.WRITTEN,
+        ),
+    ] = None,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Make a new repository on the hub private.", rich_help_panel=Panel.WRITTEN),
+    ] = False,
+    force: ForceOption = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write a run as a data set of Hugging Face: Parquet, a configuration a table, and a card.
+
+    load_dataset(FOLDER, TABLE) reads it, offline too. The card says what is in it, with a comment on every column. Whoever has the folder
+    has the texts.
+
+    Examples:
+        traces export dataset demo -o demo-dataset
+        traces export dataset demo --tables examples,next_token --where "idx < 100" -o small
+        traces export dataset demo --tensors -o demo-dataset --push me/demo --private
+    """
+    from warehouse import exports
+    from warehouse.exports.hub import check_hub
+
+    if push is not None:
+        check_hub(push)
+    with _opened(warehouse, "files") as (wh, report):
+        rows = exports.dataset(
+            wh, run, output, tables=_items(tables), tensors=tensors, **chosen.to_arguments(), force=force, report=report
+        )
+    say(f"{output}: {', '.join(f'{table} {n:,}' for table, n in rows.items())}")
+    if push is not None:
+        say(exports.push(output, push, private=private))
+
+
 @export_app.command("npz")
 @with_groups()
 def npz(

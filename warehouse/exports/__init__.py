@@ -9,9 +9,11 @@ A file or folder that is written is there whole or not at all, and one that is t
 """
 
 from warehouse.exports.control_vector import control_vector
+from warehouse.exports.dataset_folder import dataset
+from warehouse.exports.hub import push
 from warehouse.exports.npz import npz
 from warehouse.exports.responses import responses
 from warehouse.exports.transformer_lens import transformer_lens
 from warehouse.exports.viewer import viewer
 
-__all__ = ["control_vector", "npz", "responses", "transformer_lens", "viewer"]
+__all__ = ["control_vector", "dataset", "npz", "push", "responses", "transformer_lens", "viewer"]
