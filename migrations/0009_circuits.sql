@@ -229,7 +229,7 @@ CREATE TABLE evaluations (
     scorer VARCHAR NOT NULL,
     metric VARCHAR NOT NULL,
     value DOUBLE,
-    text VARCHAR NOT NULL,
+    score VARCHAR NOT NULL,
     is_correct BOOLEAN,
     target VARCHAR,
     answer VARCHAR,
@@ -237,7 +237,7 @@ CREATE TABLE evaluations (
     task VARCHAR,
     epoch INTEGER,
     answered_by VARCHAR,
-    metadata VARCHAR
+    details VARCHAR
 );
 COMMENT ON TABLE evaluations IS 'One row is a score that a sample of an evaluation got';
 COMMENT ON COLUMN evaluations.run_id IS 'The run: the name of its folder';
@@ -246,7 +246,7 @@ COMMENT ON COLUMN evaluations.seq IS 'The sequence that was scored; NULL: all of
 COMMENT ON COLUMN evaluations.scorer IS 'Who judged: Inspect''s scorer, lm-evaluation-harness'' filter (loglikelihood: its request), or a file''s column';
 COMMENT ON COLUMN evaluations.metric IS 'What of it: lm-evaluation-harness'' metric, the key in a score of several values, or score where there is one value';
 COMMENT ON COLUMN evaluations.value IS 'The score as a number: 1 for C, yes and true, 0.5 for P, 0 for I, N, no and false; NULL: it is none, or not a number';
-COMMENT ON COLUMN evaluations.text IS 'The score as it stands in the log, lists and objects as JSON';
+COMMENT ON COLUMN evaluations.score IS 'The score as it stands in the log, lists and objects as JSON';
 COMMENT ON COLUMN evaluations.is_correct IS 'Whether the answer was right, where the score says that: C, I or N, true or false, or 0 or 1 of acc, acc_norm and exact_match; NULL: it does not say';
 COMMENT ON COLUMN evaluations.target IS 'What would have been right; several as a JSON list';
 COMMENT ON COLUMN evaluations.answer IS 'What the scorer took for the answer';
@@ -254,4 +254,4 @@ COMMENT ON COLUMN evaluations.explanation IS 'Why, in the scorer''s words';
 COMMENT ON COLUMN evaluations.task IS 'The evaluation''s task, or the file';
 COMMENT ON COLUMN evaluations.epoch IS 'Which answer of that model to the same sample, from 1; NULL: not said';
 COMMENT ON COLUMN evaluations.answered_by IS 'The model that was evaluated, as the log names it';
-COMMENT ON COLUMN evaluations.metadata IS 'What the scorer says besides, a JSON object';
+COMMENT ON COLUMN evaluations.details IS 'What the scorer says besides, a JSON object';

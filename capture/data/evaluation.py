@@ -27,8 +27,8 @@ class Evaluation:
     """Who judged: a scorer, a filter, or a column."""
     metric: str
     """What of it."""
-    text: str
-    """The score as it stands in the log."""
+    score: str
+    """As it stands in the log."""
     value: float | None = None
     """The score as a number; None: it is none."""
     is_correct: bool | None = None
@@ -40,7 +40,7 @@ class Evaluation:
     epoch: int | None = None
     answered_by: str | None = None
     """The model that was evaluated."""
-    metadata: str | None = None
+    details: str | None = None
     """What the scorer says besides, as a JSON object."""
 
 

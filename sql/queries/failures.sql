@@ -5,7 +5,7 @@
 -- A row is a score of a sequence that says wrong, or whose value is below 0.5 where it does not say. Means are over the tokens of the
 -- response, of a chat those that the assistant says, or over all that are predicted where there is no response; the model that reads need not be the one that answered.
 WITH failed AS (
-    SELECT example_id, seq, scorer, metric, value, text, target, answer, answered_by
+    SELECT example_id, seq, scorer, metric, value, score, target, answer, answered_by
     FROM scored_sequences
     WHERE run_id = getvariable('run') AND NOT coalesce(is_correct, value >= 0.5) AND scorer <> 'loglikelihood'
 ),
@@ -27,7 +27,7 @@ SELECT
     f.seq,
     f.scorer,
     f.metric,
-    f.text AS score,
+    f.score,
     f.target,
     f.answer,
     f.answered_by,

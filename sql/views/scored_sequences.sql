@@ -9,7 +9,7 @@ SELECT
     v.scorer,
     v.metric,
     v.value,
-    v.text,
+    v.score,
     v.is_correct,
     v.target,
     v.answer,

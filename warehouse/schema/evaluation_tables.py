@@ -35,7 +35,7 @@ EVALUATIONS = Table(
             "The score as a number: 1 for C, yes and true, 0.5 for P, 0 for I, N, no and false; NULL: it is none, or not a number",
             nullable=True,
         ),
-        Column("text", "VARCHAR", "The score as it stands in the log, lists and objects as JSON"),
+        Column("score", "VARCHAR", "The score as it stands in the log, lists and objects as JSON"),
         Column(
             "is_correct",
             "BOOLEAN",
@@ -51,6 +51,6 @@ EVALUATIONS = Table(
             "epoch", "INTEGER", "Which answer of that model to the same sample, from 1; NULL: not said", nullable=True
         ),
         Column("answered_by", "VARCHAR", "The model that was evaluated, as the log names it", nullable=True),
-        Column("metadata", "VARCHAR", "What the scorer says besides, a JSON object", nullable=True),
+        Column("details", "VARCHAR", "What the scorer says besides, a JSON object", nullable=True),
     ),
 )

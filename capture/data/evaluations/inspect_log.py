@@ -113,7 +113,7 @@ class InspectLog:
                     seq=0,
                     scorer=scorer,
                     metric=metric,
-                    text=as_text(value),
+                    score=as_text(value),
                     value=number(value),
                     is_correct=correctness(value),
                     target=target,
@@ -122,7 +122,7 @@ class InspectLog:
                     task=self.task,
                     epoch=epoch,
                     answered_by=self.model,
-                    metadata=as_text(said) if said else None,
+                    details=as_text(said) if said else None,
                 )
 
 

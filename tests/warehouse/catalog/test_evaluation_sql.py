@@ -25,9 +25,9 @@ def root(tmp_path: Path) -> Path:
     rows["examples"] = [{"example_id": e, "n_seqs": n, "n_tokens": 4 * n} for e, n in (("a", 2), ("b", 1), ("c", 1))]
     score = {"scorer": "match", "metric": "score", "task": "t"}
     rows["evaluations"] = [
-        {"example_id": "a", "seq": None, "value": 1.0, "is_correct": True, "text": "C"} | score,
-        {"example_id": "b", "seq": 0, "value": 0.0, "is_correct": False, "text": "I", "answer": "5"} | score,
-        {"example_id": "c", "seq": 0, "value": 0.25, "is_correct": None, "text": "0.25"} | score,
+        {"example_id": "a", "seq": None, "value": 1.0, "is_correct": True, "score": "C"} | score,
+        {"example_id": "b", "seq": 0, "value": 0.0, "is_correct": False, "score": "I", "answer": "5"} | score,
+        {"example_id": "c", "seq": 0, "value": 0.25, "is_correct": None, "score": "0.25"} | score,
         {
             "example_id": "c",
             "seq": 0,

@@ -66,7 +66,7 @@ def test_both_formats_of_inspect_give_the_same_examples(tmp_path: Path) -> None:
 )
 def test_grades_are_numbers_as_in_inspect(tmp_path: Path, value: Any, read_as: list[tuple[Any, ...]]) -> None:
     (example,) = read(write_eval(tmp_path / "a.eval", [sample(value=value)]))
-    assert [(x.metric, x.value, x.is_correct, x.text) for x in example.row.evaluations] == read_as
+    assert [(x.metric, x.value, x.is_correct, x.score) for x in example.row.evaluations] == read_as
 
 
 def test_tool_calls_and_reasoning_are_as_chat_templates_take_them(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_older_samples_and_whole_texts_are_read(tmp_path: Path) -> None:
     first, second = read(write_samples(tmp_path, [old, rolling]))
     assert first.row.transcripts[0] == Completion("The lamp was", " lit")
     assert second.row.transcripts == (Completion("", "The lamp was lit."),)
-    assert [(x.metric, x.value, x.text) for x in second.row.evaluations] == [
+    assert [(x.metric, x.value, x.score) for x in second.row.evaluations] == [
         ("logprob", -12.5, "-12.5"),
         ("word_perplexity", None, "[-12.5, 4]"),
     ]
