@@ -49,3 +49,19 @@ def test_transformer_lens_has_our_values_at_the_same_hooks(
         assert x.shape == theirs[f"theirs.{hook}"].shape, hook
         np.testing.assert_allclose(x, theirs[f"theirs.{hook}"], **tolerance, err_msg=hook)
     assert np.array_equal(stack[-1], ours["blocks.2.hook_resid_post"])
+
+
+def test_sae_lens_reads_our_activations(tiny_root: Path, tmp_path: Path) -> None:
+    from capture.exports import sae_activations
+
+    with Warehouse(tiny_root) as wh:
+        written = sae_activations(wh, "llama", tmp_path / "out", layers=[0, 1], context_size=8, where="idx < 4")
+        store = wh.run("llama")
+        examples = [e for (e,) in store.query("SELECT example_id FROM examples WHERE idx < 4 ORDER BY ALL").fetchall()]
+    ask("sae_lens", tmp_path / "out", written.hooks[1], 8, written.width, tmp_path / "read.safetensors")
+    read = load_file(tmp_path / "read.safetensors")
+    whole = [len(store.encodings(e)["input_ids"]) // 8 * 8 for e in examples]
+    states = np.concatenate([store.resid(e, layer=1)[:n] for e, n in zip(examples, whole, strict=True)])
+    ids = np.concatenate([store.encodings(e)["input_ids"][:n] for e, n in zip(examples, whole, strict=True)])
+    assert np.array_equal(read["acts"], states.astype(np.float32))
+    assert np.array_equal(read["token_ids"], ids)

@@ -93,7 +93,7 @@ def viewer(
     """
     from warehouse import exports
 
-    with _opened(warehouse, "examples") as (wh, report):
+    with opened(warehouse, "examples") as (wh, report):
         counts = exports.viewer(
             wh, run, output, kinds=_items(documents), **chosen.to_arguments(), force=force, report=report
         )
@@ -149,7 +149,7 @@ def dataset(
 
     if push is not None:
         check_hub(push)
-    with _opened(warehouse, "files") as (wh, report):
+    with opened(warehouse, "files") as (wh, report):
         rows = exports.dataset(
             wh, run, output, tables=_items(tables), tensors=tensors, **chosen.to_arguments(), force=force, report=report
         )
@@ -188,7 +188,7 @@ def npz(
     from warehouse import exports
 
     which = parse_layers(layers)
-    with _opened(warehouse, "files") as (wh, report):
+    with opened(warehouse, "files") as (wh, report):
         n = exports.npz(
             wh, run, output, sites=_items(sites), layers=which, **chosen.to_arguments(), force=force, report=report
         )
@@ -225,7 +225,7 @@ def transformer_lens(
     from warehouse import exports
 
     which = parse_layers(layers)
-    with _opened(warehouse, "files") as (wh, report):
+    with opened(warehouse, "files") as (wh, report):
         n = exports.transformer_lens(
             wh, run, output, sites=_items(sites), layers=which, **chosen.to_arguments(), force=force, report=report
         )
@@ -251,7 +251,7 @@ def responses(
     """
     from warehouse import exports
 
-    with _opened(warehouse, "rows") as (wh, _):
+    with opened(warehouse, "rows") as (wh, _):
         counts = exports.responses(wh, run, output, **chosen.to_arguments(), force=force)
     for name, n in counts.items():
         say(f"{output / name}: {n:,} rows")
@@ -298,7 +298,7 @@ def control_vector(
     from warehouse import exports
 
     chosen = parse_layers(layers)
-    with _opened(warehouse, "vectors") as (wh, _):
+    with opened(warehouse, "vectors") as (wh, _):
         written = exports.control_vector(
             wh, run, output, trait=trait, method=method, layers=chosen, scale=scale.value, force=force
         )
@@ -306,7 +306,7 @@ def control_vector(
 
 
 @contextmanager
-def _opened(warehouse: str | None, unit: str) -> Iterator[tuple[Any, Callable[[int, int], None]]]:
+def opened(warehouse: str | None, unit: str) -> Iterator[tuple[Any, Callable[[int, int], None]]]:
     """Open the warehouse, and give it with what shows the progress."""
     from warehouse.progress import ProgressBar
     from warehouse.warehouse import Warehouse

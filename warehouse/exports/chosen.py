@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import duckdb
+
 from warehouse.activations.filters import condition
 from warehouse.catalog.ask import asker
-from warehouse.errors import UsageError
+from warehouse.errors import UsageError, first_line
 from warehouse.schema.quoting import sql_text
 from warehouse.storage.paths import run_id_of
 from warehouse.storage.trace_store import TraceStore
@@ -61,7 +63,10 @@ def choose_examples(
     named = {store.find_example(e) for e in examples}
     among = f" AND example_id IN ({', '.join(map(sql_text, sorted(named)))})" if named else ""
     query = f"SELECT example_id FROM examples WHERE run_id = ?{among} AND ({condition(where)}) ORDER BY example_id"
-    found: list[str] = asker(wh)(query, run)["example_id"].to_pylist()
+    try:
+        found: list[str] = asker(wh)(query, run)["example_id"].to_pylist()
+    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as e:
+        raise UsageError(f"--where fails on the table examples: {first_line(e)}") from None
     if not found:
         why = f"no example of run '{run}' fits --where {where}" if where else f"run '{run}' has no examples"
         raise UsageError(f"There is nothing to export: {why}.")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from warehouse.errors import UsageError
+from warehouse.errors import CorruptRunError, UsageError
 from warehouse.exports.chosen import choose_examples
 from warehouse.exports.dataset_card import dataset_card
 from warehouse.exports.json_text import to_json
@@ -28,7 +28,9 @@ from warehouse.schema.arrow import arrow_schema
 from warehouse.schema.quoting import sql_text
 from warehouse.schema.tables import STORED
 from warehouse.storage import paths
-from warehouse.storage.objects import AnyPath, ObjectPath
+from warehouse.storage.files import file_checksum
+from warehouse.storage.objects import ObjectPath
+from warehouse.storage.paths import run_id_of
 from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
@@ -85,7 +87,7 @@ def dataset(
         if chosen is None:
             for done, name in enumerate([*files, paths.MANIFEST] if tensors else files, 1):
                 (written / name).parent.mkdir(parents=True, exist_ok=True)
-                _copy(store.path / name, written / name)
+                _copy(store, name, written / name)
                 report(done, len(files))
             rows = {table: store.meta.counts.rows[table] for table in chosen_tables}
         else:
@@ -142,9 +144,20 @@ def _write_rows(store: TraceStore, table: str, examples: Sequence[str], path: Pa
     return n
 
 
-def _copy(source: AnyPath, target: Path) -> None:
-    """Copy a file of a run; no link, since an export may be edited."""
+def _copy(store: TraceStore, name: str, target: Path) -> None:
+    """Copy a file of a run; no link, since an export may be edited.
+
+    Raises:
+        CorruptRunError: The file is not as it was written.
+    """
+    source = store.path / name
     if isinstance(source, ObjectPath):
         source.download(target)
     else:
         shutil.copyfile(source, target)
+    known = store.meta.file_infos.get(name)  # none of the manifest, which has a seal of its own
+    altered = known and (
+        target.stat().st_size != known.bytes or (known.checksum and file_checksum(target) != known.checksum)
+    )
+    if altered:
+        raise CorruptRunError(f"{source} is not as it was written (traces runs validate {run_id_of(store.path)})")

@@ -18,6 +18,9 @@ from warehouse.schema.sites import Key
 from warehouse.storage import readable
 from warehouse.storage.trace_store import TraceStore
 
+_STORED_FOR = {"resid.pre_attn": "resid.post_mlp"}
+"""Stored sites that others are derived from."""
+
 
 class SiteLayers(NamedTuple):
     """A site, and the layers of it that are exported; `[None]`: it has none."""
@@ -51,7 +54,10 @@ def choose_sites(
         group = [name] if name in known else [s for s in _group(name) if s in known]
         if not group:
             has = ", ".join(dict.fromkeys(known)) or "no tensors"
-            raise UsageError(f"Run '{store.meta.run_id}' has no {name}; it has {has}.")
+            again = name if name in sites.GROUPS else sites.capture_of(_STORED_FOR.get(name, name))
+            raise UsageError(
+                f"Run '{store.meta.run_id}' has no {name}; it has {has}. Capture it again with --capture {again}."
+            )
         for site in group:
             found[site] = _some(readable.layers_with(store.meta, site, side), layers)
     chosen = [SiteLayers(site, some) for site, some in found.items() if some]

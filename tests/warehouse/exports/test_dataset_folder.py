@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from synthetic import add_run
 
 from warehouse import TraceStore, Warehouse, exports
-from warehouse.errors import UsageError
+from warehouse.errors import CorruptRunError, UsageError
 
 datasets = pytest.importorskip("datasets")
 
@@ -92,3 +93,16 @@ def test_a_table_that_is_not_there_is_said(wh: Warehouse, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="no rows of a table responses; it has examples"):
         exports.dataset(wh, "llama", tmp_path / "out", tables=["responses"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_not_exported(tiny_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_root / "run_id=llama", tmp_path / "runs" / "run_id=llama")
+    with Warehouse(tmp_path / "runs") as wh:
+        store = wh.run("llama")
+        file = next(p for p in (store.path / "tokens").iterdir())
+        content = bytearray(file.read_bytes())
+        content[100] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(CorruptRunError, match="traces runs validate llama"):
+            exports.dataset(wh, "llama", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
