@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from capture.api.derived import lens, project, run_traits
     from capture.api.effects import ablate, patch
     from capture.api.finetuning import finetune
+    from capture.api.imports import import_traces
     from capture.api.influence import influence
     from capture.api.intervened import next_token_under
     from capture.api.interventions import intervene
@@ -38,6 +39,7 @@ __all__ = [
     "finetune",
     "generate",
     "import_circuit",
+    "import_traces",
     "influence",
     "intervene",
     "lens",
@@ -67,6 +69,7 @@ _MODULES = {
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     "finetune": "capture.api.finetuning",
     **dict.fromkeys(("Intervention", "Positions"), "capture.interventions.intervention"),
+    "import_traces": "capture.api.imports",
     "influence": "capture.api.influence",
     "intervene": "capture.api.interventions",
     "next_token_under": "capture.api.intervened",

@@ -214,6 +214,22 @@ def _load_model(
     return model, set(info["missing_keys"]), head
 
 
+def load_tokenizer(name: str, note: Callable[[str], None] = lambda _: None) -> Any:
+    """Load a model's tokenizer alone.
+
+    Args:
+        name: The model, as `load` takes it.
+        note: Receives a line when a conversion begins.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UsageError: There is no such model, or it has no tokenizer.
+    """
+    return _load_tokenizer(name, find_source(name, note), {}, required=True)
+
+
 def _load_tokenizer(name: str, source: str, options: dict[str, Any], required: bool) -> Any:
     """Load a model's tokenizer; None where it has none that can be read and none is required."""
     try:

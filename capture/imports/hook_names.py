@@ -1,0 +1,89 @@
+"""Names that other tools give to places in a model → our sites.
+
+TransformerLens has hooks (`blocks.3.hook_resid_post`); nnsight saves go by the modules of transformers (`model.layers.3.output.0`). Both say the
+layer and the place in it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_LAYER = re.compile(r"(?:^|\.)(?:blocks|layers|h|block|layer)\.(\d{1,4})\.(.+)$")
+
+_HOOKS = {
+    "hook_resid_mid": "resid.post_attn",
+    "hook_resid_post": "resid.post_mlp",
+    "hook_attn_out": "attn_out",
+    "hook_mlp_out": "mlp_out",
+    "attn.hook_rot_q": "q",
+    "attn.hook_rot_k": "k",
+    "attn.hook_q": "q",
+    "attn.hook_k": "k",
+    "attn.hook_v": "v",
+    "attn.hook_pattern": "attn",
+    "mlp.hook_post": "mlp_act",
+}
+_MODULES = {
+    "output": "resid.post_mlp",
+    "self_attn.output": "attn_out",
+    "attn.output": "attn_out",
+    "attention.output": "attn_out",
+    "self_attention.output": "attn_out",
+    "mlp.output": "mlp_out",
+}
+_EMBEDDED = (
+    "hook_embed",
+    "embed.hook_out",
+    "embed_tokens.output",
+    "wte.output",
+    "embed_in.output",
+    "blocks.0.hook_resid_pre",
+    "blocks.0.hook_in",
+)
+"""Names of what enters the first block, the more exact ones last."""
+_FINAL = ("unembed.hook_in", "ln_f.output", "model.norm.output", "final_layer_norm.output")
+
+
+class Place(NamedTuple):
+    """Where in a model a tensor is of."""
+
+    site: str
+    layer: int | None
+    rank: int = 0
+    """Of two tensors of the same place the one with the higher rank is taken."""
+
+
+def find_place(name: str, n_layers: int) -> Place | None:
+    """Return the place that a name is of.
+
+    Args:
+        name: A tensor's name.
+        n_layers: The number of layers of the model, for the state after the final norm.
+
+    Returns:
+        The place; None where it is none of ours.
+    """
+    name = name.removesuffix(".value").removesuffix(".0") if ".output" in name else name
+    for rank, ending in enumerate(_EMBEDDED):
+        if name == ending or name.endswith(f".{ending}"):
+            return Place("resid.embed", None, rank)
+    if any(name == ending or name.endswith(f".{ending}") for ending in _FINAL):
+        return Place("hidden", n_layers)
+    found = _LAYER.search(name)
+    if found is None:
+        return None
+    layer, place = int(found[1]), found[2]
+    site = _HOOKS.get(place) or _MODULES.get(place)
+    return None if site is None else Place(site, layer, int("rot_" in place))
+
+
+def is_hook(name: str) -> bool:
+    """Whether a name is one of TransformerLens."""
+    return "hook_" in name
+
+
+def layer_of(name: str) -> int | None:
+    """Return the layer that a name is of; None where it is of none."""
+    found = _LAYER.search(name)
+    return None if found is None else int(found[1])

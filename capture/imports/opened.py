@@ -1,0 +1,113 @@
+"""Finds out what a file or folder of another tool is, and opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capture.data.files import check_readable, printable_value, read_json, user_path
+from capture.imports.activation_cache import TOKEN_NAMES, open_caches
+from capture.imports.padded_zarr import is_padded_zarr, open_padded_zarr
+from capture.imports.server_states import is_server_states, open_server_states
+from capture.imports.tensor_file import ENDINGS, read_tensor_file
+from capture.imports.traces import Traces
+from warehouse.errors import NotFoundError, UsageError
+
+FORMATS = ("auto", "transformer-lens", "nnsight", "vllm", "zarr")
+_INDEX = "index.json"
+
+
+def open_traces(
+    origin: str, format: str = "auto", tokens: str | None = None, layers: Sequence[int] | None = None
+) -> Traces:
+    """Open a file or folder of another tool.
+
+    Args:
+        origin: The file; or the folder, of stores or of files that are read in the order of their names.
+        format: One of `FORMATS`; `auto`: what its contents look like.
+        tokens: A file of token ids, where the tensors come without.
+        layers: The layers that a server saved, as it counts them.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        UsageError: It is none of these formats, or damaged, or an option is not for it.
+        NotFoundError: There is nothing, or no such format.
+    """
+    if format not in FORMATS:
+        raise NotFoundError("format", format, FORMATS)
+    path = user_path(origin)
+    found = "zarr" if format == "zarr" or (format == "auto" and is_padded_zarr(path)) else format
+    if found == "zarr":
+        if not path.is_dir():
+            raise UsageError(f"{printable_value(path)} is no folder of padded Zarr stores.")
+        _check_alone(tokens=tokens, layers=layers, format=found)
+        return open_padded_zarr(path)
+    files = _files(path)
+    if found == "auto":
+        found = "vllm" if is_server_states(read_tensor_file(files[0])) else "transformer-lens"
+    name = path.stem if path.is_file() else path.name
+    if found == "vllm":
+        _check_alone(tokens=tokens, format=found)
+        return open_server_states(files, name, layers)
+    _check_alone(layers=layers, format=found)
+    return open_caches(files, name, None if tokens is None else _read_tokens(user_path(tokens)))
+
+
+def _check_alone(format: str, **options: Any) -> None:
+    """Raise UsageError where an option is given that is not for a format."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{name} is not for files of the format {format}.")
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files with tensors at a path.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not path.is_dir():
+        return [check_readable(path)]
+    if (path / _INDEX).is_file():
+        index = read_json(path / _INDEX)
+        listed = index.get("files") if isinstance(index, dict) else None
+        if isinstance(listed, list) and all(isinstance(f, dict) and isinstance(f.get("file"), str) for f in listed):
+            names = [Path(f["file"]).name for f in listed]
+            if names and all(Path(n).suffix in ENDINGS for n in names):
+                return [check_readable(path / name) for name in names]
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    if not files:
+        raise UsageError(
+            f"{printable_value(path)} has neither padded Zarr stores nor files with tensors ({', '.join(ENDINGS)})."
+        )
+    return files
+
+
+def _read_tokens(path: Path) -> list[list[int]]:
+    """Read token ids of texts from a file: JSON with a list of lists, or tensors under one of `TOKEN_NAMES`.
+
+    Returns:
+        The ids of each text.
+
+    Raises:
+        UsageError: It holds no token ids.
+    """
+    if path.suffix.lower() == ".json":
+        value = read_json(path)
+    elif path.suffix.lower() == ".npy":
+        try:
+            value = np.load(check_readable(path), allow_pickle=False).tolist()
+        except (ValueError, EOFError):
+            raise UsageError(f"{printable_value(path)} is no array of numbers.") from None
+    else:
+        tensors = read_tensor_file(path).tensors
+        value = next((tensors[name].tolist() for name in (*TOKEN_NAMES, "") if name in tensors), None)
+    texts = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    if not all(isinstance(t, list) and t and all(type(i) is int for i in t) for t in texts):
+        raise UsageError(f"{printable_value(path)} holds no token ids: a list of whole numbers for each text.")
+    return texts

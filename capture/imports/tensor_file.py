@@ -1,0 +1,101 @@
+"""Files with named tensors, read without executing anything in them: safetensors, .npz, and .pt by torch's `weights_only`."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capture.data.files import check_readable, printable_value
+from warehouse.errors import UsageError, first_line
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".npz")
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """The named tensors of a file."""
+
+    path: Path
+    tensors: Mapping[str, np.ndarray]
+    """By name; what lies in dictionaries and lists has the names on the way to it, with dots between them."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What a safetensors file says of itself."""
+
+
+def read_tensor_file(path: Path) -> TensorFile:
+    """Read the tensors of a file, from a memory map where its kind allows that.
+
+    Args:
+        path: A file with one of `ENDINGS`.
+
+    Returns:
+        Its tensors.
+
+    Raises:
+        UsageError: The file is missing, damaged, of another kind, or holds more than tensors, names and numbers.
+    """
+    check_readable(path)
+    try:
+        match path.suffix.lower():
+            case ".safetensors":
+                return _read_safetensors(path)
+            case ".npz":
+                with np.load(path, allow_pickle=False) as stored:
+                    return TensorFile(path, {name: stored[name] for name in stored.files})
+            case ".pt" | ".pth":
+                return TensorFile(path, dict(_named("", _load_torch(path))))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise UsageError(f"{printable_value(path)} cannot be read: {first_line(e)}.") from None
+    raise UsageError(f"{printable_value(path)}: tensors are read from {', '.join(ENDINGS)}.")
+
+
+def _read_safetensors(path: Path) -> TensorFile:
+    from safetensors import SafetensorError, safe_open
+
+    from warehouse.storage.blobs import Blob
+
+    try:
+        with safe_open(path, framework="numpy") as f:
+            metadata, names = f.metadata() or {}, list(f.keys())
+    except SafetensorError as e:
+        raise UsageError(f"{printable_value(path)} is no whole safetensors file: {first_line(e)}.") from None
+    blob = Blob(path)  # which knows bfloat16
+    return TensorFile(path, {name: blob.tensor(name) for name in names}, metadata)
+
+
+def _load_torch(path: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{printable_value(path)} holds Python objects, which would have to be executed to be read. Save a dictionary of tensors, "
+            "such as dict(cache), or safetensors."
+        ) from None
+    except RuntimeError as e:
+        raise UsageError(f"{printable_value(path)} is no whole file of torch: {first_line(e)}.") from None
+
+
+def _named(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the tensors in a value, however deep, with their names; texts and numbers are passed over."""
+    import ml_dtypes
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        whole = value.detach().contiguous()
+        if whole.dtype == torch.bfloat16:
+            yield name, whole.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        else:
+            yield name, whole.numpy()
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in items:
+            yield from _named(f"{name}.{key}" if name else str(key), inner)
