@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capture.cli import effects, generate, import_traces, influence, lens, nearest, validate
+from capture.cli import effects, export, generate, import_traces, influence, lens, nearest, validate
 from capture.cli.capture import capture_app
 from capture.cli.circuit import circuit_app
 from capture.cli.data import data_app
@@ -56,6 +56,8 @@ app.command("probe")(probe.probe)
 app.add_typer(plot_app, name="plot")
 app.command("import")(import_traces.import_traces)
 app.add_typer(export_app, name="export")
+export_app.command("sae-lens")(export.sae_lens)
+export_app.command("trait-tensors")(export.trait_tensors)
 app.add_typer(console_app, name="console", invoke_without_command=True)
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
