@@ -255,3 +255,17 @@ COMMENT ON COLUMN evaluations.task IS 'The evaluation''s task, or the file';
 COMMENT ON COLUMN evaluations.epoch IS 'Which answer of that model to the same sample, from 1; NULL: not said';
 COMMENT ON COLUMN evaluations.answered_by IS 'The model that was evaluated, as the log names it';
 COMMENT ON COLUMN evaluations.details IS 'What the scorer says besides, a JSON object';
+
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
+
+COMMENT ON COLUMN trait_vectors.gap IS 'Distance between the mean projections of the two polarities: one unit of steering; imported: the vector''s length in its file';
+ALTER TABLE trait_vectors ALTER COLUMN midpoint DROP NOT NULL;
+COMMENT ON COLUMN trait_vectors.midpoint IS 'Half way between those means: above it a response counts as showing the trait; NULL: imported';
+ALTER TABLE trait_vectors ALTER COLUMN n_pos DROP NOT NULL;
+COMMENT ON COLUMN trait_vectors.n_pos IS 'Positive responses that it was made from; NULL: imported';
+ALTER TABLE trait_vectors ALTER COLUMN n_neg DROP NOT NULL;
+COMMENT ON COLUMN trait_vectors.n_neg IS 'Negative ones; NULL: imported';
+ALTER TABLE trait_vectors ALTER COLUMN train_accuracy DROP NOT NULL;
+COMMENT ON COLUMN trait_vectors.train_accuracy IS 'Part of the responses that it was made from on the right side of the midpoint: no estimate for others; NULL: imported, and its file does not say';
+ALTER TABLE trait_vectors ALTER COLUMN effect_size DROP NOT NULL;
+COMMENT ON COLUMN trait_vectors.effect_size IS 'Cohen''s d of their cosines with it: no estimate for others, large where they are fewer than dimensions; NULL: imported';

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,8 @@ def import_traces(
         str,
         typer.Option(
             help="`transformer-lens` (caches: .pt, .safetensors, .npz), `nnsight` (saves of outputs of modules), `vllm` (hidden states, a file a "
-            "request), `zarr` (padded stores); `auto`: what it looks like.",
+            "request), `zarr` (padded stores), `control-vector` (.gguf), `trait-vectors` and `trait-means` (of trait pipelines); `auto`: what it "
+            "looks like.",
             rich_help_panel=Panel.READ,
         ),
     ] = "auto",
@@ -58,6 +59,14 @@ def import_traces(
             rich_help_panel=Panel.READ,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="For vectors of traits: the model whose states they are directions of, so that its runs can be projected on them.",
+            show_default=False,
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be imported, and write nothing.", rich_help_panel=Panel.WRITTEN),
@@ -73,6 +82,7 @@ def import_traces(
     Examples:
         traces import cache.pt --tokenizer gpt2 --run cached
         traces import old-run/ --run old --dry-run
+        traces import happy.gguf --model smollm2 --run happy
         traces import states/ --format vllm --layers 1,15,30 --tokenizer Qwen/Qwen3-8B --run served
     """
     with needs_capture_extra():
@@ -89,14 +99,28 @@ def import_traces(
             typer.echo(line)
         return
     with stopped_by_signals():
-        manifest = import_file(path, format, tokens, numbers, tokenizer, root, run, note)
-    for what in manifest.options["left_out"]:
+        manifest = import_file(path, format, tokens, numbers, tokenizer, lambda: _load(model), root, run, note)
+    for what in manifest.options.get("left_out", ()):
         note(f"left out: {what}")
     counts = manifest.counts
+    if vectors := counts.rows.get("trait_vectors"):
+        typer.echo(f"{manifest.run_id}: {vectors:,} vectors of {', '.join(manifest.options['traits'])}")
+        typer.echo(f"next: traces trait project RUN --vectors {manifest.run_id}")
+        return
     typer.echo(
         f"{manifest.run_id}: {counts.examples:,} examples, {counts.tokens:,} tokens, {manifest.bytes / 1e6:,.1f} MB in {manifest.seconds:.1f} s"
     )
     typer.echo(f"next: traces runs show {manifest.run_id}")
+
+
+def _load(model: str | None) -> Any:
+    """Load a model by its name; None where none is named."""
+    if model is None:
+        return None
+    from capture.model import loading
+
+    note(f"loading {model}")
+    return loading.load(model)
 
 
 def _numbers(text: str) -> list[int]:

@@ -6,9 +6,9 @@ said in the manifest, and nothing is made up for it: there are no predictions, a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from warehouse.storage.run_writer import RunWriter
 KIND = "import"
 
 _SHARD_BYTES = 256 << 20
+_EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def run(
@@ -244,10 +245,10 @@ class _Maker:
 
 def _with_id(example: Example, example_id: str) -> Example:
     """Return an example under the id that it has in the warehouse that its file is from."""
+    if not _EXAMPLE_ID.fullmatch(example_id):
+        return example
     own = replace(example)
-    with suppress(ValueError):
-        if len(example_id) == 16 and int(example_id, 16) >= 0:
-            object.__setattr__(own, "example_id", example_id)
+    object.__setattr__(own, "example_id", example_id)
     return own
 
 

@@ -14,15 +14,17 @@ from capture.imports.padded_zarr import is_padded_zarr, open_padded_zarr
 from capture.imports.server_states import is_server_states, open_server_states
 from capture.imports.tensor_file import ENDINGS, read_tensor_file
 from capture.imports.traces import Traces
+from capture.imports.trait_files import TraitFile, is_trait_file, open_trait_file
+from capture.imports.trait_means import is_trait_means, open_trait_means
 from warehouse.errors import NotFoundError, UsageError
 
-FORMATS = ("auto", "transformer-lens", "nnsight", "vllm", "zarr")
+FORMATS = ("auto", "transformer-lens", "nnsight", "vllm", "zarr", "trait-means", "trait-vectors", "control-vector")
 _INDEX = "index.json"
 
 
 def open_traces(
     origin: str, format: str = "auto", tokens: str | None = None, layers: Sequence[int] | None = None
-) -> Traces:
+) -> Traces | TraitFile:
     """Open a file or folder of another tool.
 
     Args:
@@ -42,6 +44,9 @@ def open_traces(
         raise NotFoundError("format", format, FORMATS)
     path = user_path(origin)
     found = "zarr" if format == "zarr" or (format == "auto" and is_padded_zarr(path)) else format
+    if found in ("trait-vectors", "control-vector") or (found == "auto" and is_trait_file(path)):
+        _check_alone(tokens=tokens, layers=layers, format="trait-vectors" if found == "auto" else found)
+        return open_trait_file(path)
     if found == "zarr":
         if not path.is_dir():
             raise UsageError(f"{printable_value(path)} is no folder of padded Zarr stores.")
@@ -49,8 +54,12 @@ def open_traces(
         return open_padded_zarr(path)
     files = _files(path)
     if found == "auto":
-        found = "vllm" if is_server_states(read_tensor_file(files[0])) else "transformer-lens"
+        first = read_tensor_file(files[0])
+        found = "vllm" if is_server_states(first) else "trait-means" if is_trait_means(first) else "transformer-lens"
     name = path.stem if path.is_file() else path.name
+    if found == "trait-means":
+        _check_alone(tokens=tokens, layers=layers, format=found)
+        return open_trait_means(files[0], name)
     if found == "vllm":
         _check_alone(tokens=tokens, format=found)
         return open_server_states(files, name, layers)
@@ -77,9 +86,9 @@ def _files(path: Path) -> list[Path]:
         index = read_json(path / _INDEX)
         listed = index.get("files") if isinstance(index, dict) else None
         if isinstance(listed, list) and all(isinstance(f, dict) and isinstance(f.get("file"), str) for f in listed):
-            names = [Path(f["file"]).name for f in listed]
-            if names and all(Path(n).suffix in ENDINGS for n in names):
-                return [check_readable(path / name) for name in names]
+            named = [path / f["file"] for f in listed if Path(f["file"]).suffix in ENDINGS]
+            if named and all(file.resolve().is_relative_to(path.resolve()) for file in named):
+                return [check_readable(file) for file in named]
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
     if not files:
         raise UsageError(

@@ -226,13 +226,16 @@ def _requested_or_best(
     if best is not None:
         method, component, layer, reason = best
     else:
-        method, component = "mean_diff", (options.components or ("residual",))[0]
+        only = {m for m, _, _ in available}
+        method = only.pop() if len(only) == 1 else "mean_diff"  # imported vectors are of no method of ours
+        component = (options.components or ("residual",))[0]
         middle = store.meta.model.n_layers // 2
         layers = {
             i for m, c, i in available if i is not None and m in (options.methods or (method,)) and c == component
         }
         layer = min(layers, key=lambda i: (abs(i - middle), i), default=middle)
-        reason = "the middle layer's mean difference, as nothing was evaluated or steered: traces trait evaluate"
+        what = "mean difference" if method == "mean_diff" else method
+        reason = f"the middle layer's {what}, as nothing was evaluated or steered: traces trait evaluate"
     if len(requested) == 3:
         reason = "as requested"
     elif requested:

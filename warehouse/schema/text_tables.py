@@ -15,7 +15,7 @@ RUNS = Table(
             "kind",
             "VARCHAR",
             "What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, "
-            "task, trait-responses, trait-steering, finetune, or "
+            "task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or "
             "derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, "
             "circuit, circuit-evaluation",
         ),

@@ -97,19 +97,31 @@ TRAIT_VECTORS = Table(
             "FLOAT",
             "Length of the vector as the method gave it, before it was made a unit vector; 1 by construction for gradient and random",
         ),
-        Column("gap", "FLOAT", "Distance between the mean projections of the two polarities: one unit of steering"),
-        Column("midpoint", "FLOAT", "Half way between those means: above it a response counts as showing the trait"),
-        Column("n_pos", "INTEGER", "Positive responses that it was made from"),
-        Column("n_neg", "INTEGER", "Negative ones"),
+        Column(
+            "gap",
+            "FLOAT",
+            "Distance between the mean projections of the two polarities: one unit of steering; imported: the vector's length in its file",
+        ),
+        Column(
+            "midpoint",
+            "FLOAT",
+            "Half way between those means: above it a response counts as showing the trait; NULL: imported",
+            nullable=True,
+        ),
+        Column("n_pos", "INTEGER", "Positive responses that it was made from; NULL: imported", nullable=True),
+        Column("n_neg", "INTEGER", "Negative ones; NULL: imported", nullable=True),
         Column(
             "train_accuracy",
             "FLOAT",
-            "Part of the responses that it was made from on the right side of the midpoint: no estimate for others",
+            "Part of the responses that it was made from on the right side of the midpoint: no estimate for others; NULL: imported, and "
+            "its file does not say",
+            nullable=True,
         ),
         Column(
             "effect_size",
             "FLOAT",
-            "Cohen's d of their cosines with it: no estimate for others, large where they are fewer than dimensions",
+            "Cohen's d of their cosines with it: no estimate for others, large where they are fewer than dimensions; NULL: imported",
+            nullable=True,
         ),
         Column(
             "converged",

@@ -90,7 +90,7 @@ def _check_complete(store: TraceStore, portion: Portion) -> None:
         "an example whose tokens are not all there": """
             SELECT example_id FROM examples LEFT JOIN
                 (SELECT example_id, count(*) AS n, count(DISTINCT seq) AS s FROM tokens GROUP BY example_id) USING (example_id)
-            WHERE coalesce(n, 0) <> n_tokens OR coalesce(s, 0) <> n_seqs""",
+            WHERE coalesce(n, 0) <> n_tokens OR (n_tokens > 0 AND coalesce(s, 0) <> n_seqs)""",  # imported means have no tokens
         "a sequence whose positions are not 0, 1, 2, …": """
             SELECT example_id FROM tokens GROUP BY example_id, seq, side
             HAVING min(pos) <> 0 OR max(pos) <> count(*) - 1""",
