@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from warehouse.errors import NotFoundError, UsageError
-from warehouse.exports.chosen import choose_examples, sequences
+from warehouse.exports.chosen import choose_examples, exported_side, sequences
 from warehouse.exports.json_text import to_json
 from warehouse.exports.lineage import lineage
 from warehouse.exports.npz import examples_with_tensors
@@ -90,7 +90,7 @@ def sae_activations(
     if context_size < 1:
         raise UsageError(f"context size {context_size}: a row has at least one token.")
     store = wh.run(run)
-    side = store.check_side(None)
+    side = exported_side(store)
     stack = store.meta.model.stack(side)
     if side != "dec" or stack.convention != "pre-norm":
         raise UsageError(

@@ -73,6 +73,12 @@ def choose_examples(
     return found
 
 
+def exported_side(store: TraceStore) -> str:
+    """Return the stack of the model whose tokens are exported: the decoder, or the encoder where nothing else was recorded."""
+    side, recorded = store.check_side(None), {s.side for s in store.meta.sites}
+    return side if not recorded or side in recorded else recorded.pop()
+
+
 def sequences(store: TraceStore, examples: Sequence[str], side: str) -> Iterator[ExportedSequence]:
     """Yield the sequences of examples that have tokens, in the order of their ids.
 

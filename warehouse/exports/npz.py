@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from warehouse.errors import UsageError
-from warehouse.exports.chosen import ExportedSequence, choose_examples, sequences
+from warehouse.exports.chosen import ExportedSequence, choose_examples, exported_side, sequences
 from warehouse.exports.json_text import to_json
 from warehouse.exports.lineage import lineage
 from warehouse.exports.site_arrays import SiteLayers, choose_sites, read_layer
@@ -67,7 +67,7 @@ def npz(
         UsageError: The run does not have a site, no example with tensors is chosen, or the folder is there.
     """
     store = wh.run(run)
-    side = store.check_side(None)
+    side = exported_side(store)
     chosen_sites = choose_sites(
         store, sites or [s for s in DEFAULT_SITES if s in store.sites] or DEFAULT_SITES, side, layers
     )

@@ -140,7 +140,9 @@ class ProjectionDocuments:
                 "response": np.ascontiguousarray(projection[answered]),
             },
             "dynamics": {
-                **{name: dynamics[name] for name in ("commitment_point", "peak_velocity", "persistence")},
+                "commitment_point": dynamics["commitment_point"],
+                "peak_velocity": None if dynamics["peak_velocity"] is None else np.float32(dynamics["peak_velocity"]),
+                "persistence": dynamics["persistence"],
                 "velocity": np.ascontiguousarray(velocity[answered][1:]),
                 "acceleration": np.ascontiguousarray(acceleration[answered][2:]),
             },

@@ -29,7 +29,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from warehouse.errors import UsageError
-from warehouse.exports.chosen import ExportedSequence, choose_examples, sequences
+from warehouse.exports.chosen import ExportedSequence, choose_examples, exported_side, sequences
 from warehouse.exports.json_text import to_json
 from warehouse.exports.lineage import lineage, lineage_texts
 from warehouse.exports.npz import examples_with_tensors
@@ -91,7 +91,7 @@ def transformer_lens(
             is chosen, or the folder is there.
     """
     store = wh.run(run)
-    side = store.check_side(None)
+    side = exported_side(store)
     stack = store.meta.model.stack(side)
     if side != "dec" or stack.convention != "pre-norm":
         raise UsageError(

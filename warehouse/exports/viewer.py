@@ -19,7 +19,7 @@ from typing import Any
 from warehouse.catalog.ask import asker
 from warehouse.errors import NotFoundError, UsageError
 from warehouse.exports.attention_documents import attention_document
-from warehouse.exports.chosen import ExportedSequence, choose_examples, sequences
+from warehouse.exports.chosen import ExportedSequence, choose_examples, exported_side, sequences
 from warehouse.exports.json_text import to_json
 from warehouse.exports.lens_documents import LensDocuments
 from warehouse.exports.lineage import lineage
@@ -75,7 +75,7 @@ def viewer(
     store = wh.run(run)
     sources = _sources(wh, store, kinds)
     chosen = choose_examples(wh, store, examples, where)
-    side = store.check_side(None)
+    side = exported_side(store)
     if "attention" in sources:
         chosen_attention = [e for e in chosen if store.keeps(e)]
     total = sum(len(chosen_attention if kind == "attention" else chosen) for kind in sources)
@@ -94,6 +94,8 @@ def viewer(
                 done += sequence.example_id != last
                 last = sequence.example_id
                 report(done, total)
+        if not listed:
+            raise UsageError(f"There is nothing to export: these examples have no {' and no '.join(sources)}.")
         (written / INDEX).write_bytes(to_json(lineage(store) | {"format": "viewer", "documents": listed}, indent=True))
     return {kind: sum(x["kind"] == kind for x in listed) for kind in sources}
 
@@ -118,7 +120,7 @@ def _sources(wh: Warehouse, store: TraceStore, kinds: Sequence[str]) -> dict[str
     missing = {
         "attention": None
         if "attn" in store.sites
-        else "stored neither q and k nor attn: capture it with --capture attn or qkv",
+        else "has no attention: capture it with --capture attn, or qkv where that determines it",
         "lens": None if lenses else f"has no logit lens: traces lens {run}",
         "projections": None if vectors else f"was not projected on a trait: traces trait project {run}",
     }
@@ -128,7 +130,7 @@ def _sources(wh: Warehouse, store: TraceStore, kinds: Sequence[str]) -> dict[str
     found = [kind for kind in KINDS if (kind in kinds if kinds else not missing[kind])]
     if not found:
         raise UsageError(f"Run '{run}' has nothing to export: it {', it '.join(filter(None, missing.values()))}.")
-    side = store.check_side(None)
+    side = exported_side(store)
 
     def attention(of: Iterable[ExportedSequence]) -> Iterator[tuple[ExportedSequence, str, Iterable[bytes]]]:
         for sequence in of:

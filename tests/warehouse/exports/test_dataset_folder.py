@@ -39,7 +39,6 @@ def alike(a: list[dict], b: list[dict]) -> bool:
     return keys(a) == keys(b)
 
 
-@pytest.mark.slow
 def test_every_table_of_a_run_is_loaded_as_it_is(wh: Warehouse, tmp_path: Path) -> None:
     written = exports.dataset(wh, "ud_ewt", tmp_path / "out")
     assert set(written) >= {"examples", "tokens", "words", "next_token"} and "tensors" not in written
@@ -49,14 +48,12 @@ def test_every_table_of_a_run_is_loaded_as_it_is(wh: Warehouse, tmp_path: Path) 
     assert alike(load(tmp_path / "out", None, tmp_path / "cache"), rows(wh, "ud_ewt", "next_token"))
 
 
-@pytest.mark.slow
 def test_every_kind_of_table_can_be_loaded(wh: Warehouse, tmp_path: Path) -> None:
     for run in ("csqa", "llama-lens", "vectors", "judged", "projected", "probe", "ablated"):
         for table in exports.dataset(wh, run, tmp_path / run):
             assert alike(load(tmp_path / run, table, tmp_path / "cache"), rows(wh, run, table)), (run, table)
 
 
-@pytest.mark.slow
 def test_chosen_examples_alone_are_written(wh: Warehouse, tmp_path: Path) -> None:
     kept = "example_id IN (SELECT example_id FROM examples WHERE idx < 2)"
     written = exports.dataset(wh, "llama", tmp_path / "out", tables=["examples", "next_token"], where="idx < 2")

@@ -124,7 +124,7 @@ def test_a_projection_has_prompt_and_response_with_the_newest_projections(projec
     assert document["response"] == {"text": " cd", "tokens": [" ", "c", "d"], "n_tokens": 3}
     assert document["projections"] == {"prompt": [0.0, 0.1], "response": [0.2, 0.3, 0.4]}
     assert document["dynamics"] == {
-        "commitment_point": 2, "peak_velocity": pytest.approx(0.1), "persistence": 0,
+        "commitment_point": 2, "peak_velocity": 0.1, "persistence": 0,
         "velocity": [0.1, 0.1], "acceleration": [0.0],
     }  # fmt: skip
     about = document["metadata"]
