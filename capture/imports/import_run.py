@@ -201,7 +201,7 @@ class _Maker:
             kind=KIND,
             created_at=staged.created_at,
             seconds=staged.seconds,
-            model=traces.model,
+            model=traces.model.model_copy(update={"missing": self._missing()}),
             data=DataInfo(
                 dataset=self._source.dataset,
                 config=self._source.config,
@@ -241,6 +241,11 @@ class _Maker:
             files=staged.files,
             versions=versions(),
         )
+
+    def _missing(self) -> dict[str, str]:
+        """Return the sites that the file has nothing of, so that messages say so in the place of how to capture them."""
+        has = {key.site for key in self._traces.specs}
+        return {site: "the file that was imported has none" for site in sites.STORED_ORDER if site not in has}
 
 
 def _with_id(example: Example, example_id: str) -> Example:

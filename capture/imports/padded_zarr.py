@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ _SITES = {
     "res_post_mlp": "resid.post_mlp",
     "hidden": "hidden",
 }
+_FAST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 _CHECKED = 4
 """Texts whose states are compared where two arrays hold the same ones."""
 
@@ -148,7 +150,8 @@ class _Stores:
             for name in _ARRAYS.get(m["what"], ("x",)):
                 site = _SITES.get(m["what"], name)
                 try:
-                    arrays[site] = zarr.open_group(str(path), mode="r")[name]
+                    with zarr.config.set(_FAST if find_spec("zarrs") else {}):
+                        arrays[site] = zarr.open_group(str(path), mode="r")[name]
                 except Exception as e:  # zarr raises its own errors, KeyError, and those of its codecs
                     raise UsageError(
                         f"{printable_value(path)} is no store with an array `{name}`: {first_line(e) or type(e).__name__}."
@@ -253,7 +256,7 @@ class _Stores:
         if "attn" not in self._arrays:
             return self.side == "dec"
         x = self._arrays["attn"]
-        return not any(np.triu(np.asarray(x[n], np.float32), 1).any() for n in range(min(_CHECKED, x.shape[0])))
+        return not any(_looks_ahead(np.asarray(x[n])) for n in range(min(_CHECKED, x.shape[0])))
 
     def read(self, n: int, seq: int, length: int) -> dict[Key, np.ndarray]:
         """Read the tensors of a sequence, without padding.
@@ -265,10 +268,13 @@ class _Stores:
             UsageError: A store is damaged.
         """
         boxes: dict[str, np.ndarray] = {}
-        for site in {site for site, _ in self._reads.values()}:
+        alone: dict[str, int | None] = {}
+        for site, layer in self._reads.values():
+            alone[site] = layer if site not in alone else None
+        for site, layer in alone.items():
+            where = (n,) if self.choices is None else (n, seq)
             try:
-                where = (n,) if self.choices is None else (n, seq)
-                boxes[site] = np.asarray(self._arrays[site][where])
+                boxes[site] = np.asarray(self._arrays[site][where if layer is None else (*where, layer)])
             except Exception as e:  # as above
                 raise UsageError(
                     f"{printable_value(self._folder)}: {site} of text {n} cannot be read: {first_line(e) or type(e).__name__}."
@@ -277,7 +283,7 @@ class _Stores:
         return {
             key: attention[key.layer]
             if key.site == "attn" and key.layer is not None
-            else self._rows(boxes[site], layer, length)
+            else self._rows(boxes[site], None if alone[site] is not None else layer, length)
             for key, (site, layer) in self._reads.items()
         }
 
@@ -292,12 +298,18 @@ class _Stores:
             return np.empty(0)
         heads_last = np.moveaxis(box[:, :, :length, :length], 1, -1)
         if self.causal:
-            if np.triu(box[:, :, :length, :length].astype(np.float32), 1).any():
+            if _looks_ahead(box[:, :, :length, :length]):
                 raise UsageError(
                     f"{printable_value(self._folder)}: a token attends to one after it, though none of the first texts' do."
                 )
             return np.ascontiguousarray(heads_last[:, *np.tril_indices(length)])
         return heads_last.reshape(len(box), length * length, -1)
+
+
+def _looks_ahead(patterns: np.ndarray) -> bool:
+    """Whether a token attends to one after it, in any of (…, T, T) patterns; told by bits, since probabilities are never below 0."""
+    bits = np.ascontiguousarray(patterns).view(f"u{patterns.dtype.itemsize}").reshape(-1, *patterns.shape[-2:])
+    return bool(np.triu(np.bitwise_or.reduce(bits, axis=0), 1).any())
 
 
 def _dims(site: str) -> int:
