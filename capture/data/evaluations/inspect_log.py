@@ -46,8 +46,8 @@ class InspectLog:
         version, spec = header.get("version"), header.get("eval")
         if version not in VERSIONS:
             raise UsageError(
-                f"{self._where} is a log of Inspect in format {printable_value(version, 20)}, and formats 1 and 2 can be read. Convert "
-                "it with a newer Inspect: inspect log convert --to eval"
+                f"{self._where} is a log of Inspect in format {printable_value(version, 20)}, and formats 1 and 2 can be read. "
+                "A newer trace-warehouse may: pip install -U trace-warehouse"
             )
         if not isinstance(spec, dict) or not isinstance(spec.get("task"), str) or not spec["task"].strip():
             raise UsageError(f"{self._where} has no `eval` with a `task`: it is no log of Inspect, or damaged.")

@@ -1,4 +1,5 @@
 import { useEffect, useRef, useState, type KeyboardEvent } from "react";
+import type { Value } from "../api/rows";
 import { useRows } from "../api/useRows";
 import { Choice } from "../components/Choice";
 import { inShort } from "../components/numbers";
@@ -50,6 +51,7 @@ export function ExampleList({ run, example }: { run: string; example: string | u
               text: rows.text(row, "text"),
               loss: rows.number(row, "loss"),
               tokens: rows.number(row, "n_tokens"),
+              right: rows.get(row, "is_correct"),
             }))}
             onChoose={(id) => goToText(run, id)}
           />
@@ -77,6 +79,8 @@ interface Text {
   text: string;
   loss: number | null;
   tokens: number | null;
+  /** Whether every score of an evaluation calls it right; null where there is none that says. */
+  right: Value;
 }
 
 interface ListProps {
@@ -132,6 +136,11 @@ function List({ name, texts, chosen, onChoose }: ListProps) {
           onClick={() => onChoose(text.id)}
           title={`${text.id}: ${text.tokens ?? 0} tokens${text.loss === null ? "" : `, mean loss ${inShort(text.loss)} nats`}`}
         >
+          {text.right === null ? null : (
+            <span className={text.right ? "mark" : "mark bad"} aria-label={text.right ? "right" : "wrong"}>
+              {text.right ? "✓" : "✗"}
+            </span>
+          )}
           <span className="text">{text.text.trim()}</span>
           <span className="number muted">{text.loss === null ? inShort(text.tokens) : text.loss.toFixed(2)}</span>
         </div>

@@ -115,7 +115,7 @@ def test_what_there_is_none_of_comes_with_the_command_that_makes_it(root: Path, 
     ]
 
 
-@pytest.mark.parametrize("name", ["sequences", "strip", "lens", "traits", "nearest", "attn/layer"])
+@pytest.mark.parametrize("name", ["sequences", "strip", "scores", "lens", "traits", "nearest", "attn/layer"])
 def test_what_is_not_there_is_said_in_one_line(root: Path, client: TestClient, name: str) -> None:
     example = example_of(root, "llama")
     more = {"nearest": {"pos": 0}, "attn/layer": {"layer": 0}}.get(name, {})
@@ -127,6 +127,34 @@ def test_what_is_not_there_is_said_in_one_line(root: Path, client: TestClient, n
         assert (response.status_code, response.json()["kind"]) == (404, "not_found")
         assert "\n" not in response.json()["error"]
     assert client.get(f"/api/{name}", params={"run": "llama", **more}).status_code == 422
+
+
+def test_scores_of_a_text_and_which_texts_are_right(tmp_path: Path) -> None:
+    """A score of all choices together is one of each; of a text whose scores don't say it, nothing is said."""
+    told = {"scorer": "match", "metric": "score", "score": "I", "is_correct": False, "target": "2"}
+    scores = [
+        {"example_id": "a", "seq": None, **told},
+        {"example_id": "b", "seq": 0, **told, "is_correct": True, "score": "C"},
+        {"example_id": "b", "seq": 0, **told, "is_correct": None, "metric": "wit"},
+    ]
+    tokens = [{"example_id": e, "seq": q, "side": "dec"} for e, q in (("a", 0), ("a", 1), ("b", 0), ("c", 0))]
+    examples = [
+        {"example_id": e, "idx": i, "text": e, "n_seqs": n} for i, (e, n) in enumerate({"a": 2, "b": 1, "c": 1}.items())
+    ]
+    add_run(tmp_path, "r", "next-token", {"examples": examples, "tokens": tokens, "evaluations": scores})
+    with Warehouse(tmp_path) as wh:
+        client = console_client(wh)
+        listed = rows_of(client.get("/api/examples", params={"run": "r"}))
+        assert dict(zip(*(listed[name].to_pylist() for name in ("example_id", "is_correct")), strict=True)) == {
+            "a": False,
+            "b": True,
+            "c": None,
+        }
+        for seq in (0, 1):
+            (row,) = rows_of(client.get("/api/scores", params={"run": "r", "example": "a", "seq": seq})).to_pylist()
+            assert (row["scorer"], row["score"], row["is_correct"], row["target"]) == ("match", "I", False, "2")
+        assert len(rows_of(client.get("/api/scores", params={"run": "r", "example": "b"}))) == 2
+        assert len(rows_of(client.get("/api/scores", params={"run": "r", "example": "c"}))) == 0
 
 
 def test_a_run_that_is_deleted_while_the_page_is_open(root: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def examples(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     find: str = "",
 ) -> Response:
-    """Answer with a row an example: its id, how its text begins, its loss; `find` keeps texts with it, ids that begin so."""
+    """Answer with a row an example: its id, how its text begins, its loss, whether all scores call it right; `find` keeps texts with it, ids that begin so."""
 
     def make(work: Work) -> Response:
         if order not in _ORDERS:
@@ -74,10 +74,11 @@ async def examples(
         kept = "run_id = ? AND (contains(lower(text), lower(?)) OR starts_with(example_id, ?))"
         total = work.sql(f"SELECT count(*) AS n FROM examples WHERE {kept}", run, find, find)["n"][0].as_py()
         table = work.sql(
-            "SELECT e.idx, e.example_id, left(e.text, 200) AS text, e.n_seqs, e.n_tokens, e.truncated, l.loss "
+            "SELECT e.idx, e.example_id, left(e.text, 200) AS text, e.n_seqs, e.n_tokens, e.truncated, l.loss, v.is_correct "
             "FROM examples AS e LEFT JOIN (SELECT example_id, avg(loss) AS loss FROM next_token WHERE run_id = ? "
-            f"GROUP BY example_id) AS l USING (example_id) WHERE {kept} ORDER BY {_ORDERS[order]} LIMIT ? OFFSET ?",
-            run, run, find, find, limit, after,
+            "GROUP BY example_id) AS l USING (example_id) LEFT JOIN (SELECT example_id, bool_and(is_correct) AS is_correct "
+            f"FROM evaluations WHERE run_id = ? GROUP BY example_id) AS v USING (example_id) WHERE {kept} ORDER BY {_ORDERS[order]} LIMIT ? OFFSET ?",
+            run, run, run, find, find, limit, after,
         )  # fmt: skip
         return rows(table, work, total=total)
 

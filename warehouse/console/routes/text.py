@@ -1,4 +1,4 @@
-"""`/api/sequences`, `/api/strip`, `/api/lens`, `/api/traits`: a sequence's tokens, what layers would say, where traits take it."""
+"""`/api/sequences`, `/api/strip`, `/api/scores`, `/api/lens`, `/api/traits`: a sequence's tokens, and what is known of it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ async def strip(request: Request, run: str, example: str, seq: int = 0, side: st
         table = token_strip(work.sql, store, example, seq, side)
         text = sequence_text(work.sql, store, example, seq, side)
         return rows(table, work, text=text, n_tokens=len(table), side=store.check_side(side or None))
+
+    return await answer(request, make)
+
+
+@router.get("/scores")
+async def scores(request: Request, run: str, example: str, seq: int = 0) -> Response:
+    """Answer with a row a score that an evaluation gave the sequence; none where it was not evaluated."""
+
+    def make(work: Work) -> Response:
+        work.warehouse.cached_run(run).check_sequence(example, seq)
+        table = work.sql(
+            "SELECT scorer, metric, score, value, is_correct, target, answer, explanation, answered_by FROM scored_sequences "
+            "WHERE run_id = ? AND example_id = ? AND seq = ? ORDER BY scorer, metric",
+            run, example, seq,
+        )  # fmt: skip
+        return rows(table, work)
 
     return await answer(request, make)
 

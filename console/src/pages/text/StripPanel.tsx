@@ -17,6 +17,7 @@ import { formatPlace } from "../../url/codec";
 import { update, usePlace } from "../../url/place";
 import { byColumn, byDifference, byTrait, colourName, COLOURS, nameOf, vectorsOf, type Colouring } from "./colouring";
 import { pointed } from "./pointed";
+import { Scores } from "./Scores";
 
 /** The tokens in running text, coloured by what the reader chooses. */
 export function StripPanel({ of, rows, chosen }: { of: Sequence; rows: Rows; chosen: number | undefined }) {
@@ -83,6 +84,7 @@ export function StripPanel({ of, rows, chosen }: { of: Sequence; rows: Rows; cho
         </>
       }
     >
+      <Scores of={of} />
       {problem ? <p className="strip-note bad">{problem}</p> : null}
       {apart && vs ? (
         <p className="strip-note">

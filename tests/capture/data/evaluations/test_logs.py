@@ -153,7 +153,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
         ([], header(), r"has no sample to read of sums: it is empty\.$"),
         ([], header(status="error", error={"message": "no key"}), r"sums: the evaluation ended in an error \(no key\)\.$"),
         ([sample(error={"message": "x"}, scores={})], header(), r"left out: 1 ended in an error\.$"),
-        ([sample()], header(version=3), r"in format 3, and formats 1 and 2 can be read\. Convert it"),
+        ([sample()], header(version=3), r"in format 3, and formats 1 and 2 can be read\. A newer"),
         ([sample()], {"version": 2}, r"has no `eval` with a `task`"),
         ([sample(scores={"m": 1})], header(), r"sample one, epoch 1: its score m has no value: the log is damaged\.$"),
         ([sample(messages=["hi"])], header(), r"sample one, epoch 1 has a message that is no object: the log is damaged\.$"),
