@@ -97,7 +97,7 @@ evaluations: $(READY) .venv-evaluations/.ready
 	EVALUATIONS_PYTHON=.venv-evaluations/bin/python $(BIN)/pytest -m evaluations
 
 .venv-evaluations/.ready: tests/peers/requirements-evaluations.txt
-	@echo "Installing inspect-ai and lm-eval into .venv-evaluations: 60 MB to download, half a minute."
+	@echo "Installing inspect-ai and lm-eval into .venv-evaluations: half a minute."
 	$(BIN)/python -m venv --clear .venv-evaluations
 	.venv-evaluations/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/peers/requirements-evaluations.txt
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
