@@ -79,10 +79,18 @@ def test_wrong_calls_are_one_line(tmp_path: Path, traces: Callable, arguments: l
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_from_the_hub_all_splits_are_prepared(tmp_path: Path, publish: Callable, traces: Callable) -> None:
+@pytest.fixture
+def in_the_hub(tmp_path: Path, publish: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Publishes, in the folder where a command of its own process looks for data sets of the hub."""
+    (tmp_path / "hub").mkdir()
+    monkeypatch.chdir(tmp_path / "hub")
+    return publish
+
+
+def test_from_the_hub_all_splits_are_prepared(tmp_path: Path, in_the_hub: Callable, traces: Callable) -> None:
     plain = [json.loads(line) for line in (DATA / "questions.jsonl").read_text().splitlines()]
     blind = [p | {"answerKey": ""} for p in plain[:2]]
-    publish("tau/commonsense_qa", "default", {"train": plain, "validation": plain, "test": blind})
+    in_the_hub("tau/commonsense_qa", "default", {"train": plain, "validation": plain, "test": blind})
     here = {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = traces("data", "prepare", "csqa", "-w", tmp_path / "w", env=here)
     assert (done.code, done.err) == (0, "")
@@ -93,11 +101,15 @@ def test_from_the_hub_all_splits_are_prepared(tmp_path: Path, publish: Callable,
     ]
 
 
-def test_all_data_sets_are_prepared_as_far_as_they_can_be(traces: Callable, tmp_path: Path, publish: Callable) -> None:
+def test_all_data_sets_are_prepared_as_far_as_they_can_be(
+    traces: Callable, tmp_path: Path, in_the_hub: Callable
+) -> None:
     """What cannot be had is named at the end, and stops none of the others."""
     row = {"id": "1", "question": "What?", "question_concept": "x", "answerKey": "A"}
     choices = {"label": list("ABCDE"), "text": ["one", "two", "three", "four", "five"]}
-    publish("tau/commonsense_qa", "default", {s: [row | {"choices": choices}] for s in ("train", "validation", "test")})
+    in_the_hub(
+        "tau/commonsense_qa", "default", {s: [row | {"choices": choices}] for s in ("train", "validation", "test")}
+    )
     done = traces("data", "prepare", "all", "-w", tmp_path / "w", env={"HF_HOME": str(tmp_path / "hf")})
     assert done.code == 1 and done.out.count("csqa") == 3 * 2
     *notes, last = done.err.splitlines()
