@@ -19,6 +19,8 @@ from warehouse.errors import NotFoundError, UsageError
 SAID = {"target": "target", "answer": "answer", "explanation": "explanation", "task": "task", "model": "answered_by"}
 """Columns that say more of a score beside them, and what they are in `evaluations`. They are metadata as well."""
 
+CHAT_COLUMNS = ("messages", "conversations")
+"""The columns in which chats are looked for, where none is named."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
 

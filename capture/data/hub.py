@@ -13,7 +13,7 @@ from types import GenericAlias, UnionType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from capture.data.arrow import ROWS_AT_ONCE, error_reason, plain_rows
-from capture.data.columns import Columns
+from capture.data.columns import CHAT_COLUMNS, Columns
 from capture.data.example import Row, Source
 from capture.data.files import printable_value
 from warehouse.errors import NotFoundError, UsageError
@@ -41,7 +41,8 @@ def open_hub(name: str, config: str | None, split: str, columns: Columns) -> Sou
     """
     split, data = load_split(name, config, split, "For a local copy (.jsonl, .csv or .parquet): --text FILE")
     rows, columns = _rows(data, name, split, columns)
-    return Source(name, config, split, name, rows, reads=columns.reads, has_ids=columns.id is not None)
+    has_ids = columns.id is not None
+    return Source(name, config, split, name, rows, columns.reads, has_ids, chats=columns.chats)
 
 
 def open_folder(path: Path, origin: str, config: str | None, split: str, columns: Columns) -> Source:
@@ -63,18 +64,22 @@ def open_folder(path: Path, origin: str, config: str | None, split: str, columns
     split, data = load_split(str(path), config, split, "A single file: --text FILE", local=True)
     name = path.resolve().name
     rows, columns = _rows(data, name, split, columns)
-    return Source(name, config, split, origin, rows, reads=columns.reads, has_ids=columns.id is not None, own=True)
+    has_ids = columns.id is not None
+    return Source(name, config, split, origin, rows, columns.reads, has_ids, own=True, chats=columns.chats)
 
 
 def _rows(
     data: datasets.Dataset, name: str, split: str, columns: Columns
 ) -> tuple[Callable[[], Iterator[Row]], Columns]:
     """Return what reads a split's rows, and the columns with the names of the labels."""
+    if columns.text == "text" and "text" not in data.column_names:  # as a file of chats is read
+        columns = replace(columns, text=next((c for c in CHAT_COLUMNS if c in data.column_names), "text"))
     wanted = [("--text-column", columns.text), ("--label-column", columns.label), ("--id-column", columns.id)]
     for option, column in [*wanted, *columns.named]:
         if column is not None and column not in data.column_names:
             raise NotFoundError("column", column, data.column_names, f"({name}) Name the column that it is: {option}.")
-    columns = replace(columns, label_names=_label_names(data, columns.label))
+    chats = columns.text in CHAT_COLUMNS or isinstance(data[0][columns.text] if len(data) else None, list)
+    columns = replace(columns, label_names=_label_names(data, columns.label), chats=chats)
     where = f"{name}, {split}"
 
     def rows() -> Iterator[Row]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from capture.data.arrow import parquet_rows
-from capture.data.columns import Columns
+from capture.data.columns import CHAT_COLUMNS, Columns
 from capture.data.csv_file import csv_rows
 from capture.data.example import Row, Source
 from capture.data.files import (
@@ -27,7 +27,6 @@ from capture.data.files import (
 from capture.workers.assignment import assigned_part
 from warehouse.errors import UsageError
 
-_CHAT_COLUMNS = ("messages", "conversations")
 _PROMPT_COLUMN, _RESPONSE_COLUMNS = "prompt", ("response", "completion")
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .json, .csv, .tsv or .parquet"
 
@@ -93,17 +92,17 @@ def open_chats(origin: str, named: bool = False, columns: Columns | None = None)
     responses = (
         [name for name in _RESPONSE_COLUMNS if name in names] if columns.response is None else [columns.response]
     )
-    column = columns.text if named else next((name for name in _CHAT_COLUMNS if name in names), None)
+    column = columns.text if named else next((name for name in CHAT_COLUMNS if name in names), None)
     if (column is None and _PROMPT_COLUMN in names and responses) or columns.response is not None:
         columns = replace(columns, text=columns.text if named else _PROMPT_COLUMN, response=responses[0])
     elif first is not None and column is None:
         raise UsageError(
-            f"{first[1]} has no chat: no column {' or '.join(_CHAT_COLUMNS)} with a list of messages (it has: "
+            f"{first[1]} has no chat: no column {' or '.join(CHAT_COLUMNS)} with a list of messages (it has: "
             f"{', '.join(map(printable_value, names)) or 'nothing'}), no {_PROMPT_COLUMN} with a {' or '.join(_RESPONSE_COLUMNS)}, and "
             "it is no log of an evaluation. Another column: --text-column NAME. A file of texts: --text FILE"
         )
     else:
-        columns = replace(columns, text=column or _CHAT_COLUMNS[0], chats=True)
+        columns = replace(columns, text=column or CHAT_COLUMNS[0], chats=True)
     read = columns
     return own_texts(path.stem, origin, lambda: read.rows(file_table(path)), read)
 

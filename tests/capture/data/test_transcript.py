@@ -111,6 +111,20 @@ def test_files_of_chats_give_the_same_examples(tmp_path: Path) -> None:
     assert [e.example_id for e in in_memory] == [e.example_id for e in read[0]]
 
 
+@pytest.mark.parametrize("column", ["messages", "conversations", "turns"])
+def test_a_folder_of_chats_is_a_data_set_of_chats(tmp_path: Path, column: str) -> None:
+    rows = [{column: [ASKED, ANSWERED], "n": 1}, {column: [ASKED], "n": 2}]
+    (tmp_path / "chats").mkdir()
+    chats_file(tmp_path / "chats" / "validation.jsonl", *rows)
+    source = open_chats(tmp_path / "chats", text_column="turns" if column == "turns" else None)
+    examples = list(source.read())
+    assert source.chats
+    assert [e.example_id for e in examples] == [
+        e.example_id for e in capture.open_chats([r[column] for r in rows]).read()
+    ]
+    assert [e.row.metadata for e in examples] == [{"n": 1}, {"n": 2}]
+
+
 def test_what_tells_chats_apart_is_all_of_them_or_an_id(tmp_path: Path) -> None:
     called = {"role": "assistant", "content": "So.", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     chats = [[ASKED], [ASKED | {"name": "Ada"}], [ASKED, called], [ASKED, called | {"reasoning": "Hm."}], [ASKED]]
