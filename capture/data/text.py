@@ -28,6 +28,7 @@ from capture.workers.assignment import assigned_part
 from warehouse.errors import UsageError
 
 _PROMPT_COLUMN, _RESPONSE_COLUMNS = "prompt", ("response", "completion")
+_CHAT_FILES = (".jsonl", ".ndjson", ".json", ".parquet")
 _KINDS = ".txt (a text a line), .jsonl, .ndjson, .json, .csv, .tsv or .parquet"
 
 
@@ -87,6 +88,9 @@ def open_chats(origin: str, named: bool = False, columns: Columns | None = None)
         UsageError: The file is missing or unreadable, of an unknown kind, or has no such column.
     """
     path, columns = check_readable(user_path(origin)), columns or Columns()
+    if path.suffix.lower() not in _CHAT_FILES:
+        ending = printable_value(path.suffix) or "a file without ending"
+        raise UsageError(f"{printable_value(path)}: chats come from {', '.join(_CHAT_FILES)}, not from {ending}.")
     first = next(file_table(path), None)
     names = () if first is None else tuple(first[2])
     responses = (

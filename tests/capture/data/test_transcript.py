@@ -12,6 +12,7 @@ import pytest
 
 import capture
 from capture.data.registry import open_data
+from capture.data.text import open_chats as open_chat_file
 from capture.data.transcript import Chat, parse_chat
 from warehouse.errors import NotFoundError, UsageError
 
@@ -147,6 +148,9 @@ def test_a_file_that_holds_no_chats_says_so(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(UsageError, match="holds no text"):
         open_chats(path)
+    (tmp_path / "log.eval").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"chats come from \.jsonl, .*, not from \.eval"):
+        open_chat_file(str(tmp_path / "log.eval"))
     half = chats_file(tmp_path / "b.jsonl", {"messages": [ASKED]}, {"messages": [{"role": "user"}]})
     with pytest.raises(UsageError, match="line 2, message 0"):
         list(open_chats(half).read())
