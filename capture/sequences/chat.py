@@ -16,25 +16,36 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from capture.data.files import printable_value
 from capture.data.transcript import Chat, Message
 from capture.model.failures import error_sentence
+from capture.sequences.chat_marks import (
+    FIRST_MARK,
+    HOOKS,
+    LAST_MARK,
+    MARKINGS,
+    MARKS,
+    NO_TURN,
+    Event,
+    Marked,
+    Marking,
+    Piece,
+    mark_loops,
+    pieces_of,
+    read_marks,
+    with_marks,
+)
 from capture.sequences.sequence import SideTokens
 from warehouse.errors import UsageError
 
 PARTS = ("content", "reasoning", "tool_calls")
 """What of a message a token can be of; the rest is what the template puts around it."""
 
-_FIRST_MARK, _LAST_MARK = 0xF0000, 0xFFFFD
-_MARKS = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
-_NO_TURN, _NO_PART = -1, -1
-
-_Event = tuple[Literal["enter", "leave", "end", "begin", "close"], int, Any]
-"""What a mark says: a loop enters or leaves an item, or ends; a piece of the chat begins, or closes."""
+_NO_PART = -1
 
 
 @dataclass(frozen=True)
@@ -109,13 +120,15 @@ class ChatTemplate:
                 chat = _with_argument_texts(chat)
                 text = self._plain_text(chat, answer)
             except Exception:
+                silent = next((i for i, m in enumerate(chat.messages) if "content" not in m), None)
+                why = "" if silent is None else f" Message {silent} has no content, which not every template allows."
                 raise UsageError(
-                    f"{where}: the chat template of {self._name} refuses this chat: {error_sentence(e)}"
+                    f"{where}: the chat template of {self._name} refuses this chat: {error_sentence(e)}{why}"
                 ) from None
-        pieces = list(_pieces(chat))
-        if _MARKS.search(text) or 2 * len(pieces) + 3 * _count_items(chat) > _LAST_MARK - _FIRST_MARK:
+        pieces = list(pieces_of(chat))
+        if MARKS.search(text) or 2 * len(pieces) + 3 * _count_items(chat) > LAST_MARK - FIRST_MARK:
             raise UsageError(f"{where}: the chat is too long, or has characters of the private plane 15: leave it out.")
-        marked = next((m for how in _MARKINGS if (m := self._marked(chat, pieces, answer, how)).text == text), None)
+        marked = next((m for how in MARKINGS if (m := self._marked(chat, pieces, answer, how)).text == text), None)
         if marked is None:
             raise UsageError(
                 f"{where}: the chat template of {self._name} does not write the same text twice, so its messages cannot be told "
@@ -129,7 +142,7 @@ class ChatTemplate:
         missing = []
         for number, piece in enumerate(pieces):
             bare = piece.text.strip()
-            if piece.turn == _NO_TURN:
+            if piece.turn == NO_TURN:
                 if number not in marked.pieces and (marked.piece_turns or bare not in text):
                     missing.append(piece)
                 continue
@@ -155,16 +168,16 @@ class ChatTemplate:
         )
         return text
 
-    def _marked(self, chat: Chat, pieces: list[_Piece], answer: bool, how: _Marking) -> _Marked:
+    def _marked(self, chat: Chat, pieces: list[Piece], answer: bool, how: Marking) -> Marked:
         """Run the template with marks around pieces of the chat, and where its loops go through messages, and tool calls."""
-        issued: list[_Event] = []
+        issued: list[Event] = []
         entered: set[int] = set()
 
-        def mark(event: _Event) -> str:
+        def mark(event: Event) -> str:
             issued.append(event)
-            return chr(_FIRST_MARK + len(issued) - 1)
+            return chr(FIRST_MARK + len(issued) - 1)
 
-        marked = _with_marks(chat, pieces, mark, how)
+        marked = with_marks(chat, pieces, mark, how)
         messages = [_reasoning_under_both_names(m) for m in marked.messages]
         items = {id(m): ("message", i) for i, m in enumerate(messages)}
         if how.calls:
@@ -183,7 +196,7 @@ class ChatTemplate:
             return mark(("end", loop, None)) if loop in entered else ""
 
         template = self._template(chat)
-        hooks = dict(zip(_HOOKS, (note_enter, note_leave, note_end), strict=True))
+        hooks = dict(zip(HOOKS, (note_enter, note_leave, note_end), strict=True))
         written = template.render(
             messages=messages,
             tools=list(marked.tools) or None,
@@ -192,7 +205,7 @@ class ChatTemplate:
             **self._tokenizer.special_tokens_map,
             **hooks,
         )
-        return _read_marks(written, issued, how)
+        return read_marks(written, issued, how)
 
     def _template(self, chat: Chat) -> Any:
         """Return the template with marked loops, compiled."""
@@ -201,21 +214,21 @@ class ChatTemplate:
         source = self._tokenizer.get_chat_template(tools=list(chat.tools) or None)
         if source not in self._compiled:
             environment = _compile_jinja_template(source).environment
-            tree = _mark_loops(environment.parse(source))
+            tree = mark_loops(environment.parse(source))
             code = environment.compile(tree)
             self._compiled[source] = environment.template_class.from_code(
                 environment, code, environment.make_globals(None)
             )
         return self._compiled[source]
 
-    def _turns(self, marked: _Marked, chat: Chat, where: str) -> np.ndarray:
+    def _turns(self, marked: Marked, chat: Chat, where: str) -> np.ndarray:
         """Return the message that each character is of by the template's loops, (characters,)."""
         if not marked.turns:
             raise UsageError(
                 f"{where}: the chat template of {self._name} does not go through the messages in a loop, so that they cannot be told "
                 "apart in its text."
             )
-        turn = np.full(len(marked.text), _NO_TURN, np.int32)
+        turn = np.full(len(marked.text), NO_TURN, np.int32)
         for start, end, t in marked.turns:
             turn[start:end] = t
         first = next((start for start, end, _ in marked.turns if end > start), len(turn))
@@ -224,10 +237,10 @@ class ChatTemplate:
             turn[:first] = before.pop()
         own = self._written_by_itself(marked, chat)
         start = next((s for s, e, t in marked.turns if t == 0 and e > s), 0)
-        turn[start : start + own] = _NO_TURN
+        turn[start : start + own] = NO_TURN
         return turn
 
-    def _written_by_itself(self, marked: _Marked, chat: Chat) -> int:
+    def _written_by_itself(self, marked: Marked, chat: Chat) -> int:
         """Return how many characters the template puts before the first message within its loop: a system message of its own."""
         first = chat.messages[0]
         if first["role"] != "user":
@@ -235,7 +248,7 @@ class ChatTemplate:
         written = next((marked.text[s:e] for s, e, t in marked.turns if t == 0 and e > s), "")
         again = replace(chat, messages=(first, {"role": "assistant", "content": "a"}, first))
         try:
-            repeated = self._marked(again, [], False, _Marking(False, False, False))
+            repeated = self._marked(again, [], False, Marking(False, False, False))
         except (
             Exception
         ):  # a template that refuses this says nothing of its own before the first message that can be told
@@ -243,13 +256,13 @@ class ChatTemplate:
         third = next((repeated.text[s:e] for s, e, t in repeated.turns if t == 2 and e > s), "")
         return len(written) - len(third) if third and written.endswith(third) else 0
 
-    def _check_missing(self, missing: list[_Piece], chat: Chat, where: str) -> None:
+    def _check_missing(self, missing: list[Piece], chat: Chat, where: str) -> None:
         """Raise UsageError where the template left something out, but for reasoning that it leaves out of earlier turns."""
         for piece in missing:
             if piece.part == "reasoning" and self._writes_reasoning:
                 continue
             role = (
-                "" if piece.turn == _NO_TURN else f" of message {piece.turn} (role {_role(chat.messages[piece.turn])})"
+                "" if piece.turn == NO_TURN else f" of message {piece.turn} (role {_role(chat.messages[piece.turn])})"
             )
             raise UsageError(
                 f"{where}: the chat template of {self._name} leaves out the {piece.name}{role}, so the model would not read it. "
@@ -271,113 +284,6 @@ def template_date(tokenizer: Any) -> str | None:
     template = getattr(tokenizer, "chat_template", None)
     templates = template.values() if isinstance(template, dict) else [template]
     return date.today().isoformat() if any("strftime_now" in t for t in templates if t) else None
-
-
-@dataclass(frozen=True)
-class _Marking:
-    """Which marks a template is run with."""
-
-    begins: bool
-    """Where pieces begin."""
-    closes: bool
-    """Where they end."""
-    calls: bool
-    """Where a loop goes through tool calls."""
-
-
-_MARKINGS = tuple(
-    _Marking(*which)
-    for which in ((True, True, True), (True, True, False), (False, True, False), (True, False, False), (False,) * 3)
-)
-"""More marks tell more, and may lead a template another way: it may ask whether a content begins with a tag."""
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A text in a chat that its template should write."""
-
-    turn: int
-    """The message that it is of; -1: the tools."""
-    part: str
-    name: str
-    """What messages call it."""
-    text: str
-    needed: bool = True
-    """Whether it must be written, word for word; else it is looked for alone, and gets no marks."""
-
-
-@dataclass(frozen=True)
-class _Marked:
-    """What a template wrote, marks taken out, and what they said. Places are first character, and one past the last."""
-
-    text: str
-    turns: list[tuple[int, int, int]]
-    """Where a loop was at which message, in order."""
-    calls: list[tuple[int, int, int]]
-    """Where a loop was at a tool call of which message."""
-    pieces: dict[int, list[tuple[int, int]]]
-    """Where each piece stands that was written whole, by its number."""
-    piece_turns: dict[int, int]
-    """The message of each of those pieces."""
-    edges: dict[int, tuple[str, int]]
-    """Where pieces begin or end of which only that was marked or written."""
-    how: _Marking
-
-
-def _pieces(chat: Chat) -> Iterator[_Piece]:
-    """Yield the texts of a chat, in a fixed order; those of white space are none."""
-    for i, m in enumerate(chat.messages):
-        for field, part in (("content", "content"), ("reasoning_content", "reasoning")):
-            if _has_text(m.get(field)):
-                yield _Piece(i, part, part, m[field])
-        names = [call["function"]["name"] for call in m.get("tool_calls", ())]
-        yield from (_Piece(i, "tool_calls", "tool call", name) for name in names if _has_text(name))
-    for tool in chat.tools:
-        name = tool.get("function", tool).get("name")
-        if _has_text(name):
-            yield _Piece(_NO_TURN, "tools", "tools", name)
-    for i, m in enumerate(chat.messages):
-        for call in m.get("tool_calls", ()):
-            arguments = call["function"]["arguments"]
-            written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            yield _Piece(i, "tool_calls", "arguments", written, needed=False)
-
-
-def _has_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _with_marks(chat: Chat, pieces: list[_Piece], mark: Any, how: _Marking) -> Chat:
-    """Return a copy of a chat, with marks in each piece just inside its white space, which templates strip."""
-    numbers = iter(range(len(pieces)))
-
-    def marked(text: Any) -> Any:
-        if not pieces or not _has_text(text):
-            return text
-        number, bare = next(numbers), text.strip()
-        at = text.index(bare)
-        turn = pieces[number].turn
-        first = mark(("begin", number, turn)) if how.begins else ""
-        last = mark(("close", number, turn)) if how.closes else ""
-        return f"{text[:at]}{first}{bare}{last}{text[at + len(bare) :]}"
-
-    messages: list[dict[str, Any]] = []
-    for m in chat.messages:
-        copy = dict(m)
-        for field in ("content", "reasoning_content"):
-            if field in m:
-                copy[field] = marked(m[field])
-        if "tool_calls" in m:
-            copy["tool_calls"] = [
-                {**c, "function": {**c["function"], "name": marked(c["function"]["name"])}} for c in m["tool_calls"]
-            ]
-        messages.append(copy)
-    tools = []
-    for t in chat.tools:
-        function = t.get("function", t)
-        function = {**function, "name": marked(function["name"])} if "name" in function else function
-        tools.append({**t, "function": function} if "function" in t else function)
-    return Chat(tuple(messages), tuple(tools))
 
 
 def _with_argument_texts(chat: Chat) -> Chat:
@@ -402,82 +308,6 @@ def _reasoning_under_both_names(message: Message) -> dict[str, Any]:
     return {"thinking": message["reasoning_content"], **message}
 
 
-def _read_marks(written: str, issued: list[_Event], how: _Marking) -> _Marked:
-    """Take the marks out of what a template wrote, and say what lay between them."""
-    texts: list[str] = []
-    at = last = 0
-    loops: list[tuple[int, tuple[str, int], int]] = []
-    found: dict[str, list[tuple[int, int, int]]] = {"message": [], "call": []}
-    begun: dict[int, int] = {}
-    pieces: dict[int, list[tuple[int, int]]] = {}
-    piece_turns: dict[int, int] = {}
-    edges: dict[int, tuple[str, int]] = {}
-    for m in _MARKS.finditer(written):
-        texts.append(written[last : m.start()])
-        at, last = at + m.start() - last, m.end()
-        what, number, value = issued[ord(m.group()) - _FIRST_MARK]
-        if what == "begin":
-            begun[number] = at
-        elif what == "close":
-            if number in begun:
-                pieces.setdefault(number, []).append((begun.pop(number), at))
-                piece_turns[number] = value
-            else:
-                edges[number] = (what, at)
-        else:
-            if any(loop == number for loop, _, _ in loops):  # left by `continue` or `break`, it is still there
-                while loops:
-                    loop, (kind, turn), start = loops.pop()
-                    found[kind].append((start, at, turn))
-                    if loop == number:
-                        break
-            if what == "enter":
-                loops.append((number, value, at))
-    texts.append(written[last:])
-    text = "".join(texts)
-    found["message"] += [(start, len(text), turn) for _, (kind, turn), start in loops if kind == "message"]
-    return _Marked(
-        text,
-        sorted(found["message"]),
-        found["call"],
-        pieces,
-        piece_turns,
-        edges | {n: ("begin", at) for n, at in begun.items()},
-        how,
-    )
-
-
-_HOOKS = ("__enter_item", "__leave_item", "__end_loop")
-
-
-def _mark_loops(tree: Any) -> Any:
-    """Have every loop of a template say which item it is at, by calls of the functions `_HOOKS`."""
-    from jinja2 import nodes
-    from jinja2.visitor import NodeTransformer
-
-    class LoopMarker(NodeTransformer):
-        count = 0
-
-        def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802, the name by which it is called
-            self.generic_visit(node)
-            if not isinstance(node.target, nodes.Name):
-                return [node]
-            self.count += 1
-            item, loop = nodes.Name(node.target.name, "load"), nodes.Const(self.count)
-
-            def say(hook: str, *arguments: nodes.Expr) -> nodes.Node:
-                call = nodes.Call(nodes.Name(hook, "load"), list(arguments), [], None, None)
-                return nodes.Output([call]).set_lineno(node.lineno)
-
-            enter, leave, end = _HOOKS
-            node.body = [say(enter, item, loop), *node.body, say(leave, item, loop)]
-            return [node, say(end, loop)]
-
-    marked = LoopMarker().visit(tree)
-    marked.set_environment(tree.environment)
-    return marked
-
-
 def _find_once(piece: str, text: str, among: np.ndarray) -> list[tuple[int, int]]:
     """Return where a piece stands among some characters of a text, (characters,) bool, if it does so just once."""
     places = [m.start() for m in re.finditer(re.escape(piece), text)] if piece else []
@@ -497,7 +327,7 @@ def _find_beside(piece: str, text: str, edge: tuple[str, int]) -> list[tuple[int
 
 def _last_of_messages(turn: np.ndarray) -> int:
     """Return one past the last character that is of a message."""
-    known = np.flatnonzero(turn != _NO_TURN)
+    known = np.flatnonzero(turn != NO_TURN)
     return int(known[-1]) + 1 if len(known) else 0
 
 
