@@ -88,10 +88,14 @@ def parse_chat(messages: Any, tools: Any, where: str) -> Chat:
     messages, tools = _parsed(messages, where, "messages"), _parsed(tools, where, "tools")
     if not isinstance(messages, list) or not messages:
         raise UsageError(f"{where}: `messages` is {_kind(messages)}, not a list of messages.")
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(t, dict) for t in tools)):
+    if tools is not None and not (isinstance(tools, list) and all(map(_is_function, tools))):
         raise UsageError(f"{where}: `tools` is {_kind(tools)}, not a list of functions as JSON schemas.")
     parsed = (_message(m, f"{where}, message {i}") for i, m in enumerate(messages))
     return Chat(tuple(parsed), tuple(tools or ()))
+
+
+def _is_function(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("function", tool), dict)
 
 
 def _message(message: Any, where: str) -> Message:

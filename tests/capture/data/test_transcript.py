@@ -86,8 +86,9 @@ def test_what_is_no_chat_is_one_line(messages: Any, said: str) -> None:
 
 def test_tools_are_a_list_of_schemas() -> None:
     assert chat(ASKED, tools=[{"type": "function"}]).tools == ({"type": "function"},)
-    with pytest.raises(UsageError, match="`tools` is dict, not a list of functions"):
-        chat(ASKED, tools={"name": "f"})
+    for tools, kind in (({"name": "f"}, "dict"), (["f"], "list"), ([{"function": "f"}], "list")):
+        with pytest.raises(UsageError, match=f"`tools` is {kind}, not a list of functions"):
+            chat(ASKED, tools=tools)
 
 
 def test_files_of_chats_give_the_same_examples(tmp_path: Path) -> None:
