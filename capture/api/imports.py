@@ -61,7 +61,9 @@ def import_traces(
         return existing
     ids = None if tokens is None else str(tokens)
     loaded = None if model is None else check_loaded(model)
-    manifest = import_file(str(path), format, ids, layers, tokenizer, lambda: loaded, home, run)
+    manifest = import_file(
+        str(path), format, ids, layers, tokenizer, None if loaded is None else lambda: loaded, home, run
+    )
     return TraceStore(paths.run_dir(home, manifest.run_id))
 
 
@@ -71,7 +73,7 @@ def import_file(
     tokens: str | None,
     layers: Sequence[int] | None,
     tokenizer: str | None,
-    load: Callable[[], Loaded | None],
+    load: Callable[[], Loaded] | None,
     root: AnyPath,
     run: str,
     note: Callable[[str], None] | None = None,
@@ -84,7 +86,7 @@ def import_file(
         tokens: A file of token ids.
         layers: The layers that a server saved.
         tokenizer: The model whose tokenizer made the ids.
-        load: Loads the model that vectors are of; gives None where none is named.
+        load: Loads the model that vectors are of; None: none is named.
         root: The warehouse's folder.
         run: The new run's name.
         note: Receives lines for the user.
@@ -104,8 +106,8 @@ def import_file(
     if isinstance(traces, TraitFile):
         if tokenizer is not None:
             raise UsageError("--tokenizer is for files with tokens: vectors of traits have none.")
-        return trait_files.run(traces, path, load(), root=root, run_id=run)
-    if load() is not None:
+        return trait_files.run(traces, path, None if load is None else load(), root=root, run_id=run)
+    if load is not None:
         raise UsageError("--model is for vectors of traits: a file of tensors is not compared with a model.")
     known: Any = None if tokenizer is None else load_tokenizer(tokenizer, note or (lambda _: None))
     with ProgressBar("texts", traces.count, note) as bar:

@@ -99,7 +99,9 @@ def import_traces(
             typer.echo(line)
         return
     with stopped_by_signals():
-        manifest = import_file(path, format, tokens, numbers, tokenizer, lambda: _load(model), root, run, note)
+        manifest = import_file(
+            path, format, tokens, numbers, tokenizer, None if model is None else lambda: _load(model), root, run, note
+        )
     for what in manifest.options.get("left_out", ()):
         note(f"left out: {what}")
     counts = manifest.counts
@@ -113,10 +115,8 @@ def import_traces(
     typer.echo(f"next: traces runs show {manifest.run_id}")
 
 
-def _load(model: str | None) -> Any:
-    """Load a model by its name; None where none is named."""
-    if model is None:
-        return None
+def _load(model: str) -> Any:
+    """Load a model by its name, and say so."""
     from capture.model import loading
 
     note(f"loading {model}")
