@@ -16,6 +16,7 @@ import xxhash
 from capture.circuits.circuit_rows import edge_columns, node_columns, shape_columns
 from capture.edges.edge_graph import EdgeGraph, LayerShape
 from capture.edges.edge_model import EdgeModel
+from capture.imports.traces import unknown_model
 from capture.jobs.versions import versions
 from capture.model.in_memory import in_eval_mode
 from capture.model.loading import Loaded
@@ -93,22 +94,12 @@ def _told(shape: Shape) -> str:
 def _unknown_model(file: CircuitFile) -> ModelInfo:
     """Return what a file tells of its model."""
     shape, width = file.shape, file.cfg.get("d_model")
-    return ModelInfo(
+    return unknown_model(
         n_layers=shape.n_layers,
         n_heads=shape.n_heads,
         n_kv_heads=shape.n_heads,
         d_model=width if type(width) is int and 0 <= width <= 1 << 24 else 0,
-        d_head=0,
-        d_value=0,
         parallel=shape.parallel,
-        name="unknown",
-        architecture="unknown",
-        weights_hash="",
-        tokenizer_hash="",
-        dtype="unknown",
-        device="unknown",
-        attn_implementation="unknown",
-        vocab_size=0,
     )
 
 

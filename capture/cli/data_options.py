@@ -32,6 +32,15 @@ FromOption = Annotated[
         rich_help_panel=Panel.READ,
     ),
 ]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="NAME",
+        help="The configuration of a data set `owner/name`.",
+        rich_help_panel=Panel.READ,
+    ),
+]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Read only the first N examples.", rich_help_panel=Panel.READ)
 ]
@@ -94,15 +103,7 @@ class DataOptions:
         ),
     ] = None
     from_: FromOption = None
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            metavar="NAME",
-            help="The configuration of a data set `owner/name`.",
-            rich_help_panel=Panel.READ,
-        ),
-    ] = None
+    config: ConfigOption = None
     headings: Annotated[
         bool,
         typer.Option(
@@ -217,15 +218,7 @@ class QuestionOptions:
     ] = "csqa"
     split: SplitOption = "validation"
     from_: FromOption = None
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            metavar="NAME",
-            help="The configuration of a data set `owner/name`.",
-            rich_help_panel=Panel.READ,
-        ),
-    ] = None
+    config: ConfigOption = None
     text_column: Annotated[
         str,
         typer.Option(

@@ -16,7 +16,15 @@ import numpy as np
 from capture.data.files import printable_value
 from capture.imports.hook_names import Place, find_place, is_hook, layer_of
 from capture.imports.tensor_file import TensorFile, read_tensor_file
-from capture.imports.traces import TraceExample, Traces, TraceSequence, stored_dtype, unknown_model
+from capture.imports.traces import (
+    TraceExample,
+    Traces,
+    TraceSequence,
+    attention_rows,
+    looks_ahead,
+    stored_dtype,
+    unknown_model,
+)
 from warehouse.errors import UsageError
 from warehouse.schema.sites import SQUARE, TRIANGLE, Key, row_kind
 from warehouse.storage.blobs import TensorSpec
@@ -151,8 +159,7 @@ class _Cache:
 
     def _is_causal(self) -> bool:
         """Whether no token attends to one after it."""
-        patterns = [x for key, x in self._arrays.items() if key.site == "attn"]
-        return not any(np.triu(x.astype(np.float32), 1).any() for x in patterns)
+        return not any(looks_ahead(x) for key, x in self._arrays.items() if key.site == "attn")
 
     def _spec(self, key: Key, x: np.ndarray) -> TensorSpec:
         shape = (x.shape[1],) if key.site == "attn" else x.shape[2:]
@@ -212,9 +219,7 @@ class _Cache:
         kind = self.specs[key].row_kind
         if kind not in (TRIANGLE, SQUARE):
             return np.ascontiguousarray(x[span])
-        pairs = np.moveaxis(x[:, span, span], 0, -1)
-        n = len(pairs)
-        return np.ascontiguousarray(pairs[np.tril_indices(n)] if kind == TRIANGLE else pairs.reshape(n * n, -1))
+        return attention_rows(x[:, span, span], kind)
 
 
 def _model(cache: _Cache) -> Any:

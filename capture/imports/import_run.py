@@ -98,19 +98,10 @@ class _Maker:
     def __init__(self, traces: Traces, origin: str, tokenizer: Any) -> None:
         self._traces, self._origin = traces, origin
         self._texts, self._rows = TokenTexts(tokenizer), Rows(tokenizer)
-        names = {
-            "id": traces.facts.get("dataset"),
-            "config": traces.facts.get("config"),
-            "split": traces.facts.get("split"),
-        }
+        said = traces.facts.get
+        own = said("dataset") is None
         self._source = Source(
-            traces.name,
-            names["config"],
-            names["split"],
-            origin,
-            lambda: iter(()),
-            has_ids=False,
-            own=names["id"] is None,
+            traces.name, said("config"), said("split"), origin, lambda: iter(()), has_ids=False, own=own
         )
         self._partition = Partition("")
         self._counts: Counter[str] = Counter()

@@ -23,7 +23,15 @@ import numpy as np
 from capture.data.arrow import parquet_rows
 from capture.data.files import printable_value, read_json
 from capture.data.plain import plain
-from capture.imports.traces import TraceExample, Traces, TraceSequence, stored_dtype, unknown_model
+from capture.imports.traces import (
+    TraceExample,
+    Traces,
+    TraceSequence,
+    attention_rows,
+    looks_ahead,
+    stored_dtype,
+    unknown_model,
+)
 from warehouse.errors import UsageError, first_line
 from warehouse.schema.sites import SQUARE, TRIANGLE, Key
 from warehouse.storage import strict_json
@@ -256,7 +264,7 @@ class _Stores:
         if "attn" not in self._arrays:
             return self.side == "dec"
         x = self._arrays["attn"]
-        return not any(_looks_ahead(np.asarray(x[n])) for n in range(min(_CHECKED, x.shape[0])))
+        return not any(looks_ahead(np.asarray(x[n])) for n in range(min(_CHECKED, x.shape[0])))
 
     def read(self, n: int, seq: int, length: int) -> dict[Key, np.ndarray]:
         """Read the tensors of a sequence, without padding.
@@ -296,20 +304,12 @@ class _Stores:
         """Return the rows of attention of all layers, (L, pairs, H)."""
         if box is None:
             return np.empty(0)
-        heads_last = np.moveaxis(box[:, :, :length, :length], 1, -1)
-        if self.causal:
-            if _looks_ahead(box[:, :, :length, :length]):
-                raise UsageError(
-                    f"{printable_value(self._folder)}: a token attends to one after it, though none of the first texts' do."
-                )
-            return np.ascontiguousarray(heads_last[:, *np.tril_indices(length)])
-        return heads_last.reshape(len(box), length * length, -1)
-
-
-def _looks_ahead(patterns: np.ndarray) -> bool:
-    """Whether a token attends to one after it, in any of (…, T, T) patterns; told by bits, since probabilities are never below 0."""
-    bits = np.ascontiguousarray(patterns).view(f"u{patterns.dtype.itemsize}").reshape(-1, *patterns.shape[-2:])
-    return bool(np.triu(np.bitwise_or.reduce(bits, axis=0), 1).any())
+        patterns = box[:, :, :length, :length]
+        if self.causal and looks_ahead(patterns):
+            raise UsageError(
+                f"{printable_value(self._folder)}: a token attends to one after it, though none of the first texts' do."
+            )
+        return attention_rows(patterns, TRIANGLE if self.causal else SQUARE)
 
 
 def _dims(site: str) -> int:

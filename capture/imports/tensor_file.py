@@ -77,7 +77,8 @@ def _load_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle's protocol, just before it is refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(path)  # which torch writes since 1.6; older files are read whole
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         raise UsageError(
             f"{printable_value(path)} holds Python objects, which would have to be executed to be read. Save a dictionary of tensors, "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from warehouse.errors import UsageError
-from warehouse.schema.sites import Key, row_count
+from warehouse.schema.sites import TRIANGLE, Key, row_count
 from warehouse.storage.blobs import DTYPES, TensorSpec
 from warehouse.storage.model_info import ModelInfo
 
@@ -102,6 +102,21 @@ def unknown_model(**known: Any) -> ModelInfo:
         **dict.fromkeys(("n_heads", "n_kv_heads", "d_head", "d_value", "vocab_size"), 0),
     }
     return ModelInfo.model_validate({**blank, **known})
+
+
+def looks_ahead(patterns: np.ndarray) -> bool:
+    """Whether a token attends to one after it, in any of (…, T, T) patterns; told by bits, since probabilities are never below 0."""
+    bits = np.ascontiguousarray(patterns).view(f"u{patterns.dtype.itemsize}").reshape(-1, *patterns.shape[-2:])
+    return bool(np.triu(np.bitwise_or.reduce(bits, axis=0), 1).any())
+
+
+def attention_rows(patterns: np.ndarray, kind: str) -> np.ndarray:
+    """Return the rows that are stored of attention: (…, H, T, T) becomes (…, pairs, H), of the lower triangle or the whole square."""
+    heads_last = np.moveaxis(patterns, -3, -1)
+    n = patterns.shape[-1]
+    if kind == TRIANGLE:
+        return np.ascontiguousarray(heads_last[..., *np.tril_indices(n), :])
+    return heads_last.reshape(*heads_last.shape[:-3], n * n, -1)
 
 
 def stored_dtype(dtype: np.dtype, what: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -73,14 +73,6 @@ class WrittenChat:
         """From each character on, the first that is no white space, (characters + 1,)."""
         printed = [i if not c.isspace() else len(self.text) for i, c in enumerate(self.text)] + [len(self.text)]
         return np.minimum.accumulate(np.asarray(printed)[::-1])[::-1]
-
-    def spans(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield the runs of characters of one message and part: first, one past the last, turn, part. They tile the text."""
-        if not self.text:
-            return
-        edges = np.flatnonzero(np.diff(self.turn) | np.diff(self.part)) + 1
-        for start, end in zip([0, *edges.tolist()], [*edges.tolist(), len(self.text)], strict=True):
-            yield start, end, int(self.turn[start]), int(self.part[start])
 
 
 class ChatTemplate:
@@ -249,9 +241,7 @@ class ChatTemplate:
         again = replace(chat, messages=(first, {"role": "assistant", "content": "a"}, first))
         try:
             repeated = self._marked(again, [], False, Marking(False, False, False))
-        except (
-            Exception
-        ):  # a template that refuses this says nothing of its own before the first message that can be told
+        except Exception:  # one that refuses this writes nothing before the first message that could be told from it
             return 0
         third = next((repeated.text[s:e] for s, e, t in repeated.turns if t == 2 and e > s), "")
         return len(written) - len(third) if third and written.endswith(third) else 0

@@ -6,6 +6,7 @@ The templates are written for these tests; each has something that templates of 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,11 @@ def write(tokenizer: Any) -> Any:
 
 
 def told(written: WrittenChat) -> list[tuple[str | None, str | None, str]]:
-    """The role, the part and the text of each span, which tile the text."""
-    spans = list(written.spans())
-    assert [a for a, *_ in spans] == [0, *[b for _, b, *_ in spans[:-1]]]
-    assert spans[-1][1] == len(written.text) == len(written.turn) == len(written.part)
+    """The role, the part and the text of each run of characters of one message and part; every character is in one."""
+    assert len(written.text) == len(written.turn) == len(written.part)
+    edges = [0, *(np.flatnonzero(np.diff(written.turn) | np.diff(written.part)) + 1).tolist(), len(written.text)]
+    spans = [(a, b, written.turn[a], written.part[a]) for a, b in pairwise(edges)]
+    assert "".join(written.text[a:b] for a, b, *_ in spans) == written.text
     return [
         (written.roles[t] if t >= 0 else None, PARTS[p] if p >= 0 else None, written.text[a:b]) for a, b, t, p in spans
     ]
