@@ -74,6 +74,7 @@ def run(
     with RunWriter(root, run_id, identity.to_dict()) as writer:
         done = 0
         for number, group in enumerate(group_by_size(maker.examples(), maker.size, _SHARD_BYTES)):
+            resume_point = maker.data_hash
             if number >= len(writer.done):
                 rows: Counter[Key] = Counter()
                 for example, _ in group:
@@ -84,7 +85,12 @@ def run(
                     writer.put(batch)
                     done += 1
                     report(done, traces.count)
-                writer.end_shard(str(done))
+                writer.end_shard(resume_point)
+            elif writer.done[number].resume_point != resume_point:
+                raise UsageError(
+                    f"{origin} is not what it was when the import '{run_id}' began, so it cannot go on. Drop it (traces runs rm {run_id}) "
+                    "and run the same command again."
+                )
             else:
                 done += len(group)
         if not done:
@@ -132,6 +138,11 @@ class _Maker:
                 pass
             self._counts.update(examples=1, sequences=len(sequences), tokens=sum(s.n_tokens for s in sequences))
             yield TokenizedExample(idx, example, sequences, False, False), read
+
+    @property
+    def data_hash(self) -> str:
+        """The hash of the texts that were read so far: after the last, of the data."""
+        return self._partition.data_hash
 
     def row_counts(self, sequence: TokenSequence) -> dict[Key, int]:
         """Return how many rows every tensor has of a sequence."""
@@ -200,7 +211,7 @@ class _Maker:
                 config=self._source.config,
                 split=self._source.split,
                 source=self._origin,
-                hash=self._partition.data_hash,
+                hash=self.data_hash,
             ),
             options={
                 "format": traces.format,

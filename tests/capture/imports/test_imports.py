@@ -349,6 +349,37 @@ def test_files_that_are_none_are_one_line_and_no_run(tmp_path: Path, monkeypatch
     refused("other", "k of text 0 cannot be read")
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_import_that_was_stopped_goes_on_unless_its_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    from capture.imports import import_run
+
+    monkeypatch.setattr(import_run, "_SHARD_BYTES", 1)  # a shard a text
+    path, root, read = tmp_path / "cache.pt", tmp_path / "runs", import_run._Maker.recorded
+    torch.save(tensors(hooks() | {"tokens": TOKENS}), path)
+
+    def fails(maker: Any, example: Any, source: Any) -> Any:
+        if source.source_id == "1":
+            raise KeyboardInterrupt
+        return read(maker, example, source)
+
+    monkeypatch.setattr(import_run._Maker, "recorded", fails)
+    with pytest.raises(KeyboardInterrupt):
+        capture.import_traces(path, run="i", root=root)
+    monkeypatch.setattr(import_run._Maker, "recorded", read)
+    if changed:
+        torch.save(tensors(hooks() | {"tokens": TOKENS + 1}), path)
+        with pytest.raises(UsageError, match="is not what it was when the import 'i' began"):
+            capture.import_traces(path, run="i", root=root)
+        return
+    whole = imported(path, tmp_path / "whole")
+    store = imported(path, root)
+    for example in ids(whole):
+        np.testing.assert_array_equal(store.resid(example, "post_mlp", 1), whole.resid(example, "post_mlp", 1))
+    assert len(list(store.path.glob("blobs/*"))) == 2
+
+
 def test_the_command_says_what_it_will_import_and_what_it_did(
     traces: Callable[..., SimpleNamespace], tmp_path: Path
 ) -> None:
