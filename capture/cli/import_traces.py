@@ -26,8 +26,8 @@ def import_traces(
     format: Annotated[
         str,
         typer.Option(
-            help="`transformer-lens` (caches: .pt, .safetensors, .npz), `nnsight` (saves of outputs of modules), `vllm` (hidden states, a file a "
-            "request), `zarr` (padded stores), `control-vector` (.gguf), `trait-vectors` and `trait-means` (of trait pipelines); `auto`: what it "
+            help="`transformer-lens` (caches: .pt, .safetensors, .npz), `nnsight` (saves of outputs of modules), `sae-lens` "
+            "(cached activations), `npz` (of `traces export npz`), `vllm` (hidden states, a file a request), `zarr` (padded stores), `control-vector` (.gguf), `trait-vectors` and `trait-means` (of trait pipelines); `auto`: what it "
             "looks like.",
             rich_help_panel=Panel.READ,
         ),

@@ -110,6 +110,7 @@ def sae_activations(
             )
         about = {
             "format": "sae-lens",
+            "n_layers": stack.n_layers,
             "hooks": hooks,
             "site": site,
             "context_size": context_size,

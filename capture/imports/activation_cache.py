@@ -1,21 +1,21 @@
-"""Activation caches of TransformerLens, and what nnsight saved: dictionaries of tensors, a batch of texts or one each.
+"""Dictionaries of tensors by the place in a model, a batch of texts or one each: activation caches of TransformerLens, what nnsight saved.
 
-In go files of named tensors, and the tokens that they are of: in the file (`tokens`, `input_ids` or `token_ids`), in its metadata, or in a
+In go files of named tensors (of SAELens and of our own arrays after their readers have named them), and the tokens that they are of: in the file (`tokens`, `input_ids` or `token_ids`), in its metadata, or in a
 file of their own. Out come `Traces`. A mask (`attention_mask`) says which tokens are padding.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from capture.data.files import printable_value
-from capture.imports.hook_names import Place, find_place, is_hook, layer_of
-from capture.imports.tensor_file import TensorFile, read_tensor_file
+from capture.imports.hook_names import Place, find_place, layer_of
+from capture.imports.tensor_file import TensorFile
 from capture.imports.traces import (
     TraceExample,
     Traces,
@@ -32,6 +32,9 @@ from warehouse.storage.blobs import TensorSpec
 TOKEN_NAMES = ("tokens", "input_ids", "token_ids")
 _MASK = "attention_mask"
 _HEADS = ("q", "k", "v")
+_NUMBER = re.compile(r"\d{1,4}")
+_NO_SITE, _TWICE = "no site of ours", "another tensor is of the same place"
+"""Why a tensor is left out."""
 _LINEAGE = (
     "run_id",
     "model",
@@ -45,11 +48,14 @@ _LINEAGE = (
 )
 
 
-def open_caches(files: Sequence[Path], name: str, tokens: Sequence[Sequence[int]] | None = None) -> Traces:
+def open_caches(
+    files: Sequence[TensorFile], format: str, name: str, tokens: Sequence[Sequence[int]] | None = None
+) -> Traces:
     """Open caches.
 
     Args:
         files: The files, of one model.
+        format: What they are called.
         name: What the data set of their run is called.
         tokens: Token ids of every text, where the files have none.
 
@@ -59,7 +65,7 @@ def open_caches(files: Sequence[Path], name: str, tokens: Sequence[Sequence[int]
     Raises:
         UsageError: A file is damaged, holds no place of a model that we know, or is without tokens; or files differ in what they have.
     """
-    caches = [_Cache(read_tensor_file(path)) for path in files]
+    caches = [_Cache(file) for file in files]
     first = caches[0]
     for cache in caches[1:]:
         if cache.shapes != first.shapes:
@@ -82,7 +88,7 @@ def open_caches(files: Sequence[Path], name: str, tokens: Sequence[Sequence[int]
                 number += 1
 
     return Traces(
-        format="transformer-lens" if any(map(is_hook, first.names)) else "nnsight",
+        format=format,
         name=first.said.get("dataset") or name,
         model=_model(first),
         specs=first.specs,
@@ -105,26 +111,31 @@ class _Cache:
         self.path, self.said = file.path, dict(file.metadata)
         own = {n: x for n, x in file.tensors.items() if n.rpartition(".")[2] in (*TOKEN_NAMES, _MASK)}
         named = {n: x for n, x in file.tensors.items() if n not in own}
-        self.names = list(named)
-        self.n_layers = max((n for n in map(layer_of, named) if n is not None), default=-1) + 1
+        self.side = "enc" if self.said.get("side") == "enc" else "dec"
+        self.n_layers = self._count_layers(named)
+        self.final_norm = self.said.get("final_norm") != "false"
         found: dict[tuple[str, int | None], tuple[Place, str]] = {}
-        left: list[str] = []
+        left: dict[str, str] = {}
         for name in named:
-            place = find_place(name, self.n_layers)
-            key = None if place is None else (place.site, place.layer)
-            if place is None or (key in found and found[place.site, place.layer][0].rank >= place.rank):
-                left.append(name)
+            place = find_place(name, self.n_layers if self.final_norm else -1)
+            if place is None:
+                left[_without_layer(name)] = _NO_SITE
                 continue
-            if key in found:
-                left.append(found[place.site, place.layer][1])
-            found[place.site, place.layer] = place, name
+            other = found.get((place.site, place.layer))
+            if other is None or other[0].rank < place.rank:
+                found[place.site, place.layer] = place, name
+            if other is not None:
+                left[_without_layer(name if other[0].rank >= place.rank else other[1])] = _TWICE
         if not found:
             raise UsageError(
                 f"{printable_value(self.path)} has no tensor with a name of TransformerLens (blocks.0.hook_resid_post) or of nnsight "
-                f"(model.layers.0.output): it has {', '.join(map(printable_value, self.names[:5])) or 'none'}."
+                f"(model.layers.0.output): it has {', '.join(map(printable_value, list(named)[:5])) or 'none'}."
             )
-        self._arrays = {Key("dec", *key): self._batched(named[name], key[0], name) for key, (_, name) in found.items()}
-        self.left_out = tuple(dict.fromkeys(f"{_without_layer(n)}: no site of ours" for n in left))
+        taken = {_without_layer(name) for _, name in found.values()}
+        self.left_out = tuple(f"{name}: {why}" for name, why in left.items() if why == _NO_SITE or name not in taken)
+        self._arrays = {
+            Key(self.side, *key): self._batched(named[name], key[0], name) for key, (_, name) in found.items()
+        }
         self.batch, self.length = self._shape()
         self.causal = self._is_causal()
         self.specs = {key: self._spec(key, x) for key, x in self._arrays.items()}
@@ -136,6 +147,12 @@ class _Cache:
             self._tokens = self._tokens.reshape(-1, self._tokens.shape[-1])
         mask = next((own[n] for n in own if n.rpartition(".")[2] == _MASK), None)
         self._mask = None if mask is None else mask.reshape(-1, mask.shape[-1]).astype(bool)
+
+    def _count_layers(self, names: Iterable[str]) -> int:
+        """Return how many layers the model has: as the file says, or as many as are named."""
+        named = max((n for n in map(layer_of, names) if n is not None), default=-1) + 1
+        said = self.said.get("n_layers", "")
+        return max(named, int(said)) if _NUMBER.fullmatch(said) else named
 
     def _batched(self, x: np.ndarray, site: str, name: str) -> np.ndarray:
         """Return a tensor with its batch first; raise UsageError where it has no such shape."""
@@ -211,7 +228,7 @@ class _Cache:
             return {key: self._rows(key, x[row], span) for key, x in self._arrays.items()}
 
         strings = json.loads(self.said["tokens"]) if "tokens" in self.said and self.batch == 1 else None
-        sequence = TraceSequence({"dec": self._tokens[row, span].astype(np.int64)}, tensors, strings)
+        sequence = TraceSequence({self.side: self._tokens[row, span].astype(np.int64)}, tensors, strings)
         return TraceExample(source_id, (sequence,), example_id=self.said.get("example_id"))
 
     def _rows(self, key: Key, x: np.ndarray, span: slice) -> np.ndarray:
@@ -242,10 +259,13 @@ def _model(cache: _Cache) -> Any:
         d_head=shapes.get("q", shapes.get("k", (0, 0)))[-1],
         d_value=shapes.get("v", (0, 0))[-1],
         causal=cache.causal,
+        side=cache.side,
+        final_norm=cache.final_norm,
+        convention="post-norm" if cache.said.get("convention") == "post-norm" else "pre-norm",
         name=cache.said.get("model") or "unknown",
         **known,
     )
 
 
 def _without_layer(name: str) -> str:
-    return ".".join("L" if part.isdigit() else part for part in name.split("."))
+    return ".".join("L" if part.removeprefix("L").isdigit() else part for part in name.split("."))

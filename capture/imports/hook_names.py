@@ -1,7 +1,7 @@
-"""Names that other tools give to places in a model → our sites.
+"""Names of places in a model → our sites.
 
-TransformerLens has hooks (`blocks.3.hook_resid_post`); nnsight saves go by the modules of transformers (`model.layers.3.output.0`). Both say the
-layer and the place in it.
+TransformerLens and SAELens have hooks (`blocks.3.hook_resid_post`); nnsight saves go by the modules of transformers (`model.layers.3.output.0`);
+our own exports have names of our sites (`resid.post_mlp.L03`). All say the layer and the place in it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import re
 from typing import NamedTuple
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers|h|block|layer)\.(\d{1,4})\.(.+)$")
+_OWN = re.compile(
+    r"(resid\.(?:pre_attn|post_attn|post_cross|post_mlp)|hidden|q|k|v|attn|attn_out|cross\.attn_out|mlp_out|mlp_act)\.L(\d{1,4})"
+)
+_EMBED = "resid.embed"
 
 _HOOKS = {
     "hook_resid_mid": "resid.post_attn",
@@ -54,28 +58,41 @@ class Place(NamedTuple):
     """Of two tensors of the same place the one with the higher rank is taken."""
 
 
-def find_place(name: str, n_layers: int) -> Place | None:
+def find_place(name: str, normed: int) -> Place | None:
     """Return the place that a name is of.
 
     Args:
         name: A tensor's name.
-        n_layers: The number of layers of the model, for the state after the final norm.
+        normed: The number of the hidden state after the final norm, which is the number of layers.
 
     Returns:
         The place; None where it is none of ours.
     """
+    if name == _EMBED:
+        return Place(_EMBED, None, len(_EMBEDDED))
+    if own := _OWN.fullmatch(name):
+        site, layer = own[1], int(own[2])
+        entered = site == "resid.pre_attn" or (site == "hidden" and layer != normed)
+        return _entering(layer) if entered else Place(site, layer)
     name = name.removesuffix(".value").removesuffix(".0") if ".output" in name else name
     for rank, ending in enumerate(_EMBEDDED):
         if name == ending or name.endswith(f".{ending}"):
-            return Place("resid.embed", None, rank)
+            return Place(_EMBED, None, rank)
     if any(name == ending or name.endswith(f".{ending}") for ending in _FINAL):
-        return Place("hidden", n_layers)
+        return Place("hidden", normed)
     found = _LAYER.search(name)
     if found is None:
         return None
     layer, place = int(found[1]), found[2]
+    if place == "hook_resid_pre":
+        return _entering(layer)
     site = _HOOKS.get(place) or _MODULES.get(place)
     return None if site is None else Place(site, layer, int("rot_" in place))
+
+
+def _entering(layer: int) -> Place:
+    """Return where the state that enters a block is stored: as what leaves the one before it."""
+    return Place(_EMBED, None, len(_EMBEDDED)) if layer == 0 else Place("resid.post_mlp", layer - 1, -1)
 
 
 def is_hook(name: str) -> bool:
@@ -85,5 +102,7 @@ def is_hook(name: str) -> bool:
 
 def layer_of(name: str) -> int | None:
     """Return the layer that a name is of; None where it is of none."""
-    found = _LAYER.search(name)
-    return None if found is None else int(found[1])
+    found = _LAYER.search(name) or _OWN.fullmatch(name)
+    if found is None:
+        return None
+    return int(found[1] if found.re is _LAYER else found[2])

@@ -10,15 +10,29 @@ import numpy as np
 
 from capture.data.files import check_readable, printable_value, read_json, user_path
 from capture.imports.activation_cache import TOKEN_NAMES, open_caches
+from capture.imports.hook_names import is_hook
+from capture.imports.own_arrays import by_layer, is_own_arrays
 from capture.imports.padded_zarr import is_padded_zarr, open_padded_zarr
+from capture.imports.sae_activations import is_sae_activations, read_sae_activations
 from capture.imports.server_states import is_server_states, open_server_states
-from capture.imports.tensor_file import ENDINGS, read_tensor_file
+from capture.imports.tensor_file import ENDINGS, TensorFile, read_tensor_file
 from capture.imports.traces import Traces
 from capture.imports.trait_files import TraitFile, is_trait_file, open_trait_file
 from capture.imports.trait_means import is_trait_means, open_trait_means
 from warehouse.errors import NotFoundError, UsageError
 
-FORMATS = ("auto", "transformer-lens", "nnsight", "vllm", "zarr", "trait-means", "trait-vectors", "control-vector")
+FORMATS = (
+    "auto",
+    "transformer-lens",
+    "nnsight",
+    "sae-lens",
+    "npz",
+    "vllm",
+    "zarr",
+    "trait-means",
+    "trait-vectors",
+    "control-vector",
+)
 _INDEX = "index.json"
 
 
@@ -52,10 +66,17 @@ def open_traces(
             raise UsageError(f"{printable_value(path)} is no folder of padded Zarr stores.")
         _check_alone(tokens=tokens, layers=layers, format=found)
         return open_padded_zarr(path)
+    if found == "sae-lens" or (found == "auto" and is_sae_activations(path)):
+        if not path.is_dir():
+            raise UsageError(
+                f"{printable_value(path)} is no folder of a data set, in which SAELens caches activations."
+            )
+        _check_alone(tokens=tokens, layers=layers, format="sae-lens")
+        return open_caches(read_sae_activations(path), "sae-lens", path.name)
     files = _files(path)
+    first = read_tensor_file(files[0])
     if found == "auto":
-        first = read_tensor_file(files[0])
-        found = "vllm" if is_server_states(first) else "trait-means" if is_trait_means(first) else "transformer-lens"
+        found = _told_by(first)
     name = path.stem if path.is_file() else path.name
     if found == "trait-means":
         _check_alone(tokens=tokens, layers=layers, format=found)
@@ -64,7 +85,21 @@ def open_traces(
         _check_alone(tokens=tokens, format=found)
         return open_server_states(files, name, layers)
     _check_alone(layers=layers, format=found)
-    return open_caches(files, name, None if tokens is None else _read_tokens(user_path(tokens)))
+    opened = [first, *map(read_tensor_file, files[1:])]
+    if found == "npz":
+        opened = list(map(by_layer, opened))
+    return open_caches(opened, found, name, None if tokens is None else _read_tokens(user_path(tokens)))
+
+
+def _told_by(file: TensorFile) -> str:
+    """Return which format a file with tensors is, by their names."""
+    if is_server_states(file):
+        return "vllm"
+    if is_trait_means(file):
+        return "trait-means"
+    if is_own_arrays(file):
+        return "npz"
+    return "transformer-lens" if any(map(is_hook, file.tensors)) else "nnsight"
 
 
 def _check_alone(format: str, **options: Any) -> None:

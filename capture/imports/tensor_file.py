@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -46,8 +47,7 @@ def read_tensor_file(path: Path) -> TensorFile:
             case ".safetensors":
                 return _read_safetensors(path)
             case ".npz":
-                with np.load(path, allow_pickle=False) as stored:
-                    return TensorFile(path, {name: stored[name] for name in stored.files})
+                return TensorFile(path, _read_npz(path))
             case ".pt" | ".pth":
                 return TensorFile(path, dict(_named("", _load_torch(path))))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
@@ -67,6 +67,40 @@ def _read_safetensors(path: Path) -> TensorFile:
         raise UsageError(f"{printable_value(path)} is no whole safetensors file: {first_line(e)}.") from None
     blob = Blob(path)  # which knows bfloat16
     return TensorFile(path, {name: blob.tensor(name) for name in names}, metadata)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Map the arrays of a file that `numpy.savez` wrote, once their checksums hold; those of a compressed one are read."""
+    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as stored:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} in it is damaged")
+        members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+        return {
+            name: stored[name]
+            if members[name].compress_type != zipfile.ZIP_STORED
+            else _map_array(path, archive, members[name])
+            for name in stored.files
+        }
+
+
+def _map_array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Map an array that lies uncompressed in an archive."""
+    with archive.open(member) as f:
+        version = np.lib.format.read_magic(f)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(f)
+        header = f.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Python objects, which would have to be executed to be read")
+    with path.open("rb") as f:
+        f.seek(
+            member.header_offset + 26
+        )  # of the local header, where the lengths of its name and its extra field stand
+        name_bytes, extra_bytes = struct.unpack("<HH", f.read(4))
+    start = member.header_offset + 30 + name_bytes + extra_bytes + header
+    if not np.prod(shape):
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
 def _load_torch(path: Path) -> Any:

@@ -68,6 +68,7 @@ def npz(
     """
     store = wh.run(run)
     side = exported_side(store)
+    stack = store.meta.model.stack(side)
     chosen_sites = choose_sites(
         store, sites or [s for s in DEFAULT_SITES if s in store.sites] or DEFAULT_SITES, side, layers
     )
@@ -79,6 +80,9 @@ def npz(
             arrays = _arrays(store, sequence, chosen_sites, side)
             about = lineage(store) | {
                 "side": side,
+                "n_layers": stack.n_layers,
+                "convention": stack.convention,
+                "final_norm": stack.final_norm,
                 "example_id": sequence.example_id,
                 "seq": sequence.seq,
                 "n_prompt_tokens": sequence.n_prompt_tokens,

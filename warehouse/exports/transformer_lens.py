@@ -110,6 +110,7 @@ def transformer_lens(
                 hooks[hook] = tensor_name(*key)
                 tensors[hook] = array
             about = lineage_texts(store) | {
+                "n_layers": str(stack.n_layers),
                 "example_id": sequence.example_id,
                 "seq": str(sequence.seq),
                 "n_prompt_tokens": str(sequence.n_prompt_tokens),

@@ -145,12 +145,12 @@ def _parallel_post_attn(stored: _StoredSites) -> _Shapes:
 def _hidden(stored: _StoredSites) -> _Shapes:
     """Return the hidden states: what enters each layer, and the last layer's output after the final norm."""
     last, states = stored.stack.n_layers, stored.layer_inputs()
-    if len(states) != last + 1:
-        return {}
-    if not stored.stack.final_norm:
-        return states
-    normed = stored.row_shapes("hidden").get(last)
-    return {**states, last: f"T, {normed[-1]}"} if normed else {}
+    if stored.stack.final_norm:
+        normed = stored.row_shapes("hidden").get(last)
+        states = {i: shape for i, shape in states.items() if i in range(last)} | (
+            {last: f"T, {normed[-1]}"} if normed else {}
+        )
+    return states if len(states) == last + 1 else {}
 
 
 def _heads(site: str, tokens: str) -> _Rule:
