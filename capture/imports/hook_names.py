@@ -101,8 +101,8 @@ def is_hook(name: str) -> bool:
 
 
 def layer_of(name: str) -> int | None:
-    """Return the layer that a name is of; None where it is of none."""
-    found = _LAYER.search(name) or _OWN.fullmatch(name)
-    if found is None:
-        return None
-    return int(found[1] if found.re is _LAYER else found[2])
+    """Return the layer that a name is of, of a hidden state the one that it leaves; None where it is of none."""
+    if found := _LAYER.search(name):
+        return int(found[1])
+    own = _OWN.fullmatch(name)
+    return None if own is None else int(own[2]) - (own[1] == "hidden")
