@@ -2,38 +2,21 @@
 -- run: the run over the log of the evaluation
 -- needs: evaluations, next_token
 --
--- A row is a score of a sequence that says wrong, or whose value is below 0.5 where it does not say. Means are over the tokens of the
--- response, of a chat those that the assistant says, or over all that are predicted where there is no response; the model that reads need not be the one that answered.
-WITH failed AS (
-    SELECT example_id, seq, scorer, metric, value, score, target, answer, answered_by
-    FROM scored_sequences
-    WHERE run_id = getvariable('run') AND NOT coalesce(is_correct, value >= 0.5) AND scorer <> 'loglikelihood'
-),
-read_so AS (
-    SELECT
-        p.example_id,
-        p.seq,
-        avg(p.loss) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_loss,
-        avg(p.entropy) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_entropy,
-        coalesce(response_loss, avg(p.loss)) AS loss,
-        coalesce(response_entropy, avg(p.entropy)) AS entropy
-    FROM next_token AS p
-    JOIN tokens AS t ON t.run_id = p.run_id AND t.example_id = p.example_id AND t.seq = p.seq AND t.pos = p.pos + 1
-    WHERE p.run_id = getvariable('run') AND t.side = 'dec'
-    GROUP BY p.example_id, p.seq
-)
+-- A row is a score of a sequence that says wrong, or whose value is below 0.5 where it does not say. Means are those of response_losses;
+-- the model that reads need not be the one that answered.
 SELECT
-    f.example_id,
-    f.seq,
-    f.scorer,
-    f.metric,
-    f.score,
-    f.target,
-    f.answer,
-    f.answered_by,
+    v.example_id,
+    v.seq,
+    v.scorer,
+    v.metric,
+    v.score,
+    v.target,
+    v.answer,
+    v.answered_by,
     round(r.loss, 3) AS mean_loss,
     round(r.entropy, 3) AS mean_entropy
-FROM failed AS f
-LEFT JOIN read_so AS r USING (example_id, seq)
-ORDER BY f.value, f.example_id, f.seq, f.scorer, f.metric
+FROM scored_sequences AS v
+LEFT JOIN response_losses AS r USING (run_id, example_id, seq)
+WHERE v.run_id = getvariable('run') AND NOT coalesce(v.is_correct, v.value >= 0.5) AND v.scorer <> 'loglikelihood'
+ORDER BY v.value, v.example_id, v.seq, v.scorer, v.metric
 LIMIT 20;

@@ -2,21 +2,8 @@
 -- run: the run over the log of the evaluation
 -- needs: evaluations, next_token
 --
--- A mean over sequences of each one's own mean over the tokens of its response, so that long answers count no more than short ones;
--- of a chat of what the assistant says; over all that are predicted where there is no response. Scores that say neither right nor wrong are left out.
-WITH by_sequence AS (
-    SELECT
-        p.example_id,
-        p.seq,
-        avg(p.loss) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_loss,
-        avg(p.entropy) FILTER (t.is_response OR (t.role = 'assistant' AND t.part IS NOT NULL)) AS response_entropy,
-        coalesce(response_loss, avg(p.loss)) AS loss,
-        coalesce(response_entropy, avg(p.entropy)) AS entropy
-    FROM next_token AS p
-    JOIN tokens AS t ON t.run_id = p.run_id AND t.example_id = p.example_id AND t.seq = p.seq AND t.pos = p.pos + 1
-    WHERE p.run_id = getvariable('run') AND t.side = 'dec'
-    GROUP BY p.example_id, p.seq
-)
+-- A mean over sequences of each one's own mean, as response_losses has it, so that long answers count no more than short ones. Scores
+-- that say neither right nor wrong are left out.
 SELECT
     v.task,
     v.scorer,
@@ -26,7 +13,7 @@ SELECT
     round(avg(s.loss), 3) AS mean_loss,
     round(avg(s.entropy), 3) AS mean_entropy
 FROM scored_sequences AS v
-JOIN by_sequence AS s USING (example_id, seq)
+JOIN response_losses AS s USING (run_id, example_id, seq)
 WHERE v.run_id = getvariable('run') AND v.is_correct IS NOT NULL
 GROUP BY v.task, v.scorer, v.metric, v.is_correct
 ORDER BY v.task, v.scorer, v.metric, v.is_correct;
