@@ -28,7 +28,7 @@ _PARAGRAPHS, _LENGTHS, _TIMES = 1200, range(3, 16), 700
 
 def opened(name: str, headings: bool = False) -> Source:
     """The data set, from where it is found."""
-    return open_data(name, None, "validation", origin(name), "text", headings=headings)
+    return open_data(name, origin=origin(name), headings=headings)
 
 
 @cache
@@ -38,7 +38,7 @@ def origin(name: str) -> str | None:
         return str(DATASETS[name].find_file(SHARED / name, "validation"))
     if not is_small():
         try:
-            open_data(name, None, "validation", None, "text")
+            open_data(name)
             remark(f"{name} of the hub")
             return None
         except UsageError as e:

@@ -154,7 +154,7 @@ def killed_run(text: Path, root: Path, after: float | None) -> tuple[dict[str, o
 
 def others_examples(model: Loaded, text: Path, texts: list[str]) -> None:
     """Measure reading and hashing of data, against tokenizing it and the forward pass."""
-    source, times = open_data(None, str(text), "validation", None, "text"), 100
+    source, times = open_data(text=str(text)), 100
     tokens = sum(len(ids) for ids in model.tokenizer([example.text for example in source.read()]).input_ids)
     read = cpu_ms(lambda: [sum(1 for _ in Partition("1/9999").select(source.read())) for _ in range(times)]) / times
     split = cpu_ms(lambda: model.tokenizer([example.text for example in source.read()]))

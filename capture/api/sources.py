@@ -42,19 +42,13 @@ def open_file(
         UsageError: The file cannot be read, has no such column, or holds no text.
         NotFoundError: There is no such file.
     """
+    from capture.data.named_columns import NamedColumns
     from capture.data.registry import open_data
 
-    return open_data(
-        None,
-        str(path),
-        "validation",
-        None,
-        text_column,
-        label_column=label_column,
-        id_column=id_column,
-        response_column=response_column,
-        score_columns=score_columns,
+    columns = NamedColumns(
+        text=text_column, label=label_column, id=id_column, response=response_column, scores=tuple(score_columns)
     )
+    return open_data(text=str(path), columns=columns)
 
 
 @in_python_terms
@@ -87,13 +81,14 @@ def open_chats(
         NotFoundError: There is no such file.
     """
     from capture.data import memory
+    from capture.data.named_columns import NamedColumns
     from capture.data.registry import open_data
 
     if not isinstance(chats, str | Path):
         return memory.open_chats(chats, tools)
     if tools is not None:
         raise UsageError("tools goes with a list of chats: a file has them in its column `tools`.")
-    return open_data(str(chats), None, "validation", None, column, label_column=label_column, id_column=id_column)
+    return open_data(str(chats), columns=NamedColumns(text=column, label=label_column, id=id_column))
 
 
 @in_python_terms
@@ -104,7 +99,7 @@ def open_dataset(
     from_: str | Path | None = None,
     config: str | None = None,
     headings: bool = False,
-    text_column: str = "text",
+    text_column: str | None = None,
     label_column: str | None = None,
     id_column: str | None = None,
     choices_column: str | None = None,
@@ -123,7 +118,7 @@ def open_dataset(
         from_: A local copy of a known data set in its original format.
         config: The configuration of a data set `owner/name`.
         headings: Read the headings of WikiText too.
-        text_column: The column with the texts, in a data set `owner/name` or a folder.
+        text_column: The column with the texts, in a data set `owner/name` or a folder; None: `text`.
         label_column: A column with labels there.
         id_column: A column there that tells the texts apart; None: the texts themselves do.
         choices_column: A column there with the choices, where the texts are questions: a list of texts, or `{"text": […], "label": […]}`.
@@ -137,24 +132,16 @@ def open_dataset(
         UsageError: The data cannot be read, or arguments don't go together.
         NotFoundError: There is no such data set.
     """
+    from capture.data.named_columns import NamedColumns
     from capture.data.registry import open_data
     from warehouse.storage import paths
 
+    columns = NamedColumns(
+        text=text_column, label=label_column, id=id_column, choices=choices_column, answer=answer_column
+    )
     origin = None if from_ is None else str(from_)
-    texts = None if text_column == "text" else text_column
     return open_data(
-        name,
-        None,
-        split,
-        origin,
-        texts,
-        paths.find_root(root),
-        config,
-        headings,
-        label_column,
-        id_column,
-        choices_column=choices_column,
-        answer_column=answer_column,
+        name, split=split, origin=origin, config=config, headings=headings, columns=columns, root=paths.find_root(root)
     )
 
 

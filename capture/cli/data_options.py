@@ -193,12 +193,16 @@ class DataOptions:
             raise UsageError("--split goes with --data: a file of texts has no splits.")
         split = "validation" if self.split is None else self.split
         with needs_capture_extra():
+            from capture.data.named_columns import NamedColumns
             from capture.data.registry import open_data
 
+            columns = NamedColumns(
+                text=self.text_column, label=self.label_column, id=self.id_column, response=self.response_column,
+                scores=tuple(self.score_column or ()),
+            )  # fmt: skip
             return open_data(
-                self.data, self.text, split, self.from_, self.text_column, root, self.config, self.headings,
-                self.label_column, self.id_column, score_columns=self.score_column or [],
-                response_column=self.response_column,
+                self.data, text=self.text, split=split, origin=self.from_, config=self.config, headings=self.headings,
+                columns=columns, root=root,
             )  # fmt: skip
 
 
@@ -220,14 +224,15 @@ class QuestionOptions:
     from_: FromOption = None
     config: ConfigOption = None
     text_column: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--text-column",
             metavar="NAME",
-            help="The column with the questions, where --choices-column is given.",
+            help="The column with the questions, where --choices-column is given: `question` if none is named.",
+            show_default=False,
             rich_help_panel=Panel.READ,
         ),
-    ] = "question"
+    ] = None
     choices_column: Annotated[
         str | None,
         typer.Option(
@@ -275,15 +280,24 @@ class QuestionOptions:
             UsageError: Columns are named of a data set whose columns are known.
         """
         from capture.data import csqa
+        from capture.data.named_columns import NamedColumns
         from capture.data.registry import DATASETS, open_data
 
         if self.choices_column is not None:
+            columns = NamedColumns(
+                text=self.text_column or "question",
+                id=self.id_column,
+                choices=self.choices_column,
+                answer=self.answer_column,
+            )
             with needs_capture_extra():
                 return open_data(
-                    self.data, None, self.split, self.from_, self.text_column, root, self.config, id_column=self.id_column,
-                    choices_column=self.choices_column, answer_column=self.answer_column,
-                )  # fmt: skip
-        named = {"--answer-column": self.answer_column, "--id-column": self.id_column, "--config": self.config}
+                    self.data, split=self.split, origin=self.from_, config=self.config, columns=columns, root=root
+                )
+        named = {
+            "--text-column": self.text_column, "--answer-column": self.answer_column, "--id-column": self.id_column,
+            "--config": self.config,
+        }  # fmt: skip
         if option := next((name for name, value in named.items() if value is not None), None):
             raise UsageError(f"{option} goes with --choices-column, which names the column with the choices.")
         if self.data not in DATASETS:

@@ -30,7 +30,7 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
         ("go_emotions", "emotions.tsv", next_token),
         ("csqa", "questions.jsonl", mcq_prompt),
     ):
-        source = open_data(data, None, "validation", str(DATA / file), "text")
+        source = open_data(data, origin=str(DATA / file))
         kind.run(load_tiny(), source, kind.Options(), root=root, run_id=data)
     chatting = load_tiny()
     chatting.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"

@@ -41,9 +41,9 @@ def test_a_copy_is_prepared_and_then_read_without_it(tmp_path: Path, traces: Cal
     assert done.out.rstrip().endswith(str(path))
     again = traces("data", "prepare", "ud_ewt", "--from", copy, "-w", tmp_path / "w")
     assert again.code == 0 and "; replaced in " in again.out
-    file = [(e.example_id, e.row) for e in open_data("ud_ewt", None, "dev", str(copy), "text").read()]
+    file = [(e.example_id, e.row) for e in open_data("ud_ewt", split="dev", origin=str(copy)).read()]
     copy.unlink()
-    kept = open_data("ud_ewt", None, "dev", None, "text", root=tmp_path / "w")
+    kept = open_data("ud_ewt", split="dev", root=tmp_path / "w")
     assert [(e.example_id, e.row) for e in kept.read()] == file
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capture.data.example import Choice, Example
+from capture.data.named_columns import NamedColumns
 from capture.data.registry import open_data
 from capture.data.transcript import Chat, Completion
 from warehouse.errors import NotFoundError, UsageError
@@ -27,8 +28,8 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def read(path: Path, split: str = "validation", text_column: str | None = None, **columns: Any) -> list[Example]:
-    return list(open_data(str(path), None, split, None, text_column, **columns).read())
+def read(path: Path, split: str = "validation", **columns: Any) -> list[Example]:
+    return list(open_data(str(path), split=split, columns=NamedColumns(**columns)).read())
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_parquet_files_is_a_data_set_with_its_splits_and_labels(folder: Path) -> None:
-    found = read(folder, "train", label_column="animal")
+    found = read(folder, "train", label="animal")
     assert [(e.text, e.row.labels[0].label, e.row.labels[0].label_id) for e in found] == [
         ("A dog barks.", "dog", 0),
         ("A cat sleeps.", "cat", 1),
@@ -54,7 +55,7 @@ def test_a_folder_of_parquet_files_is_a_data_set_with_its_splits_and_labels(fold
     with pytest.raises(NotFoundError, match=r"split of .*animals.*'test'"):
         read(folder, "test")
     with pytest.raises(NotFoundError, match=r"column 'animals'.*--label-column"):
-        read(folder, "train", label_column="animals")
+        read(folder, "train", label="animals")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -65,7 +66,7 @@ def test_a_folder_of_other_files_too(tmp_path: Path, kind: str) -> None:
         jsonl(home / "validation.jsonl", DOGS)
     else:
         (home / "validation.csv").write_text("text,animal,key\nA dog barks.,0,a\nA cat sleeps.,1,b\n")
-    assert [e.row.source_id for e in read(home, id_column="key")] == ["a", "b"]
+    assert [e.row.source_id for e in read(home, id="key")] == ["a", "b"]
 
 
 def test_what_save_to_disk_wrote_is_a_data_set(folder: Path, tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_what_save_to_disk_wrote_is_a_data_set(folder: Path, tmp_path: Path) -> 
     splits["train"].save_to_disk(tmp_path / "one")
     same = [e.example_id for e in read(folder, "train")]
     for path in (tmp_path / "saved", tmp_path / "one"):
-        found = read(path, "train", label_column="animal")
+        found = read(path, "train", label="animal")
         assert [e.example_id for e in found] == same  # of texts of one's own, wherever they are
         assert [x.label for e in found for x in e.row.labels] == ["dog", "cat"]
 
@@ -102,9 +103,9 @@ def test_scores_of_texts_chats_and_responses(tmp_path: Path) -> None:
         path = jsonl(tmp_path / f"{name}.jsonl", [row])
         scores = ["judge", "right", "ratings"]
         if name == "texts":
-            (example,) = open_data(None, str(path), "validation", None, None, score_columns=scores).read()
+            (example,) = open_data(text=str(path), columns=NamedColumns(scores=tuple(scores))).read()
         else:
-            (example,) = read(path, score_columns=scores)
+            (example,) = read(path, scores=tuple(scores))
         kinds[name] = [type(t) for t in example.row.transcripts]
         assert [(x.seq, x.scorer, x.metric, x.value, x.is_correct) for x in example.row.evaluations] == [
             (0, "judge", "score", 0.5, None),
@@ -117,7 +118,7 @@ def test_scores_of_texts_chats_and_responses(tmp_path: Path) -> None:
 
 def test_a_prompt_with_its_response_is_one_sequence(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"q": "1 + 1?", "a": " 2"}])
-    (example,) = read(path, text_column="q", response_column="a")
+    (example,) = read(path, text="q", response="a")
     assert (example.text, example.row.transcripts) == ("1 + 1?", (Completion("1 + 1?", " 2"),))
 
 
@@ -139,7 +140,7 @@ def test_a_prompt_with_its_response_is_one_sequence(tmp_path: Path) -> None:
 )
 def test_choices_and_answers_in_any_form(tmp_path: Path, choices: Any, answer: Any, place: int | None) -> None:
     path = jsonl(tmp_path / "q.jsonl", [{"question": "Of what?", "c": choices, "a": answer}])
-    (example,) = read(path, text_column="question", choices_column="c", answer_column="a")
+    (example,) = read(path, text="question", choices="c", answer="a")
     assert [c.text for c in example.row.choices] == ["stone", "wood"]
     assert example.row.answer == place
 
@@ -162,17 +163,17 @@ def test_choices_and_answers_in_any_form(tmp_path: Path, choices: Any, answer: A
 def test_choices_that_are_none_are_refused(tmp_path: Path, choices: Any, answer: Any, message: str) -> None:
     path = jsonl(tmp_path / "q.jsonl", [{"question": "Of what?", "c": choices, "a": answer}])
     with pytest.raises(UsageError, match=message):
-        read(path, text_column="question", choices_column="c", answer_column="a")
+        read(path, text="question", choices="c", answer="a")
 
 
 def test_columns_that_are_not_there_or_named_twice_are_refused(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "q.jsonl", [{"question": "Of what?", "c": ["a", "b"]}])
     with pytest.raises(NotFoundError, match="--answer-column"):
-        read(path, text_column="question", choices_column="c", answer_column="key")
+        read(path, text="question", choices="c", answer="key")
     with pytest.raises(UsageError, match=r"--answer-column c is what --choices-column names already: name another\."):
-        read(path, text_column="question", choices_column="c", answer_column="c")
+        read(path, text="question", choices="c", answer="c")
     with pytest.raises(UsageError, match=r"--score-column goes with --text FILE, or with --data and a file, a folder"):
-        read(Path("csqa"), score_columns=["x"])
+        read(Path("csqa"), scores=("x",))
 
 
 def test_a_struct_of_choices_in_parquet_is_read(tmp_path: Path) -> None:
@@ -180,5 +181,5 @@ def test_a_struct_of_choices_in_parquet_is_read(tmp_path: Path) -> None:
     home.mkdir()
     rows = [{"question": "Of what?", "choices": {"text": ["stone", "wood"], "label": ["A", "B"]}, "answerKey": "B"}]
     pq.write_table(pa.Table.from_pylist(rows), home / "validation.parquet")
-    (example,) = read(home, text_column="question", choices_column="choices", answer_column="answerKey")
+    (example,) = read(home, text="question", choices="choices", answer="answerKey")
     assert (example.row.choices, example.row.answer) == ((Choice("A", "stone"), Choice("B", "wood")), 1)

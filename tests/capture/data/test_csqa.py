@@ -34,7 +34,7 @@ def test_the_original_shape_and_the_hubs_are_the_same_rows() -> None:
 def test_the_real_parts_field_by_field(part: str, shared: Callable[[str], Path]) -> None:
     path = shared(f"csqa/{part}.jsonl")
     plain = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = list(open_data("csqa", None, part, str(path.parent), "text").read())
+    rows = list(open_data("csqa", split=part, origin=str(path.parent)).read())
     assert [e.row.source_id for e in rows] == [p["id"] for p in plain]
     for example, p in zip(rows, plain, strict=True):
         row = example.row
@@ -95,10 +95,10 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(
     path = shared(name) if name else DATA / "questions.jsonl"
     plain = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     publish(HUB, "default", {"validation": plain, "test": [p | {"answerKey": ""} for p in plain]})
-    hub = open_data("csqa", None, "validation", None, "text")
-    file = open_data("csqa", None, "validation", str(path), "text")
+    hub = open_data("csqa")
+    file = open_data("csqa", origin=str(path))
     assert [(e.example_id, e.row) for e in hub.read()] == [(e.example_id, e.row) for e in file.read()]
-    assert all(e.row.answer is None for e in open_data("csqa", None, "test", None, "text").read())
+    assert all(e.row.answer is None for e in open_data("csqa", split="test").read())
 
 
 def test_a_text_that_is_not_unicode_is_named_with_its_line(tmp_path: Path) -> None:

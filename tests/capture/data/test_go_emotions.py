@@ -76,12 +76,12 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(
         {"text": r.text, "labels": [x.label_id for x in r.labels], "id": r.source_id} for r in DATASET.read_file(path)
     ]
     publish_rows(publish, rows)
-    hub = open_data("go_emotions", None, "validation", None, "text")
-    file = open_data("go_emotions", None, "validation", str(path), "text")
+    hub = open_data("go_emotions")
+    file = open_data("go_emotions", origin=str(path))
     assert [(e.example_id, e.row) for e in hub.read()] == [(e.example_id, e.row) for e in file.read()]
 
 
 def test_a_hubs_copy_that_has_changed(publish: Callable[..., None]) -> None:
     publish(HUB, "simplified", {"validation": [{"text": "a", "emotions": [1]}]})
     with pytest.raises(UsageError, match="has no column labels or id, but text, emotions.*--from FILE"):
-        open_data("go_emotions", None, "validation", None, "text")
+        open_data("go_emotions")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from capture.data.named_columns import NamedColumns
 from capture.data.registry import open_data
 from capture.data.text import open_text
 from capture.jobs import job, job_batches, next_token
@@ -66,11 +67,11 @@ def test_a_column_that_is_not_there_or_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"No column 'fels'\. Did you mean feels\? \(.*line 2\).*--label-column"):
         list(open_text(str(path), "text", "fels").read())
     with pytest.raises(UsageError, match="--label-column text is the text.s column"):
-        open_data(None, str(path), "validation", None, "text", label_column="text")
+        open_data(text=str(path), columns=NamedColumns(label="text"))
     with pytest.raises(
         UsageError, match="--label-column goes with --text FILE, or with --data and a file, a folder, or a data set of"
     ):
-        open_data("csqa", None, "validation", None, "text", label_column="feels")
+        open_data("csqa", columns=NamedColumns(label="feels"))
     (tmp_path / "a.txt").write_text("a\n")
     with pytest.raises(UsageError, match=r"a\.txt has a text a line and no columns"):
         open_text(str(tmp_path / "a.txt"), "text", "feels")
@@ -103,7 +104,7 @@ def test_the_hubs_class_labels_have_their_names(publish: Callable[..., None]) ->
     publish("harbour/moods", "default", {"validation": rows}, Features(features))
 
     def read(column: str) -> list[list[tuple[int, str]]]:
-        source = open_data("harbour/moods", None, "validation", None, "text", label_column=column)
+        source = open_data("harbour/moods", columns=NamedColumns(label=column))
         return [[(x.label_id, x.label) for x in e.row.labels] for e in source.read()]
 
     assert read("one") == [[(2, "glad")], [], []]

@@ -19,6 +19,7 @@ import pytest
 from capture.cli.data_options import DataOptions
 from capture.data.example import Source
 from capture.data.memory import open_texts
+from capture.data.named_columns import NamedColumns
 from capture.data.prompt_sets import open_prompts
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
@@ -94,7 +95,7 @@ def test_ids_that_do_not_tell_texts_apart_are_refused_with_their_rows(
         ids(source)
     assert "\n" not in str(e.value)
     with pytest.raises(UsageError, match=message):  # before anything is captured
-        open_data(None, source.origin, "validation", None, "text", id_column="key")
+        open_data(text=source.origin, columns=NamedColumns(id="key"))
     with pytest.raises(UsageError, match=r"^texts\[\d\].*column 'ids'"):
         open_texts(TEXTS, ids=keys)
 
@@ -105,15 +106,16 @@ def test_an_id_column_goes_with_a_file_that_has_columns(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no columns: --id-column goes with"):
         open_text(str(tmp_path / "a.txt"), "text", id_column="k")
     for given, message in (
-        ({"data": "csqa", "text": None, "id_column": "k"}, "--id-column goes with --text FILE"),
-        ({"id_column": "text"}, "--id-column text is the text's column"),
-        ({"id_column": "k", "label_column": "k"}, "--id-column k is the labels' column"),
-        ({"id_column": " "}, "--id-column is empty"),
+        ({"id": "text"}, "--id-column text is the text's column"),
+        ({"id": "k", "label": "k"}, "--id-column k is the labels' column"),
+        ({"id": " "}, "--id-column is empty"),
     ):
         with pytest.raises(UsageError, match=message):
-            open_data(
-                **({"data": None, "text": path, "split": "validation", "origin": None, "text_column": "text"} | given)
-            )
+            open_data(text=path, columns=NamedColumns(**given))
+    for given in ({"id": "k"}, {"text": "question"}):
+        (column,) = given
+        with pytest.raises(UsageError, match=f"--{column}-column goes with --text FILE, .*: csqa is none of them"):
+            open_data("csqa", columns=NamedColumns(**given))
 
 
 def test_a_split_of_a_file_of_texts_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def change(
 
 def refused(root: Path, name: str, message: str) -> None:
     with pytest.raises(TracesError, match=message) as e:
-        list(open_data(name, None, "validation", None, "text", root=root).read())
+        list(open_data(name, root=root).read())
     assert "\n" not in str(e.value) and f"traces data prepare {name}" in str(e.value)
 
 
@@ -129,7 +129,7 @@ def test_text_that_is_none_and_a_folder_in_its_place(tmp_path: Path) -> None:
 def test_an_id_that_is_there_twice(tmp_path: Path) -> None:
     change(tmp_path, "ud_ewt", put("source_id", "harbour-1"))
     with pytest.raises(UsageError, match=r"validation\.parquet has two rows with the id 'harbour-1'"):
-        list(open_data("ud_ewt", None, "validation", None, "text", root=tmp_path).read())
+        list(open_data("ud_ewt", root=tmp_path).read())
 
 
 def test_what_cannot_be_kept_is_named_before_it_is_prepared(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_row_of_the_hub_that_is_not_what_it_was_is_named(
 ) -> None:
     publish(EMOTIONS, "simplified", {"validation": [{"text": "a", "labels": [1], "id": "a"}, row]})
     with pytest.raises(UsageError, match=message) as e:
-        list(open_data("go_emotions", None, "validation", None, "text").read())
+        list(open_data("go_emotions").read())
     assert "\n" not in str(e.value)
 
 
@@ -199,20 +199,20 @@ def sentence(**changes: Any) -> dict:
 def test_a_sentence_of_the_hub_that_is_none_is_named(publish: Callable[..., None], row: dict, message: str) -> None:
     publish("universal-dependencies/universal_dependencies", "en_ewt", {"validation": [sentence(idx="s1"), row]})
     with pytest.raises(UsageError, match=message):
-        list(open_data("ud_ewt", None, "validation", None, "text").read())
+        list(open_data("ud_ewt").read())
 
 
 @pytest.mark.parametrize("deps", ["[" * 5000, "[1]", "[('a', 'b')]", "[('a', None)]", "{1: 2}"])
 def test_enhanced_dependencies_that_have_no_structure_stay_text(publish: Callable[..., None], deps: str) -> None:
     publish("universal-dependencies/universal_dependencies", "en_ewt", {"validation": [sentence(deps=[deps])]})
-    (example,) = open_data("ud_ewt", None, "validation", None, "text").read()
+    (example,) = open_data("ud_ewt").read()
     assert example.row.words[0].deps == deps.replace("None", "_")
 
 
 def test_a_column_of_the_hub_that_is_not_text_is_named(publish: Callable[..., None]) -> None:
     publish("harbour/logs", "default", {"validation": [{"text": "a", "n": 1}, {"text": None, "n": float("nan")}]})
     with pytest.raises(UsageError, match="harbour/logs, validation, row 1: column 'text' is null"):
-        list(open_data("harbour/logs", None, "validation", None, "text").read())
+        list(open_data("harbour/logs").read())
 
 
 # -- local copies ------------------------------------------------------------------------------------------------------
@@ -220,11 +220,11 @@ def test_a_column_of_the_hub_that_is_not_text_is_named(publish: Callable[..., No
 
 def test_usual_names_are_found_in_capitals_too(tmp_path: Path) -> None:
     (tmp_path / "DEV.TSV").write_bytes((DATA / "emotions.tsv").read_bytes())
-    by_name = open_data("go_emotions", None, "validation", str(tmp_path / "DEV.TSV"), "text")
-    in_folder = open_data("go_emotions", None, "validation", str(tmp_path), "text")
+    by_name = open_data("go_emotions", origin=str(tmp_path / "DEV.TSV"))
+    in_folder = open_data("go_emotions", origin=str(tmp_path))
     assert [e.example_id for e in by_name.read()] == [e.example_id for e in in_folder.read()]
     with pytest.raises(UsageError, match="is the split validation by its name, not test"):
-        open_data("go_emotions", None, "test", str(tmp_path / "DEV.TSV"), "text")
+        open_data("go_emotions", split="test", origin=str(tmp_path / "DEV.TSV"))
 
 
 CONLLU = "# sent_id = one\n# text = a\n1\ta\ta\tX\tX\t_\t0\troot\t_\t_\n"
@@ -253,12 +253,12 @@ def test_a_copy_that_is_not_sound_is_named_with_its_line(
 ) -> None:
     (tmp_path / file).write_text(content)
     with pytest.raises(UsageError, match=message) as e:
-        list(open_data(name, None, "validation", str(tmp_path / file), "text").read())
+        list(open_data(name, origin=str(tmp_path / file)).read())
     assert str(e.value).isprintable() and len(str(e.value)) < 400
 
 
 @pytest.mark.parametrize("ending", ["tokens", "raw", "txt", "TXT"])
 def test_wikitext_is_lines_under_the_releases_own_names(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"wiki.valid.{ending}").write_text(" = Lamp = \n\n The lamp burned. \n")
-    source = open_data("wikitext2", None, "validation", str(tmp_path / f"wiki.valid.{ending}"), "text")
+    source = open_data("wikitext2", origin=str(tmp_path / f"wiki.valid.{ending}"))
     assert [(e.row.source_id, e.text) for e in source.read()] == [("2", "The lamp burned.")]

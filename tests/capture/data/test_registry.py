@@ -13,6 +13,7 @@ from samples import DATA
 
 from capture.data import prepared
 from capture.data.example import Row, Source
+from capture.data.named_columns import NamedColumns
 from capture.data.registry import DATASETS, open_data, split_reader
 from capture.data.text import open_text
 from warehouse.errors import NotFoundError, TracesError, UsageError
@@ -85,11 +86,11 @@ def test_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.txt"
     path.write_text(content)
     with pytest.raises(UsageError, match="holds no text"):
-        open_data(None, str(path), "validation", None, "text")
+        open_data(text=str(path))
 
 
 def opened(data: str | None, origin: Path | None = None, split: str = "validation", **kw: object) -> Source:
-    return open_data(data, None, split, None if origin is None else str(origin), "text", **kw)
+    return open_data(data, split=split, origin=None if origin is None else str(origin), **kw)
 
 
 def test_data_that_is_not_known_or_not_named() -> None:
@@ -215,7 +216,7 @@ def test_what_is_prepared_stays_until_the_new_file_is_whole(tmp_path: Path) -> N
 def test_any_hub_data_set_by_its_own_name(publish: Callable[..., None]) -> None:
     rows = [{"body": "one", "n": 1}, {"body": "two", "n": 2}, {"body": "one", "n": 3}]
     publish("harbour/logs", "short", {"dev": rows, "train": rows[:1]})
-    source = open_data("harbour/logs", None, "validation", None, "body")
+    source = open_data("harbour/logs", columns=NamedColumns(text="body"))
     found = list(source.read())
     assert (source.dataset, source.config, source.split) == ("harbour/logs", None, "dev")
     assert [(e.text, e.row.source_id, e.row.metadata) for e in found] == [
@@ -227,9 +228,9 @@ def test_any_hub_data_set_by_its_own_name(publish: Callable[..., None]) -> None:
     with pytest.raises(NotFoundError, match="No column 'text'.*body.*--text-column"):
         opened("harbour/logs", split="dev")
     with pytest.raises(UsageError, match="row 0: column 'n' holds int, not text"):
-        open_data("harbour/logs", None, "dev", None, "n")
+        open_data("harbour/logs", split="dev", columns=NamedColumns(text="n"))
     with pytest.raises(NotFoundError, match="No split of harbour/logs 'test'. There is: dev, train"):
-        open_data("harbour/logs", None, "test", None, "body")
+        open_data("harbour/logs", split="test", columns=NamedColumns(text="body"))
     with pytest.raises(NotFoundError, match="No configuration of harbour/logs 'shrot'. Did you mean short"):
         opened("harbour/logs", config="shrot")
 
@@ -253,7 +254,7 @@ def test_code_that_comes_with_a_data_set_is_not_run(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(("data", "file"), [("wikitext2", "validation.txt"), ("ud_ewt", "en_ewt-ud-dev.conllu")])
 def test_a_hub_that_cannot_be_reached_is_one_line_with_the_remedy(tmp_path: Path, data: str, file: str) -> None:
-    code = f"from capture.data.registry import open_data; open_data('{data}', None, 'validation', None, 'text')"
+    code = f"from capture.data.registry import open_data; open_data('{data}')"
     env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
     assert "cannot be fetched" in done.stderr and f"--from {file}" in done.stderr

@@ -18,6 +18,7 @@ import pytest
 
 from capture.data.example import Row, Source, Word
 from capture.data.files import printable_value
+from capture.data.named_columns import NamedColumns
 from capture.data.prompt_sets import open_prompt_sets, open_prompts
 from capture.data.registry import open_data
 from capture.data.text import one_text, open_text
@@ -183,11 +184,11 @@ def test_a_file_that_may_not_be_read_is_told_of_that_file(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("option", ["data", "text", "split", "from", "config", "text-column", "label-column"])
 def test_an_option_without_a_value_is_named(option: str) -> None:
-    given = {"data": None, "text": "a.txt", "split": "validation", "origin": None, "text_column": "text"}
-    given |= {"data": "csqa", "text": None} if option in ("split", "from", "config") else {}
-    name = {"from": "origin"}.get(option, option.replace("-", "_"))
+    given = {"data": "csqa"} if option in ("split", "from", "config") else {"text": "a.txt"}
+    column = option.removesuffix("-column")
+    empty = {"from": "origin"}.get(option, option)
     with pytest.raises(UsageError, match=rf"^--{option} is empty"):
-        open_data(**(given | {name: ""}))
+        open_data(**given | ({"columns": NamedColumns(**{column: ""})} if column != option else {empty: ""}))
 
 
 def test_standard_input_is_lines_and_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +297,7 @@ def test_arguments_that_are_not_unicode_are_refused_before_anything_is_done(tmp_
     with pytest.raises(UsageError, match=r"the text, row 0: its text has \\udce9"):
         list(one_text(half).read())
     with pytest.raises(UsageError, match=r"caf\\udce9"):
-        open_data(half, None, "validation", None, "text")
+        open_data(half)
     with pytest.raises(UsageError, match=r"caf\\udce9\.json: its name is not UTF-8"):
         open_prompt_sets([str(tmp_path / f"{half}.json")])
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import capture
+from capture.data.named_columns import NamedColumns
 from capture.data.registry import open_data
 from capture.data.text import open_chats as open_chat_file
 from capture.data.transcript import Chat, parse_chat
@@ -29,8 +30,8 @@ def chats_file(path: Path, *rows: Any) -> Path:
     return path
 
 
-def open_chats(path: Path, **options: Any) -> Any:
-    return open_data(str(path), None, "validation", None, options.pop("text_column", None), **options)
+def open_chats(path: Path, **columns: Any) -> Any:
+    return open_data(str(path), columns=NamedColumns(**columns))
 
 
 def test_both_forms_of_chats_are_one() -> None:
@@ -101,8 +102,7 @@ def test_files_of_chats_give_the_same_examples(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_text(lines.read_text().replace('"messages"', '"conversations"'))
     read = [
-        list(open_chats(tmp_path / name, label_column="kind").read())
-        for name in ("a.jsonl", "a.json", "a.parquet", "b.jsonl")
+        list(open_chats(tmp_path / name, label="kind").read()) for name in ("a.jsonl", "a.json", "a.parquet", "b.jsonl")
     ]
     for examples in read:
         assert [e.text for e in examples] == ["user: How far?\n\nassistant: Two miles.", "user: How far?"]
@@ -118,7 +118,7 @@ def test_a_folder_of_chats_is_a_data_set_of_chats(tmp_path: Path, column: str) -
     rows = [{column: [ASKED, ANSWERED], "n": 1}, {column: [ASKED], "n": 2}]
     (tmp_path / "chats").mkdir()
     chats_file(tmp_path / "chats" / "validation.jsonl", *rows)
-    source = open_chats(tmp_path / "chats", text_column="turns" if column == "turns" else None)
+    source = open_chats(tmp_path / "chats", text="turns" if column == "turns" else None)
     examples = list(source.read())
     assert source.chats
     assert [e.example_id for e in examples] == [
@@ -135,7 +135,7 @@ def test_what_tells_chats_apart_is_all_of_them_or_an_id(tmp_path: Path) -> None:
     one, two = (capture.open_chats([[ASKED]], tools=tools) for tools in (None, [{"name": "f"}]))
     assert next(one.read()).example_id != next(two.read()).example_id
     path = chats_file(tmp_path / "a.jsonl", {"messages": [ASKED], "n": 1}, {"messages": [ASKED], "n": 2})
-    assert [e.row.source_id for e in open_chats(path, id_column="n").read()] == ["1", "2"]
+    assert [e.row.source_id for e in open_chats(path, id="n").read()] == ["1", "2"]
 
 
 def test_a_file_that_holds_no_chats_says_so(tmp_path: Path) -> None:
@@ -157,6 +157,6 @@ def test_a_file_that_holds_no_chats_says_so(tmp_path: Path) -> None:
         list(open_chats(half).read())
     chats = chats_file(tmp_path / "c.jsonl", {"messages": [ASKED]})
     with pytest.raises(NotFoundError, match="Chats are read with --data FILE"):
-        open_data(None, str(chats), "validation", None, None)
+        open_data(text=str(chats))
     with pytest.raises(UsageError, match="half of a surrogate pair"):
         list(capture.open_chats([[{"role": "user", "content": "\ud800"}]]).read())

@@ -190,8 +190,8 @@ def seen(examples: list[Example]) -> list[tuple]:
 
 def test_the_hubs_copy_and_the_file_are_the_same_examples(publish: Callable[..., None]) -> None:
     publish_treebank(publish, SAMPLE)
-    hub = open_data("ud_ewt", None, "validation", None, "text")
-    file = open_data("ud_ewt", None, "dev", str(SAMPLE), "text")
+    hub = open_data("ud_ewt")
+    file = open_data("ud_ewt", split="dev", origin=str(SAMPLE))
     assert hub.origin == HUB and file.origin == str(SAMPLE)
     assert seen(list(hub.read())) == seen(list(file.read()))
 
@@ -200,6 +200,6 @@ def test_the_hubs_copy_and_the_file_are_the_same_examples(publish: Callable[...,
 def test_the_whole_treebank_as_the_hub_has_it(publish: Callable[..., None], shared: Callable[[str], Path]) -> None:
     path = shared("ud_ewt/dev.conllu")
     publish_treebank(publish, path)
-    hub = open_data("ud_ewt", None, "validation", None, "text")
-    file = open_data("ud_ewt", None, "validation", str(path), "text")
+    hub = open_data("ud_ewt")
+    file = open_data("ud_ewt", origin=str(path))
     assert seen(list(hub.read())) == seen(list(file.read()))

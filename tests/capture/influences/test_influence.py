@@ -352,7 +352,7 @@ def test_several_targets_are_explained_by_their_means(family: Callable) -> None:
 @pytest.mark.slow
 def test_of_multiple_choice_prompts_the_letter_is_explained(tmp_path: Path, load_tiny: Callable) -> None:
     loaded = load_tiny("gpt2")
-    source = open_data("csqa", None, "validation", str(DATA / "questions.jsonl"), "text")
+    source = open_data("csqa", origin=str(DATA / "questions.jsonl"))
     options = mcq_prompt.Options(capture="resid,qkv", limit=2, store_dtype="float32")
     mcq_prompt.run(loaded, source, options, root=tmp_path, run_id="a")
     found = tables(tmp_path, loaded)["influence_targets"].set_index("example_id")

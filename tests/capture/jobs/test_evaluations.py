@@ -26,7 +26,7 @@ def capture(tmp_path: Path, load_tiny: Callable[..., Any]) -> Callable[..., Ware
     def run(log: Path, name: str = "runs", bos: str | None = None, **options: Any) -> Warehouse:
         loaded = load_tiny()
         loaded.tokenizer.chat_template, loaded.tokenizer.bos_token = TEMPLATE, bos
-        source = open_data(str(log), None, "validation", None, None)
+        source = open_data(str(log))
         root = tmp_path / name
         next_token.run(loaded, source, next_token.Options(**options), root=root, run_id="r")
         assert [c.detail for c in validate(run_dir(root, "r")) if c.passed is False] == []

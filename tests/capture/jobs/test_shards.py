@@ -157,7 +157,7 @@ def test_which_bytes_are_those_of_one_process(
     monkeypatch.setattr(parquet, "ROW_GROUP", 2048)
     lines = tmp_path / "lines.txt"
     lines.write_text("\n".join(f"{i} {line}" for i in range(3) for line in sample_lines[:20]))
-    questions = open_data("csqa", None, "validation", str(DATA / "questions.jsonl"), "text")
+    questions = open_data("csqa", origin=str(DATA / "questions.jsonl"))
     prompts = Source("prompts", "made", None, "-", lambda: (Row(str(i), t) for i, t in enumerate(sample_lines[:5])))
     job_of, source, options = {
         "next-token": (next_token, open_text(str(lines), "text"), {"capture": "resid,heads", "max_len": 40}),
@@ -220,7 +220,7 @@ def test_other_batches_round_otherwise(
 def test_annotated_data_and_questions(
     tmp_path: Path, load_tiny: Callable[..., loading.Loaded], kind: Any, data: str, file: str
 ) -> None:
-    source, loaded = open_data(data, None, "validation", str(DATA / file), "text"), load_tiny()
+    source, loaded = open_data(data, origin=str(DATA / file)), load_tiny()
     options = {"capture": "resid", "batch_tokens": 1, "limit": 5}
     kind.run(loaded, source, kind.Options(**options), root=tmp_path, run_id="whole")
     capture_shards(kind, loaded, source, tmp_path, "w", 2, **options)

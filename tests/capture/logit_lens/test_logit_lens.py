@@ -319,7 +319,7 @@ def test_of_responses(tmp_path: Path, load_tiny: Callable) -> None:
 
 def test_of_multiple_choice_prompts(tmp_path: Path, load_tiny: Callable) -> None:
     """Where the tensors are of every choice's sequence, each is looked at."""
-    source = open_data("csqa", None, "validation", str(DATA / "questions.jsonl"), "text")
+    source = open_data("csqa", origin=str(DATA / "questions.jsonl"))
     options = mcq_prompt.Options(capture="hidden", score="text", limit=2)
     mcq_prompt.run(load_tiny("gpt2"), source, options, root=tmp_path, run_id="a")
     rows = made(tmp_path, run_dir(tmp_path, "a"), load_tiny("gpt2"), top_k=1, layers="mid")

@@ -108,7 +108,7 @@ def test_choices_and_targets_are_looked_up_too(tmp_path: Path, folder: Callable[
     place, root = folder(), tmp_path / "runs"
     words = loading.load(str(place)).tokenizer
     words.add_tokens(["harbour"])
-    questions = open_data("csqa", None, "validation", str(DATA / "questions.jsonl"), "text", root)
+    questions = open_data("csqa", origin=str(DATA / "questions.jsonl"), root=root)
     loaded = replace(loading.load(str(place), device="cpu"), tokenizer=words)
     with nothing_left(root), pytest.raises(UsageError, match="Question q2: .*'harbour' the id 400"):
         mcq_prompt.run(loaded, questions, mcq_prompt.Options(), root=root, run_id="r")

@@ -171,7 +171,7 @@ def test_a_text_that_is_read_otherwise_the_second_time_is_not_captured(
 def test_choices_that_depend_on_each_other_are_not_compared(
     tiny: Callable[..., loading.Loaded], tmp_path: Path
 ) -> None:
-    questions = open_data("csqa", None, "validation", str(QUESTIONS), "text")
+    questions = open_data("csqa", origin=str(QUESTIONS))
     with pytest.raises(UsageError, match="choices of a question, or the prompts of a pair, cannot be compared"):
         mcq_prompt.run(tiny(_Mixed), questions, mcq_prompt.Options(score="text"), root=tmp_path, run_id="mine")
 

@@ -222,7 +222,7 @@ def test_words_are_counted_once_where_windows_overlap(tmp_path: Path, load_tiny:
 
     harbour = DATA / "harbour.conllu"
     for run, options in (("whole", {}), ("windows", {"max_len": 12, "stride": 5, "capture": "hidden"})):
-        data = open_data("ud_ewt", None, "validation", str(harbour), "text")
+        data = open_data("ud_ewt", origin=str(harbour))
         next_token.run(load_tiny(), data, next_token.Options(prepend_bos="yes", **options), root=tmp_path, run_id=run)
     store = TraceStore(run_dir(tmp_path, "windows"))
     assert failures(store) == []

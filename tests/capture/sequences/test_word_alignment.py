@@ -39,7 +39,7 @@ def test_every_character_of_the_treebank(
 ) -> None:
     """By brute force, character by character: each token is of the first word that it touches, each character of each word is
     in a token, and a token of no word is white space."""
-    source = open_data("ud_ewt", None, "validation", str(shared("ud_ewt/dev.conllu")), "text")
+    source = open_data("ud_ewt", origin=str(shared("ud_ewt/dev.conllu")))
     tokenizer = request.getfixturevalue("smollm2").tokenizer if which == "smollm2" else None
     tokenizer = tokenizer or request.getfixturevalue("minilm_tokenizer")
     sentences = tokens = altered = 0
@@ -111,7 +111,7 @@ def test_a_tokenizer_without_offsets_is_refused(tokenizer: PreTrainedTokenizerFa
 def test_an_annotated_run(tmp_path: Path, load_tiny: Callable) -> None:
     """From the file to the tables: words as they are in the file, tokens that name them, truncated or in chunks."""
     for run_id, options in (("whole", {}), ("chunks", {"max_len": 8, "chunk": True}), ("cut", {"max_len": 8})):
-        source = open_data("ud_ewt", None, "validation", str(HARBOUR), "text")
+        source = open_data("ud_ewt", origin=str(HARBOUR))
         next_token.run(load_tiny(), source, next_token.Options(**options), root=tmp_path, run_id=run_id)
         store = TraceStore(run_dir(tmp_path, run_id))
         assert {c.name: c.passed for c in validate(store.path)}["words"], run_id

@@ -121,7 +121,7 @@ def test_the_real_models_induction_heads_stand_out_on_repeated_words(tmp_path: P
     up is what the model then predicts: it knows most words of the second half, and none of the first."""
     root = tmp_path / "runs"
     options = next_token.Options(capture="heads", limit=8)
-    next_token.run(smollm2, open_data("repeated-words", None, "", None, "text"), options, root=root, run_id="r")
+    next_token.run(smollm2, open_data("repeated-words"), options, root=root, run_id="r")
     with Warehouse(root) as wh:
         found = run_query(wh.connection, find_query("induction_heads"), {"run": "r"}).fetchall()
         assert found[0][3] > 0.7 and found[3][3] > 0.6

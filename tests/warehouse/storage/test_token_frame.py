@@ -28,7 +28,7 @@ QUESTION = ["label_idx", "pred_idx", "pred_label", "is_correct", "choice_logits"
 
 
 def questions(root: Path, loaded: Any, kind: Any, data: Source | None = None, **options: Any) -> TraceStore:
-    data = data or open_data("csqa", None, "validation", str(DATA / "questions.jsonl"), "text")
+    data = data or open_data("csqa", origin=str(DATA / "questions.jsonl"))
     kind.run(loaded, data, kind.Options(**options), root=root, run_id="r")
     return TraceStore(run_dir(root, "r"))
 
