@@ -86,9 +86,8 @@ def recheck(
     """
     store = TraceStore(folder)
     m = store.meta.model
-    if not store.meta.captured or store.meta.kind in ("trait-steering", "intervened"):
-        why = "no capture made it" if not store.meta.captured else "its model was changed while it ran"
-        yield Check("deep: model", None, f"a run of kind {store.meta.kind}: {why}, so that there is nothing to repeat")
+    if why := _unrepeatable(store):
+        yield Check("deep: model", None, f"{why}, so that there is nothing to repeat")
         return
     note(f"loading {m.name}")  # the run names the model: whoever checks somebody else's run should see which
     loaded = loading.load(
@@ -105,14 +104,30 @@ def recheck(
     )
     if not same:
         return
-    with eager_attention(loaded.model) if m.attn_implementation == "eager" else nullcontext():
+    imported = store.meta.kind == "import"  # which knows no formulas, nor how its attention was computed
+    eager = m.attn_implementation == "eager" or (imported and "attn" in store.sites)
+    with eager_attention(loaded.model) if eager else nullcontext():
         replay = Replay(loaded, store)
-        if store.meta.kind != "import":  # which knows none
+        if not imported:
             yield _check_formulas(store, replay.anatomy)
         elsewhere = _kind(loaded.device) != _kind(m.device)
         yield from _compare(store, replay, states_tolerance(loaded.model.dtype) if elsewhere else 0.0)
         if store.meta.counts.rows.get("choices"):
             yield check_scores(store, loaded)
+
+
+def _unrepeatable(store: TraceStore) -> str | None:
+    """Return why a run cannot be had again from its model; None where it can."""
+    meta = store.meta
+    if not meta.captured:
+        return f"a run of kind {meta.kind}: no capture made it"
+    if meta.kind in ("trait-steering", "intervened"):
+        return f"a run of kind {meta.kind}: its model was changed while it ran"
+    if not meta.model.weights_hash:
+        return "the file that was imported does not say which weights it is of"
+    if meta.options.get("format") == "sae-lens":
+        return "its texts are pieces of longer ones, whose states may have seen what came before"
+    return None
 
 
 def _kind(device: str) -> str:
@@ -190,12 +205,14 @@ def _compare(store: TraceStore, replay: Replay, elsewhere: float) -> Iterator[Ch
 
 def _allowed_errors(store: TraceStore) -> dict[str, float]:
     """Return how much error storing may bring, for each of the comparisons that the run allows."""
-    rounding = max((_ROUNDING[d] for s in store.meta.sites for d in (s.dtype, *s.promoted.values())), default=0.0)
+    before = {"BF16"} if store.meta.kind == "import" else set()  # how coarsely what made the file may have rounded
+    kept = before.union(*({s.dtype, *s.promoted.values()} for s in store.meta.sites))
+    rounding = max((_ROUNDING[d] for d in kept), default=0.0)
     allowed = {"loss": _LOSS} if store.meta.counts.predictions else {}
     if "hidden" in store.sites:
         allowed["hidden"] = rounding
     if "attn" in store.sites:
-        kept = {s.dtype for s in store.meta.sites if s.site.rpartition(".")[2] in ("q", "k", "attn")}
+        kept = before.union(s.dtype for s in store.meta.sites if s.site.rpartition(".")[2] in ("q", "k", "attn"))
         allowed["attention"] = (
             max(PROBABILITIES_STORED[d] for d in kept) + EAGER_PROBABILITIES_COMPUTED[store.meta.model.dtype]
         )

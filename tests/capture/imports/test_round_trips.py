@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import capture
 from capture import exports as capture_exports
+from capture.verification.replay_check import recheck
 from warehouse import TraceStore, Warehouse, exports
 from warehouse.errors import UsageError
 from warehouse.validation.validate import validate
@@ -108,6 +109,21 @@ def test_a_layer_alone_knows_how_many_there_are(tiny_root: Path, tmp_path: Path)
     assert imported(tmp_path / "cache", tmp_path / "runs", "a").meta.model.n_layers == 3
     back = imported(tmp_path / "npz", tmp_path / "runs", "b")
     assert [(s.site, s.layers) for s in back.meta.sites] == [("resid.post_mlp", [0])]
+
+
+@pytest.mark.slow
+def test_the_model_that_a_file_names_is_run_again(real_root: Path, tmp_path: Path) -> None:
+    """Attention too, which a model only tells when it computes it eagerly; but not of pieces, which had seen more than they have."""
+    with Warehouse(real_root) as wh:
+        exports.npz(wh, "real", tmp_path / "npz", sites=["resid", "attn"], layers=[3], where="idx < 2")
+        exports.transformer_lens(wh, "real", tmp_path / "cache", sites=["attn"], layers=[3], where="idx < 2")
+        capture_exports.sae_activations(wh, "real", tmp_path / "pieces", layers=[3], context_size=4)
+    for source, names in (("npz", {"weights", "attention", "tensors"}), ("cache", {"weights", "attention", "tensors"})):
+        checks = list(recheck(imported(tmp_path / source, tmp_path / "runs", source).path))
+        assert all(c.passed for c in checks), checks
+        assert {c.name.removeprefix("deep: ") for c in checks} == names
+    (check,) = recheck(imported(tmp_path / "pieces", tmp_path / "runs", "pieces").path)
+    assert check.passed is None and "pieces of longer ones" in check.detail
 
 
 def damage_sae(folder: Path, what: str) -> None:
