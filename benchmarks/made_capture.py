@@ -64,7 +64,8 @@ def batch(first: int, past: int, digest: xxhash.xxh3_128) -> RecordedBatch:
         "token_id": pa.array(words.ravel().astype(np.int32)), "token": strings.take(pa.array(words.ravel())),
         "char_start": pa.array(place * WORD), "char_end": pa.array(place * WORD + WORD), "word_idx": pa.array(place),
         "token_type_id": rows.none(pa.int32()), "is_special": rows.same(False), "is_response": rows.same(False),
-        "is_context": rows.same(False), "batch": pa.repeat(f"{names[0]}.0", rows.n),
+        "is_context": rows.same(False), "role": rows.none(pa.string()), "turn": rows.none(pa.int32()),
+        "part": rows.none(pa.string()), "batch": pa.repeat(f"{names[0]}.0", rows.n),
     }  # fmt: skip
     examples = {
         "example_id": names, "idx": pa.array(np.arange(first, past)), "dataset": pa.repeat("made", n),
