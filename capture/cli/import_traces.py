@@ -27,8 +27,8 @@ def import_traces(
         str,
         typer.Option(
             help="`transformer-lens` (caches: .pt, .safetensors, .npz), `nnsight` (saves of outputs of modules), `sae-lens` "
-            "(cached activations), `npz` (of `traces export npz`), `vllm` (hidden states, a file a request), `zarr` (padded stores), `control-vector` (.gguf), `trait-vectors` and `trait-means` (of trait pipelines); `auto`: what it "
-            "looks like.",
+            "(cached activations), `npz` (of `traces export npz`), `vllm` (hidden states, a file a request), `zarr` (padded stores), "
+            "`control-vector` (.gguf), `trait-vectors` and `trait-means` (of trait pipelines); `auto`: what it looks like.",
             rich_help_panel=Panel.READ,
         ),
     ] = "auto",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,11 @@ _STATE, _INDEX = "state.json", "index.json"
 def is_sae_activations(path: Path) -> bool:
     """Whether a folder is a data set on disk with a column named after a hook."""
     info = path / "dataset_info.json"
-    return info.is_file() and (path / _STATE).is_file() and any(map(is_hook, read_json(info).get("features") or ()))
+    if not info.is_file() or not (path / _STATE).is_file():
+        return False
+    said = read_json(info)
+    features = said.get("features") if isinstance(said, dict) else None
+    return isinstance(features, dict) and any(map(is_hook, features))
 
 
 def read_sae_activations(folder: Path) -> list[TensorFile]:
@@ -39,8 +44,10 @@ def read_sae_activations(folder: Path) -> list[TensorFile]:
     Raises:
         UsageError: A file is missing or damaged, has no column `token_ids`, or rows of different sizes.
     """
-    listed = read_json(check_readable(folder / _STATE)).get("_data_files")
-    names = [f.get("filename") for f in listed] if isinstance(listed, list) else []
+    state = read_json(check_readable(folder / _STATE))
+    listed = state.get("_data_files") if isinstance(state, dict) else None
+    listed = listed if isinstance(listed, list) else []
+    names: list[Any] = [f.get("filename") for f in listed if isinstance(f, dict)]
     if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
         raise UsageError(f"{printable_value(folder / _STATE)} names no files of a data set.")
     said = _said(folder)

@@ -15,6 +15,9 @@ import numpy as np
 from capture.data.files import check_readable, printable_value
 from warehouse.errors import UsageError, first_line
 
+_LENGTHS_AT = 26
+"""Where in a member's own header of a zip file the lengths of its name and extra field stand, which end the header."""
+
 ENDINGS = (".safetensors", ".pt", ".pth", ".npz")
 
 
@@ -50,7 +53,13 @@ def read_tensor_file(path: Path) -> TensorFile:
                 return TensorFile(path, _read_npz(path))
             case ".pt" | ".pth":
                 return TensorFile(path, dict(_named("", _load_torch(path))))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as e:  # RuntimeError: a password, another compression
         raise UsageError(f"{printable_value(path)} cannot be read: {first_line(e)}.") from None
     raise UsageError(f"{printable_value(path)}: tensors are read from {', '.join(ENDINGS)}.")
 
@@ -93,11 +102,9 @@ def _map_array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) ->
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds Python objects, which would have to be executed to be read")
     with path.open("rb") as f:
-        f.seek(
-            member.header_offset + 26
-        )  # of the local header, where the lengths of its name and its extra field stand
+        f.seek(member.header_offset + _LENGTHS_AT)
         name_bytes, extra_bytes = struct.unpack("<HH", f.read(4))
-    start = member.header_offset + 30 + name_bytes + extra_bytes + header
+    start = member.header_offset + _LENGTHS_AT + 4 + name_bytes + extra_bytes + header
     if not np.prod(shape):
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
