@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capture.data.columns import Columns
-from capture.data.files import printable_value
+from capture.data.files import check_not_empty, printable_value
 from warehouse.errors import UsageError
 
 
@@ -37,6 +37,11 @@ class NamedColumns:
         }  # fmt: skip
         named = [(option, column) for option, column in one_each.items() if column is not None]
         return named + [("--score-column", column) for column in self.scores]
+
+    def check_not_empty(self) -> None:
+        """Raise UsageError where a name is empty."""
+        for option, column in self.options:
+            check_not_empty(**{option.removeprefix("--").replace("-", "_"): column})
 
     def resolve(self, text: str) -> Columns:
         """Return the columns of a table.

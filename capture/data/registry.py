@@ -70,13 +70,14 @@ def open_data(
         split=None if data == REPEATS else split,  # which has none
         from_=origin,
         config=config,
-        **{option.removeprefix("--").replace("-", "_"): column for option, column in columns.options},
     )
+    columns.check_not_empty()
     if (data is None) == (text is None):
         raise UsageError("Say what to read: either --data NAME or --text FILE (- for standard input).")
     if headings and data not in DATASETS:
         raise UsageError("--headings goes with --data wikitext2 or wikitext103.")
-    kind = "texts" if data is None else _kind(data, columns)
+    logs = [] if data is None or data in DATASET_NAMES else _logs(data)
+    kind = "texts" if data is None else "log" if logs else _kind(data, columns)
     named = str(data if text is None else text)
     _check_goes_with(kind, named, origin, config, columns)
     match kind:
@@ -85,7 +86,7 @@ def open_data(
         case "repeats":
             source = open_repeats()
         case "log":
-            source = open_logs(named, _logs(named))
+            source = open_logs(named, logs)
         case "folder":
             source = open_folder(user_path(named), named, config, split, columns.resolve("text"))
         case "chats":
@@ -110,11 +111,9 @@ def open_data(
 
 
 def _kind(data: str, columns: NamedColumns) -> str:
-    """Return what `--data` names."""
+    """Return what `--data` names that is no log."""
     if data in DATASET_NAMES:
         return "repeats" if data == REPEATS else "known"
-    if _logs(data):
-        return "log"
     path = user_path(data)
     if path.is_dir():
         return "folder"

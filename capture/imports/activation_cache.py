@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from capture.data.files import printable_value
-from capture.imports.hook_names import Place, find_place, layer_of
+from capture.imports.hook_names import find_place, layer_of
 from capture.imports.tensor_file import TensorFile
 from capture.imports.traces import (
     TraceExample,
@@ -114,39 +114,43 @@ class _Cache:
         self.side = "enc" if self.said.get("side") == "enc" else "dec"
         self.n_layers = self._count_layers(named)
         self.final_norm = self.said.get("final_norm") != "false"
-        found: dict[tuple[str, int | None], tuple[Place, str]] = {}
-        left: dict[str, str] = {}
-        for name in named:
-            place = find_place(name, self.n_layers if self.final_norm else -1)
-            if place is None:
-                left[_without_layer(name)] = _NO_SITE
-                continue
-            other = found.get((place.site, place.layer))
-            if other is None or other[0].rank < place.rank:
-                found[place.site, place.layer] = place, name
-            if other is not None:
-                left[_without_layer(name if other[0].rank >= place.rank else other[1])] = _TWICE
-        if not found:
+        normed = self.n_layers if self.final_norm else -1
+        places = {name: place for name in named if (place := find_place(name, normed)) is not None}
+        if not places:
             raise UsageError(
                 f"{printable_value(self.path)} has no tensor with a name of TransformerLens (blocks.0.hook_resid_post) or of nnsight "
                 f"(model.layers.0.output): it has {', '.join(map(printable_value, list(named)[:5])) or 'none'}."
             )
-        taken = {_without_layer(name) for _, name in found.values()}
+        by_key: dict[Key, list[str]] = {}
+        for name, place in places.items():
+            by_key.setdefault(Key(self.side, place.site, place.layer), []).append(name)
+        found = {key: max(names, key=lambda name: places[name].rank) for key, names in by_key.items()}
+        chosen = set(found.values())
+        taken = set(map(_without_layer, chosen))
+        left = {_without_layer(n): _TWICE if n in places else _NO_SITE for n in named if n not in chosen}
         self.left_out = tuple(f"{name}: {why}" for name, why in left.items() if why == _NO_SITE or name not in taken)
-        self._arrays = {
-            Key(self.side, *key): self._batched(named[name], key[0], name) for key, (_, name) in found.items()
-        }
+        self._arrays = {key: self._batched(named[name], key.site, name) for key, name in found.items()}
         self.batch, self.length = self._shape()
         self.causal = self._is_causal()
         self.specs = {key: self._spec(key, x) for key, x in self._arrays.items()}
         self.shapes = {key: (spec.row_shape, spec.row_kind) for key, spec in self.specs.items()}
         self._tokens = next((own[n] for n in own if n.rpartition(".")[2] in TOKEN_NAMES), None)
         if self._tokens is None and "token_ids" in self.said:
-            self._tokens = np.asarray(json.loads(self.said["token_ids"]))
+            self._tokens = np.asarray(self._said_list("token_ids"))
         if self._tokens is not None:
             self._tokens = self._tokens.reshape(-1, self._tokens.shape[-1])
         mask = next((own[n] for n in own if n.rpartition(".")[2] == _MASK), None)
         self._mask = None if mask is None else mask.reshape(-1, mask.shape[-1]).astype(bool)
+
+    def _said_list(self, name: str) -> list[Any]:
+        """Return a list that the file's metadata have as JSON; raise UsageError where it is none, or one of lists of several lengths."""
+        try:
+            value = json.loads(self.said[name])
+            if isinstance(value, list) and np.asarray(value).size:
+                return value
+        except ValueError:
+            pass
+        raise UsageError(f"{printable_value(self.path)} has metadata `{name}` that are no list of JSON.")
 
     def _count_layers(self, names: Iterable[str]) -> int:
         """Return how many layers the model has: as the file says, or as many as are named."""
@@ -227,7 +231,7 @@ class _Cache:
         def tensors() -> Mapping[Key, np.ndarray]:
             return {key: self._rows(key, x[row], span) for key, x in self._arrays.items()}
 
-        strings = json.loads(self.said["tokens"]) if "tokens" in self.said and self.batch == 1 else None
+        strings = self._said_list("tokens") if "tokens" in self.said and self.batch == 1 else None
         sequence = TraceSequence({self.side: self._tokens[row, span].astype(np.int64)}, tensors, strings)
         return TraceExample(source_id, (sequence,), example_id=self.said.get("example_id"))
 

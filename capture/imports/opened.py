@@ -80,7 +80,7 @@ def open_traces(
     name = path.stem if path.is_file() else path.name
     if found == "trait-means":
         _check_alone(tokens=tokens, layers=layers, format=found)
-        return open_trait_means(files[0], name)
+        return open_trait_means(first, name)
     if found == "vllm":
         _check_alone(tokens=tokens, format=found)
         return open_server_states(files, name, layers)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from capture.data.files import printable_value
-from capture.imports.tensor_file import TensorFile
+from capture.imports.tensor_file import TensorFile, as_metadata
 from warehouse.errors import UsageError
 
 _ABOUT = "about"
@@ -45,9 +45,8 @@ def by_layer(file: TensorFile) -> TensorFile:
             elif name != _ABOUT:
                 tensors[name] = array
         tensors = {n: x.swapaxes(0, 1) if n.partition(".")[0] in ("q", "k", "v") else x for n, x in tensors.items()}
-        said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items() if v is not None}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UsageError(
             f"{printable_value(file.path)} is no whole file of `traces export npz`: its `about` does not say which layers its arrays have."
         ) from None
-    return TensorFile(file.path, tensors, said)
+    return TensorFile(file.path, tensors, as_metadata(about))

@@ -5,7 +5,6 @@ A row is a piece of a text and becomes a text of its own. Arrow files are mapped
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from capture.data.files import check_readable, printable_value, read_json
 from capture.imports.hook_names import is_hook
-from capture.imports.tensor_file import TensorFile
+from capture.imports.tensor_file import TensorFile, as_metadata
 from warehouse.errors import UsageError, first_line
 
 _TOKENS = "token_ids"
@@ -60,7 +59,7 @@ def _said(folder: Path) -> dict[str, str]:
     index = read_json(path) if path.is_file() else None
     if not isinstance(index, dict) or index.get("format") != "sae-lens":
         return {}
-    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in index.items() if v is not None}
+    return as_metadata(index)
 
 
 def _batches(path: Path) -> Iterator[dict[str, np.ndarray]]:

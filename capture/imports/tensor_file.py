@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import warnings
 import zipfile
@@ -30,6 +31,11 @@ class TensorFile:
     """By name; what lies in dictionaries and lists has the names on the way to it, with dots between them."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What a safetensors file says of itself."""
+
+
+def as_metadata(said: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a file says of itself in JSON as safetensors has it, all texts; NULL is left out."""
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items() if v is not None}
 
 
 def read_tensor_file(path: Path) -> TensorFile:

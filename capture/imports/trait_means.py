@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from capture.data.files import printable_value, read_json
-from capture.imports.tensor_file import TensorFile, read_tensor_file
+from capture.imports.tensor_file import TensorFile
 from capture.imports.traces import TraceExample, Traces, TraceSequence, stored_dtype, unknown_model
 from warehouse.errors import UsageError
 from warehouse.schema.sites import MEAN, SEQUENCE, Key
@@ -25,20 +24,25 @@ def is_trait_means(file: TensorFile) -> bool:
     return list(file.tensors) == [""] and file.tensors[""].ndim == 3
 
 
-def open_trait_means(path: Path, name: str) -> Traces:
+def open_trait_means(file: TensorFile, name: str) -> Traces:
     """Open activations.
 
     Args:
-        path: The file.
+        file: The file.
         name: What the data set of their run is called.
 
     Returns:
         What it holds.
 
     Raises:
-        UsageError: The file is damaged, or its metadata are of another shape.
+        UsageError: It holds something else, or its metadata are of another shape.
     """
-    means = read_tensor_file(path).tensors[""]
+    path = file.path
+    if not is_trait_means(file):
+        raise UsageError(
+            f"{printable_value(path)} is no single tensor of the shape (n_examples, n_layers, hidden_dim)."
+        )
+    means = file.tensors[""]
     beside = path.with_name("metadata.json")
     said = read_json(beside) if beside.is_file() else {}
     said = said if isinstance(said, dict) else {}

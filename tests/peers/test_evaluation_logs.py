@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from other_pythons import other_python
 
 from capture.data.evaluations.open_logs import find_logs, open_logs
 from capture.data.example import Row, Source
@@ -26,16 +27,9 @@ from warehouse.errors import UsageError
 from warehouse.storage.paths import run_dir
 from warehouse.validation.validate import validate
 
-EVALUATIONS_PYTHON = os.environ.get("EVALUATIONS_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.evaluations,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not EVALUATIONS_PYTHON,
-        reason="EVALUATIONS_PYTHON is not set: make evaluations makes an environment with inspect-ai and lm-eval, and sets it",
-    ),
-]
+EVALUATIONS_PYTHON, pytestmark = other_python(
+    "EVALUATIONS_PYTHON", "requirements-evaluations.txt", pytest.mark.evaluations, pytest.mark.slow
+)
 
 TEMPLATE = """{{ bos_token }}{% if tools %}{{ '<|im_start|>system
 ' + tools|tojson + '<|im_end|>

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from other_pythons import other_python
 from safetensors.numpy import load_file
 
 from warehouse import Warehouse, exports
 
-PEERS_PYTHON = os.environ.get("PEERS_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.skipif(
-        not PEERS_PYTHON,
-        reason="PEERS_PYTHON is not set: it names the Python of an environment with tests/peers/requirements.txt installed",
-    ),
-]
+PEERS_PYTHON, pytestmark = other_python("PEERS_PYTHON", "requirements.txt", pytest.mark.peers)
 
 
 def ask(*words: object) -> None:

@@ -19,18 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from other_pythons import other_python
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-PEERS_PYTHON = os.environ.get("PEERS_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.skipif(
-        not PEERS_PYTHON,
-        reason="PEERS_PYTHON is not set: it names the Python of an environment with tests/peers/requirements.txt installed",
-    ),
-]
+PEERS_PYTHON, pytestmark = other_python("PEERS_PYTHON", "requirements.txt", pytest.mark.peers)
 
 RTOL = ATOL = 1e-5
 """For float32 sums in another order, norms written another way, and scaled-dot-product attention here but written out there.

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from other_pythons import other_python
 from synthetic import add_run
 
 from warehouse import Warehouse, exports
 
-STEERING_PYTHON = os.environ.get("STEERING_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.skipif(
-        not STEERING_PYTHON,
-        reason="STEERING_PYTHON is not set: it names the Python of an environment with tests/peers/requirements-steering.txt installed",
-    ),
-]
+STEERING_PYTHON, pytestmark = other_python("STEERING_PYTHON", "requirements-steering.txt", pytest.mark.peers)
 
 
 def test_vectors_arrive_and_are_added_to_the_output_of_their_block(tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ def test_columns_that_are_not_there_or_named_twice_are_refused(tmp_path: Path) -
         read(path, text="question", choices="c", answer="c")
     with pytest.raises(UsageError, match=r"--score-column goes with --text FILE, or with --data and a file, a folder"):
         read(Path("csqa"), scores=("x",))
+    with pytest.raises(UsageError, match="--score-column is empty"):
+        read(path, scores=("", "x"))
 
 
 def test_a_struct_of_choices_in_parquet_is_read(tmp_path: Path) -> None:

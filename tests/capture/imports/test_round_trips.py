@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import zoo
+from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
 import capture
@@ -182,6 +183,20 @@ def test_a_changed_byte_in_an_archive_is_found(saved: Any, tmp_path: Path) -> No
     (tmp_path / "cache.npz").write_bytes(whole)
     with pytest.raises(UsageError, match="cannot be read"):
         capture.import_traces(tmp_path / "cache.npz", run="no", root=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("name, value", [("token_ids", "1, 2"), ("token_ids", "[[1], [2, 3]]"), ("tokens", '"ab"')])
+def test_metadata_that_are_no_list_are_one_line(name: str, value: str, tmp_path: Path) -> None:
+    said = {"token_ids": "[1, 2]", name: value}
+    save_file({"blocks.0.hook_resid_post": np.ones((1, 2, 4), np.float32)}, tmp_path / "c.safetensors", said)
+    with pytest.raises(UsageError, match=f"metadata `{name}` that are no list"):
+        capture.import_traces(tmp_path / "c.safetensors", run="no", root=tmp_path / "runs")
+
+
+def test_another_file_is_no_tensor_of_means(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.ones((2, 3)))
+    with pytest.raises(UsageError, match="is no single tensor of the shape"):
+        capture.import_traces(tmp_path / "c.npz", run="no", root=tmp_path / "runs", format="trait-means")
 
 
 def test_another_file_is_no_export_of_arrays(tmp_path: Path) -> None:
