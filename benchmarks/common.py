@@ -64,10 +64,11 @@ def left_out(lacking: str) -> NoReturn:
 
 
 def in_turns(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each, other first in every round; after a warm-up of both, unless at the smallest size."""
+    """Seconds of each, first in turn, as what comes second may be slower; after a warm-up of both, unless at the smallest size."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for n in range(0 if _kept else 1, rounds + 1):
-        for side, work in ((1, other), (0, ours)):
+        both = ((1, other), (0, ours))
+        for side, work in both if n % 2 else reversed(both):
             start = time.perf_counter()
             work()
             if n:
