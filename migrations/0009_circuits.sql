@@ -182,7 +182,129 @@ COMMENT ON COLUMN circuit_values.value IS 'The metric of the clean prompt with t
 COMMENT ON COLUMN circuit_values.full_value IS 'The metric of the clean prompt with nothing done: every edge kept';
 COMMENT ON COLUMN circuit_values.none_value IS 'The metric of the clean prompt with every edge ablated';
 
-COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
+CREATE TABLE dictionaries (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    sae VARCHAR NOT NULL,
+    layer INTEGER,
+    site VARCHAR NOT NULL,
+    output_site VARCHAR,
+    architecture VARCHAR NOT NULL,
+    n_features INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    trained_on VARCHAR,
+    weights_hash VARCHAR NOT NULL
+);
+COMMENT ON TABLE dictionaries IS 'One row is a dictionary that a run''s states were encoded with';
+COMMENT ON COLUMN dictionaries.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN dictionaries.source_run_id IS 'The run that it was made from';
+COMMENT ON COLUMN dictionaries.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN dictionaries.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN dictionaries.site IS 'What it reads: resid.post_mlp, mlp_out, …';
+COMMENT ON COLUMN dictionaries.output_site IS 'What a transcoder gives back; NULL: the site that it reads';
+COMMENT ON COLUMN dictionaries.architecture IS 'standard (ReLU), jumprelu, topk, gated, transcoder, …, as SAELens names it';
+COMMENT ON COLUMN dictionaries.n_features IS 'Features';
+COMMENT ON COLUMN dictionaries.width IS 'Values of a state that it reads';
+COMMENT ON COLUMN dictionaries.trained_on IS 'The model that it was trained on, as it says itself; NULL: not said';
+COMMENT ON COLUMN dictionaries.weights_hash IS 'xxh3-128 of its tensors and of what decides how they are used, in hex';
+
+CREATE TABLE features (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    seq INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    layer INTEGER,
+    sae VARCHAR NOT NULL,
+    feature INTEGER NOT NULL,
+    activation FLOAT NOT NULL
+);
+COMMENT ON TABLE features IS 'One row is a feature that is active at a token; sorted by token';
+COMMENT ON COLUMN features.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN features.source_run_id IS 'The run that it was made from';
+COMMENT ON COLUMN features.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN features.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';
+COMMENT ON COLUMN features.pos IS 'Token position in its sequence, 0-based, padding not counted';
+COMMENT ON COLUMN features.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN features.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN features.feature IS 'The feature: its row in the dictionary''s decoder, 0-based';
+COMMENT ON COLUMN features.activation IS 'How active it is, above 0; one that is not active has no row, and a gated one can be below 0';
+
+CREATE TABLE feature_tokens (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    sae VARCHAR NOT NULL,
+    layer INTEGER,
+    feature INTEGER NOT NULL,
+    example_id VARCHAR NOT NULL,
+    seq INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    activation FLOAT NOT NULL
+);
+COMMENT ON TABLE feature_tokens IS 'One row is the same as in features, sorted by feature: what a feature is active at is found without reading the others';
+COMMENT ON COLUMN feature_tokens.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN feature_tokens.source_run_id IS 'The run that it was made from';
+COMMENT ON COLUMN feature_tokens.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN feature_tokens.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN feature_tokens.feature IS 'The feature: its row in the dictionary''s decoder, 0-based';
+COMMENT ON COLUMN feature_tokens.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN feature_tokens.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';
+COMMENT ON COLUMN feature_tokens.pos IS 'Token position in its sequence, 0-based, padding not counted';
+COMMENT ON COLUMN feature_tokens.activation IS 'How active it is, above 0; one that is not active has no row, and a gated one can be below 0';
+
+CREATE TABLE reconstructions (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    seq INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    layer INTEGER,
+    sae VARCHAR NOT NULL,
+    n_active INTEGER NOT NULL,
+    squared_error FLOAT NOT NULL,
+    squared_norm FLOAT NOT NULL,
+    squared_deviation FLOAT NOT NULL
+);
+COMMENT ON TABLE reconstructions IS 'One row is a token at a dictionary: how much of its state the dictionary gives back';
+COMMENT ON COLUMN reconstructions.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN reconstructions.source_run_id IS 'The run that it was made from';
+COMMENT ON COLUMN reconstructions.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN reconstructions.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';
+COMMENT ON COLUMN reconstructions.pos IS 'Token position in its sequence, 0-based, padding not counted';
+COMMENT ON COLUMN reconstructions.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN reconstructions.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN reconstructions.n_active IS 'Features that are active: L0';
+COMMENT ON COLUMN reconstructions.squared_error IS 'Squared distance from the state to what the dictionary gives back, of a transcoder from its output site';
+COMMENT ON COLUMN reconstructions.squared_norm IS 'Squared length of the state that is to be given back';
+COMMENT ON COLUMN reconstructions.squared_deviation IS 'Its squared distance from the mean of the run''s states there, first and special tokens not counted: 1 - sum(squared_error) / sum(squared_deviation) is the explained variance';
+
+CREATE TABLE reconstruction_losses (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    sae VARCHAR NOT NULL,
+    layer INTEGER,
+    example_id VARCHAR NOT NULL,
+    seq INTEGER NOT NULL,
+    n_predictions INTEGER NOT NULL,
+    loss DOUBLE NOT NULL,
+    reconstructed_loss DOUBLE NOT NULL,
+    zeroed_loss DOUBLE NOT NULL,
+    mean_kl DOUBLE NOT NULL
+);
+COMMENT ON TABLE reconstruction_losses IS 'One row is a sequence that the model read while a dictionary stood in the place of its states';
+COMMENT ON COLUMN reconstruction_losses.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN reconstruction_losses.source_run_id IS 'The run that it was made from';
+COMMENT ON COLUMN reconstruction_losses.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN reconstruction_losses.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN reconstruction_losses.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN reconstruction_losses.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';
+COMMENT ON COLUMN reconstruction_losses.n_predictions IS 'Next tokens that are predicted';
+COMMENT ON COLUMN reconstruction_losses.loss IS 'Mean loss of the model as it is, nats';
+COMMENT ON COLUMN reconstruction_losses.reconstructed_loss IS 'The same with what the dictionary gives back in the place of each state';
+COMMENT ON COLUMN reconstruction_losses.zeroed_loss IS 'The same with 0 in that place';
+COMMENT ON COLUMN reconstruction_losses.mean_kl IS 'Mean KL(the model as it is || with what the dictionary gives back), nats';
+
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation, features, features-evaluation';
 
 COMMENT ON COLUMN tensors.checksum IS 'Of all slices of its sequence, the same in their rows, in hex: the sum of their xxh3-64, and the sum of each times the xxh3-64 of its tensor''s name, modulo 2^64. Before schema version 9: xxh3-64 of the slice''s bytes';
 
@@ -256,7 +378,7 @@ COMMENT ON COLUMN evaluations.epoch IS 'Which answer of that model to the same s
 COMMENT ON COLUMN evaluations.answered_by IS 'The model that was evaluated, as the log names it';
 COMMENT ON COLUMN evaluations.details IS 'What the scorer says besides, a JSON object';
 
-COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation';
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation, features, features-evaluation';
 
 COMMENT ON COLUMN trait_vectors.gap IS 'Distance between the mean projections of the two polarities: one unit of steering; imported: the vector''s length in its file';
 ALTER TABLE trait_vectors ALTER COLUMN midpoint DROP NOT NULL;

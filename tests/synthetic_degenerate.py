@@ -10,11 +10,17 @@ from synthetic import add_run
 
 KINDS = (
     "mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation", "task", "ablation", "influence",
-    "circuit", "circuit-evaluation", "circuit",
+    "circuit", "circuit-evaluation", "circuit", "features",
 )  # fmt: skip
 RUNS = [f"{kind}-{minute}" for minute, kind in enumerate(KINDS)]
 TASK, CIRCUIT = RUNS[6], RUNS[9]
-PARENTS = {"ablation": [TASK], "influence": [TASK], "circuit": [TASK], "circuit-evaluation": [CIRCUIT, TASK]}
+PARENTS = {
+    "ablation": [TASK],
+    "influence": [TASK],
+    "circuit": [TASK],
+    "circuit-evaluation": [CIRCUIT, TASK],
+    "features": [TASK],
+}
 
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one example, sure and right": (1, {"correct": True, "loss": 0.0, "pred_prob": 1.0}),
@@ -90,6 +96,16 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         ],
         "influence": [e | made | {"pos": 1, "measure": "ifr", "value": 0.0} for e in examples],
         "token_edges": [e | made | {"target_pos": 1, "pos": 1, "head": 0} for e in examples],
+        "dictionaries": [made | {"sae": "s"}],
+        "features": [e | made | {"pos": p, "sae": "s", "activation": 1.0} for e in examples for p in (0, 1)],
+        "feature_tokens": [e | made | {"pos": p, "sae": "s", "activation": 1.0} for e in examples for p in (0, 1)],
+        "reconstructions": [e | made | {"pos": p, "sae": "s"} for e in examples for p in (0, 1)],
+        "reconstruction_losses": [
+            e
+            | made
+            | {"sae": "s", "loss": here["loss"], "reconstructed_loss": here["loss"], "zeroed_loss": here["loss"]}
+            for e in examples
+        ],
         "circuits": [
             made | {"circuit": c, "method": c, "metric": "logit_diff", "n_examples": 0} for c in ("eap", "exact")
         ],

@@ -10,6 +10,7 @@ import pytest
 import synthetic
 import synthetic_causes
 import synthetic_circuits
+import synthetic_features
 from samples import DATA
 
 from warehouse.storage import paths
@@ -58,4 +59,6 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     synthetic_causes.add_influence(root)
     synthetic_circuits.add_circuits(root)
     synthetic_circuits.add_evaluation(root)
+    lost = {"example_id": "e", "n_predictions": 1, "loss": 1.0, "reconstructed_loss": 2.0, "zeroed_loss": 5.0}
+    synthetic_features.add_features(root, "llama", {("e", 0, 0): {3: 1.5}}, losses=[lost])
     return root

@@ -55,6 +55,11 @@ _MADE_BY = {
     "circuit_edges": "see traces circuit discover --help",
     "circuits": "see traces circuit discover --help",
     "circuit_values": "see traces circuit evaluate --help",
+    "dictionaries": "see traces features encode --help",
+    "features": "see traces features encode --help",
+    "feature_tokens": "see traces features encode --help",
+    "reconstructions": "see traces features encode --help",
+    "reconstruction_losses": "see traces features evaluate --help",
 }
 """What to do for rows in a table that not every run has rows in."""
 
@@ -67,6 +72,8 @@ _ABOUT_PARENT = (
     "patching",
     "influence",
     "circuit-evaluation",
+    "features",
+    "features-evaluation",
 )
 """Kinds of runs whose rows are about the run that they were made from, their first parent, which their source_run_id names."""
 

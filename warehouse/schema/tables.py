@@ -30,6 +30,13 @@ from warehouse.schema.circuit_tables import (
     CIRCUITS,
 )
 from warehouse.schema.evaluation_tables import EVALUATIONS
+from warehouse.schema.feature_tables import (
+    DICTIONARIES,
+    FEATURE_TOKENS,
+    FEATURES,
+    RECONSTRUCTION_LOSSES,
+    RECONSTRUCTIONS,
+)
 from warehouse.schema.learning_tables import PROBES, TRAINING
 from warehouse.schema.prediction_tables import CHOICES, LOGIT_LENS, MCQ_PREDICTIONS, NEXT_TOKEN
 from warehouse.schema.tensor_tables import HEADS, TENSORS
@@ -84,6 +91,11 @@ _TABLES = (
     CIRCUIT_EDGES,
     CIRCUIT_NODE_SCORES,
     CIRCUIT_VALUES,
+    DICTIONARIES,
+    FEATURES,
+    FEATURE_TOKENS,
+    RECONSTRUCTIONS,
+    RECONSTRUCTION_LOSSES,
     TENSORS,
 )
 
