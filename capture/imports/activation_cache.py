@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from capture.data.files import printable_value
-from capture.imports.hook_names import find_place, layer_of
 from capture.imports.tensor_file import TensorFile
 from capture.imports.traces import (
     TraceExample,
@@ -25,6 +24,7 @@ from capture.imports.traces import (
     stored_dtype,
     unknown_model,
 )
+from capture.model.hook_names import find_place, layer_of
 from warehouse.errors import UsageError
 from warehouse.schema.sites import SQUARE, TRIANGLE, Key, row_kind
 from warehouse.storage.blobs import TensorSpec

@@ -10,7 +10,6 @@ import numpy as np
 
 from capture.data.files import check_readable, printable_value, read_json, user_path
 from capture.imports.activation_cache import TOKEN_NAMES, open_caches
-from capture.imports.hook_names import is_hook
 from capture.imports.own_arrays import by_layer, is_own_arrays
 from capture.imports.padded_zarr import is_padded_zarr, open_padded_zarr
 from capture.imports.sae_activations import is_sae_activations, read_sae_activations
@@ -19,6 +18,7 @@ from capture.imports.tensor_file import ENDINGS, TensorFile, read_tensor_file
 from capture.imports.traces import Traces
 from capture.imports.trait_files import TraitFile, is_trait_file, open_trait_file
 from capture.imports.trait_means import is_trait_means, open_trait_means
+from capture.model.hook_names import is_hook
 from warehouse.errors import NotFoundError, UsageError
 
 FORMATS = (

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from capture.data.files import check_readable, printable_value, read_json
-from capture.imports.hook_names import is_hook
 from capture.imports.tensor_file import TensorFile, as_metadata
+from capture.model.hook_names import is_hook
 from warehouse.errors import UsageError, first_line
 
 _TOKENS = "token_ids"
