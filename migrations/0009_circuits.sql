@@ -186,6 +186,7 @@ CREATE TABLE dictionaries (
     run_id VARCHAR NOT NULL,
     source_run_id VARCHAR NOT NULL,
     sae VARCHAR NOT NULL,
+    side VARCHAR NOT NULL,
     layer INTEGER,
     site VARCHAR NOT NULL,
     output_site VARCHAR,
@@ -199,6 +200,7 @@ COMMENT ON TABLE dictionaries IS 'One row is a dictionary that a run''s states w
 COMMENT ON COLUMN dictionaries.run_id IS 'The run: the name of its folder';
 COMMENT ON COLUMN dictionaries.source_run_id IS 'The run that it was made from';
 COMMENT ON COLUMN dictionaries.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN dictionaries.side IS '''dec'' or ''enc'': the stack of the model that it reads';
 COMMENT ON COLUMN dictionaries.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
 COMMENT ON COLUMN dictionaries.site IS 'What it reads: resid.post_mlp, mlp_out, …';
 COMMENT ON COLUMN dictionaries.output_site IS 'What a transcoder gives back; NULL: the site that it reads';

@@ -96,7 +96,7 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         ],
         "influence": [e | made | {"pos": 1, "measure": "ifr", "value": 0.0} for e in examples],
         "token_edges": [e | made | {"target_pos": 1, "pos": 1, "head": 0} for e in examples],
-        "dictionaries": [made | {"sae": "s"}],
+        "dictionaries": [made | {"sae": "s", "side": "dec"}],
         "features": [e | made | {"pos": p, "sae": "s", "activation": 1.0} for e in examples for p in (0, 1)],
         "feature_tokens": [e | made | {"pos": p, "sae": "s", "activation": 1.0} for e in examples for p in (0, 1)],
         "reconstructions": [e | made | {"pos": p, "sae": "s"} for e in examples for p in (0, 1)],

@@ -34,7 +34,14 @@ def add_features(
         | {"squared_error": 1.0, "squared_norm": 5.0, "squared_deviation": 4.0}
         for (e, s, p), features in active.items()
     ]
-    about = {"site": "resid.post_mlp", "architecture": "topk", "n_features": 8, "width": 4, "weights_hash": "0" * 32}
+    about = {
+        "side": "dec",
+        "site": "resid.post_mlp",
+        "architecture": "topk",
+        "n_features": 8,
+        "width": 4,
+        "weights_hash": "0" * 32,
+    }
     synthetic.add_run(
         root,
         run,

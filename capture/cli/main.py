@@ -17,6 +17,7 @@ from capture.cli.capture import capture_app
 from capture.cli.circuit import circuit_app
 from capture.cli.data import data_app
 from capture.cli.derive import derive_app
+from capture.cli.features import features_app
 from capture.cli.finetune import finetune_app
 from capture.cli.model import model_app
 from capture.cli.task import task_app
@@ -61,6 +62,7 @@ export_app.command("trait-tensors")(export.trait_tensors)
 app.add_typer(console_app, name="console", invoke_without_command=True)
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
+app.add_typer(features_app, name="features")
 app.command("influence")(influence.influence)
 app.command("graph")(graph.graph)
 app.command("ablate")(effects.ablate)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from capture.model.hook_names import Place, find_place
 from warehouse.errors import UsageError
@@ -188,19 +188,33 @@ class Dictionary:
         Raises:
             UsageError: The states are needed, and not given.
         """
-        w = self.weights
-        if x is None and self.decode_needs_states:
-            raise UsageError(f"{self.name}: what it reconstructs depends on the states too. Give them to decode.")
+        self._check_has_states(x)
         if self.by_decoder_norm:
             z = z * (1 / self._norms)
-        y = (z @ w["W_dec"]).add_(w["b_dec"])
-        if x is None:
-            return y
-        flat = self._flat(x)
-        if self.kind.transcoder:
-            return y.add_(flat @ w["W_skip"].T) if self.kind.skip else y
-        y = self._restored(y, flat)
-        return y if x.shape[-1] == self.d_in else y.view(x.shape)
+        return self._finished(z @ self.weights["W_dec"], x)
+
+    def decode_active(self, features: Tensor, activations: Tensor, first: Tensor, x: Tensor | None = None) -> Tensor:
+        """Do what `decode` does, from the active features alone.
+
+        Args:
+            features: (m,), the active features of each state, one state after the other.
+            activations: (m,), how active each is.
+            first: (n,), where the features of each state begin.
+            x: As for `decode`.
+
+        Returns:
+            (n, d_out), which is that of `decode` but for the order of its sums.
+
+        Raises:
+            UsageError: The states are needed, and not given.
+        """
+        self._check_has_states(x)
+        if self.by_decoder_norm:
+            activations = activations * (1 / self._norms)[features]
+        y = nn.functional.embedding_bag(
+            features, self.weights["W_dec"], first, per_sample_weights=activations, mode="sum"
+        )
+        return self._finished(y, x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return what is left of states after they are encoded and decoded, (…, d_out)."""
@@ -237,6 +251,22 @@ class Dictionary:
     @cached_property
     def _magnitudes(self) -> Tensor:
         return self.weights["r_mag"].exp()
+
+    def _check_has_states(self, x: Tensor | None) -> None:
+        """Raise UsageError where the states are needed to decode, and not given."""
+        if x is None and self.decode_needs_states:
+            raise UsageError(f"{self.name}: what it reconstructs depends on the states too. Give them to decode.")
+
+    def _finished(self, y: Tensor, x: Tensor | None) -> Tensor:
+        """Return the sums of features' directions with all that is added to them, in the shape of the states."""
+        y = y.add_(self.weights["b_dec"])
+        if x is None:
+            return y
+        flat = self._flat(x)
+        if self.kind.transcoder:
+            return y.add_(flat @ self.weights["W_skip"].T) if self.kind.skip else y
+        y = self._restored(y, flat)
+        return y if x.shape[-1] == self.d_in else y.view(x.shape)
 
     def _flat(self, x: Tensor) -> Tensor:
         """Return states in our precision, their heads one after the other."""

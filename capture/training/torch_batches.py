@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
-import ml_dtypes
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from capture.model.stored_values import as_tensor
 from warehouse.activations.batches import Batches
 
 
@@ -36,17 +36,11 @@ class TorchBatches(IterableDataset[torch.Tensor]):
             mine.passes = worker.seed + self._passes  # differs between passes; the same for the same torch.manual_seed
             self._passes += 1
         for x in mine:
-            yield _tensor(x)
+            yield as_tensor(x)
 
     def __len__(self) -> int:
         """Return the batches of one process; several workers may each have a last batch that is not full."""
         return len(self.batches)
-
-
-def _tensor(x: np.ndarray) -> torch.Tensor:
-    if x.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(x)
 
 
 def as_dataset(batches: Batches) -> datasets.Dataset:

@@ -19,6 +19,7 @@ from capture.model.attention_formula import eager_error
 from capture.model.attention_hook import AttentionCall, eager_attention
 from capture.model.body import Tokens
 from capture.model.forward_trace import attention_outputs
+from capture.model.stored_values import as_tensor
 from capture.model.tolerances import EAGER_PROBABILITIES_COMPUTED, SUMMATION_PROBABILITIES
 from capture.recording.plan import available_sites, plan
 from capture.recording.recorder import Recorder, Recording
@@ -307,10 +308,8 @@ class SiteChecker:
     # -- what was recorded -----------------------------------------------------------------------------------------
 
     def _tensor(self, stack: Stack, site: str, layer: int | None) -> torch.Tensor:
-        x = self._batch.tensors[Key(stack.side, site, layer)]
-        if x.dtype.itemsize == 2 and x.dtype != np.float16:
-            return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16).to(self._anatomy.body.model.device)
-        return torch.from_numpy(x).to(self._anatomy.body.model.device)
+        stored = as_tensor(self._batch.tensors[Key(stack.side, site, layer)])
+        return stored.to(self._anatomy.body.model.device)
 
     def _pack(self, x: torch.Tensor, side: str) -> torch.Tensor:
         return x[self._tokens[side][1].bool().to(x.device)]

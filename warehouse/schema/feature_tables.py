@@ -21,6 +21,7 @@ DICTIONARIES = Table(
         RUN,
         SOURCE,
         SAE,
+        Column("side", "VARCHAR", "'dec' or 'enc': the stack of the model that it reads"),
         BLOCK,
         Column("site", "VARCHAR", "What it reads: resid.post_mlp, mlp_out, …"),
         Column("output_site", "VARCHAR", "What a transcoder gives back; NULL: the site that it reads", nullable=True),

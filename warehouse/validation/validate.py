@@ -21,6 +21,7 @@ from warehouse.validation.attention_checks import check_attention, check_heads
 from warehouse.validation.causal_checks import check_effects, check_influence, check_task
 from warehouse.validation.check import Check, CheckFunction, ValidationFailure
 from warehouse.validation.circuit_checks import check_circuit_values, check_circuits
+from warehouse.validation.feature_checks import check_features, check_reconstruction_losses
 from warehouse.validation.file_checks import check_compacted, check_files, check_table_checksums, check_tensor_checksums
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
 from warehouse.validation.row_checks import check_counts, check_data, check_keys
@@ -65,6 +66,8 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "influence": check_influence,
     "circuits": check_circuits,
     "circuit values": check_circuit_values,
+    "features": check_features,
+    "reconstruction losses": check_reconstruction_losses,
     "vector tables": check_vectors,
     "compacted": check_compacted,
 }

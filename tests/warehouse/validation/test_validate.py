@@ -81,10 +81,12 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "influence",
             "circuits",
             "circuit values",
+            "features",
+            "reconstruction losses",
             "vector tables",
             "compacted",
         ]
-        assert len(checks) == 28
+        assert len(checks) == 30
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:

@@ -1,0 +1,105 @@
+"""`traces features`: sparse dictionaries, and which of their features are active where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from capture.cli.options import PartOptions
+from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
+from capture.cli.workers import make_in_parts
+from capture.sequences import partition
+from warehouse.cli.app import App
+from warehouse.cli.option_groups import Panel, with_groups
+from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
+
+features_app = App(help="Sparse dictionaries: which of their features are active at which token.", no_args_is_help=True)
+
+
+@features_app.command("encode")
+@with_groups()
+def encode(
+    run: RunArgument,
+    part: PartOptions,
+    sae: Annotated[
+        list[Path],
+        typer.Option(
+            "--sae",
+            metavar="FOLDER",
+            help="A sparse autoencoder or transcoder in SAELens' format (cfg.json and sae_weights.safetensors); may be given several times.",
+            rich_help_panel=Panel.READ,
+        ),
+    ],
+    other_model: Annotated[
+        bool,
+        typer.Option(
+            "--other-model",
+            help="Take a dictionary that was trained on a model of another name too.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = False,
+    device: Annotated[
+        str,
+        typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, …", rich_help_panel=Panel.RUNNING),
+    ] = "auto",
+    name: Annotated[
+        str | None,
+        run_option("RUN-features"),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        dry_run_option("Say which tensors would be read, and how many tokens; write nothing."),
+    ] = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Encode a run's stored states with sparse dictionaries: which features are active at which token.
+
+    No model is loaded. The tables `features` and `feature_tokens` have a row for every feature that is active at a token, sorted by token and
+    by feature; `reconstructions` has how much of each state the dictionary gives back. The result is a run of its own; the same command again
+    continues one that was interrupted.
+
+    Examples:
+        traces features encode first --sae saes/smollm2-15
+        traces sql "FROM feature_contexts WHERE feature = 7 ORDER BY activation DESC LIMIT 20"
+    """
+    from warehouse.storage import paths
+    from warehouse.storage.run_list import check_free, find_run
+    from warehouse.storage.trace_store import TraceStore
+
+    root = paths.find_root(warehouse)
+    folder = find_run(root, run)
+    with needs_capture_extra():
+        from capture.api.progress import capture_progress
+        from capture.features import encode_run as job
+        from capture.features.fit import fit
+        from capture.features.saelens_folder import read_dictionary
+    options = job.Options(other_model, device, part.chosen)
+    store = TraceStore(folder)
+    dictionaries = [read_dictionary(folder) for folder in sae]
+    fitted = fit(store, dictionaries, other_model=other_model)
+    if line := store.left_out():
+        note(line)
+    if dry_run:
+        for f in fitted:
+            where = f.read.site if f.read.layer is None else f"{f.read.site} of layer {f.read.layer}"
+            typer.echo(
+                f"{f.dictionary.name}: {f.dictionary.n_features:,} features ({f.dictionary.architecture}) of {where}"
+            )
+        tokens = sum(s.n_rows for s in store.slices(fitted[0].read))
+        typer.echo(f"{tokens:,} tokens; nothing is written")
+        return
+    whole = name or f"{run}-features"
+    if part.divided:
+        manifest = make_in_parts(part, root, whole, unit="sequences")
+    else:
+        run_id = partition.part_run_name(whole, part.chosen)
+        check_free(root, run_id)
+        with stopped_by_signals(), capture_progress(say=note) as (report, _):
+            manifest = job.run(folder, dictionaries, options, root=root, run_id=run_id, report=report)
+    typer.echo(f"{manifest.run_id}: {manifest.counts.rows['features']:,} active features in {manifest.seconds:.1f} s")
+    if part.chosen:
+        typer.echo(f"next, when all parts are done: traces runs merge {whole}")
+    else:
+        typer.echo(f"next: traces sql \"FROM dictionary_fit WHERE run_id = '{manifest.run_id}'\"")
