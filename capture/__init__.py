@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from capture.api.circuits import discover_circuit, evaluate_circuit
     from capture.api.derived import lens, project, run_traits
     from capture.api.effects import ablate, patch
-    from capture.api.features import encode_features
+    from capture.api.features import encode_features, evaluate_features
     from capture.api.finetuning import finetune
     from capture.api.imports import import_traces
     from capture.api.influence import influence
@@ -37,6 +37,7 @@ __all__ = [
     "encode",
     "encode_features",
     "evaluate_circuit",
+    "evaluate_features",
     "export_circuit",
     "finetune",
     "generate",
@@ -69,7 +70,7 @@ _MODULES = {
     **dict.fromkeys(("discover_circuit", "evaluate_circuit"), "capture.api.circuits"),
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
-    "encode_features": "capture.api.features",
+    **dict.fromkeys(("encode_features", "evaluate_features"), "capture.api.features"),
     "finetune": "capture.api.finetuning",
     **dict.fromkeys(("Intervention", "Positions"), "capture.interventions.intervention"),
     "import_traces": "capture.api.imports",

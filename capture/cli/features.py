@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.options import PartOptions
+from capture.cli.options import LoadOptions, PartOptions
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.workers import make_in_parts
 from capture.sequences import partition
@@ -18,28 +18,32 @@ from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, 
 features_app = App(help="Sparse dictionaries: which of their features are active at which token.", no_args_is_help=True)
 
 
+SaeOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--sae",
+        metavar="FOLDER",
+        help="A sparse autoencoder or transcoder in SAELens' format (cfg.json and sae_weights.safetensors); may be given several times.",
+        rich_help_panel=Panel.READ,
+    ),
+]
+OtherModelOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-model",
+        help="Take a dictionary that was trained on a model of another name too.",
+        rich_help_panel=Panel.READ,
+    ),
+]
+
+
 @features_app.command("encode")
 @with_groups()
 def encode(
     run: RunArgument,
     part: PartOptions,
-    sae: Annotated[
-        list[Path],
-        typer.Option(
-            "--sae",
-            metavar="FOLDER",
-            help="A sparse autoencoder or transcoder in SAELens' format (cfg.json and sae_weights.safetensors); may be given several times.",
-            rich_help_panel=Panel.READ,
-        ),
-    ],
-    other_model: Annotated[
-        bool,
-        typer.Option(
-            "--other-model",
-            help="Take a dictionary that was trained on a model of another name too.",
-            rich_help_panel=Panel.READ,
-        ),
-    ] = False,
+    sae: SaeOption,
+    other_model: OtherModelOption = False,
     device: Annotated[
         str,
         typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, …", rich_help_panel=Panel.RUNNING),
@@ -103,3 +107,65 @@ def encode(
         typer.echo(f"next, when all parts are done: traces runs merge {whole}")
     else:
         typer.echo(f"next: traces sql \"FROM dictionary_fit WHERE run_id = '{manifest.run_id}'\"")
+
+
+@features_app.command("evaluate")
+@with_groups(fixed={"revision": None, "dtype": "auto", "device_map": None})
+def evaluate(
+    run: RunArgument,
+    loading: LoadOptions,
+    sae: SaeOption,
+    other_model: OtherModelOption = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Where the run's model lies now, if not where it was; it must have the same weights.",
+            rich_help_panel=Panel.READ,
+        ),
+    ] = None,
+    sequences: Annotated[
+        int,
+        typer.Option(min=1, help="How many sequences, the first by example.", rich_help_panel=Panel.READ),
+    ] = 64,
+    batch_tokens: Annotated[
+        int,
+        typer.Option("--batch-tokens", min=1, help="Tokens of a forward pass.", rich_help_panel=Panel.RUNNING),
+    ] = 2048,
+    name: Annotated[
+        str | None,
+        run_option("RUN-features-evaluation"),
+    ] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Measure how much worse the model predicts when a dictionary stands in the place of its states.
+
+    Each sequence is read as it is, with what the dictionary gives back in the place of every state, and with 0 there: the table
+    `reconstruction_losses`, and loss_recovered in `dictionary_fit`. The same command again continues one that was interrupted.
+
+    Examples:
+        traces features evaluate first --sae saes/smollm2-15 --sequences 32
+        traces sql "SELECT sae, mean_active, explained_variance, loss_recovered FROM dictionary_fit"
+    """
+    from warehouse.storage import paths
+    from warehouse.storage.run_list import check_free, find_run
+    from warehouse.storage.trace_store import TraceStore
+
+    root = paths.find_root(warehouse)
+    folder = find_run(root, run)
+    with needs_capture_extra():
+        from capture.api.progress import capture_progress
+        from capture.features import loss_run as job
+        from capture.features.fit import fit
+        from capture.features.saelens_folder import read_dictionary
+    options = job.Options(sequences, batch_tokens, other_model)
+    dictionaries = [read_dictionary(folder) for folder in sae]
+    fit(TraceStore(folder), dictionaries, other_model=other_model, stored=False)
+    run_id = name or f"{run}-features-evaluation"
+    check_free(root, run_id)
+    loaded = loading.load_of_run(folder, model)
+    with stopped_by_signals(), capture_progress(sequences, say=note, unit="sequences") as (report, _):
+        manifest = job.run(loaded, folder, dictionaries, options, root=root, run_id=run_id, report=report)
+    typer.echo(f"{manifest.run_id}: {manifest.counts.rows['reconstruction_losses']:,} rows in {manifest.seconds:.1f} s")
+    typer.echo('next: traces sql "SELECT sae, mean_active, explained_variance, loss_recovered FROM dictionary_fit"')

@@ -38,8 +38,8 @@ KIND = "features"
 
 _PIECE_TOKENS = 2048
 """Tokens that are encoded at once, unless one sequence has more: their activations are 32 MB with 4,096 features."""
-_SHARD_ROWS = 1 << 21
-"""Active features after which a shard ends, where an interrupted encoding can resume: about 30 MB on disk."""
+_SHARD_ROWS = 1 << 20
+"""Active features after which a shard ends, where an interrupted encoding can resume: about 12 MB on disk."""
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,16 @@ class Fitted:
     """What it reconstructs: of an autoencoder what it reads."""
 
 
-def fit(store: TraceStore, dictionaries: Iterable[Dictionary], *, other_model: bool = False) -> list[Fitted]:
+def fit(
+    store: TraceStore, dictionaries: Iterable[Dictionary], *, other_model: bool = False, stored: bool = True
+) -> list[Fitted]:
     """Find the tensors that dictionaries are applied to.
 
     Args:
         store: The run.
         dictionaries: The dictionaries.
         other_model: Whether they may have been trained on a model of another name.
+        stored: Whether the run has to have stored the tensors; without, nobody but the model says how wide they are.
 
     Returns:
         The dictionaries with their tensors, sorted by name.
@@ -52,7 +55,7 @@ def fit(store: TraceStore, dictionaries: Iterable[Dictionary], *, other_model: b
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"Two dictionaries are named {', '.join(sorted(twice))}: rename the folder of one.")
     _check_captured(store)
-    return [_fit_one(store, d, other_model) for d in chosen]
+    return [_fit_one(store, d, other_model, stored) for d in chosen]
 
 
 def _check_captured(store: TraceStore) -> None:
@@ -62,16 +65,17 @@ def _check_captured(store: TraceStore) -> None:
             f"Run '{meta.run_id}' is of kind {meta.kind}, and holds no states of a model"
             f"{': encode the run that it was made from, ' + meta.parents[0] if meta.parents else ''}."
         )
-    store.check_not_expired()
 
 
-def _fit_one(store: TraceStore, dictionary: Dictionary, other_model: bool) -> Fitted:
+def _fit_one(store: TraceStore, dictionary: Dictionary, other_model: bool, stored: bool) -> Fitted:
     if not other_model:
         _check_model(store, dictionary)
     read = _key(store, dictionary, dictionary.site, dictionary.hook_name)
     back = _key(store, dictionary, dictionary.site_out, dictionary.hook_out) if dictionary.kind.transcoder else read
-    _check_width(store, dictionary, read, dictionary.d_in)
-    _check_width(store, dictionary, back, dictionary.d_out)
+    if stored:
+        for key, width in ((read, dictionary.d_in), (back, dictionary.d_out)):
+            _check_stored(store, dictionary, key)
+            _check_width(store, dictionary, key, width)
     return Fitted(dictionary, read, back)
 
 
@@ -92,7 +96,7 @@ def _short(model: str) -> str:
 
 
 def _key(store: TraceStore, dictionary: Dictionary, place: Place | None, hook: str | None) -> Key:
-    """Return the tensor at a place; raises UsageError where the run does not have it."""
+    """Return the tensor at a place; raises UsageError where the run's model does not have it."""
     if place is None:
         said = (
             "does not say which part of the model it reads" if hook is None else f"reads {hook}, which is no site here"
@@ -105,17 +109,22 @@ def _key(store: TraceStore, dictionary: Dictionary, place: Place | None, hook: s
         raise UsageError(
             f"{dictionary.name} reads layer {place.layer}, and {store.meta.model.name} has layers 0 to {stack.n_layers - 1}."
         )
-    if store.has(key):
-        return key
-    where = place.site if place.layer is None else f"{place.site} of layer {place.layer}"
     if place.site in stack.missing:
         raise UsageError(
-            f"{dictionary.name} reads {where}: {store.meta.model.name} has none: {stack.missing[place.site]}."
+            f"{dictionary.name} reads {place.site}: {store.meta.model.name} has none: {stack.missing[place.site]}."
         )
-    raise UsageError(
-        f"{dictionary.name} reads {where}, which run '{store.meta.run_id}' has not stored. Capture it: "
-        f"{capture_command(store.meta.kind)} … --capture {sites.capture_of(place.site)}"
-    )
+    return key
+
+
+def _check_stored(store: TraceStore, dictionary: Dictionary, key: Key) -> None:
+    """Raise UsageError where the run has not stored a tensor."""
+    if not store.has(key):
+        store.check_not_expired()
+        where = key.site if key.layer is None else f"{key.site} of layer {key.layer}"
+        raise UsageError(
+            f"{dictionary.name} reads {where}, which run '{store.meta.run_id}' has not stored. Capture it: "
+            f"{capture_command(store.meta.kind)} … --capture {sites.capture_of(key.site)}"
+        )
 
 
 def _check_width(store: TraceStore, dictionary: Dictionary, key: Key, width: int) -> None:

@@ -85,16 +85,16 @@ class StateEncoder:
             d = f.dictionary
             x, target = (_of_head(states[key], d) for key in (f.read, f.given_back))
             active.append(encode(d, x, target))
-            flat = target.flatten(1).float()
+            flat = target.flatten(1)
             norms.append(_squares(flat))
             deviations.append(_squares(flat - self._means[f.given_back, d.head]))
         return EncodedTokens(sequences, active, norms, deviations)
 
     def _read(self, key: Key, sequences: Sequence[Slice]) -> Tensor:
-        """Return the states of sequences, end to end, (n, *row_shape), in their stored dtype."""
+        """Return the states of sequences, end to end, (n, *row_shape), float32."""
         name = tensor_name(*key)
         rows = [self._store.blob(s.blob).rows(name, s.start, s.end) for s in sequences]
-        return as_tensor(np.concatenate(rows)).to(self._device)
+        return as_tensor(np.concatenate(rows)).to(self._device).float()
 
     def _mean(self, key: Key, head: int | None, sequences: Sequence[Slice]) -> Tensor:
         """Return the mean state of all tokens that are neither the first of their sequence nor special, (D,); 0 where there are none."""
@@ -110,7 +110,7 @@ class StateEncoder:
             mask = np.concatenate(kept)
             x = self._read(key, piece)
             x = (x if head is None else x[:, head]).flatten(1)
-            total = total + x.float().mul_(torch.from_numpy(mask).to(x.device)[:, None]).sum(0, dtype=torch.float64)
+            total = total + (torch.from_numpy(mask).to(x) @ x).double()
             count += int(mask.sum())
         self._store.release_pages()
         return (total / max(1, count)).float()
@@ -131,21 +131,13 @@ def encode(dictionary: Dictionary, x: Tensor, target: Tensor) -> ActiveFeatures:
     Returns:
         What is active, and how far what is given back is from `target`.
     """
-    z = dictionary.encode(x)
-    if z.device.type == "cpu":
-        flat = torch.from_numpy(np.flatnonzero((z > 0).numpy()))  # twice as fast as torch's own
-    else:
-        flat = (z.view(-1) > 0).nonzero().view(-1)
-    token, features = flat // z.shape[1], flat % z.shape[1]
-    activations = z.view(-1)[flat]
-    counts = torch.bincount(token, minlength=len(z))
-    given_back = dictionary.decode_active(features, activations, counts.cumsum(0) - counts, x)
-    error = _squares(given_back.flatten(1).float() - target.flatten(1).float())
+    active = dictionary.active(x)
+    given_back = dictionary.decode_active(active, x).flatten(1).float()
     return ActiveFeatures(
-        counts.to(torch.int32).cpu().numpy(),
-        features.to(torch.int32).cpu().numpy(),
-        activations.float().cpu().numpy(),
-        error,
+        active.counts.to(torch.int32).cpu().numpy(),
+        active.features.to(torch.int32).cpu().numpy(),
+        active.activations.float().cpu().numpy(),
+        _squares(given_back.sub_(target.flatten(1))),
     )
 
 

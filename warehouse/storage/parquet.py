@@ -29,6 +29,16 @@ _PIECE = 1 << 15
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
 
 
+def _writing(schema: pa.Schema) -> dict[str, Any]:
+    """Return how rows of a schema are written: values that repeat as codes into a dictionary, and numbers that hardly ever do as they are."""
+    repeat = [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in schema
+        if not pa.types.is_floating(field.type.value_type if pa.types.is_list(field.type) else field.type)
+    ]
+    return _OPTIONS | {"use_dictionary": repeat}
+
+
 def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
     """Make the rows of a table from its columns.
 
@@ -56,7 +66,7 @@ def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.T
 def write_table_file(path: Path, rows: pa.Table) -> None:
     """Write rows of a table to one file, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows, path, **_OPTIONS)
+    pq.write_table(rows, path, **_writing(rows.schema))
     sync_file(path)
 
 
@@ -64,7 +74,8 @@ def write_part(name: str, path: Path, rows: pa.Table) -> None:
     """Write rows of a table, in any order, to a part that `merge_table_parts` merges, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     schema, keys = arrow_schema(name), STORED[name].sort_key
-    write_sorted(path, schema, [sort_rows(rows.cast(schema).combine_chunks(), keys)])  # Arrow sorts no dictionaries
+    plain = rows.cast(schema).combine_chunks()  # Arrow sorts no dictionaries
+    write_sorted(path, schema, [plain if _ascend(plain, keys) else sort_rows(plain, keys)])
     sync_file(path)
 
 
@@ -137,7 +148,7 @@ def merge_table_parts(name: str, parts: Sequence[Path], target: Path) -> int:
     size = ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
     target.parent.mkdir(parents=True, exist_ok=True)
     pieces = merge_parts(parts, table.sort_key) if table.combined is None else iter([_combine(table, parts)])
-    with pq.ParquetWriter(target, schema, **_OPTIONS) as writer:
+    with pq.ParquetWriter(target, schema, **_writing(schema)) as writer:
         for rows in _cut(pieces, size):
             count += len(rows)
             writer.write_table(rows.cast(schema))
@@ -178,7 +189,7 @@ def all_ascend(files: Iterable[AnyPath], keys: Sequence[str]) -> bool:
         for batch in pq.ParquetFile(parquet_source(file)).iter_batches(_PIECE, columns=list(keys), use_threads=False):
             rows = pa.Table.from_batches([batch])
             both = pa.concat_tables([before, rows]).combine_chunks() if before is not None else rows
-            if len(both) > 1 and not _ascend(both, keys):
+            if not _ascend(both, keys):
                 return False
             before = both.slice(len(both) - 1) if len(both) else before
     pa.default_memory_pool().release_unused()
@@ -187,6 +198,8 @@ def all_ascend(files: Iterable[AnyPath], keys: Sequence[str]) -> bool:
 
 def _ascend(rows: pa.Table, keys: Sequence[str]) -> bool:
     """Tell whether every row has a greater key than the one before it; NULL is greater than all else."""
+    if len(rows) < 2:
+        return True
     greater: Any = pa.scalar(False)
     for key in reversed(keys):
         column = rows[key].combine_chunks()

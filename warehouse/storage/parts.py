@@ -88,23 +88,25 @@ def _merge(parts: Sequence[Path], keys: Sequence[str]) -> Iterator[pa.Table]:
     """Yield what `merge_parts` does, of parts that are all open at once."""
     unread = [reader for part in parts for reader in [_Reader(part, keys)] if reader.batch is not None]
     heapq.heapify(unread)
-    waiting: list[pa.RecordBatch] = []
+    waiting: list[tuple[_Reader, pa.RecordBatch]] = []
     most = max(_PIECE, _PIECE_OF_A_PART * len(unread))
     while unread or waiting:
         count = size = 0
         while unread and count < most and size < _PIECE_BYTES:
             reader = unread[0]
-            waiting.append(reader.next())
-            count, size = count + len(waiting[-1]), size + waiting[-1].nbytes
+            batch = reader.next()
+            waiting.append((reader, batch))
+            count, size = count + len(batch), size + batch.nbytes
             if reader.batch is None:
                 heapq.heappop(unread)
             else:
                 heapq.heapreplace(unread, reader)
-        ends = [_count_below(batch, keys, unread[0].key) if unread else len(batch) for batch in waiting]
-        ready = [batch.slice(0, end) for batch, end in zip(waiting, ends, strict=True) if end]
-        waiting = [batch.slice(end) for batch, end in zip(waiting, ends, strict=True) if end < len(batch)]
+        ends = [_count_below(batch, keys, unread[0].key) if unread else len(batch) for _, batch in waiting]
+        ready = [(of, batch.slice(0, end)) for (of, batch), end in zip(waiting, ends, strict=True) if end]
+        waiting = [(of, batch.slice(end)) for (of, batch), end in zip(waiting, ends, strict=True) if end < len(batch)]
         if ready:
-            yield sort_rows(pa.Table.from_batches(ready).combine_chunks(), keys)
+            rows = pa.Table.from_batches([batch for _, batch in ready]).combine_chunks()
+            yield rows if len({of for of, _ in ready}) == 1 else sort_rows(rows, keys)
 
 
 class _Reader:
