@@ -44,7 +44,8 @@ def next_token_under(
     Args:
         model: The model that the run was captured with.
         clean: The run, or its name.
-        *what: Interventions, as for `intervene`, but of vectors that are added: `L12H3=zero`, `M5=mean:RUN`.
+        *what: Interventions, as for `intervene`, but of traits' vectors that are added: `L12H3=zero`, `M5=mean:RUN`,
+            `resid.post_mlp@15=clamp:FOLDER#7*0`.
         examples: Which examples to read, by example_id; None: all.
         keep: The tensors to store, as for `next_token`; None: those of `clean`.
         run: The new run's name; None: one made from model and data.
@@ -63,10 +64,11 @@ def next_token_under(
     home, folder = find_source_run(clean, root)
     if (existing := existing_run(home, run, skip_existing)) is not None:
         return existing
+    from capture.features.feature_edits import find_feature
     from capture.jobs import intervened as job
 
     source, options = plan_intervened(TraceStore(folder), what, examples, keep)
-    start, _ = job.define_kind(home)
+    start, _ = job.define_kind(home, find_feature)
     with capture_progress(len(examples) if examples is not None else None) as (report, note):
         manifest = start(loaded, source, options, root=home, run_id=run, report=report, note=note)
     return TraceStore(paths.run_dir(home, manifest.run_id))
@@ -91,6 +93,8 @@ def plan_intervened(
         NotFoundError: The run has no such example.
     """
     from capture.data.memory import open_texts
+    from capture.features.saelens_folder import read_dictionary
+    from capture.interventions.intervention import parse_intervention
     from capture.jobs.intervened import Options
 
     texts = dict(clean.query("SELECT example_id, text FROM examples WHERE n_seqs > 0 ORDER BY idx").fetchall())
@@ -104,10 +108,12 @@ def plan_intervened(
             "texts of your own under interventions."
         )
     known = clean.meta.options
+    folders = {x.source.rpartition("#")[0] for x in map(parse_intervention, what) if x.of_feature}
     options = Options(
         capture=known["capture"] if keep is None else keep,
         **{name: known[name] for name in _READING if name in known},
         clean_run=clean.meta.run_id,
         interventions=tuple(what),
+        dictionaries={folder: read_dictionary(folder).weights_hash for folder in sorted(folders)},
     )
     return source, options

@@ -33,7 +33,8 @@ def intervene(model: Loaded, *what: str | Intervention, root: str | AnyPath | No
         model: A model, from `load` or `wrap`.
         *what: Interventions, made in their order where several are at one place. As text: a place, perhaps positions, and what is done,
             `L12H3=zero`, `M5=mean:RUN` (MLP 5; A5 is its attention), `q@4.H2=zero`, `resid.post_mlp@5[pos=7]=patch:RUN`,
-            `resid.post_mlp@15[pos=-1:]=add:TRAIT*2`. `mean` is by position over the sequences of a run, `patch` what a run has stored
+            `resid.post_mlp@15[pos=-1:]=add:TRAIT*2`, `resid.post_mlp@15=add:FOLDER#7*4` (four times the direction of feature 7 of a
+            dictionary), `resid.post_mlp@15=clamp:FOLDER#7*0` (that feature held at 0: taken out). `mean` is by position over the sequences of a run, `patch` what a run has stored
             (RUN/EXAMPLE_ID.SEQ where it has several sequences), `add` the mean difference of a trait at this layer, as steering adds it.
             Or `capture.Intervention`s, which take tensors of your own.
         root: The warehouse's folder, for runs and traits that are named; None: `$TRACES_HOME`, else `./runs`.
@@ -47,12 +48,18 @@ def intervene(model: Loaded, *what: str | Intervention, root: str | AnyPath | No
         NotFoundError: There is no such site, run, sequence or trait.
     """
     loaded = check_loaded(model)
+    from capture.features.feature_edits import find_feature
     from capture.interventions.intervene import hold
     from capture.interventions.intervention import Intervention, parse_intervention
 
     home = paths.find_root(root)
     parsed = [x if isinstance(x, Intervention) else parse_intervention(_text(x)) for x in what]
-    with hold(loaded, parsed, home, lambda name, intervention: _trait_vector(loaded, home, name, intervention)):
+    with hold(
+        loaded,
+        parsed,
+        home,
+        lambda name, x: find_feature(loaded, x) if x.of_feature else _trait_vector(loaded, home, name, x),
+    ):
         yield
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -39,8 +39,22 @@ from warehouse.storage.objects import AnyPath
 from warehouse.storage.run_list import find_run
 from warehouse.storage.trace_store import TraceStore
 
+
+class Feature(Protocol):
+    """What `clamp` holds at an activation."""
+
+    @property
+    def direction(self) -> torch.Tensor:
+        """What it adds to a state per unit of its activation, (D,)."""
+        ...
+
+    def activation(self, x: torch.Tensor) -> torch.Tensor:
+        """Return how active it is at states (…, D), (…)."""
+        ...
+
+
 FindVector = Callable[[str, Intervention], Any]
-"""Finds the vector (D,) that `add:NAME` names."""
+"""Finds the vector (D,) that `add:NAME` names, or the `Feature` that `clamp:NAME` does."""
 
 _held: list[Any] = []
 """The models that interventions change now."""
@@ -70,8 +84,12 @@ def hold(
     edits: dict[Key, list[Edit]] = {}
     for intervention in interventions:
         key = find_key(anatomy, intervention)
-        value = _find_value(loaded, intervention, key, root, find_vector)
-        edits.setdefault(key, []).append(_make_edit(intervention, key, value, lambda: state))
+        if intervention.kind == "clamp":
+            feature = find_vector(intervention.source, intervention)
+            change = _clamped(feature, intervention.factor, output_factor(anatomy, key))
+        else:
+            change = _put_or_added(intervention, _find_value(loaded, intervention, key, root, find_vector))
+        edits.setdefault(key, []).append(_make_edit(intervention, key, change, lambda: state))
     with ExitStack() as stack:
         state = stack.enter_context(edit_sites(anatomy, {key: chain_edits(each) for key, each in edits.items()}))
         _held.append(loaded.model)
@@ -135,9 +153,11 @@ def _of_head(intervention: Intervention, x: torch.Tensor) -> torch.Tensor:
     return x if intervention.head is None else x[:, intervention.head]
 
 
-def _make_edit(
-    intervention: Intervention, key: Key, value: torch.Tensor | None, state: Callable[[], ForwardState]
-) -> Edit:
+_Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Makes new values of a site's, (B, T, *row); the others are which token each column is, and which are meant, (B, T)."""
+
+
+def _make_edit(intervention: Intervention, key: Key, change: _Change, state: Callable[[], ForwardState]) -> Edit:
     """Make the edit of an intervention, the same for every sequence of a batch."""
 
     def edit(x: torch.Tensor) -> torch.Tensor:
@@ -146,10 +166,7 @@ def _make_edit(
         if intervention.positions is not None:
             meant &= intervention.positions.mask(places, lengths)
         part = x if intervention.head is None else x[:, :, intervention.head]
-        new = torch.zeros_like(part) if value is None else _rows(intervention, value, part, places, meant)
-        if intervention.kind == "add":
-            new = add_vector(part, new, torch.tensor(intervention.factor))
-        new = torch.where(meant.view(*meant.shape, *[1] * (new.ndim - 2)), new, part)
+        new = torch.where(meant.view(*meant.shape, *[1] * (part.ndim - 2)), change(part, places, meant), part)
         if intervention.head is None:
             return new
         changed = x.clone()
@@ -157,6 +174,26 @@ def _make_edit(
         return changed
 
     return edit
+
+
+def _put_or_added(intervention: Intervention, value: torch.Tensor | None) -> _Change:
+    """Return what puts a value in place, 0 for None, or adds it."""
+
+    def change(x: torch.Tensor, places: torch.Tensor, meant: torch.Tensor) -> torch.Tensor:
+        new = torch.zeros_like(x) if value is None else _rows(intervention, value, x, places, meant)
+        return add_vector(x, new, torch.tensor(intervention.factor)) if intervention.kind == "add" else new
+
+    return change
+
+
+def _clamped(feature: Feature, activation: float, factor: float) -> _Change:
+    """Return what holds a feature at an activation, at a site whose values the block multiplies with a factor."""
+
+    def change(x: torch.Tensor, places: torch.Tensor, meant: torch.Tensor) -> torch.Tensor:
+        missing = activation - feature.activation(x * factor)
+        return x + (missing[..., None] * (feature.direction / factor)).to(x.dtype)
+
+    return change
 
 
 def add_vector(x: torch.Tensor, vector: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@
     resid.post_mlp@5[pos=7]=patch:RUN       the stream after block 5 at one token, as a run has stored it
     v@4.H1[pos=2:6]=zero                    values of kv head 1 of layer 4, tokens 2 to 5
     resid.post_mlp@15=add:TRAIT*2           twice a trait's vector on top
+    resid.post_mlp@15=add:FOLDER#7*4        four times the direction of feature 7 of a dictionary
+    resid.post_mlp@15=clamp:FOLDER#7*0      that feature held at an activation of 0: taken out
 
 `intervene`, `effects` and the commands read this; where a run or a trait is named, they look it up.
 """
@@ -21,8 +23,8 @@ import torch
 from capture.interventions.site_edits import SITES
 from warehouse.errors import NotFoundError, UsageError
 
-KINDS = ("zero", "mean", "resample", "patch", "add")
-_NEEDS_SOURCE = {"mean": "RUN", "add": "TRAIT"}
+KINDS = ("zero", "mean", "resample", "patch", "add", "clamp")
+_NEEDS_SOURCE = {"mean": "RUN", "add": "TRAIT", "clamp": "FOLDER#FEATURE*0"}
 
 _SPEC = re.compile(
     r"(?P<target>[^=\[\]]+)(?:\[pos=(?P<pos>[-0-9:]+)\])?=(?P<kind>[a-z]+)(?::(?P<source>.+?))?(?:\*(?P<factor>[-+0-9.eE]+))?"
@@ -77,15 +79,16 @@ class Intervention:
     """None for `resid.embed`."""
     kind: str
     """`zero`; `mean` by position over a run; `resample`, the value in the other prompt of a pair; `patch`, a value from elsewhere;
-    `add`, a vector on top."""
+    `add`, a vector on top; `clamp`, a feature of a dictionary held at an activation."""
     head: int | None = None
     """The query head, of `k` and `v` the kv head; None: all of them."""
     positions: Positions | None = None
     """None: all."""
     source: str = ""
-    """Where the value comes from: a run, for `patch` also RUN/EXAMPLE_ID or RUN/EXAMPLE_ID.SEQ; for `add` a trait."""
+    """Where the value comes from: a run, for `patch` also RUN/EXAMPLE_ID or RUN/EXAMPLE_ID.SEQ; for `add` a trait or FOLDER#FEATURE, for `clamp`
+    FOLDER#FEATURE."""
     factor: float = 1.0
-    """How many times a vector is added."""
+    """How many times a vector is added; the activation that a feature is held at."""
     side: str | None = None
     """`enc`: the encoder of an encoder-decoder; None: the model's main side."""
     value: Any = field(default=None, compare=False, repr=False)
@@ -101,8 +104,13 @@ class Intervention:
             raise UsageError(f"{self}: {self.site} has no heads; heads, q, k and v have.")
         if self.layer is None and self.site != "resid.embed":
             raise UsageError(f"{self}: name a layer after @, as in {self.site}@5.")
-        if self.value is None and not self.source and self.kind in _NEEDS_SOURCE:
+        if (self.value is None or self.kind == "clamp") and not self.source and self.kind in _NEEDS_SOURCE:
             raise UsageError(f"{self}: say from where: {self.kind}:{_NEEDS_SOURCE[self.kind]}.")
+
+    @property
+    def of_feature(self) -> bool:
+        """Whether it adds or clamps a feature of a dictionary."""
+        return self.kind == "clamp" or (self.kind == "add" and "#" in self.source)
 
     @property
     def place(self) -> str:
@@ -120,7 +128,8 @@ class Intervention:
 
     def __str__(self) -> str:
         source = f":{self.source}" if self.source else ""
-        return f"{self.place}={self.kind}{source}{'' if self.factor == 1.0 else f'*{self.factor:g}'}"
+        factor = "" if self.factor == 1.0 and self.kind != "clamp" else f"*{self.factor:g}"
+        return f"{self.place}={self.kind}{source}{factor}"
 
 
 def parse_intervention(text: str) -> Intervention:
@@ -140,8 +149,10 @@ def parse_intervention(text: str) -> Intervention:
     if match is None:
         raise UsageError(f"{text}: write PLACE=WHAT, as in {_EXAMPLE}.")
     place = _parse_place(match["target"], text)
-    if match["factor"] is not None and match["kind"] != "add":
-        raise UsageError(f"{text}: a factor goes with add alone, as in resid.post_mlp@15=add:TRAIT*2.")
+    if match["factor"] is not None and match["kind"] not in ("add", "clamp"):
+        raise UsageError(f"{text}: a factor goes with add and clamp alone, as in resid.post_mlp@15=add:TRAIT*2.")
+    if match["factor"] is None and match["kind"] == "clamp" and match["source"]:
+        raise UsageError(f"{text}: say which activation the feature is held at, as in clamp:{match['source']}*0.")
     return Intervention(
         kind=match["kind"],
         positions=_parse_positions(match["pos"], text),

@@ -7,7 +7,8 @@ two rows with the same keys differ by the interventions alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from capture.data.example import Source
@@ -32,11 +33,13 @@ class Options(next_token.Options):
     """The run of the same texts in which nothing is changed."""
     interventions: tuple[str, ...] = ()
     """Made in their order."""
+    dictionaries: dict[str, str] = field(default_factory=dict)
+    """The hash of each dictionary whose features are added or clamped, by its folder as it stands there."""
 
     @property
     def parents(self) -> list[str]:
         """The unchanged run, and the runs that interventions take values from."""
-        sources = [x.source.partition("/")[0] for x in self.parsed()]
+        sources = [x.source.partition("/")[0] for x in self.parsed() if not x.of_feature]
         return list(dict.fromkeys([self.clean_run, *filter(None, sources)]))
 
     def parsed(self) -> list[Intervention]:
@@ -52,16 +55,19 @@ class Options(next_token.Options):
         if not self.interventions:
             raise UsageError("Name an intervention, such as L12H3=zero.")
         parsed = [parse_intervention(text) for text in self.interventions]
-        if adding := next((x for x in parsed if x.kind == "add"), None):
+        if adding := next((x for x in parsed if x.kind == "add" and not x.of_feature), None):
             raise UsageError(f"{adding}: a run in which a trait's vector is added is made by traces trait steer.")
         return parsed
 
 
-def define_kind(root: AnyPath) -> tuple[job.Run, job.Forecast]:
+def define_kind(
+    root: AnyPath, find_feature: Callable[[loading.Loaded, Intervention], Any]
+) -> tuple[job.Run, job.Forecast]:
     """Make the functions `run` and `forecast` of this job.
 
     Args:
         root: The warehouse's folder, for runs that are named.
+        find_feature: Finds the direction that an `add` names, and the feature that a `clamp` does.
 
     Returns:
         Both functions; they raise UsageError where the unchanged run is of another model or kind.
@@ -74,12 +80,7 @@ def define_kind(root: AnyPath) -> tuple[job.Run, job.Forecast]:
                 f"Run '{options.clean_run}' is of kind {clean.meta.kind}: name one of kind {next_token.KIND}."
             )
         check_same_model(clean, loaded, "Run")
-        context = hold(loaded, options.parsed(), root, _no_vector)
+        context = hold(loaded, options.parsed(), root, lambda _, intervention: find_feature(loaded, intervention))
         return replace(next_token.prepare_job(loaded, source, options), kind=KIND, model_context=context)
 
     return run_job.define_kind(prepare_job)
-
-
-def _no_vector(name: str, intervention: Intervention) -> Any:
-    """Find the vector of an `add`, which `Options.parsed` has refused."""
-    raise AssertionError(intervention)

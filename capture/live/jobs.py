@@ -15,6 +15,7 @@ from capture.api.derived import project_on_known_traits
 from capture.api.intervened import plan_intervened
 from capture.data.memory import open_texts
 from capture.data.prompt_sets import open_prompts
+from capture.features.feature_edits import find_feature
 from capture.interventions.site_edits import head_count
 from capture.jobs import generate, intervened, next_token
 from capture.logit_lens import lens_run
@@ -133,7 +134,7 @@ class Model:
     def _ablate(self, job: AblateJob) -> dict[str, Any]:
         clean = TraceStore(run_list.find_run(self._root, job.run))
         source, options = plan_intervened(clean, [str(cut) for cut in job.cuts], [job.example])
-        start, _ = intervened.define_kind(self._root)
+        start, _ = intervened.define_kind(self._root, find_feature)
         run = self._publish(start, source, options, "with the cut")
         if clean.query("SELECT 1 FROM tensors WHERE site = 'resid.post_mlp' LIMIT 1").fetchone():
             self._lens(run)

@@ -12,7 +12,6 @@ import capture
 from capture.features.dictionary import Dictionary
 from warehouse import TraceStore, Warehouse
 from warehouse.errors import UsageError
-from warehouse.storage import paths
 from warehouse.validation.validate import validate
 
 
