@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from capture.api.captures import encode, generate, mcq, next_token
     from capture.api.circuit_files import export_circuit, import_circuit
     from capture.api.circuits import discover_circuit, evaluate_circuit
+    from capture.api.comparison import compare
     from capture.api.derived import lens, project, run_traits
     from capture.api.effects import ablate, patch
     from capture.api.features import encode_features, evaluate_features
@@ -33,6 +34,7 @@ __all__ = [
     "Intervention",
     "Positions",
     "ablate",
+    "compare",
     "discover_circuit",
     "encode",
     "encode_features",
@@ -68,6 +70,7 @@ _MODULES = {
     **dict.fromkeys(("encode", "generate", "mcq", "next_token"), "capture.api.captures"),
     **dict.fromkeys(("export_circuit", "import_circuit"), "capture.api.circuit_files"),
     **dict.fromkeys(("discover_circuit", "evaluate_circuit"), "capture.api.circuits"),
+    "compare": "capture.api.comparison",
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     **dict.fromkeys(("encode_features", "evaluate_features"), "capture.api.features"),

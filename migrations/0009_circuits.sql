@@ -346,6 +346,44 @@ COMMENT ON COLUMN messages.tool_calls IS 'Calls of tools, a JSON list of {type, 
 COMMENT ON COLUMN messages.tool_call_id IS 'The call that it is the result of';
 COMMENT ON COLUMN messages.name IS 'Name of the speaker or of the tool';
 
+CREATE TABLE comparisons (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    other_run_id VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    seq INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    other_pos INTEGER NOT NULL,
+    kl FLOAT,
+    kl_reverse FLOAT,
+    top1_id INTEGER,
+    top1_token VARCHAR,
+    top1_prob FLOAT,
+    other_top1_id INTEGER,
+    other_top1_token VARCHAR,
+    other_top1_prob FLOAT,
+    loss FLOAT,
+    other_loss FLOAT
+);
+COMMENT ON TABLE comparisons IS 'One row is a token that two models both read, after the same text: what each predicts next';
+COMMENT ON COLUMN comparisons.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN comparisons.source_run_id IS 'The first of the two runs that are compared';
+COMMENT ON COLUMN comparisons.other_run_id IS 'The second';
+COMMENT ON COLUMN comparisons.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
+COMMENT ON COLUMN comparisons.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';
+COMMENT ON COLUMN comparisons.pos IS 'Token position in its sequence, 0-based, padding not counted';
+COMMENT ON COLUMN comparisons.other_pos IS 'Its position in the other run: pos where both read the same tokens, else that of the token that ends with the same character';
+COMMENT ON COLUMN comparisons.kl IS 'KL(the first model''s distribution of the next token || the other''s), nats, within about 1e-6; infinity: the other rules out a token that the first allows; NULL: other vocabularies, or --what leaves it out';
+COMMENT ON COLUMN comparisons.kl_reverse IS 'KL(the other''s distribution || the first''s), nats; NULL as kl';
+COMMENT ON COLUMN comparisons.top1_id IS 'Id of the first model''s most probable token; the lowest id among equals; NULL as kl';
+COMMENT ON COLUMN comparisons.top1_token IS 'That token, decoded on its own';
+COMMENT ON COLUMN comparisons.top1_prob IS 'Its probability by the first model';
+COMMENT ON COLUMN comparisons.other_top1_id IS 'Id of the other''s most probable token';
+COMMENT ON COLUMN comparisons.other_top1_token IS 'That token, decoded on its own';
+COMMENT ON COLUMN comparisons.other_top1_prob IS 'Its probability by the other model';
+COMMENT ON COLUMN comparisons.loss IS 'What the text up to the sequence''s next row costs the first model, nats: next_token.loss, of several tokens where that row is not the next token; NULL: nothing is predicted there';
+COMMENT ON COLUMN comparisons.other_loss IS 'The same of the other model';
+
 CREATE TABLE evaluations (
     run_id VARCHAR NOT NULL,
     example_id VARCHAR NOT NULL,
@@ -380,7 +418,7 @@ COMMENT ON COLUMN evaluations.epoch IS 'Which answer of that model to the same s
 COMMENT ON COLUMN evaluations.answered_by IS 'The model that was evaluated, as the log names it';
 COMMENT ON COLUMN evaluations.details IS 'What the scorer says besides, a JSON object';
 
-COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation, features, features-evaluation';
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, comparison, circuit, circuit-evaluation, features, features-evaluation';
 
 COMMENT ON COLUMN trait_vectors.gap IS 'Distance between the mean projections of the two polarities: one unit of steering; imported: the vector''s length in its file';
 ALTER TABLE trait_vectors ALTER COLUMN midpoint DROP NOT NULL;

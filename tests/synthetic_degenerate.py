@@ -11,6 +11,7 @@ from synthetic import add_run
 KINDS = (
     "mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation", "task", "ablation", "influence",
     "circuit", "circuit-evaluation", "circuit", "features",
+    "comparison",
 )  # fmt: skip
 RUNS = [f"{kind}-{minute}" for minute, kind in enumerate(KINDS)]
 TASK, CIRCUIT = RUNS[6], RUNS[9]
@@ -20,6 +21,7 @@ PARENTS = {
     "circuit": [TASK],
     "circuit-evaluation": [CIRCUIT, TASK],
     "features": [TASK],
+    "comparison": RUNS[:2],
 }
 
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -35,6 +37,7 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     here = {k: v for k, v in said.items() if k != "kl"}
     trait = {"trait": "a", "method": "probe", "component": "residual"}
     made = {"source_run_id": TASK}
+    compared = {"source_run_id": RUNS[0], "other_run_id": RUNS[1]}
     effect = math.inf if here["loss"] == math.inf else 0.0
     top = {"topk_ids": [1], "topk_tokens": ["!"], "topk_probs": [1.0]}
     return {
@@ -125,6 +128,10 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             | {"value": effect, "full_value": float(n), "none_value": 0.0}
             for variant in ("circuit", "random")
             for size in (0.5, 1.0)[:n]
+            for e in examples
+        ],
+        "comparisons": [
+            e | compared | {"kl": said.get("kl", 0.0), "loss": here["loss"], "other_loss": here["loss"]}
             for e in examples
         ],
         "logit_lens": [e | top | {"actual_rank": 1, "kl_to_final": said.get("kl", 0.0)} for e in examples],

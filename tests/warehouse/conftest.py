@@ -10,6 +10,7 @@ import pytest
 import synthetic
 import synthetic_causes
 import synthetic_circuits
+import synthetic_comparisons
 import synthetic_features
 from samples import DATA
 
@@ -50,6 +51,7 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     place = vector | {"source_run_id": "llama", "example_id": "e", "vectors_run_id": "vectors"}
     tables = {"trait_projections": [place | {"projection": 1.0}], "trait_dynamics": [place | {"n_tokens": 1}]}
     synthetic.add_run(root, "projected", "trait-projection", tables)
+    synthetic_comparisons.add_comparison(root)
     scores = [{"example_id": "e", "scorer": "match", "metric": "score", "seq": seq} for seq in (0, 1, None)]
     synthetic.add_run(root, "scored", "next-token", {"evaluations": scores})
     synthetic.add_run(root, "ft", "finetune", {"training": [{"step": 1, "split": "train"}]})

@@ -43,6 +43,7 @@ _MADE_BY = {
     "trait_vectors": "see traces trait extract --help",
     "trait_evaluations": "see traces trait evaluate --help",
     "logit_lens": "see traces lens --help",
+    "comparisons": "see traces compare --help",
     "trait_dynamics": "see traces trait project --help",
     "trait_projections": "see traces trait project --help",
     "judgements": "see traces trait judge --help",

@@ -29,6 +29,7 @@ from warehouse.schema.circuit_tables import (
     CIRCUIT_VALUES,
     CIRCUITS,
 )
+from warehouse.schema.comparison_tables import COMPARISONS
 from warehouse.schema.evaluation_tables import EVALUATIONS
 from warehouse.schema.feature_tables import (
     DICTIONARIES,
@@ -70,6 +71,7 @@ _TABLES = (
     TRAINING,
     PROBES,
     LOGIT_LENS,
+    COMPARISONS,
     RESPONSES,
     JUDGEMENTS,
     TRAIT_VECTORS,

@@ -21,6 +21,7 @@ from warehouse.validation.attention_checks import check_attention, check_heads
 from warehouse.validation.causal_checks import check_effects, check_influence, check_task
 from warehouse.validation.check import Check, CheckFunction, ValidationFailure
 from warehouse.validation.circuit_checks import check_circuit_values, check_circuits
+from warehouse.validation.comparison_checks import check_comparisons
 from warehouse.validation.feature_checks import check_features, check_reconstruction_losses
 from warehouse.validation.file_checks import check_compacted, check_files, check_table_checksums, check_tensor_checksums
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
@@ -54,6 +55,7 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "hidden": check_hidden,
     "heads": check_heads,
     "logit_lens": check_logit_lens,
+    "comparisons": check_comparisons,
     "words": check_words,
     "chats": check_chats,
     "multiple choice": check_multiple_choice,

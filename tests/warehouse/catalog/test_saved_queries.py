@@ -27,7 +27,7 @@ CAPTURED = {"next_token", "heads", "tensors"}
 """Tables that the captured runs of the fixtures have rows in, of those that questions need."""
 
 KINDS = {"first": "mcq-prompt", "second": "mcq-encoder", "third": "mcq-prompt", "tuned": "finetune",
-         "steered": "trait-steering", "evaluated": "trait-evaluation", "pairs": "task"}  # fmt: skip
+         "steered": "trait-steering", "evaluated": "trait-evaluation", "pairs": "task", "compared": "comparison"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,7 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for r in KINDS
         ],
         "trait_dynamics": [{"source_run_id": r, "example_id": "e", "trait": "a", "n_tokens": 1} for r in KINDS],
+        "comparisons": [{"source_run_id": "first", "other_run_id": "second", "example_id": "e", "kl": 0.5}],
         "logit_lens": [
             {
                 "source_run_id": "first",

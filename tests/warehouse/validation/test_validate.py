@@ -69,6 +69,7 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
         checks = list(validate(run_dir(tiny_root, run)))
         assert [c.name for c in checks if c.passed is not True] == [
             "logit_lens",
+            "comparisons",
             "words",
             "chats",
             "multiple choice",
@@ -86,7 +87,7 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "vector tables",
             "compacted",
         ]
-        assert len(checks) == 30
+        assert len(checks) == 31
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
