@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from capture.api.circuits import discover_circuit, evaluate_circuit
     from capture.api.comparison import compare
     from capture.api.derived import lens, project, run_traits
+    from capture.api.dictionaries import read_dictionary, train_dictionary
     from capture.api.effects import ablate, patch
     from capture.api.features import encode_features, evaluate_features
     from capture.api.finetuning import finetune
@@ -60,9 +61,11 @@ __all__ = [
     "patch",
     "prepare_task",
     "project",
+    "read_dictionary",
     "record",
     "run_traits",
     "steer",
+    "train_dictionary",
     "wrap",
 ]
 
@@ -74,6 +77,7 @@ _MODULES = {
     **dict.fromkeys(("lens", "project", "run_traits"), "capture.api.derived"),
     **dict.fromkeys(("ablate", "patch"), "capture.api.effects"),
     **dict.fromkeys(("encode_features", "evaluate_features"), "capture.api.features"),
+    **dict.fromkeys(("read_dictionary", "train_dictionary"), "capture.api.dictionaries"),
     "finetune": "capture.api.finetuning",
     **dict.fromkeys(("Intervention", "Positions"), "capture.interventions.intervention"),
     "import_traces": "capture.api.imports",

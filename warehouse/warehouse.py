@@ -190,6 +190,7 @@ class Warehouse(Catalog):
         head: int | None = None,
         side: str | None = None,
         dtype: DTypeLike | None = None,
+        runs: Sequence[str] = (),
     ) -> Batches:
         """Read the vectors of all tokens that stored a site, in batches.
 
@@ -209,6 +210,7 @@ class Warehouse(Catalog):
             head: Query head, for a site with heads; None reads all heads.
             side: `dec` or `enc`; None for the model's main side.
             dtype: Of the batches; None for the stored one, or float32 where shards differ.
+            runs: Only tokens of these runs; none: of all.
 
         Returns:
             An iterable over numpy arrays (n, D), or (n, heads, d_head), that can be iterated over any number of times. A batch that
@@ -217,12 +219,13 @@ class Warehouse(Catalog):
         Raises:
             UsageError: Where no run stored the site, where runs of different weights did, and for a filter that has an error or
                 leaves nothing.
+            NotFoundError: There is no such run.
         """
         from warehouse.activations.batches import Batches
 
         return Batches.for_site(
             self, site, layer, where, model, side,
-            size=size, shuffle=shuffle, seed=seed, buffer=buffer, head=head, dtype=dtype,
+            size=size, shuffle=shuffle, seed=seed, buffer=buffer, head=head, dtype=dtype, runs=runs,
         )  # fmt: skip
 
     def probe(

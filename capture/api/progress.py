@@ -14,6 +14,7 @@ from capture.workers.assignment import assigned_part, tell_progress
 from warehouse.progress import ProgressBar
 
 if TYPE_CHECKING:
+    from capture.features.train_dictionary import DictionaryProgress
     from capture.jobs.job import Progress
     from capture.training.options import TrainingProgress
     from capture.traits.extract import LayerProgress
@@ -103,5 +104,22 @@ def training_progress(say: Say = None) -> Iterator[Callable[[TrainingProgress], 
             if p.accuracy is not None:
                 measures += f", accuracy {p.accuracy:.3f}"
             bar.show(p.step, p.steps, "training", measures)
+
+        yield report
+
+
+@contextmanager
+def dictionary_progress(say: Say = None) -> Iterator[Callable[[DictionaryProgress], None]]:
+    """Show how many steps of a dictionary's training are done, and how well it does."""
+    resuming_said = False
+    with ProgressBar("steps", say=say) as bar:
+
+        def report(p: DictionaryProgress) -> None:
+            nonlocal resuming_said
+            if p.resumed and not resuming_said:
+                resuming_said = True
+                bar.say(f"continuing after {p.resumed:,} steps")
+            explained = "" if p.explained_variance is None else f", {p.explained_variance:.1%} explained"
+            bar.show(p.step, p.steps, "training", f"error {p.loss:.3f}{explained}, {p.dead:,} dead")
 
         yield report

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
-from capture.cli import compare, effects, export, generate, import_traces, influence, lens, nearest, validate
+from capture.cli import (
+    compare,
+    effects,
+    export,
+    features_train,
+    generate,
+    import_traces,
+    influence,
+    lens,
+    nearest,
+    validate,
+)
 from capture.cli.capture import capture_app
 from capture.cli.circuit import circuit_app
 from capture.cli.data import data_app
@@ -63,6 +74,7 @@ app.add_typer(console_app, name="console", invoke_without_command=True)
 app.add_typer(derive_app, name="derive")
 app.command("lens")(lens.lens)
 app.add_typer(features_app, name="features")
+features_app.command("train")(features_train.train)
 app.command("compare")(compare.compare)
 app.command("influence")(influence.influence)
 app.command("graph")(graph.graph)

@@ -333,8 +333,7 @@ class Dictionary:
         if self.normalize == "constant_norm_rescale":
             return x * self._to_constant_norm(x)
         if self.normalize == "layer_norm":
-            centred = x - x.mean(dim=-1, keepdim=True)
-            return centred / (centred.std(dim=-1, keepdim=True) + _EPSILON)
+            return layer_normalised(x)
         return x
 
     def _restored(self, y: Tensor, x: Tensor) -> Tensor:
@@ -435,6 +434,12 @@ def tensor_names(kind: Kind) -> dict[str, tuple[str, ...]]:
     }
     names |= {name: ("n_features",) for name in biases}
     return names | ({"W_skip": ("d_out", "d_in")} if kind.skip else {})
+
+
+def layer_normalised(x: Tensor) -> Tensor:
+    """Return states less their mean, over their standard deviation, each by itself."""
+    centred = x - x.mean(dim=-1, keepdim=True)
+    return centred / (centred.std(dim=-1, keepdim=True) + _EPSILON)
 
 
 def _place(hook: str | None) -> Place | None:

@@ -8,11 +8,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+import synthetic
 import torch
 from other_pythons import other_python
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import capture
 from capture.features.dictionary import Dictionary
 from capture.features.saelens_folder import CONFIG, WEIGHTS, read_dictionary, write_dictionary
 from warehouse.errors import UncertainResultWarning
@@ -103,6 +105,18 @@ def test_a_batch_top_k_dictionary_in_training_is_the_one_that_is_saved_at_its_en
             assert inside.architecture == after.architecture == "jumprelu"
             assert inside.weights_hash == after.weights_hash
             assert torch.equal(inside.encode(states), after.encode(states))
+
+
+def test_saelens_loads_what_we_trained(states: Tensor, tmp_path: Path) -> None:
+    synthetic.add_vectors(tmp_path / "runs", "made", {1: states.numpy()}, [30] * 10)
+    (tmp_path / "saes").mkdir()
+    for normalize in ("layer_norm", "none"):
+        out = tmp_path / "saes" / normalize
+        quick = {"features": 64, "k": 8, "tokens": 2560, "batch_size": 128, "where": "true", "normalize": normalize}
+        capture.train_dictionary("made", out, layer=1, **quick, root=tmp_path / "runs")
+    found = theirs(tmp_path / "saes", states, tmp_path)
+    for path in (tmp_path / "saes").iterdir():
+        assert_equal(read_dictionary(path), states, found[f"{path.name}.acts"], found[f"{path.name}.out"])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,6 +158,7 @@ class Batches:
         buffer: int,
         head: int | None,
         dtype: DTypeLike | None,
+        runs: Sequence[str] = (),
     ) -> Batches:
         """Find the tokens that stored a site and that a filter leaves.
 
@@ -174,25 +175,27 @@ class Batches:
             buffer: Tokens in the window that shuffled batches are drawn from.
             head: Query head, for a site with heads; None keeps all heads.
             dtype: Of the batches; None for the stored one, or float32 where shards differ.
+            runs: Only tokens of these runs; none: of all.
 
         Returns:
             Batches that have read no vectors yet.
 
         Raises:
-            UsageError: Where no run stored the site, where runs of models with different weights did (give `model`), where the
-                filter has an error or leaves nothing, and where `size` or `buffer` is too small.
+            UsageError: Where no run stored the site, where runs of models with different weights did (give `model` or `runs`), where
+                the filter has an error or leaves nothing, and where `size` or `buffer` is too small.
+            NotFoundError: There is no such run.
         """
         if size < 1 or buffer < size:
             raise UsageError(
                 f"size {size}, buffer {buffer}: a batch has at least one token, the buffer at least a batch."
             )
-        stores, key = _stores_with_site(catalog, site, layer, model, side)
+        stores, key = _stores_with_site(catalog, site, layer, model, side, runs)
         stored_head = None if head is None else stores[0].own_head(key, head)
-        runs = [paths.run_id_of(s.path) for s in stores]
+        names_of_runs = [paths.run_id_of(s.path) for s in stores]
         shards, stored_dtypes = list[tuple[str, str]](), set[np.dtype]()
         columns, tables = list[tuple[np.ndarray, ...]](), list[pa.Table]()
         n = 0
-        for run, store in zip(runs, stores, strict=True):
+        for run, store in zip(names_of_runs, stores, strict=True):
             p = store.places(key)
             columns.append(
                 (np.arange(n, n + len(p.seq)), p.blob + len(shards), p.start, p.end - p.start, np.zeros_like(p.start))
@@ -208,13 +211,13 @@ class Batches:
         spans = _Spans(*(np.concatenate(c).astype(np.int64) for c in zip(*columns, strict=True)))
         names = pa.concat_tables(tables).combine_chunks()
         if where is not None and where.strip():
-            spans = _filter_spans(catalog, names, spans, runs, key.side, where)
+            spans = _filter_spans(catalog, names, spans, names_of_runs, key.side, where)
         if not spans.length.sum():
             raise UsageError("The filter leaves no tokens." if where else f"No tokens of {site} are stored.")
         if dtype is None:
             dtype = stored_dtypes.pop() if len(stored_dtypes) == 1 else np.float32
         return cls(
-            catalog.root.absolute(), runs, key, names, shards, spans, size, shuffle, seed, buffer, stored_head,
+            catalog.root.absolute(), names_of_runs, key, names, shards, spans, size, shuffle, seed, buffer, stored_head,
             np.dtype(dtype),
         )  # fmt: skip
 
@@ -249,6 +252,17 @@ class Batches:
         """
         spans = self.spans.cut(_PIECE)
         return replace(self, spans=spans[index::count], _locations=None)
+
+    def of_sequences(self, chosen: np.ndarray) -> Batches:
+        """Return batches over some of the sequences.
+
+        Args:
+            chosen: Whether each row of `sequences` is one of them, (n,) booleans.
+
+        Returns:
+            Batches over their tokens, whose passes are counted anew.
+        """
+        return replace(self, spans=self.spans[chosen[self.spans.sequence]], passes=0, _locations=None)
 
     def vectors_at(self, tokens: np.ndarray) -> np.ndarray:
         """Read the vectors of single tokens.
@@ -332,12 +346,12 @@ class Batches:
 
 
 def _stores_with_site(
-    catalog: Catalog, site: str, layer: int | None, model: str | None, side: str | None
+    catalog: Catalog, site: str, layer: int | None, model: str | None, side: str | None, runs: Sequence[str]
 ) -> tuple[list[TraceStore], Key]:
-    """Find the runs that stored a site in a layer, all of one model, and the tensor's key."""
+    """Find the runs that stored a site in a layer, all of one model, and the tensor's key; `runs` are the ones to look in, if any."""
     by_weights: dict[str, list[tuple[TraceStore, Key]]] = {}
     errors: list[UsageError] = []
-    for run in run_list.published_runs(catalog.root):
+    for run in dict.fromkeys(runs) or run_list.published_runs(catalog.root):
         store = TraceStore(find_run(catalog.root, run))
         if not store.meta.sites or model not in (None, store.meta.model.name, paths.sql_name(store.meta.model.name)):
             continue
