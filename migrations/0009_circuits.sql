@@ -384,6 +384,94 @@ COMMENT ON COLUMN comparisons.other_top1_prob IS 'Its probability by the other m
 COMMENT ON COLUMN comparisons.loss IS 'What the text up to the sequence''s next row costs the first model, nats: next_token.loss, of several tokens where that row is not the next token; NULL: nothing is predicted there';
 COMMENT ON COLUMN comparisons.other_loss IS 'The same of the other model';
 
+CREATE TABLE layer_similarity (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    other_run_id VARCHAR NOT NULL,
+    layer INTEGER,
+    other_layer INTEGER,
+    cka FLOAT,
+    cka_low FLOAT,
+    cka_high FLOAT,
+    procrustes FLOAT,
+    procrustes_low FLOAT,
+    procrustes_high FLOAT,
+    procrustes_chance FLOAT,
+    n_tokens INTEGER NOT NULL,
+    n_examples INTEGER NOT NULL
+);
+COMMENT ON TABLE layer_similarity IS 'One row is a layer of the one model and a layer of the other: how alike their states are, over a sample of the tokens that both read, the first of each sequence left out';
+COMMENT ON COLUMN layer_similarity.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN layer_similarity.source_run_id IS 'The first of the two runs that are compared';
+COMMENT ON COLUMN layer_similarity.other_run_id IS 'The second';
+COMMENT ON COLUMN layer_similarity.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN layer_similarity.other_layer IS 'The layer of the other model; NULL: its resid.embed';
+COMMENT ON COLUMN layer_similarity.cka IS 'Linear centred kernel alignment, debiased: 1 where the states are a rotated and scaled copy, about 0 where they are unrelated; NULL: fewer than 4 tokens, or states that are all alike';
+COMMENT ON COLUMN layer_similarity.cka_low IS 'Lower end of its 95 % interval, by leaving out a group of examples at a time; NULL: fewer than 5 examples';
+COMMENT ON COLUMN layer_similarity.cka_high IS 'Upper end of it';
+COMMENT ON COLUMN layer_similarity.procrustes IS 'Orthogonal Procrustes similarity: the cosine of the two centred sets of states after the best rotation, 1 for a rotated and scaled copy; the Procrustes distance is 2 - 2 times it; NULL: not asked for (--pairs)';
+COMMENT ON COLUMN layer_similarity.procrustes_low IS 'Lower end of its 95 % interval, as cka_low';
+COMMENT ON COLUMN layer_similarity.procrustes_high IS 'Upper end of it';
+COMMENT ON COLUMN layer_similarity.procrustes_chance IS 'The same with the other model''s tokens shuffled: what unrelated states of as many tokens and dimensions come to';
+COMMENT ON COLUMN layer_similarity.n_tokens IS 'Tokens that it is computed over';
+COMMENT ON COLUMN layer_similarity.n_examples IS 'Examples that they are of';
+
+CREATE TABLE moved_directions (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    other_run_id VARCHAR NOT NULL,
+    layer INTEGER,
+    rank INTEGER NOT NULL,
+    share FLOAT NOT NULL,
+    mean_shift FLOAT NOT NULL,
+    sd_shift FLOAT NOT NULL,
+    rms_moved FLOAT NOT NULL,
+    rms_state FLOAT NOT NULL,
+    n_tokens INTEGER NOT NULL,
+    vector FLOAT[] NOT NULL
+);
+COMMENT ON TABLE moved_directions IS 'One row is a direction of a layer along which states moved from the one model to the other, over a sample of the tokens that both read, the first of each sequence left out';
+COMMENT ON COLUMN moved_directions.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN moved_directions.source_run_id IS 'The first of the two runs that are compared';
+COMMENT ON COLUMN moved_directions.other_run_id IS 'The second';
+COMMENT ON COLUMN moved_directions.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN moved_directions.rank IS '1: the states moved most along it';
+COMMENT ON COLUMN moved_directions.share IS 'Part of the squared length of all differences that lies along it';
+COMMENT ON COLUMN moved_directions.mean_shift IS 'Mean of the differences along it, in the states'' own unit, never below 0: the vector points where the tokens went';
+COMMENT ON COLUMN moved_directions.sd_shift IS 'Standard deviation of the differences along it over the tokens';
+COMMENT ON COLUMN moved_directions.rms_moved IS 'Root mean square length of the layer''s differences, in all directions';
+COMMENT ON COLUMN moved_directions.rms_state IS 'Root mean square length of the first model''s states there';
+COMMENT ON COLUMN moved_directions.n_tokens IS 'Tokens that it is computed over';
+COMMENT ON COLUMN moved_directions.vector IS 'The direction, of length 1: times mean_shift, what adding it to the first model''s states (interventions of kind add) steers by';
+
+CREATE TABLE head_changes (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    other_run_id VARCHAR NOT NULL,
+    layer INTEGER NOT NULL,
+    head INTEGER NOT NULL,
+    js FLOAT NOT NULL,
+    js_low FLOAT,
+    js_high FLOAT,
+    top_changed FLOAT NOT NULL,
+    write_change FLOAT,
+    n_tokens INTEGER NOT NULL,
+    n_examples INTEGER NOT NULL
+);
+COMMENT ON TABLE head_changes IS 'One row is an attention head: how differently the two models'' heads of that number attend, over a sample of the tokens that both read, the first of each sequence left out';
+COMMENT ON COLUMN head_changes.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN head_changes.source_run_id IS 'The first of the two runs that are compared';
+COMMENT ON COLUMN head_changes.other_run_id IS 'The second';
+COMMENT ON COLUMN head_changes.layer IS 'The layer, 0-based';
+COMMENT ON COLUMN head_changes.head IS 'The query head, 0-based';
+COMMENT ON COLUMN head_changes.js IS 'Mean Jensen-Shannon divergence of the two models'' rows of attention, nats, 0 to ln 2';
+COMMENT ON COLUMN head_changes.js_low IS 'Lower end of its 95 % interval, by leaving out a group of examples at a time; NULL: fewer than 5 examples';
+COMMENT ON COLUMN head_changes.js_high IS 'Upper end of it';
+COMMENT ON COLUMN head_changes.top_changed IS 'Part of the rows in which another token gets the most attention';
+COMMENT ON COLUMN head_changes.write_change IS 'Root mean square length of the change of what the head writes to the residual stream, over that of what it wrote; NULL: v is not stored (--capture qkv), or the models'' heads cannot be told apart there';
+COMMENT ON COLUMN head_changes.n_tokens IS 'Tokens that it is computed over';
+COMMENT ON COLUMN head_changes.n_examples IS 'Examples that they are of';
+
 CREATE TABLE evaluations (
     run_id VARCHAR NOT NULL,
     example_id VARCHAR NOT NULL,

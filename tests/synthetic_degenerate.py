@@ -134,6 +134,9 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             e | compared | {"kl": said.get("kl", 0.0), "loss": here["loss"], "other_loss": here["loss"]}
             for e in examples
         ],
+        "layer_similarity": [compared | {"layer": 0, "other_layer": 0}],
+        "moved_directions": [compared | {"layer": 0, "rank": 1, "vector": [1.0]}],
+        "head_changes": [compared],
         "logit_lens": [e | top | {"actual_rank": 1, "kl_to_final": said.get("kl", 0.0)} for e in examples],
     }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms
+from capture.api.arguments import check_loaded, existing_run, find_source_run, in_python_terms, joined
 from capture.api.derived import load_captured_model
 from capture.api.progress import capture_progress
 from capture.api.runs import screen_note
@@ -23,6 +24,12 @@ def compare(
     *,
     model: Loaded | None = None,
     other_model: Loaded | None = None,
+    what: str | Sequence[str] = "",
+    layers: str | Sequence[int | str] = "all",
+    tokens: int = 2048,
+    pairs: str = "same",
+    directions: int = 5,
+    seed: int = 0,
     run: str | None = None,
     root: str | AnyPath | None = None,
     skip_existing: bool = False,
@@ -40,12 +47,19 @@ def compare(
         b: A run of the same texts by another model, in the same warehouse.
         model: The model of `a`; None: it is loaded from where it was.
         other_model: The model of `b`.
+        what: `predictions` (KL, top-1 and losses, token by token), `layers` (how alike states are), `directions` (along which they
+            moved), `heads` (how attention changed); empty: all that the two runs have stored enough for.
+        layers: Which layers' states and heads are compared: `"0,5,mid"`, `[0, 5]`, `last`, `embed`, or `all` that are stored.
+        tokens: How many tokens layers, directions and heads are compared over.
+        pairs: Which pairs of layers Procrustes compares: `same` numbers, `all`, or `none`; CKA compares all.
+        directions: How many directions of each layer are kept.
+        seed: Of the tokens that are drawn.
         run: The new run's name; None: both names with a hyphen between them.
         root: The warehouse's folder; None: that of `a`, else `$TRACES_HOME`, else `./runs`.
         skip_existing: If a run of this name exists, return it as it is.
 
     Returns:
-        The new run, with the table `comparisons`.
+        The new run, with the tables `comparisons`, `layer_similarity`, `moved_directions` and `head_changes`.
 
     Raises:
         UsageError: A run has not stored what is needed, the two have no text in common, or a model is not that of its run.
@@ -60,7 +74,8 @@ def compare(
         return existing
     from capture.comparisons import compare_run as job
 
-    wanted = job.forecast(*folders)
+    options = job.Options(joined(what), joined(layers), tokens, pairs, directions, seed)
+    wanted = job.forecast(*folders, options)
     for folder in folders:
         if line := TraceStore(folder).left_out():
             screen_note(line)
@@ -70,5 +85,5 @@ def compare(
         return check_loaded(given) if given is not None else load_captured_model(folders[side], remedy=option)
 
     with capture_progress(wanted.sequences, unit="sequences") as (report, _):
-        manifest = job.run(*folders, load, root=home, run_id=run_id, report=report, note=screen_note)
+        manifest = job.run(*folders, load, options, root=home, run_id=run_id, report=report, note=screen_note)
     return TraceStore(paths.run_dir(home, manifest.run_id))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from capture.comparisons.run_pair import SIDE, last_state_key
+from capture.model.anatomy import Anatomy
 from capture.model.body import Body, vocabulary_size
 from capture.model.examine import examine
 from capture.model.final_norm import FinalNorm
@@ -26,31 +27,25 @@ class Predictor:
     vocabulary: int
     """The number of tokens that the head has a logit for."""
 
-    def __init__(self, loaded: Loaded, store: TraceStore, option: str) -> None:
-        """Check that the model is the run's, and find its norm and head.
+    def __init__(self, loaded: Loaded, store: TraceStore, anatomy: Anatomy | None) -> None:
+        """Find a model's norm and head.
 
         Args:
-            loaded: The model.
+            loaded: The model, which is the run's.
             store: The run.
-            option: The option that names another place of the model.
+            anatomy: What `examine` found of the model, if it was called.
 
         Raises:
-            UsageError: The model has other weights than the run's, its way from states to logits is not known, or the states are
-                not stored.
+            UsageError: The model's way from states to logits is not known, or the states are not stored.
             TracesError: It predicts no tokens.
         """
         m = store.meta.model
-        if not has_weights(loaded.model, m.weights_hash):
-            raise UsageError(
-                f"{loaded.name} has other weights than those that run '{store.meta.run_id}' was captured with ({m.name}, "
-                f"{m.dtype}), so that it cannot read the run's states. If that model lies elsewhere now: {option} PLACE"
-            )
         self._store, self._key = store, last_state_key(store)
-        if self._key == store.key("hidden", m.stack(SIDE).n_layers, SIDE):
-            body, self._norm = Body(loaded.model), None
-        else:
+        normed = self._key == store.key("hidden", m.stack(SIDE).n_layers, SIDE)
+        if anatomy is None and not normed:
             anatomy = examine(loaded.model)
-            body, self._norm = anatomy.body, FinalNorm(anatomy)
+        body = Body(loaded.model) if anatomy is None else anatomy.body
+        self._norm = None if normed or anatomy is None else FinalNorm(anatomy)
         self._head = LMHead(body)
         self._dtype, self._device = loaded.model.dtype, loaded.model.device
         self.vocabulary = self._head.vocabulary
@@ -78,6 +73,25 @@ class Predictor:
                 f"{str(self._dtype).removeprefix('torch.')}."
             )
         return logits
+
+
+def check_model(loaded: Loaded, store: TraceStore, option: str) -> None:
+    """Check that a model is the one that a run was captured with.
+
+    Args:
+        loaded: The model.
+        store: The run.
+        option: The option that names another place of the model.
+
+    Raises:
+        UsageError: It has other weights.
+    """
+    m = store.meta.model
+    if not has_weights(loaded.model, m.weights_hash):
+        raise UsageError(
+            f"{loaded.name} has other weights than those that run '{store.meta.run_id}' was captured with ({m.name}, "
+            f"{m.dtype}), so that it cannot read the run's states. If that model lies elsewhere now: {option} PLACE"
+        )
 
 
 def read_states(store: TraceStore, key: Key, places: list[tuple[str, int, np.ndarray]]) -> np.ndarray:

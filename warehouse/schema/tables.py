@@ -29,7 +29,7 @@ from warehouse.schema.circuit_tables import (
     CIRCUIT_VALUES,
     CIRCUITS,
 )
-from warehouse.schema.comparison_tables import COMPARISONS
+from warehouse.schema.comparison_tables import COMPARISONS, HEAD_CHANGES, LAYER_SIMILARITY, MOVED_DIRECTIONS
 from warehouse.schema.evaluation_tables import EVALUATIONS
 from warehouse.schema.feature_tables import (
     DICTIONARIES,
@@ -72,6 +72,9 @@ _TABLES = (
     PROBES,
     LOGIT_LENS,
     COMPARISONS,
+    LAYER_SIMILARITY,
+    MOVED_DIRECTIONS,
+    HEAD_CHANGES,
     RESPONSES,
     JUDGEMENTS,
     TRAIT_VECTORS,

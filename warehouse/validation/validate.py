@@ -21,7 +21,12 @@ from warehouse.validation.attention_checks import check_attention, check_heads
 from warehouse.validation.causal_checks import check_effects, check_influence, check_task
 from warehouse.validation.check import Check, CheckFunction, ValidationFailure
 from warehouse.validation.circuit_checks import check_circuit_values, check_circuits
-from warehouse.validation.comparison_checks import check_comparisons
+from warehouse.validation.comparison_checks import (
+    check_comparisons,
+    check_head_changes,
+    check_layer_similarity,
+    check_moved_directions,
+)
 from warehouse.validation.feature_checks import check_features, check_reconstruction_losses
 from warehouse.validation.file_checks import check_compacted, check_files, check_table_checksums, check_tensor_checksums
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
@@ -56,6 +61,9 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "heads": check_heads,
     "logit_lens": check_logit_lens,
     "comparisons": check_comparisons,
+    "layer similarity": check_layer_similarity,
+    "moved directions": check_moved_directions,
+    "head changes": check_head_changes,
     "words": check_words,
     "chats": check_chats,
     "multiple choice": check_multiple_choice,

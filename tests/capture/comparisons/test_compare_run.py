@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from capture.comparisons import compare_run, predictions, shared_tokens
+from capture.comparisons.options import Options
 from capture.comparisons.run_pair import open_pair
+from capture.comparisons.sample import draw_sample
 from capture.data.text import one_text, open_text
 from capture.jobs import encode, generate, next_token
 from capture.model.loading import Loaded, load
@@ -38,9 +40,13 @@ def perturbed(loaded: Loaded, size: float = 0.1, seed: int = 1) -> Loaded:
 
 
 def compare(
-    root: Path, models: tuple[Loaded, Loaded], a: str = "a", b: str = "b", run_id: str = "c", **more: Any
-) -> TraceStore:
-    compare_run.run(run_dir(root, a), run_dir(root, b), lambda side: models[side], root=root, run_id=run_id, **more)
+    root: Path, models: tuple[Loaded, Loaded], a: str = "a", b: str = "b", run_id: str = "c", *,
+    report: Callable = lambda _: None, note: Callable = lambda _: None, **options: Any,
+) -> TraceStore:  # fmt: skip
+    compare_run.run(
+        run_dir(root, a), run_dir(root, b), lambda side: models[side], Options(**options), root=root, run_id=run_id,
+        report=report, note=note,
+    )  # fmt: skip
     return TraceStore(run_dir(root, run_id))
 
 
@@ -142,12 +148,13 @@ def test_on_the_real_model(tmp_path: Path, smollm2: Loaded, capture_tiny: Callab
     text.write_text(TEXTS, encoding="utf-8")
     for run, model in zip("ab", models, strict=True):
         capture_tiny(tmp_path, run, loaded=model, text=text, capture="hidden", store_dtype="float32", batch_tokens=1)
-    rows = rows_of(compare(tmp_path, models))
+    rows = rows_of(compare(tmp_path, models, what="predictions"))
     a, b = TraceStore(run_dir(tmp_path, "a")), TraceStore(run_dir(tmp_path, "b"))
     check_against_logits(rows, (a, b), models)
     assert 0 < (rows.top1_id != rows.other_top1_id).mean() < 0.7
 
 
+@pytest.mark.slow
 def test_slices_and_an_interruption_change_nothing(
     runs: Path, models: tuple[Loaded, Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +173,12 @@ def test_slices_and_an_interruption_change_nothing(
     seen: list[int] = []
     cut = rows_of(compare(runs, models, report=lambda c: seen.append(c.resumed_tokens)))
     assert max(seen) > 0
+    for table in ("layer_similarity", "moved_directions", "head_changes"):  # over the same tokens
+        one, two = (
+            TraceStore(run_dir(runs, run)).query(f"SELECT * EXCLUDE (run_id) FROM {table}").df()
+            for run in ("whole", "c")
+        )
+        pd.testing.assert_frame_equal(one, two)
     exact = ["example_id", "seq", "pos", "other_pos", "top1_id", "other_top1_id", "loss"]
     pd.testing.assert_frame_equal(whole[exact], cut[exact])
     np.testing.assert_allclose(whole.kl, cut.kl, rtol=1e-4, atol=1e-6)
@@ -228,11 +241,11 @@ def test_with_other_tokenizers_losses_are_compared_by_span(
     assert all(c.passed is not False for c in validate(run_dir(runs, "c")))
 
 
-def refused(root: Path, models: tuple[Loaded, Loaded], a: str, b: str) -> str:
+def refused(root: Path, models: tuple[Loaded, Loaded], a: str, b: str, **options: Any) -> str:
     """What is said of two runs that do not fit; nothing is left behind."""
     before = sorted(p.name for p in root.rglob("*"))
     with pytest.raises((UsageError, TracesError)) as error:
-        compare(root, models, a, b)
+        compare(root, models, a, b, **options)
     assert sorted(p.name for p in root.rglob("*")) == before
     message = str(error.value)
     assert "\n" not in message
@@ -251,6 +264,11 @@ def test_runs_that_do_not_fit_are_refused_in_one_line(
     assert "'a' is both runs" in refused(runs, models, "a", "a")
     assert "no example in common: capture the same texts with both" in refused(runs, models, "a", "elsewhere")
     assert "traces capture next-token … --capture hidden" in refused(runs, models, "a", "bare")
+    assert "--what heads: Run 'bare' has stored neither" in refused(runs, models, "a", "bare", what="heads")
+    assert "residual stream. Capture it again with --capture resid" in refused(runs, models, "a", "bare", what="layers")
+    assert "--what colours: colours is none of predictions, layers" in refused(runs, models, "a", "b", what="colours")
+    assert "--layers 3: 3 is not a layer" in refused(runs, models, "a", "b", layers="3")
+    assert "--pairs some: use same, all, none" in refused(runs, models, "a", "b", pairs="some")
     assert "'c' is of kind comparison, and holds no states of a model: compare the run it was made from, a" in refused(
         runs, models, "c", "a"
     )
@@ -285,6 +303,160 @@ def test_texts_that_differ_from_the_first_token_on_are_refused(
 
 
 def test_the_forecast_is_what_is_made(runs: Path, models: tuple[Loaded, Loaded]) -> None:
-    wanted = compare_run.forecast(run_dir(runs, "a"), run_dir(runs, "b"))
+    wanted = compare_run.forecast(run_dir(runs, "a"), run_dir(runs, "b"), Options())
+    assert wanted.plan.parts == ("predictions", "layers", "directions", "heads") and not wanted.plan.left_out
     assert (wanted.sequences, wanted.tokens) == (3, len(rows_of(compare(runs, models))))
     assert open_pair(run_dir(runs, "a"), run_dir(runs, "b")).names == ("a", "b")
+
+
+def changed_copy(loaded: Loaded, change: Callable[[Any], None]) -> Loaded:
+    model = deepcopy(loaded.model)
+    with torch.no_grad():
+        change(model)
+    return Loaded(model, loaded.tokenizer, "changed", None, loaded.device, trust_remote_code=False)
+
+
+@pytest.fixture(scope="module")
+def lighthouse(tmp_path_factory: pytest.TempPathFactory, capture_tiny: Callable, models: tuple[Loaded, Loaded]) -> Path:
+    """A run `a` of the tiny model over texts enough for intervals."""
+    root = tmp_path_factory.mktemp("lighthouse") / "runs"
+    capture_tiny(root, "a", loaded=models[0], max_len=32, store_dtype="float32", capture="hidden,resid,qkv")
+    return root
+
+
+def compared_with(
+    root: Path,
+    tmp_path: Path,
+    one: Loaded,
+    other: Loaded,
+    capture_tiny: Callable,
+    capture: str = "hidden,resid,qkv",
+    **options: Any,
+) -> TraceStore:
+    """A comparison of the run `a` in a copy of a warehouse with a run of another model."""
+    runs = Path(shutil.copytree(root, tmp_path / "runs"))
+    capture_tiny(runs, "b", loaded=other, max_len=32, store_dtype="float32", capture=capture)
+    store = compare(runs, (one, other), **options)
+    assert all(c.passed is not False for c in validate(store.path))
+    return store
+
+
+@pytest.mark.slow
+def test_layers_of_one_model_are_the_same(
+    lighthouse: Path, tmp_path: Path, models: tuple[Loaded, Loaded], capture_tiny: Callable
+) -> None:
+    store = compared_with(lighthouse, tmp_path, models[0], models[0], capture_tiny, what="layers,directions,heads")
+    rows = store.query("FROM layer_similarity").df()
+    assert len(rows) == 16 and (rows.n_examples > 20).all() and (rows.n_tokens > 300).all()
+    same = rows[(rows.layer == rows.other_layer) | (rows.layer.isna() & rows.other_layer.isna())]
+    assert len(same) == 4
+    for column in ("cka", "cka_low", "cka_high", "procrustes", "procrustes_low", "procrustes_high"):
+        np.testing.assert_allclose(same[column], 1, atol=1e-5)
+    assert (same.procrustes_chance < 0.7).all()
+    assert (rows.cka[~rows.index.isin(same.index)] < 0.999).all()
+    assert not store.meta.counts.rows["moved_directions"]  # nothing moved
+    heads = store.query("FROM head_changes").df()
+    assert len(heads) == 12 and (heads[["js", "top_changed", "write_change"]] == 0).all(axis=None)
+
+
+def test_a_head_that_was_changed_is_found(
+    lighthouse: Path, tmp_path: Path, models: tuple[Loaded, Loaded], capture_tiny: Callable
+) -> None:
+    """Other queries of head 2 in the last of three layers: that head alone attends and writes otherwise."""
+
+    def change(model: Any) -> None:
+        model.model.layers[2].self_attn.q_proj.weight[16:24] *= -20
+
+    other = changed_copy(models[0], change)
+    store = compared_with(lighthouse, tmp_path, models[0], other, capture_tiny, what="heads,layers,directions")
+    heads = store.query("FROM head_changes ORDER BY js DESC").df()
+    first, rest = heads.iloc[0], heads.iloc[1:]
+    assert (
+        (first.layer, first["head"]) == (2, 2)
+        and first.js_low > 0
+        and first.top_changed > 0.3
+        and first.write_change > 0.01
+    )
+    assert (rest.js < 1e-6).all() and (rest.write_change < 1e-5).all()
+    layers = dict(store.query("SELECT layer, cka FROM layer_similarity WHERE layer = other_layer").fetchall())
+    assert layers[0] == layers[1] == 1 and layers[2] < 1
+    assert {layer for (layer,) in store.query("SELECT DISTINCT layer FROM moved_directions").fetchall()} == {2}
+
+
+def test_what_heads_write_is_what_attention_adds(
+    lighthouse: Path, tmp_path: Path, models: tuple[Loaded, Loaded], capture_tiny: Callable
+) -> None:
+    """Of a model whose output projection of head 1 in layer 0 is doubled: what it writes changed by all of itself."""
+
+    def change(model: Any) -> None:
+        model.model.layers[0].self_attn.o_proj.weight[:, 8:16] *= 2
+
+    other = changed_copy(models[0], change)
+    store = compared_with(lighthouse, tmp_path, models[0], other, capture_tiny, what="heads", layers="0")
+    rows = store.query("FROM head_changes ORDER BY head").df()
+    np.testing.assert_allclose(rows.write_change, [0, 1, 0, 0], atol=1e-5)
+    assert (rows.js == 0).all()
+
+
+def test_a_planted_direction_is_found(
+    lighthouse: Path, tmp_path: Path, models: tuple[Loaded, Loaded], capture_tiny: Callable
+) -> None:
+    """A bias that layer 1's MLP adds to the stream of every token."""
+    direction = torch.zeros(32)
+    direction[5], direction[9] = 0.6, -0.8
+
+    def change(model: Any) -> None:
+        model.model.layers[1].mlp.register_forward_hook(lambda _m, _a, y: y + 0.5 * direction)
+
+    other = changed_copy(models[0], change)
+    store = compared_with(lighthouse, tmp_path, models[0], other, capture_tiny, what="directions", directions=2)
+    rows = store.query("FROM moved_directions WHERE layer = 1 ORDER BY rank").df()
+    np.testing.assert_allclose(rows.vector[0], direction, atol=1e-4)
+    assert rows["share"][0] == pytest.approx(1, abs=1e-5) and rows.mean_shift[0] == pytest.approx(0.5, abs=1e-5)
+    assert rows.sd_shift[0] < 1e-4 and rows.rms_moved[0] == pytest.approx(0.5, abs=1e-5)
+    assert not len(store.query("FROM moved_directions WHERE layer = 0").df())
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compared_is_left_out_with_the_reason(
+    lighthouse: Path, tmp_path: Path, models: tuple[Loaded, Loaded], capture_tiny: Callable, make_llama: Callable
+) -> None:
+    """A model of another width and number of heads, whose run kept no q and k."""
+    small = Loaded(
+        make_llama(1, hidden_size=24, num_attention_heads=2, num_hidden_layers=2), models[0].tokenizer, "small", None, "cpu", trust_remote_code=False
+    )  # fmt: skip
+    store = compared_with(lighthouse, tmp_path, models[0], small, capture_tiny, capture="resid", pairs="all")
+    assert store.meta.options["compared"] == ["predictions", "layers"]
+    left_out = store.meta.options["left_out"]
+    assert "32 and 24 wide" in left_out["directions"] and "4 and 2 heads" in left_out["heads"]
+    rows = store.query("FROM layer_similarity").df()
+    assert len(rows) == 4 * 3 and rows.procrustes.notna().all()
+    assert rows.cka.abs().max() < 1 and rows_of(store).kl.notna().all()
+
+
+def test_a_sample_is_of_whole_groups_of_examples(
+    lighthouse: Path, tmp_path: Path, models: tuple, capture_tiny: Callable
+) -> None:
+    """The first tokens are left out, no example is in two groups, and the same seed draws the same tokens."""
+    runs = Path(shutil.copytree(lighthouse, tmp_path / "runs"))
+    capture_tiny(runs, "b", loaded=models[1], max_len=32, store_dtype="float32", capture="hidden")
+    pair = open_pair(run_dir(runs, "a"), run_dir(runs, "b"))
+    sample = draw_sample(pair, 100, 0)
+    assert 50 < sample.tokens <= 100 and all((p.positions > 0).all() for p in sample.pieces)
+    examples = np.repeat([p.example_id for p in sample.pieces], [len(p.positions) for p in sample.pieces])
+    groups = np.searchsorted(sample.bounds, np.arange(sample.tokens), "right") - 1
+    assert len({(e, g) for e, g in zip(examples, groups, strict=True)}) == len(set(examples)) == sample.examples
+    assert sample.by_example and len(set(groups)) == len(sample.bounds) - 1 >= 5
+    again, other = draw_sample(pair, 100, 0), draw_sample(pair, 100, 1)
+    assert [p.positions.tolist() for p in again.pieces] == [p.positions.tolist() for p in sample.pieces]
+    assert [p.positions.tolist() for p in other.pieces] != [p.positions.tolist() for p in sample.pieces]
+
+
+def test_few_texts_have_similarities_without_intervals(runs: Path, models: tuple[Loaded, Loaded]) -> None:
+    rows = compare(runs, models, what="layers,heads").query("FROM layer_similarity, head_changes").df()
+    assert (
+        rows.cka.notna().all()
+        and rows.cka_low.isna().all()
+        and rows.js_low.isna().all()
+        and (rows.n_examples == 3).all()
+    )

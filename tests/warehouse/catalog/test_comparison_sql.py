@@ -76,3 +76,20 @@ def test_parts_of_speech_and_roles_are_those_of_the_next_token(warehouse: Wareho
         ("assistant", 1, 1.5, 1.5, 1.0, -1.5),
         ("user", 1, 0.0625, 0.0625, 0.0, 0.25),
     ]
+
+
+def test_a_layer_has_its_own_similarity_and_its_most_similar_layer(warehouse: Warehouse) -> None:
+    assert warehouse.ask("similar_layers").fetchall() == [
+        (0, 0.75, 0.5, 0.875, 0.875, 0.75, 1.0, 0.25, 0, 0.75),
+        (1, 0.625, 0.5, 0.875, 0.875, 0.75, 1.0, 0.25, 0, 0.9375),
+    ]
+
+
+def test_heads_come_by_their_change(warehouse: Warehouse) -> None:
+    rows = warehouse.ask("changed_heads").fetchall()
+    assert [row[:2] for row in rows] == [(0, 1), (1, 0), (0, 0)]
+    assert rows[0][2:] == (0.25, 0.125, 0.5, 0.5, 0.25, 9)
+
+
+def test_a_layer_says_how_far_it_moved(warehouse: Warehouse) -> None:
+    assert warehouse.ask("moved_layers").fetchall() == [(0, 0.25, 0.625, 0.875, 2, 1.5, 0.5)]

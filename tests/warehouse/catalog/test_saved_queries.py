@@ -59,6 +59,9 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         "trait_dynamics": [{"source_run_id": r, "example_id": "e", "trait": "a", "n_tokens": 1} for r in KINDS],
         "comparisons": [{"source_run_id": "first", "other_run_id": "second", "example_id": "e", "kl": 0.5}],
+        "layer_similarity": [{"source_run_id": "first", "other_run_id": "second", "layer": 0, "cka": 0.5}],
+        "moved_directions": [{"source_run_id": "first", "other_run_id": "second", "rank": 1, "vector": [1.0]}],
+        "head_changes": [{"source_run_id": "first", "other_run_id": "second", "js": 0.1}],
         "logit_lens": [
             {
                 "source_run_id": "first",

@@ -70,6 +70,9 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
         assert [c.name for c in checks if c.passed is not True] == [
             "logit_lens",
             "comparisons",
+            "layer similarity",
+            "moved directions",
+            "head changes",
             "words",
             "chats",
             "multiple choice",
@@ -87,7 +90,7 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "vector tables",
             "compacted",
         ]
-        assert len(checks) == 31
+        assert len(checks) == 34
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
