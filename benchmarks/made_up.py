@@ -16,7 +16,7 @@ from warehouse.storage import paths
 from warehouse.storage.files import file_checksum
 from warehouse.storage.manifest import Counts, DataInfo, FileInfo, Manifest
 from warehouse.storage.model_info import ModelInfo
-from warehouse.storage.parquet import ROW_GROUP, to_table
+from warehouse.storage.parquet import ROW_GROUP, to_table, writing_options
 
 EXAMPLE_TOKENS = 128
 """Rows of an example."""
@@ -88,7 +88,7 @@ def publish(
     for table, parts in tables.items():
         file = paths.table_file(table)
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(folder / file, arrow_schema(table), compression="zstd", compression_level=3) as writer:
+        with pq.ParquetWriter(folder / file, arrow_schema(table), **writing_options(arrow_schema(table))) as writer:
             rows[table] = 0
             for part in parts:
                 writer.write_table(part, row_group_size=ROW_GROUP)

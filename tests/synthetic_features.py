@@ -17,6 +17,7 @@ def add_features(
     active: Mapping[tuple[str, int, int], Mapping[int, float]],
     run: str = "encoded",
     losses: Sequence[Mapping[str, Any]] = (),
+    minute: int = 0,
 ) -> None:
     """Adds a run of kind `features`, and one of its losses where there are any.
 
@@ -46,7 +47,14 @@ def add_features(
         root,
         run,
         "features",
-        {"dictionaries": [of | about], "features": rows, "feature_tokens": rows, "reconstructions": tokens},
+        {
+            "dictionaries": [of | about],
+            "features": sorted(rows, key=lambda r: (r["example_id"], r["seq"], r["pos"], r["feature"])),
+            "feature_tokens": sorted(rows, key=lambda r: (r["feature"], r["example_id"], r["seq"], r["pos"])),
+            "reconstructions": tokens,
+        },
+        minute=minute,
+        parents=[source],
     )
     if losses:
         synthetic.add_run(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,11 @@ from capture.cli.workers import make_in_parts
 from capture.sequences import partition
 from warehouse.cli.app import App
 from warehouse.cli.option_groups import Panel, with_groups
-from warehouse.cli.options import RunArgument, WarehouseOption, dry_run_option, run_option
+from warehouse.cli.options import FormatOption, RunArgument, WarehouseOption, dry_run_option, run_option
+from warehouse.cli.output import Format, write
+
+if TYPE_CHECKING:
+    from warehouse.analysis.feature_contexts import Context
 
 features_app = App(help="Sparse dictionaries: which of their features are active at which token.", no_args_is_help=True)
 
@@ -169,3 +174,66 @@ def evaluate(
         manifest = job.run(loaded, folder, dictionaries, options, root=root, run_id=run_id, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['reconstruction_losses']:,} rows in {manifest.seconds:.1f} s")
     typer.echo('next: traces sql "SELECT sae, mean_active, explained_variance, loss_recovered FROM dictionary_fit"')
+
+
+@features_app.command("show")
+@with_groups()
+def show(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run of features, or the run that was encoded, for the newest.")
+    ],
+    feature: Annotated[int, typer.Argument(metavar="FEATURE", help="The feature.")],
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            "--sae", metavar="NAME", help="The dictionary, where there are several.", rich_help_panel=Panel.READ
+        ),
+    ] = None,
+    n: Annotated[
+        int, typer.Option("--n", "-n", min=1, help="How many sequences to show.", rich_help_panel=Panel.READ)
+    ] = 20,
+    before: Annotated[
+        int, typer.Option(min=0, help="Tokens before the strongest one.", rich_help_panel=Panel.READ)
+    ] = 12,
+    after: Annotated[int, typer.Option(min=0, help="Tokens after it.", rich_help_panel=Panel.READ)] = 6,
+    fmt: FormatOption = Format.table,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Show where a feature is most active: the sequences with its strongest tokens, each once, in their context.
+
+    The strongest token stands between » and «. As JSON, every token of the context comes with how active the feature is there.
+
+    Examples:
+        traces features show first 7
+        traces features show first-features 7 --sae smollm2-15 -n 50 --format json
+    """
+    import pyarrow as pa
+
+    from warehouse.analysis.feature_contexts import find_encoded, find_feature, top_contexts
+    from warehouse.catalog.ask import asker
+    from warehouse.warehouse import Warehouse
+
+    with Warehouse(warehouse) as wh:
+        found = find_feature(wh.cached_run, find_encoded(asker(wh), run, sae), feature)
+        said = found.summary
+        note(
+            f"feature {feature} is active at {said['n_tokens']:,} tokens of {said['n_sequences']:,} sequences, on average "
+            f"{said['mean_activation']:.3g}, at most {said['max_activation']:.3g}"
+        )
+        contexts = top_contexts(wh.cached_run, found, n=n, before=before, after=after)
+        if contexts:
+            rows = [asdict(c) if fmt is Format.json else _context_line(c) for c in contexts]
+            write(wh.cursor().from_arrow(pa.Table.from_pylist(rows)), fmt, None)
+
+
+def _context_line(context: Context) -> dict[str, Any]:
+    """Return a context as a line of text."""
+    at = context.pos - context.first_pos
+    text = f"{''.join(context.tokens[:at])}»{context.tokens[at]}«{''.join(context.tokens[at + 1 :])}"
+    return {
+        "activation": round(context.activation, 3),
+        "context": " ".join(text.split()),
+        "example_id": context.example_id,
+        "seq": context.seq,
+        "pos": context.pos,
+    }

@@ -29,7 +29,7 @@ _PIECE = 1 << 15
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_statistics": True}
 
 
-def _writing(schema: pa.Schema) -> dict[str, Any]:
+def writing_options(schema: pa.Schema) -> dict[str, Any]:
     """Return how rows of a schema are written: values that repeat as codes into a dictionary, and numbers that hardly ever do as they are."""
     repeat = [
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
@@ -66,7 +66,7 @@ def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.T
 def write_table_file(path: Path, rows: pa.Table) -> None:
     """Write rows of a table to one file, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows, path, **_writing(rows.schema))
+    pq.write_table(rows, path, **writing_options(rows.schema))
     sync_file(path)
 
 
@@ -148,7 +148,7 @@ def merge_table_parts(name: str, parts: Sequence[Path], target: Path) -> int:
     size = ROW_GROUP // 4 if name == "tensors" else ROW_GROUP
     target.parent.mkdir(parents=True, exist_ok=True)
     pieces = merge_parts(parts, table.sort_key) if table.combined is None else iter([_combine(table, parts)])
-    with pq.ParquetWriter(target, schema, **_writing(schema)) as writer:
+    with pq.ParquetWriter(target, schema, **writing_options(schema)) as writer:
         for rows in _cut(pieces, size):
             count += len(rows)
             writer.write_table(rows.cast(schema))

@@ -7,7 +7,7 @@ read raises CorruptRunError, whichever library noticed. Tensors are for `StoredT
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -145,6 +145,31 @@ class RunTables:
             **({} if rows["token_type_id"].null_count else {"token_type_ids": rows["token_type_id"].to_numpy()}),
         }
 
+    def rows_with(self, table: str, columns: Sequence[str], equal: Mapping[str, str | int]) -> pa.Table:
+        """Return some columns of the rows of a table that have these values in key columns, reading little else.
+
+        Args:
+            table: The table.
+            columns: Which columns; strings come as codes into a dictionary.
+            equal: Values by column, of the first columns of the table's key.
+
+        Returns:
+            The rows, in the order of the key.
+        """
+        with self._damage_as_error(table):
+            return self._table(table).rows_with(columns, equal)
+
+    def rows_of(self, table: str, columns: Sequence[str], example_ids: Collection[str]) -> pa.Table:
+        """Return some columns of the rows of several examples, in the order of the table's key, reading little else.
+
+        Args:
+            table: The table, whose key begins with the example.
+            columns: Which columns, `example_id` among them; strings come as codes into a dictionary.
+            example_ids: The examples.
+        """
+        with self._damage_as_error(table):
+            return self._table(table).rows_of(columns, example_ids)
+
     def find_example(self, beginning: str) -> str:
         """Return the id of the one example whose id begins so.
 
@@ -188,7 +213,7 @@ class RunTables:
         return NotFoundError("example", example_id, near, f"(run '{self.meta.run_id}')")
 
     def _table(self, name: str) -> SortedTable:
-        """Return a table whose first key is the example, to be read by example."""
+        """Return a table, to be read by its key."""
         if name not in self._sorted:
             self._sorted[name] = SortedTable(self._table_files(name), arrow_schema(name))
         return self._sorted[name]

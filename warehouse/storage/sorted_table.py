@@ -1,17 +1,19 @@
-"""SortedTable: the rows of one example in a table whose files are sorted by example, without reading the others.
+"""SortedTable: a few rows of a table whose files are sorted by its key, such as those of one example, without reading the others.
 
-In go the files of a table of a published run, whose first key is `example_id`. Parquet notes the least and the greatest id of every row
-group; those say which row group has an example, and no other is read. Nothing is kept but the files' footers.
+In go the files of a table of a published run. Parquet notes the least and the greatest value of every column in every row group; those say
+which row groups can have the rows, and no other is read. Nothing is kept but the files' footers, and what they say.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, takewhile
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -45,16 +47,20 @@ class RowGroup:
 
     @cached_property
     def _ends(self) -> tuple[str, str]:
-        """The first and the last of its example ids.
+        """The first and the last of its example ids; raises CorruptRunError where the file does not say."""
+        return self.ends("example_id")
+
+    def ends(self, column: str) -> tuple[Any, Any]:
+        """Return the least and the greatest value of a column.
 
         Raises:
             CorruptRunError: The file does not say.
         """
-        column = self.footer.schema.names.index("example_id")
-        ids = self.footer.row_group(self.number).column(column).statistics
-        if ids is None or not ids.has_min_max:
-            raise CorruptRunError(f"{self.file} does not say which examples its rows are of.")
-        return ids.min, ids.max
+        number = self.footer.schema.names.index(column)
+        values = self.footer.row_group(self.number).column(number).statistics
+        if values is None or not values.has_min_max:
+            raise CorruptRunError(f"{self.file} does not say between what the {column} of its rows lies.")
+        return values.min, values.max
 
     def read(self, columns: Sequence[str], as_codes: Sequence[str] = ()) -> pa.Table:
         """Return some columns of its rows; of those `as_codes`, each value once and for every row a number, which takes less time."""
@@ -68,6 +74,7 @@ class SortedTable:
     def __init__(self, files: Sequence[AnyPath], schema: pa.Schema) -> None:
         """Take the table's files, in order, and the schema of its rows; nothing is read yet."""
         self._files, self._schema = files, schema
+        self._known_limits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:
@@ -93,6 +100,69 @@ class SortedTable:
                 found.append(group.read(columns).take(at))
         return pa.concat_tables(found[1:] or found)
 
+    def rows_with(self, columns: Sequence[str], equal: Mapping[str, str | int]) -> pa.Table:
+        """Return some columns of the rows that have these values in others, in order.
+
+        Args:
+            columns: The columns that are returned; strings come as codes into a dictionary.
+            equal: Values of key columns, by name: the first of the key, or few groups can be left out.
+        """
+        possible = np.ones(len(self.row_groups), bool)
+        for name, value in equal.items():
+            least, greatest = self._limits(name)
+            possible &= (least <= value) & (value <= greatest)
+        found = [self._empty(columns)]
+        for number in np.flatnonzero(possible):
+            rows = self.row_groups[number].read(list({*columns, *equal}), self._strings)
+            at = np.ones(len(rows), bool)
+            for name, value in equal.items():
+                at &= _is_equal(rows[name].chunk(0), value)
+            if at.any():
+                found.append(rows.select(list(columns)).filter(pa.array(at)))
+        return pa.concat_tables(found[1:] or found)
+
+    def rows_of(self, columns: Sequence[str], example_ids: Collection[str]) -> pa.Table:
+        """Return some columns of the rows of several examples, in order.
+
+        Args:
+            columns: The columns, `example_id` among them; strings come as codes into a dictionary.
+            example_ids: The examples.
+        """
+        least, greatest = self._limits("example_id")
+        wanted = np.array(sorted(example_ids), object)
+        possible = np.searchsorted(wanted, least, "left") < np.searchsorted(wanted, greatest, "right")
+        found = [self._empty(columns)]
+        for number in np.flatnonzero(possible):
+            rows = self.row_groups[number].read(columns, self._strings)
+            example = rows["example_id"].chunk(0)
+            codes = pc.indices_nonzero(pc.is_in(example.dictionary, pa.array(wanted, pa.string()))).to_numpy()
+            found.append(rows.filter(pa.array(np.isin(example.indices.to_numpy(), codes))))
+        return pa.concat_tables(found[1:] or found)
+
+    @cached_property
+    def _strings(self) -> list[str]:
+        """The columns that hold strings."""
+        return [f.name for f in self._schema if pa.types.is_string(f.type)]
+
+    def _empty(self, columns: Sequence[str]) -> pa.Table:
+        code = pa.dictionary(pa.int32(), pa.string())
+        return pa.schema(
+            [(c, code if c in self._strings else self._schema.field(c).type) for c in columns]
+        ).empty_table()
+
+    def _limits(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the greatest value of a column in each row group, as objects.
+
+        Raises:
+            CorruptRunError: A file does not say.
+        """
+        if column not in self._known_limits:
+            ends = [group.ends(column) for group in self.row_groups]
+            least, greatest = np.empty(len(ends), object), np.empty(len(ends), object)
+            least[:], greatest[:] = [a for a, _ in ends], [b for _, b in ends]
+            self._known_limits[column] = least, greatest
+        return self._known_limits[column]
+
     def ids_near(self, example_id: str, before: int, after: int) -> list[str]:
         """Return the ids around the place that an id has or would have.
 
@@ -116,6 +186,14 @@ class SortedTable:
     def _first(self, example_id: str) -> int:
         """Return the number of the first row group that does not end before an example."""
         return bisect_left(self.row_groups, example_id, key=lambda g: g.greatest)
+
+
+def _is_equal(column: pa.Array, value: str | int) -> np.ndarray:
+    """Return where a column without NULLs has a value."""
+    coded = isinstance(column, pa.DictionaryArray)
+    values = column.indices if coded else column
+    same: np.ndarray = values.to_numpy() == (column.dictionary.index(value).as_py() if coded else value)
+    return same  # the place of a value that a dictionary does not have is -1
 
 
 def example_ranges(files: Iterable[AnyPath]) -> list[str]:
