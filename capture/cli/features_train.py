@@ -75,7 +75,7 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate; by default 0.001 for 16,384 features, and less with the root of more.",
+            help="Learning rate; by default 0.004 for 4,096 features, and less with the root of more.",
             show_default=False,
             rich_help_panel=Panel.COMPUTED,
         ),

@@ -70,6 +70,7 @@ class TopKTrainer:
             w.requires_grad_()
         self._unused = torch.zeros(recipe.features, dtype=torch.int64, device=sample.device)
         self._variance = (sample - sample.mean(0)).square().sum(1).mean()
+        self._kept: Tensor | None = None
         self._adam = torch.optim.Adam(self.weights.values(), lr=recipe.lr, betas=_BETAS, eps=_EPSILON, fused=True)
 
     def dead(self) -> Tensor:
@@ -79,31 +80,55 @@ class TopKTrainer:
     def step(self, x: Tensor) -> Step:
         """Train on a batch of states, (n, d)."""
         w = self.weights
-        pre = torch.addmm(w["b_enc"], x - w["b_dec"], w["W_enc"])
-        values, features = pre.topk(self.recipe.k, sorted=False)
-        values = values.relu()
+        with torch.no_grad():
+            read = x - w["b_dec"]
+            pre = torch.addmm(w["b_enc"], read, w["W_enc"], out=self._memory(len(x)))
+            largest, features = pre.topk(self.recipe.k, sorted=False)
+        values = largest.relu_().requires_grad_()
         y = nn.functional.embedding_bag(features, w["W_dec"], per_sample_weights=values, mode="sum") + w["b_dec"]
         error = x - y
         unexplained = error.square().sum(1).mean() / self._variance
         dead = self.dead()
-        loss = unexplained + _AUXILIARY * self._auxiliary(pre, error.detach(), dead) if len(dead) else unexplained
+        near = pre[:, dead].requires_grad_()
+        loss = unexplained + _AUXILIARY * self._auxiliary(near, error.detach(), dead) if len(dead) else unexplained
         self._adam.zero_grad()
         loss.backward()
-        self._update()
+        with torch.no_grad():
+            assert values.grad is not None
+            pre.zero_().scatter_(1, features, values.grad * (values > 0))
+            if near.grad is not None:
+                pre.index_add_(1, dead, near.grad)
+            self._pass_to_encoder(read, pre)
+            self._update()
         self._unused += len(x)
         self._unused[features[values > 0]] = 0
         self.done += 1
         return Step(unexplained.item(), len(dead))
 
     def _auxiliary(self, pre: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Return how much of the error the dead features leave when they are to give it back."""
-        pre = pre[:, dead]
+        """Return how much of the error the dead features leave when they are to give it back; `pre` is what they make of the states."""
         values, features = pre.topk(min(error.shape[1] // 2, len(dead)), sorted=False)
         z = torch.zeros_like(pre).scatter(1, features, values.relu())
         left = (error - z @ self.weights["W_dec"][dead]).square().sum()
         return (left / error.square().sum()).nan_to_num(0)
 
-    @torch.no_grad()
+    def _memory(self, n: int) -> Tensor:
+        """Return memory for what every feature of n states makes, the same in every step: fresh memory costs as much as a product's sums."""
+        if self._kept is None or len(self._kept) != n:
+            self._kept = self._unused.new_empty((n, self.recipe.features), dtype=torch.float32)
+        return self._kept
+
+    def _pass_to_encoder(self, read: Tensor, gradient: Tensor) -> None:
+        """Set the encoder's gradients from that of what every feature made of the states that were read.
+
+        That of b_dec, which was taken off all states, is a sum over them: no product by state is needed.
+        """
+        w, total = self.weights, gradient.sum(0)
+        w["W_enc"].grad, w["b_enc"].grad = read.T @ gradient, total
+        through_decoder = w["b_dec"].grad
+        assert through_decoder is not None
+        through_decoder.sub_(w["W_enc"] @ total)
+
     def _update(self) -> None:
         decoder = self.weights["W_dec"]
         gradient = decoder.grad

@@ -4,7 +4,7 @@
     OUT/training.jsonl                           what was measured while it was trained, a line a measurement
 
 `topk_trainer` trains; the states come from `training_states`. Where each state is normalised by itself (`layer_norm`, as in the paper), cfg.json
-says so; else all are scaled by one factor, which the weights have absorbed in the end. Meanwhile `OUT.training` holds a checkpoint a minute: the
+says so; else all are scaled by one factor, which the weights have absorbed in the end. Meanwhile `OUT.training` holds a checkpoint: the
 same call goes on from the last one, and its result equals that of an undisturbed training.
 
 SAELens trains dictionaries too, of more kinds. It needs transformer-lens below 4, and gets its states from a model that it runs, or from a
@@ -50,7 +50,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 _SAMPLE, _MEASURED, _MEASURED_WHILE = 1 << 15, 1 << 15, 1 << 12
 """States that a training begins with, that the result is measured on, and that it is measured on meanwhile, at most."""
 _MEASUREMENTS = 50
-_CHECKPOINT_SECONDS = 60
+_CHECKPOINT_SECONDS = 30
 _STATE = "state.safetensors"
 _WHOLE_DEAD = 10_000_000
 
@@ -97,8 +97,8 @@ class Options:
     def recipe(self) -> Recipe:
         """Return what the trainer is to do."""
         steps = self.tokens // self.batch_size
-        # EleutherAI's sparsify falls with the root of the width too; five times as fast, as the budgets here are small.
-        lr = self.lr if self.lr is not None else 1e-3 / (self.features / 2**14) ** 0.5
+        # It falls with the root of the width, as in EleutherAI's sparsify; ten times as high, as budgets are small here.
+        lr = self.lr if self.lr is not None else 2e-3 / (self.features / 2**14) ** 0.5
         return Recipe(
             self.features, self.k, lr, steps, min(_WHOLE_DEAD, max(self.batch_size, self.tokens // 20)), self.seed
         )

@@ -15,9 +15,13 @@ import torch
 import xxhash
 from torch import Tensor
 
+from capture.jobs.commands import capture_command
 from warehouse.activations.batches import Batches
+from warehouse.activations.gather import stored_key
 from warehouse.errors import UsageError
 from warehouse.exports.transformer_lens import SITES, hook_name
+from warehouse.schema import sites
+from warehouse.storage.trace_store import TraceStore
 from warehouse.warehouse import Warehouse
 
 _BUFFER = 1 << 16
@@ -65,6 +69,8 @@ def find_states(
         raise UsageError("Name a run to train on.")
     if site != "resid.embed" and site not in SITES:
         raise UsageError(f"A dictionary names what it reads as TransformerLens does, which has no hook for {site}.")
+    for run in runs:
+        _check_stored(wh.run(run), site, layer)
     found = wh.batches(
         site=site,
         layer=layer,
@@ -104,6 +110,18 @@ def find_states(
         prepend_bos=all(text[1] for text in texts if text),
         context_size=max(text[0] for text in texts if text),
     )
+
+
+def _check_stored(store: TraceStore, site: str, layer: int | None) -> None:
+    """Raise UsageError where a run has not stored what is to be trained on."""
+    store.check_not_expired()
+    key = stored_key(store, site, layer, None)
+    if not store.has(key):
+        place = site if layer is None else f"{site} of layer {layer}"
+        raise UsageError(
+            f"Run '{store.meta.run_id}' has not stored {place}. Capture it: "
+            f"{capture_command(store.meta.kind)} … --capture {sites.capture_of(site)}"
+        )
 
 
 def batches_from(states: Batches, size: int, skip: int = 0) -> Iterator[Tensor]:

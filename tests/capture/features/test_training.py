@@ -213,7 +213,12 @@ def test_heads_are_read_one_after_the_other(root: Path, tmp_path: Path) -> None:
         ("made", {"layer": 3}, UsageError, "layer 3"),
         ("made", {"layer": None}, UsageError, "layer"),
         ("made", {"site": "heads"}, UsageError, "no hook for heads"),
-        ("made", {"site": "mlp_out"}, UsageError, "mlp_out"),
+        (
+            "made",
+            {"site": "mlp_out"},
+            UsageError,
+            "has not stored mlp_out of layer 1. Capture it: traces capture encode … --capture mlp_out",
+        ),
         ("none", {}, NotFoundError, "No run 'none'"),
         ("made", {"where": "pos >"}, UsageError, "."),
         ("made", {"where": "pos > 5000"}, UsageError, "leaves no tokens"),
