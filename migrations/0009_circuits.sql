@@ -306,7 +306,41 @@ COMMENT ON COLUMN reconstruction_losses.reconstructed_loss IS 'The same with wha
 COMMENT ON COLUMN reconstruction_losses.zeroed_loss IS 'The same with 0 in that place';
 COMMENT ON COLUMN reconstruction_losses.mean_kl IS 'Mean KL(the model as it is || with what the dictionary gives back), nats';
 
-COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, circuit, circuit-evaluation, features, features-evaluation';
+CREATE TABLE feature_associations (
+    run_id VARCHAR NOT NULL,
+    source_run_id VARCHAR NOT NULL,
+    features_run_id VARCHAR NOT NULL,
+    sae VARCHAR NOT NULL,
+    layer INTEGER,
+    feature INTEGER NOT NULL,
+    property VARCHAR NOT NULL,
+    value VARCHAR NOT NULL,
+    n_tokens BIGINT NOT NULL,
+    n_active BIGINT NOT NULL,
+    n_other_tokens BIGINT NOT NULL,
+    n_other_active BIGINT NOT NULL,
+    n_examples BIGINT NOT NULL,
+    z DOUBLE NOT NULL,
+    p_value DOUBLE NOT NULL,
+    q_value DOUBLE NOT NULL
+);
+COMMENT ON TABLE feature_associations IS 'One row is a feature and a value of a property: whether it is active at another share of the tokens with that value than of the others';
+COMMENT ON COLUMN feature_associations.run_id IS 'The run: the name of its folder';
+COMMENT ON COLUMN feature_associations.source_run_id IS 'The run that it was made from';
+COMMENT ON COLUMN feature_associations.features_run_id IS 'The run that holds the activations';
+COMMENT ON COLUMN feature_associations.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN feature_associations.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
+COMMENT ON COLUMN feature_associations.feature IS 'The feature: its row in the dictionary''s decoder, 0-based';
+COMMENT ON COLUMN feature_associations.property IS 'What tokens are told apart by: upos, deprel, role, label (of the example), correct (the prediction made at the token), answer (to the example''s question)';
+COMMENT ON COLUMN feature_associations.value IS 'Its value: NOUN, user, joy, …; right or wrong';
+COMMENT ON COLUMN feature_associations.n_tokens IS 'Tokens with that value';
+COMMENT ON COLUMN feature_associations.n_active IS 'Of these, those that the feature is active at';
+COMMENT ON COLUMN feature_associations.n_other_tokens IS 'Tokens with other values';
+COMMENT ON COLUMN feature_associations.n_other_active IS 'Of these, those that the feature is active at';
+COMMENT ON COLUMN feature_associations.n_examples IS 'Examples that the feature is active in';
+COMMENT ON COLUMN feature_associations.z IS 'Difference of the two shares, n_active / n_tokens and n_other_active / n_other_tokens, in standard errors over examples';
+COMMENT ON COLUMN feature_associations.p_value IS 'Probability of a z as far from 0, were there no difference';
+COMMENT ON COLUMN feature_associations.q_value IS 'The same corrected for all tests of the run: of those with at most this value, this part is expected to be false (Benjamini-Hochberg)';
 
 COMMENT ON COLUMN tensors.checksum IS 'Of all slices of its sequence, the same in their rows, in hex: the sum of their xxh3-64, and the sum of each times the xxh3-64 of its tensor''s name, modulo 2^64. Before schema version 9: xxh3-64 of the slice''s bytes';
 
@@ -506,7 +540,7 @@ COMMENT ON COLUMN evaluations.epoch IS 'Which answer of that model to the same s
 COMMENT ON COLUMN evaluations.answered_by IS 'The model that was evaluated, as the log names it';
 COMMENT ON COLUMN evaluations.details IS 'What the scorer says besides, a JSON object';
 
-COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, comparison, circuit, circuit-evaluation, features, features-evaluation';
+COMMENT ON COLUMN runs.kind IS 'What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, comparison, circuit, circuit-evaluation, features, features-evaluation, features-associations';
 
 COMMENT ON COLUMN trait_vectors.gap IS 'Distance between the mean projections of the two polarities: one unit of steering; imported: the vector''s length in its file';
 ALTER TABLE trait_vectors ALTER COLUMN midpoint DROP NOT NULL;

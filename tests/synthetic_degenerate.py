@@ -11,7 +11,7 @@ from synthetic import add_run
 KINDS = (
     "mcq-prompt", "mcq-encoder", "mcq-prompt", "finetune", "trait-steering", "trait-evaluation", "task", "ablation", "influence",
     "circuit", "circuit-evaluation", "circuit", "features",
-    "comparison",
+    "comparison", "features-associations",
 )  # fmt: skip
 RUNS = [f"{kind}-{minute}" for minute, kind in enumerate(KINDS)]
 TASK, CIRCUIT = RUNS[6], RUNS[9]
@@ -103,6 +103,9 @@ def rows(n: int, said: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "features": [e | made | {"pos": p, "sae": "s", "activation": 1.0} for e in examples for p in (0, 1)],
         "feature_tokens": [e | made | {"pos": p, "sae": "s", "activation": 1.0} for e in examples for p in (0, 1)],
         "reconstructions": [e | made | {"pos": p, "sae": "s"} for e in examples for p in (0, 1)],
+        "feature_associations": [
+            made | {"sae": "s", "property": "upos", "value": "X", "n_tokens": 1, "n_other_tokens": 1}
+        ],
         "reconstruction_losses": [
             e
             | made

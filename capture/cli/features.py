@@ -237,3 +237,61 @@ def _context_line(context: Context) -> dict[str, Any]:
         "seq": context.seq,
         "pos": context.pos,
     }
+
+
+@features_app.command("associate")
+@with_groups()
+def associate(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run of features, or the run that was encoded, for the newest.")
+    ],
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="PROPERTY",
+            help="upos, deprel (of annotated words), role (of chats), label (of examples), correct (the prediction made at a token), "
+            "answer (to the example's question).",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ],
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            "--sae", metavar="NAME", help="The dictionary, where there are several.", rich_help_panel=Panel.READ
+        ),
+    ] = None,
+    min_examples: Annotated[
+        int,
+        typer.Option(
+            "--min-examples",
+            min=2,
+            help="Leave out features that are active in fewer examples, and values that fewer examples have.",
+            rich_help_panel=Panel.COMPUTED,
+        ),
+    ] = 10,
+    name: Annotated[
+        str | None,
+        run_option("FEATURES-by-PROPERTY"),
+    ] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Test which features go with a property of tokens: a part of speech, a label, a role, being right.
+
+    For each feature and each value: is it active at another share of the tokens with that value than of the others? Errors count examples,
+    not tokens, and q_value is corrected for all that is tested. The result is a run with the table `feature_associations`.
+
+    Examples:
+        traces features associate ewt --by upos
+        traces sql --query features_by_property
+    """
+    from warehouse.analysis.feature_associations import Options
+    from warehouse.analysis.feature_associations import associate as test
+    from warehouse.progress import ProgressBar
+    from warehouse.warehouse import Warehouse
+
+    options = Options(by, min_examples)
+    with Warehouse(warehouse) as wh, ProgressBar("features", None, note) as bar:
+        store = test(wh, run, options, sae=sae, run_id=name, report=bar.show)
+    typer.echo(f"{store.meta.run_id}: {store.meta.counts.rows['feature_associations']:,} tests")
+    typer.echo(f"next: traces sql --query features_by_property --set run={store.meta.run_id}")

@@ -236,14 +236,14 @@ class _Measurer:
         """
         losses, divergences = [], []
         for i in self._slices(len(true)):
-            plain, other, zeroed = (self._head(x[i]).double().log_softmax(-1) for x in states)
+            plain, other, zeroed = (self._head(x[i]).float().log_softmax(-1) for x in states)
             losses.append(torch.stack([-x.gather(-1, true[i, None])[:, 0] for x in (plain, other, zeroed)]))
             p = plain.exp()
             divergences.append((p * (plain - other).masked_fill(p == 0, 0)).sum(-1))  # a token ruled out adds nothing
-        return torch.cat(losses, 1), torch.cat(divergences)
+        return torch.cat(losses, 1).double(), torch.cat(divergences).double()
 
     def _slices(self, n: int) -> Iterator[slice]:
-        size = max(1, _LOGIT_BYTES // (self._head.vocabulary * 8))
+        size = max(1, _LOGIT_BYTES // (self._head.vocabulary * 4))
         return (slice(start, start + size) for start in range(0, n, size))
 
 

@@ -63,4 +63,6 @@ def every_table(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path, load_
     synthetic_circuits.add_evaluation(root)
     lost = {"example_id": "e", "n_predictions": 1, "loss": 1.0, "reconstructed_loss": 2.0, "zeroed_loss": 5.0}
     synthetic_features.add_features(root, "llama", {("e", 0, 0): {3: 1.5}}, losses=[lost])
+    found = {"sae": "made", "feature": 3, "property": "upos", "value": "NOUN", "n_tokens": 1, "n_other_tokens": 1}
+    synthetic.add_run(root, "associated", "features-associations", {"feature_associations": [found]})
     return root

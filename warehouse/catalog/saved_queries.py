@@ -64,6 +64,7 @@ _MADE_BY = {
     "feature_tokens": "see traces features encode --help",
     "reconstructions": "see traces features encode --help",
     "reconstruction_losses": "see traces features evaluate --help",
+    "feature_associations": "see traces features associate --help",
 }
 """What to do for rows in a table that not every run has rows in."""
 
@@ -78,6 +79,7 @@ _ABOUT_PARENT = (
     "circuit-evaluation",
     "features",
     "features-evaluation",
+    "features-associations",
 )
 """Kinds of runs whose rows are about the run that they were made from, their first parent, which their source_run_id names."""
 

@@ -105,3 +105,40 @@ RECONSTRUCTION_LOSSES = Table(
         ),
     ),
 )
+
+FEATURE_ASSOCIATIONS = Table(
+    "feature_associations",
+    "a feature and a value of a property: whether it is active at another share of the tokens with that value than of the others",
+    ("run_id", "sae", "feature", "property", "value"),
+    (
+        RUN,
+        SOURCE,
+        Column("features_run_id", "VARCHAR", "The run that holds the activations"),
+        SAE,
+        BLOCK,
+        FEATURE,
+        Column(
+            "property",
+            "VARCHAR",
+            "What tokens are told apart by: upos, deprel, role, label (of the example), correct (the prediction made at the token), "
+            "answer (to the example's question)",
+        ),
+        Column("value", "VARCHAR", "Its value: NOUN, user, joy, …; right or wrong"),
+        Column("n_tokens", "BIGINT", "Tokens with that value"),
+        Column("n_active", "BIGINT", "Of these, those that the feature is active at"),
+        Column("n_other_tokens", "BIGINT", "Tokens with other values"),
+        Column("n_other_active", "BIGINT", "Of these, those that the feature is active at"),
+        Column("n_examples", "BIGINT", "Examples that the feature is active in"),
+        Column(
+            "z",
+            "DOUBLE",
+            "Difference of the two shares, n_active / n_tokens and n_other_active / n_other_tokens, in standard errors over examples",
+        ),
+        Column("p_value", "DOUBLE", "Probability of a z as far from 0, were there no difference"),
+        Column(
+            "q_value",
+            "DOUBLE",
+            "The same corrected for all tests of the run: of those with at most this value, this part is expected to be false (Benjamini-Hochberg)",
+        ),
+    ),
+)

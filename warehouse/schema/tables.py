@@ -33,6 +33,7 @@ from warehouse.schema.comparison_tables import COMPARISONS, HEAD_CHANGES, LAYER_
 from warehouse.schema.evaluation_tables import EVALUATIONS
 from warehouse.schema.feature_tables import (
     DICTIONARIES,
+    FEATURE_ASSOCIATIONS,
     FEATURE_TOKENS,
     FEATURES,
     RECONSTRUCTION_LOSSES,
@@ -101,6 +102,7 @@ _TABLES = (
     FEATURE_TOKENS,
     RECONSTRUCTIONS,
     RECONSTRUCTION_LOSSES,
+    FEATURE_ASSOCIATIONS,
     TENSORS,
 )
 

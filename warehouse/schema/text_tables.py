@@ -17,7 +17,7 @@ RUNS = Table(
             "What made it: next-token, intervened (next-token while interventions change the model), encode, mcq-prompt, mcq-encoder, generate, "
             "task, import (tensors that another tool wrote), trait-responses, trait-steering, finetune, or "
             "derived: heads, probe, lens, judge, trait-vectors, trait-evaluation, trait-projection, ablation, patching, influence, "
-            "comparison, circuit, circuit-evaluation, features, features-evaluation",
+            "comparison, circuit, circuit-evaluation, features, features-evaluation, features-associations",
         ),
         Column("parents", "VARCHAR[]", "Runs it was derived from, or whose model it ran"),
         Column("model", "VARCHAR", "The model as it was asked for: short name, hub name, folder or file"),

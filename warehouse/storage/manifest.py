@@ -29,7 +29,7 @@ from warehouse.storage.sealed import SealedFile, StrictModel
 
 DERIVED = (
     "heads", "probe", "lens", "judge", "trait-vectors", "trait-evaluation", "trait-projection", "ablation", "patching", "influence",
-    "comparison", "circuit", "circuit-evaluation", "features", "features-evaluation",
+    "comparison", "circuit", "circuit-evaluation", "features", "features-evaluation", "features-associations",
 )  # fmt: skip
 """Kinds of runs that were made from others, without reading examples of their own."""
 

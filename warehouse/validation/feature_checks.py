@@ -32,6 +32,21 @@ def check_features(store: TraceStore) -> str | None:
     return f"{counts.get('features', 0):,} active features of {counts['dictionaries']:,} dictionaries, {len(tests) + 1} conditions"
 
 
+def check_feature_associations(store: TraceStore) -> str | None:
+    """Check that no more tokens are active than there are, and that corrected p-values follow from p-values."""
+    n = store.meta.counts.rows.get("feature_associations")
+    if not n:
+        return None
+    tests = {
+        "more active tokens than tokens": "NOT n_active BETWEEN 0 AND n_tokens OR NOT n_other_active BETWEEN 0 AND n_other_tokens",
+        "a share of no tokens": "n_tokens < 1 OR n_other_tokens < 1 OR n_examples < 1",
+        "a probability outside 0 to 1": "NOT (p_value BETWEEN 0 AND 1 AND q_value BETWEEN p_value AND 1)",
+        "a z on the other side of 0 than the difference": "abs(z) > 1e-6 AND z * (n_active / n_tokens - n_other_active / n_other_tokens) < 0",
+    }
+    expect_no_row(store, tests, "SELECT sae, feature, value FROM feature_associations WHERE")
+    return f"{n:,} tests, {len(tests)} conditions"
+
+
 def check_reconstruction_losses(store: TraceStore) -> str | None:
     """Check that losses are of predictions, and can be."""
     n = store.meta.counts.rows.get("reconstruction_losses")

@@ -27,7 +27,7 @@ from warehouse.validation.comparison_checks import (
     check_layer_similarity,
     check_moved_directions,
 )
-from warehouse.validation.feature_checks import check_features, check_reconstruction_losses
+from warehouse.validation.feature_checks import check_feature_associations, check_features, check_reconstruction_losses
 from warehouse.validation.file_checks import check_compacted, check_files, check_table_checksums, check_tensor_checksums
 from warehouse.validation.prediction_checks import check_logit_lens, check_multiple_choice, check_next_token
 from warehouse.validation.row_checks import check_counts, check_data, check_keys
@@ -78,6 +78,7 @@ CONTENT_CHECKS: dict[str, CheckFunction] = {
     "circuit values": check_circuit_values,
     "features": check_features,
     "reconstruction losses": check_reconstruction_losses,
+    "feature associations": check_feature_associations,
     "vector tables": check_vectors,
     "compacted": check_compacted,
 }

@@ -27,7 +27,8 @@ CAPTURED = {"next_token", "heads", "tensors"}
 """Tables that the captured runs of the fixtures have rows in, of those that questions need."""
 
 KINDS = {"first": "mcq-prompt", "second": "mcq-encoder", "third": "mcq-prompt", "tuned": "finetune",
-         "steered": "trait-steering", "evaluated": "trait-evaluation", "pairs": "task", "compared": "comparison"}  # fmt: skip
+         "steered": "trait-steering", "evaluated": "trait-evaluation", "pairs": "task", "compared": "comparison",
+         "tested": "features-associations"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,8 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         ],
     }
+    tested = {"sae": "s", "feature": 1, "property": "upos", "value": "X"}
+    rows["feature_associations"] = [tested | {"n_tokens": 2, "n_active": 1, "n_other_tokens": 2, "z": 3.0}]
     for minute, (run, kind) in enumerate(KINDS.items()):
         add_run(root, run, kind, rows, minute=minute)
     synthetic_causes.add_task(root)

@@ -87,10 +87,11 @@ def test_a_sound_run_passes(tiny_root: Path) -> None:
             "circuit values",
             "features",
             "reconstruction losses",
+            "feature associations",
             "vector tables",
             "compacted",
         ]
-        assert len(checks) == 34
+        assert len(checks) == 35
 
 
 def test_sound_runs_of_annotated_data_and_of_questions_pass(every_table: Path) -> None:
