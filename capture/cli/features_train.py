@@ -107,7 +107,9 @@ def train(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Replace a dictionary that is there, and start again.", rich_help_panel=Panel.WRITTEN
+            "--force",
+            help="Replace a dictionary that is there, or another training that was interrupted.",
+            rich_help_panel=Panel.WRITTEN,
         ),
     ] = False,
     warehouse: WarehouseOption = None,

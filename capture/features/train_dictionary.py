@@ -179,7 +179,10 @@ def train(
     }
     remedy = f"Lower --batch-size (now {options.batch_size}) or --features (now {options.features})."
     with _checkpoints(out, facts, force) as folder, explain_memory_errors(f"train {out.name}", remedy):
-        return _train(states, options, device, out, folder, facts, report)
+        trained, log = _train(states, options, device, out, folder, facts, report)
+        _check_free(out, force)  # it is some time since
+        _write(trained, {**facts, "lr": options.recipe().lr}, log)
+    return trained
 
 
 def _train(
@@ -190,7 +193,8 @@ def _train(
     folder: Path,
     facts: dict[str, Any],
     report: Callable[[DictionaryProgress], None],
-) -> Trained:
+) -> tuple[Trained, list[dict[str, Any]]]:
+    """Train from the last checkpoint on, and return the result and what was measured meanwhile."""
     recipe = options.recipe()
     sample = some(states.train, _SAMPLE).to(device)
     if not sample.isfinite().all():
@@ -230,8 +234,7 @@ def _train(
     trained = Trained(
         dictionary, out, explained, l0, len(trainer.dead()), recipe.steps * options.batch_size, len(held_out), states.n_held_out
     )  # fmt: skip
-    _write(trained, {**facts, "lr": recipe.lr}, log)
-    return trained
+    return trained, log
 
 
 def measure(dictionary: Dictionary, x: Tensor) -> tuple[float, float]:

@@ -83,6 +83,10 @@ def find_states(
         runs=runs,
     )
     store = wh.run(found.runs[0])
+    if found.key.site == "hidden":
+        raise UsageError(
+            "The state after the final norm has no layer that a dictionary could name: train on resid.post_mlp of the last one."
+        )
     stack, side = store.meta.model.stack(found.key.side), found.key.side
     with_tokens = np.unique(found.spans.sequence)
     examples = found.sequences["example_id"].to_numpy(zero_copy_only=False)
@@ -104,7 +108,7 @@ def find_states(
         held_out=found.of_sequences(is_held),
         n_held_out=n,
         hook_name="blocks.0.hook_resid_pre"
-        if site == "resid.embed"
+        if found.key.site == "resid.embed"
         else hook_name(found.key, stack, store.meta.model.architecture),
         model_name=store.meta.model.name,
         prepend_bos=all(text[1] for text in texts if text),

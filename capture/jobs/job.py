@@ -32,7 +32,7 @@ from warehouse.storage.objects import AnyPath
 
 _LARGEST = {"seed": (1 << 63) - 1}
 _LARGEST_DEFAULT = (1 << 31) - 1
-_SMALLEST = {"seed": 0, "sample_top_k": 0, "max_len": 2, "verify": 0, "random": 0}
+_SMALLEST = {"seed": 0, "layer": 0, "sample_top_k": 0, "max_len": 2, "verify": 0, "random": 0}
 """The largest and smallest values of whole numbers among the options; others begin at 1."""
 _TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", type(None): "None"}
 

@@ -43,6 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.add_vectors(home, "made", {1: states.numpy() * 10}, LENGTHS, shards=3)
     heads = np.random.default_rng(0).standard_normal((60, 4, 8), np.float32)
     synthetic.add_vectors(home, "heads", {1: heads}, [20] * 3, site="k", body="other")
+    synthetic.add_vectors(home, "first", {0: heads.reshape(60, 32)}, [20] * 3, body="fourth")
     synthetic.add_vectors(home, "single", {1: heads.reshape(60, 32)}, [60], body="third", shards=1)
     return home
 
@@ -207,6 +208,15 @@ def test_heads_are_read_one_after_the_other(root: Path, tmp_path: Path) -> None:
     assert read_dictionary(tmp_path / "sae").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("said", [{"layer": 0}, {"site": "resid.pre_attn"}])
+def test_the_state_that_enters_a_block_is_what_leaves_the_one_before(
+    said: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    options = QUICK | {"features": 40, "tokens": 500, "batch_size": 50} | said
+    trained = capture.train_dictionary("first", tmp_path / "sae", **options, root=root)
+    assert trained.dictionary.hook_name == "blocks.0.hook_resid_post"
+
+
 @pytest.mark.parametrize(
     "run, said, error, says",
     [
@@ -253,3 +263,26 @@ def test_a_folder_that_is_no_place_for_a_dictionary_is_refused(root: Path, tmp_p
         with pytest.raises(UsageError, match=says):
             capture.train_dictionary("made", out, **QUICK, force=True, root=root)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_real_states_are_explained_better_than_by_as_many_principal_components(
+    smollm2: object, wikitext: Path, capture_tiny: Callable[..., object], tmp_path: Path
+) -> None:
+    """SmolLM2's layer 15: 32 of 1,024 features explain more of held-out paragraphs than the 32 largest components of the others."""
+    capture.next_token(
+        smollm2, capture.open_dataset("wikitext2", from_=str(wikitext.parent), split="validation"), keep="resid", max_len=64, limit=200,
+        run="wiki", root=tmp_path / "runs",
+    )  # fmt: skip
+    trained = capture.train_dictionary(
+        "wiki", tmp_path / "sae", layer=15, features=1024, tokens=200_000, batch_size=1024, root=tmp_path / "runs"
+    )
+    with Warehouse(tmp_path / "runs") as wh:
+        states = find_states(wh, ["wiki"], "resid.post_mlp", 15, train_dictionary.DEFAULT_WHERE, 0.1, 0)
+        train, held = some(states.train, 1 << 20), some(states.held_out, 1 << 20)
+    mean = train.mean(0)
+    components = torch.linalg.svd(train - mean, full_matrices=False).Vh[:32]
+    left = held - mean - (held - mean) @ components.T @ components
+    by_components = 1 - (left.square().sum() / (held - held.mean(0)).square().sum()).item()
+    assert trained.explained_variance > by_components + 0.1
+    assert trained.dead < 100
