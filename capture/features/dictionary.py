@@ -204,7 +204,8 @@ class Dictionary:
             case "jumprelu":
                 # A sum is rounded, so that a value may be above the threshold that is not above the difference, or the other way about.
                 floors = self._floors
-                least = (floors - w["b_enc"]) - 1e-5 * (floors.abs() + w["b_enc"].abs())
+                rounding = 4 * torch.finfo(self.dtype).eps
+                least = (floors - w["b_enc"]) - rounding * (floors.abs() + w["b_enc"].abs())
                 at = _true(pre > least)
                 activations = pre.view(-1)[at] + w["b_enc"][at % self.n_features]
                 activations = activations.masked_fill_(activations <= floors[at % self.n_features], 0)

@@ -42,6 +42,17 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
+def test_it_is_so_in_half_precision_too(architecture: str, dtype: torch.dtype) -> None:
+    """Where a sum is rounded so that it may reach a threshold that its parts do not."""
+    d = dictionary(architecture).to(dtype=dtype)
+    x = torch.randn(3000, WIDTH, generator=torch.Generator().manual_seed(5))
+    z, active = d.encode(x), d.active(x)
+    assert torch.equal(active.features, (z > 0).nonzero()[:, 1])
+    assert torch.equal(active.activations, z[z > 0])
+
+
 @pytest.mark.parametrize(("architecture", "more"), CASES)
 def test_it_is_what_encode_has_above_0(architecture: str, more: dict) -> None:
     d = dictionary(architecture, **more)
