@@ -16,43 +16,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import xxhash
 from torch import Tensor, nn
 
+from capture.features.architectures import ARCHITECTURES, NORMALISATIONS, Kind, check_tensors
+from capture.features.largest import largest, places
 from capture.model.hook_names import Place, find_place
 from warehouse.errors import UsageError
 
-_BLOCK = 32
-"""Features whose largest is found at once, where the largest of all are looked for."""
 _EPSILON = 1e-5
 """What SAELens adds to a state's standard deviation before it divides by it."""
 
 
-class Kind(NamedTuple):
-    """What dictionaries of an architecture compute."""
-
-    activation: str
-    """`relu`; `jumprelu`: above a threshold of the feature; `topk`: of the largest k of a token; `gated`: where a gate is open."""
-    transcoder: bool = False
-    skip: bool = False
-    """Whether a linear map of the input is added to the output."""
-
-
-ARCHITECTURES = {
-    "standard": Kind("relu"),
-    "jumprelu": Kind("jumprelu"),
-    "topk": Kind("topk"),
-    "gated": Kind("gated"),
-    "transcoder": Kind("relu", transcoder=True),
-    "skip_transcoder": Kind("relu", transcoder=True, skip=True),
-    "jumprelu_transcoder": Kind("jumprelu", transcoder=True),
-    "jumprelu_skip_transcoder": Kind("jumprelu", transcoder=True, skip=True),
-}
-"""By SAELens' names."""
-NORMALISATIONS = ("none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale", "layer_norm")
-"""By SAELens' names. The second and third scale all states alike while a dictionary is trained, which is then folded into its weights."""
 _BY_STATE = ("constant_norm_rescale", "layer_norm")
 """Those that scale each state by itself."""
 
@@ -199,25 +175,25 @@ class Dictionary:
         w, pre = self.weights, self._product(x)
         match self.kind.activation:
             case "relu":
-                at = _true(pre > -w["b_enc"])
+                at = places(pre > -w["b_enc"])
                 activations = pre.view(-1)[at] + w["b_enc"][at % self.n_features]
             case "jumprelu":
                 # A sum is rounded, so that a value may be above the threshold that is not above the difference, or the other way about.
                 floors = self._floors
                 rounding = 4 * torch.finfo(self.dtype).eps
                 least = (floors - w["b_enc"]) - rounding * (floors.abs() + w["b_enc"].abs())
-                at = _true(pre > least)
+                at = places(pre > least)
                 activations = pre.view(-1)[at] + w["b_enc"][at % self.n_features]
                 activations = activations.masked_fill_(activations <= floors[at % self.n_features], 0)
             case "gated":
-                at = _true(pre > -w["b_gate"])
+                at = places(pre > -w["b_gate"])
                 feature = at % self.n_features
                 activations = pre.view(-1)[at].mul_(self._magnitudes[feature]).add_(w["b_mag"][feature])
             case _:
                 pre.add_(w["b_enc"])
                 if self.by_decoder_norm:
                     pre.mul_(self._norms)
-                values, features = _largest(pre, self.k or 0)
+                values, features = largest(pre, self.k or 0)
                 features, order = features.sort(dim=-1)
                 activations = values.gather(-1, order).view(-1)
                 at = (features + torch.arange(len(pre), device=pre.device)[:, None] * self.n_features).view(-1)
@@ -359,30 +335,7 @@ class Dictionary:
             raise UsageError(
                 f"{self.name} normalises states by {self.normalize!r}, which is not known: {', '.join(NORMALISATIONS)}."
             )
-        expected = tensor_names(self.kind)
-        if missing := [name for name in expected if name not in self.weights]:
-            raise UsageError(
-                f"{self.name} has no tensor {', '.join(missing)}, which a {self.architecture} dictionary needs."
-            )
-        if more := sorted(set(self.weights) - set(expected)):
-            raise UsageError(
-                f"{self.name} has tensors that no {self.architecture} dictionary has: {', '.join(more[:8])}."
-            )
-        if any(self.weights[name].ndim != 2 for name in ("W_enc", "W_dec")):
-            raise UsageError(f"{self.name}: W_enc and W_dec are matrices, and here they are not.")
-        sizes = {"d_in": self.d_in, "n_features": self.n_features, "d_out": self.d_out}
-        for name, dims in expected.items():
-            shape, wanted = tuple(self.weights[name].shape), tuple(sizes[d] for d in dims)
-            if shape != wanted:
-                raise UsageError(
-                    f"{self.name}: {name} has the shape {shape}, and beside W_enc and W_dec it would be {wanted}."
-                )
-            if not self.weights[name].is_floating_point() or not self.weights[name].isfinite().all():
-                raise UsageError(f"{self.name}: {name} holds values that are no finite numbers.")
-        if not self.kind.transcoder and self.d_in != self.d_out:
-            raise UsageError(
-                f"{self.name} reads {self.d_in} values and returns {self.d_out}, which only a transcoder does."
-            )
+        check_tensors(self.name, self.architecture, self.weights)
         if self.kind.activation == "topk" and not (self.k and 1 <= self.k <= self.n_features):
             raise UsageError(
                 f"{self.name} keeps k = {self.k} features of {self.n_features}: k is a number from 1 to that."
@@ -395,46 +348,6 @@ class Dictionary:
             digest.update(f"{name} {w.dtype} {tuple(w.shape)}".encode())
             digest.update(w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
-
-
-def _true(mask: Tensor) -> Tensor:
-    """Return the places where a mask is true, in order."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # in half the time that torch takes
-    return mask.view(-1).nonzero().view(-1)
-
-
-def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest values of each row, in any order, and their places; as `topk`, in half the time on a CPU.
-
-    The k-th largest of the maxima of blocks is no more than the k-th largest value, as k blocks have one that large: what is below it is
-    not looked at.
-    """
-    n, width = x.shape
-    if x.device.type != "cpu" or not n or width % _BLOCK or width // _BLOCK < 2 * k:
-        return x.topk(k, dim=-1, sorted=False)
-    maxima = x.view(n, _BLOCK, -1).amax(1)
-    at = _true(x >= maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True))
-    counts = torch.bincount(at // width, minlength=n)
-    column = torch.arange(int(counts.max()))
-    place = (counts.cumsum(0) - counts)[:, None] + column
-    candidates = x.view(-1)[at][place.clamp(max=len(at) - 1)]
-    values, chosen = candidates.masked_fill_(column >= counts[:, None], -torch.inf).topk(k, dim=-1, sorted=False)
-    return values, at[place.gather(-1, chosen)] % width
-
-
-def tensor_names(kind: Kind) -> dict[str, tuple[str, ...]]:
-    """Return the tensors of a kind of dictionary, with the names of their dimensions."""
-    biases = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(
-        kind.activation, ("b_enc",)
-    )
-    names: dict[str, tuple[str, ...]] = {
-        "W_enc": ("d_in", "n_features"),
-        "W_dec": ("n_features", "d_out"),
-        "b_dec": ("d_out",),
-    }
-    names |= {name: ("n_features",) for name in biases}
-    return names | ({"W_skip": ("d_out", "d_in")} if kind.skip else {})
 
 
 def layer_normalised(x: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from capture.data.files import check_readable, printable_value, read_json
-from capture.features.dictionary import ARCHITECTURES, Dictionary
+from capture.features.architectures import ARCHITECTURES
+from capture.features.dictionary import Dictionary
 from warehouse.errors import UncertainResultWarning, UsageError, first_line
 from warehouse.storage.files import write_atomically
 

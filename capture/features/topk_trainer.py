@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from capture.features.largest import largest
+
 _AUXILIARY = 1 / 32
 _BETAS, _EPSILON = (0.9, 0.999), 6.25e-10
 _WARM_UP, _DECAY = 0.05, 0.2
@@ -83,8 +85,8 @@ class TopKTrainer:
         with torch.no_grad():
             read = x - w["b_dec"]
             pre = torch.addmm(w["b_enc"], read, w["W_enc"], out=self._memory(len(x)))
-            largest, features = pre.topk(self.recipe.k, sorted=False)
-        values = largest.relu_().requires_grad_()
+            chosen, features = largest(pre, self.recipe.k)
+        values = chosen.relu_().requires_grad_()
         y = nn.functional.embedding_bag(features, w["W_dec"], per_sample_weights=values, mode="sum") + w["b_dec"]
         error = x - y
         unexplained = error.square().sum(1).mean() / self._variance

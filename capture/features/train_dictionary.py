@@ -201,6 +201,8 @@ def _train(
         raise TracesError(
             f"{', '.join(states.train.runs)}: some stored states of {options.site} are no finite numbers. Leave them out with --where."
         )
+    if bool((sample == sample[0]).all()):
+        raise UsageError(f"All states that --where leaves are alike: {options.site} says nothing there.")
     scale = _Scale(options.normalize, sample)
     trainer = TopKTrainer(scale.applied(sample), recipe)
     held_out = some(states.held_out, _MEASURED).to(device)

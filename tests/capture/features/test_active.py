@@ -101,3 +101,10 @@ def test_no_states_have_nothing_active() -> None:
     for architecture, more in CASES:
         active = dictionary(architecture, **more).active(torch.zeros(0, WIDTH))
         assert [len(part) for part in active] == [0, 0, 0]
+
+
+def test_a_state_that_is_no_number_is_no_error() -> None:
+    d, x = dictionary("topk", k=3), torch.randn(5, WIDTH)
+    x[2] = torch.nan
+    active = d.active(x)
+    assert active.counts[[0, 1, 3, 4]].tolist() == (d.encode(x)[[0, 1, 3, 4]] > 0).sum(1).tolist()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from capture.features.dictionary import ARCHITECTURES, Dictionary, tensor_names
+from capture.features.architectures import ARCHITECTURES, tensor_names
+from capture.features.dictionary import Dictionary
 from warehouse.errors import UsageError
 
 D, F, D_OUT = 6, 20, 4

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capture.features.dictionary import ARCHITECTURES, Dictionary, tensor_names
+from capture.features.architectures import ARCHITECTURES, tensor_names
+from capture.features.dictionary import Dictionary
 from capture.features.saelens_folder import CONFIG, WEIGHTS, is_dictionary, read_dictionary, write_dictionary
 from warehouse.errors import UncertainResultWarning, UsageError
 

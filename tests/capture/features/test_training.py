@@ -43,6 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.add_vectors(home, "made", {1: states.numpy() * 10}, LENGTHS, shards=3)
     heads = np.random.default_rng(0).standard_normal((60, 4, 8), np.float32)
     synthetic.add_vectors(home, "heads", {1: heads}, [20] * 3, site="k", body="other")
+    synthetic.add_vectors(home, "alike", {1: np.ones((60, 32), np.float32)}, [20] * 3, body="fifth")
     synthetic.add_vectors(home, "first", {0: heads.reshape(60, 32)}, [20] * 3, body="fourth")
     synthetic.add_vectors(home, "single", {1: heads.reshape(60, 32)}, [60], body="third", shards=1)
     return home
@@ -233,6 +234,7 @@ def test_the_state_that_enters_a_block_is_what_leaves_the_one_before(
         ("made", {"where": "pos >"}, UsageError, "."),
         ("made", {"where": "pos > 5000"}, UsageError, "leaves no tokens"),
         ("single", {}, UsageError, "1 example with tokens that where leaves"),
+        ("alike", {"tokens": 600}, UsageError, "All states that where leaves are alike"),
         ("made", {"k": 97}, UsageError, "k 97: there are only 96"),
         ("made", {"k": 0}, UsageError, "k 0: at least 1"),
         ("made", {"lr": -1.0}, UsageError, "lr -1"),
