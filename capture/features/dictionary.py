@@ -306,6 +306,21 @@ class Dictionary:
         x = x.to(self.dtype)
         return x if x.shape[-1] == self.d_in else x.flatten(-2)
 
+    def scale(self, x: Tensor) -> Tensor | float:
+        """Return what the sum of the features' directions is multiplied with before it is added to a state.
+
+        Args:
+            x: States, (…, d_in).
+
+        Returns:
+            (…, 1) where each state is normalised by itself, else 1.
+        """
+        if self.normalize == "constant_norm_rescale":
+            return 1 / self._to_constant_norm(x)
+        if self.normalize == "layer_norm":
+            return x.std(dim=-1, keepdim=True)
+        return 1.0
+
     def _normalised(self, x: Tensor) -> Tensor:
         if self.normalize == "constant_norm_rescale":
             return x * self._to_constant_norm(x)

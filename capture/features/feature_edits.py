@@ -26,12 +26,14 @@ class Feature:
 
     @property
     def direction(self) -> Tensor:
-        """What it adds to a state per unit of its activation, (D,)."""
+        """What it adds to a state per unit of its activation, (D,); where each state is normalised by itself, its direction alone."""
         return self.dictionary.direction(self.number)
 
-    def activation(self, x: Tensor) -> Tensor:
-        """Return how active it is at states (…, D), (…)."""
-        return self.dictionary.encode(x)[..., self.number]
+    def missing(self, x: Tensor, activation: float) -> Tensor:
+        """Return what is to be added to states (…, D) for the feature to have an activation there that it has not."""
+        wide = x.to(self.dictionary.dtype)
+        least = activation - self.dictionary.encode(wide)[..., self.number, None]
+        return (least * self.dictionary.scale(wide) * self.direction).to(x.dtype)
 
 
 def find_feature(loaded: Loaded, intervention: Intervention) -> Feature | Tensor:
@@ -46,7 +48,7 @@ def find_feature(loaded: Loaded, intervention: Intervention) -> Feature | Tensor
 
     Raises:
         UsageError: The folder is no dictionary, has no such feature, or is of another site than what the intervention changes; a transcoder
-            is clamped, whose features are not of the states that it gives back; or each state is normalised by itself.
+            is clamped, whose features are not of the states that it gives back.
     """
     folder, _, number = intervention.source.rpartition("#")
     if not folder or not number.isdecimal():
@@ -61,10 +63,10 @@ def find_feature(loaded: Loaded, intervention: Intervention) -> Feature | Tensor
         raise UsageError(f"{intervention}: the features of {dictionary.name} are directions of {where}.")
     if dictionary.head is not None or dictionary.flattens_heads:
         raise UsageError(f"{intervention}: {dictionary.name} reads heads, whose features are not added here.")
-    if intervention.kind == "clamp" and (dictionary.kind.transcoder or dictionary.decode_needs_states):
-        why = "is a transcoder" if dictionary.kind.transcoder else "normalises each state by itself"
+    if intervention.kind == "clamp" and dictionary.kind.transcoder:
         raise UsageError(
-            f"{intervention}: {dictionary.name} {why}, so that an activation is not clamped. Add the direction: add:{intervention.source}*4"
+            f"{intervention}: {dictionary.name} is a transcoder, whose activations are not of what it gives back. Add the direction: "
+            f"add:{intervention.source}*4"
         )
     feature = Feature(dictionary, int(number))
     return feature if intervention.kind == "clamp" else feature.direction

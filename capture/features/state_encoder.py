@@ -79,7 +79,7 @@ class StateEncoder:
     @torch.no_grad()
     def __call__(self, sequences: Sequence[Slice]) -> EncodedTokens:
         """Encode the states of some sequences."""
-        states = {key: self._read(key, sequences) for key in {k for f in self._fitted for k in (f.read, f.given_back)}}
+        states = {key: self.states(key, sequences) for key in {k for f in self._fitted for k in (f.read, f.given_back)}}
         active, norms, deviations = [], [], []
         for f in self._fitted:
             d = f.dictionary
@@ -90,7 +90,7 @@ class StateEncoder:
             deviations.append(_squares(flat - self._means[f.given_back, d.head]))
         return EncodedTokens(sequences, active, norms, deviations)
 
-    def _read(self, key: Key, sequences: Sequence[Slice]) -> Tensor:
+    def states(self, key: Key, sequences: Sequence[Slice]) -> Tensor:
         """Return the states of sequences, end to end, (n, *row_shape), float32."""
         name = tensor_name(*key)
         rows = [self._store.blob(s.blob).rows(name, s.start, s.end) for s in sequences]
@@ -108,7 +108,7 @@ class StateEncoder:
             for mask, s in zip(kept, piece, strict=True):
                 mask[[0, *special.get((s.example_id, s.seq), [])]] = False
             mask = np.concatenate(kept)
-            x = self._read(key, piece)
+            x = self.states(key, piece)
             x = (x if head is None else x[:, head]).flatten(1)
             total = total + (torch.from_numpy(mask).to(x) @ x).double()
             count += int(mask.sum())

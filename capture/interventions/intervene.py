@@ -43,13 +43,8 @@ from warehouse.storage.trace_store import TraceStore
 class Feature(Protocol):
     """What `clamp` holds at an activation."""
 
-    @property
-    def direction(self) -> torch.Tensor:
-        """What it adds to a state per unit of its activation, (D,)."""
-        ...
-
-    def activation(self, x: torch.Tensor) -> torch.Tensor:
-        """Return how active it is at states (…, D), (…)."""
+    def missing(self, x: torch.Tensor, activation: float) -> torch.Tensor:
+        """Return what is to be added to states (…, D) for it to have an activation there."""
         ...
 
 
@@ -190,8 +185,7 @@ def _clamped(feature: Feature, activation: float, factor: float) -> _Change:
     """Return what holds a feature at an activation, at a site whose values the block multiplies with a factor."""
 
     def change(x: torch.Tensor, places: torch.Tensor, meant: torch.Tensor) -> torch.Tensor:
-        missing = activation - feature.activation(x * factor)
-        return x + (missing[..., None] * (feature.direction / factor)).to(x.dtype)
+        return x + feature.missing(x * factor, activation) / factor
 
     return change
 

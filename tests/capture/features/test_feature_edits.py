@@ -137,11 +137,29 @@ def test_what_is_no_feature_is_one_line(tmp_path: Path, loaded, width: int, spec
     assert "\n" not in str(told.value)
 
 
-def test_states_normalised_one_by_one_are_not_clamped(tmp_path: Path, loaded, width: int) -> None:
-    write(tmp_path / "d", width, normalize="layer_norm")
+@pytest.mark.parametrize("normalize", ["layer_norm", "constant_norm_rescale"])
+def test_where_each_state_is_normalised_taking_a_feature_out_is_decoding_without_it(
+    tmp_path: Path, loaded, width: int, normalize: str
+) -> None:
+    d = write(tmp_path / "d", width, normalize=normalize)
+
+    def by_hand(x: torch.Tensor) -> torch.Tensor:
+        z = d.encode(x)
+        rest = x - d.decode(z, x)
+        z[..., 3] = 0
+        return d.decode(z, x) + rest
+
+    with capture.intervene(loaded, f"resid.post_mlp@1=clamp:{tmp_path / 'd'}#3*0"):
+        taken_out = logits(loaded)
+    torch.testing.assert_close(taken_out, logits(loaded, by_hand), rtol=1e-4, atol=1e-4)  # sums in another order
+    assert not torch.allclose(taken_out, logits(loaded), rtol=1e-4, atol=1e-4)
+
+
+def test_a_transcoder_is_not_clamped(tmp_path: Path, loaded, width: int) -> None:
+    write(tmp_path / "d", width, "blocks.1.hook_resid_mid", architecture="transcoder", hook_out="blocks.1.hook_mlp_out")
     with (
-        pytest.raises(UsageError, match="normalises each state by itself"),
-        capture.intervene(loaded, f"resid.post_mlp@1=clamp:{tmp_path / 'd'}#3*0"),
+        pytest.raises(UsageError, match="d is a transcoder"),
+        capture.intervene(loaded, f"M1=clamp:{tmp_path / 'd'}#3*0"),
     ):
         pass
 
