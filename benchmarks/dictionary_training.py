@@ -1,7 +1,8 @@
 """What a step of `traces features train` costs, against the same step with dense products and autograd.
 
 Both take batches of 2,048 made-up states of width 576 to a dictionary of 4,096 features, 32 of a state, with the same Adam. The other step
-scatters the chosen features into a matrix and multiplies that; autograd has the rest. Their first errors are checked to be equal.
+scatters the chosen features into a matrix and multiplies that; autograd has the rest. Their first errors are checked to be equal. Both have
+one thread, as several wait for each other where a machine does something else too.
 
     python benchmarks/dictionary_training.py [--rounds 5] [--steps 10] [--features 4096] [--batch 2048]
 """
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=2048)
     args = parsed(parser, rounds=1, steps=2, features=128, batch=64)
+    torch.set_num_threads(1)
     states = torch.randn(args.batch * args.steps, WIDTH, generator=torch.Generator().manual_seed(0))
     batches = states.split(args.batch)
     # no feature is dead in so few steps, and so neither trains dead ones
@@ -65,7 +67,7 @@ def main() -> None:
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     record(
         "dictionary_training#step",
-        f"a step of a dictionary's training, {args.batch:,} states of width {WIDTH}, {args.features:,} features, k {K}",
+        f"a step of a dictionary's training, {args.batch:,} states of width {WIDTH}, {args.features:,} features, k {K}, one thread",
         "the same step with dense products and autograd",
         f"{statistics.median(mine) / args.steps * 1e3:.0f} ms",
         f"{statistics.median(theirs) / args.steps * 1e3:.0f} ms",
