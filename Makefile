@@ -122,7 +122,7 @@ spark:
 
 bench: $(READY)
 	-$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	@left=; failed=; for b in overhead console heads model_check words chats questions zarr_write memory zarr_read import_zarr many_runs questions_at_size startup lens influence ablation circuits vector_io nearest projection judging resamples tensor_index feature_encode feature_lookup scale_workers scale_store scale_runs scale_sizes scale_index scale_int8 export_json dictionary_training gpu; do \
+	@left=; failed=; for b in overhead console heads model_check words chats questions zarr_write memory zarr_read import_zarr many_runs questions_at_size startup lens compare influence ablation circuits vector_io nearest projection judging resamples tensor_index feature_encode feature_lookup scale_workers scale_store scale_runs scale_sizes scale_index scale_int8 export_json dictionary_training gpu; do \
 		echo "== $$b"; $(BIN)/python benchmarks/$$b.py; \
 		case $$? in 0) ;; 3) left="$$left $$b" ;; 130) exit 130 ;; *) failed="$$failed $$b" ;; esac; done; \
 	test -z "$$left" || echo "Left out, for what is not here:$$left"; \

@@ -51,7 +51,10 @@ class PredictionRows:
         for pieces in slice_shared(shard, most):
             mine = a.logits([(s.example_id, s.seq, s.positions) for s in pieces])
             theirs = b.logits([(s.example_id, s.seq, s.other_positions) for s in pieces])
-            tables.append(self._rows(pieces, compare_logits(mine, theirs.to(mine.device))))
+            found = compare_logits(mine, theirs.to(mine.device))
+            a.check_finite(found.top1_prob)
+            b.check_finite(found.other_top1_prob)
+            tables.append(self._rows(pieces, found))
         return pa.concat_tables(tables)
 
     def _rows(self, pieces: Sequence[SharedTokens], found: Divergences | None) -> pa.Table:

@@ -60,19 +60,22 @@ class Predictor:
 
         Returns:
             (n, V) float32, valid until the next call, and free to be overwritten.
-
-        Raises:
-            TracesError: They are NaN or infinity.
         """
         states = read_states(self._store, self._key, places)
         rows = torch.from_numpy(states).to(self._device, self._dtype)
-        logits = self._head(rows if self._norm is None else self._norm(rows)).float()
-        if not bool((logits.amax(1) < torch.inf).all()):  # false for NaN too
+        return self._head(rows if self._norm is None else self._norm(rows)).float()
+
+    def check_finite(self, probabilities: torch.Tensor) -> None:
+        """Check the probabilities of the likeliest tokens, which are NaN where a logit is NaN or infinity.
+
+        Raises:
+            TracesError: One is NaN.
+        """
+        if bool(probabilities.isnan().any()):
             raise TracesError(
                 f"Run '{self._store.meta.run_id}': what the model's head makes of its last state is NaN or infinity in "
                 f"{str(self._dtype).removeprefix('torch.')}."
             )
-        return logits
 
 
 def check_model(loaded: Loaded, store: TraceStore, option: str) -> None:
