@@ -202,6 +202,41 @@ def test_with_force_another_training_begins_anew(
         train_dictionary.train(wh, ["made"], changed, tmp_path / "sae", force=True)
 
 
+def test_a_damaged_checkpoint_is_said_and_two_trainings_keep_apart(
+    wh: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_dictionary, "_CHECKPOINT_SECONDS", 0)
+    out, options, said = tmp_path / "sae", Options(**SHORT), []
+
+    def train_it_too(p: train_dictionary.DictionaryProgress) -> None:
+        if p.step == 3:
+            with pytest.raises(TracesError, match="Another process is training sae"):
+                train_dictionary.train(wh, ["made"], options, out, force=True)
+            said.append(p.step)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_dictionary.train(wh, ["made"], options, out, report=train_it_too)
+    assert said == [3]
+    state = tmp_path / "sae.training" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="start again with --force"):
+        train_dictionary.train(wh, ["made"], options, out)
+    train_dictionary.train(wh, ["made"], options, out, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+
+
+def test_several_runs_are_trained_on_and_each_has_to_have_the_states(root: Path, tmp_path: Path) -> None:
+    states, _ = planted(600, seed=4)
+    synthetic.add_vectors(root, "more", {1: states.numpy() * 10}, [60] * 10)
+    synthetic.add_vectors(root, "elsewhere", {2: states.numpy() * 10}, [60] * 10)
+    trained = capture.train_dictionary(["made", "more"], tmp_path / "sae", **SHORT, root=root)
+    said = json.loads((tmp_path / "sae" / CONFIG).read_text())["metadata"]["trace_warehouse"]
+    assert sorted(said["runs"]) == ["made", "more"] and trained.held_out_examples == 24  # examples of one id are one
+    with pytest.raises(UsageError, match="Run 'elsewhere' has not stored resid.post_mlp of layer 1"):
+        capture.train_dictionary(["made", "elsewhere"], tmp_path / "other", **SHORT, root=root)
+
+
 def test_heads_are_read_one_after_the_other(root: Path, tmp_path: Path) -> None:
     options = QUICK | {"site": "k", "features": 40, "tokens": 2000, "batch_size": 50, "dtype": "bfloat16"}
     trained = capture.train_dictionary("heads", tmp_path / "sae", **options, root=root)

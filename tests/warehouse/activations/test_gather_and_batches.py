@@ -327,3 +327,15 @@ def test_a_store_says_where_rows_lie(root: Path) -> None:
     store = TraceStore(paths.run_dir(root, "one"))
     slices = store.slices(store.key("resid.post_mlp", 1))
     assert [s.end - s.start for s in slices] == LENGTHS and len({s.blob for s in slices}) == 3
+
+
+def test_batches_of_some_runs_and_some_sequences(wh: Warehouse) -> None:
+    of_two = wh.batches(layer=1, size=500, runs=["two"])
+    assert of_two.runs == ["two"] and of_two.tokens == N
+    assert np.array_equal(number(np.concatenate(list(of_two))), np.arange(N) + N)
+    chosen = np.arange(len(of_two.sequences)) % 3 == 0
+    parts = [of_two.of_sequences(chosen), of_two.of_sequences(~chosen)]
+    assert sum(part.tokens for part in parts) == N
+    assert not set(parts[0].keys()["example_id"].to_pylist()) & set(parts[1].keys()["example_id"].to_pylist())
+    with pytest.raises(NotFoundError, match="No run 'three'"):
+        wh.batches(layer=1, runs=["one", "three"])
