@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capture.api.arguments import find_source_run, in_python_terms
 from capture.api.progress import dictionary_progress
@@ -96,7 +96,7 @@ def train_dictionary(
         NotFoundError: There is no such run.
         TracesError: The training diverged, or there is too little memory.
     """
-    given = [source] if isinstance(source, str | TraceStore) else list(source)
+    given: list[Any] = list(source) if isinstance(source, list | tuple) else [source]
     found = [find_source_run(run, root) for run in given]
     from capture.features.train_dictionary import Options, train
 

@@ -300,6 +300,10 @@ def test_a_folder_that_is_no_place_for_a_dictionary_is_refused(root: Path, tmp_p
         with pytest.raises(UsageError, match=says):
             capture.train_dictionary("made", out, **QUICK, force=True, root=root)
     assert (tmp_path / "file").read_text() == "kept"
+    with pytest.raises(UsageError, match="Name a run, or give a TraceStore, not a int"):
+        capture.train_dictionary(5, tmp_path / "sae", **QUICK, root=root)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="Name a run to train on"):
+        capture.train_dictionary([], tmp_path / "sae", **QUICK, root=root)
 
 
 @pytest.mark.slow
