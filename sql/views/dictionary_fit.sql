@@ -56,7 +56,7 @@ SELECT
     f.n_tokens,  -- Tokens that it is measured on
     f.mean_active,  -- Mean number of active features by token: L0
     1 - f.error / nullif(f.deviation, 0) AS explained_variance,  -- 1 less the squared error in parts of the squared distance from the mean state; NULL: all states are the mean
-    sqrt(f.error / nullif(f.norm, 0)) AS relative_error,  -- Root of the squared error in parts of the squared length of the states
+    CASE WHEN f.norm > 0 AND f.error >= 0 THEN sqrt(f.error / f.norm) END AS relative_error,  -- Root of the squared error in parts of the squared length of the states
     n.n_predictions,  -- Predictions that the losses are means over
     n.loss,  -- Mean loss of the model as it is, nats
     n.reconstructed_loss,  -- The same with what the dictionary gives back in the place of each state

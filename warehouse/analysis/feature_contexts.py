@@ -61,10 +61,13 @@ def find_encoded(ask: Ask, run: str, sae: str | None = None) -> EncodedRun:
 
     Raises:
         UsageError: The run has not been encoded, or with several dictionaries, and none is named.
-        NotFoundError: It has not been encoded with that dictionary.
+        NotFoundError: There is no such run, or it has not been encoded with that dictionary.
     """
     known = [EncodedRun(**row) for row in ask(_DICTIONARIES, run, run).to_pylist()]
     if not known:
+        runs = ask("SELECT run_id FROM runs ORDER BY run_id")["run_id"].to_pylist()
+        if run not in runs:
+            raise NotFoundError("run", run, runs)
         raise UsageError(
             f"Run '{run}' has no features. Encode it with a dictionary: traces features encode {run} --sae FOLDER"
         )

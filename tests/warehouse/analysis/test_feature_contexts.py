@@ -97,8 +97,17 @@ def test_what_there_is_not_is_said(root: Path) -> None:
             find(wh, "texts", 8)
         with pytest.raises(NotFoundError, match="No dictionary 'other'.* made"):
             find(wh, "texts", 3, "other")
-        with pytest.raises(UsageError, match="Run 'none' has no features. .* traces features encode none --sae"):
+        with pytest.raises(NotFoundError, match="No run 'none'.* encoded, texts"):
             find(wh, "none", 3)
+
+
+def test_a_run_that_was_not_encoded_says_how(tmp_path: Path) -> None:
+    add_texts(tmp_path)
+    with (
+        Warehouse(tmp_path) as wh,
+        pytest.raises(UsageError, match="Run 'texts' has no features. .* traces features encode texts --sae"),
+    ):
+        find(wh, "texts", 3)
 
 
 def test_of_several_encodings_the_newest_is_taken(root: Path) -> None:
