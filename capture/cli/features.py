@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capture.cli.options import LoadOptions, PartOptions
+from capture.cli.options import LoadOptions, PartOptions, RunModelOption
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.workers import make_in_parts
 from capture.sequences import partition
@@ -121,15 +121,7 @@ def evaluate(
     loading: LoadOptions,
     sae: SaeOption,
     other_model: OtherModelOption = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Where the run's model lies now, if not where it was; it must have the same weights.",
-            rich_help_panel=Panel.READ,
-        ),
-    ] = None,
+    model: RunModelOption = None,
     sequences: Annotated[
         int,
         typer.Option(min=1, help="How many sequences, the first by example.", rich_help_panel=Panel.READ),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capture.cli.options import LoadOptions, PartOptions
+from capture.cli.options import LoadOptions, PartOptions, RunModelOption
 from capture.cli.terminal import needs_capture_extra, note, stopped_by_signals
 from capture.cli.workers import make_in_parts
 from capture.sequences import partition
@@ -19,15 +19,7 @@ def influence(
     run: RunArgument,
     loading: LoadOptions,
     part: PartOptions,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Where the run's model lies now, if not where it was; it must have the same weights.",
-            rich_help_panel=Panel.READ,
-        ),
-    ] = None,
+    model: RunModelOption = None,
     example: Annotated[
         list[str] | None,
         typer.Option(

@@ -32,6 +32,15 @@ SITES = "hidden,resid,qkv,attn,q,k,v,attn_out,mlp_out,mlp_act,heads"
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False, rich_help_panel=Panel.READ)
 ]
+RunModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Where the run's model lies now, if not where it was; it must have the same weights.",
+        rich_help_panel=Panel.READ,
+    ),
+]
 TopKOption = Annotated[
     int,
     typer.Option(
