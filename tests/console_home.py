@@ -18,7 +18,8 @@ def make(root: Path, model: Any, later: Any, other: Any) -> None:
     """Capture into `root`: `model` reads everything; `later` (other weights) and `other` (another tokenizer too) the first texts."""
     texts, about = capture.open_file(DATA / "lighthouse.txt"), {"root": root, "max_len": 48}
     capture.next_token(model, texts, keep="hidden,resid,qkv,heads", run="lighthouse", index="resid.post_mlp@1", **about)
-    capture.next_token(later, texts, keep="qkv,heads", run="later", **about)
+    capture.next_token(later, texts, keep="hidden,qkv,heads", run="later", **about)
+    capture.compare("lighthouse", "later", what="predictions", model=model, other_model=later, root=root)
     capture.next_token(other, texts, keep="qkv,heads", run="other", **about)
     capture.lens("lighthouse", model=model, root=root, top_k=5, run="lighthouse-lens")
     words = capture.open_dataset("ud_ewt", from_=DATA / "harbour.conllu")

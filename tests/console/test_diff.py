@@ -46,6 +46,30 @@ def test_the_examples_and_tokens_that_differ_most_are_first_and_lead_to_both_pre
     page.wait_for_function("location.hash.includes('pos=8')")
 
 
+def test_where_the_two_were_compared_the_text_is_coloured_by_their_divergence(tab, server) -> None:
+    """`later` beside `lighthouse` the other way round too; `other` was not compared, and the command that does it stands there."""
+    wh = server.warehouse
+    (example, pos, kl) = wh.sql(
+        "SELECT example_id, pos, kl FROM comparisons WHERE run_id = 'lighthouse-later' AND loss IS NOT NULL ORDER BY kl DESC LIMIT 1"
+    ).fetchone()
+    page = tab.go(f"diff/lighthouse/later/{example}/0?color=kl")
+    wait_for_text(page)
+    assert "KL is of lighthouse-later." in page.locator("[aria-label='difference by token'] .diff-note").inner_text()
+    assert page.locator(".strip [aria-selected=true]").get_attribute("data-pos") == str(pos + 1)
+    last = page.locator("[aria-label='chosen token'] .compared tbody tr").last
+    assert last.locator("th").inner_text() == "KL, nats"
+    assert float(last.locator("td").last.inner_text()) == pytest.approx(kl, rel=0.01)
+    back = compared_sequence(asker(wh), wh.run("later"), wh.run("lighthouse"), example)
+    (reverse,) = wh.sql(
+        f"SELECT kl_reverse FROM comparisons WHERE example_id = '{example}' AND other_pos = {pos}"
+    ).fetchone()
+    assert back.comparison == "lighthouse-later" and back.rows["kl"][pos + 1].as_py() == reverse
+    page = tab.go(f"diff/lighthouse/other/{example}/0?color=kl")
+    wait_for_text(page)
+    note = page.locator("[aria-label='difference by token'] .diff-note").inner_text()
+    assert note.endswith("For KL by token: traces compare lighthouse other")
+
+
 def test_a_run_alone_lists_the_runs_that_read_its_texts(tab, server) -> None:
     page = tab.go("diff/lighthouse")
     page.get_by_role("gridcell", name="other", exact=True).wait_for()

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from warehouse.analysis.token_alignment import Alignment, Token, align
 from warehouse.analysis.token_strip import sequence_text, token_strip
+from warehouse.storage.paths import run_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,21 @@ _ORDERS = {
 ORDERS = tuple(_ORDERS)
 
 
+_COMPARED = """
+WITH newest AS (
+    SELECT run_id, parents[1] = ? AS forth FROM runs
+    WHERE kind = 'comparison' AND (parents = [?, ?] OR parents = [?, ?]) AND list_contains(tables, 'comparisons')
+    ORDER BY created_at DESC, run_id LIMIT 1
+)
+SELECT
+    n.run_id, if(n.forth, c.pos, c.other_pos) AS pos, if(n.forth, c.kl, c.kl_reverse) AS kl,
+    c.top1_id <> c.other_top1_id AS top1_changed
+FROM comparisons AS c JOIN newest AS n ON n.run_id = c.run_id
+WHERE c.example_id = ? AND c.seq = ? AND c.kl IS NOT NULL
+"""
+"""What the newest comparison of two runs says of a text, whichever of them it was made from first."""
+
+
 class ComparedExamples(NamedTuple):
     """The examples that two runs both have."""
 
@@ -82,6 +98,8 @@ class ComparedSequence(NamedTuple):
 
     rows: pa.Table
     alignment: Alignment
+    comparison: str | None
+    """The run of `traces compare` that `kl` and `top1_changed` are from; None: there is none."""
     outside: dict[str, dict[str, Any]]
     """By run, `a` and `b`: `tokens`, how many are in no segment, and `loss`, their losses together."""
 
@@ -120,17 +138,32 @@ def compared_sequence(ask: Ask, a: TraceStore, b: TraceStore, example: str, seq:
     Returns:
         A row a segment: a token where both read the same, else the smallest span that both have boundaries around. A loss is of
         the segment's own tokens, summed, and so is an entropy; `prob` is that of all of them together; rank and predictions are
-        of the first. Differences are NULL where one run has a token that it does not predict, such as a text's first.
+        of the first. Differences are NULL where one run has a token that it does not predict, such as a text's first. `kl` is
+        KL(first run || other) of the prediction of the segment's first token, and `top1_changed` whether they predict another token there:
+        of the newest comparison of the two (`traces compare`), NULL without one.
     """
     strips = [token_strip(ask, store, example, seq, "dec").to_pylist() for store in (a, b)]
     texts = [sequence_text(ask, store, example, seq, "dec") for store in (a, b)]
     alignment = align(_tokens(strips[0]), _tokens(strips[1]), *texts)
-    rows = [_row(number, alignment, *strips) for number in range(len(alignment.segments))]
+    names = (run_id_of(a.path), run_id_of(b.path))
+    compared = ask(_COMPARED, names[0], *names, *names[::-1], example, seq).to_pylist()
+    by_pos = {row["pos"]: row for row in compared}
+    rows = [
+        _row(number, alignment, *strips) | _divergence(alignment.segments[number].a[0], by_pos)
+        for number in range(len(alignment.segments))
+    ]
     outside = {
         name: {"tokens": len(places), "loss": _sum(strip, places, "loss")}
         for name, strip, places in (("a", strips[0], alignment.outside_a), ("b", strips[1], alignment.outside_b))
     }
-    return ComparedSequence(pa.Table.from_pylist(rows, _SCHEMA), alignment, outside)
+    comparison = compared[0]["run_id"] if compared else None
+    return ComparedSequence(pa.Table.from_pylist(rows, _SCHEMA), alignment, comparison, outside)
+
+
+def _divergence(first: int, by_pos: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return the columns of a comparison about the token at `first`, which is predicted from the one before."""
+    found = by_pos.get(first - 1, {})
+    return {name: found.get(name) for name in ("kl", "top1_changed")}
 
 
 def _side(name: str) -> list[pa.Field]:
@@ -162,6 +195,8 @@ _SCHEMA = pa.schema(
         *_side("a"),
         *_side("b"),
         *(pa.field(f"{measure}_difference", pa.float64()) for measure in _MEASURES),
+        pa.field("kl", pa.float32()),
+        pa.field("top1_changed", pa.bool_()),
     ]
 )
 

@@ -138,3 +138,26 @@ def test_a_run_without_questions_says_what_makes_some(client: TestClient) -> Non
     for path, more in (("choices", {}), ("choice", {"example": "e0"})):
         status, body = refused(client, path, run="one", **more)
         assert (status, body["kind"]) == (200, "empty") and body["hint"].startswith("traces capture mcq-prompt")
+
+
+def test_a_text_has_the_divergence_of_the_newest_comparison(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whichever run it was made from first; a token's is that of its prediction, made from the token before. Without one: NULL."""
+    root = tmp_path_factory.mktemp("compared")
+    for run in ("one", "two"):
+        add_readings(root, run, {"e": reading("abc", [1, 1, 1], [1.0, 2.0])})
+    keys = {"example_id": "e", "top1_id": 1, "other_top1_id": 2, "kl_reverse": 0.125}
+    for minute, (run, parents, kl) in enumerate(
+        [("old", ("one", "two"), 9.0), ("new", ("one", "two"), 0.5), ("elsewhere", ("one", "cut"), 7.0)], start=1
+    ):
+        about = {"source_run_id": parents[0], "other_run_id": parents[1]}
+        rows = [keys | about | {"pos": pos, "other_pos": pos, "kl": kl} for pos in (0, 1)]
+        add_run(root, run, "comparison", {"comparisons": rows}, parents=parents, minute=minute)
+    with Warehouse(root) as wh:
+        client = console_client(wh)
+        rows, notes = ask(client, "diff/strip", a="one", b="two", example="e")
+        assert [row["kl"] for row in rows] == [None, 0.5, 0.5] and notes["comparison"] == "new"
+        assert [row["top1_changed"] for row in rows] == [None, True, True]
+        back, _ = ask(client, "diff/strip", a="two", b="one", example="e")
+        assert [row["kl"] for row in back] == [None, 0.125, 0.125]
+        _, alone = ask(client, "diff/strip", a="one", b="one", example="e")
+        assert alone["comparison"] is None

@@ -64,12 +64,13 @@ async def partners(request: Request, run: str) -> Response:
 
 @router.get("/diff/strip")
 async def strip(request: Request, a: str, b: str, example: str, seq: int = 0) -> Response:
-    """Answer with a row a segment of one text: a token where both read the same, else the smallest span that both share."""
+    """Answer with a row a segment of one text, a token or the smallest span that both share; `kl` is of a comparison of the two."""
 
     def make(work: Work) -> Response:
         found = compared_sequence(work.sql, work.warehouse.cached_run(a), work.warehouse.cached_run(b), example, seq)
         alignment = found.alignment
-        return rows(found.rows, work, by=alignment.by, common_chars=alignment.common_chars, outside=found.outside)
+        notes = {"by": alignment.by, "common_chars": alignment.common_chars, "outside": found.outside}
+        return rows(found.rows, work, comparison=found.comparison, **notes)
 
     return await answer(request, make)
 

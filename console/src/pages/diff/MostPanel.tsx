@@ -2,7 +2,7 @@ import type { Rows, Value } from "../../api/rows";
 import { DataTable } from "../../components/DataTable";
 import { inShort, percent, visible } from "../../components/numbers";
 import { Panel } from "../../components/Panel";
-import type { Measure } from "./difference";
+import { columnOf, type Measure } from "./difference";
 
 interface Props {
   rows: Rows;
@@ -15,7 +15,8 @@ interface Props {
 
 /** Where two runs differ most in a text. */
 export function MostPanel({ rows, order, measure, chosen, onChoose }: Props) {
-  const columns = ["pos", "text", `${measure}_difference`, "a_pred_token", "b_pred_token", `a_${measure}`, `b_${measure}`];
+  const sides = measure === "kl" ? ["a_loss", "b_loss"] : [`a_${measure}`, `b_${measure}`];
+  const columns = ["pos", "text", columnOf(measure), "a_pred_token", "b_pred_token", ...sides];
   const number = (value: Value) => (typeof value === "number" ? (measure === "prob" ? percent(Math.abs(value)) : inShort(value)) : "");
   const token = (value: Value) => (typeof value === "string" ? visible(value) : "");
   return (
@@ -30,7 +31,7 @@ export function MostPanel({ rows, order, measure, chosen, onChoose }: Props) {
           order={order}
           chosen={chosen}
           onChoose={onChoose}
-          render={{ text: token, a_pred_token: token, b_pred_token: token, [`a_${measure}`]: number, [`b_${measure}`]: number, [`${measure}_difference`]: (value) => (typeof value === "number" ? inShort(value) : "") }}
+          render={{ text: token, a_pred_token: token, b_pred_token: token, [sides[0] ?? ""]: number, [sides[1] ?? ""]: number, [columnOf(measure)]: (value) => (typeof value === "number" ? inShort(value) : "") }}
         />
       )}
     </Panel>

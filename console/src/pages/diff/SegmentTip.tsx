@@ -27,8 +27,10 @@ export function SegmentTable({ rows, segment, a, b }: { rows: Rows; segment: num
     ["entropy, nats", value("entropy")],
     ["probability", value("prob")],
     ["rank", [inShort(rows.number(segment, "a_rank")), inShort(rows.number(segment, "b_rank")), ""]],
-    ["predicted", [predicted(rows, segment, "a"), predicted(rows, segment, "b"), ""]],
+    ["predicted", [predicted(rows, segment, "a"), predicted(rows, segment, "b"), rows.get(segment, "top1_changed") === true ? "another token" : ""]],
   ];
+  const kl = rows.number(segment, "kl");
+  if (kl !== null) lines.push(["KL, nats", ["", "", inShort(kl)]]);
   return (
     <table className="compared">
       <thead>

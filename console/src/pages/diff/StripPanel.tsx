@@ -10,7 +10,7 @@ import { SelectedHere } from "../../selection/SelectedHere";
 import { useMarked } from "../../texts/useMarked";
 import { update } from "../../url/place";
 import { AlignedStrip } from "./AlignedStrip";
-import { MEASURES, totals, type Differences, type Measure } from "./difference";
+import { measuresOf, totals, type Differences, type Measure } from "./difference";
 import { SegmentTip } from "./SegmentTip";
 import { SequenceChoice } from "./SequenceChoice";
 
@@ -70,7 +70,7 @@ export function StripPanel({ a, b, example, seq, rows, measure, shown, chosen, o
         <>
           <Legend scale={shown.scale} label={shown.label} ends={shown.ends} />
           <SequenceChoice a={a} b={b} example={example} seq={seq} />
-          <Choice<Measure> label="colour" of={MEASURES} chosen={measure} onChoose={(next) => update({ color: next }, "replace")} />
+          <Choice<Measure> label="colour" of={measuresOf(rows)} chosen={measure} onChoose={(next) => update({ color: next }, "replace")} />
         </>
       }
     >
@@ -103,5 +103,6 @@ function told(rows: Rows, a: string, b: string): string {
     [b, outside?.["b"]],
   ] as const;
   const more = left.flatMap(([run, of]) => (of && of.tokens > 0 ? [`${of.tokens.toLocaleString("en-US")} of ${run}${of.loss === null ? "" : ` (${inShort(of.loss)} nats)`}`] : []));
-  return `${sums}${bits}${texts}${more.length > 0 ? ` Not compared, since only one run read them there: ${more.join(", ")} tokens.` : ""}`;
+  const compared = typeof rows.notes["comparison"] === "string" ? ` KL is of ${rows.notes["comparison"]}.` : ` For KL by token: traces compare ${a} ${b}`;
+  return `${sums}${bits}${texts}${more.length > 0 ? ` Not compared, since only one run read them there: ${more.join(", ")} tokens.` : ""}${compared}`;
 }

@@ -4,7 +4,7 @@ import type { Rows } from "../../api/rows";
 import { Problem } from "../../components/Empty";
 import { numberParam } from "../../url/codec";
 import { update, usePlace } from "../../url/place";
-import { byDifference, differences, measureNamed, segmentAt } from "./difference";
+import { byDifference, differences, measureNamed, measuresOf, segmentAt } from "./difference";
 import { MostPanel } from "./MostPanel";
 import { SegmentPanel } from "./SegmentPanel";
 import { StripPanel } from "./StripPanel";
@@ -35,7 +35,8 @@ export function TextDiff({ a, b, example, seq }: Props) {
 
 function Compared({ a, b, example, seq, rows }: Props & { rows: Rows }) {
   const place = usePlace();
-  const measure = measureNamed(place.params["color"]);
+  const named = measureNamed(place.params["color"]);
+  const measure = measuresOf(rows).some(([name]) => name === named) ? named : "loss";
   const shown = useMemo(() => differences(rows, measure, a, b), [rows, measure, a, b]);
   const order = useMemo(() => byDifference(shown.values), [shown]);
   const chosen = segmentAt(rows, numberParam(place, "pos")) ?? order[0];

@@ -7,15 +7,26 @@ export const MEASURES = [
   ["loss", "loss"],
   ["entropy", "entropy"],
   ["prob", "probability"],
+  ["kl", "KL"],
 ] as const;
 export type Measure = (typeof MEASURES)[number][0];
 
-const UNITS: Record<Measure, string> = { loss: "loss, nats", entropy: "entropy of the prediction, nats", prob: "probability" };
+const UNITS: Record<Measure, string> = { loss: "loss, nats", entropy: "entropy of the prediction, nats", prob: "probability", kl: "KL of the prediction, nats" };
 /** The part of the segments that the scale reaches to: single outliers would make all others pale. */
 const PART = 0.98;
 
 export function measureNamed(text: string | undefined): Measure {
   return MEASURES.map(([name]) => name).find((name) => name === text) ?? "loss";
+}
+
+/** What there is to colour by: KL only where the two runs were compared (traces compare). */
+export function measuresOf(rows: Rows): readonly (typeof MEASURES)[number][] {
+  return MEASURES.filter(([name]) => name !== "kl" || typeof rows.notes["comparison"] === "string");
+}
+
+/** The column that a measure's differences are in. */
+export function columnOf(measure: Measure): string {
+  return measure === "kl" ? "kl" : `${measure}_difference`;
 }
 
 export interface Differences {
@@ -27,7 +38,7 @@ export interface Differences {
 
 /** The difference of each segment, NaN where one run does not predict it, and its colours. */
 export function differences(rows: Rows, measure: Measure, a: string, b: string): Differences {
-  const values = Float64Array.from({ length: rows.length }, (_, row) => rows.number(row, `${measure}_difference`) ?? NaN);
+  const values = Float64Array.from({ length: rows.length }, (_, row) => rows.number(row, columnOf(measure)) ?? NaN);
   const sizes = [...values].filter((value) => !Number.isNaN(value)).map(Math.abs).sort((x, y) => x - y);
   const most = sizes.at(-1) ?? 0;
   const usual = sizes[Math.ceil(PART * sizes.length) - 1] ?? 0;
@@ -36,7 +47,7 @@ export function differences(rows: Rows, measure: Measure, a: string, b: string):
   return {
     values,
     scale: { name: "difference", low: -shown, high: shown },
-    label: `${UNITS[measure]}: ${a} − ${b}`,
+    label: `${UNITS[measure]}: ${a} ${measure === "kl" ? "‖" : "−"} ${b}`,
     ends: most > shown ? [`≤ −${shown}`, `≥ ${shown}`] : undefined,
   };
 }
