@@ -32,7 +32,7 @@ PICTURES = {
     "interventions": "interventions.svg",
     "circuits": "circuits.svg",
 }
-NOTEBOOKS = (*PICTURES, "first")
+NOTEBOOKS = (*PICTURES, "first", "compare")
 """In the order in which they are run: `first` adds to a vector table whose rows `nearness` shows; `next_token` uses a run of
 `nearness`, and `circuits` two of `interventions`."""
 RUNS = (
@@ -40,7 +40,7 @@ RUNS = (
     "mean-diff-steered", "induction", "induction-resample", "questions", "questions-influence",
     *(f"capitals-smollm2-{step}" for step in ("responses", "vectors", "vectors-evaluated", "vectors-steered")),
     *(f"{task}{step}" for task in ("years", "verbs", "words") for step in ("", "-circuit", "-curve", "-elsewhere")),
-    "rephrased", "verbs-signed", "years-cut",
+    "rephrased", "verbs-signed", "years-cut", "before", "after", "before-after",
 )  # fmt: skip
 SECONDS = 1800
 """The first cell of a notebook makes its runs: minutes, and several times that where others use the machine."""
@@ -258,6 +258,16 @@ def test_encoder_figures_are_possible(fresh: dict[str, NotebookNode]) -> None:
     assert agreement == pytest.approx(same / 200)
     assert low <= agreement <= high
     assert kappa == pytest.approx((agreement - by_chance) / (1 - by_chance), abs=1e-3)
+
+
+# Another machine trains to other last digits: held here is what the text concludes, not its figures.
+@pytest.mark.slow
+def test_a_little_training_lowers_the_loss_and_changes_late_layers_most(fresh: dict[str, NotebookNode]) -> None:
+    (tokens,) = table(fresh["compare"], "tokens-table").values()
+    _, mean_kl, median_kl, changed, before, after = tokens
+    assert mean_kl > median_kl > 0 and 0.05 < changed < 0.5 and after < before
+    depth = table(fresh["compare"], "depth-table")
+    assert depth["0 to 9",][0] < depth["20 to 29",][0] and depth["0 to 9",][2] < depth["20 to 29",][2]
 
 
 @pytest.mark.slow
