@@ -31,10 +31,10 @@ losses AS (
         source_run_id,
         sae,
         sum(n_predictions) AS n_predictions,
-        sum(loss * n_predictions) / sum(n_predictions) AS loss,
-        sum(reconstructed_loss * n_predictions) / sum(n_predictions) AS reconstructed_loss,
-        sum(zeroed_loss * n_predictions) / sum(n_predictions) AS zeroed_loss,
-        sum(mean_kl * n_predictions) / sum(n_predictions) AS mean_kl
+        sum(loss * n_predictions) / nullif(sum(n_predictions), 0) AS loss,
+        sum(reconstructed_loss * n_predictions) / nullif(sum(n_predictions), 0) AS reconstructed_loss,
+        sum(zeroed_loss * n_predictions) / nullif(sum(n_predictions), 0) AS zeroed_loss,
+        sum(mean_kl * n_predictions) / nullif(sum(n_predictions), 0) AS mean_kl
     FROM reconstruction_losses
     GROUP BY run_id, source_run_id, sae
     HAVING sum(n_predictions) > 0

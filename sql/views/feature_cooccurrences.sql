@@ -23,7 +23,7 @@ SELECT
     p.n_both,  -- Tokens that both are active at
     a.n_tokens,  -- Tokens that the feature is active at
     b.n_tokens AS other_n_tokens,  -- Tokens that the other is active at
-    p.n_both / (a.n_tokens + b.n_tokens - p.n_both) AS jaccard,  -- n_both in parts of the tokens that either is active at
+    p.n_both / nullif(a.n_tokens + b.n_tokens - p.n_both, 0) AS jaccard,  -- n_both in parts of the tokens that either is active at
     ln(CAST(p.n_both AS DOUBLE) * n.n_tokens / (CAST(a.n_tokens AS DOUBLE) * b.n_tokens)) AS pmi  -- ln of n_both in parts of what it would be if they were independent, nats
 FROM pairs AS p
 JOIN counts AS a ON a.run_id = p.run_id AND a.sae = p.sae AND a.feature = p.feature
