@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import synthetic
+import synthetic_features
 from samples import DATA
 
 import capture
+from warehouse import Warehouse
 
 _NAMES = ("keeper", "lamp")
 _PROMPTS = ("the {0} was with his {1} and the", "every {0} was with two {1}s and the", "the {0} and his {1} in the")
@@ -22,12 +24,29 @@ def make(root: Path, model: Any, later: Any, other: Any) -> None:
     capture.compare("lighthouse", "later", what="predictions", model=model, other_model=later, root=root)
     capture.next_token(other, texts, keep="qkv,heads", run="other", **about)
     capture.lens("lighthouse", model=model, root=root, top_k=5, run="lighthouse-lens")
+    _features(root)
     words = capture.open_dataset("ud_ewt", from_=DATA / "harbour.conllu")
     capture.next_token(model, words, keep="none", run="words", root=root)
     questions = capture.open_dataset("csqa", from_=DATA / "questions.jsonl")
     capture.mcq(model, questions, keep="qkv", run="questions", root=root)
     _answers(root, model)
     _causes(root, model)
+
+
+def _features(root: Path) -> None:
+    """Add features of the texts that are made up: one at every third token, others at some of these, and one at a text's last."""
+    with Warehouse(root) as wh:
+        tokens = wh.sql("SELECT example_id, seq, pos FROM tokens WHERE run_id = 'lighthouse' ORDER BY ALL").fetchall()
+    active = {
+        key: {2: 1 + key[2] / 8} | ({5: 4.0} if key[2] % 2 == 0 else {}) | ({7: 0.5} if key[2] == 3 else {})
+        for key in tokens
+        if key[2] % 3 == 0
+    }
+    synthetic_features.add_features(root, "lighthouse", active, run="lighthouse-features")
+    tested = {"source_run_id": "lighthouse", "features_run_id": "lighthouse-features", "sae": synthetic_features.SAE}
+    tested |= {"layer": 1, "feature": 2, "property": "upos", "n_tokens": 8, "n_active": 6, "n_other_tokens": 40}
+    tests = [tested | {"value": value, "q_value": q} for value, q in (("NOUN", 0.001), ("VERB", 0.25))]
+    synthetic.add_run(root, "lighthouse-tests", "features-associations", {"feature_associations": tests})
 
 
 def _answers(root: Path, model: Any) -> None:

@@ -28,13 +28,15 @@ interface Props {
   marked?: ReadonlySet<number> | undefined;
   /** The token that the pointer is over in another view. */
   pointed?: number | undefined;
+  /** The token that the strip is shown for. */
+  foremost?: number | undefined;
   tell?: (pos: number) => ReactNode;
   onChoose?: (pos: number) => void;
   onPoint?: (pos: number | null) => void;
 }
 
 /** The tokens of a text in running text, each on the colour of its value: one grid, in which one token at a time takes the focus. */
-export function Strip({ tokens, values, scale, label, chosen, marked, pointed, tell, onChoose, onPoint }: Props) {
+export function Strip({ tokens, values, scale, label, chosen, marked, pointed, foremost, tell, onChoose, onPoint }: Props) {
   const grid = useRef<HTMLDivElement>(null);
   const colours = palette(scale.name, useStore(scheme));
   const painted = useMemo(
@@ -103,7 +105,7 @@ export function Strip({ tokens, values, scale, label, chosen, marked, pointed, t
                 role={token.role}
                 background={painted[pos]?.[0] ?? ""}
                 ink={painted[pos]?.[1] ?? ""}
-                state={`${pos === chosen ? "chosen" : ""} ${marked?.has(pos) ? "marked" : ""} ${pos === pointed ? "pointed" : ""}`}
+                state={`${pos === chosen ? "chosen" : ""} ${marked?.has(pos) ? "marked" : ""} ${pos === pointed ? "pointed" : ""} ${pos === foremost ? "foremost" : ""}`}
                 focusable={pos === focusable}
               />
             );

@@ -18,6 +18,7 @@ export const PAGES: readonly Page[] = [
   { name: "text", title: "Text", keeps: 3, component: lazy(() => import("./text/TextPage").then((m) => ({ default: m.TextPage }))) },
   { name: "attention", title: "Attention", keeps: 3, component: lazy(() => import("./attention/AttentionPage").then((m) => ({ default: m.AttentionPage }))) },
   { name: "heads", title: "Heads", keeps: 1, component: lazy(() => import("./heads/HeadsPage").then((m) => ({ default: m.HeadsPage }))) },
+  { name: "features", title: "Features", keeps: 1, component: lazy(() => import("./features/FeaturesPage").then((m) => ({ default: m.FeaturesPage }))) },
   { name: "effects", title: "Effects", keeps: 0, component: lazy(() => import("./effects/EffectsPage").then((m) => ({ default: m.EffectsPage }))) },
   { name: "circuits", title: "Circuits", keeps: 0, component: lazy(() => import("./circuits/CircuitsPage").then((m) => ({ default: m.CircuitsPage }))) },
   { name: "diff", title: "Diff", keeps: 1, component: lazy(() => import("./diff/DiffPage").then((m) => ({ default: m.DiffPage }))) },

@@ -24,6 +24,9 @@ export function placeOfRow(place: Place, rows: Rows, row: number): Place | undef
   if (place.page === "diff" && place.parts.length >= 2 && example !== undefined) {
     return { page: place.page, parts: [...place.parts.slice(0, 2), String(example), String(key.seq ?? 0)], params };
   }
+  if (place.page === "features" && key.run_id !== undefined && example !== undefined) {
+    return { page: place.page, parts: [String(key.run_id)], params: { ...params, example: String(example), s: String(key.seq ?? 0) } };
+  }
   if (OF_RUNS.has(place.page) && key.run_id !== undefined) return { page: place.page, parts: [String(key.run_id)], params };
   return undefined;
 }
@@ -56,7 +59,11 @@ export function linksOf(key: Key, kept: Record<string, string>): Link[] {
   if (parts) {
     links.push({ title: "Text", place: { page: "text", parts, params } });
     links.push({ title: "Attention", place: { page: "attention", parts, params } });
-    if (key.pos !== undefined) links.push({ title: "Nearest", place: { page: "text", parts, params: { ...params, panel: "nearest" } } });
+    if (key.pos !== undefined) {
+      links.push({ title: "Nearest", place: { page: "text", parts, params: { ...params, panel: "nearest" } } });
+      const [run = "", example = "", seq = "0"] = parts;
+      links.push({ title: "Features", place: { page: "features", parts: [run], params: { ...params, example, s: seq } } });
+    }
   }
   if (key.run_id !== undefined) {
     const run = [String(key.run_id)];

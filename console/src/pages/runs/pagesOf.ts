@@ -12,6 +12,7 @@ export function pagesOf({ manifest, arrays, children }: Told): [string, string][
     ["text", "Text", has("tokens")],
     ["attention", "Attention", arrays.some(({ site }) => site === "attn")],
     ["heads", "Heads", has("heads")],
+    ["features", "Features", kinds.includes("features")],
     ["effects", "Effects", kinds.some((kind) => CAUSES.includes(kind))],
     ["circuits", "Circuits", kinds.some((kind) => kind.startsWith("circuit"))],
     ["diff", "Diff", has("next_token")],
