@@ -284,6 +284,7 @@ CREATE TABLE reconstruction_losses (
     run_id VARCHAR NOT NULL,
     source_run_id VARCHAR NOT NULL,
     sae VARCHAR NOT NULL,
+    weights_hash VARCHAR NOT NULL,
     layer INTEGER,
     example_id VARCHAR NOT NULL,
     seq INTEGER NOT NULL,
@@ -297,6 +298,7 @@ COMMENT ON TABLE reconstruction_losses IS 'One row is a sequence that the model 
 COMMENT ON COLUMN reconstruction_losses.run_id IS 'The run: the name of its folder';
 COMMENT ON COLUMN reconstruction_losses.source_run_id IS 'The run that it was made from';
 COMMENT ON COLUMN reconstruction_losses.sae IS 'The dictionary, a sparse autoencoder or a transcoder: the name of its folder';
+COMMENT ON COLUMN reconstruction_losses.weights_hash IS 'Which dictionary of that name: dictionaries.weights_hash';
 COMMENT ON COLUMN reconstruction_losses.layer IS 'Layer l is the output of block l, 0-based; NULL: the input of the first, resid.embed';
 COMMENT ON COLUMN reconstruction_losses.example_id IS 'The example: 16 hex digits from data set, config, split and source id, of your own texts from the text or its id alone; the same in every run';
 COMMENT ON COLUMN reconstruction_losses.seq IS 'Which sequence of the example: 0, the chunk under --chunk, the choice, or the sample; of a task''s pair 0 clean, 1 corrupted';

@@ -58,5 +58,8 @@ def add_features(
     )
     if losses:
         synthetic.add_run(
-            root, f"{run}-losses", "features-evaluation", {"reconstruction_losses": [of | x for x in losses]}
+            root,
+            f"{run}-losses",
+            "features-evaluation",
+            {"reconstruction_losses": [of | {"weights_hash": "0" * 32} | x for x in losses]},
         )

@@ -199,6 +199,7 @@ class _Measurer:
                         {
                             "source_run_id": self._source,
                             "sae": f.dictionary.name,
+                            "weights_hash": f.dictionary.weights_hash,
                             "layer": f.read.layer,
                             "example_id": s.example_id,
                             "seq": s.seq,

@@ -30,20 +30,21 @@ losses AS (
         run_id,
         source_run_id,
         sae,
+        weights_hash,
         sum(n_predictions) AS n_predictions,
         sum(loss * n_predictions) / nullif(sum(n_predictions), 0) AS loss,
         sum(reconstructed_loss * n_predictions) / nullif(sum(n_predictions), 0) AS reconstructed_loss,
         sum(zeroed_loss * n_predictions) / nullif(sum(n_predictions), 0) AS zeroed_loss,
         sum(mean_kl * n_predictions) / nullif(sum(n_predictions), 0) AS mean_kl
     FROM reconstruction_losses
-    GROUP BY run_id, source_run_id, sae
+    GROUP BY run_id, source_run_id, sae, weights_hash
     HAVING sum(n_predictions) > 0
 ),
 newest AS (
     SELECT l.*
     FROM losses AS l
     JOIN runs AS r ON r.run_id = l.run_id
-    QUALIFY row_number() OVER (PARTITION BY l.source_run_id, l.sae ORDER BY r.created_at DESC, l.run_id DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.source_run_id, l.sae, l.weights_hash ORDER BY r.created_at DESC, l.run_id DESC) = 1
 )
 SELECT
     f.run_id,
@@ -69,4 +70,4 @@ SELECT
     n.run_id AS losses_run_id  -- The run that holds the losses
 FROM fit AS f
 JOIN dictionaries AS d ON d.run_id = f.run_id AND d.sae = f.sae
-LEFT JOIN newest AS n ON n.source_run_id = f.source_run_id AND n.sae = f.sae
+LEFT JOIN newest AS n ON n.source_run_id = f.source_run_id AND n.sae = f.sae AND n.weights_hash = d.weights_hash

@@ -89,6 +89,7 @@ RECONSTRUCTION_LOSSES = Table(
         RUN,
         SOURCE,
         SAE,
+        Column("weights_hash", "VARCHAR", "Which dictionary of that name: dictionaries.weights_hash"),
         BLOCK,
         EXAMPLE,
         SEQ,

@@ -87,7 +87,7 @@ def test_it_is_what_the_model_says_under_a_hook_of_its_own(
     store = capture.evaluate_features(captured, d, model=loaded, batch_tokens=60)
     blocks = loaded.hf.model.layers if kind == "llama" else loaded.hf.transformer.h
     for loss, reconstructed, zeroed, kl, example, seq in losses(store, "rough"):
-        ids = torch.from_numpy(captured.encodings(example, seq)["input_ids"])[None]
+        ids = torch.tensor(captured.encodings(example, seq)["input_ids"])[None]
         logs = []
         for change in (lambda x: x, d.reconstruct, torch.zeros_like):
 

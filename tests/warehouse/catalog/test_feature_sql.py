@@ -97,3 +97,12 @@ def test_pairs_that_are_active_together(wh: Warehouse) -> None:
     ).fetchall()
     both = (2, pytest.approx(0.5), pytest.approx(math.log(2 * 6 / (4 * 2))))
     assert found == [(3, 5, both[0], 4, 2, *both[1:]), (5, 3, both[0], 2, 4, *both[1:])]
+
+
+def test_losses_of_another_dictionary_of_that_name_are_not_taken(tmp_path: Path) -> None:
+    tokens = [{"example_id": "a", "pos": p, "side": "dec"} for p in (0, 1)]
+    synthetic.add_run(tmp_path, "texts", "next-token", {"examples": [{"example_id": "a"}], "tokens": tokens})
+    lost = {"example_id": "a", "n_predictions": 3, "loss": 1.0, "weights_hash": "1" * 32}
+    synthetic_features.add_features(tmp_path, "texts", {("a", 0, 1): {3: 2.0}}, losses=[lost])
+    with Warehouse(tmp_path) as wh:
+        assert wh.sql("SELECT n_tokens, loss, losses_run_id FROM dictionary_fit").fetchall() == [(1, None, None)]
