@@ -41,6 +41,14 @@ OtherModelOption = Annotated[
     ),
 ]
 
+FeaturesArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run of features, or the run that was encoded, for the newest.")
+]
+DictionaryOption = Annotated[
+    str | None,
+    typer.Option("--sae", metavar="NAME", help="The dictionary, where there are several.", rich_help_panel=Panel.READ),
+]
+
 
 @features_app.command("encode")
 @with_groups()
@@ -171,16 +179,9 @@ def evaluate(
 @features_app.command("show")
 @with_groups()
 def show(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run of features, or the run that was encoded, for the newest.")
-    ],
+    run: FeaturesArgument,
     feature: Annotated[int, typer.Argument(metavar="FEATURE", help="The feature.")],
-    sae: Annotated[
-        str | None,
-        typer.Option(
-            "--sae", metavar="NAME", help="The dictionary, where there are several.", rich_help_panel=Panel.READ
-        ),
-    ] = None,
+    sae: DictionaryOption = None,
     n: Annotated[
         int, typer.Option("--n", "-n", min=1, help="How many sequences to show.", rich_help_panel=Panel.READ)
     ] = 20,
@@ -234,9 +235,7 @@ def _context_line(context: Context) -> dict[str, Any]:
 @features_app.command("associate")
 @with_groups()
 def associate(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run of features, or the run that was encoded, for the newest.")
-    ],
+    run: FeaturesArgument,
     by: Annotated[
         str,
         typer.Option(
@@ -247,12 +246,7 @@ def associate(
             rich_help_panel=Panel.COMPUTED,
         ),
     ],
-    sae: Annotated[
-        str | None,
-        typer.Option(
-            "--sae", metavar="NAME", help="The dictionary, where there are several.", rich_help_panel=Panel.READ
-        ),
-    ] = None,
+    sae: DictionaryOption = None,
     min_examples: Annotated[
         int,
         typer.Option(

@@ -11,7 +11,7 @@ import pyarrow as pa
 from capture.features.fit import Fitted
 from capture.features.state_encoder import EncodedTokens
 from warehouse.schema.arrow import arrow_schema
-from warehouse.schema.tables import STORED
+from warehouse.storage.parquet import coded_table
 
 
 class FeatureRows:
@@ -71,7 +71,7 @@ class FeatureRows:
         feature: np.ndarray,
         activation: np.ndarray,
     ) -> pa.Table:
-        return _table(table, self._keys(tokens, token, sae) | {"feature": feature, "activation": activation})
+        return coded_table(table, self._keys(tokens, token, sae) | {"feature": feature, "activation": activation})
 
     def _reconstructions(self, shard: Sequence[EncodedTokens], tokens: _Tokens) -> pa.Table:
         """Make the rows of `reconstructions`: all dictionaries of a token together."""
@@ -87,7 +87,7 @@ class FeatureRows:
             "squared_norm": by_token([piece.squared_norm for piece in shard]),
             "squared_deviation": by_token([piece.squared_deviation for piece in shard]),
         }
-        return _table("reconstructions", keys | measured)
+        return coded_table("reconstructions", keys | measured)
 
     def _keys(self, tokens: _Tokens, token: np.ndarray, sae: np.ndarray) -> dict[str, Any]:
         """Return the columns that name the tokens and the dictionaries of rows."""
@@ -145,8 +145,3 @@ def _each(codes: np.ndarray, n: int) -> list[np.ndarray]:
 def _narrow(features: np.ndarray) -> np.ndarray:
     """Return numbers of features in 16 bits where they fit, as numpy sorts these by their digits."""
     return features.astype(np.uint16) if len(features) and features.max() < 1 << 16 else features
-
-
-def _table(name: str, columns: dict[str, Any]) -> pa.Table:
-    """Return a table's rows with strings still as codes into a dictionary; the writer casts them to the table's own types."""
-    return pa.table({c.name: columns[c.name] for c in STORED[name].file_columns})

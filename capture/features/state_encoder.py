@@ -83,7 +83,7 @@ class StateEncoder:
         active, norms, deviations = [], [], []
         for f in self._fitted:
             d = f.dictionary
-            x, target = (_of_head(states[key], d) for key in (f.read, f.given_back))
+            x, target = (_of_head(states[key], d.head) for key in (f.read, f.given_back))
             active.append(encode(d, x, target))
             flat = target.flatten(1)
             norms.append(_squares(flat))
@@ -109,15 +109,15 @@ class StateEncoder:
                 mask[[0, *special.get((s.example_id, s.seq), [])]] = False
             mask = np.concatenate(kept)
             x = self.states(key, piece)
-            x = (x if head is None else x[:, head]).flatten(1)
+            x = _of_head(x, head).flatten(1)
             total = total + (torch.from_numpy(mask).to(x) @ x).double()
             count += int(mask.sum())
         self._store.release_pages()
         return (total / max(1, count)).float()
 
 
-def _of_head(x: Tensor, dictionary: Dictionary) -> Tensor:
-    return x if dictionary.head is None else x[:, dictionary.head]
+def _of_head(x: Tensor, head: int | None) -> Tensor:
+    return x if head is None else x[:, head]
 
 
 def encode(dictionary: Dictionary, x: Tensor, target: Tensor) -> ActiveFeatures:

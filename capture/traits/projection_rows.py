@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from capture.traits import dynamics
 from capture.traits.directions import Direction
-from warehouse.schema.tables import STORED
+from warehouse.storage.parquet import coded_table
 from warehouse.storage.stored_tensors import Slice
 
 _EMBEDDING = -1
@@ -55,7 +55,7 @@ class ProjectionRows:
         """
         k = len(self._directions)
         number = np.repeat(nth, k)
-        return _table(
+        return coded_table(
             "trait_projections",
             self._key_columns(sequence)
             | {
@@ -94,7 +94,7 @@ class ProjectionRows:
             flat = numbers.T.ravel().astype(np.int32)
             return pa.array(flat, mask=flat == dynamics.NO_TOKEN)
 
-        return _table(
+        return coded_table(
             "trait_dynamics",
             self._key_columns(sequence)
             | {
@@ -131,8 +131,3 @@ class ProjectionRows:
 
 def _dictionary_array(codes: np.ndarray, values: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(codes, pa.array(values))
-
-
-def _table(name: str, columns: dict[str, Any]) -> pa.Table:
-    """Return a table's rows with strings still as codes into a dictionary; `publish` casts them to the table's own types."""
-    return pa.table({c.name: columns[c.name] for c in STORED[name].file_columns})

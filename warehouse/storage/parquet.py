@@ -63,6 +63,11 @@ def to_table(name: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.T
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def coded_table(name: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Return rows of a table with strings still as codes into a dictionary; `write_part` casts them to the table's own types."""
+    return pa.table({c.name: columns[c.name] for c in STORED[name].file_columns})
+
+
 def write_table_file(path: Path, rows: pa.Table) -> None:
     """Write rows of a table to one file, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
