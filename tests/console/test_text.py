@@ -98,7 +98,7 @@ def test_nearest_tokens_are_those_of_the_library_and_a_click_goes_there(tab, ser
     first = page.locator(".contexts a").first
     first.wait_for()
     vector = server.warehouse.run("lighthouse").resid(example, "post_mlp", 1)[4]
-    near = server.warehouse.nearest(vector, layer=1, k=21).df()
+    near = server.warehouse.nearest(vector, layer=1, k=21, model="model").df()
     near = near[(near.example_id != example) | (near.pos != 4)]
     titles = [a.get_attribute("title") for a in page.locator(".contexts a").all()]
     assert titles == [f"{r.run_id} / {r.example_id} / {r.seq}, pos {r.pos}" for r in near.head(20).itertuples()]

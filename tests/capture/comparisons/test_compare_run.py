@@ -87,7 +87,11 @@ def logits_of(model: Any, store: TraceStore, example_id: str) -> torch.Tensor:
 def check_against_logits(
     rows: pd.DataFrame, stores: tuple[TraceStore, TraceStore], models: tuple[Loaded, Loaded]
 ) -> None:
-    """KL, top-1 and losses by each model's own pass over each text."""
+    """KL, top-1 and losses by each model's own pass over each text.
+
+    The heads multiply other numbers of rows at once than the pass does, and each shape has an order of its own: logits of
+    up to 30 differ by some of their roundings, 1e-5, and so do log-probabilities.
+    """
     for (example_id,), found in rows.groupby(["example_id"]):
         a, b = (logits_of(m.model, s, str(example_id)).log_softmax(-1) for m, s in zip(models, stores, strict=True))
         assert found.pos.tolist() == found.other_pos.tolist() == list(range(len(a)))
@@ -96,7 +100,7 @@ def check_against_logits(
         ids = stores[0].encodings(str(example_id))["input_ids"].astype(np.int64)
         for side, log_p in (("", a), ("other_", b)):
             assert found[f"{side}top1_id"].tolist() == log_p.argmax(-1).tolist()
-            np.testing.assert_allclose(found[f"{side}top1_prob"], log_p.amax(-1).exp(), rtol=1e-5)
+            np.testing.assert_allclose(found[f"{side}top1_prob"], log_p.amax(-1).exp(), rtol=1e-4)
             loss = -log_p[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
             np.testing.assert_allclose(found[f"{side}loss"].iloc[:-1], loss, rtol=1e-4, atol=1e-5)
             assert pd.isna(found[f"{side}loss"].iloc[-1])
