@@ -3,15 +3,20 @@
 KL(p || q) = Σ p (ln p - ln q) (Kullback and Leibler 1951), over the whole vocabulary, in nats and in float32. It is summed as
 Σ p·d - (ln Z_p - ln Z_q) with d the difference of the logits, so that two equal rows give exactly 0. Beside the matrix products that make
 logits, all of this is passes over memory: it goes over pieces that stay in a processor's cache, in as few passes as can be, and
-overwrites the logits. Numpy finds a row's largest value several times as fast as torch does; Z and Σ p·d are one product.
+overwrites the logits. Numpy finds a row's largest value several times as fast as torch does, in one thread: so each
+thread has rows of its own. Z and Σ p·d are one product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from capture.model.torch_threads import torch_in_threads
 
 _PIECE_BYTES = 3 << 20
 """Logits of one model that are compared together: with the other's and their difference they stay in the cache."""
@@ -41,10 +46,20 @@ def compare_logits(a: torch.Tensor, b: torch.Tensor) -> Divergences:
         The divergences, in nats, infinite where a model rules out a token that the other allows, and the most probable tokens, the
         lowest id first among equals. Probabilities of these are NaN where a logit is NaN or infinity.
     """
+    with torch_in_threads(a.device) as threads, ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(_compare_rows, a.chunk(threads), b.chunk(threads)))
+    return _joined(parts)
+
+
+def _compare_rows(a: torch.Tensor, b: torch.Tensor) -> Divergences:
+    """Do what `compare_logits` does, in one thread."""
     rows = max(1, min(len(a), _PIECE_BYTES // (a.shape[1] * 4)))
     factors = torch.ones((rows, 3, a.shape[1] // 2), device=a.device)  # halves of a difference, and ones
-    pieces = [_compare_piece(a[i : i + rows], b[i : i + rows], factors) for i in range(0, len(a), rows)]
-    return Divergences(*(torch.cat(column) for column in zip(*pieces, strict=True)))
+    return _joined([_compare_piece(a[i : i + rows], b[i : i + rows], factors) for i in range(0, len(a), rows)])
+
+
+def _joined(parts: Sequence[Divergences]) -> Divergences:
+    return Divergences(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _compare_piece(a: torch.Tensor, b: torch.Tensor, factors: torch.Tensor) -> Divergences:

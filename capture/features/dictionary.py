@@ -194,8 +194,7 @@ class Dictionary:
                 if self.by_decoder_norm:
                     pre.mul_(self._norms)
                 values, features = largest(pre, self.k or 0)
-                features, order = features.sort(dim=-1)
-                activations = values.gather(-1, order).view(-1)
+                activations = values.view(-1)
                 at = (features + torch.arange(len(pre), device=pre.device)[:, None] * self.n_features).view(-1)
         above = activations > 0
         at, activations = at[above], activations[above]

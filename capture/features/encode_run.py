@@ -17,10 +17,12 @@ from capture.features.dictionary import Dictionary
 from capture.features.feature_rows import FeatureRows
 from capture.features.fit import fit
 from capture.features.state_encoder import EncodedTokens, StateEncoder
+from capture.jobs.in_order import in_order
 from capture.jobs.job import check_option_values
 from capture.jobs.versions import computing_versions
 from capture.model.failures import explain_memory_errors
 from capture.model.loading import find_device
+from capture.model.torch_threads import torch_in_threads
 from capture.sequences import partition
 from warehouse.catalog.publish import publish
 from warehouse.errors import UncertainResultWarning, UsageError
@@ -114,16 +116,17 @@ def run(
         encoder, rows = StateEncoder(store, fitted, everything, device), FeatureRows(source, fitted)
         pieces = group_by_size(sequences[progress.begun :], lambda s: s.n_rows, _PIECE_TOKENS)
         shard: list[EncodedTokens] = []
-        for piece in pieces:
-            shard.append(encoder(piece))
-            progress.begun += len(piece)
-            progress.tokens += len(shard[-1])
-            report(progress)
-            if sum(encoded.n_active for encoded in shard) >= _SHARD_ROWS or progress.begun == len(sequences):
-                writer.begin_shard({}, {})
-                writer.put(RecordedBatch([], {}, {}, {}, deferred_tables=partial(rows.tables, shard)))
-                writer.end_shard(str(progress.begun))
-                shard = []
+        with torch_in_threads(device) as threads:
+            for encoded in in_order(encoder, pieces, threads):
+                shard.append(encoded)
+                progress.begun += len(encoded.sequences)
+                progress.tokens += len(encoded)
+                report(progress)
+                if sum(e.n_active for e in shard) >= _SHARD_ROWS or progress.begun == len(sequences):
+                    writer.begin_shard({}, {})
+                    writer.put(RecordedBatch([], {}, {}, {}, deferred_tables=partial(rows.tables, shard)))
+                    writer.end_shard(str(progress.begun))
+                    shard = []
         return publish(writer, lambda staged: store.meta.derive(KIND, run_id, [source], said, staged))
 
 

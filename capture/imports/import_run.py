@@ -7,9 +7,8 @@ said in the manifest, and nothing is made up for it: there are no predictions, a
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from capture.data.example import Example, Row, Source
 from capture.imports.token_texts import KnownTokens, TokenTexts
 from capture.imports.traces import TraceExample, Traces
+from capture.jobs.in_order import in_order
 from capture.jobs.versions import versions
 from capture.recording.rows import Rows
 from capture.sequences.batches import Batch
@@ -39,7 +39,6 @@ from warehouse.storage.run_writer import RunWriter
 KIND = "import"
 
 _SHARD_BYTES = 256 << 20
-_THREADS = 2
 _EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -81,7 +80,7 @@ def run(
                     for s in example.sequences:
                         rows.update(maker.row_counts(s))
                 writer.begin_shard({key: rows[key] for key in traces.specs}, traces.specs)
-                for batch in _in_order(maker.recorded, group):
+                for batch in in_order(lambda item: maker.recorded(*item), group):
                     writer.put(batch)
                     done += 1
                     report(done, traces.count)
@@ -250,21 +249,6 @@ class _Maker:
         """Return the sites that the file has nothing of, so that messages say so in the place of how to capture them."""
         has = {key.site for key in self._traces.specs}
         return {site: "the file that was imported has none" for site in sites.STORED_ORDER if site not in has}
-
-
-def _in_order(
-    read: Callable[[TokenizedExample, TraceExample], RecordedBatch],
-    group: Sequence[tuple[TokenizedExample, TraceExample]],
-) -> Iterator[RecordedBatch]:
-    """Read texts in two threads, since what decodes them lets go of the interpreter; they come in their order, few at a time."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting: deque[Future[RecordedBatch]] = deque()
-        for item in group:
-            waiting.append(pool.submit(read, *item))
-            if len(waiting) > _THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _with_id(example: Example, example_id: str) -> Example:

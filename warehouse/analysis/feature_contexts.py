@@ -95,24 +95,35 @@ class FeatureTokens:
     @property
     def summary(self) -> dict[str, float]:
         """n_tokens and n_sequences that it is active at, mean_activation over these tokens, max_activation; 0 for a dead feature."""
-        activation = self.rows["activation"].to_numpy()
         return {
-            "n_tokens": len(activation),
-            "n_sequences": len(self.strongest(len(activation))),
-            "mean_activation": float(activation.mean(dtype=np.float64)) if len(activation) else 0.0,
-            "max_activation": float(activation.max()) if len(activation) else 0.0,
+            "n_tokens": len(self.activation),
+            "n_sequences": len(self.bounds) - 1,
+            "mean_activation": float(self.activation.mean(dtype=np.float64)) if len(self.activation) else 0.0,
+            "max_activation": float(self.activation.max(initial=0)),
         }
 
     def strongest(self, n: int) -> np.ndarray:
         """Return the places in `rows` of the strongest token of each sequence, the strongest first, n at most."""
-        order = np.argsort(-self.rows["activation"].to_numpy(), kind="stable")
-        first = np.unique(self.sequences[order], return_index=True)[1]
-        return order[np.sort(first)[:n]]
+        if not len(self.activation):
+            return np.zeros(0, np.int64)
+        chosen = np.argsort(-np.maximum.reduceat(self.activation, self.bounds[:-1]), kind="stable")[:n]
+        return np.array(
+            [
+                a + self.activation[a:b].argmax()
+                for a, b in zip(self.bounds[chosen], self.bounds[chosen + 1], strict=True)
+            ]
+        )
 
     @cached_property
-    def sequences(self) -> np.ndarray:
-        """A number for each row, the same for those of one sequence."""
-        return _sequence_numbers(self.rows)
+    def activation(self) -> np.ndarray:
+        """How active it is at each."""
+        activation: np.ndarray = self.rows["activation"].to_numpy()
+        return activation
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Where each sequence begins in `rows`, and then where the last of them ends."""
+        return _bounds(self.rows)
 
 
 def find_feature(open_run: OpenRun, encoded: EncodedRun, feature: int) -> FeatureTokens:
@@ -192,24 +203,37 @@ def top_contexts(
     top = found.rows.take(pa.array(strongest)).to_pylist()
     columns = ("example_id", "seq", "side", "pos", "token")
     of = open_run(found.encoded.source_run_id).rows_of("tokens", columns, {row["example_id"] for row in top})
-    of = of.filter(pc.equal(of["side"].cast(pa.string()), found.encoded.side)).unify_dictionaries().combine_chunks()
-    sequence, position = _sequence_numbers(of), of["pos"].to_numpy()
-    code = {example: i for i, example in enumerate(of["example_id"].chunk(0).dictionary.to_pylist())} if len(of) else {}
-    most = of["seq"].to_numpy().max(initial=0) + 1
+    of = of.filter(pc.equal(of["side"], found.encoded.side)).combine_chunks()
+    bounds = _bounds(of)
+    begin = of.take(pa.array(bounds[:-1]))
+    texts = {
+        key: i for i, key in enumerate(zip(begin["example_id"].to_pylist(), begin["seq"].to_pylist(), strict=True))
+    }
+    positions, own_positions = of["pos"].to_numpy(), found.rows["pos"].to_numpy()
     contexts = []
     for row, place in zip(top, strongest, strict=True):
-        same = sequence == code.get(row["example_id"], -1) * most + row["seq"]
-        window = np.flatnonzero(same & (position >= row["pos"] - before) & (position <= row["pos"] + after))
-        own = found.rows.filter(pa.array(found.sequences == found.sequences[place]))
-        active = dict(zip(own["pos"].to_pylist(), own["activation"].to_pylist(), strict=True))
-        here = position[window].tolist()
-        tokens = of["token"].take(pa.array(window)).to_pylist()
-        contexts.append(Context(**row, first_pos=here[0], tokens=tokens, activations=[active.get(p) for p in here]))
+        around = row["pos"] - before, row["pos"] + after + 1
+        i, own = texts[row["example_id"], row["seq"]], np.searchsorted(found.bounds, place, "right") - 1
+        here = _between(positions, bounds[i], bounds[i + 1], around)
+        near = _between(own_positions, found.bounds[own], found.bounds[own + 1], around)
+        active = dict(zip(own_positions[near].tolist(), found.activation[near].tolist(), strict=True))
+        tokens = of["token"][here.start : here.stop].to_pylist()
+        activations = [active.get(pos) for pos in positions[here].tolist()]
+        contexts.append(Context(**row, first_pos=int(positions[here.start]), tokens=tokens, activations=activations))
     return contexts
 
 
-def _sequence_numbers(rows: pa.Table) -> np.ndarray:
-    """Return a number for each row, the same for those of one sequence."""
-    seq = rows["seq"].to_numpy().astype(np.int64)
-    example = rows["example_id"].chunk(0).indices.to_numpy() if len(rows) else np.zeros(0, np.int64)
-    return example.astype(np.int64) * (seq.max(initial=0) + 1) + seq
+def _between(positions: np.ndarray, start: int, end: int, around: tuple[int, int]) -> slice:
+    """Return which of a sequence's rows, from start to end, have positions from the first of `around` to before the last."""
+    first, stop = (np.searchsorted(positions[start:end], around) + start).tolist()
+    return slice(first, stop)
+
+
+def _bounds(rows: pa.Table) -> np.ndarray:
+    """Return where each sequence of rows in order begins, and then where the last of them ends."""
+    if not len(rows):
+        return np.zeros(1, np.int64)
+    example, seq = rows["example_id"].chunk(0), rows["seq"].to_numpy()
+    example = example if isinstance(example, pa.DictionaryArray) else example.dictionary_encode()
+    begins = np.flatnonzero((np.diff(example.indices.to_numpy()) != 0) | (np.diff(seq) != 0)) + 1
+    return np.concatenate([[0], begins, [len(rows)]])

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_BATCH_BYTES = 1 << 16
+_BATCH_BYTES = 1 << 18
 """Bytes of the rows of a batch, about, at most: one of every part is in memory while they are merged."""
 _PIECE, _PIECE_BYTES = 1 << 15, 1 << 24
 """Rows that are read before some go out, and their bytes, whichever is reached first."""

@@ -164,7 +164,7 @@ class RunTables:
 
         Args:
             table: The table, whose key begins with the example.
-            columns: Which columns, `example_id` among them; strings come as codes into a dictionary.
+            columns: Which columns, `example_id` among them.
             example_ids: The examples.
         """
         with self._damage_as_error(table):

@@ -6,8 +6,10 @@ which row groups can have the rows, and no other is read. Nothing is kept but th
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, takewhile
@@ -113,31 +115,40 @@ class SortedTable:
             possible &= (least <= value) & (value <= greatest)
         found = [self._empty(columns)]
         for number in np.flatnonzero(possible):
-            rows = self.row_groups[number].read(list({*columns, *equal}), self._strings)
+            # A column that has one value in all of the row group is not read.
+            differ = [
+                name for name in equal for least, greatest in [self._limits(name)] if least[number] != greatest[number]
+            ]
+            rows = self.row_groups[number].read(list({*columns, *differ}), self._strings)
             at = np.ones(len(rows), bool)
-            for name, value in equal.items():
-                at &= _is_equal(rows[name].chunk(0), value)
+            for name in differ:
+                at &= _is_equal(rows[name].chunk(0), equal[name])
             if at.any():
-                found.append(rows.select(list(columns)).filter(pa.array(at)))
+                found.append(rows.select(list(columns)).take(pa.array(np.flatnonzero(at))))
         return pa.concat_tables(found[1:] or found)
 
     def rows_of(self, columns: Sequence[str], example_ids: Collection[str]) -> pa.Table:
         """Return some columns of the rows of several examples, in order.
 
         Args:
-            columns: The columns, `example_id` among them; strings come as codes into a dictionary.
+            columns: The columns, `example_id` among them.
             example_ids: The examples.
         """
+        schema = pa.schema([self._schema.field(c) for c in columns])
         least, greatest = self._limits("example_id")
         wanted = np.array(sorted(example_ids), object)
         possible = np.searchsorted(wanted, least, "left") < np.searchsorted(wanted, greatest, "right")
-        found = [self._empty(columns)]
-        for number in np.flatnonzero(possible):
+        ids = pa.array(wanted, pa.string())
+
+        def read(number: int) -> pa.Table:
             rows = self.row_groups[number].read(columns, self._strings)
             example = rows["example_id"].chunk(0)
-            codes = pc.indices_nonzero(pc.is_in(example.dictionary, pa.array(wanted, pa.string()))).to_numpy()
-            found.append(rows.filter(pa.array(np.isin(example.indices.to_numpy(), codes))))
-        return pa.concat_tables(found[1:] or found)
+            among = pc.is_in(example.dictionary, ids).to_numpy(zero_copy_only=False)
+            return rows.take(pa.array(np.flatnonzero(among[example.indices.to_numpy()]))).cast(schema)
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # what decodes a row group does so in one thread
+            found = list(pool.map(read, np.flatnonzero(possible)))
+        return pa.concat_tables(found or [schema.empty_table()])
 
     @cached_property
     def _strings(self) -> list[str]:

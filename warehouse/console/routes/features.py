@@ -207,7 +207,7 @@ async def token(
         source = work.warehouse.cached_run(encoded.source_run_id)
         source.check_sequence(example, seq)
         of = source.rows_of("tokens", ("example_id", "seq", "side", "pos", "token"), {example})
-        same = pc.and_(pc.equal(of["seq"], seq), pc.equal(of["side"].cast(pa.string()), encoded.side))
+        same = pc.and_(pc.equal(of["seq"], seq), pc.equal(of["side"], encoded.side))
         of = of.filter(same)
         here = of.filter(pc.equal(of["pos"], pos))
         if not len(here):
