@@ -23,6 +23,8 @@ from capture.features import encode_run
 from capture.features.dictionary import Dictionary
 from capture.features.fit import fit
 from capture.features.state_encoder import StateEncoder
+from capture.jobs.in_order import in_order
+from capture.model.torch_threads import torch_in_threads
 from warehouse import TraceStore
 from warehouse.schema import sites
 from warehouse.storage.grouping import group_by_size
@@ -71,7 +73,9 @@ def compare(store: TraceStore, d: Dictionary, rounds: int) -> None:
 
     def encode() -> None:
         nonlocal active
-        active = sum(encoder(piece).n_active for piece in group_by_size(sequences, lambda s: s.n_rows, PIECE))
+        with torch_in_threads(torch.device("cpu")) as threads:
+            pieces = group_by_size(sequences, lambda s: s.n_rows, PIECE)
+            active = sum(encoded.n_active for encoded in in_order(encoder, pieces, threads))
 
     def command() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ thread has rows of its own. Z and Σ p·d are one product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import torch
 
 from capture.model.torch_threads import torch_in_threads
 
-_PIECE_BYTES = 3 << 20
+_PIECE_BYTES = 3 << 19
 """Logits of one model that are compared together: with the other's and their difference they stay in the cache."""
 _LEAST, _MOST = -50.0, 60.0
 """A row whose largest logit is between these is exponentiated as it is: no sum overflows, and what underflows is too small to matter."""
@@ -52,60 +53,61 @@ def compare_logits(a: torch.Tensor, b: torch.Tensor) -> Divergences:
 
 
 def _compare_rows(a: torch.Tensor, b: torch.Tensor) -> Divergences:
-    """Do what `compare_logits` does, in one thread."""
-    rows = max(1, min(len(a), _PIECE_BYTES // (a.shape[1] * 4)))
-    factors = torch.ones((rows, 3, a.shape[1] // 2), device=a.device)  # halves of a difference, and ones
-    return _joined([_compare_piece(a[i : i + rows], b[i : i + rows], factors) for i in range(0, len(a), rows)])
+    """Do what `compare_logits` does, in one thread.
+
+    Halves of both models' weights are multiplied with the halves of the differences and with ones, of which what belongs together is used:
+    so each is read once.
+    """
+    n, half = len(a), a.shape[1] // 2
+    rows = max(1, min(n, _PIECE_BYTES // (a.shape[1] * 4)))
+    weights, factors = a.new_empty((rows, 4, half)), a.new_ones((rows, 3, half))
+    products = a.new_empty((n, 4, 3))
+    tops, peaks = a.new_empty((2, n, 1), dtype=torch.int64), a.new_empty((2, n, 1))
+    for first in range(0, n, rows):
+        here = slice(first, min(first + rows, n))
+        count = here.stop - first
+        for x, top, peak in ((a[here], tops[0, here], peaks[0, here]), (b[here], tops[1, here], peaks[1, here])):
+            _first_largest(x, top)
+            torch.gather(x, 1, top, out=peak)
+        least, most = peaks[:, here].aminmax()
+        if not (least.item() > _LEAST and most.item() < _MOST):
+            for x, peak in zip((a[here], b[here]), peaks[:, here], strict=True):
+                x -= peak
+                peak.zero_()
+        halves, other_halves = (x[here, : 2 * half].unflatten(1, (2, half)) for x in (a, b))
+        torch.sub(halves, other_halves, out=factors[:count, :2])
+        torch.exp(halves, out=weights[:count, :2])
+        torch.exp(other_halves, out=weights[:count, 2:])
+        torch.bmm(weights[:count], factors[:count].transpose(1, 2), out=products[here])
+        if not math.isfinite(products[here].sum().item()):
+            _leave_out_excluded(weights[:count], factors[:count], products[here])
+    last = torch.stack([a[:, 2 * half :], b[:, 2 * half :]])
+    last_weight = last.exp()
+    totals = products[:, :, 2].unflatten(1, (2, 2)).sum(2).T + last_weight.sum(2)
+    sums = torch.stack([products[:, 0, 0] + products[:, 1, 1], products[:, 2, 0] + products[:, 3, 1]])
+    sums += torch.where(last_weight > 0, last_weight * (last[0] - last[1]), 0.0).sum(2)
+    mean, other_mean = sums / totals
+    shift = totals[0].log() - totals[1].log()
+    divergences = (mean - shift).clamp(min=0), (shift - other_mean).clamp(min=0)  # below 0 by rounding alone
+    probabilities = peaks[:, :, 0].exp() / totals
+    return Divergences(*divergences, tops[0, :, 0].int(), probabilities[0], tops[1, :, 0].int(), probabilities[1])
 
 
 def _joined(parts: Sequence[Divergences]) -> Divergences:
     return Divergences(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _compare_piece(a: torch.Tensor, b: torch.Tensor, factors: torch.Tensor) -> Divergences:
-    factors = factors[: len(a)]
-    (a_top, a_peak), (b_top, b_peak) = _peak(a), _peak(b)
-    if not bool(((a_peak > _LEAST) & (a_peak < _MOST) & (b_peak > _LEAST) & (b_peak < _MOST)).all()):
-        a -= a_peak
-        b -= b_peak
-        a_peak, b_peak = torch.zeros_like(a_peak), torch.zeros_like(b_peak)
-    half = a.shape[1] // 2
-    torch.sub(*(x[:, : 2 * half].unflatten(1, (2, half)) for x in (a, b)), out=factors[:, :2])
-    rest = a[:, 2 * half :] - b[:, 2 * half :]
-    (a_total, a_mean), (b_total, b_mean) = (_moments(x.exp_(), factors, rest) for x in (a, b))
-    shift = a_total.log() - b_total.log()
-    divergences = (a_mean - shift).clamp(min=0), (shift - b_mean).clamp(min=0)  # below 0 by rounding alone
-    a_prob, b_prob = (peak[:, 0].exp() / total for peak, total in ((a_peak, a_total), (b_peak, b_total)))
-    return Divergences(*divergences, a_top.int(), a_prob, b_top.int(), b_prob)
+def _first_largest(x: torch.Tensor, out: torch.Tensor) -> None:
+    """Write the first place of each row's largest value, (n, 1)."""
+    if x.device.type == "cpu":
+        np.argmax(x.numpy(), axis=1, keepdims=True, out=out.numpy())
+    else:
+        torch.argmax(x, 1, keepdim=True, out=out)
 
 
-def _peak(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first place of each row's largest logit, (n,), and that logit, (n, 1)."""
-    top = logits.argmax(1) if logits.device.type != "cpu" else torch.from_numpy(np.argmax(logits.numpy(), axis=1))
-    return top, logits.gather(1, top[:, None])
-
-
-def _moments(weights: torch.Tensor, factors: torch.Tensor, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sum of weights and the mean of differences under them, (n,) each.
-
-    Two halves of the weights are multiplied with two halves of the differences and with ones, of which what belongs together is used:
-    so they are read once.
-
-    Args:
-        weights: (n, V), above 0.
-        factors: (n, 3, V // 2): the differences by halves, and ones.
-        rest: (n, V % 2): what the halves leave.
-
-    Returns:
-        Σ w, and Σ w·d / Σ w, to which a weight of 0 adds nothing, whatever its difference.
-    """
-    half, last = factors.shape[2], weights[:, 2 * factors.shape[2] :]
-    products = torch.bmm(weights[:, : 2 * half].unflatten(1, (2, half)), factors.transpose(1, 2))
-    total = products[:, :, 2].sum(1) + last.sum(1)
-    sums = products[:, 0, 0] + products[:, 1, 1] + (last * rest).sum(1)
-    if not bool(products.isfinite().all() & sums.isfinite().all()):
-        # A token that a model rules out: 0 times infinity, or infinity less infinity.
-        total = weights.sum(1)
-        differences = torch.cat([factors[:, :2].flatten(1), rest], 1)
-        sums = torch.where(weights > 0, weights * differences, 0.0).sum(1)
-    return total, sums / total
+def _leave_out_excluded(weights: torch.Tensor, factors: torch.Tensor, products: torch.Tensor) -> None:
+    """Make products anew, to which a token that a model rules out adds nothing: 0 times infinity, or infinity less infinity."""
+    products[:, :, 2] = weights.sum(2)
+    differences = torch.cat([factors[:, :2], factors[:, :2]], 1)
+    summed = torch.where(weights > 0, weights * differences, 0.0).sum(2)
+    products[:, 0, 0], products[:, 1, 1], products[:, 2, 0], products[:, 3, 1] = summed.unbind(1)

@@ -18,7 +18,7 @@ from capture.sequences.decoding import decode_tokens
 from warehouse.schema.arrow import arrow_schema
 from warehouse.storage.parquet import to_table
 
-_SLICE_BYTES = 64 << 20
+_SLICE_BYTES = 128 << 20
 """Float32 logits of one model that exist at a time."""
 
 

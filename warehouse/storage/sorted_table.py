@@ -109,12 +109,12 @@ class SortedTable:
             columns: The columns that are returned; strings come as codes into a dictionary.
             equal: Values of key columns, by name: the first of the key, or few groups can be left out.
         """
-        possible = np.ones(len(self.row_groups), bool)
+        numbers = np.arange(len(self.row_groups))
         for name, value in equal.items():
-            least, greatest = self._limits(name)
-            possible &= (least <= value) & (value <= greatest)
-        found = [self._empty(columns)]
-        for number in np.flatnonzero(possible):
+            least, greatest = (ends[numbers] for ends in self._limits(name))
+            numbers = numbers[(least <= value) & (value <= greatest)]
+        found = []
+        for number in numbers:
             # A column that has one value in all of the row group is not read.
             differ = [
                 name for name in equal for least, greatest in [self._limits(name)] if least[number] != greatest[number]
@@ -125,7 +125,7 @@ class SortedTable:
                 at &= _is_equal(rows[name].chunk(0), equal[name])
             if at.any():
                 found.append(rows.select(list(columns)).take(pa.array(np.flatnonzero(at))))
-        return pa.concat_tables(found[1:] or found)
+        return pa.concat_tables(found or [self._empty(columns)])
 
     def rows_of(self, columns: Sequence[str], example_ids: Collection[str]) -> pa.Table:
         """Return some columns of the rows of several examples, in order.
