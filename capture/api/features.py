@@ -123,7 +123,8 @@ def evaluate_features(
     chosen = _read(dictionaries)
     options = job.Options(sequences, batch_tokens, other_model)
     loaded = check_loaded(model) if model is not None else load_captured_model(folder)
-    with capture_progress(sequences, unit="sequences") as (report, _):
+    total = min(sequences, TraceStore(folder).meta.counts.sequences)
+    with capture_progress(total, unit="sequences") as (report, _):
         manifest = job.run(loaded, folder, chosen, options, root=home, run_id=run_id, report=report)
     return TraceStore(paths.run_dir(home, manifest.run_id))
 

@@ -166,11 +166,13 @@ def evaluate(
         from capture.features.saelens_folder import read_dictionary
     options = job.Options(sequences, batch_tokens, other_model)
     dictionaries = [read_dictionary(folder) for folder in sae]
-    fit(TraceStore(folder), dictionaries, other_model=other_model, stored=False)
+    store = TraceStore(folder)
+    fit(store, dictionaries, other_model=other_model, stored=False)
     run_id = name or f"{run}-features-evaluation"
     check_free(root, run_id)
     loaded = loading.load_of_run(folder, model)
-    with stopped_by_signals(), capture_progress(sequences, say=note, unit="sequences") as (report, _):
+    total = min(sequences, store.meta.counts.sequences)
+    with stopped_by_signals(), capture_progress(total, say=note, unit="sequences") as (report, _):
         manifest = job.run(loaded, folder, dictionaries, options, root=root, run_id=run_id, report=report)
     typer.echo(f"{manifest.run_id}: {manifest.counts.rows['reconstruction_losses']:,} rows in {manifest.seconds:.1f} s")
     typer.echo('next: traces sql "SELECT sae, mean_active, explained_variance, loss_recovered FROM dictionary_fit"')

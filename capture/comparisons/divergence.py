@@ -2,9 +2,8 @@
 
 KL(p || q) = Σ p (ln p - ln q) (Kullback and Leibler 1951), over the whole vocabulary, in nats and in float32. It is summed as
 Σ p·d - (ln Z_p - ln Z_q) with d the difference of the logits, so that two equal rows give exactly 0. Beside the matrix products that make
-logits, all of this is passes over memory: it goes over pieces that stay in a processor's cache, in as few passes as can be, and
-overwrites the logits. Numpy finds a row's largest value several times as fast as torch does, in one thread: so each
-thread has rows of its own. Z and Σ p·d are one product.
+logits, all of this is passes over memory: it goes over pieces that stay in a processor's cache, in as few passes as can be, with rows of
+its own in each thread, as Numpy finds a row's largest value several times as fast as torch does. Z and Σ p·d are one product.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def compare_logits(a: torch.Tensor, b: torch.Tensor) -> Divergences:
     """Compare the distributions of n pairs of rows.
 
     Args:
-        a: Logits of the first model, (n, V) float32; overwritten.
+        a: Logits of the first model, (n, V) float32; may be overwritten.
         b: Those of the other.
 
     Returns:
@@ -53,11 +52,7 @@ def compare_logits(a: torch.Tensor, b: torch.Tensor) -> Divergences:
 
 
 def _compare_rows(a: torch.Tensor, b: torch.Tensor) -> Divergences:
-    """Do what `compare_logits` does, in one thread.
-
-    Halves of both models' weights are multiplied with the halves of the differences and with ones, of which what belongs together is used:
-    so each is read once.
-    """
+    """Compare rows as `compare_logits` says, in one thread."""
     n, half = len(a), a.shape[1] // 2
     rows = max(1, min(n, _PIECE_BYTES // (a.shape[1] * 4)))
     weights, factors = a.new_empty((rows, 4, half)), a.new_ones((rows, 3, half))
@@ -78,6 +73,7 @@ def _compare_rows(a: torch.Tensor, b: torch.Tensor) -> Divergences:
         torch.sub(halves, other_halves, out=factors[:count, :2])
         torch.exp(halves, out=weights[:count, :2])
         torch.exp(other_halves, out=weights[:count, 2:])
+        # Halves of both models' weights by halves of differences and ones, of which what belongs together is used: each is read once.
         torch.bmm(weights[:count], factors[:count].transpose(1, 2), out=products[here])
         if not math.isfinite(products[here].sum().item()):
             _leave_out_excluded(weights[:count], factors[:count], products[here])

@@ -90,7 +90,9 @@ def open_chats(origin: str, named: bool = False, columns: Columns | None = None)
     path, columns = check_readable(user_path(origin)), columns or Columns()
     if path.suffix.lower() not in _CHAT_FILES:
         ending = printable_value(path.suffix) or "a file without ending"
-        raise UsageError(f"{printable_value(path)}: chats come from {', '.join(_CHAT_FILES)}, not from {ending}.")
+        raise UsageError(
+            f"{printable_value(path)}: chats come from {', '.join(_CHAT_FILES)}, not from {ending}. For your own texts: --text FILE"
+        )
     first = next(file_table(path), None)
     names = () if first is None else tuple(first[2])
     responses = (
