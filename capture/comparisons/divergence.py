@@ -54,7 +54,7 @@ def compare_logits(a: torch.Tensor, b: torch.Tensor) -> Divergences:
 def _compare_rows(a: torch.Tensor, b: torch.Tensor) -> Divergences:
     """Compare rows as `compare_logits` says, in one thread."""
     n, half = len(a), a.shape[1] // 2
-    rows = max(1, min(n, _PIECE_BYTES // (a.shape[1] * 4)))
+    rows = max(1, min(n, _PIECE_BYTES // (a.shape[1] * 4))) if a.device.type == "cpu" else n
     weights, factors = a.new_empty((rows, 4, half)), a.new_ones((rows, 3, half))
     products = a.new_empty((n, 4, 3))
     tops, peaks = a.new_empty((2, n, 1), dtype=torch.int64), a.new_empty((2, n, 1))

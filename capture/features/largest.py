@@ -18,7 +18,7 @@ def places(mask: Tensor) -> Tensor:
 
 
 def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest values of each row, and their places, the first place first; as `topk`, in a third of the time on a CPU.
+    """Return the k largest values of each row, and their places, the first place first; as `topk`, faster on a CPU.
 
     The k-th largest of the maxima of blocks is no more than the k-th largest value, as k blocks have one that large: what is below it is
     not looked at. Of values that are as large as the k-th, the first are taken.
