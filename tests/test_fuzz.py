@@ -35,7 +35,7 @@ from warehouse.storage.sealed import seal
 from warehouse.vectors import index_spec, ingest
 from warehouse.vectors.reconcile import reconcile
 
-ROUNDS, MANY_ROUNDS = 1, 10
+ROUNDS, MANY_ROUNDS = 1, 6
 """Mutations of each kind of file: with one command after each, or, for CI, with all of them."""
 
 HOSTILE: list[Any] = [
