@@ -80,7 +80,7 @@ def shards_done(root: Path, part: str) -> int:
         return 0
 
 
-def reached(what: Callable[[], bool], seconds: float = 90) -> None:
+def reached(what: Callable[[], bool], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until, "it did not come to that"
